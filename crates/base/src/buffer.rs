@@ -1,0 +1,143 @@
+//! Buffers of whole blocks, aligned for direct I/O and shared without copying.
+//!
+//! - [`Blocks`] owns a run of blocks; its memory is aligned to [`BLOCK_SIZE`], so it can be handed
+//!   to a device that is open for direct I/O.
+//! - [`BlockSlice`] is a part of a shared `Blocks`, in whole blocks. A write to disk, a dirty
+//!   range in the cache and a snapshot of it for the commit all share one memory.
+//!
+//! Invariant: `start + count <= blocks.count()` for every `BlockSlice`, and `count > 0`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::BLOCK_SIZE;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(4096))]
+struct Aligned([u8; BLOCK_SIZE]);
+
+/// An owned run of blocks, aligned to the block size.
+#[derive(Clone)]
+pub struct Blocks {
+    blocks: Box<[Aligned]>,
+}
+
+impl Blocks {
+    /// `count` blocks of zeros.
+    pub fn zeroed(count: usize) -> Self {
+        let blocks = <[Aligned]>::new_box_zeroed_with_elems(count)
+            .expect("a block buffer is bounded by its maker, far below the address space");
+        Self { blocks }
+    }
+
+    /// The bytes, zero-padded to whole blocks.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut blocks = Self::zeroed(bytes.len().div_ceil(BLOCK_SIZE));
+        blocks.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        blocks
+    }
+
+    /// Number of blocks.
+    pub fn count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.blocks.as_bytes()
+    }
+
+    /// All bytes, to be written.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.blocks.as_mut_bytes()
+    }
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blocks({})", self.count())
+    }
+}
+
+/// A part of a shared buffer, in whole blocks.
+#[derive(Clone)]
+pub struct BlockSlice {
+    blocks: Arc<Blocks>,
+    start: usize,
+    count: usize,
+}
+
+impl BlockSlice {
+    /// All of `blocks`, which must not be empty.
+    pub fn new(blocks: Blocks) -> Self {
+        let count = blocks.count();
+        assert!(count > 0, "a slice of an empty buffer");
+        Self { blocks: Arc::new(blocks), start: 0, count }
+    }
+
+    /// The part from block `start`, `count` blocks long. Panics outside of `self`.
+    #[must_use]
+    pub fn part(&self, start: usize, count: usize) -> Self {
+        assert!(count > 0 && start + count <= self.count, "{start}+{count} of {}", self.count);
+        Self { blocks: Arc::clone(&self.blocks), start: self.start + start, count }
+    }
+
+    /// Number of blocks.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The bytes of this part.
+    pub fn bytes(&self) -> &[u8] {
+        &self.blocks.bytes()[self.start * BLOCK_SIZE..(self.start + self.count) * BLOCK_SIZE]
+    }
+
+    /// The bytes to be changed in place, if nobody else shares the buffer.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let (start, count) = (self.start, self.count);
+        let blocks = Arc::get_mut(&mut self.blocks)?;
+        Some(&mut blocks.bytes_mut()[start * BLOCK_SIZE..(start + count) * BLOCK_SIZE])
+    }
+
+    /// Whether both are the same part of the same memory, hence the same bytes.
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.blocks, &other.blocks)
+            && self.start == other.start
+            && self.count == other.count
+    }
+
+    /// Whether `self` starts in the same memory at `block` blocks into `other`'s.
+    pub fn is_part_of(&self, other: &Self, block: usize) -> bool {
+        Arc::ptr_eq(&self.blocks, &other.blocks) && self.start == other.start + block
+    }
+}
+
+impl fmt::Debug for BlockSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlockSlice({}+{})", self.start, self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_padded() {
+        let blocks = Blocks::from_bytes(&[1; BLOCK_SIZE + 1]);
+        assert_eq!(blocks.count(), 2);
+        assert_eq!(blocks.bytes().as_ptr() as usize % BLOCK_SIZE, 0);
+        assert_eq!(&blocks.bytes()[BLOCK_SIZE..BLOCK_SIZE + 2], &[1, 0]);
+    }
+
+    #[test]
+    fn a_shared_slice_is_not_changed_in_place() {
+        let mut slice = BlockSlice::new(Blocks::zeroed(2));
+        assert!(slice.bytes_mut().is_some());
+        let part = slice.part(1, 1);
+        assert!(slice.bytes_mut().is_none());
+        assert!(part.is_part_of(&slice, 1) && !part.same(&slice));
+    }
+}

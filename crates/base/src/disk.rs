@@ -1,0 +1,297 @@
+//! The seam between the engine and whatever stores its blocks.
+//!
+//! # What is assumed of the medium
+//!
+//! 1. A block that was written and then covered by a completed [`Disk::flush`], or written with
+//!    [`Durability::Fua`], is kept through a crash.
+//! 2. A write that was not yet made durable may, after a crash, have happened, not have happened,
+//!    or have happened in some of its blocks only, in any order relative to other such writes.
+//!    A single block may even be torn within; every structure is checksummed for that reason.
+//! 3. Reads may return anything (bit rot, misdirected or lost writes): the reader has a checksum
+//!    that was kept elsewhere.
+//! 4. Operations that overlap in time on overlapping blocks have no order. The engine never does
+//!    that, except for reads whose result it then throws away.
+//!
+//! After a failed flush nothing is known about earlier writes, so the engine stops writing.
+//!
+//! Requests are started with [`Disk::submit`] and waited for with [`Ticket::wait`], so that one
+//! caller keeps many in flight. The buffers of a request belong to it until it has completed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::BLOCK_SIZE;
+use crate::buffer::{BlockSlice, Blocks};
+use crate::ids::BlockAddr;
+use crate::sync::{Condvar, Mutex};
+
+/// Whether a write is on stable storage when it completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A later flush makes it durable.
+    Cached,
+    /// Durable on completion ("force unit access"). Says nothing about earlier writes.
+    Fua,
+}
+
+/// One request to a device. All addresses and lengths are in blocks.
+#[derive(Clone, Debug)]
+pub enum DiskRequest {
+    /// Read `count` blocks from `addr`.
+    Read {
+        /// First block.
+        addr: BlockAddr,
+        /// Number of blocks.
+        count: usize,
+    },
+    /// Write `parts` side by side from `addr` on.
+    Write {
+        /// First block.
+        addr: BlockAddr,
+        /// What to write, in order.
+        parts: Vec<BlockSlice>,
+        /// Whether completion means durable.
+        durability: Durability,
+    },
+    /// Make all completed writes durable.
+    Flush,
+    /// The blocks' content is no longer needed; reading them later gives anything.
+    Discard {
+        /// First block.
+        addr: BlockAddr,
+        /// Number of blocks.
+        count: u64,
+    },
+    /// Make the blocks read as zeros.
+    WriteZeroes {
+        /// First block.
+        addr: BlockAddr,
+        /// Number of blocks.
+        count: u64,
+    },
+}
+
+/// What went wrong on a device. Cheap to clone: several waiters may share one failure.
+#[derive(Clone, Debug, Error)]
+pub enum DiskError {
+    /// The device failed the request.
+    #[error("{operation} of {device} at {addr}: {source}")]
+    Io {
+        /// The device's name as the administrator knows it.
+        device: Arc<str>,
+        /// "read", "write", "flush", "discard" or "write zeroes".
+        operation: &'static str,
+        /// Where.
+        addr: BlockAddr,
+        /// The system's reason.
+        source: Arc<std::io::Error>,
+    },
+    /// The request reaches past the end of the device.
+    #[error("{operation} of {device} at {addr} reaches past its end at {blocks} blocks")]
+    OutOfRange {
+        /// The device's name.
+        device: Arc<str>,
+        /// The operation's name.
+        operation: &'static str,
+        /// Where.
+        addr: BlockAddr,
+        /// The device's length in blocks.
+        blocks: u64,
+    },
+}
+
+/// The outcome of a request: the blocks read (for [`DiskRequest::Read`]), or nothing.
+pub type DiskResult = Result<Option<Blocks>, DiskError>;
+
+struct Slot {
+    outcome: Mutex<Option<DiskResult>>,
+    done: Condvar,
+}
+
+/// A request in flight.
+pub struct Ticket {
+    slot: Arc<Slot>,
+}
+
+/// The device's end of a request in flight.
+pub struct Completion {
+    slot: Arc<Slot>,
+}
+
+impl Ticket {
+    /// A request in flight and the end by which the device completes it.
+    pub fn pair() -> (Self, Completion) {
+        let slot = Arc::new(Slot { outcome: Mutex::new(None), done: Condvar::new() });
+        (Self { slot: Arc::clone(&slot) }, Completion { slot })
+    }
+
+    /// A request that has completed already.
+    pub fn ready(outcome: DiskResult) -> Self {
+        let slot = Arc::new(Slot { outcome: Mutex::new(Some(outcome)), done: Condvar::new() });
+        Self { slot }
+    }
+
+    /// Waits for the outcome. Bounded by the device's own deadline for a request.
+    pub fn wait(self) -> DiskResult {
+        let mut outcome = self.slot.outcome.lock();
+        loop {
+            if let Some(result) = outcome.take() {
+                return result;
+            }
+            self.slot.done.wait(&mut outcome);
+        }
+    }
+}
+
+impl Completion {
+    /// Hands the outcome to whoever waits.
+    pub fn complete(self, outcome: DiskResult) {
+        *self.slot.outcome.lock() = Some(outcome);
+        self.slot.done.notify_all();
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket")
+    }
+}
+
+/// An array of blocks of [`BLOCK_SIZE`] bytes that survives a crash as the module's head says.
+pub trait Disk: Send + Sync {
+    /// The device's name for messages.
+    fn name(&self) -> Arc<str>;
+
+    /// Length in blocks.
+    fn blocks(&self) -> u64;
+
+    /// Starts a request. Never blocks for longer than it takes to find room in the device's queue.
+    fn submit(&self, request: DiskRequest) -> Ticket;
+
+    /// Reads `into.len() / BLOCK_SIZE` blocks and waits. `into` must be whole blocks.
+    fn read(&self, addr: BlockAddr, into: &mut Blocks) -> Result<(), DiskError> {
+        let count = into.count();
+        let read = self.submit(DiskRequest::Read { addr, count }).wait()?;
+        let read = read.expect("a read completes with blocks");
+        assert_eq!(read.count(), count, "a read of {count} blocks");
+        *into = read;
+        Ok(())
+    }
+
+    /// Writes one buffer and waits.
+    fn write(
+        &self,
+        addr: BlockAddr,
+        part: BlockSlice,
+        durability: Durability,
+    ) -> Result<(), DiskError> {
+        self.submit(DiskRequest::Write { addr, parts: vec![part], durability }).wait().map(drop)
+    }
+
+    /// Makes all completed writes durable.
+    fn flush(&self) -> Result<(), DiskError> {
+        self.submit(DiskRequest::Flush).wait().map(drop)
+    }
+}
+
+impl DiskRequest {
+    /// The request's name in messages.
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Flush => "flush",
+            Self::Discard { .. } => "discard",
+            Self::WriteZeroes { .. } => "write zeroes",
+        }
+    }
+
+    /// First block and number of blocks; (0, 0) for a flush.
+    pub fn extent(&self) -> (BlockAddr, u64) {
+        match self {
+            Self::Read { addr, count } => (*addr, *count as u64),
+            Self::Write { addr, parts, .. } => {
+                (*addr, parts.iter().map(|part| part.count() as u64).sum())
+            }
+            Self::Flush => (BlockAddr(0), 0),
+            Self::Discard { addr, count } | Self::WriteZeroes { addr, count } => (*addr, *count),
+        }
+    }
+
+    /// Fails if the request reaches past a device of `blocks` blocks.
+    pub fn check(&self, device: &Arc<str>, blocks: u64) -> Result<(), DiskError> {
+        let (addr, count) = self.extent();
+        match addr.0.checked_add(count) {
+            Some(end) if end <= blocks => Ok(()),
+            _ => Err(DiskError::OutOfRange {
+                device: Arc::clone(device),
+                operation: self.operation(),
+                addr,
+                blocks,
+            }),
+        }
+    }
+}
+
+/// A disk in memory that loses nothing, for unit tests of what stands on a disk.
+pub struct MemDisk {
+    blocks: Mutex<Vec<u8>>,
+    count: u64,
+}
+
+impl MemDisk {
+    /// A disk of `count` blocks of zeros.
+    pub fn new(count: u64) -> Self {
+        Self { blocks: Mutex::new(vec![0; count as usize * BLOCK_SIZE]), count }
+    }
+
+    /// A disk that holds a copy of `image`, whose length must be whole blocks.
+    pub fn from_image(image: Vec<u8>) -> Self {
+        assert_eq!(image.len() % BLOCK_SIZE, 0, "an image of whole blocks");
+        let count = (image.len() / BLOCK_SIZE) as u64;
+        Self { blocks: Mutex::new(image), count }
+    }
+
+    /// A copy of all that is on it.
+    pub fn image(&self) -> Vec<u8> {
+        self.blocks.lock().clone()
+    }
+}
+
+impl Disk for MemDisk {
+    fn name(&self) -> Arc<str> {
+        Arc::from("memory")
+    }
+
+    fn blocks(&self) -> u64 {
+        self.count
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        if let Err(error) = request.check(&self.name(), self.count) {
+            return Ticket::ready(Err(error));
+        }
+        let mut bytes = self.blocks.lock();
+        let (addr, count) = request.extent();
+        let start = addr.byte_offset() as usize;
+        let span = start..start + count as usize * BLOCK_SIZE;
+        Ticket::ready(Ok(match request {
+            DiskRequest::Read { .. } => Some(Blocks::from_bytes(&bytes[span])),
+            DiskRequest::Write { parts, .. } => {
+                let mut at = start;
+                for part in parts {
+                    bytes[at..at + part.bytes().len()].copy_from_slice(part.bytes());
+                    at += part.bytes().len();
+                }
+                None
+            }
+            DiskRequest::WriteZeroes { .. } => {
+                bytes[span].fill(0);
+                None
+            }
+            DiskRequest::Flush | DiskRequest::Discard { .. } => None,
+        }))
+    }
+}

@@ -1,0 +1,174 @@
+//! The difference of two states of a tree, at a cost that follows the change.
+//!
+//! Both trees are walked side by side by their lowest keys:
+//!
+//! 1. Where one side's top starts at a lower key, that key is on this side only: a subtree there
+//!    is entered, an item is reported.
+//! 2. Where both start at the same key, two subtrees with the same pointer are the same, and both
+//!    are left out. Else the higher one is entered (or both), until two items can be compared.
+//!
+//! A node that both trees contain is therefore never loaded, unless the start of the range lies in
+//! it: of two subtrees that start at one key the higher is entered first, so the shared node is
+//! the top of both sides at some time. No rule about birth times is needed: if the new tree comes
+//! from the old one, every node of it that is not younger than the old one is in both.
+
+use crate::error::MapError;
+use crate::format::node::NodePtr;
+use crate::key::Key;
+use crate::tree::path::{Path, Top};
+use crate::tree::{Root, Tree};
+
+/// The difference of two states of a tree, to be read piece by piece.
+pub struct Diff<'a> {
+    old: Path<'a>,
+    new: Path<'a>,
+    tree: Tree<'a>,
+    /// The sides on which the caller was given what is at the top.
+    given: Sides,
+}
+
+/// An item that is not the same in both trees: at least one of the values is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference<'d> {
+    /// Its key, with the new tree's subvolume.
+    pub key: Key,
+    /// Its value in the old tree.
+    pub old: Option<&'d [u8]>,
+    /// Its value in the new tree.
+    pub new: Option<&'d [u8]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sides {
+    None,
+    Old,
+    New,
+    Both,
+}
+
+/// What comes next.
+enum Step {
+    /// Go into the subtrees on these sides.
+    Enter(Sides),
+    /// Go past what is equal on both sides.
+    Pass,
+    /// Report the items on these sides.
+    Report(Sides),
+    /// Both trees have ended.
+    End,
+}
+
+impl Sides {
+    fn old(self) -> bool {
+        matches!(self, Self::Old | Self::Both)
+    }
+
+    fn new(self) -> bool {
+        matches!(self, Self::New | Self::Both)
+    }
+}
+
+impl<'a> Diff<'a> {
+    /// What changed from `old` to `new` at and after `from`, a key of `new`.
+    pub fn new(mut old: Tree<'a>, mut new: Tree<'a>, from: Key) -> Result<Self, MapError> {
+        let place = new.place(from);
+        if old.root == new.root {
+            (old.root, new.root) = (Root::EMPTY, Root::EMPTY);
+        }
+        Ok(Self {
+            old: Path::seek(old, place)?,
+            new: Path::seek(new, place)?,
+            tree: new,
+            given: Sides::None,
+        })
+    }
+
+    /// The next change, in key order; `None` at the end.
+    #[expect(clippy::should_implement_trait, reason = "the item borrows from self")]
+    pub fn next(&mut self) -> Result<Option<Difference<'_>>, MapError> {
+        self.pass(self.given);
+        loop {
+            match self.step() {
+                Step::Enter(sides) => {
+                    if sides.old() {
+                        self.old.enter()?;
+                    }
+                    if sides.new() {
+                        self.new.enter()?;
+                    }
+                }
+                Step::Pass => self.pass(Sides::Both),
+                Step::Report(sides) => {
+                    self.given = sides;
+                    return Ok(Some(self.difference(sides)));
+                }
+                Step::End => {
+                    self.given = Sides::None;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, sides: Sides) {
+        if sides.old() {
+            self.old.step();
+        }
+        if sides.new() {
+            self.new.step();
+        }
+    }
+
+    fn step(&self) -> Step {
+        let (old, new) = (self.old.top(), self.new.top());
+        let sides = match (old.key(), new.key()) {
+            (None, None) => return Step::End,
+            (Some(_), None) => Sides::Old,
+            (None, Some(_)) => Sides::New,
+            (Some(a), Some(b)) if a < b => Sides::Old,
+            (Some(a), Some(b)) if a > b => Sides::New,
+            _ => Sides::Both,
+        };
+        match (sides, height(&old), height(&new)) {
+            (Sides::Old, 0, _) | (Sides::New, _, 0) => Step::Report(sides),
+            (Sides::Both, 0, 0) if value(&old) == value(&new) => Step::Pass,
+            (Sides::Both, 0, 0) => Step::Report(sides),
+            (Sides::Both, a, b) if a > b => Step::Enter(Sides::Old),
+            (Sides::Both, a, b) if a < b => Step::Enter(Sides::New),
+            (Sides::Both, ..) if subtree(&old) == subtree(&new) => Step::Pass,
+            _ => Step::Enter(sides),
+        }
+    }
+
+    fn difference(&self, sides: Sides) -> Difference<'_> {
+        let (old, new) = (self.old.top(), self.new.top());
+        let key = if sides.old() { old.key() } else { new.key() };
+        Difference {
+            key: key.expect("a side that is reported has an item").of(self.tree.owner),
+            old: value(&old).filter(|_| sides.old()),
+            new: value(&new).filter(|_| sides.new()),
+        }
+    }
+}
+
+/// 0 for an item, else how many levels stand between it and the items.
+fn height(top: &Top<'_>) -> u8 {
+    match top {
+        Top::Subtree { level, .. } => level + 1,
+        Top::Item { .. } | Top::End => 0,
+    }
+}
+
+fn value<'p>(top: &Top<'p>) -> Option<&'p [u8]> {
+    match top {
+        Top::Item { value, .. } => Some(value),
+        Top::Subtree { .. } | Top::End => None,
+    }
+}
+
+fn subtree(top: &Top<'_>) -> Option<NodePtr> {
+    match top {
+        Top::Subtree { ptr, .. } => Some(*ptr),
+        Top::Item { .. } | Top::End => None,
+    }
+}

@@ -5,3 +5,7 @@ pub mod crash;
 pub mod disk;
 pub mod faults;
 pub mod image;
+pub mod model;
+pub mod op;
+pub mod tree;
+pub mod workload;

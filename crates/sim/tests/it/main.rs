@@ -1,0 +1,3 @@
+//! The judges are judged here: the model by Linux, the checker by filesystems that break promises.
+
+mod host;

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{panic, thread};
 
 use crate::error::MapError;
-use crate::format::node::{Draft, ItemKey, LEVEL_MAX, Node, NodePtr, Place};
+use crate::format::node::{Draft, ItemKey, LEVEL_MAX, Node, NodePtr, Place, corrupt};
 use crate::tree::pack::{Entry, Fill, Growth, LOOSE_BELOW, combine, divide, entry_size};
 use crate::tree::{Change, NodeWriter, Root, Tree};
 use crate::txn::VALUE_LENGTH_MAX;
@@ -80,6 +80,9 @@ impl Tree<'_> {
             }
         }
         assert!(changes.is_sorted_by(|a, b| a.0 < b.0), "changes in the order of their keys");
+        if let Some(ptr) = self.root.ptr.filter(|ptr| ptr.birth > writer.birth()) {
+            return Err(corrupt(ptr, "from a later transaction group"));
+        }
         let spare_threads = AtomicUsize::new(threads.saturating_sub(1));
         let merge = Merge { tree: *self, writer, spare_threads };
         let replaced = match self.load_root()? {
@@ -246,7 +249,10 @@ impl Merge<'_> {
         loop {
             if nodes.len() > 1 {
                 level += 1;
-                assert!(level <= LEVEL_MAX, "a tree higher than any disk is large");
+                if level > LEVEL_MAX {
+                    let ptr = self.tree.root.ptr.expect("only a forged tree was that high before");
+                    return Err(corrupt(ptr, "a tree higher than any disk is large"));
+                }
                 nodes = self.assemble(level, nodes, None, Fill::Even)?;
                 continue;
             }

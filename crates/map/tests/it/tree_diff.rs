@@ -33,7 +33,7 @@ fn expected(old: &Model, new: &Model, from: Key) -> Vec<Changed> {
 #[test]
 fn differences_agree_with_the_model() {
     let mut rng = Rng::new(1);
-    for _ in 0..4 {
+    for _ in 0..2 {
         let store = Memory::new();
         let mut states = vec![(Root::EMPTY, Model::new())];
         for round in 0..8 {

@@ -121,7 +121,7 @@ fn use_all(store: &Memory, old: Root, root: Root, rng: &mut Rng) -> Survey {
 fn forged_trees_end_in_corrupt() {
     let mut rng = Rng::new(1);
     let (mut damaged, mut merged) = (0, 0);
-    for _ in 0..150 {
+    for _ in 0..60 {
         let store = Memory::new();
         let count = [300, 3000][rng.below(2) as usize];
         let length = 1 + rng.below(1000) as usize;
@@ -144,7 +144,7 @@ fn forged_trees_end_in_corrupt() {
         let merge = store.tree(root).merge(&Careless(&store), &changes, 1);
         merged += u64::from(corrupt_or(merge).is_some());
     }
-    assert!(damaged > 75 && merged > 20 && merged < 130, "{damaged} damaged, {merged} merged");
+    assert!(damaged > 30 && merged > 10 && merged < 50, "{damaged} damaged, {merged} merged");
 }
 
 /// A writer that lets everything be released: a forged tree contains some nodes twice.
@@ -201,4 +201,35 @@ fn a_root_of_an_impossible_level_is_refused() {
         let merge = tree.merge(&store, &[(key(1), None)], 1);
         assert!(matches!(merge, Err(MapError::Corrupt { .. })));
     }
+}
+
+/// Full nodes of all levels on one path, so that one more item divides them all.
+#[test]
+fn a_forged_tree_of_the_greatest_height_does_not_grow() {
+    let store = Memory::new();
+    let place = |at| ItemKey { ino: Ino(1), kind: Kind::DATA, at };
+    let long = value(5000, 1);
+    let mut ptr = write(&store, Draft::leaf(&[0, 2, 4].map(|at| (place(at), &long[..]))));
+    for level in 1..=LEVEL_MAX {
+        let others = (1..398).map(|n| u64::from(level) * 1000 + n);
+        let children: Vec<_> = [0].into_iter().chain(others).map(|at| (place(at), ptr)).collect();
+        ptr = write(&store, Draft::interior(level, &children));
+    }
+    let root = Root { ptr: Some(ptr), level: LEVEL_MAX };
+    let change = (place(1).of(OWNER), Some(value(5000, 2)));
+    let merge = store.tree(root).merge(&Careless(&store), &[change], 1);
+    assert!(matches!(merge, Err(MapError::Corrupt { .. })));
+    assert!(store.tree(root).get(place(4).of(OWNER)).is_ok_and(|item| item.is_some()));
+}
+
+#[test]
+fn a_root_from_the_future_is_not_changed() {
+    let store = Memory::new();
+    let draft = Draft::leaf(&[(key(1).into(), b"")]);
+    let addr = store.allocate().expect("memory has room");
+    let node = draft.seal(&Place { uuid: UUID, addr, birth: Txg(100), owner: OWNER });
+    store.insert(&node);
+    let root = Root { ptr: Some(node.ptr()), level: 0 };
+    let merge = store.tree(root).merge(&store, &[(key(1), None)], 1);
+    assert!(matches!(merge, Err(MapError::Corrupt { .. })));
 }

@@ -182,7 +182,11 @@ pub fn key(number: u64) -> Key {
 }
 
 pub fn value(length: usize, seed: u64) -> Value {
-    (0..length).map(|index| (seed + index as u64) as u8).collect()
+    let mut bytes = vec![seed as u8; length];
+    for (byte, seed) in bytes.iter_mut().zip(seed.to_le_bytes()) {
+        *byte = seed;
+    }
+    bytes.into()
 }
 
 /// Applies changes to what a tree should hold.

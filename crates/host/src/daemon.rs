@@ -1,20 +1,20 @@
 //! Leaving the terminal, and telling it how the start went.
 //!
 //! ```text
-//!   parent                                   child
-//!   detach() ---- fork --------------------> detach() returns Launch::Child(readiness)
-//!      |                                     opens disks, starts threads, mounts, ...
-//!      | reads a pipe                        readiness.ready()     or  readiness.failed(text, code)
-//!      v                                       |                         |
-//!   Launch::Parent(Outcome::Ready)  <----------'                         |
-//!   Launch::Parent(Outcome::Failed) <------------------------------------'
+//!   parent                              child
+//!   detach() ---- fork ---------------> detach() returns Launch::Child(readiness)
+//!      |                                opens disks, starts threads, mounts, ...
+//!      | reads a pipe                   readiness.ready()  or  readiness.failed(text, code)
+//!      v                                  |                      |
+//!   Launch::Parent(Outcome::Ready)  <-----'                      |
+//!   Launch::Parent(Outcome::Failed) <----------------------------'
 //!   Launch::Parent(Outcome::Died)   <---- the pipe closed without a word
 //! ```
 //!
 //! - A fork copies only the thread that calls it, so [`detach`] refuses if there are others.
 //! - The child has a session of its own: the terminal's signals do not reach it.
-//! - Until it is ready the child keeps the terminal as its standard error, so that even a panic is seen;
-//!   [`Readiness::ready`] then closes the terminal and goes to `/`, in order to pin neither.
+//! - Until it is ready the child keeps the terminal as its standard error, so that even a panic is
+//!   seen; [`Readiness::ready`] then closes the terminal and goes to `/`, in order to pin neither.
 //!
 //! On the pipe goes one byte of exit code, 0 for ready, and then the text.
 

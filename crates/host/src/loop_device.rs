@@ -5,8 +5,8 @@
 //!
 //! Every device attached here is detached by the kernel when nobody has it open any more
 //! (`LO_FLAGS_AUTOCLEAR`). The guard has it open, so it stays for as long as the guard lives, and
-//! beyond that for as long as it is mounted: whoever mounts keeps the guard until the mount is made,
-//! and no crash leaves a device behind.
+//! beyond that for as long as it is mounted: whoever mounts keeps the guard until the mount is
+//! made, and no crash leaves a device behind.
 
 use std::fs::{self, File};
 use std::io;

@@ -5,8 +5,8 @@
 //! the process ended. On a device `O_EXCL` comes on top, which also keeps out kernel filesystems,
 //! swap, LVM and RAID, and openings through another node of the same device.
 //!
-//! Who holds a lock that is in the way is read from `/proc/PID/fdinfo`, which shows the locks of each
-//! descriptor, rather than from `/proc/locks`: there a daemon that was forked after it locked
+//! Who holds a lock that is in the way is read from `/proc/PID/fdinfo`, which shows the locks of
+//! each descriptor, rather than from `/proc/locks`: there a daemon that was forked after it locked
 //! appears under the process identifier of its parent, which is gone. The latter is asked only when
 //! the former may not be read.
 
@@ -122,5 +122,19 @@ mod tests {
         assert_eq!(Lock::parse("1: POSIX  ADVISORY  WRITE 359 fe:00:11691 0 EOF"), None);
         assert_eq!(Lock::parse("1: -> FLOCK  ADVISORY  WRITE 359 fe:00:11691 0 EOF"), None);
         assert_eq!(Lock::parse("1: FLOCK  ADVISORY"), None);
+    }
+
+    #[test]
+    fn a_holder_is_found_by_its_descriptor_and_by_its_lock() {
+        let name = format!("gabion-lock-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let file = File::create_new(&path).unwrap();
+        let metadata = file.metadata().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(holder(&metadata), None);
+        lock(&file, Sharing::Exclusive).unwrap();
+        let me = Some(std::process::id());
+        assert_eq!(holder_by_descriptor(&metadata), me);
+        assert_eq!(holder_by_lock(&metadata), me);
     }
 }

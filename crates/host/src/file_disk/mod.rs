@@ -1,13 +1,14 @@
 //! An image file or a block device as a [`Disk`].
 //!
-//! - **Synchronous calls** ([`Disk::read`], [`Disk::write`], [`Disk::flush`]) are system calls on the
-//!   calling thread: handing a request to another thread would cost more than many disks take.
-//! - **Submitted requests** go through an io_uring, or through a few threads where the kernel offers
-//!   none. Both are started by the first request and not before, so that a program may open its
-//!   disks first and go to the background then.
+//! - **Synchronous calls** ([`Disk::read`], [`Disk::write`], [`Disk::flush`]) are system calls on
+//!   the calling thread: handing a request to another thread would cost more than many disks take.
+//! - **Submitted requests** go through an io_uring, or through a few threads where the kernel
+//!   offers none. Both are started by the first request and not before, so that a program may open
+//!   its disks first and go to the background then.
 //! - **Length** is that of the file or device when it was opened, rounded down to whole blocks. An
 //!   image that somebody makes shorter afterwards reads as zeros behind its end.
-//! - **One writer**: see [`OpenMode`]. The lock belongs to the opening, and a forked child keeps it.
+//! - **One writer**: see [`OpenMode`]. The lock belongs to the opening, and a forked child keeps
+//!   it.
 //! - **Direct I/O** where the filesystem below allows it, else through the page cache; durability
 //!   does not depend on it. [`FileDisk::describe`] says which.
 //! - **Errors** keep the system's reason. A call that a signal interrupted is made again.
@@ -416,5 +417,26 @@ impl Drop for AbortOnPanic {
         if thread::panicking() {
             process::abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_refuses_the_flag_for_durable_writes_is_remembered_and_served() {
+        let path = std::env::temp_dir().join(format!("gabion-dsync-{}", process::id()));
+        create_image(&path, 4 * BLOCK_SIZE as u64).unwrap();
+        let disk = FileDisk::open(&path, OpenMode::ReadWrite).unwrap();
+        fs::remove_file(&path).unwrap();
+        disk.backing.dsync_refused.store(true, Ordering::Relaxed);
+        let ones = BlockSlice::new(Blocks::from_bytes(&[1; BLOCK_SIZE]));
+        disk.write(BlockAddr(1), ones.clone(), Durability::Fua).unwrap();
+        let mut read = Blocks::zeroed(1);
+        disk.read(BlockAddr(1), &mut read).unwrap();
+        assert_eq!(read.bytes(), ones.bytes());
     }
 }

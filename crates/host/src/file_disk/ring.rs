@@ -8,10 +8,10 @@
 //!                    else         -> free the slot, complete the ticket
 //! ```
 //!
-//! - There are [`DEPTH`] slots, as many as the ring has entries, so that pushing never fails; whoever
-//!   finds none free waits.
-//! - A [`Flight`] owns the memory that the kernel reads or writes, and leaves its slot only after the
-//!   kernel has completed it. A waiter that is gone changes nothing.
+//! - There are [`DEPTH`] slots, as many as the ring has entries, so that pushing never fails;
+//!   whoever finds none free waits.
+//! - A [`Flight`] owns the memory that the kernel reads or writes, and leaves its slot only after
+//!   the kernel has completed it. A waiter that is gone changes nothing.
 //! - The kernel cancels what a thread has handed in when that thread ends. The reaper outlives all
 //!   flights and hands such a request in again: the engine never writes a block twice at a time, so
 //!   a repeated write changes nothing.

@@ -9,8 +9,8 @@ use std::{env, fs, io, process};
 
 use gabion_base::sync::{RwLock, RwLockReadGuard};
 
-/// Written to while a process is started, read while a test relies on the end of a lock: a child has
-/// its parent's descriptors, and the locks with them, until it runs its own program.
+/// Written to while a process is started, read while a test relies on the end of a lock: a child
+/// has its parent's descriptors, and the locks with them, until it runs its own program.
 static STARTING: RwLock<()> = RwLock::new(());
 
 /// Starts a process while no test minds.

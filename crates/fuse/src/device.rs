@@ -1,0 +1,106 @@
+//! The open `/dev/fuse` of one connection: requests are read from it, replies and notifications are
+//! written to it, each by one system call, from any thread.
+//!
+//! The connection lives as long as anybody holds the device open. A process that keeps a second
+//! descriptor ([`Device::try_clone`]) keeps the mount alive over the death of the one that serves it.
+
+use std::fs::OpenOptions;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use zerocopy::IntoBytes;
+
+use crate::abi;
+use crate::buffer::MessageBuffer;
+
+/// Slices one writev(2) takes on Linux.
+const IOV_MAX: usize = 1024;
+
+/// A connection to the kernel's FUSE.
+#[derive(Debug)]
+pub struct Device {
+    fd: OwnedFd,
+}
+
+impl Device {
+    /// Opens `/dev/fuse`; the descriptor is not inherited by other programs.
+    pub fn open() -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+        Ok(Self { fd: file.into() })
+    }
+
+    /// A connection that somebody else opened: fusermount, or the previous process of an upgrade.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// A second descriptor of the same connection.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
+    /// Reads the next message, waiting for one.
+    pub(crate) fn read(&self, buffer: &mut MessageBuffer) -> io::Result<()> {
+        buffer.fill(|target, room| {
+            // SAFETY: `target` is valid for writes of `room` bytes.
+            let length = unsafe { libc::read(self.fd.as_raw_fd(), target.cast(), room) };
+            usize::try_from(length).map_err(|_| io::Error::last_os_error())
+        })
+    }
+
+    /// Waits until there is a message to read; `false` if `timeout` passes first.
+    pub(crate) fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
+        let timeout_ms = timeout.as_millis().try_into().unwrap_or(i32::MAX);
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `poll` is one valid pollfd.
+        match unsafe { libc::poll(&raw mut poll, 1, timeout_ms) } {
+            0 => Ok(false),
+            1.. => Ok(true),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Writes one message: a header, whose length is computed here, and the parts of its body.
+    /// `error` is a negated errno, 0, or a notification code.
+    pub(crate) fn write(&self, unique: u64, error: i32, body: &[IoSlice<'_>]) -> io::Result<()> {
+        let joined;
+        let joined_slice;
+        let mut body = body;
+        if body.len() >= IOV_MAX {
+            joined = body.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>();
+            joined_slice = [IoSlice::new(&joined)];
+            body = &joined_slice;
+        }
+        let length: usize = body.iter().map(|part| part.len()).sum();
+        let Ok(len) = u32::try_from(abi::OUT_HEADER_SIZE + length) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let header = abi::OutHeader { len, error, unique };
+        let header = IoSlice::new(header.as_bytes());
+        match body {
+            [] => self.writev(&[header]),
+            [one] => self.writev(&[header, *one]),
+            [one, two] => self.writev(&[header, *one, *two]),
+            many => {
+                let all: Vec<_> = std::iter::once(header).chain(many.iter().copied()).collect();
+                self.writev(&all)
+            }
+        }
+    }
+
+    fn writev(&self, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        // SAFETY: IoSlice has the layout of iovec, and all slices are borrowed for the call.
+        let written = unsafe {
+            libc::writev(self.fd.as_raw_fd(), slices.as_ptr().cast(), slices.len() as i32)
+        };
+        // The kernel takes a message whole or not at all.
+        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,17 +1,18 @@
 //! The bytes of FUSE protocol 7.45, field by field, as `linux/fuse.h` lays them out.
 //!
 //! ```text
-//! request   InHeader (40) | body of the opcode (fixed) | names, NUL-terminated, or payload | extensions
-//! reply     OutHeader (16) | body of the opcode (fixed) | names, directory entries or bytes
-//! notify    OutHeader (16, unique 0, error = code) | body | name or bytes
+//! request   InHeader (40) | fixed body of the opcode | names with NUL, or payload | extensions
+//! reply     OutHeader (16) | fixed body of the opcode | directory entries or bytes
+//! notify    OutHeader (16, unique 0, error = code) | fixed body | name or bytes
 //! ```
 //!
-//! The protocol is in the machine's own byte order and every structure is a multiple of 8 bytes with all
-//! padding named, so that nothing depends on the compiler's layout; sizes are asserted below. Field
-//! names are the kernel's, so that the two can be read side by side, and are documented there.
+//! The protocol is in the machine's own byte order and every structure is a multiple of 8 bytes
+//! with all padding named, so that nothing depends on the compiler's layout; sizes are asserted
+//! below. Field names are the kernel's, so that the two can be read side by side, and are
+//! documented there.
 //!
-//! Deliberately absent: the layouts of kernels before 5.11 (7.33), CUSE, DAX mappings, passthrough and
-//! FUSE over io_uring.
+//! Deliberately absent: the layouts of kernels before 5.11 (7.33), CUSE, DAX mappings, passthrough
+//! and FUSE over io_uring.
 
 #![allow(missing_docs)] // The names are the kernel's; a second description here would only drift.
 

@@ -2,7 +2,8 @@
 //! written to it, each by one system call, from any thread.
 //!
 //! The connection lives as long as anybody holds the device open. A process that keeps a second
-//! descriptor ([`Device::try_clone`]) keeps the mount alive over the death of the one that serves it.
+//! descriptor ([`Device::try_clone`]) keeps the mount alive over the death of the one that serves
+//! it.
 
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
@@ -45,7 +46,12 @@ impl Device {
         buffer.fill(|target, room| {
             // SAFETY: `target` is valid for writes of `room` bytes.
             let length = unsafe { libc::read(self.fd.as_raw_fd(), target.cast(), room) };
-            usize::try_from(length).map_err(|_| io::Error::last_os_error())
+            match usize::try_from(length) {
+                Err(_) => Err(io::Error::last_os_error()),
+                // The device has no end of file; what stands in for it has.
+                Ok(0) => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+                Ok(length) => Ok(length),
+            }
         })
     }
 

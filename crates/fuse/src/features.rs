@@ -3,8 +3,8 @@
 //! The session adds what its own machinery needs (`INIT_EXT`, `BIG_WRITES`, `MAX_PAGES`,
 //! `SETXATTR_EXT`) and removes what was not offered, so a handler may ask for more than there is.
 //!
-//! Flags that look tempting and are traps for a filesystem others can change:
-//! `WRITEBACK_CACHE` makes the kernel ignore the server's size and mtime until the inode is evicted;
+//! Flags that look tempting and are traps for a filesystem others can change: `WRITEBACK_CACHE`
+//! makes the kernel ignore the server's size and mtime until the inode is evicted;
 //! `AUTO_INVAL_DATA` drops the page cache whenever mtime moves, which every own write does.
 
 use crate::abi;

@@ -3,15 +3,15 @@
 //! ```text
 //!              +-- reply -------------------+
 //!              +-- reply dropped: EIO ------+
-//!   registered +-- deadline: ETIMEDOUT -----+--> answered, exactly once; later answers are dropped
+//!   registered +-- deadline: ETIMEDOUT -----+--> answered, once; later answers are dropped
 //!              +-- caller killed: EINTR ----+
 //!
 //!   cancelled, at any time before, once: interrupted | deadline passed | session ended
 //! ```
 //!
-//! Being cancelled is a hint to whoever waits on behalf of the request, not an answer. Its hooks run
-//! on the thread that reads from the kernel, so they only record and wake. An INTERRUPT may overtake
-//! its request; it is then answered EAGAIN and the kernel sends it again.
+//! Being cancelled is a hint to whoever waits on behalf of the request, not an answer. Its hooks
+//! run on the thread that reads from the kernel, so they only record and wake. An INTERRUPT may
+//! overtake its request; it is then answered EAGAIN and the kernel sends it again.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -229,7 +229,8 @@ impl Core {
         }
     }
 
-    /// As [`end`](Self::end), but requests that stay without an answer may get one from a successor.
+    /// As [`end`](Self::end), but requests that stay without an answer may get one from a
+    /// successor.
     pub(crate) fn hand_over(&self) {
         self.handing_over.store(true, Ordering::Release);
         self.end();
@@ -244,8 +245,8 @@ impl Core {
     }
 }
 
-/// Whether a thread is dying and only our answer keeps it. The kernel says INTERRUPT for any signal,
-/// and says it once, so a signal that kills may be the second one.
+/// Whether a thread is dying and only our answer keeps it. The kernel says INTERRUPT for any
+/// signal, and says it once, so a signal that kills may be the second one.
 fn is_killed(thread: u32) -> bool {
     const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
     let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else {

@@ -16,8 +16,8 @@
 //! - [`abi`]: the bytes.
 //!
 //! Invariants: every request is answered in bounded time, whatever the handler does (locks: until a
-//! signal); something always reads, so signals and forgets are never stuck behind requests; memory is
-//! one buffer a thread plus a bounded backlog; nothing the kernel sends can make decoding panic.
+//! signal); something always reads, so signals and forgets are never stuck behind requests; memory
+//! is one buffer a thread plus a bounded backlog; nothing the kernel sends can make decoding panic.
 //!
 //! Absent: an inode table, caching, async runtimes, FUSE over io_uring, passthrough, DAX, CUSE, and
 //! any knowledge of Gabion.

@@ -1,5 +1,5 @@
-//! What is mounted, as `/proc/self/mountinfo` says. Reading it never waits for a filesystem, whereas
-//! any look at a path below a mount whose daemon hangs may wait for ever.
+//! What is mounted, as `/proc/self/mountinfo` says. Reading it never waits for a filesystem,
+//! whereas any look at a path below a mount whose daemon hangs may wait for ever.
 //!
 //! ```text
 //! 36 35 0:98 / /mnt/a\040b rw,noatime shared:1 - fuse.gabion volume rw,user_id=0,...
@@ -49,8 +49,8 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
-/// The uppermost mount at exactly this path. Only if no FUSE mount lies on the way are symbolic links
-/// in the path's parent resolved.
+/// The uppermost mount at exactly this path. Only if no FUSE mount lies on the way are symbolic
+/// links in the path's parent resolved.
 pub fn find(mountpoint: &Path) -> io::Result<Option<Mount>> {
     let path = std::path::absolute(mountpoint)?;
     let mounts = mounts()?;
@@ -126,8 +126,8 @@ fn octal(digits: [u8; 3]) -> Option<u8> {
 }
 
 /// Aborts a connection: all its requests fail, its session ends, the mount stays as a dead one.
-/// Needs root and the control filesystem mounted at `/sys/fs/fuse/connections`, without which it fails
-/// with ENOENT; a forced [`unmount`](crate::mount::unmount) aborts as well and needs neither.
+/// Needs root and the control filesystem mounted at `/sys/fs/fuse/connections`, without which it
+/// fails with ENOENT; a forced [`unmount`](crate::mount::unmount) aborts as well and needs neither.
 pub fn abort_connection(connection: u64) -> io::Result<()> {
     std::fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
 }

@@ -4,7 +4,7 @@
 //!
 //! | call | waits for |
 //! |---|---|
-//! | `inval_entry`, `expire_entry`, `delete` | LOOKUP, CREATE, UNLINK and their like of the same parent |
+//! | `inval_entry`, `expire_entry`, `delete` | LOOKUP, CREATE, UNLINK and such of the same parent |
 //! | `inval_inode` over bytes, `store` | READ of the same inode; WRITE of its dirty mapped pages |
 //! | `inval_attr`, `inc_epoch`, `prune` | nothing |
 //!

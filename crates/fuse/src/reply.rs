@@ -3,8 +3,8 @@
 //!
 //! Every method says whether the answer reached the kernel. It did not if the deadline had passed,
 //! the request was given up, or the mount is gone. Whatever the answer would have handed to the
-//! kernel is then the filesystem's to take back: the lookup of an [`Entry`], the handle of an
-//! [`Opened`]. No FORGET or RELEASE will come for it.
+//! kernel is then the filesystem's to take back: the lookup of an [`Entry`], a lock, the handle of
+//! an [`Opened`]. No FORGET, unlock or RELEASE will come for it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;

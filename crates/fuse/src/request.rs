@@ -1,8 +1,8 @@
 //! What the kernel asks, typed. Names and bytes are borrowed from the message buffer.
 //!
 //! INIT, DESTROY, INTERRUPT, FORGET and notification replies are the session's own business and are
-//! no [`Op`]s: a handler sees exactly the requests that want an answer from it. How the bytes become
-//! these values is in [`crate::decode`].
+//! no [`Op`]s: a handler sees exactly the requests that want an answer from it. How the bytes
+//! become these values is in [`crate::decode`].
 //!
 //! Names are bytes without the NUL, as the kernel sent them: never empty, never containing `/`,
 //! except for TMPFILE, whose name is dropped.
@@ -73,7 +73,8 @@ impl Request<'_> {
 }
 
 /// What is asked, with the reply method that answers it. Any of them may be answered by
-/// [`error`](crate::Reply::error); ENOSYS makes the kernel stop asking for most of the optional ones.
+/// [`error`](crate::Reply::error); ENOSYS makes the kernel stop asking for most of the optional
+/// ones.
 #[derive(Debug)]
 pub enum Op<'a> {
     /// `entry`, or `entry_absent` to let the kernel cache that there is none. Each answer that

@@ -8,8 +8,8 @@
 //!           -> waits are cancelled -> threads end -> Handler::destroy -> wait() returns
 //! ```
 //!
-//! Nothing hangs: a request is answered within the deadline whatever its handler does; a caller that
-//! was killed is released within half a second; a wait for a lock ends with its first signal.
+//! Nothing hangs: a request is answered within the deadline whatever its handler does; a caller
+//! that was killed is released within half a second; a wait for a lock ends with its first signal.
 //!
 //! `shutdown` stops serving but leaves the mount. If somebody else holds the device open, requests
 //! that have no answer yet wait for the session that resumes; if not, the kernel fails them.
@@ -49,8 +49,8 @@ pub trait Handler: Send + Sync {
     /// block.
     fn forget(&self, node: NodeId, lookups: u64);
 
-    /// The mount is gone or the session shut down. Called once, after all requests; on block devices
-    /// unmount(2) waits for it.
+    /// The mount is gone or the session shut down. Called once, after all requests; on block
+    /// devices unmount(2) waits for it.
     fn destroy(&self);
 }
 

@@ -1,11 +1,11 @@
-//! Getting a thread out of a blocking read of the device, which nothing else than a request, the end
-//! of the mount or a signal ends. (poll would wake all threads for each request, and a retrieve
+//! Getting a thread out of a blocking read of the device, which nothing else than a request, the
+//! end of the mount or a signal ends. (poll would wake all threads for each request, and a retrieve
 //! notification, which makes the kernel send one, is refused for directories.)
 //!
 //! The signal is SIGURG: ignored by default, so a stray one is harmless, and interesting to hardly
 //! any program. Its handler does nothing; without `SA_RESTART` the read fails with EINTR. A handler
-//! that the program has installed itself is left in place. A signal that arrives just before the read
-//! is lost, so whoever wakes repeats it until the thread is gone.
+//! that the program has installed itself is left in place. A signal that arrives just before the
+//! read is lost, so whoever wakes repeats it until the thread is gone.
 
 use std::sync::Once;
 

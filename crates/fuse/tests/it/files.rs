@@ -92,12 +92,9 @@ fn creation_carries_mode_and_umask() {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o640).open(mounted.path("file")).unwrap();
     assert_eq!(fs::metadata(mounted.path("file")).unwrap().mode() & 0o7777, 0o640);
-    // SAFETY: umask cannot fail; the old one is restored at once.
-    let umask = unsafe {
-        let umask = libc::umask(0o22);
-        libc::umask(umask);
-        umask
-    };
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap().trim();
+    let umask = u32::from_str_radix(umask, 8).unwrap();
     assert_eq!(mounted.fs.record(|record| record.umasks.clone()), [umask]);
 }
 

@@ -1,9 +1,9 @@
 //! A filesystem in memory, just large enough to exercise the protocol, and a record of what the
 //! kernel asked of it.
 //!
-//! Names with a meaning of their own when looked up: `hole` is answered only if resent, else its reply
-//! is kept; `dropped` has its reply dropped; `panic` panics; what begins with `stuck` occupies its
-//! thread until told otherwise. Waits for locks are never granted.
+//! Names with a meaning of their own when looked up: `hole` is answered only if resent, else its
+//! reply is kept; `dropped` has its reply dropped; `panic` panics; what begins with `stuck`
+//! occupies its thread until told otherwise. Waits for locks are never granted.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub struct Record {
     pub holes: Vec<Reply>,
     pub lock_waits: Vec<LockRequest>,
     pub locks: Vec<LockRequest>,
-    pub cancelled: Vec<CancelReason>,
+    pub cancelled: Vec<(CancelReason, Outcome)>,
     pub resent: usize,
     pub stuck: usize,
     pub unstuck: bool,
@@ -175,7 +175,7 @@ impl MemFs {
         let bytes = write.payload.take();
         self.record(|record| {
             record.write_sizes.push(bytes.len());
-            record.write_misaligned += usize::from(bytes.as_ptr() as usize % PAGE != 0);
+            record.write_misaligned += usize::from(!(bytes.as_ptr() as usize).is_multiple_of(PAGE));
         });
         let mut inodes = self.inodes.lock();
         let inode = inodes.get_mut(&ino).unwrap();
@@ -211,8 +211,8 @@ impl MemFs {
         let (fs, cancel) = (Arc::clone(self), reply.cancel());
         self.record(|record| record.lock_waits.push(lock));
         cancel.on_cancel(move |reason| {
-            reply.error(libc::EINTR);
-            fs.record(|record| record.cancelled.push(reason));
+            let outcome = reply.error(libc::EINTR);
+            fs.record(|record| record.cancelled.push((reason, outcome)));
         });
     }
 

@@ -39,8 +39,8 @@ fn process_that_waits_for_a_lock_dies_of_any_fatal_signal() {
         assert_eq!(lock.family, LockFamily::Flock);
         kill(&child, signal);
         assert_eq!(child.wait().unwrap().signal(), Some(signal));
-        let reasons = mounted.fs.record(|record| record.cancelled.clone());
-        assert_eq!(reasons, vec![CancelReason::Interrupted; waits]);
+        let cancelled = mounted.fs.wait_for(|record| record.cancelled.pop());
+        assert_eq!(cancelled, (CancelReason::Interrupted, Outcome::Delivered));
     }
 }
 
@@ -87,7 +87,8 @@ fn lock_is_waited_for_beyond_the_deadline() {
     assert!(child.try_wait().unwrap().is_none());
     kill(&child, libc::SIGKILL);
     child.wait().unwrap();
-    assert_eq!(mounted.fs.record(|record| record.cancelled.clone()), [CancelReason::Interrupted]);
+    let cancelled = mounted.fs.wait_for(|record| record.cancelled.pop());
+    assert_eq!(cancelled, (CancelReason::Interrupted, Outcome::Delivered));
 }
 
 #[test]

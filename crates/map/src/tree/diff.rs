@@ -59,11 +59,11 @@ enum Step {
 }
 
 impl Sides {
-    fn old(self) -> bool {
+    fn has_old(self) -> bool {
         matches!(self, Self::Old | Self::Both)
     }
 
-    fn new(self) -> bool {
+    fn has_new(self) -> bool {
         matches!(self, Self::New | Self::Both)
     }
 }
@@ -90,10 +90,10 @@ impl<'a> Diff<'a> {
         loop {
             match self.step() {
                 Step::Enter(sides) => {
-                    if sides.old() {
+                    if sides.has_old() {
                         self.old.enter()?;
                     }
-                    if sides.new() {
+                    if sides.has_new() {
                         self.new.enter()?;
                     }
                 }
@@ -111,10 +111,10 @@ impl<'a> Diff<'a> {
     }
 
     fn pass(&mut self, sides: Sides) {
-        if sides.old() {
+        if sides.has_old() {
             self.old.step();
         }
-        if sides.new() {
+        if sides.has_new() {
             self.new.step();
         }
     }
@@ -142,11 +142,11 @@ impl<'a> Diff<'a> {
 
     fn difference(&self, sides: Sides) -> Difference<'_> {
         let (old, new) = (self.old.top(), self.new.top());
-        let key = if sides.old() { old.key() } else { new.key() };
+        let key = if sides.has_old() { old.key() } else { new.key() };
         Difference {
             key: key.expect("a side that is reported has an item").of(self.tree.owner),
-            old: value(&old).filter(|_| sides.old()),
-            new: value(&new).filter(|_| sides.new()),
+            old: value(&old).filter(|_| sides.has_old()),
+            new: value(&new).filter(|_| sides.has_new()),
         }
     }
 }

@@ -214,29 +214,34 @@ impl Merge<'_> {
         }
         let total: usize = parts.iter().map(|part| part.changes.len()).sum();
         let (left, right) = parts.split_at(half(parts, total));
-        let fork = total >= FORK_CHANGES_MIN && self.take_thread();
-        let (left, right) = if fork {
-            thread::scope(|scope| {
-                let right = scope.spawn(|| {
-                    let replaced = self.parts(node, right, upper);
-                    self.spare_threads.fetch_add(1, Ordering::Relaxed);
-                    replaced
-                });
-                let left = self.parts(node, left, upper);
-                let right = right.join().unwrap_or_else(|cause| panic::resume_unwind(cause));
-                (left, right)
-            })
+        let (left, right) = if total >= FORK_CHANGES_MIN && self.take_thread() {
+            self.fork(|| self.parts(node, left, upper), || self.parts(node, right, upper))
         } else {
-            let left = self.parts(node, left, upper);
-            // After a failure the rest would be work for nothing.
-            if left.is_err() {
-                return left;
-            }
-            (left, self.parts(node, right, upper))
+            (Ok(self.parts(node, left, upper)?), self.parts(node, right, upper))
         };
         let mut replaced = left?;
         replaced.extend(right?);
         Ok(replaced)
+    }
+
+    /// Does `left` here and `right` on a thread that was taken, or both here if the system has no
+    /// thread to give.
+    fn fork<T: Send>(&self, left: impl Fn() -> T, right: impl Fn() -> T + Sync) -> (T, T) {
+        let away = || {
+            let result = right();
+            self.spare_threads.fetch_add(1, Ordering::Relaxed);
+            result
+        };
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("merge".to_owned());
+            let started = thread.spawn_scoped(scope, away);
+            let left = left();
+            let right = match started {
+                Ok(thread) => thread.join().unwrap_or_else(|cause| panic::resume_unwind(cause)),
+                Err(_) => away(),
+            };
+            (left, right)
+        })
     }
 
     fn take_thread(&self) -> bool {

@@ -1,11 +1,12 @@
 //! Merging and reading, against a map in memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gabion_base::rng::Rng;
 
-use gabion_map::format::node::NODE_CAPACITY;
-use gabion_map::tree::{Change, NodeStore, Root};
+use gabion_map::format::node::{NODE_CAPACITY, NodePtr};
+use gabion_map::tree::{Change, NodeStore, Root, Visit, Visitor};
 use gabion_map::txn::VALUE_LENGTH_MAX;
 use gabion_map::{Key, MapError};
 
@@ -257,24 +258,107 @@ fn a_tree_shrinks_to_nothing_in_any_order() {
     }
 }
 
-/// Three levels, of which a deletion leaves one small leaf under each of several parents: such a
+/// A tree with one item of the greatest length for each of `numbers`: three to a leaf.
+fn leaves_of_three(store: &Memory, root: Root, model: &mut Model, numbers: Range<u64>) -> Root {
+    let put = |number| (key(number), Some(value(VALUE_LENGTH_MAX, number)));
+    let changes: Vec<Change> = numbers.map(put).collect();
+    apply(model, &changes);
+    store.merge(root, &changes, 1)
+}
+
+/// How many nodes of each level a tree has.
+fn nodes_by_level(store: &Memory, root: Root) -> Vec<usize> {
+    struct Count(Vec<usize>);
+    impl Visitor for Count {
+        fn node(&mut self, _: NodePtr, level: u8) -> Result<Visit, MapError> {
+            self.0[usize::from(level)] += 1;
+            Ok(Visit::Enter)
+        }
+
+        fn item(&mut self, _: Key, _: &[u8]) -> Result<(), MapError> {
+            Ok(())
+        }
+    }
+    let mut count = Count(vec![0; usize::from(root.level) + 1]);
+    store.tree(root).walk(&mut count).expect("nothing is damaged");
+    count.0
+}
+
+/// Three levels, of which a merge leaves one small leaf under each of several parents: such a
 /// leaf has no sibling, and must find its neighbour across the parents.
 #[test]
 fn lonely_leaves_unite_across_their_parents() {
     let store = Memory::new();
-    let (root, mut model) = filled(&store, 6000, 1, VALUE_LENGTH_MAX);
+    let mut model = Model::new();
+    let root = leaves_of_three(&store, Root::EMPTY, &mut model, 0..6000);
     assert_eq!(root.level, 2);
-    let changes: Vec<Change> = model
-        .keys()
-        .enumerate()
-        .filter(|(n, _)| n % 1000 != 500)
-        .map(|(_, key)| (*key, None))
-        .collect();
+    let mut changes: Vec<Change> = model.keys().map(|key| (*key, None)).collect();
+    for number in (500..6000).step_by(1000) {
+        changes[number].1 = Some(value(10, 1));
+    }
     let root = store.merge(root, &changes, 1);
     apply(&mut model, &changes);
     assert_eq!(model.len(), 6);
     store.check(root, &model);
-    assert_eq!(root.level, 1);
+    assert_eq!((root.level, store.live().len()), (0, 1));
+}
+
+/// The last two of three leaves under a parent get loose, and are still loose when united.
+#[test]
+fn a_loose_leaf_that_united_with_a_loose_one_is_united_again() {
+    let store = Memory::new();
+    let mut model = Model::new();
+    let root = leaves_of_three(&store, Root::EMPTY, &mut model, 0..1200);
+    // The first parent has the first half of the leaves.
+    assert_eq!(nodes_by_level(&store, root), [400, 2, 1]);
+    let changes: Vec<Change> =
+        (594..600).map(|number| (key(number), (number % 3 == 0).then(|| value(10, 1)))).collect();
+    apply(&mut model, &changes);
+    let root = store.merge(root, &changes, 1);
+    store.check(root, &model);
+    assert_eq!(nodes_by_level(&store, root), [398, 2, 1]);
+}
+
+#[test]
+fn appending_leaves_full_interior_nodes_behind() {
+    let store = Memory::new();
+    let mut model = Model::new();
+    let mut root = Root::EMPTY;
+    for leaf in 0..800 {
+        root = leaves_of_three(&store, root, &mut model, 3 * leaf..3 * leaf + 3);
+    }
+    assert_eq!(nodes_by_level(&store, root), [800, 3, 1]);
+    store.check(root, &model);
+}
+
+/// The right edge may be a chain of nodes with one child each. When all else goes, it must not
+/// stay as the root.
+#[test]
+fn a_chain_on_the_right_edge_does_not_become_the_root() {
+    let store = Memory::new();
+    let mut model = Model::new();
+    let mut root = Root::EMPTY;
+    let spread = |leaf: u64| 3 * leaf * 10..3 * leaf * 10 + 3;
+    for leaf in 0..399 {
+        root = leaves_of_three(&store, root, &mut model, spread(leaf));
+    }
+    // 378 leaves and 21; then 20 more among the first, and 20 less at the end.
+    for leaf in 0..20 {
+        let start = spread(leaf).start + 10;
+        root = leaves_of_three(&store, root, &mut model, start..start + 3);
+    }
+    let delete = |root: Root, model: &mut Model, numbers: Range<u64>| {
+        let gone = model.range(key(numbers.start)..key(numbers.end));
+        let changes: Vec<Change> = gone.map(|(key, _)| (*key, None)).collect();
+        apply(model, &changes);
+        store.merge(root, &changes, 1)
+    };
+    root = delete(root, &mut model, spread(379).start..spread(400).start);
+    store.check(root, &model);
+    assert_eq!(nodes_by_level(&store, root), [399, 2, 1]);
+    root = delete(root, &mut model, 0..spread(378).start);
+    store.check(root, &model);
+    assert_eq!((root.level, model.len()), (0, 3));
 }
 
 #[test]

@@ -19,10 +19,22 @@ pub const UUID: Uuid = Uuid([9; 16]);
 /// What a tree should hold.
 pub type Model = BTreeMap<Key, Value>;
 
+/// A node's bytes, and what they were found to be when they were first loaded.
+struct Stored {
+    blocks: BlockSlice,
+    decoded: Option<Arc<Node>>,
+}
+
+impl Stored {
+    fn new(node: &Node) -> Self {
+        Self { blocks: node.blocks().clone(), decoded: None }
+    }
+}
+
 /// Nodes by address. Nothing is ever overwritten, so old roots stay readable.
 #[derive(Default)]
 pub struct Memory {
-    nodes: Mutex<HashMap<BlockAddr, BlockSlice>>,
+    nodes: Mutex<HashMap<BlockAddr, Stored>>,
     /// What the newest tree should consist of.
     live: Mutex<HashMap<BlockAddr, NodePtr>>,
     next: AtomicU64,
@@ -65,7 +77,7 @@ impl Memory {
 
     /// Takes a node that no merge made.
     pub fn insert(&self, node: &Node) {
-        self.nodes.lock().insert(node.ptr().addr, node.blocks().clone());
+        self.nodes.lock().insert(node.ptr().addr, Stored::new(node));
         self.live.lock().insert(node.ptr().addr, node.ptr());
     }
 
@@ -116,12 +128,20 @@ impl Memory {
 impl NodeStore for Memory {
     fn load(&self, ptr: NodePtr, owner: SubvolId, level: u8) -> Result<Arc<Node>, MapError> {
         self.loads.fetch_add(1, Ordering::Relaxed);
-        let Some(blocks) = self.nodes.lock().get(&ptr.addr).cloned() else {
+        let mut nodes = self.nodes.lock();
+        let Some(stored) = nodes.get_mut(&ptr.addr) else {
             let (structure, reason) = ("node", "nothing is there");
             return Err(MapError::Corrupt { structure, addr: ptr.addr, reason });
         };
+        if let Some(node) = &stored.decoded
+            && (node.ptr(), node.owner(), node.level()) == (ptr, owner, level)
+        {
+            return Ok(Arc::clone(node));
+        }
         let expected = Expected { ptr, uuid: UUID, owner: Some(owner), level };
-        Node::decode(blocks, &expected).map(Arc::new)
+        let node = Arc::new(Node::decode(stored.blocks.clone(), &expected)?);
+        stored.decoded = Some(Arc::clone(&node));
+        Ok(node)
     }
 }
 
@@ -139,7 +159,7 @@ impl NodeWriter for Memory {
         assert_eq!(ptr, node.ptr());
         self.writes.fetch_add(1, Ordering::Relaxed);
         assert!(self.live.lock().insert(ptr.addr, ptr).is_none(), "{ptr:?} was written twice");
-        self.nodes.lock().insert(ptr.addr, node.blocks().clone());
+        self.nodes.lock().insert(ptr.addr, Stored::new(&node));
         Ok(())
     }
 

@@ -40,7 +40,8 @@ pub struct Attributes {
     pub ctime: Timestamp,
     /// Creation.
     pub btime: Timestamp,
-    /// Counts changes; for caches that have to know whether anything happened.
+    /// Counts changes; for caches that have to know whether anything happened. Writes of bytes in
+    /// one tick of the clock count once.
     pub change: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Why an operation has no result: another attempt is needed, the world failed, or the caller
 //! asked for something that the rules of files refuse.
 //!
-//! The variants of the third kind are ordinary results in words; [`crate::errno`] is the one
+//! The variants of the third kind are ordinary results in words; [`errno`](crate::errno()) is the one
 //! table that makes numbers of them.
 
 use gabion_map::{FileId, MapError, Stop};

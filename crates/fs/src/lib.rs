@@ -17,7 +17,8 @@
 //! in a directory for an object; an *orphan* is an object without a name.
 //!
 //! Absent: paths (callers walk them), handles and what is open ([`Opens`] tells), clocks, quotas,
-//! the numbers of statfs(2), and whatever only concerns the kernel's own caches.
+//! the numbers of statfs(2), and whatever only concerns the kernel's own caches. Advisory locks
+//! ([`lock`]) live in memory beside the map, never in it.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod errno;
 pub mod error;
 pub mod format;
 pub mod link;
+pub mod lock;
 pub mod lookup;
 pub mod mode;
 pub mod object;

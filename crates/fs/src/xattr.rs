@@ -132,7 +132,7 @@ pub fn set<T: Txn + ?Sized>(
     object::store(txn, file, &inode)
 }
 
-/// Removes an attribute. `NoAttribute` if it is not set.
+/// Removes an attribute. `NoAttribute` if it is not set, but for ACLs.
 pub fn remove<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,
@@ -143,7 +143,9 @@ pub fn remove<T: Txn + ?Sized>(
     let namespace = Namespace::of(name)?;
     check_write(txn, ctx, file, &inode, namespace)?;
     if !remove_value(txn, ctx, file, name)? {
-        return Err(Error::NoAttribute);
+        // To have no ACL is all that who removes one wants.
+        let is_acl = matches!(namespace, Namespace::Acl(_));
+        return if is_acl { Ok(()) } else { Err(Error::NoAttribute) };
     }
     let flag = flag_of(name);
     if flag != Flags::ATTRIBUTES {

@@ -67,7 +67,7 @@ impl Dirent<'_> {
 
     /// The entry's cookie in a listing.
     pub fn cookie(&self, position: u64) -> u64 {
-        position + u64::from(self.slot) + 1
+        position.saturating_add(u64::from(self.slot) + 1)
     }
 }
 
@@ -108,6 +108,9 @@ impl<'a> Dirents<'a> {
         let file_type = FileType::from_number(kind & 0xf)
             .ok_or(DecodeError::Invalid("type of a directory entry"))?;
         let length = usize::from(self.reader.u8()?);
+        if length == 0 {
+            return Err(DecodeError::Invalid("name of a directory entry"));
+        }
         let name = self.reader.bytes(length)?;
         Ok(Some(Dirent { ino, file_type, slot, name, start }))
     }
@@ -249,6 +252,7 @@ mod tests {
             (1, 0, "inode of a directory entry"),
             (9, 0xf8, "slot of a directory entry"),
             (9, 0x03, "type of a directory entry"),
+            (10, 0, "name of a directory entry"),
         ] {
             let mut bad = good.clone();
             bad[offset] = byte;

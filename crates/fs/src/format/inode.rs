@@ -20,6 +20,7 @@ use gabion_base::ids::Ino;
 use gabion_base::time::Timestamp;
 
 use crate::mode::{self, FileType};
+use crate::object::LINKS_MAX;
 
 /// Length of the item in bytes.
 pub const LENGTH: usize = 104;
@@ -137,6 +138,10 @@ impl Inode {
             btime: timestamp(&mut reader)?,
         };
         reader.finish()?;
+        // Counters that can still be counted up.
+        if inode.nlink > LINKS_MAX || inode.length > i64::MAX as u64 {
+            return Err(DecodeError::Invalid("number of links or entries"));
+        }
         Ok(inode)
     }
 
@@ -224,6 +229,8 @@ mod tests {
             (1, 1, "reserved bytes"),
             (3, 0x35, "file type"),
             (7, 1, "inode flags"),
+            (19, 0xff, "number of links or entries"),
+            (47, 0xff, "number of links or entries"),
             (67, 0xff, "nanoseconds"),
         ] {
             let mut bad = good.clone();

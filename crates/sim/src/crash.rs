@@ -48,17 +48,19 @@ pub struct CrashPlan {
     pub subsets: u32,
     /// Seeded choices with a torn block.
     pub tears: u32,
+    /// Of so many of these images one is made, by seed; 1 makes all. The others are counted.
+    pub one_of: u64,
 }
 
 impl CrashPlan {
     /// A few crashes of every kind at each position.
     pub fn quick(seed: u64) -> Self {
-        Self { seed, singles_max: 4, subsets: 2, tears: 1 }
+        Self { seed, singles_max: 4, subsets: 2, tears: 1, one_of: 1 }
     }
 
     /// Every single loss, and many choices.
     pub fn thorough(seed: u64) -> Self {
-        Self { seed, singles_max: 64, subsets: 8, tears: 8 }
+        Self { seed, singles_max: 64, subsets: 8, tears: 8, one_of: 1 }
     }
 }
 
@@ -82,7 +84,7 @@ pub enum Survival {
 /// A disk after a crash.
 #[derive(Clone)]
 pub struct CrashImage {
-    /// Counts the images of one enumeration, from 0.
+    /// Counts the images of one enumeration, from 0, those that were left out included.
     pub number: u64,
     /// Events before this position were acknowledged.
     pub acknowledged: usize,
@@ -238,6 +240,11 @@ impl CrashPoints {
     }
 
     fn make(&mut self, survival: Survival, pending: &[Pending], kept: impl Fn(usize) -> bool) {
+        let number = self.made;
+        self.made += 1;
+        if !Rng::new(self.plan.seed ^ number << 20).chance(1, self.plan.one_of) {
+            return;
+        }
         let mut image = self.stable.clone();
         for (at, pending) in pending.iter().enumerate() {
             if kept(at) {
@@ -245,13 +252,12 @@ impl CrashPoints {
             }
         }
         self.ready.push_back(CrashImage {
-            number: self.made,
+            number,
             acknowledged: self.position,
             issued: (self.position + 1).min(self.events.len()),
             survival,
             image,
         });
-        self.made += 1;
     }
 }
 
@@ -399,6 +405,22 @@ mod tests {
         };
         assert_eq!(run().len(), run().len());
         assert!(run() == run());
+    }
+
+    #[test]
+    fn a_sample_has_the_images_and_numbers_of_the_whole() {
+        let disk = SimDisk::new(16);
+        for addr in 0..8 {
+            write(&disk, addr, &[addr as u8; 4], Durability::Cached);
+        }
+        let images = |one_of| {
+            CrashPoints::new(disk.recording(), CrashPlan { one_of, ..CrashPlan::quick(7) })
+                .map(|crash| (crash.number, crash.survival, ends(&crash.image, 16)))
+                .collect::<Vec<_>>()
+        };
+        let (all, some) = (images(1), images(4));
+        assert!(some.len() * 3 < all.len() && some.len() * 6 > all.len(), "{}", some.len());
+        assert!(some.iter().all(|image| all[image.0 as usize] == *image));
     }
 
     #[test]

@@ -23,15 +23,15 @@ const FANOUT: usize = 1 << FANOUT_BITS;
 
 #[derive(Clone)]
 enum Node {
-    Inner([Option<Arc<Node>>; FANOUT]),
-    Leaf([Option<BlockSlice>; FANOUT]),
+    Inner(Arc<[Option<Node>; FANOUT]>),
+    Leaf(Arc<[Option<BlockSlice>; FANOUT]>),
 }
 
 impl Node {
     fn empty(level: u32) -> Self {
         match level {
-            0 => Self::Leaf([const { None }; FANOUT]),
-            _ => Self::Inner([const { None }; FANOUT]),
+            0 => Self::Leaf(Arc::new([const { None }; FANOUT])),
+            _ => Self::Inner(Arc::new([const { None }; FANOUT])),
         }
     }
 }
@@ -39,7 +39,7 @@ impl Node {
 /// What a disk of a fixed length holds.
 #[derive(Clone)]
 pub struct Image {
-    root: Option<Arc<Node>>,
+    root: Option<Node>,
     height: u32,
     blocks: u64,
 }
@@ -62,12 +62,12 @@ impl Image {
     /// The block at `addr`, or `None` if it was never written.
     pub fn block(&self, addr: BlockAddr) -> Option<&BlockSlice> {
         assert!(addr.0 < self.blocks, "{addr} of an image of {} blocks", self.blocks);
-        let mut node = self.root.as_deref()?;
+        let mut node = self.root.as_ref()?;
         let mut level = self.height;
         loop {
             let index = slot_index(addr, level);
             match node {
-                Node::Inner(children) => node = children[index].as_deref()?,
+                Node::Inner(children) => node = children[index].as_ref()?,
                 Node::Leaf(blocks) => return blocks[index].as_ref(),
             }
             level -= 1;
@@ -92,12 +92,11 @@ impl Image {
         let mut place = &mut self.root;
         let mut level = self.height;
         loop {
-            let node = place.get_or_insert_with(|| Arc::new(Node::empty(level)));
             let index = slot_index(addr, level);
-            match Arc::make_mut(node) {
-                Node::Inner(children) => place = &mut children[index],
+            match place.get_or_insert_with(|| Node::empty(level)) {
+                Node::Inner(children) => place = &mut Arc::make_mut(children)[index],
                 Node::Leaf(blocks) => {
-                    blocks[index] = Some(block);
+                    Arc::make_mut(blocks)[index] = Some(block);
                     return;
                 }
             }

@@ -1,11 +1,32 @@
-//! sim
+//! The world that Gabion is tested in, and the judges of what it does there.
+//!
+//! ```text
+//!  workload ── operations ──► a system ──── requests ──► SimDisk ── log ──► CrashPoints
+//!      │                         │ answers, dump                                │ images
+//!      └────► model ◄─ compare ──┘                                              ▼
+//!               └──── history ──► check::verify ◄── dump ── the system, mounted again
+//! ```
+//!
+//! - [`disk`], [`image`], [`faults`], [`crash`]: a disk with a volatile cache that remembers
+//!   everything, and every crash it may suffer.
+//! - [`op`], [`workload`], [`model`], [`tree`]: operations, seeded sequences of them, a naive
+//!   filesystem that knows the right answers, and a filesystem written down.
+//! - [`history`], [`check`]: what was promised to whom, and what a crash may leave of it.
+//! - [`trial`]: all of it together, for any [`trial::Engine`].
+//!
+//! Everything follows from seeds; there is no clock, no thread and no file here. The crate knows
+//! only `gabion-base`: the engine comes to it as a trait, and the judges share no code with it.
 
 #![forbid(unsafe_code)]
+
+pub mod check;
 pub mod crash;
 pub mod disk;
 pub mod faults;
+pub mod history;
 pub mod image;
 pub mod model;
 pub mod op;
 pub mod tree;
+pub mod trial;
 pub mod workload;

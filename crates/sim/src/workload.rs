@@ -93,8 +93,12 @@ const WEIGHTS: [(Action, u64); 14] = [
 impl Workload {
     /// The sequence of `seed`.
     pub fn new(seed: u64, profile: Profile) -> Self {
+        Self::continuing(seed, profile, Model::new())
+    }
+
+    /// The sequence of `seed` on a filesystem that is `model` already.
+    pub fn continuing(seed: u64, profile: Profile, model: Model) -> Self {
         let stamp = seed << 32;
-        let model = Model::new();
         let namespace = model.namespace();
         Self { rng: Rng::new(seed), profile, model, namespace, stamp }
     }
@@ -408,9 +412,13 @@ impl Iterator for Workload {
 
     fn next(&mut self) -> Option<Op> {
         let op = self.draw();
-        // What it leads to only steers the choice of later operations.
-        let _ = self.model.apply(&op);
-        self.namespace = self.model.namespace();
+        let bytes_only = matches!(
+            op,
+            Op::Write { .. } | Op::Read { .. } | Op::SetSize { .. } | Op::Fallocate { .. }
+        );
+        if self.model.apply(&op).is_ok() && !bytes_only {
+            self.namespace = self.model.namespace();
+        }
         Some(op)
     }
 }
@@ -426,7 +434,7 @@ mod tests {
     fn workloads_meet_every_error_and_much_success() {
         let mut model = Model::new();
         let mut answers: BTreeMap<Option<Errno>, u32> = BTreeMap::new();
-        for op in Workload::new(1, Profile::ANSWERS).take(6000) {
+        for op in Workload::new(1, Profile::ANSWERS).take(3000) {
             *answers.entry(model.apply(&op).err()).or_default() += 1;
         }
         for errno in [
@@ -446,7 +454,7 @@ mod tests {
         ] {
             assert!(answers.contains_key(&Some(errno)), "{errno:?} of {answers:?}");
         }
-        assert!(answers[&None] > 3000, "{answers:?}");
+        assert!(answers[&None] > 1500, "{answers:?}");
         assert!(model.namespace().objects.len() > 20);
     }
 

@@ -97,6 +97,31 @@ impl Model {
         Self { inodes, slots: BTreeMap::new(), next: ROOT + 1, effects: Vec::new() }
     }
 
+    /// The filesystem that `tree` describes, with nothing open.
+    pub fn from_tree(tree: &Tree) -> Self {
+        let mut model = Self::new();
+        model.inodes.clear();
+        let mut numbers: BTreeMap<u64, Number> = BTreeMap::new();
+        let mut paths: BTreeMap<&str, Number> = BTreeMap::new();
+        for (path, object) in &tree.namespace.objects {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let parent = paths.get(parent).copied().unwrap_or(ROOT);
+            let number = *numbers.entry(object.id).or_insert_with(|| {
+                let number = if path.is_empty() { ROOT } else { model.next };
+                model.next = model.next.max(number + 1);
+                model.inodes.insert(number, Inode::of(object, parent, tree));
+                number
+            });
+            paths.insert(path, number);
+            if let (false, Body::Directory { entries, .. }) =
+                (path.is_empty(), &mut model.inode_mut(parent).body)
+            {
+                entries.insert(name.to_owned(), number);
+            }
+        }
+        model
+    }
+
     /// Does one operation.
     pub fn apply(&mut self, op: &Op) -> Outcome {
         self.effects.clear();
@@ -213,6 +238,13 @@ impl Model {
         Ok(Value::Done)
     }
 
+    /// Closes every file, as the end of a process or of a machine does.
+    pub fn close_all(&mut self) {
+        for slot in self.slots.keys().copied().collect::<Vec<_>>() {
+            let _ = self.close(slot);
+        }
+    }
+
     fn forget_unused(&mut self, number: Number) {
         let inode = self.inode(number);
         if inode.nlink == 0 && inode.open == 0 {
@@ -236,6 +268,18 @@ impl Inode {
     fn new(body: Body, mode: u32) -> Self {
         let xattrs = BTreeMap::new();
         Self { body, mode, uid: 0, gid: 0, nlink: 1, xattrs, open: 0, linkable: false }
+    }
+
+    fn of(object: &Object, parent: Number, tree: &Tree) -> Self {
+        let Status { kind, mode, uid, gid, nlink, rdev, .. } = object.status;
+        let body = match kind {
+            Kind::Directory => Body::Directory { entries: BTreeMap::new(), parent },
+            Kind::File => Body::File(tree.files.get(&object.id).cloned().unwrap_or_default()),
+            Kind::Symlink => Body::Symlink(object.target.clone()),
+            Kind::Fifo => Body::Fifo,
+            Kind::CharDevice => Body::CharDevice(rdev),
+        };
+        Self { uid, gid, nlink, xattrs: object.xattrs.clone(), ..Self::new(body, mode) }
     }
 
     fn kind(&self) -> Kind {

@@ -1,3 +1,5 @@
 //! The judges are judged here: the model by Linux, the checker by filesystems that break promises.
 
+mod canary;
 mod host;
+mod toy;

@@ -1,0 +1,325 @@
+//! What was asked of a filesystem and answered, and all that its files ever held.
+//!
+//! ```text
+//! step      0     1     2     3           state i: after i steps, as the model has it
+//! state  0     1     2     3     4
+//! events   0..2  2..2  2..7  7..9         on the disk's time line, per step
+//! ```
+//!
+//! For each file the history keeps every version of its bytes, and at which states the file was
+//! *clean*: all its bytes are known to be durable as soon as the names of that state are. A file
+//! is clean when it is made, when it is synced, when nothing is left of it, and when it took
+//! another file's place by a rename; writing bytes ends that. Changes of size and layout do not:
+//! they are durable together with the names.
+//!
+//! Blocks that two versions share are kept once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::model::{Effect, Model, Number};
+use crate::op::{Op, Outcome};
+use crate::tree::Namespace;
+
+/// In what units bytes survive a crash.
+pub const BLOCK: usize = 4096;
+
+/// An operation that was carried out.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What was asked.
+    pub op: Op,
+    /// Position on the disk's time line when it was asked, and when it was answered.
+    pub events: Range<usize>,
+    /// Whether the answer promised that all names up to here are durable.
+    pub barrier: bool,
+}
+
+/// A block's bytes; `None` stands for zeros.
+pub type Block = Option<Arc<[u8]>>;
+
+/// What a file held from some state on.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The first state that has it.
+    pub state: usize,
+    /// In bytes.
+    pub size: usize,
+    /// The bytes, padded with zeros to whole blocks.
+    pub blocks: Vec<Block>,
+}
+
+impl Version {
+    /// Whether the first bytes of block `index` are `bytes`. Past the end there are zeros.
+    pub fn block_starts_with(&self, index: usize, bytes: &[u8]) -> bool {
+        match self.blocks.get(index) {
+            Some(Some(block)) => block[..bytes.len()] == *bytes,
+            Some(None) | None => bytes.iter().all(|byte| *byte == 0),
+        }
+    }
+}
+
+/// A file's life.
+#[derive(Clone, Debug, Default)]
+pub struct FileHistory {
+    versions: Vec<Version>,
+    /// From which states on it was clean, or not. The first entry is its birth, clean.
+    clean_from: Vec<(usize, bool)>,
+}
+
+impl FileHistory {
+    /// All versions, oldest first.
+    pub fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// The versions that a crash may mix, if the names are those of state `prefix` and no step
+    /// from state `started` on was begun.
+    pub fn window(&self, prefix: usize, started: usize) -> &[Version] {
+        let known = self.clean_until(prefix);
+        let from = self.versions.partition_point(|version| version.state <= known);
+        let to = self.versions.partition_point(|version| version.state <= started);
+        &self.versions[from.saturating_sub(1)..to]
+    }
+
+    /// The last state up to `prefix` at which the file was clean.
+    fn clean_until(&self, prefix: usize) -> usize {
+        let past = self.clean_from.partition_point(|(state, _)| *state <= prefix);
+        match self.clean_from[..past].last() {
+            Some((_, true)) | None => prefix,
+            Some((state, false)) => state - 1,
+        }
+    }
+
+    fn add_version(&mut self, state: usize, bytes: &[u8]) {
+        let before = self.versions.last();
+        let block = |(index, chunk): (usize, &[u8])| {
+            if chunk.iter().all(|byte| *byte == 0) {
+                return None;
+            }
+            let same = before.filter(|before| {
+                before.blocks.get(index).is_some_and(Option::is_some)
+                    && before.block_starts_with(index, chunk)
+                    && chunk.len() == BLOCK
+            });
+            if let Some(same) = same {
+                return same.blocks[index].clone();
+            }
+            let mut padded = chunk.to_vec();
+            padded.resize(BLOCK, 0);
+            Some(Arc::from(padded))
+        };
+        let blocks = bytes.chunks(BLOCK).enumerate().map(block).collect();
+        self.versions.push(Version { state, size: bytes.len(), blocks });
+    }
+
+    fn set_clean(&mut self, state: usize, clean: bool) {
+        if self.clean_from.last().is_none_or(|(_, before)| *before != clean) {
+            self.clean_from.push((state, clean));
+        }
+    }
+}
+
+struct State {
+    namespace: Arc<Namespace>,
+    digest: u64,
+}
+
+/// An answer that is not the model's.
+#[derive(Clone, Debug)]
+pub struct Mismatch {
+    /// Which operation, counted from 0.
+    pub step: usize,
+    /// What was asked.
+    pub op: Op,
+    /// What the model answers.
+    pub expected: Outcome,
+    /// What the system answered.
+    pub answered: Outcome,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, op, expected, answered } = self;
+        writeln!(f, "operation {step}: {op:?}")?;
+        write!(f, "expected {expected:?}\nanswered {answered:?}")
+    }
+}
+
+/// The record of a run.
+pub struct History {
+    model: Model,
+    steps: Vec<Step>,
+    states: Vec<State>,
+    files: BTreeMap<Number, FileHistory>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl History {
+    /// The record of an empty filesystem, which is durable.
+    pub fn new() -> Self {
+        let model = Model::new();
+        let namespace = Arc::new(model.namespace());
+        let digest = namespace.digest();
+        let states = vec![State { namespace, digest }];
+        Self { model, steps: Vec::new(), states, files: BTreeMap::new() }
+    }
+
+    /// Adds an operation that was asked and answered between two positions of the disk.
+    pub fn record(
+        &mut self,
+        op: &Op,
+        answered: Outcome,
+        events: Range<usize>,
+    ) -> Result<(), Box<Mismatch>> {
+        let expected = self.model.apply(op);
+        if expected != answered {
+            let (step, op) = (self.steps.len(), op.clone());
+            return Err(Box::new(Mismatch { step, op, expected, answered }));
+        }
+        let state = self.steps.len() + 1;
+        self.record_births(state);
+        let mut barrier = false;
+        for effect in self.model.effects().to_vec() {
+            barrier |= matches!(effect, Effect::Synced(_) | Effect::SyncedAll);
+            self.record_effect(effect, state);
+        }
+        self.steps.push(Step { op: op.clone(), events, barrier });
+        self.record_state();
+        Ok(())
+    }
+
+    fn record_births(&mut self, state: usize) {
+        for number in self.model.files() {
+            self.files.entry(number).or_insert_with(|| {
+                let mut file = FileHistory::default();
+                file.add_version(state, &[]);
+                file.set_clean(state, true);
+                file
+            });
+        }
+    }
+
+    fn record_effect(&mut self, effect: Effect, state: usize) {
+        let (number, clean) = match effect {
+            Effect::Bytes(number) => (number, Some(false)),
+            Effect::Shape(number) => (number, None),
+            Effect::Emptied(number) | Effect::RenamedOver(number) | Effect::Synced(number) => {
+                (number, Some(true))
+            }
+            Effect::SyncedAll => {
+                self.files.values_mut().for_each(|file| file.set_clean(state, true));
+                return;
+            }
+        };
+        let Some(file) = self.files.get_mut(&number) else { return };
+        if let (Effect::Bytes(_) | Effect::Shape(_) | Effect::Emptied(_), Some(bytes)) =
+            (effect, self.model.file_bytes(number))
+        {
+            file.add_version(state, bytes);
+        }
+        if let Some(clean) = clean {
+            file.set_clean(state, clean);
+        }
+    }
+
+    fn record_state(&mut self) {
+        let namespace = self.model.namespace();
+        let before = &self.states[self.states.len() - 1];
+        let state = if *before.namespace == namespace {
+            State { namespace: Arc::clone(&before.namespace), digest: before.digest }
+        } else {
+            State { digest: namespace.digest(), namespace: Arc::new(namespace) }
+        };
+        self.states.push(state);
+    }
+
+    /// All operations.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The names of state `state`, and their digest.
+    pub fn names(&self, state: usize) -> (&Arc<Namespace>, u64) {
+        (&self.states[state].namespace, self.states[state].digest)
+    }
+
+    /// The life of a file.
+    pub fn file(&self, number: Number) -> Option<&FileHistory> {
+        self.files.get(&number)
+    }
+
+    /// All files that ever were.
+    pub fn files(&self) -> impl Iterator<Item = (Number, &FileHistory)> {
+        self.files.iter().map(|(number, file)| (*number, file))
+    }
+
+    /// The earliest state whose names a crash may leave, if the disk's events before position
+    /// `acknowledged` were acknowledged.
+    pub fn durable(&self, acknowledged: usize) -> usize {
+        let durable = |step: &Step| step.barrier && step.events.end <= acknowledged;
+        self.steps.iter().rposition(durable).map_or(0, |step| step + 1)
+    }
+
+    /// The latest state that a crash may leave, if no event from position `issued` on was begun.
+    pub fn started(&self, issued: usize) -> usize {
+        self.steps.partition_point(|step| step.events.start < issued)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Target, Value};
+
+    fn target() -> Target {
+        Target::Path("a".to_owned())
+    }
+
+    fn write(stamp: u64) -> Op {
+        Op::Write { file: target(), offset: 0, length: 5000, stamp }
+    }
+
+    fn history(ops: &[Op]) -> History {
+        let (mut history, mut model) = (History::new(), Model::new());
+        for (at, op) in ops.iter().enumerate() {
+            let answered = model.apply(op);
+            history.record(op, answered, at..at + 1).expect("the model agrees with itself");
+        }
+        history
+    }
+
+    #[test]
+    fn the_window_opens_at_the_last_clean_state() {
+        let make =
+            Op::Mknod { path: "a".to_owned(), kind: crate::op::Kind::File, mode: 0o600, rdev: 0 };
+        let sync = Op::Fsync { object: target() };
+        let cut = Op::SetSize { file: target(), size: 4096 };
+        let history = history(&[make, write(1), write(2), sync, cut, write(3)]);
+        let (_, file) = history.files().next().expect("one file");
+        let states = |prefix, started| -> Vec<usize> {
+            file.window(prefix, started).iter().map(|version| version.state).collect()
+        };
+        assert_eq!(states(1, 1), [1]);
+        assert_eq!(states(3, 3), [1, 2, 3]);
+        assert_eq!(states(4, 4), [3]);
+        assert_eq!(states(5, 5), [5]);
+        assert_eq!(states(4, 6), [3, 5, 6]);
+        assert_eq!(states(6, 6), [5, 6]);
+        assert_eq!((history.durable(3), history.durable(4), history.started(5)), (0, 4, 5));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_the_models_is_reported() {
+        let mut history = History::new();
+        let mismatch = history.record(&write(1), Ok(Value::Done), 0..0);
+        assert!(mismatch.is_err_and(|mismatch| mismatch.to_string().contains("ENOENT")));
+    }
+}

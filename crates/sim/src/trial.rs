@@ -1,0 +1,285 @@
+//! Trials: an engine is driven by a workload, crashed everywhere, and judged.
+//!
+//! 1. A disk is formatted and mounted, its log starts.
+//! 2. The operations run; each answer must be the model's ([`History`]). Then it is unmounted,
+//!    which promises no less than a sync.
+//! 3. For every crash of the log ([`CrashPoints`]) the image is mounted and written down, and
+//!    [`verify`] says whether that may be.
+//! 4. What was recovered has to be usable: more operations run on it and must have the answers,
+//!    and the outcome, of a model that starts from what was written down.
+//! 5. Some recoveries are crashed as well, everywhere.
+//!
+//! [`compare`] does steps 2 and 4 alone, for a system that is not crashed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use gabion_base::disk::Disk;
+
+use crate::check::{Violation, verify};
+use crate::crash::{CrashImage, CrashPlan, CrashPoints};
+use crate::disk::SimDisk;
+use crate::history::{History, Mismatch};
+use crate::model::Model;
+use crate::op::{Errno, Op, Value};
+use crate::tree::{System, Tree};
+use crate::workload::{Profile, Workload};
+
+/// What is tried: something that keeps a filesystem on a disk.
+pub trait Engine {
+    /// The filesystem while it is mounted.
+    type Mounted: System;
+
+    /// Makes an empty filesystem, whose root belongs to root and has mode 755.
+    fn format(&self, disk: Arc<dyn Disk>) -> Result<(), String>;
+
+    /// Mounts, which after a crash means recovery.
+    fn mount(&self, disk: Arc<dyn Disk>) -> Result<Self::Mounted, String>;
+
+    /// Unmounts; after that all is durable and the disk is left alone.
+    fn unmount(&self, mounted: Self::Mounted) -> Result<(), String>;
+}
+
+/// One trial.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// What to do before the crash.
+    pub ops: Vec<Op>,
+    /// Length of the disk in blocks.
+    pub blocks: u64,
+    /// Which crashes to make.
+    pub plan: CrashPlan,
+    /// How many operations to do after each recovery.
+    pub afterwards: usize,
+    /// Of how many recoveries one is crashed too; 0 for none.
+    pub recovery_crashed_of: u64,
+}
+
+/// What a trial that found nothing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Events on the disk.
+    pub events: usize,
+    /// Crashes of the workload.
+    pub crashes: u64,
+    /// Crashes of recoveries.
+    pub recovery_crashes: u64,
+}
+
+/// Why a trial failed.
+#[derive(Clone, Debug)]
+pub enum Reason {
+    /// Formatting or mounting failed.
+    Engine(String),
+    /// An answer was wrong.
+    Answer(Box<Mismatch>),
+    /// The filesystem could not be written down.
+    Unreadable(Errno),
+    /// It is not what the operations lead to.
+    Outcome(String),
+    /// A crash broke a promise.
+    Promise(Violation),
+}
+
+/// A trial that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// After which crash, and after which crash of its recovery; empty if before any.
+    pub crashes: Vec<String>,
+    /// The last operations before the crash.
+    pub last_ops: Vec<String>,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for crash in &self.crashes {
+            writeln!(f, "after {crash}")?;
+        }
+        for op in &self.last_ops {
+            writeln!(f, "  {op}")?;
+        }
+        match &self.reason {
+            Reason::Engine(reason) => write!(f, "the engine failed: {reason}"),
+            Reason::Answer(mismatch) => write!(f, "{mismatch}"),
+            Reason::Unreadable(errno) => write!(f, "it cannot be read: {errno:?}"),
+            Reason::Outcome(difference) => write!(f, "it is not as it should be: {difference}"),
+            Reason::Promise(violation) => write!(f, "{violation}"),
+        }
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { crashes: Vec::new(), last_ops: Vec::new(), reason }
+    }
+}
+
+impl Trial {
+    /// A trial of `count` operations of `seed`, with a few crashes of every kind.
+    pub fn quick(seed: u64, count: usize, blocks: u64) -> Self {
+        Self {
+            ops: Workload::generate(seed, Profile::CRASHES, count),
+            blocks,
+            plan: CrashPlan::quick(seed),
+            afterwards: 4,
+            recovery_crashed_of: 50,
+        }
+    }
+
+    /// Runs it.
+    pub fn run<E: Engine>(&self, engine: &E) -> Result<Summary, Failure> {
+        let disk = Arc::new(SimDisk::new(self.blocks));
+        engine.format(as_disk(&disk)).map_err(Reason::Engine)?;
+        disk.restart_log();
+        let history = self.run_workload(engine, &disk)?;
+        let recording = disk.recording();
+        let mut summary = Summary { events: recording.events.len(), ..Summary::default() };
+        for crash in CrashPoints::new(recording, self.plan) {
+            self.recover(engine, &history, &crash)
+                .map_err(|reason| failure(&history, &crash, None, reason))?;
+            summary.crashes += 1;
+            let every = self.recovery_crashed_of;
+            if every > 0 && crash.number % every == 0 {
+                summary.recovery_crashes += self.crash_recovery(engine, &history, &crash)?;
+            }
+        }
+        Ok(summary)
+    }
+
+    fn run_workload<E: Engine>(&self, engine: &E, disk: &Arc<SimDisk>) -> Result<History, Failure> {
+        let mut system = engine.mount(as_disk(disk)).map_err(Reason::Engine)?;
+        let mut history = History::new();
+        for op in &self.ops {
+            let start = disk.position();
+            let answered = system.apply(op);
+            let events = start..disk.position();
+            history.record(op, answered, events).map_err(Reason::Answer)?;
+        }
+        let start = disk.position();
+        engine.unmount(system).map_err(Reason::Engine)?;
+        let events = start..disk.position();
+        history.record(&Op::Sync, Ok(Value::Done), events).map_err(Reason::Answer)?;
+        Ok(history)
+    }
+
+    fn recover<E: Engine>(
+        &self,
+        engine: &E,
+        history: &History,
+        crash: &CrashImage,
+    ) -> Result<(), Reason> {
+        let disk: Arc<dyn Disk> = Arc::new(crash.disk());
+        let mut system = engine.mount(disk).map_err(Reason::Engine)?;
+        let tree = system.dump().map_err(Reason::Unreadable)?;
+        verify(history, crash.acknowledged, crash.issued, &tree).map_err(Reason::Promise)?;
+        if self.afterwards > 0 {
+            let model = Model::from_tree(&tree);
+            let seed = self.plan.seed ^ crash.number;
+            let ops = Workload::continuing(seed, Profile::CRASHES, model.clone());
+            let ops: Vec<Op> = ops.take(self.afterwards).collect();
+            compare_with(model, &mut system, &ops)?;
+        }
+        engine.unmount(system).map_err(Reason::Engine)
+    }
+
+    fn crash_recovery<E: Engine>(
+        &self,
+        engine: &E,
+        history: &History,
+        crash: &CrashImage,
+    ) -> Result<u64, Failure> {
+        let disk = Arc::new(crash.disk());
+        let mounted = engine.mount(as_disk(&disk)).map_err(Reason::Engine)?;
+        engine.unmount(mounted).map_err(Reason::Engine)?;
+        let mut made = 0;
+        for again in CrashPoints::new(disk.recording(), self.plan) {
+            let (acknowledged, issued) = (crash.acknowledged, crash.issued);
+            let image = CrashImage { acknowledged, issued, ..again.clone() };
+            self.recover(engine, history, &image)
+                .map_err(|reason| failure(history, crash, Some(&again), reason))?;
+            made += 1;
+        }
+        Ok(made)
+    }
+}
+
+fn as_disk(disk: &Arc<SimDisk>) -> Arc<dyn Disk> {
+    Arc::clone(disk) as Arc<dyn Disk>
+}
+
+fn failure(
+    history: &History,
+    crash: &CrashImage,
+    again: Option<&CrashImage>,
+    reason: Reason,
+) -> Failure {
+    const LAST_OPS: usize = 8;
+    let crashes = std::iter::once(crash).chain(again).map(CrashImage::to_string).collect();
+    let (durable, started) = (history.durable(crash.acknowledged), history.started(crash.issued));
+    let steps = history.steps().iter().enumerate().take(started);
+    let steps = steps.skip(durable.min(started.saturating_sub(LAST_OPS)));
+    let last_ops = steps.map(|(at, step)| format!("{at} {:?}: {:?}", step.events, step.op));
+    Failure { crashes, last_ops: last_ops.collect(), reason }
+}
+
+/// Runs `ops` on an empty system and says where it is not what the model is.
+pub fn compare(system: &mut impl System, ops: &[Op]) -> Result<(), Failure> {
+    Ok(compare_with(Model::new(), system, ops)?)
+}
+
+fn compare_with(mut model: Model, system: &mut impl System, ops: &[Op]) -> Result<(), Reason> {
+    for (step, op) in ops.iter().enumerate() {
+        let (expected, answered) = (model.apply(op), system.apply(op));
+        if expected != answered {
+            let op = op.clone();
+            return Err(Reason::Answer(Box::new(Mismatch { step, op, expected, answered })));
+        }
+    }
+    let expected = System::dump(&mut model).map_err(Reason::Unreadable)?;
+    let found = system.dump().map_err(Reason::Unreadable)?;
+    match difference(&expected, &found) {
+        Some(difference) => Err(Reason::Outcome(difference)),
+        None => Ok(()),
+    }
+}
+
+fn difference(expected: &Tree, found: &Tree) -> Option<String> {
+    let names = expected.namespace.difference(&found.namespace);
+    if !names.is_empty() {
+        return Some(names);
+    }
+    for (path, object) in &expected.namespace.objects {
+        let bytes = expected.files.get(&object.id);
+        let found = found.files.get(&found.namespace.objects[path].id);
+        if bytes != found {
+            let sizes = (bytes.map(Vec::len), found.map(Vec::len));
+            return Some(format!("{path:?} has other bytes (sizes {sizes:?})"));
+        }
+    }
+    None
+}
+
+/// Leaves out operations as long as `fails` says that the rest still fails. Ends after at most
+/// `attempts` questions.
+pub fn shrink(ops: &[Op], attempts: usize, fails: impl Fn(&[Op]) -> bool) -> Vec<Op> {
+    let mut ops = ops.to_vec();
+    let mut left = attempts;
+    let mut length = ops.len() / 2;
+    while length > 0 {
+        let mut at = 0;
+        while at < ops.len() && left > 0 {
+            left -= 1;
+            let end = (at + length).min(ops.len());
+            let fewer = [&ops[..at], &ops[end..]].concat();
+            if fails(&fewer) {
+                ops = fewer;
+            } else {
+                at = end;
+            }
+        }
+        length /= 2;
+    }
+    ops
+}

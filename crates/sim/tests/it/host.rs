@@ -264,6 +264,21 @@ impl System for Host {
                 Ok(Value::Done)
             }
             Op::Close { slot } => self.slots.remove(slot).map(|_| Value::Done).ok_or(Errno::EBADF),
+            _ => self.apply_to_bytes(op),
+        }
+    }
+
+    fn dump(&mut self) -> Result<Tree, Errno> {
+        let mut tree = Tree { namespace: Namespace::default(), files: BTreeMap::new() };
+        self.dump_object("", &mut tree)?;
+        self.dump_directory("", &mut tree)?;
+        Ok(tree)
+    }
+}
+
+impl Host {
+    fn apply_to_bytes(&self, op: &Op) -> Outcome {
+        match op {
             Op::Write { file, offset, length, stamp } => {
                 self.on_file(file, OFlags::WRONLY, |file| {
                     let bytes = bytes(*stamp, *offset, *length);
@@ -291,6 +306,12 @@ impl System for Host {
             Op::CopyRange { from, from_offset, to, to_offset, length } => {
                 self.copy_range((from, *from_offset), (to, *to_offset), *length)
             }
+            _ => self.apply_to_attributes(op),
+        }
+    }
+
+    fn apply_to_attributes(&self, op: &Op) -> Outcome {
+        match op {
             Op::Chmod { object: Target::Path(path), mode } => {
                 done(sys::chmod(self.path(path), Mode::from(*mode)))
             }
@@ -320,14 +341,8 @@ impl System for Host {
             // Syncing the host would only cost time; that it fails where it should is compared.
             Op::Fsync { object } => self.on_file(object, OFlags::RDONLY, |_| Ok(Value::Done)),
             Op::Sync => Ok(Value::Done),
+            _ => unreachable!("{op:?} is taken care of"),
         }
-    }
-
-    fn dump(&mut self) -> Result<Tree, Errno> {
-        let mut tree = Tree { namespace: Namespace::default(), files: BTreeMap::new() };
-        self.dump_object("", &mut tree)?;
-        self.dump_directory("", &mut tree)?;
-        Ok(tree)
     }
 }
 

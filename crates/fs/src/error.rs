@@ -4,7 +4,8 @@
 //! The variants of the third kind are ordinary results in words; [`errno`](crate::errno()) is the one
 //! table that makes numbers of them.
 
-use gabion_map::{FileId, MapError, Stop};
+use gabion_map::txn::Failure;
+use gabion_map::{FileId, LockMode, MapError, Stop};
 use thiserror::Error;
 
 /// What operations return.
@@ -112,5 +113,14 @@ impl From<Stop> for Error {
 impl From<MapError> for Error {
     fn from(error: MapError) -> Self {
         Self::Stop(Stop::Map(error))
+    }
+}
+
+impl Failure for Error {
+    fn need(&self) -> Option<(FileId, LockMode)> {
+        match self {
+            Self::Stop(stop) => stop.need(),
+            _ => None,
+        }
     }
 }

@@ -8,7 +8,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
@@ -55,18 +55,6 @@ impl Device {
         })
     }
 
-    /// Waits until there is a message to read; `false` if `timeout` passes first.
-    pub(crate) fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
-        let timeout_ms = timeout.as_millis().try_into().unwrap_or(i32::MAX);
-        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: `poll` is one valid pollfd.
-        match unsafe { libc::poll(&raw mut poll, 1, timeout_ms) } {
-            0 => Ok(false),
-            1.. => Ok(true),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
     /// Writes one message: a header, whose length is computed here, and the parts of its body.
     /// `error` is a negated errno, 0, or a notification code.
     pub(crate) fn write(&self, unique: u64, error: i32, body: &[IoSlice<'_>]) -> io::Result<()> {
@@ -108,5 +96,24 @@ impl Device {
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Waits until there is something to read; `false` if `timeout` passes first.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let began = Instant::now();
+    loop {
+        let left = timeout.saturating_sub(began.elapsed());
+        // Rounded up, so that the last millisecond is not spent polling.
+        let left_ms = left.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(i32::MAX);
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `poll` is one valid pollfd.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, left_ms) };
+        match (ready, io::Error::last_os_error()) {
+            (0, _) => return Ok(false),
+            (1.., _) => return Ok(true),
+            (_, error) if error.kind() == io::ErrorKind::Interrupted => {}
+            (_, error) => return Err(error),
+        }
     }
 }

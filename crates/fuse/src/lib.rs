@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - [`mount`]: attach a [`Device`] to a directory, detach it;
-//! - [`mountinfo`]: find mounts, dead ones too, without touching them;
+//! - [`mountinfo`]: find mounts, dead ones too, without touching them; [`probe`]: tell which are
+//!   dead;
 //! - [`Session`]: negotiate, read on several threads, interrupt, time out, end;
 //! - [`Request`], [`Op`]: what the kernel asks, decoded and bounds-checked;
 //! - [`Reply`]: the answers, each sent exactly once;
@@ -35,6 +36,7 @@ mod flight;
 pub mod mount;
 pub mod mountinfo;
 mod notify;
+mod probe;
 mod reply;
 mod request;
 mod session;
@@ -47,6 +49,7 @@ pub use directory::{DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, L
 pub use features::{Features, InitReply, KernelOffer};
 pub use flight::{Cancel, CancelReason};
 pub use notify::{ByteRange, Notifier};
+pub use probe::{Liveness, probe};
 pub use reply::{Errno, Outcome, Reply};
 pub use request::*;
 pub use session::{Config, End, Handler, Session, SessionError};

@@ -14,7 +14,7 @@
 use std::ffi::{CString, NulError, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -207,7 +207,7 @@ fn c_string(text: &OsStr) -> Result<CString, NulError> {
 
 fn mount_directly(mountpoint: &Path, options: &MountOptions) -> Result<Device, MountError> {
     let device = Device::open().map_err(MountError::Device)?;
-    let fd = std::os::fd::AsFd::as_fd(&device).as_raw_fd();
+    let fd = device.as_fd().as_raw_fd();
     let fstype = options.fstype();
     let own = format!("fd={fd},rootmode=40000,user_id=0,group_id=0{}", options.own());
     let (source, target) = (c_string(options.source())?, c_string(mountpoint.as_os_str())?);

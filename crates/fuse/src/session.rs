@@ -16,6 +16,7 @@
 //! Unmounting is what ends a mount, and its session.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::abi;
 use crate::buffer::{MessageBuffer, PAYLOAD_MAX};
 use crate::crew::Crew;
 use crate::decode::{self, DecodeError, Message};
-use crate::device::Device;
+use crate::device::{Device, wait_readable};
 use crate::features::{InitReply, KernelOffer};
 use crate::flight::Core;
 use crate::notify::{self, Notifier};
@@ -234,7 +235,7 @@ impl std::fmt::Debug for Session {
 fn negotiate(device: &Device, handler: &impl Handler) -> Result<(), SessionError> {
     let mut buffer = MessageBuffer::new(PAYLOAD_MAX);
     loop {
-        if !device.wait_readable(INIT_TIMEOUT).map_err(SessionError::Device)? {
+        if !wait_readable(device.as_fd(), INIT_TIMEOUT).map_err(SessionError::Device)? {
             return Err(SessionError::NoInit);
         }
         device.read(&mut buffer).map_err(SessionError::Device)?;

@@ -5,12 +5,16 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use gabion_fuse::mount::{MountError, Source, Unmount, unmount};
+use gabion_fuse::mount::{MountError, MountOptions, Source, Unmount, mount, unmount};
 use gabion_fuse::mountinfo::{abort_connection, find};
-use gabion_fuse::{CancelReason, Config, End, Session};
+use gabion_fuse::{CancelReason, Config, End, Liveness, Session, probe};
 
 use crate::memfs::{Mounted, Mountpoint, Served};
+
+/// Longer than any answer takes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn errno(path: &Path) -> Option<i32> {
     fs::metadata(path).unwrap_err().raw_os_error()
@@ -23,6 +27,8 @@ fn unmounting_ends_the_session() {
     let found = find(mounted.at.path()).unwrap().unwrap();
     assert_eq!((found.fstype.as_str(), found.source.to_str()), ("fuse.gabion", Some("memory")));
     assert!(found.is_fuse() && found.options.contains("nosuid"));
+
+    assert_eq!(probe(mounted.at.path(), PATIENCE).unwrap(), Liveness::Alive);
 
     let open = fs::File::open(mounted.path("file")).unwrap();
     let busy = unmount(mounted.at.path(), Unmount::Plain);
@@ -43,11 +49,30 @@ fn mount_whose_daemon_is_gone_is_found_and_removed() {
     assert_eq!(session.wait(), End::Shutdown);
     assert_eq!(fs.record(|record| record.destroyed), 1);
     drop(session);
+    assert_eq!(probe(at.path(), PATIENCE).unwrap(), Liveness::Dead);
     assert!(matches!(errno(at.path()), Some(libc::ENOTCONN | libc::ECONNABORTED)));
     assert!(find(at.path()).unwrap().is_some_and(|found| found.is_fuse()));
     unmount(at.path(), Unmount::Lazy).unwrap();
     assert_eq!(find(at.path()).unwrap(), None);
     assert!(at.path().is_dir());
+}
+
+#[test]
+fn mount_that_nobody_serves_is_silent_and_keeps_nobody_waiting() {
+    let at = Mountpoint::new();
+    let options = MountOptions::new(Source::Name("memory".to_owned()), "gabion");
+    let _device = mount(at.path(), &options).unwrap();
+    assert_eq!(probe(at.path(), Duration::from_millis(10)).unwrap(), Liveness::Silent);
+}
+
+#[test]
+fn mount_is_found_by_a_path_through_symbolic_links() {
+    let mounted = Mounted::new();
+    let link = mounted.at.path().with_extension("link");
+    std::os::unix::fs::symlink(mounted.at.path().parent().unwrap(), &link).unwrap();
+    let found = find(&link.join(mounted.at.path().file_name().unwrap()));
+    fs::remove_file(&link).unwrap();
+    assert_eq!(found.unwrap().unwrap().mountpoint, mounted.at.path());
 }
 
 #[test]

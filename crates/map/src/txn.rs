@@ -155,8 +155,7 @@ pub trait Txn {
 
     /// Lets `target` share `length` bytes of `source`. All three numbers must be multiples of the
     /// block size, but for a `length` that ends at or past the source's end; the target's size
-    /// grows as needed. Neither file may have bytes that are not on disk yet: the driver calls
-    /// `flush_file` first. Ranges of one file must not overlap.
+    /// grows as needed. Ranges of one file must not overlap.
     fn share(
         &mut self,
         source: FileId,
@@ -167,11 +166,11 @@ pub trait Txn {
     ) -> Result<(), Stop>;
 
     /// Removes `length` bytes at `offset` and moves what follows down (`collapse`), both in
-    /// multiples of the block size. The same precondition as [`Txn::share`].
+    /// multiples of the block size.
     fn collapse(&mut self, file: FileId, offset: u64, length: u64) -> Result<(), Stop>;
 
     /// Opens a hole of `length` bytes at `offset` and moves what follows up, both in multiples of
-    /// the block size. The same precondition as [`Txn::share`].
+    /// the block size.
     fn insert(&mut self, file: FileId, offset: u64, length: u64) -> Result<(), Stop>;
 
     /// Removes a bounded number of a file's extents, from its end; `Complete` when it has neither
@@ -190,4 +189,19 @@ pub trait Txn {
 
     /// Whether bytes of the file were accepted that are not on disk yet.
     fn has_unwritten_bytes(&mut self, file: FileId) -> Result<bool, Stop>;
+}
+
+/// An error of an operation, of which the driver must know whether it asks for a lock.
+pub trait Failure: From<Stop> {
+    /// What to lock before the operation is run again, if that is what the error says.
+    fn need(&self) -> Option<(FileId, LockMode)>;
+}
+
+impl Failure for Stop {
+    fn need(&self) -> Option<(FileId, LockMode)> {
+        match self {
+            Self::Need { file, mode } => Some((*file, *mode)),
+            Self::Map(_) => None,
+        }
+    }
 }

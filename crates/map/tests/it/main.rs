@@ -1,5 +1,6 @@
 //! Tests of the map as a whole, one module for each part.
 
+mod local;
 mod tree;
 mod tree_diff;
 mod tree_hostile;

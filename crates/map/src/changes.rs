@@ -1,0 +1,212 @@
+//! What an operation changes, collected until it is applied as one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::{BlockSlice, Blocks};
+
+use crate::error::MapError;
+use crate::file::FileState;
+use crate::file::dirty::{InJournal, STRIPE_BLOCKS, Segment};
+use crate::format::item::decode_file;
+use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
+use crate::journal::{DataOnDisk, Position};
+use crate::key::{FileId, Kind};
+use crate::map::LocalMap;
+use crate::view::Overlay;
+
+/// Collected changes.
+#[derive(Default)]
+pub(crate) struct Changes {
+    /// Items put or removed.
+    pub(crate) items: Overlay,
+    /// Everything of the batch but the items.
+    pub(crate) batch: Batch,
+    /// New sizes of files, whose accepted bytes must know.
+    pub(crate) sizes: Vec<(FileId, u64)>,
+    /// Bytes of `batch` that are in the file's state already: only marked as journaled.
+    pub(crate) journaled: Vec<(Arc<FileState>, Segment)>,
+    /// Whether blocks of `batch.allocated` were written but not flushed.
+    pub(crate) unflushed: bool,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+            && self.batch == Batch::default()
+            && self.sizes.is_empty()
+            && self.journaled.is_empty()
+    }
+
+    /// `run` of `file` is no longer used.
+    pub(crate) fn free(&mut self, file: FileId, run: Run, birth: gabion_base::ids::Txg) {
+        self.batch.freed.push(FreedRun { subvol: file.subvol, run, birth });
+    }
+}
+
+impl LocalMap {
+    /// Applies changes as one. The caller holds the locks of all objects they touch.
+    pub(crate) fn apply(&self, mut changes: Changes) -> Result<Position, MapError> {
+        self.check_writable()?;
+        for freed in &changes.batch.freed {
+            self.alloc.check_in_use(freed.run)?;
+        }
+        changes.batch.items = std::mem::take(&mut changes.items).into_iter().collect();
+        // Bytes that are in their file's state already ride in the journal's copy only.
+        let marked = changes.journaled.iter().map(|(state, segment)| {
+            let offset = segment.block * BLOCK_SIZE as u64;
+            let length = segment.slice.bytes().len() as u64;
+            let length = length.min(state.size().saturating_sub(offset)).max(1) as usize;
+            let bytes = segment.slice.bytes()[..length].to_vec();
+            JournaledBytes { file: state.file, offset, bytes }
+        });
+        let inserted = changes.batch.bytes.len();
+        changes.batch.bytes.extend(marked);
+
+        let _gate = self.gate.read();
+        let view = self.view.load();
+        let outcome = self.apply_to_blocks(&changes.batch, view.active.txg());
+        if let Err(failure) = outcome {
+            // Part of the batch is in the allocation map now: memory and disk have parted.
+            self.stop(&failure);
+            return Err(failure);
+        }
+        self.apply_to_bytes(&changes.batch, inserted, &changes.sizes)?;
+        view.active.apply(&changes.batch.items);
+        let data = if changes.unflushed { DataOnDisk::Unflushed } else { DataOnDisk::Flushed };
+        let position = self.journal.append(&changes.batch, data);
+        for (state, segment) in &changes.journaled {
+            self.count_journaled(segment);
+            state.dirty.mark_journaled(segment);
+        }
+        Ok(position)
+    }
+
+    /// Applies a batch that the journal holds already.
+    pub(crate) fn apply_replayed(&self, changes: Changes) -> Result<(), MapError> {
+        let batch = changes.batch;
+        let view = self.view.load();
+        self.apply_to_blocks(&batch, view.active.txg())?;
+        let files = batch.items.iter().filter(|(key, _)| key.kind == Kind::FILE);
+        let sizes = files.map(|(key, value)| {
+            let size = match value {
+                None => 0,
+                Some(value) => {
+                    let bad = |source| MapError::BadItem { key: *key, source };
+                    decode_file(value).map_err(bad)?.size
+                }
+            };
+            Ok((key.file(), size))
+        });
+        let sizes = sizes.collect::<Result<Vec<_>, MapError>>()?;
+        self.apply_to_bytes(&batch, batch.bytes.len(), &sizes)?;
+        view.active.apply(&batch.items);
+        Ok(())
+    }
+
+    fn apply_to_blocks(&self, batch: &Batch, txg: gabion_base::ids::Txg) -> Result<(), MapError> {
+        for run in &batch.allocated {
+            self.alloc.own(*run, txg)?;
+        }
+        for freed in &batch.freed {
+            match self.snapshot_needing(freed) {
+                Some(snapshot) => {
+                    self.dead.lock().entry(txg).or_default().push((snapshot, *freed));
+                }
+                None => self.alloc.retire(freed.run, txg)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the accepted bytes of files in line with the batch. Its first `inserted` bytes are
+    /// new, all others are there already.
+    fn apply_to_bytes(
+        &self,
+        batch: &Batch,
+        inserted: usize,
+        sizes: &[(FileId, u64)],
+    ) -> Result<(), MapError> {
+        for range in &batch.dropped {
+            if let Some(state) = self.files.find(range.file) {
+                let to = range.to.div_ceil(BLOCK_SIZE as u64);
+                let removed = state.dirty.remove(range.from / BLOCK_SIZE as u64, to);
+                self.settle_dirty(&state, removed);
+            }
+        }
+        for (key, change) in batch.items.iter().filter(|(key, _)| key.kind == Kind::FILE) {
+            if let Some(state) = self.files.find(key.file()) {
+                let size = match change {
+                    None => 0,
+                    Some(value) => {
+                        decode_file(value)
+                            .map_err(|source| MapError::BadItem { key: *key, source })?
+                            .size
+                    }
+                };
+                state.set_item_size(size);
+            }
+        }
+        for (file, size) in sizes {
+            if let Some(state) = self.files.find(*file) {
+                state.resize(*size);
+            }
+        }
+        for part in &batch.bytes[..inserted] {
+            let size = self.item_extent(part.file)?.size;
+            let size = batch
+                .items
+                .iter()
+                .find(|(key, _)| *key == part.file.key(Kind::FILE, 0))
+                .and_then(|(_, value)| value.as_ref())
+                .and_then(|value| decode_file(value).ok())
+                .map_or(size, |file| file.size);
+            let state = self.files.enter(part.file, size);
+            let slice = BlockSlice::new(Blocks::from_bytes(&part.bytes));
+            self.accept(&state, part.offset / BLOCK_SIZE as u64, &slice, InJournal::Yes);
+        }
+        Ok(())
+    }
+
+    /// Takes `slice` as the bytes of a file from `block` on. Space must have been promised, or be
+    /// owed: what waits here is counted either way.
+    pub(crate) fn accept(
+        &self,
+        state: &FileState,
+        block: u64,
+        slice: &BlockSlice,
+        journaled: InJournal,
+    ) {
+        let count = slice.count() as u64;
+        self.space.promise(count);
+        self.dirty_blocks.fetch_add(count, Ordering::AcqRel);
+        state.account(count, 0);
+        let mut replaced = 0;
+        let mut done = 0;
+        while done < count {
+            let at = block + done;
+            let part = (STRIPE_BLOCKS - at % STRIPE_BLOCKS).min(count - done);
+            let slice = slice.part(done as usize, part as usize);
+            let segment = Segment { block: at, slice, journaled };
+            if journaled == InJournal::Yes {
+                self.count_journaled(&segment);
+            }
+            replaced += state.dirty.insert(segment);
+            done += part;
+        }
+        self.settle_dirty(state, replaced);
+    }
+
+    /// `blocks` of a file no longer wait.
+    pub(crate) fn settle_dirty(&self, state: &FileState, blocks: u64) {
+        state.account(0, blocks);
+        self.dirty_blocks.fetch_sub(blocks, Ordering::AcqRel);
+        self.space.settle(blocks);
+    }
+
+    fn count_journaled(&self, segment: &Segment) {
+        let bytes = segment.slice.bytes().len() as u64;
+        self.journaled_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,444 @@
+//! A commit: all changes of a transaction group become durable at once.
+//!
+//! 1. Write back accepted bytes, while operations go on. What does not make it is in a later
+//!    commit: nobody was promised otherwise.
+//! 2. Freeze: close the gate for a moment, give the map a new memtable, divide the journal, and copy
+//!    bytes that only the journal holds to its new part.
+//! 3. Merge the frozen memtable into the trees of its subvolumes, and their new roots into the
+//!    forest. Every changed node gets a new place.
+//! 4. Write the nodes, the changed allocation pages, and what the new part of the journal must hold.
+//! 5. Flush. Write the superblock with FUA into the next slot of the ring: the commit point.
+//! 6. Show the new trees to readers; let freed blocks be discarded and used again.
+//!
+//! A crash before 5 leaves commit N - 1 and the journal; after it, commit N and the new part of the
+//! journal. A failure after 2 stops the map: what is on disk stays as it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::BlockSlice;
+use gabion_base::disk::{DiskRequest, Durability};
+use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg, Uuid};
+use gabion_base::sync::Mutex;
+
+use crate::alloc::Purpose;
+use crate::error::MapError;
+use crate::file::dirty::InJournal;
+use crate::format::item::{Access, Dead, SubvolRecord};
+use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
+use crate::format::node::{NODE_BLOCKS, Node, NodePtr};
+use crate::format::superblock::Superblock;
+use crate::journal::{DataOnDisk, Position};
+use crate::key::{FileId, Key, Kind};
+use crate::layout::Layout;
+use crate::map::{LocalMap, Subvol};
+use crate::memtable::{Change, Memtable};
+use crate::tree::{NodeWriter, Root, Tree};
+use crate::txn::Value;
+use crate::view::View;
+
+/// Threads that merge: as many as the smallest machine has cores.
+const MERGE_THREADS: usize = 2;
+/// Nodes that become one write: 1 MiB.
+const WRITE_NODES_MAX: usize = 64;
+/// Runs shorter than this many blocks (64 KiB) are not worth a discard.
+const DISCARD_BLOCKS_MIN: u32 = 16;
+
+/// The forest's own id, as owner of its nodes and in its keys.
+pub(crate) const FOREST: SubvolId = SubvolId(0);
+
+/// What a freeze hands to the rest of the commit.
+struct Frozen {
+    txg: Txg,
+    table: Arc<Memtable>,
+    /// Subvolumes as this commit writes them, but for their roots.
+    subvols: BTreeMap<SubvolId, SubvolRecord>,
+    /// The newest snapshots as the frozen operations saw them.
+    before: BTreeMap<SubvolId, SubvolRecord>,
+    /// The snapshot that this commit makes, and of what.
+    snapshot: Option<(SubvolId, SubvolId)>,
+    required: Position,
+}
+
+impl LocalMap {
+    /// Makes everything that completed before durable, but for accepted bytes that could not be
+    /// written for lack of space. Returns the last durable transaction group.
+    pub fn commit(&self) -> Result<Txg, MapError> {
+        let wanted = self.view.load().active.txg();
+        let mut superblock = self.superblock.lock();
+        if superblock.txg >= wanted {
+            return Ok(superblock.txg);
+        }
+        self.commit_locked(&mut superblock, None)?;
+        Ok(superblock.txg)
+    }
+
+    /// Makes a read-only copy of a subvolume as it is now, by one commit.
+    pub fn snapshot(&self, of: SubvolId) -> Result<SubvolId, MapError> {
+        self.write_back_all(&|_| true)?;
+        let mut superblock = self.superblock.lock();
+        self.commit_locked(&mut superblock, Some(of))?.ok_or(MapError::NotGabion {
+            device: self.disk.name().to_string(),
+            reason: format!("there is no {of} to make a snapshot of"),
+        })
+    }
+
+    /// Makes an empty subvolume. It is durable with the next commit.
+    pub fn create_subvolume(&self) -> Result<SubvolId, MapError> {
+        self.check_writable()?;
+        let mut superblock = self.superblock.lock();
+        let id = superblock.next_subvol;
+        superblock.next_subvol = SubvolId(id.0 + 1);
+        let record = SubvolRecord {
+            access: Access::Writable,
+            parent: SubvolId(0),
+            origin: SubvolId(0),
+            root: None,
+            level: 0,
+            birth: self.view.load().active.txg(),
+            newest_snapshot_birth: Txg(0),
+            newest_snapshot: SubvolId(0),
+            next_ino: 1,
+            nodes: 0,
+        };
+        let subvol = Subvol { record, next_ino: 1.into() };
+        self.subvols.write().insert(id, subvol);
+        Ok(id)
+    }
+
+    fn commit_locked(
+        &self,
+        superblock: &mut Superblock,
+        snapshot_of: Option<SubvolId>,
+    ) -> Result<Option<SubvolId>, MapError> {
+        self.check_writable()?;
+        match self.write_back_all(&|_| true) {
+            // Blocks that this commit frees may be what is missing: let it come first.
+            Ok(()) | Err(MapError::NoSpace) => {}
+            Err(error) => return Err(error),
+        }
+        let frozen = self.freeze(superblock, snapshot_of)?;
+        let snapshot = frozen.snapshot.map(|(id, _)| id);
+        let outcome = self.write_commit(superblock, frozen);
+        if let Err(failure) = &outcome {
+            self.stop(failure);
+        }
+        outcome.map(|()| snapshot)
+    }
+
+    /// Step 2.
+    fn freeze(
+        &self,
+        superblock: &mut Superblock,
+        snapshot_of: Option<SubvolId>,
+    ) -> Result<Frozen, MapError> {
+        let _gate = self.gate.write();
+        let view = self.view.load_full();
+        assert!(view.frozen.is_none(), "one commit at a time");
+        let txg = view.active.txg();
+        let mut subvols = self.subvols.write();
+        let mut before = BTreeMap::new();
+        for (id, subvol) in subvols.iter_mut() {
+            subvol.record.next_ino = subvol.next_ino.load(Ordering::Acquire);
+            before.insert(*id, subvol.record.clone());
+        }
+        let mut written = before.clone();
+        let mut snapshot = None;
+        if let Some(of) = snapshot_of
+            && let Some(source) = subvols.get_mut(&of)
+        {
+            let id = superblock.next_subvol;
+            superblock.next_subvol = SubvolId(id.0 + 1);
+            let record = SubvolRecord {
+                access: Access::ReadOnly,
+                origin: of,
+                birth: txg,
+                ..source.record.clone()
+            };
+            source.record.newest_snapshot = id;
+            source.record.newest_snapshot_birth = txg;
+            written.insert(of, source.record.clone());
+            written.insert(id, record.clone());
+            let next_ino = record.next_ino.into();
+            subvols.insert(id, Subvol { record, next_ino });
+            snapshot = Some((id, of));
+        }
+        drop(subvols);
+        self.view.store(Arc::new(View {
+            active: Arc::new(Memtable::new(txg.next())),
+            frozen: Some(Arc::clone(&view.active)),
+            roots: Arc::clone(&view.roots),
+        }));
+        self.journal.divide();
+        let required = self.carry_over();
+        let table = Arc::clone(&view.active);
+        Ok(Frozen { txg, table, subvols: written, before, snapshot, required })
+    }
+
+    /// Bytes that only the journal holds go into its new part.
+    fn carry_over(&self) -> Position {
+        let mut carried = 0;
+        for state in self.files.unsettled() {
+            let mut batch = Batch::default();
+            for segment in state.dirty.all() {
+                if segment.journaled == InJournal::Yes {
+                    let offset = segment.block * BLOCK_SIZE as u64;
+                    let bytes = segment.slice.bytes().to_vec();
+                    carried += bytes.len() as u64;
+                    batch.bytes.push(JournaledBytes { file: state.file, offset, bytes });
+                }
+            }
+            if !batch.bytes.is_empty() {
+                self.journal.append(&batch, DataOnDisk::Flushed);
+            }
+        }
+        self.journaled_bytes.store(carried, Ordering::Release);
+        self.journal.require_before_seal()
+    }
+
+    /// Steps 3 to 6.
+    fn write_commit(&self, superblock: &mut Superblock, frozen: Frozen) -> Result<(), MapError> {
+        let txg = frozen.txg;
+        let required = frozen.required;
+        let (roots, records) = self.merge_subvolumes(&frozen)?;
+        let forest = self.merge_forest(superblock, &frozen, &records)?;
+        let nodes = self.nodes.held();
+        self.write_nodes(&nodes)?;
+        let map = self.alloc.capture(txg)?;
+        let start = self.journal.seal(required)?;
+        self.disk.flush()?;
+
+        let mut next = superblock.clone();
+        next.txg = txg;
+        next.forest = forest.ptr;
+        next.forest_level = forest.level;
+        next.alloc = map.top;
+        next.free_blocks = map.free;
+        next.journal = start;
+        let addr = self.alloc.layout().slot(txg.0 % Layout::slots());
+        let block = BlockSlice::new(next.encode(addr));
+        self.disk.write(addr, block, Durability::Fua)?;
+
+        *superblock = next;
+        self.committed.store(txg.0, Ordering::Release);
+        self.journal.unseal(start, required);
+        self.nodes.settle();
+        self.publish(roots, &records);
+        self.release(txg)
+    }
+
+    /// Step 3 for the subvolumes: their new roots, and the records of those that changed.
+    fn merge_subvolumes(
+        &self,
+        frozen: &Frozen,
+    ) -> Result<(BTreeMap<SubvolId, Root>, BTreeMap<SubvolId, SubvolRecord>), MapError> {
+        let view = self.view.load_full();
+        let mut roots = (*view.roots).clone();
+        let mut records = frozen.subvols.clone();
+        let changes = frozen.table.sorted();
+        for part in changes.chunk_by(|a, b| a.0.subvol == b.0.subvol) {
+            let id = part[0].0.subvol;
+            let record = records.get_mut(&id).ok_or(MapError::Corrupt {
+                structure: "subvolume",
+                addr: BlockAddr(0),
+                reason: "items of a subvolume that does not exist",
+            })?;
+            let root = roots.get(&id).copied().unwrap_or(Root::EMPTY);
+            let (root, nodes) = self.merge_tree(frozen, id, root, part)?;
+            record.root = root.ptr;
+            record.level = root.level;
+            record.nodes = record.nodes.strict_add_signed(nodes);
+            roots.insert(id, root);
+        }
+        if let Some((snapshot, of)) = frozen.snapshot {
+            let source = records[&of].clone();
+            let record = records.get_mut(&snapshot).expect("made at the freeze");
+            (record.root, record.level, record.nodes) = (source.root, source.level, source.nodes);
+            roots.insert(snapshot, roots.get(&of).copied().unwrap_or(Root::EMPTY));
+        }
+        Ok((roots, records))
+    }
+
+    /// Merges changes into one tree; its new root and by how many nodes it grew.
+    fn merge_tree(
+        &self,
+        frozen: &Frozen,
+        owner: SubvolId,
+        root: Root,
+        changes: &[(Key, Change)],
+    ) -> Result<(Root, i64), MapError> {
+        let writer = CommitWriter {
+            map: self,
+            txg: frozen.txg,
+            grown: AtomicI64::new(0),
+            released: Mutex::default(),
+        };
+        let tree = Tree::new(&self.nodes, root, owner);
+        let root = tree.merge(&writer, changes, MERGE_THREADS)?;
+        let grown = writer.grown.load(Ordering::Relaxed);
+        for ptr in writer.released.into_inner() {
+            let run = node_run(ptr.addr);
+            let freed = FreedRun { subvol: owner, run, birth: ptr.birth };
+            let needing = frozen.before.get(&owner).filter(|record| {
+                record.newest_snapshot != SubvolId(0) && ptr.birth <= record.newest_snapshot_birth
+            });
+            match needing {
+                Some(record) => {
+                    let snapshot = record.newest_snapshot;
+                    self.dead.lock().entry(frozen.txg).or_default().push((snapshot, freed));
+                }
+                None => self.alloc.retire(run, frozen.txg)?,
+            }
+        }
+        Ok((root, grown))
+    }
+
+    /// Step 3 for the forest.
+    fn merge_forest(
+        &self,
+        superblock: &Superblock,
+        frozen: &Frozen,
+        records: &BTreeMap<SubvolId, SubvolRecord>,
+    ) -> Result<Root, MapError> {
+        let root = Root { ptr: superblock.forest, level: superblock.forest_level };
+        let tree = Tree::new(&self.nodes, root, FOREST);
+        let mut changes: BTreeMap<Key, Change> = BTreeMap::new();
+        for (id, record) in records {
+            let key = subvol_key(*id);
+            let value = record.encode();
+            let same = tree.get(key)?.is_some_and(|item| item.value() == value);
+            if !same {
+                changes.insert(key, Some(Value::from(value)));
+            }
+        }
+        let dead = self.dead.lock().remove(&frozen.txg).unwrap_or_default();
+        for (snapshot, freed) in dead {
+            let key =
+                FileId::new(FOREST, Ino(u64::from(snapshot.0))).key(Kind::DEAD, freed.run.addr.0);
+            let known = match changes.get(&key) {
+                Some(change) => change.clone(),
+                None => tree.get(key)?.map(|item| item.to_value()),
+            };
+            let mut item = Dead { count: freed.run.count, owners: 1, birth: freed.birth };
+            if let Some(value) = known {
+                let known =
+                    Dead::decode(&value).map_err(|source| MapError::BadItem { key, source })?;
+                item.owners += known.owners;
+                item.count = item.count.max(known.count);
+            }
+            changes.insert(key, Some(Value::from(item.encode())));
+        }
+        let changes: Vec<_> = changes.into_iter().collect();
+        self.merge_tree(frozen, FOREST, root, &changes).map(|(root, _)| root)
+    }
+
+    /// Step 4 for the nodes, which are in the order of their addresses.
+    fn write_nodes(&self, nodes: &[Arc<Node>]) -> Result<(), MapError> {
+        let follows =
+            |a: &Arc<Node>, b: &Arc<Node>| a.ptr().addr.plus(NODE_BLOCKS as u64) == b.ptr().addr;
+        let mut tickets = Vec::new();
+        for neighbours in nodes.chunk_by(follows) {
+            for write in neighbours.chunks(WRITE_NODES_MAX) {
+                let parts = write.iter().map(|node| node.blocks().clone()).collect();
+                tickets.push(self.disk.submit(DiskRequest::Write {
+                    addr: write[0].ptr().addr,
+                    parts,
+                    durability: Durability::Cached,
+                }));
+            }
+        }
+        for ticket in tickets {
+            ticket.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Step 6: readers see the new trees.
+    fn publish(&self, roots: BTreeMap<SubvolId, Root>, records: &BTreeMap<SubvolId, SubvolRecord>) {
+        let mut subvols = self.subvols.write();
+        let mut nodes = 0;
+        for (id, record) in records {
+            if let Some(subvol) = subvols.get_mut(id) {
+                subvol.record.root = record.root;
+                subvol.record.level = record.level;
+                subvol.record.nodes = record.nodes;
+                nodes += record.nodes;
+            }
+        }
+        drop(subvols);
+        self.tree_nodes.store(nodes, Ordering::Relaxed);
+        let view = self.view.load_full();
+        let active = Arc::clone(&view.active);
+        self.view.store(Arc::new(View { active, frozen: None, roots: Arc::new(roots) }));
+    }
+
+    /// Step 6: blocks that no root on disk references any more can be used again.
+    fn release(&self, txg: Txg) -> Result<(), MapError> {
+        for retired in self.alloc.retired_until(txg) {
+            if self.is_pinned(retired) {
+                break;
+            }
+            let mut tickets = Vec::new();
+            for run in self.alloc.retired_runs(retired) {
+                if run.count >= DISCARD_BLOCKS_MIN {
+                    let count = u64::from(run.count);
+                    let request = DiskRequest::Discard { addr: run.addr, count };
+                    tickets.push(self.disk.submit(request));
+                }
+            }
+            // A discard that fails only wastes space below: the block is free all the same.
+            tickets.into_iter().for_each(|ticket| drop(ticket.wait()));
+            self.alloc.release(retired)?;
+        }
+        self.alloc.rewind();
+        self.alloc.trim();
+        Ok(())
+    }
+}
+
+/// Where a subvolume's record stands in the forest.
+pub(crate) fn subvol_key(id: SubvolId) -> Key {
+    FileId::new(FOREST, Ino(u64::from(id.0))).key(Kind::SUBVOLUME, 0)
+}
+
+fn node_run(addr: BlockAddr) -> Run {
+    Run { addr, count: NODE_BLOCKS as u32 }
+}
+
+/// Gives nodes their places and keeps them until they are written.
+struct CommitWriter<'a> {
+    map: &'a LocalMap,
+    txg: Txg,
+    grown: AtomicI64,
+    released: Mutex<Vec<NodePtr>>,
+}
+
+impl NodeWriter for CommitWriter<'_> {
+    fn allocate(&self) -> Result<BlockAddr, MapError> {
+        let run = self.map.alloc.allocate(Purpose::Node)?;
+        self.map.alloc.own(run, self.txg)?;
+        self.grown.fetch_add(1, Ordering::Relaxed);
+        Ok(run.addr)
+    }
+
+    fn write(&self, _ptr: NodePtr, node: Node) -> Result<(), MapError> {
+        self.map.nodes.hold(node);
+        Ok(())
+    }
+
+    fn release(&self, ptr: NodePtr) {
+        self.grown.fetch_sub(1, Ordering::Relaxed);
+        self.map.nodes.abandon(ptr);
+        self.released.lock().push(ptr);
+    }
+
+    fn birth(&self) -> Txg {
+        self.txg
+    }
+
+    fn uuid(&self) -> Uuid {
+        self.map.uuid
+    }
+}

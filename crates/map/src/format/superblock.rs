@@ -1,0 +1,194 @@
+//! The superblock: one block that leads to everything else.
+//!
+//! ```text
+//! offset  size  field
+//!      0     8  magic "GABIONFS"
+//!      8     4  version (1)
+//!     12     4  reserved, zero
+//!     16     8  compatible features: an older program may ignore them
+//!     24     8  read-only compatible features: it may read, not write
+//!     32     8  incompatible features: it must refuse
+//!     40    16  filesystem UUID
+//!     56     8  own address (block)
+//!     64     8  transaction group: which commit this is
+//!     72     8  length of the filesystem (blocks)
+//!     80     8  seed of name hashes
+//!     88     4  next subvolume id
+//!     92     4  reserved, zero
+//!     96     8  free blocks
+//!    104    24  root of the forest: address, birth, checksum (address 0: empty)
+//!    128     1  level of the forest's root
+//!    129     7  reserved, zero
+//!    136    16  the highest table page: 16 bytes, see `format::alloc`
+//!    152     8  journal: block in the ring where the first unit to replay would stand
+//!    160     8  journal: sequence number of that unit
+//!    168     8  journal: checksum of the unit before it
+//!    176     8  creation time, seconds
+//!    184    64  label, UTF-8, zero-padded
+//!    248  3840  reserved, zero
+//!   4088     8  CRC-64/NVME of all before
+//! ```
+//!
+//! Commit N writes slot N mod 16 with FUA after a flush. A mount takes the valid superblock with
+//! the greatest transaction group, so a torn write of one leaves the commit before it.
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::Blocks;
+use gabion_base::checksum::crc64;
+use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_base::ids::{BlockAddr, SubvolId, Txg, Uuid};
+
+use crate::format::alloc::PageRef;
+use crate::format::node::NodePtr;
+
+/// First bytes of every superblock.
+pub const MAGIC: &[u8; 8] = b"GABIONFS";
+/// The version of the whole format that this program writes.
+pub const VERSION: u32 = 1;
+/// Incompatible features that this program knows. None yet.
+pub const INCOMPATIBLE: u64 = 0;
+/// Read-only compatible features that this program knows. None yet.
+pub const READ_ONLY_COMPATIBLE: u64 = 0;
+/// Longest label in bytes.
+pub const LABEL_LENGTH_MAX: usize = 64;
+
+const CHECKSUM_AT: usize = BLOCK_SIZE - 8;
+
+/// Where replaying starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalStart {
+    /// Block within the ring.
+    pub position: u64,
+    /// Sequence number of the first unit.
+    pub sequence: u64,
+    /// Checksum of the unit before it.
+    pub previous: u64,
+}
+
+/// A decoded superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Compatible features.
+    pub compatible: u64,
+    /// Read-only compatible features.
+    pub read_only_compatible: u64,
+    /// Incompatible features.
+    pub incompatible: u64,
+    /// The filesystem's identity.
+    pub uuid: Uuid,
+    /// Which commit this is.
+    pub txg: Txg,
+    /// Length in blocks.
+    pub blocks: u64,
+    /// Seed of name hashes.
+    pub name_seed: u64,
+    /// The id that the next subvolume gets.
+    pub next_subvol: SubvolId,
+    /// Free blocks as of this commit.
+    pub free_blocks: u64,
+    /// The forest's root.
+    pub forest: Option<NodePtr>,
+    /// Level of the forest's root.
+    pub forest_level: u8,
+    /// The highest table page of the allocation map.
+    pub alloc: PageRef,
+    /// Where the journal goes on.
+    pub journal: JournalStart,
+    /// Creation time in seconds since 1970.
+    pub created: i64,
+    /// The label.
+    pub label: String,
+}
+
+impl Superblock {
+    /// The block as it stands at `addr`.
+    pub fn encode(&self, addr: BlockAddr) -> Blocks {
+        assert!(self.label.len() <= LABEL_LENGTH_MAX, "label of {} bytes", self.label.len());
+        let mut out = Vec::with_capacity(BLOCK_SIZE);
+        out.extend_from_slice(MAGIC);
+        out.put_u32(VERSION);
+        out.put_u32(0);
+        out.put_u64(self.compatible);
+        out.put_u64(self.read_only_compatible);
+        out.put_u64(self.incompatible);
+        out.extend_from_slice(&self.uuid.0);
+        out.put_u64(addr.0);
+        out.put_u64(self.txg.0);
+        out.put_u64(self.blocks);
+        out.put_u64(self.name_seed);
+        out.put_u32(self.next_subvol.0);
+        out.put_u32(0);
+        out.put_u64(self.free_blocks);
+        NodePtr::encode_optional(self.forest, &mut out);
+        out.put_u8(self.forest_level);
+        out.put_zeros(7);
+        self.alloc.encode(&mut out);
+        out.put_u64(self.journal.position);
+        out.put_u64(self.journal.sequence);
+        out.put_u64(self.journal.previous);
+        out.put_u64(self.created as u64);
+        out.extend_from_slice(self.label.as_bytes());
+        out.put_zeros(CHECKSUM_AT - out.len());
+        let checksum = crc64(&out);
+        out.put_u64(checksum);
+        Blocks::from_bytes(&out)
+    }
+
+    /// Decodes the block read from `addr`.
+    pub fn decode(bytes: &[u8], addr: BlockAddr) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes.get(..BLOCK_SIZE).ok_or(DecodeError::Short)?);
+        if reader.bytes(8)? != MAGIC {
+            return Err(DecodeError::Invalid("magic"));
+        }
+        if crc64(&bytes[..CHECKSUM_AT]).to_le_bytes() != bytes[CHECKSUM_AT..BLOCK_SIZE] {
+            return Err(DecodeError::Invalid("checksum"));
+        }
+        if reader.u32()? != VERSION {
+            return Err(DecodeError::Invalid("version"));
+        }
+        reader.zeros(4)?;
+        let compatible = reader.u64()?;
+        let read_only_compatible = reader.u64()?;
+        let incompatible = reader.u64()?;
+        let uuid = Uuid(reader.array()?);
+        if reader.u64()? != addr.0 {
+            return Err(DecodeError::Invalid("own address"));
+        }
+        let txg = Txg(reader.u64()?);
+        let blocks = reader.u64()?;
+        let name_seed = reader.u64()?;
+        let next_subvol = SubvolId(reader.u32()?);
+        reader.zeros(4)?;
+        let free_blocks = reader.u64()?;
+        let forest = NodePtr::decode_optional(&mut reader)?;
+        let forest_level = reader.u8()?;
+        reader.zeros(7)?;
+        let alloc = PageRef::decode(&mut reader)?;
+        let journal = JournalStart {
+            position: reader.u64()?,
+            sequence: reader.u64()?,
+            previous: reader.u64()?,
+        };
+        let created = reader.u64()? as i64;
+        let label = reader.bytes(LABEL_LENGTH_MAX)?;
+        let length = label.iter().position(|byte| *byte == 0).unwrap_or(label.len());
+        let label = String::from_utf8_lossy(&label[..length]).into_owned();
+        Ok(Self {
+            compatible,
+            read_only_compatible,
+            incompatible,
+            uuid,
+            txg,
+            blocks,
+            name_seed,
+            next_subvol,
+            free_blocks,
+            forest,
+            forest_level,
+            alloc,
+            journal,
+            created,
+            label,
+        })
+    }
+}

@@ -1,0 +1,365 @@
+//! The local map: one filesystem on one device, used by many threads.
+//!
+//! ```text
+//! operation ── locks objects ── reads View ── collects Changes ── apply ─┬─ memtable
+//!                                                                        ├─ journal buffer
+//! write ─────────────────────── accepted bytes (FileState) ─ writeback ──┴─ allocation map
+//!
+//! commit: writeback, freeze, merge into the trees, pages, flush, superblock
+//! ```
+//!
+//! Lock order, from the outermost: the commit lock; a file's writeback lock; object locks (see
+//! [`crate::locks`]); the gate; then leaves (memtable shards, allocation groups, the journal's
+//! buffer, dirty bytes), each held alone and briefly. No lock but those of the commit and of a
+//! writeback is held while the device writes; object locks are held shared while it reads.
+//!
+//! The gate is passed by everyone who applies changes and closed for the moment of a freeze, so
+//! each batch belongs to one transaction group entirely.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use gabion_base::disk::{Disk, DiskError};
+use gabion_base::ids::{SubvolId, Txg, Uuid};
+use gabion_base::sync::{Condvar, Mutex, RwLock};
+
+use crate::alloc::Allocator;
+use crate::error::MapError;
+use crate::file::FileTable;
+use crate::format::item::SubvolRecord;
+use crate::format::journal::FreedRun;
+use crate::format::superblock::Superblock;
+use crate::journal::Journal;
+use crate::key::FileId;
+use crate::locks::LockTable;
+use crate::space::{Space, Uncommitted};
+use crate::store::NodeCache;
+use crate::tree::NodeStore;
+use crate::view::View;
+
+/// How much memory the map may use, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Cached tree nodes.
+    pub nodes: u64,
+    /// Accepted bytes that are not written yet. Writers wait when there are more.
+    pub dirty: u64,
+    /// Items that are not committed yet. Operations wait when there are more.
+    pub items: u64,
+}
+
+impl Limits {
+    /// Divides `bytes` of memory, of which at least 4 MiB are used.
+    pub fn within(bytes: u64) -> Self {
+        let bytes = bytes.max(4 << 20);
+        Self { nodes: bytes / 4, dirty: bytes / 3, items: bytes / 8 }
+    }
+}
+
+/// Whether a filesystem may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Yes.
+    ReadWrite,
+    /// No: the journal is replayed in memory only.
+    ReadOnly,
+}
+
+/// What waits for somebody with time on his hands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Accepted bytes should be written.
+    pub writeback: bool,
+    /// A commit should be made.
+    pub commit: bool,
+}
+
+/// A subvolume as it is now.
+pub(crate) struct Subvol {
+    pub(crate) record: SubvolRecord,
+    pub(crate) next_ino: AtomicU64,
+}
+
+/// One filesystem.
+pub struct LocalMap {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) uuid: Uuid,
+    pub(crate) mode: OpenMode,
+    pub(crate) limits: Limits,
+    pub(crate) nodes: NodeCache,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) gate: RwLock<()>,
+    pub(crate) locks: LockTable,
+    pub(crate) files: FileTable,
+    pub(crate) alloc: Allocator,
+    pub(crate) space: Space,
+    pub(crate) journal: Journal,
+    pub(crate) subvols: RwLock<BTreeMap<SubvolId, Subvol>>,
+    /// Blocks that died while a snapshot needs them, by transaction group.
+    pub(crate) dead: Mutex<BTreeMap<Txg, Vec<(SubvolId, FreedRun)>>>,
+    /// The last durable superblock. Its lock is the commit lock.
+    pub(crate) superblock: Mutex<Superblock>,
+    pub(crate) committed: AtomicU64,
+    pub(crate) tree_nodes: AtomicU64,
+    pub(crate) dirty_blocks: AtomicU64,
+    pub(crate) journaled_bytes: AtomicU64,
+    /// How many readers hold each committed state.
+    pub(crate) pins: Mutex<BTreeMap<Txg, usize>>,
+    stopped: Mutex<Option<String>>,
+    pressure: Mutex<Pressure>,
+    pressed: Condvar,
+}
+
+/// What a map consists of when it is opened.
+pub(crate) struct Parts {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) mode: OpenMode,
+    pub(crate) limits: Limits,
+    pub(crate) nodes: NodeCache,
+    pub(crate) view: View,
+    pub(crate) alloc: Allocator,
+    pub(crate) journal: Journal,
+    pub(crate) subvols: BTreeMap<SubvolId, SubvolRecord>,
+    pub(crate) superblock: Superblock,
+}
+
+/// Space in numbers, in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceReport {
+    /// Blocks that files and their items can occupy in all.
+    pub total: u64,
+    /// Blocks that can still be filled.
+    pub available: u64,
+    /// Blocks in use, including those that wait for a commit to be free.
+    pub used: u64,
+}
+
+/// What the map is doing, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The last durable commit.
+    pub committed: Txg,
+    /// Bytes accepted but not written.
+    pub dirty_bytes: u64,
+    /// Bytes of items not committed.
+    pub item_bytes: u64,
+    /// Bytes in the journal's buffer.
+    pub journal_bytes: u64,
+}
+
+impl LocalMap {
+    pub(crate) fn assemble(parts: Parts) -> Self {
+        let space = Space::new(parts.alloc.layout());
+        let tree_nodes = parts.subvols.values().map(|record| record.nodes).sum();
+        let subvols = parts.subvols.into_iter().map(|(id, record)| {
+            let next_ino = AtomicU64::new(record.next_ino);
+            (id, Subvol { record, next_ino })
+        });
+        Self {
+            disk: parts.disk,
+            uuid: parts.superblock.uuid,
+            mode: parts.mode,
+            limits: parts.limits,
+            nodes: parts.nodes,
+            view: ArcSwap::from_pointee(parts.view),
+            gate: RwLock::new(()),
+            locks: LockTable::new(),
+            files: FileTable::new(),
+            alloc: parts.alloc,
+            space,
+            journal: parts.journal,
+            subvols: RwLock::new(subvols.collect()),
+            dead: Mutex::default(),
+            committed: AtomicU64::new(parts.superblock.txg.0),
+            superblock: Mutex::new(parts.superblock),
+            tree_nodes: AtomicU64::new(tree_nodes),
+            dirty_blocks: AtomicU64::new(0),
+            journaled_bytes: AtomicU64::new(0),
+            pins: Mutex::default(),
+            stopped: Mutex::default(),
+            pressure: Mutex::default(),
+            pressed: Condvar::new(),
+        }
+    }
+
+    /// The filesystem's identity.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Whether it may be changed.
+    pub fn mode(&self) -> OpenMode {
+        self.mode
+    }
+
+    /// The last durable superblock.
+    pub fn superblock(&self) -> Superblock {
+        self.superblock.lock().clone()
+    }
+
+    /// Seed of name hashes.
+    pub fn name_seed(&self) -> u64 {
+        self.superblock.lock().name_seed
+    }
+
+    /// All subvolumes, oldest first.
+    pub fn subvolumes(&self) -> Vec<(SubvolId, SubvolRecord)> {
+        let subvols = self.subvols.read();
+        subvols.iter().map(|(id, subvol)| (*id, subvol.record.clone())).collect()
+    }
+
+    /// Space in numbers. `used + available` is less than `total` by the reserve, by promises, and
+    /// by what the next commit may need.
+    pub fn space(&self) -> SpaceReport {
+        let layout = self.alloc.layout();
+        let free = self.alloc.free();
+        // Fixed structures and the reserve are no part of what can be filled.
+        let fixed: u64 = (0..layout.groups)
+            .map(|group| if group == 0 { layout.journal.0 + layout.journal_blocks } else { 2 })
+            .sum::<u64>()
+            + crate::layout::SLOTS_EACH_END;
+        let total = layout.blocks.saturating_sub(fixed + 4 * layout.reserve_clusters);
+        let available = self.space.available(free, self.uncommitted()).max(0) as u64;
+        let available = available.min(total);
+        SpaceReport { total, available, used: total - available }
+    }
+
+    /// What the map is doing.
+    pub fn activity(&self) -> Activity {
+        Activity {
+            committed: Txg(self.committed.load(Ordering::Acquire)),
+            dirty_bytes: self.dirty_bytes(),
+            item_bytes: self.uncommitted().bytes,
+            journal_bytes: self.journal.waiting_bytes(),
+        }
+    }
+
+    /// Fails if the map must not be changed, or no longer can.
+    pub fn check_writable(&self) -> Result<(), MapError> {
+        if self.mode == OpenMode::ReadOnly {
+            return Err(MapError::ReadOnly);
+        }
+        match &*self.stopped.lock() {
+            None => Ok(()),
+            Some(cause) => Err(MapError::Stopped { uuid: self.uuid, cause: cause.clone() }),
+        }
+    }
+
+    /// The error that made the map stop writing, if one did.
+    pub fn stopped(&self) -> Option<String> {
+        self.stopped.lock().clone()
+    }
+
+    /// After this failure the state on disk is no longer known: nothing more is written, what was
+    /// committed or journaled before stays.
+    pub(crate) fn stop(&self, failure: &MapError) {
+        self.stopped.lock().get_or_insert_with(|| failure.to_string());
+        let failure = match failure {
+            MapError::Disk(failure) => failure.clone(),
+            other => DiskError::Io {
+                device: self.disk.name(),
+                operation: "commit",
+                addr: gabion_base::ids::BlockAddr(0),
+                source: Arc::new(std::io::Error::other(other.to_string())),
+            },
+        };
+        self.journal.fail(failure);
+        self.press(|pressure| pressure.commit = true);
+    }
+
+    /// Changes that are in no commit yet.
+    pub(crate) fn uncommitted(&self) -> Uncommitted {
+        let view = self.view.load();
+        let nodes = self.tree_nodes.load(Ordering::Relaxed);
+        let mut sum =
+            Uncommitted { bytes: view.active.bytes(), objects: view.active.objects(), nodes };
+        if let Some(frozen) = &view.frozen {
+            sum.bytes += frozen.bytes();
+            sum.objects += frozen.objects();
+        }
+        sum
+    }
+
+    /// Bytes accepted but not written.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_blocks.load(Ordering::Relaxed) * gabion_base::BLOCK_SIZE as u64
+    }
+
+    /// Reads from the current view. A reader that is overtaken by a commit may find blocks of its
+    /// older trees used again; it then reads once more from the newer ones.
+    pub(crate) fn reading<T>(
+        &self,
+        read: impl Fn(&View, &dyn NodeStore) -> Result<T, MapError>,
+    ) -> Result<T, MapError> {
+        loop {
+            let view = self.view.load();
+            match read(&view, &self.nodes) {
+                Err(MapError::Corrupt { .. })
+                    if !Arc::ptr_eq(&view.roots, &self.view.load().roots) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits until there is something to do, or for `patience`. For the threads that do it.
+    pub fn wait_for_pressure(&self, patience: Duration) -> Pressure {
+        let mut pressure = self.pressure.lock();
+        if *pressure == Pressure::default() {
+            self.pressed.wait_for(&mut pressure, patience);
+        }
+        std::mem::take(&mut pressure)
+    }
+
+    /// Wakes whoever waits for pressure.
+    pub fn wake(&self) {
+        self.pressed.notify_all();
+    }
+
+    fn press(&self, add: impl FnOnce(&mut Pressure)) {
+        add(&mut self.pressure.lock());
+        self.pressed.notify_all();
+    }
+
+    /// After a change: asks for help when limits come near, and helps itself when they are passed,
+    /// so that memory is bounded and writers go at the disk's speed. No locks are held.
+    pub(crate) fn relieve(&self) -> Result<(), MapError> {
+        let dirty = self.dirty_bytes();
+        if dirty > self.limits.dirty / 4 {
+            self.press(|pressure| pressure.writeback = true);
+            if dirty > self.limits.dirty {
+                self.write_back_some()?;
+            }
+        }
+        let items = self.uncommitted();
+        let large = |limit: u64| items.bytes > limit || self.journal.waiting_bytes() > limit;
+        if large(self.limits.items / 2) || self.space.wants_commit(items) {
+            self.press(|pressure| pressure.commit = true);
+            if large(self.limits.items) || self.space.wants_commit(items) {
+                self.commit()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a subvolume's blocks go when they die: onto a deadlist if a snapshot needs them.
+    pub(crate) fn snapshot_needing(&self, freed: &FreedRun) -> Option<SubvolId> {
+        let subvols = self.subvols.read();
+        let record = &subvols.get(&freed.subvol)?.record;
+        (record.newest_snapshot != SubvolId(0) && freed.birth <= record.newest_snapshot_birth)
+            .then_some(record.newest_snapshot)
+    }
+
+    /// The size of a file that is not in motion, from its item.
+    pub(crate) fn item_extent(&self, file: FileId) -> Result<crate::txn::FileExtent, MapError> {
+        let key = file.key(crate::key::Kind::FILE, 0);
+        let value = self.reading(|view, store| view.get(store, key))?;
+        match value {
+            None => Ok(crate::txn::FileExtent::default()),
+            Some(value) => crate::format::item::decode_file(&value)
+                .map_err(|source| MapError::BadItem { key, source }),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Making a filesystem, and opening one: superblock, allocation map, forest, journal.
+//!
+//! Opening costs the length of the journal, never the size of the filesystem. Nothing of what is
+//! read is trusted before it is checked: wrong bytes give an error that says what is wrong where.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::disk::{Disk, Durability};
+use gabion_base::ids::{BlockAddr, Ino, SubvolId, Uuid};
+
+use crate::alloc::Allocator;
+use crate::changes::Changes;
+use crate::commit::FOREST;
+use crate::error::MapError;
+use crate::format::alloc::PageRef;
+use crate::format::item::SubvolRecord;
+use crate::format::journal::Batch;
+use crate::format::superblock::{
+    INCOMPATIBLE, JournalStart, MAGIC, READ_ONLY_COMPATIBLE, Superblock,
+};
+use crate::journal::{Journal, replay};
+use crate::key::{FileId, Key, Kind};
+use crate::layout::{BLOCKS_MIN, HEAD_SLOTS, Layout, SLOTS_EACH_END};
+use crate::map::{Limits, LocalMap, OpenMode, Parts};
+use crate::memtable::Memtable;
+use crate::store::NodeCache;
+use crate::tree::{Root, Tree};
+use crate::view::View;
+
+/// Zeros that are written at once, in blocks (1 MiB).
+const ZERO_BLOCKS: usize = 256;
+/// Inode numbers end here: twice as many as anybody will make, half of what a counter holds.
+const INO_MAX: u64 = 1 << 63;
+
+/// What a new filesystem shall be.
+#[derive(Clone, Debug)]
+pub struct FormatOptions {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its label, at most 64 bytes.
+    pub label: String,
+    /// A random number: the seed of name hashes.
+    pub name_seed: u64,
+    /// Now, in seconds since 1970.
+    pub created: i64,
+    /// Its length in blocks; the whole device if not given.
+    pub blocks: Option<u64>,
+}
+
+/// A superblock slot as it stands on the device.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Where it is.
+    pub addr: BlockAddr,
+    /// What is in it, or why it cannot be read.
+    pub content: Result<Superblock, String>,
+}
+
+/// Makes an empty filesystem: no subvolumes, nothing in use. Whatever was on the device is lost.
+pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<Superblock, MapError> {
+    let blocks = options.blocks.unwrap_or(disk.blocks()).min(disk.blocks());
+    let layout = Layout::new(blocks)?;
+    // Old superblocks must not be found again. The journal's ring is written with real zeros, so
+    // that the first writes to it find their place on the medium below already.
+    zero(&**disk, BlockAddr(0), HEAD_SLOTS + SLOTS_EACH_END)?;
+    zero(&**disk, BlockAddr(layout.blocks - SLOTS_EACH_END), SLOTS_EACH_END)?;
+    zero(&**disk, layout.journal, layout.journal_blocks)?;
+    disk.flush()?;
+    let alloc = Allocator::format(Arc::clone(disk), options.uuid, layout.clone());
+    let free = alloc.free().now as u64;
+    let superblock = Superblock {
+        compatible: 0,
+        read_only_compatible: 0,
+        incompatible: 0,
+        uuid: options.uuid,
+        txg: gabion_base::ids::Txg(1),
+        blocks: layout.blocks,
+        name_seed: options.name_seed,
+        next_subvol: SubvolId(1),
+        free_blocks: free,
+        forest: None,
+        forest_level: 0,
+        alloc: PageRef::default(),
+        journal: JournalStart { position: 0, sequence: 1, previous: options.name_seed },
+        created: options.created,
+        label: options.label.clone(),
+    };
+    let addr = layout.slot(superblock.txg.0 % Layout::slots());
+    disk.write(addr, BlockSlice::new(superblock.encode(addr)), Durability::Fua)?;
+    Ok(superblock)
+}
+
+fn zero(disk: &dyn Disk, addr: BlockAddr, count: u64) -> Result<(), MapError> {
+    let zeros = BlockSlice::new(Blocks::zeroed(ZERO_BLOCKS));
+    let mut done = 0;
+    while done < count {
+        let part = (count - done).min(ZERO_BLOCKS as u64);
+        let slice = zeros.part(0, part as usize);
+        disk.write(addr.plus(done), slice, Durability::Cached)?;
+        done += part;
+    }
+    Ok(())
+}
+
+/// All superblock slots of a device, newest commit last, unreadable ones first.
+pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
+    let blocks = disk.blocks();
+    let mut places: Vec<BlockAddr> = (0..SLOTS_EACH_END)
+        .map(|index| BlockAddr(HEAD_SLOTS + index))
+        .filter(|addr| addr.0 < blocks)
+        .collect();
+    let mut slots = Vec::new();
+    let mut tail_known = false;
+    while let Some(addr) = places.pop() {
+        let mut block = Blocks::zeroed(1);
+        disk.read(addr, &mut block)?;
+        let content = Superblock::decode(block.bytes(), addr).map_err(|reason| match reason {
+            _ if block.bytes().iter().all(|byte| *byte == 0) => "empty".to_string(),
+            _ if !block.bytes().starts_with(MAGIC) => "no superblock".to_string(),
+            reason => reason.to_string(),
+        });
+        // The tail slots stand at the filesystem's end, which need not be the device's.
+        let end = content.as_ref().map(|superblock| superblock.blocks);
+        if !tail_known && (end.is_ok() || places.is_empty()) {
+            tail_known = true;
+            let end = end.unwrap_or(blocks).min(blocks);
+            let tail = end.saturating_sub(SLOTS_EACH_END).max(HEAD_SLOTS + SLOTS_EACH_END);
+            let mut all: Vec<_> = (tail..end).map(BlockAddr).collect();
+            all.append(&mut places);
+            places = all;
+        }
+        slots.push(Slot { addr, content });
+    }
+    slots.sort_by_key(|slot| slot.content.as_ref().map(|superblock| superblock.txg).ok());
+    Ok(slots)
+}
+
+/// The superblock to go on from.
+fn newest(disk: &dyn Disk) -> Result<Superblock, MapError> {
+    let slots = superblocks(disk)?;
+    let device = || disk.name().to_string();
+    let newest = slots.iter().rev().find_map(|slot| slot.content.as_ref().ok());
+    let Some(newest) = newest else {
+        let damaged = slots.iter().filter_map(|slot| slot.content.as_ref().err());
+        let mut damaged =
+            damaged.filter(|reason| !matches!(reason.as_str(), "empty" | "no superblock"));
+        let reason = match damaged.next() {
+            Some(reason) => format!("its superblocks are damaged ({reason} is wrong)"),
+            None => "no superblock was found; `gabion mkfs` makes one".to_string(),
+        };
+        return Err(MapError::NotGabion { device: device(), reason });
+    };
+    let unknown = newest.incompatible & !INCOMPATIBLE;
+    if unknown != 0 {
+        let set = "incompatible";
+        return Err(MapError::UnknownFeatures { device: device(), set, bits: unknown });
+    }
+    if newest.blocks > disk.blocks() {
+        let (actual, needed) = (disk.blocks(), newest.blocks);
+        return Err(MapError::Truncated { device: device(), actual, needed });
+    }
+    Ok(newest.clone())
+}
+
+impl LocalMap {
+    /// Opens the filesystem on `disk` and replays its journal.
+    pub fn open(disk: Arc<dyn Disk>, mode: OpenMode, limits: Limits) -> Result<Self, MapError> {
+        let superblock = newest(&*disk)?;
+        let uuid = superblock.uuid;
+        let unknown = superblock.read_only_compatible & !READ_ONLY_COMPATIBLE;
+        if mode == OpenMode::ReadWrite && unknown != 0 {
+            let (device, set) = (disk.name().to_string(), "read-only compatible");
+            return Err(MapError::UnknownFeatures { device, set, bits: unknown });
+        }
+        let damaged = |reason| {
+            let addr = BlockAddr(HEAD_SLOTS);
+            MapError::Corrupt { structure: "superblock", addr, reason }
+        };
+        if superblock.blocks < BLOCKS_MIN {
+            return Err(damaged("its length is impossible"));
+        }
+        let layout = Layout::new(superblock.blocks)?;
+        if superblock.journal.position > layout.journal_blocks || superblock.txg.0 >= INO_MAX {
+            return Err(damaged("its journal or transaction group is impossible"));
+        }
+        let alloc = Allocator::open(
+            Arc::clone(&disk),
+            uuid,
+            layout.clone(),
+            superblock.alloc,
+            superblock.txg,
+        )?;
+        let nodes = NodeCache::new(Arc::clone(&disk), uuid, limits.nodes);
+        let subvols = read_forest(&nodes, &superblock)?;
+        let root = |record: &SubvolRecord| Root { ptr: record.root, level: record.level };
+        let roots = subvols.iter().map(|(id, record)| (*id, root(record))).collect();
+        let txg = superblock.txg.next();
+        let view =
+            View { active: Arc::new(Memtable::new(txg)), frozen: None, roots: Arc::new(roots) };
+        let journal = Journal::new(Arc::clone(&disk), uuid, &layout, superblock.journal);
+        let start = superblock.journal;
+        let mut map = Self::assemble(Parts {
+            disk: Arc::clone(&disk),
+            mode,
+            limits,
+            nodes,
+            view,
+            alloc,
+            journal,
+            subvols,
+            superblock,
+        });
+        let mut batches = 0_u64;
+        let next = replay(&*disk, uuid, &layout, start, |batch| {
+            batches += 1;
+            map.replay_batch(batch)
+        })?;
+        if mode == OpenMode::ReadWrite {
+            // The ring beyond the last whole unit may hold a torn one. Start behind what was
+            // replayed, and make that durable by a commit before anything else.
+            map.journal = Journal::resume(Arc::clone(&disk), uuid, &layout, start, next);
+            if batches > 0 {
+                map.commit()?;
+            }
+        }
+        Ok(map)
+    }
+
+    /// Applies a batch of the journal, exactly as when it was made, but for the journal itself.
+    fn replay_batch(&self, batch: Batch) -> Result<(), MapError> {
+        let corrupt = |reason| MapError::Corrupt {
+            structure: "journal unit",
+            addr: self.alloc.layout().journal,
+            reason,
+        };
+        let view = self.view.load();
+        let txg = view.active.txg();
+        let subvols = self.subvols.read();
+        for (key, _) in &batch.items {
+            let subvol = subvols.get(&key.subvol);
+            let subvol = subvol.ok_or(corrupt("an item of a subvolume that does not exist"))?;
+            if key.ino.0 >= INO_MAX {
+                return Err(corrupt("an inode number that is impossible"));
+            }
+            subvol.next_ino.fetch_max(key.ino.0 + 1, Ordering::AcqRel);
+        }
+        drop(subvols);
+        for run in &batch.allocated {
+            self.alloc.take(*run, txg)?;
+        }
+        let allocated = Batch { allocated: Vec::new(), ..batch };
+        self.apply_replayed(Changes { batch: allocated, ..Changes::default() })
+    }
+}
+
+/// The records of all subvolumes.
+fn read_forest(
+    nodes: &NodeCache,
+    superblock: &Superblock,
+) -> Result<BTreeMap<SubvolId, SubvolRecord>, MapError> {
+    let root = Root { ptr: superblock.forest, level: superblock.forest_level };
+    let tree = Tree::new(nodes, root, FOREST);
+    let mut records = BTreeMap::new();
+    let mut cursor = tree.cursor(Key::first(FOREST))?;
+    while let Some((key, value)) = cursor.item() {
+        if key.kind == Kind::SUBVOLUME {
+            let bad = |source| MapError::BadItem { key, source };
+            let record = SubvolRecord::decode(value).map_err(bad)?;
+            let id = u32::try_from(key.ino.0)
+                .map_err(|_| bad(gabion_base::codec::DecodeError::Invalid("subvolume id")))?;
+            records.insert(SubvolId(id), record);
+        }
+        // A subvolume may have any number of dead runs after its record: skip them.
+        let Some(next) = key.ino.0.checked_add(1) else { break };
+        cursor.seek(FileId::new(FOREST, Ino(next)).key(Kind(0), 0))?;
+    }
+    Ok(records)
+}
+
+const _: () = assert!(BLOCK_SIZE == 4096, "the format's block size");

@@ -111,8 +111,13 @@ struct Slot {
 }
 
 /// A request in flight.
-pub struct Ticket {
-    slot: Arc<Slot>,
+pub struct Ticket(Flight);
+
+enum Flight {
+    /// Somebody else completes it.
+    Shared(Arc<Slot>),
+    /// It happens when it is waited for.
+    Deferred(Box<dyn FnOnce() -> DiskResult + Send>),
 }
 
 /// The device's end of a request in flight.
@@ -124,23 +129,33 @@ impl Ticket {
     /// A request in flight and the end by which the device completes it.
     pub fn pair() -> (Self, Completion) {
         let slot = Arc::new(Slot { outcome: Mutex::new(None), done: Condvar::new() });
-        (Self { slot: Arc::clone(&slot) }, Completion { slot })
+        (Self(Flight::Shared(Arc::clone(&slot))), Completion { slot })
     }
 
     /// A request that has completed already.
     pub fn ready(outcome: DiskResult) -> Self {
         let slot = Arc::new(Slot { outcome: Mutex::new(Some(outcome)), done: Condvar::new() });
-        Self { slot }
+        Self(Flight::Shared(slot))
+    }
+
+    /// A request that completes when it is waited for: what a simulated device uses, so that
+    /// whoever goes on without waiting is found out.
+    pub fn deferred(complete: impl FnOnce() -> DiskResult + Send + 'static) -> Self {
+        Self(Flight::Deferred(Box::new(complete)))
     }
 
     /// Waits for the outcome. Bounded by the device's own deadline for a request.
     pub fn wait(self) -> DiskResult {
-        let mut outcome = self.slot.outcome.lock();
+        let slot = match self.0 {
+            Flight::Shared(slot) => slot,
+            Flight::Deferred(complete) => return complete(),
+        };
+        let mut outcome = slot.outcome.lock();
         loop {
             if let Some(result) = outcome.take() {
                 return result;
             }
-            self.slot.done.wait(&mut outcome);
+            slot.done.wait(&mut outcome);
         }
     }
 }

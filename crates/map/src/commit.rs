@@ -49,14 +49,17 @@ const DISCARD_BLOCKS_MIN: u32 = 16;
 /// The forest's own id, as owner of its nodes and in its keys.
 pub(crate) const FOREST: SubvolId = SubvolId(0);
 
+type Roots = BTreeMap<SubvolId, Root>;
+type Records = BTreeMap<SubvolId, SubvolRecord>;
+
 /// What a freeze hands to the rest of the commit.
 struct Frozen {
     txg: Txg,
     table: Arc<Memtable>,
     /// Subvolumes as this commit writes them, but for their roots.
-    subvols: BTreeMap<SubvolId, SubvolRecord>,
+    subvols: Records,
     /// The newest snapshots as the frozen operations saw them.
-    before: BTreeMap<SubvolId, SubvolRecord>,
+    before: Records,
     /// The snapshot that this commit makes, and of what.
     snapshot: Option<(SubvolId, SubvolId)>,
     required: Position,
@@ -230,10 +233,7 @@ impl LocalMap {
     }
 
     /// Step 3 for the subvolumes: their new roots, and the records of those that changed.
-    fn merge_subvolumes(
-        &self,
-        frozen: &Frozen,
-    ) -> Result<(BTreeMap<SubvolId, Root>, BTreeMap<SubvolId, SubvolRecord>), MapError> {
+    fn merge_subvolumes(&self, frozen: &Frozen) -> Result<(Roots, Records), MapError> {
         let view = self.view.load_full();
         let mut roots = (*view.roots).clone();
         let mut records = frozen.subvols.clone();
@@ -300,7 +300,7 @@ impl LocalMap {
         &self,
         superblock: &Superblock,
         frozen: &Frozen,
-        records: &BTreeMap<SubvolId, SubvolRecord>,
+        records: &Records,
     ) -> Result<Root, MapError> {
         let root = Root { ptr: superblock.forest, level: superblock.forest_level };
         let tree = Tree::new(&self.nodes, root, FOREST);
@@ -356,7 +356,7 @@ impl LocalMap {
     }
 
     /// Step 6: readers see the new trees.
-    fn publish(&self, roots: BTreeMap<SubvolId, Root>, records: &BTreeMap<SubvolId, SubvolRecord>) {
+    fn publish(&self, roots: Roots, records: &BTreeMap<SubvolId, SubvolRecord>) {
         let mut subvols = self.subvols.write();
         let mut nodes = 0;
         for (id, record) in records {

@@ -242,7 +242,7 @@ impl LocalTxn<'_> {
     /// Accepted bytes of blocks `from..to` are void, or are in items of this batch now.
     pub(crate) fn drop_accepted(&mut self, file: FileId, from: u64, to: u64) {
         let from = from * BLOCK;
-        let to = to.checked_mul(BLOCK).unwrap_or(u64::MAX);
+        let to = to.saturating_mul(BLOCK);
         self.changes.batch.dropped.push(DroppedRange { file, from, to });
     }
 

@@ -37,12 +37,13 @@ pub struct Held<'a> {
     guards: Vec<(usize, Guard<'a>)>,
 }
 
-impl LockTable {
-    /// All unlocked.
-    pub fn new() -> Self {
+impl Default for LockTable {
+    fn default() -> Self {
         Self { slots: (0..SLOTS).map(|_| RwLock::new(())).collect() }
     }
+}
 
+impl LockTable {
     fn slot(file: FileId) -> usize {
         (spread(file) >> 40) as usize % SLOTS
     }
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_lock_is_upgraded_only_by_starting_again() {
-        let table = LockTable::new();
+        let table = LockTable::default();
         let file = FileId::new(SubvolId(1), Ino(9));
         let mut wanted = Wanted::default();
         let mut held = Held::acquire(&table, &wanted);

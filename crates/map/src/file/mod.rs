@@ -133,12 +133,13 @@ pub struct FileTable {
     shards: Vec<Mutex<States>>,
 }
 
-impl FileTable {
-    /// None.
-    pub fn new() -> Self {
+impl Default for FileTable {
+    fn default() -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
+}
 
+impl FileTable {
     /// The state of `file`, if it is in motion.
     pub fn find(&self, file: FileId) -> Option<Arc<FileState>> {
         self.shard(file).lock().get(&file).cloned()

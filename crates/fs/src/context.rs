@@ -1,14 +1,15 @@
 //! What every operation is told: by whom, when, and how names are hashed here.
 
 use gabion_base::time::Timestamp;
+use gabion_map::FileId;
 
 use crate::caller::Caller;
 
 /// The circumstances of one operation. All attempts at one operation get the same.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Seed of the hashes of names, a property of the filesystem. It is secret enough to keep
-    /// strangers from choosing names that share a hash.
+    /// Seed of the hashes of names, a property of the filesystem: names that share a hash on one
+    /// do not on another.
     pub seed: u64,
     /// The time to be recorded. A coarse clock makes a series of writes cheaper: the write that
     /// finds its own time recorded already changes no item.
@@ -29,11 +30,11 @@ pub enum OpenState {
 /// Knows what is open. Asked about an object while the operation holds it exclusively.
 pub trait Opens {
     /// Whether `file` is open anywhere.
-    fn open_state(&self, file: gabion_map::FileId) -> OpenState;
+    fn open_state(&self, file: FileId) -> OpenState;
 }
 
-impl<F: Fn(gabion_map::FileId) -> OpenState> Opens for F {
-    fn open_state(&self, file: gabion_map::FileId) -> OpenState {
+impl<F: Fn(FileId) -> OpenState> Opens for F {
+    fn open_state(&self, file: FileId) -> OpenState {
         self(file)
     }
 }

@@ -40,8 +40,6 @@ pub struct CopyRequest {
 }
 
 /// Makes the first step of `request` and says how many bytes it copied; 0 at the source's end.
-///
-/// `UnwrittenBytes`: sharing blocks needs that file flushed first.
 pub fn copy_range<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,
@@ -50,6 +48,10 @@ pub fn copy_range<T: Txn + ?Sized>(
 ) -> Result<u64> {
     let CopyRequest { source, source_offset, target, target_offset, length } = *request;
     txn.lock(target, LockMode::Exclusive)?;
+    if may_share(request) {
+        // The source learns that its blocks have one more owner.
+        txn.lock(source, LockMode::Exclusive)?;
+    }
     let source_inode = object::load(txn, source)?;
     let mut target_inode = object::load(txn, target)?;
     object::require_regular(&source_inode)?;
@@ -71,11 +73,6 @@ pub fn copy_range<T: Txn + ?Sized>(
     let step = step(request, length, left, txn.file(target)?.size);
     match step {
         Step::Share(length) => {
-            for file in [source, target] {
-                if txn.has_unwritten_bytes(file)? {
-                    return Err(Error::UnwrittenBytes(file));
-                }
-            }
             bytes::record_change(txn, ctx, target, &mut target_inode, privileges)?;
             txn.share(source, source_offset, target, target_offset, length)?;
             Ok(length)
@@ -97,16 +94,20 @@ enum Step {
 
 /// Decides on the step for `length` bytes, of which the source has `left` from here on.
 fn step(request: &CopyRequest, length: u64, left: u64, target_size: u64) -> Step {
-    let head = request.source_offset % BLOCK;
-    let may_share =
-        request.source.subvol == request.target.subvol && head == request.target_offset % BLOCK;
-    if !may_share {
+    if !may_share(request) {
         return Step::Copy(length.min(COPY_STEP as u64) as usize);
     }
+    let head = request.source_offset % BLOCK;
     if head != 0 {
         return Step::Copy(length.min(BLOCK - head) as usize);
     }
     let ends_both = length == left && request.target_offset + length >= target_size;
     let shared = if ends_both { length } else { length - length % BLOCK };
     if shared == 0 { Step::Copy(length as usize) } else { Step::Share(shared) }
+}
+
+/// Whether some part of the range could be shared.
+fn may_share(request: &CopyRequest) -> bool {
+    request.source.subvol == request.target.subvol
+        && request.source_offset % BLOCK == request.target_offset % BLOCK
 }

@@ -5,7 +5,7 @@
 //! the directory has a default ACL, by that instead. Nothing is checked twice: what the kernel
 //! checks is left to it, see [`Trust`](crate::Trust).
 
-use gabion_base::ids::SubvolId;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_map::{FileId, Kind, LockMode, Txn};
 
 use crate::attributes::{self, Attributes};
@@ -141,6 +141,8 @@ pub fn mkdir<T: Txn + ?Sized>(
     name: &[u8],
     permissions: u32,
 ) -> Result<Attributes> {
+    // A directory has set-user and set-group only by inheritance or by chmod.
+    let permissions = permissions & (mode::PERMISSIONS | mode::STICKY);
     add_absent(txn, ctx, parent, name, &NewObject::new(FileType::Directory, permissions))
 }
 
@@ -348,7 +350,7 @@ fn blank(ctx: &Context, file_type: FileType) -> Inode {
         rdev: 0,
         // Numbers are used once in a history; the time tells histories apart.
         generation: (now.seconds as u64) << 30 | u64::from(now.nanos),
-        parent: gabion_base::ids::Ino(0),
+        parent: Ino(0),
         length: 0,
         change: 0,
         atime: now,

@@ -1,8 +1,8 @@
 //! Why an operation has no result: another attempt is needed, the world failed, or the caller
 //! asked for something that the rules of files refuse.
 //!
-//! The variants of the third kind are ordinary results in words; [`errno`](crate::errno()) is the one
-//! table that makes numbers of them.
+//! The variants of the third kind are ordinary results in words; [`errno`](crate::errno()) is the
+//! one table that makes numbers of them.
 
 use gabion_map::txn::Failure;
 use gabion_map::{FileId, LockMode, MapError, Stop};
@@ -17,7 +17,8 @@ pub enum Error {
     /// The attempt stopped: lock and run it again, or the world failed.
     #[error("{}", stop_text(.0))]
     Stop(Stop),
-    /// The driver has to flush the file's bytes and to run the operation again.
+    /// The driver has to write the file's accepted bytes and to run the operation again: their
+    /// file is about to take another one's name, and must not be empty after a crash.
     #[error("bytes of file {0:?} have to be on disk first")]
     UnwrittenBytes(FileId),
     /// There is no such name or object.

@@ -35,8 +35,6 @@ pub enum SpaceRequest {
 }
 
 /// Applies `request` to `length` bytes at `offset` of a file that is open for writing.
-///
-/// `UnwrittenBytes`: moving blocks needs the file flushed first.
 pub fn fallocate<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,
@@ -56,9 +54,6 @@ pub fn fallocate<T: Txn + ?Sized>(
     let size = txn.file(file)?.size;
     if matches!(request, SpaceRequest::Collapse | SpaceRequest::Insert) {
         check_move(request, offset, end, size)?;
-        if txn.has_unwritten_bytes(file)? {
-            return Err(Error::UnwrittenBytes(file));
-        }
     }
     bytes::record_change(txn, ctx, file, &mut inode, privileges)?;
     match request {

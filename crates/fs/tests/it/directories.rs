@@ -7,7 +7,8 @@ use crate::world::{ROOT, World, failure, user};
 #[test]
 fn a_directory_counts_two_links_and_one_for_each_directory_in_it() {
     let mut world = World::new();
-    assert_eq!(world.mkdir("/a", 0o755).unwrap().nlink, 2);
+    let a = world.mkdir("/a", 0o7755).unwrap();
+    assert_eq!((a.nlink, a.mode & 0o7777), (2, 0o1755));
     world.mkdir("/a/b", 0o755).unwrap();
     world.mkdir("/a/c", 0o755).unwrap();
     world.create("/a/file", 0o644).unwrap();

@@ -1,6 +1,7 @@
 //! Hard and symbolic links, files without a name.
 
 use gabion_fs::{self as fs, Fate, FileType, Linkable};
+use gabion_map::Kind;
 
 use crate::world::{ROOT, World, failure};
 
@@ -39,6 +40,7 @@ fn a_symbolic_link_keeps_its_target_to_the_byte() {
     let link = world.symlink("/link", &longest).unwrap();
     assert_eq!((link.size, link.mode), (4095, FileType::Symlink.bits() | 0o777));
     assert_eq!(world.map.run(|txn| fs::readlink(txn, link.file)).unwrap(), longest);
+    assert_eq!(world.map.items[&link.file.key(Kind::SYMLINK, 0)][..], longest);
     assert_eq!(world.stat("/link").unwrap().size, 4095);
     assert_eq!(failure(world.symlink("/long", &[b'x'; 4096])), "NameTooLong");
     assert_eq!(failure(world.symlink("/empty", b"")), "NotFound");

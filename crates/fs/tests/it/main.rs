@@ -7,6 +7,7 @@
 mod acls;
 mod attributes;
 mod bytes;
+mod collisions;
 mod directories;
 mod invariants;
 mod links;

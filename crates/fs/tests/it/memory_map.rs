@@ -134,10 +134,6 @@ impl Attempt<'_> {
         self.files.insert(file, bytes);
         Ok(())
     }
-
-    fn assert_flushed(&self, file: FileId) {
-        assert!(!self.map.unwritten.contains(&file), "{file:?} is to be flushed first");
-    }
 }
 
 impl FileBytes {
@@ -281,9 +277,7 @@ impl Txn for Attempt<'_> {
         target_offset: u64,
         length: u64,
     ) -> std::result::Result<(), Stop> {
-        self.touch(source, LockMode::Shared)?;
-        self.assert_flushed(source);
-        self.assert_flushed(target);
+        self.touch(source, LockMode::Exclusive)?;
         let from = self.bytes(source);
         assert!(source_offset.is_multiple_of(BLOCK) && target_offset.is_multiple_of(BLOCK));
         assert!(length.is_multiple_of(BLOCK) || source_offset + length >= from.size);
@@ -304,12 +298,10 @@ impl Txn for Attempt<'_> {
         offset: u64,
         length: u64,
     ) -> std::result::Result<(), Stop> {
-        self.assert_flushed(file);
         self.change(file, |bytes| bytes.shift(offset + length, offset))
     }
 
     fn insert(&mut self, file: FileId, offset: u64, length: u64) -> std::result::Result<(), Stop> {
-        self.assert_flushed(file);
         self.change(file, |bytes| bytes.shift(offset, offset + length))
     }
 

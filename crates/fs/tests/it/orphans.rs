@@ -3,6 +3,7 @@
 use gabion_base::ids::Ino;
 use gabion_fs::{self as fs, Fate, WriteAt};
 use gabion_map::txn::Removal;
+use gabion_map::{FileId, Kind};
 
 use crate::world::{SUBVOL, World, failure};
 
@@ -15,6 +16,8 @@ fn an_open_file_outlives_its_last_name() {
     assert_eq!(world.unlink("/file").unwrap().fate, Fate::Orphaned);
     world.check();
     assert_eq!(world.orphans(), [file]);
+    let item = FileId::new(SUBVOL, Ino(0)).key(Kind::ORPHAN, file.ino.0);
+    assert_eq!(world.map.items[&item][..], []);
     world.write_to(file, WriteAt::End, b" after").unwrap();
     let attributes = world.map.run(|txn| fs::stat(txn, file)).unwrap();
     assert_eq!((attributes.nlink, attributes.size), (0, 12));

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use gabion_base::rng::Rng;
 use gabion_fs::{IfTaken, Leave, Result};
 
+use crate::collisions;
 use crate::world::{World, failure};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -178,9 +179,25 @@ fn swap(name: &str, one: &str, other: &str) -> String {
     swapped.unwrap_or_else(|| name.to_string())
 }
 
-fn path(rng: &mut Rng) -> String {
+/// Names of one letter, or longer ones that all share a hash.
+#[derive(Clone, Copy)]
+enum Names {
+    Short,
+    Colliding,
+}
+
+fn path(rng: &mut Rng, names: Names) -> String {
     let depth = 1 + rng.below(3);
-    (0..depth).map(|_| ["/a", "/b", "/c"][rng.below(3) as usize]).collect()
+    let mut path = String::new();
+    for _ in 0..depth {
+        let letter = ["a", "b", "c"][rng.below(3) as usize];
+        path.push('/');
+        match names {
+            Names::Short => path.push_str(letter),
+            Names::Colliding => path.push_str(&collisions::name(letter)),
+        }
+    }
+    path
 }
 
 #[track_caller]
@@ -190,8 +207,8 @@ fn agree<T>(seed: u64, step: u32, what: &str, result: Result<T>, expected: Answe
     assert_eq!(answer, expected, "seed {seed}, step {step}: {what}");
 }
 
-fn step(rng: &mut Rng, world: &mut World, model: &mut Model, seed: u64, number: u32) {
-    let (one, other) = (path(rng), path(rng));
+fn step(rng: &mut Rng, names: Names, world: &mut World, model: &mut Model, seed: u64, number: u32) {
+    let (one, other) = (path(rng, names), path(rng, names));
     let check = |what: &str, result: Result<()>, expected| {
         agree(seed, number, &format!("{what} {one} {other}"), result, expected);
     };
@@ -252,10 +269,11 @@ fn compare(world: &mut World, model: &Model) {
 fn random_operations_agree_with_a_model_of_paths() {
     for seed in 0..12 {
         let mut rng = Rng::new(seed);
-        let mut world = World::new();
+        let names = if seed % 2 == 0 { Names::Short } else { Names::Colliding };
+        let mut world = World::with_seed(collisions::SEED);
         let mut model = Model::new();
         for number in 0..250 {
-            step(&mut rng, &mut world, &mut model, seed, number);
+            step(&mut rng, names, &mut world, &mut model, seed, number);
             if number % 10 == 0 {
                 world.check();
             }

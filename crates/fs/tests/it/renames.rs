@@ -189,6 +189,8 @@ fn a_sticky_directory_protects_other_peoples_names() {
         world.unlink("/tmp/seven").unwrap();
     });
     world.unlink("/tmp/five").unwrap();
+    world.chown("/tmp", 6, 6).unwrap();
+    world.as_caller(user(6, &[]), |world| world.rmdir("/tmp/dir")).unwrap();
 }
 
 #[test]

@@ -41,9 +41,14 @@ pub fn failure<T>(result: Result<T>) -> String {
 impl World {
     /// A filesystem whose root directory belongs to the superuser, who is the caller.
     pub fn new() -> Self {
+        Self::with_seed(77)
+    }
+
+    /// The same with another hash of names.
+    pub fn with_seed(seed: u64) -> Self {
         let mut caller = Caller::superuser();
         caller.umask = 0o022;
-        let ctx = Context { seed: 77, now: Timestamp::new(1000, 0), caller };
+        let ctx = Context { seed, now: Timestamp::new(1000, 0), caller };
         let mut map = MemoryMap::default();
         map.run(|txn| fs::format_root(txn, &ctx, SUBVOL, 0o755)).expect("an empty map");
         Self { map, ctx, open: BTreeSet::new() }

@@ -146,7 +146,9 @@ fn capabilities_go_when_bytes_or_the_owner_change() {
         assert!(!flags(&world, file).has(Flags::CAPABILITY));
         assert_eq!(failure(value(&mut world, "/file", name)), "NoAttribute");
     }
-    world.chmod("/file", 0o700).unwrap();
+    set(&mut world, "/file", name, b"cap").unwrap();
+    remove(&mut world, "/file", name).unwrap();
+    assert!(!flags(&world, file).has(Flags::CAPABILITY));
 }
 
 #[test]

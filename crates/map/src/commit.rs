@@ -71,7 +71,7 @@ impl LocalMap {
     pub fn commit(&self) -> Result<Txg, MapError> {
         let wanted = self.view.load().active.txg();
         let mut superblock = self.superblock.lock();
-        if superblock.txg >= wanted {
+        if superblock.txg >= wanted || self.is_committed() {
             return Ok(superblock.txg);
         }
         self.commit_locked(&mut superblock, None)?;
@@ -108,7 +108,15 @@ impl LocalMap {
         };
         let subvol = Subvol { record, next_ino: 1.into() };
         self.subvols.write().insert(id, subvol);
+        self.forest_changed.store(true, Ordering::Release);
         Ok(id)
+    }
+
+    /// Whether the last commit holds everything already.
+    fn is_committed(&self) -> bool {
+        self.view.load().active.is_empty()
+            && !self.forest_changed.load(Ordering::Acquire)
+            && self.files.unsettled().is_empty()
     }
 
     fn commit_locked(
@@ -122,6 +130,7 @@ impl LocalMap {
             Ok(()) | Err(MapError::NoSpace) => {}
             Err(error) => return Err(error),
         }
+        self.forest_changed.store(false, Ordering::Release);
         let frozen = self.freeze(superblock, snapshot_of)?;
         let snapshot = frozen.snapshot.map(|(id, _)| id);
         let outcome = self.write_commit(superblock, frozen);

@@ -23,6 +23,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::codec::Reader;
@@ -71,6 +72,8 @@ pub struct Journal {
     blocks: u64,
     state: Mutex<State>,
     changed: Condvar,
+    /// Bytes of all chunks, so that memory can be watched without the lock.
+    waiting: AtomicU64,
 }
 
 struct State {
@@ -127,6 +130,7 @@ impl Journal {
             blocks: layout.journal_blocks,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            waiting: AtomicU64::new(0),
         }
     }
 
@@ -164,7 +168,9 @@ impl Journal {
         let chunk = state.chunks.back_mut().expect("just pushed");
         let before = chunk.payload.len();
         batch.encode(&mut chunk.payload);
-        state.appended += (chunk.payload.len() - before) as u64;
+        let length = (chunk.payload.len() - before) as u64;
+        self.waiting.fetch_add(length, Ordering::Relaxed);
+        state.appended += length;
         chunk.end = state.appended;
         Position(state.appended)
     }
@@ -176,7 +182,7 @@ impl Journal {
 
     /// Bytes that wait in memory.
     pub fn waiting_bytes(&self) -> u64 {
-        self.state.lock().chunks.iter().map(|chunk| chunk.payload.len() as u64).sum()
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Makes everything up to `upto` durable.
@@ -229,8 +235,8 @@ impl Journal {
         let boundary = state.boundary.as_ref().expect("divided before");
         let at = boundary.at;
         let started = boundary.start;
-        while state.chunks.front().is_some_and(|chunk| chunk.end <= at) {
-            state.chunks.pop_front();
+        while let Some(chunk) = state.chunks.pop_front_if(|chunk| chunk.end <= at) {
+            self.forget(&chunk);
         }
         let start = started.unwrap_or(state.next);
         let count = state.chunks.iter().filter(|chunk| chunk.end <= required.0).count();
@@ -265,6 +271,10 @@ impl Journal {
         self.changed.notify_all();
     }
 
+    fn forget(&self, chunk: &Chunk) {
+        self.waiting.fetch_sub(chunk.payload.len() as u64, Ordering::Relaxed);
+    }
+
     /// Writes the first `count` chunks as units. The lock is released while the disk works.
     fn write_chunks(
         &self,
@@ -292,6 +302,7 @@ impl Journal {
             return Ok(Flushed::RingFull);
         }
         let chunks: Vec<Chunk> = state.chunks.drain(..count).collect();
+        chunks.iter().for_each(|chunk| self.forget(chunk));
         let mut next = state.next;
         let mut writes: Vec<(u64, Vec<BlockSlice>)> = Vec::new();
         let mut boundary_start = None;

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -106,6 +106,8 @@ pub struct LocalMap {
     pub(crate) tree_nodes: AtomicU64,
     pub(crate) dirty_blocks: AtomicU64,
     pub(crate) journaled_bytes: AtomicU64,
+    /// Whether the forest differs from the last commit although no item does.
+    pub(crate) forest_changed: AtomicBool,
     /// How many readers hold each committed state.
     pub(crate) pins: Mutex<BTreeMap<Txg, usize>>,
     stopped: Mutex<Option<String>>,
@@ -178,6 +180,7 @@ impl LocalMap {
             tree_nodes: AtomicU64::new(tree_nodes),
             dirty_blocks: AtomicU64::new(0),
             journaled_bytes: AtomicU64::new(0),
+            forest_changed: AtomicBool::new(false),
             pins: Mutex::default(),
             stopped: Mutex::default(),
             pressure: Mutex::default(),

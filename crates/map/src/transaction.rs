@@ -37,6 +37,14 @@ pub struct LocalTxn<'m> {
     pub(crate) changes: Changes,
     wants: Option<Wants>,
     commits_left: usize,
+    effect: Effect,
+}
+
+/// Whether an operation used memory that somebody has to write out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    None,
+    Changed,
 }
 
 /// What the driver does with all locks given up.
@@ -55,8 +63,10 @@ impl LocalMap {
         &self,
         operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let value = self.attempt(operation)?;
-        self.relieve().map_err(Stop::from)?;
+        let (value, effect) = self.run(operation)?;
+        if effect == Effect::Changed {
+            self.relieve().map_err(Stop::from)?;
+        }
         Ok(value)
     }
 
@@ -64,8 +74,15 @@ impl LocalMap {
     /// settled file makes it wait for more than locks.
     pub(crate) fn attempt<T, E: Failure>(
         &self,
-        mut operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
+        operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.run(operation).map(|(value, _)| value)
+    }
+
+    fn run<T, E: Failure>(
+        &self,
+        mut operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
+    ) -> Result<(T, Effect), E> {
         let mut wanted = Wanted::default();
         let mut commits_left = COMMITS_FOR_SPACE;
         loop {
@@ -75,16 +92,18 @@ impl LocalMap {
                 changes: Changes::default(),
                 wants: None,
                 commits_left,
+                effect: Effect::None,
             };
             let outcome = operation(&mut txn);
-            let LocalTxn { changes, held, wants, .. } = txn;
+            let LocalTxn { changes, held, wants, mut effect, .. } = txn;
             match outcome {
                 Ok(value) => {
                     if !changes.is_empty() {
+                        effect = Effect::Changed;
                         self.apply(changes).map_err(Stop::from)?;
                     }
                     drop(held);
-                    return Ok(value);
+                    return Ok((value, effect));
                 }
                 Err(error) => {
                     if let Some(wants) = wants {
@@ -283,6 +302,7 @@ impl Txn for LocalTxn<'_> {
     fn write(&mut self, file: FileId, offset: u64, payload: Payload<'_>) -> Result<(), Stop> {
         self.ensure(file, LockMode::Shared)?;
         self.map.check_writable()?;
+        self.effect = Effect::Changed;
         self.write_bytes(file, offset, payload)
     }
 

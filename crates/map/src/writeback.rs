@@ -406,7 +406,8 @@ impl LocalTxn<'_> {
     ) -> Result<Vec<(u64, u64)>, Stop> {
         let end = written.block + u64::from(written.run.count);
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for segment in segments.iter().filter(|s| s.block < end && s.end() > written.block) {
+        let first = segments.partition_point(|segment| segment.end() <= written.block);
+        for segment in segments[first..].iter().take_while(|segment| segment.block < end) {
             for (from, to) in state.dirty.unchanged(segment) {
                 let (from, to) = (from.max(written.block), to.min(end));
                 match ranges.last_mut() {
@@ -521,7 +522,8 @@ impl Writes<'_> {
 
 /// The parts of `segments`, which are side by side, within blocks `from..to`.
 fn parts_within(segments: &[Segment], from: u64, to: u64) -> Vec<BlockSlice> {
-    let within = segments.iter().filter(|segment| segment.block < to && segment.end() > from);
+    let first = segments.partition_point(|segment| segment.end() <= from);
+    let within = segments[first..].iter().take_while(|segment| segment.block < to);
     within
         .map(|segment| {
             let (start, end) = (segment.block.max(from), segment.end().min(to));

@@ -64,9 +64,15 @@ impl fmt::Debug for Blocks {
 /// A part of a shared buffer, in whole blocks.
 #[derive(Clone)]
 pub struct BlockSlice {
-    blocks: Arc<Blocks>,
+    memory: Memory,
     start: usize,
     count: usize,
+}
+
+#[derive(Clone)]
+enum Memory {
+    Own(Arc<Blocks>),
+    Adopted(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 impl BlockSlice {
@@ -74,14 +80,26 @@ impl BlockSlice {
     pub fn new(blocks: Blocks) -> Self {
         let count = blocks.count();
         assert!(count > 0, "a slice of an empty buffer");
-        Self { blocks: Arc::new(blocks), start: 0, count }
+        Self { memory: Memory::Own(Arc::new(blocks)), start: 0, count }
+    }
+
+    /// Takes memory that somebody else allocated, without copying it. Gives it back unless it is
+    /// whole blocks, at least one, on a block boundary.
+    pub fn adopt<B: AsRef<[u8]> + Send + Sync + 'static>(owner: B) -> Result<Self, B> {
+        let bytes = owner.as_ref();
+        let length = bytes.len();
+        let aligned = bytes.as_ptr().addr().is_multiple_of(BLOCK_SIZE);
+        if length == 0 || !length.is_multiple_of(BLOCK_SIZE) || !aligned {
+            return Err(owner);
+        }
+        Ok(Self { memory: Memory::Adopted(Arc::new(owner)), start: 0, count: length / BLOCK_SIZE })
     }
 
     /// The part from block `start`, `count` blocks long. Panics outside of `self`.
     #[must_use]
     pub fn part(&self, start: usize, count: usize) -> Self {
         assert!(count > 0 && start + count <= self.count, "{start}+{count} of {}", self.count);
-        Self { blocks: Arc::clone(&self.blocks), start: self.start + start, count }
+        Self { memory: self.memory.clone(), start: self.start + start, count }
     }
 
     /// Number of blocks.
@@ -91,26 +109,28 @@ impl BlockSlice {
 
     /// The bytes of this part.
     pub fn bytes(&self) -> &[u8] {
-        &self.blocks.bytes()[self.start * BLOCK_SIZE..(self.start + self.count) * BLOCK_SIZE]
-    }
-
-    /// The bytes to be changed in place, if nobody else shares the buffer.
-    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let (start, count) = (self.start, self.count);
-        let blocks = Arc::get_mut(&mut self.blocks)?;
-        Some(&mut blocks.bytes_mut()[start * BLOCK_SIZE..(start + count) * BLOCK_SIZE])
+        let all = match &self.memory {
+            Memory::Own(blocks) => blocks.bytes(),
+            Memory::Adopted(owner) => (**owner).as_ref(),
+        };
+        &all[self.start * BLOCK_SIZE..(self.start + self.count) * BLOCK_SIZE]
     }
 
     /// Whether both are the same part of the same memory, hence the same bytes.
     pub fn same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.blocks, &other.blocks)
-            && self.start == other.start
-            && self.count == other.count
+        self.is_part_of(other, 0) && self.count == other.count
     }
 
     /// Whether `self` starts in the same memory at `block` blocks into `other`'s.
     pub fn is_part_of(&self, other: &Self, block: usize) -> bool {
-        Arc::ptr_eq(&self.blocks, &other.blocks) && self.start == other.start + block
+        let same_memory = match (&self.memory, &other.memory) {
+            (Memory::Own(ours), Memory::Own(theirs)) => Arc::ptr_eq(ours, theirs),
+            (Memory::Adopted(ours), Memory::Adopted(theirs)) => {
+                std::ptr::addr_eq(Arc::as_ptr(ours), Arc::as_ptr(theirs))
+            }
+            _ => false,
+        };
+        same_memory && self.start == other.start + block
     }
 }
 
@@ -133,11 +153,26 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_slice_is_not_changed_in_place() {
-        let mut slice = BlockSlice::new(Blocks::zeroed(2));
-        assert!(slice.bytes_mut().is_some());
+    fn parts_share_the_memory_they_come_from() {
+        let slice = BlockSlice::new(Blocks::zeroed(2));
         let part = slice.part(1, 1);
-        assert!(slice.bytes_mut().is_none());
-        assert!(part.is_part_of(&slice, 1) && !part.same(&slice));
+        assert!(part.is_part_of(&slice, 1) && !part.is_part_of(&slice, 0));
+        assert!(!slice.is_part_of(&BlockSlice::new(Blocks::zeroed(2)), 0));
+    }
+
+    #[test]
+    fn only_whole_aligned_blocks_are_adopted() {
+        struct Shifted(Blocks, usize);
+        impl AsRef<[u8]> for Shifted {
+            fn as_ref(&self) -> &[u8] {
+                &self.0.bytes()[self.1..]
+            }
+        }
+        let adopted = BlockSlice::adopt(Shifted(Blocks::from_bytes(&[9; 8192]), 4096));
+        let adopted = adopted.unwrap_or_else(|_| panic!("it is whole and aligned"));
+        assert_eq!((adopted.count(), adopted.bytes()[0]), (1, 9));
+        assert!(adopted.part(0, 1).is_part_of(&adopted, 0));
+        assert!(BlockSlice::adopt(Shifted(Blocks::zeroed(2), 1)).is_err());
+        assert!(BlockSlice::adopt(Vec::new()).is_err());
     }
 }

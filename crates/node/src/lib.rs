@@ -1,1 +1,43 @@
-//! node
+//! Gabion's programs as values: what a process runs, without the process.
+//!
+//! ```text
+//!   front end (FUSE mount, tests, simulator)
+//!        |  operations, forget                |  threads: keep_committed, keep_reaped
+//!        v                                    v
+//!   LocalFs: one subvolume of one map, and what is true of it only while it is in use
+//!        |   References   who still refers to which object
+//!        |   Reaper       orphans that nobody refers to any more
+//!        |   Locks        advisory locks and who waits for them
+//!        v
+//!   gabion_fs operations  over  gabion_map::LocalMap
+//! ```
+//!
+//! - [`LocalFs`]: all file operations of one local filesystem;
+//! - [`format_filesystem`]: makes a filesystem with one empty subvolume;
+//! - [`Locks`]: advisory locks with waiters, on top of the state machine of `gabion_fs`.
+//!
+//! Invariant: an object that somebody refers to is not removed from the map, and one without a
+//! name that nobody refers to is removed sooner or later, at the latest after the next start.
+//!
+//! Absent: threads, clocks (a [`Clock`] is given), the kernel's protocol, networks, and any rule
+//! of files: those are `gabion_fs`'s.
+
+#![forbid(unsafe_code)]
+
+mod background;
+mod bytes;
+mod clock;
+mod format;
+mod local;
+mod locks;
+mod names;
+mod objects;
+mod reaper;
+mod references;
+
+pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};
+pub use clock::Clock;
+pub use format::format_filesystem;
+pub use local::{LocalFs, Settings};
+pub use locks::{LockEnd, Locks};
+pub use reaper::Reaped;

@@ -1,0 +1,107 @@
+//! Advisory locks with those who wait for them.
+//!
+//! The rules are [`LockTable`]'s. Here stands who is to be told: whoever asks for a lock hands in
+//! what shall happen at the end, and that happens exactly once, on the thread of whoever caused
+//! the end, without any lock of this table held.
+
+use std::collections::BTreeMap;
+
+use gabion_base::sync::Mutex;
+use gabion_fs::lock::{
+    Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Ticket, Wait,
+};
+use gabion_fs::{Error, Result};
+use gabion_map::FileId;
+
+/// What happens when a request for a lock has ended: the lock is held, or why not.
+pub type LockEnd = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// All advisory locks of a filesystem in use.
+pub struct Locks {
+    state: Mutex<State>,
+}
+
+struct State {
+    table: LockTable,
+    waiting: BTreeMap<Ticket, LockEnd>,
+    next: u64,
+}
+
+impl Locks {
+    pub(crate) fn new(limit: usize) -> Self {
+        let state = State { table: LockTable::new(limit), waiting: BTreeMap::new(), next: 0 };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Asks for a lock. `end` is called before this returns if that is possible; else the request
+    /// waits, and can be given up by the ticket.
+    pub fn acquire(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        let ticket = Ticket(state.next);
+        state.next += 1;
+        state.waiting.insert(ticket, end);
+        let outcomes = state.table.handle(LockRequest::Acquire { ticket, lock, wait });
+        let waits = outcomes.contains(&Outcome::Waiting(ticket));
+        let ended = state.settle(&outcomes);
+        drop(state);
+        tell(ended);
+        waits.then_some(ticket)
+    }
+
+    /// Gives up what waits, if it still does: it ends with `Interrupted`.
+    pub fn cancel(&self, ticket: Ticket) {
+        self.change(LockRequest::Cancel { ticket });
+    }
+
+    /// Gives up an owner's locks on a range.
+    pub fn release(&self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
+        self.change(LockRequest::Release { file, class, owner, range });
+    }
+
+    /// Ends all that a client has and waits for.
+    pub fn release_client(&self, client: u64) {
+        self.change(LockRequest::ReleaseClient { client });
+    }
+
+    /// A lock that stands in the way of `lock`.
+    pub fn conflict(&self, lock: &Lock) -> Option<Lock> {
+        self.state.lock().table.conflict(lock).copied()
+    }
+
+    /// All locks that are held.
+    pub fn held(&self) -> Vec<Lock> {
+        self.state.lock().table.held().copied().collect()
+    }
+
+    fn change(&self, request: LockRequest) {
+        let mut state = self.state.lock();
+        let outcomes = state.table.handle(request);
+        let ended = state.settle(&outcomes);
+        drop(state);
+        tell(ended);
+    }
+}
+
+impl State {
+    /// Takes out whoever has to be told, and what.
+    fn settle(&mut self, outcomes: &[Outcome]) -> Vec<(LockEnd, Result<()>)> {
+        let mut ended = Vec::new();
+        for outcome in outcomes {
+            let (ticket, result) = match *outcome {
+                Outcome::Waiting(_) => continue,
+                Outcome::Granted(ticket) => (ticket, Ok(())),
+                Outcome::Refused(ticket, refusal) => (ticket, Err(Error::from(refusal))),
+            };
+            if let Some(end) = self.waiting.remove(&ticket) {
+                ended.push((end, result));
+            }
+        }
+        ended
+    }
+}
+
+fn tell(ended: Vec<(LockEnd, Result<()>)>) {
+    for (end, result) in ended {
+        end(result);
+    }
+}

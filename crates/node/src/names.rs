@@ -1,0 +1,206 @@
+//! Operations on names: finding, making, moving and removing objects.
+//!
+//! Who gets an object's attributes gets a reference to it: a lookup, which [`LocalFs::forget`]
+//! gives back. What is opened is in use besides, until [`LocalFs::release`].
+
+use gabion_fs::create::Linkable;
+use gabion_fs::{
+    Attributes, Caller, Detail, Disposition, Fate, FileType, IfExists, Listing, OpenRequest,
+    RenameRequest, Result, Unnamed,
+};
+use gabion_map::FileId;
+
+use crate::local::LocalFs;
+use crate::references::{Left, Reference};
+
+const LOOKUP: &[Reference] = &[Reference::Lookup];
+const LOOKUP_AND_OPEN: &[Reference] = &[Reference::Lookup, Reference::Open];
+
+impl LocalFs {
+    /// The object that `name` stands for. Counts a lookup.
+    pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        self.run_referring(LOOKUP, |txn| gabion_fs::lookup(txn, &ctx, parent, name), |found| found)
+    }
+
+    /// Makes and opens a regular file, or opens what is there. Counts a lookup and an opening.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        permissions: u32,
+        if_exists: IfExists,
+        request: &OpenRequest,
+    ) -> Result<(Attributes, Disposition)> {
+        let ctx = self.context(caller);
+        let made = self.run_referring(
+            LOOKUP_AND_OPEN,
+            |txn| gabion_fs::create(txn, &ctx, parent, name, permissions, if_exists, request),
+            |(attributes, _)| attributes,
+        )?;
+        self.references.set_read_recorded(made.0.file.ino, None);
+        Ok(made)
+    }
+
+    /// Makes a regular file without a name. Counts a lookup and an opening.
+    pub fn tmpfile(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        permissions: u32,
+        linkable: Linkable,
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        let made = self.run_referring(
+            LOOKUP_AND_OPEN,
+            |txn| gabion_fs::tmpfile(txn, &ctx, parent, permissions, linkable),
+            |found| found,
+        )?;
+        self.references.mark_unnamed(made.file.ino);
+        Ok(made)
+    }
+
+    /// Makes a file, pipe, socket or device. Counts a lookup.
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        file_type: FileType,
+        permissions: u32,
+        rdev: u32,
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        self.run_referring(
+            LOOKUP,
+            |txn| gabion_fs::mknod(txn, &ctx, parent, name, file_type, permissions, rdev),
+            |found| found,
+        )
+    }
+
+    /// Makes a directory. Counts a lookup.
+    pub fn mkdir(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        permissions: u32,
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        self.run_referring(
+            LOOKUP,
+            |txn| gabion_fs::mkdir(txn, &ctx, parent, name, permissions),
+            |found| found,
+        )
+    }
+
+    /// Makes a symbolic link. Counts a lookup.
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        self.run_referring(
+            LOOKUP,
+            |txn| gabion_fs::symlink(txn, &ctx, parent, name, target),
+            |found| found,
+        )
+    }
+
+    /// Gives `file` one more name. Counts a lookup.
+    pub fn link(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        parent: FileId,
+        name: &[u8],
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        self.run_referring(
+            LOOKUP,
+            |txn| gabion_fs::link(txn, &ctx, file, parent, name),
+            |found| found,
+        )
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
+        let ctx = self.context(caller);
+        let opens = |file| self.open_state(file);
+        let unnamed = self.run(|txn| gabion_fs::unlink(txn, &ctx, parent, name, &opens))?;
+        self.lost_name(unnamed);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
+        let ctx = self.context(caller);
+        let opens = |file| self.open_state(file);
+        let unnamed = self.run(|txn| gabion_fs::rmdir(txn, &ctx, parent, name, &opens))?;
+        self.lost_name(unnamed);
+        Ok(())
+    }
+
+    /// Gives an object another name.
+    pub fn rename(&self, caller: &Caller, request: &RenameRequest<'_>) -> Result<()> {
+        let ctx = self.context(caller);
+        let opens = |file| self.open_state(file);
+        let renamed = self.run(|txn| gabion_fs::rename(txn, &ctx, request, &opens))?;
+        if let Some(unnamed) = renamed.replaced {
+            self.lost_name(unnamed);
+        }
+        Ok(())
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
+        let target = self.run(|txn| gabion_fs::readlink(txn, file))?;
+        self.record_reading(caller, file);
+        Ok(target)
+    }
+
+    /// At most `limit` entries of a directory after `cookie`; 0 starts. With
+    /// [`Detail::Attributes`], each entry that has attributes counts a lookup.
+    pub fn readdir(
+        &self,
+        caller: &Caller,
+        dir: FileId,
+        cookie: u64,
+        limit: usize,
+        detail: Detail,
+    ) -> Result<Listing> {
+        let mut taken = Vec::new();
+        let give_back = |taken: &mut Vec<FileId>| {
+            for file in taken.drain(..) {
+                self.forget(file, 1);
+            }
+        };
+        let listing = self.run(|txn| {
+            give_back(&mut taken);
+            let listing = gabion_fs::readdir(txn, dir, cookie, limit, detail)?;
+            for attributes in listing.entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
+                self.references.take(attributes.file.ino, Reference::Lookup);
+                taken.push(attributes.file);
+            }
+            Ok(listing)
+        });
+        if listing.is_err() {
+            give_back(&mut taken);
+        } else if cookie == 0 {
+            self.record_reading(caller, dir);
+        }
+        listing
+    }
+
+    /// Sees to it that an object that lost a name is removed once nobody refers to it.
+    fn lost_name(&self, unnamed: Unnamed) {
+        let Unnamed { file, fate } = unnamed;
+        if fate == Fate::Orphaned && self.references.mark_unnamed(file.ino) == Left::Orphan {
+            self.reaper.push(file);
+        }
+    }
+}

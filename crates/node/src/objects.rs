@@ -1,0 +1,114 @@
+//! Operations on objects: attributes, permissions, extended attributes, opening.
+
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{
+    Access, AtimePolicy, Attributes, Caller, Changes, OpenRequest, Result, needs_atime,
+};
+use gabion_map::FileId;
+
+use crate::local::LocalFs;
+use crate::references::Reference;
+
+/// Reading that was recorded in memory counts for so long: a day, as in the relative policy.
+const RECORDED_SECONDS: i64 = 24 * 60 * 60;
+
+impl LocalFs {
+    /// The attributes of an object. Counts no reference.
+    pub fn stat(&self, file: FileId) -> Result<Attributes> {
+        self.run(|txn| gabion_fs::stat(txn, file))
+    }
+
+    /// Changes attributes and answers with the new ones. Counts no reference.
+    pub fn setattr(&self, caller: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        let attributes = self.run(|txn| gabion_fs::setattr(txn, &ctx, file, changes))?;
+        self.references.set_read_recorded(file.ino, None);
+        Ok(attributes)
+    }
+
+    /// Whether the caller may use an object in these ways.
+    pub fn access(&self, caller: &Caller, file: FileId, wanted: Access) -> Result<()> {
+        let ctx = self.context(caller);
+        self.run(|txn| gabion_fs::access(txn, &ctx, file, wanted))
+    }
+
+    /// Opens an object. Counts an opening.
+    pub fn open_file(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        request: &OpenRequest,
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        let attributes = self.run_referring(
+            &[Reference::Open],
+            |txn| gabion_fs::open(txn, &ctx, file, request),
+            |found| found,
+        )?;
+        if request.truncate.is_some() {
+            self.references.set_read_recorded(file.ino, None);
+        }
+        Ok(attributes)
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<Vec<u8>> {
+        let ctx = self.context(caller);
+        self.run(|txn| gabion_fs::xattr::value(txn, &ctx, file, name))
+    }
+
+    /// The names of the extended attributes, each ended by a NUL.
+    pub fn xattr_names(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
+        let ctx = self.context(caller);
+        self.run(|txn| gabion_fs::xattr::list(txn, &ctx, file))
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        name: &[u8],
+        value: &[u8],
+        condition: SetCondition,
+        set_group: SetGroupBit,
+    ) -> Result<()> {
+        let ctx = self.context(caller);
+        self.run(|txn| gabion_fs::xattr::set(txn, &ctx, file, name, value, condition, set_group))
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<()> {
+        let ctx = self.context(caller);
+        self.run(|txn| gabion_fs::xattr::remove(txn, &ctx, file, name))
+    }
+
+    /// Records that an object was read, if the policy wants that. Reading does not fail because
+    /// this does. A file that is read all the time is looked at once a day, or after a change.
+    pub(crate) fn record_reading(&self, caller: &Caller, file: FileId) {
+        let policy = self.settings.atime;
+        if policy == AtimePolicy::Never || self.is_read_only() {
+            return;
+        }
+        let ctx = self.context(caller);
+        let now = ctx.now;
+        let is_recorded = self
+            .references
+            .read_recorded(file.ino)
+            .is_some_and(|second| now.seconds.saturating_sub(second) < RECORDED_SECONDS);
+        if policy == AtimePolicy::Relative && is_recorded {
+            return;
+        }
+        let recorded = self.run(|txn| {
+            let Attributes { atime, mtime, ctime, .. } = gabion_fs::stat(txn, file)?;
+            if !needs_atime(policy, atime, mtime, ctime, now) {
+                return Ok((atime > mtime && atime > ctime).then_some(atime.seconds));
+            }
+            gabion_fs::touch_atime(txn, &ctx, file, policy)?;
+            Ok((now > mtime && now > ctime).then_some(now.seconds))
+        });
+        if let Ok(Some(second)) = recorded {
+            self.references.set_read_recorded(file.ino, Some(second));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Orphans that nobody refers to: removed in the background, step by step.
+//!
+//! The list of orphans in the map is the truth; the queue here says which of them may go now. It
+//! is bounded: what finds no room is found again by a scan of the map's list, which is also how a
+//! start finds what a crash has left behind.
+//!
+//! ```text
+//!   last reference gone --> queue --> reap, one transaction for each part --> gone
+//!                             ^ full: scan later
+//!   start --> scan -----------'
+//! ```
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use gabion_base::ids::Ino;
+use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::Result;
+use gabion_map::FileId;
+use gabion_map::txn::Removal;
+
+use crate::local::LocalFs;
+
+/// Orphans that wait in memory (1 MiB of them).
+const QUEUE_MAX: usize = 65_536;
+/// Orphans that one transaction of a scan looks at.
+const SCAN_BATCH: usize = 256;
+
+/// How far a round of reaping came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// There was nothing to reap.
+    Nothing,
+    /// A part of an orphan is gone, and more may be left.
+    Part,
+}
+
+#[derive(Default)]
+struct Queue {
+    files: VecDeque<FileId>,
+    /// The orphan that somebody is at.
+    in_work: usize,
+    /// From where on the map's list is to be read.
+    scan_after: Option<Ino>,
+    is_stopped: bool,
+}
+
+/// The queue of orphans that may go.
+pub(crate) struct Reaper {
+    queue: Mutex<Queue>,
+    /// There is something to reap, or the end has come.
+    arrived: Condvar,
+}
+
+impl Reaper {
+    /// Begins with a scan.
+    pub(crate) fn new() -> Self {
+        let queue = Queue { scan_after: Some(Ino(0)), ..Queue::default() };
+        Self { queue: Mutex::new(queue), arrived: Condvar::new() }
+    }
+
+    pub(crate) fn push(&self, file: FileId) {
+        let mut queue = self.queue.lock();
+        if queue.files.len() < QUEUE_MAX {
+            queue.files.push_back(file);
+        } else {
+            queue.scan_after = Some(Ino(0));
+        }
+        if queue.files.len() == 1 {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Scans the whole list again.
+    pub(crate) fn rescan(&self) {
+        self.queue.lock().scan_after = Some(Ino(0));
+    }
+
+    /// Waits until there is something to reap, or for `patience`. Whether to go on.
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
+        let mut queue = self.queue.lock();
+        if !queue.is_stopped && queue.files.is_empty() && queue.scan_after.is_none() {
+            self.arrived.wait_for(&mut queue, patience);
+        }
+        !queue.is_stopped
+    }
+
+    pub(crate) fn stop(&self) {
+        self.queue.lock().is_stopped = true;
+        self.arrived.notify_all();
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.files.is_empty() && queue.in_work == 0 && queue.scan_after.is_none()
+    }
+
+    /// Orphans that wait.
+    pub(crate) fn backlog(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.files.len() + queue.in_work
+    }
+
+    fn next(&self) -> Option<FileId> {
+        let mut queue = self.queue.lock();
+        let file = queue.files.pop_front()?;
+        queue.in_work += 1;
+        Some(file)
+    }
+
+    /// Puts back an orphan of which a part is left.
+    fn done(&self, rest: Option<FileId>) {
+        let mut queue = self.queue.lock();
+        queue.in_work -= 1;
+        if let Some(file) = rest {
+            queue.files.push_front(file);
+        }
+    }
+}
+
+impl LocalFs {
+    /// Removes a part of an orphan that nobody refers to, or looks for more of them.
+    pub fn reap_step(&self) -> Result<Reaped> {
+        if self.is_read_only() {
+            return Ok(Reaped::Nothing);
+        }
+        let Some(file) = self.reaper.next() else { return self.scan_step() };
+        let outcome = self.map.transact(|txn| gabion_fs::reap(txn, file));
+        // One that cannot be removed is left to the next start.
+        self.reaper.done(matches!(outcome, Ok(Removal::Partial)).then_some(file));
+        outcome.map(|_| Reaped::Part)
+    }
+
+    fn scan_step(&self) -> Result<Reaped> {
+        let Some(after) = self.reaper.queue.lock().scan_after.take() else {
+            return Ok(Reaped::Nothing);
+        };
+        let found = self
+            .map
+            .transact(|txn| gabion_fs::orphans(txn, self.root().subvol, after, SCAN_BATCH))?;
+        let mut queue = self.reaper.queue.lock();
+        if found.len() == SCAN_BATCH && queue.scan_after.is_none() {
+            queue.scan_after = found.last().map(|file| file.ino);
+        }
+        let free = found.into_iter().filter(|file| !self.references.is_referred_to(file.ino));
+        queue.files.extend(free);
+        Ok(Reaped::Part)
+    }
+
+    /// Reaps until nothing is left that nobody refers to. `limit` bounds the steps.
+    pub(crate) fn reap_all(&self, limit: usize) -> Result<Reaped> {
+        let mut reaped = Reaped::Nothing;
+        for _ in 0..limit {
+            match self.reap_step()? {
+                Reaped::Nothing => break,
+                Reaped::Part => reaped = Reaped::Part,
+            }
+        }
+        Ok(reaped)
+    }
+}

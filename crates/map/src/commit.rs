@@ -43,6 +43,9 @@ use crate::view::View;
 const MERGE_THREADS: usize = 2;
 /// Nodes that become one write: 1 MiB.
 const WRITE_NODES_MAX: usize = 64;
+/// Nodes of a commit that wait in memory (8 MiB) before they are written: a merge may touch far
+/// more nodes than memory should hold.
+const HELD_NODES_MAX: usize = 512;
 /// Runs shorter than this many blocks (64 KiB) are not worth a discard.
 const DISCARD_BLOCKS_MIN: u32 = 16;
 
@@ -216,8 +219,7 @@ impl LocalMap {
         let required = frozen.required;
         let (roots, records) = self.merge_subvolumes(&frozen)?;
         let forest = self.merge_forest(superblock, &frozen, &records)?;
-        let nodes = self.nodes.held();
-        self.write_nodes(&nodes)?;
+        self.write_held(0)?;
         let map = self.alloc.capture(txg)?;
         let start = self.journal.seal(required)?;
         self.disk.flush()?;
@@ -236,7 +238,6 @@ impl LocalMap {
         *superblock = next;
         self.committed.store(txg.0, Ordering::Release);
         self.journal.unseal(start, required);
-        self.nodes.settle();
         self.publish(roots, &records);
         self.release(txg)
     }
@@ -343,7 +344,19 @@ impl LocalMap {
         self.merge_tree(frozen, FOREST, root, &changes).map(|(root, _)| root)
     }
 
-    /// Step 4 for the nodes, which are in the order of their addresses.
+    /// Step 4 for the nodes, if more than `allowed` wait in memory.
+    fn write_held(&self, allowed: usize) -> Result<(), MapError> {
+        if self.nodes.held_count() <= allowed {
+            return Ok(());
+        }
+        let _one_at_a_time = self.writing_nodes.lock();
+        let nodes = self.nodes.held();
+        self.write_nodes(&nodes)?;
+        self.nodes.settle(&nodes);
+        Ok(())
+    }
+
+    /// Writes nodes, which are in the order of their addresses.
     fn write_nodes(&self, nodes: &[Arc<Node>]) -> Result<(), MapError> {
         let follows =
             |a: &Arc<Node>, b: &Arc<Node>| a.ptr().addr.plus(NODE_BLOCKS as u64) == b.ptr().addr;
@@ -434,7 +447,7 @@ impl NodeWriter for CommitWriter<'_> {
 
     fn write(&self, _ptr: NodePtr, node: Node) -> Result<(), MapError> {
         self.map.nodes.hold(node);
-        Ok(())
+        self.map.write_held(HELD_NODES_MAX)
     }
 
     fn release(&self, ptr: NodePtr) {

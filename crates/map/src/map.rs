@@ -108,6 +108,8 @@ pub struct LocalMap {
     pub(crate) journaled_bytes: AtomicU64,
     /// Whether the forest differs from the last commit although no item does.
     pub(crate) forest_changed: AtomicBool,
+    /// Held by whoever writes nodes of a commit.
+    pub(crate) writing_nodes: Mutex<()>,
     /// How many readers hold each committed state.
     pub(crate) pins: Mutex<BTreeMap<Txg, usize>>,
     stopped: Mutex<Option<String>>,
@@ -181,6 +183,7 @@ impl LocalMap {
             dirty_blocks: AtomicU64::new(0),
             journaled_bytes: AtomicU64::new(0),
             forest_changed: AtomicBool::new(false),
+            writing_nodes: Mutex::new(()),
             pins: Mutex::default(),
             stopped: Mutex::default(),
             pressure: Mutex::default(),

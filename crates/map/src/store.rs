@@ -49,9 +49,9 @@ impl NodeCache {
         self.fresh.write().insert(node.ptr().addr.0, Arc::new(node));
     }
 
-    /// Drops a node that will never be on disk. False if it is not held.
-    pub fn abandon(&self, ptr: NodePtr) -> bool {
-        self.fresh.write().remove(&ptr.addr.0).is_some()
+    /// Drops a node that nobody needs any more, if it is held.
+    pub fn abandon(&self, ptr: NodePtr) {
+        self.fresh.write().remove(&ptr.addr.0);
     }
 
     /// All held nodes by address, to be written.
@@ -61,11 +61,20 @@ impl NodeCache {
         nodes
     }
 
-    /// The held nodes are on disk: they become ordinary ones.
-    pub fn settle(&self) {
+    /// How many nodes are held.
+    pub fn held_count(&self) -> usize {
+        self.fresh.read().len()
+    }
+
+    /// `nodes`, which were held, are on disk: they become ordinary ones.
+    pub fn settle(&self, nodes: &[Arc<Node>]) {
+        // First into the cache, so that a reader finds them in one of both.
+        for node in nodes {
+            self.cache.insert(cache_key(node.ptr()), Arc::clone(node));
+        }
         let mut fresh = self.fresh.write();
-        for (_, node) in fresh.drain() {
-            self.cache.insert(cache_key(node.ptr()), node);
+        for node in nodes {
+            fresh.remove(&node.ptr().addr.0);
         }
     }
 

@@ -1,7 +1,8 @@
 //! copy_file_range(2), by sharing blocks where that is possible.
 //!
-//! A call makes one step and says how far it came; the driver calls again for the rest. A step is
-//! one of:
+//! A call makes one step and says how far it came; the driver calls again for the rest, but not
+//! past the end that the source had at first (a file copied to its own end grows). A step is one
+//! of:
 //!
 //! - up to [`COPY_STEP`] bytes are read and written: where the two offsets differ within a block,
 //!   before the first whole block, after the last one, between subvolumes;

@@ -51,7 +51,7 @@ pub enum Linkable {
     No,
 }
 
-/// Makes the root directory of a new subvolume.
+/// Makes the root directory of a subvolume in which nothing was made before.
 pub fn format_root<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,
@@ -64,6 +64,8 @@ pub fn format_root<T: Txn + ?Sized>(
         return Err(Error::Exists);
     }
     txn.require_space()?;
+    // The root has the first number; it is taken so that nothing else gets it.
+    txn.new_inode(subvol)?;
     let mut inode = blank(ctx, FileType::Directory);
     inode.permissions = permissions & mode::CHANGEABLE;
     inode.nlink = 2;

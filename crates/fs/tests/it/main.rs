@@ -12,6 +12,7 @@ mod directories;
 mod invariants;
 mod links;
 mod listing;
+mod local;
 mod locks;
 mod memory_map;
 mod names;

@@ -237,7 +237,7 @@ impl Txn for Attempt<'_> {
     }
 
     fn new_inode(&mut self, subvol: SubvolId) -> std::result::Result<Ino, Stop> {
-        self.map.last_ino = self.map.last_ino.max(1) + 1;
+        self.map.last_ino += 1;
         let ino = Ino(self.map.last_ino);
         self.fresh.insert(FileId::new(subvol, ino));
         Ok(ino)

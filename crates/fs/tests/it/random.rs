@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 
 use gabion_base::rng::Rng;
-use gabion_fs::{IfTaken, Leave, Result};
+use gabion_fs::{
+    self as fs, CopyRequest, IfTaken, Leave, Privileges, Result, SizeRule, SpaceRequest,
+};
 
 use crate::collisions;
-use crate::world::{World, failure};
+use crate::local::Local;
+use crate::world::{Backend, World, failure};
 
 #[derive(Clone, Debug, PartialEq)]
 enum Object {
@@ -115,6 +118,51 @@ impl Model {
         Ok(())
     }
 
+    /// The bytes of a file, to be changed by fallocate.
+    fn content(&mut self, path: &str) -> std::result::Result<&mut Vec<u8>, &'static str> {
+        let object = self.object(path)?;
+        match &mut self.objects[object] {
+            Object::File(content) => Ok(content),
+            Object::Directory => Err("IsDirectory"),
+        }
+    }
+
+    fn fallocate(&mut self, path: &str, request: SpaceRequest, at: usize, length: usize) -> Answer {
+        let content = self.content(path)?;
+        let size = content.len();
+        let end = at + length;
+        match request {
+            SpaceRequest::Allocate(_) => content.resize(size.max(end), 0),
+            SpaceRequest::Punch => content[at.min(size)..end.min(size)].fill(0),
+            SpaceRequest::Zero(_) => {
+                content.resize(size.max(end), 0);
+                content[at..end].fill(0);
+            }
+            SpaceRequest::Collapse if end >= size => return Err("InvalidArgument"),
+            SpaceRequest::Collapse => drop(content.drain(at..end)),
+            SpaceRequest::Insert if at >= size => return Err("InvalidArgument"),
+            SpaceRequest::Insert => drop(content.splice(at..at, vec![0; length])),
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: &str, from_at: usize, to: &str, at: usize, length: usize) -> Answer {
+        let (source, target) = (self.object(from)?, self.object(to)?);
+        let content = self.content(from)?;
+        let end = (from_at + length).min(content.len());
+        let bytes = content[from_at.min(end)..end].to_vec();
+        let is_one_file = source == target;
+        let content = self.content(to)?;
+        if is_one_file && from_at.abs_diff(at) < bytes.len() {
+            return Err("InvalidArgument");
+        }
+        if !bytes.is_empty() {
+            content.resize(content.len().max(at + bytes.len()), 0);
+            content[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
     fn truncate(&mut self, path: &str, size: usize) -> Answer {
         let object = self.object(path)?;
         let Object::File(content) = &mut self.objects[object] else { return Err("IsDirectory") };
@@ -207,12 +255,19 @@ fn agree<T>(seed: u64, step: u32, what: &str, result: Result<T>, expected: Answe
     assert_eq!(answer, expected, "seed {seed}, step {step}: {what}");
 }
 
-fn step(rng: &mut Rng, names: Names, world: &mut World, model: &mut Model, seed: u64, number: u32) {
+fn step(
+    rng: &mut Rng,
+    names: Names,
+    world: &mut World<impl Backend>,
+    model: &mut Model,
+    seed: u64,
+    number: u32,
+) {
     let (one, other) = (path(rng, names), path(rng, names));
     let check = |what: &str, result: Result<()>, expected| {
         agree(seed, number, &format!("{what} {one} {other}"), result, expected);
     };
-    match rng.below(9) {
+    match rng.below(12) {
         0 => {
             let expected = model.make(&one, Object::File(Vec::new()));
             check("create", world.create(&one, 0o644).map(drop), expected);
@@ -238,10 +293,23 @@ fn step(rng: &mut Rng, names: Names, world: &mut World, model: &mut Model, seed:
             let expected = model.truncate(&one, size as usize);
             check("truncate", world.truncate(&one, size).map(drop), expected);
         }
+        7 => {
+            let (request, at, length) = space_request(rng);
+            let expected = model.fallocate(&one, request, at, length);
+            let result = fallocate(world, &one, request, at as u64, length as u64);
+            check(&format!("{request:?} {at} {length}"), result, expected);
+        }
+        8 => {
+            let mut offset = || rng.below(3) * 4096 + rng.below(3) * 10;
+            let (from_at, at, length) = (offset(), offset(), 1 + offset());
+            let expected = model.copy(&one, from_at as usize, &other, at as usize, length as usize);
+            let result = copy(world, (&one, from_at), (&other, at), length);
+            check(&format!("copy {from_at} {at} {length}"), result, expected);
+        }
         kind => {
             let if_taken = match (kind, rng.below(4)) {
-                (7, 0) => IfTaken::Fail,
-                (8, 0 | 1) => IfTaken::Exchange,
+                (9, 0) => IfTaken::Fail,
+                (10, 0 | 1) => IfTaken::Exchange,
                 _ => IfTaken::Replace,
             };
             let expected = model.rename(&one, &other, if_taken);
@@ -251,7 +319,58 @@ fn step(rng: &mut Rng, names: Names, world: &mut World, model: &mut Model, seed:
     }
 }
 
-fn compare(world: &mut World, model: &Model) {
+/// What to do where; where blocks are moved, in whole blocks.
+fn space_request(rng: &mut Rng) -> (SpaceRequest, usize, usize) {
+    let (at, length) = (rng.below(9000) as usize, 1 + rng.below(9000) as usize);
+    let (block, blocks) = (4096 * rng.below(3) as usize, 4096 * (1 + rng.below(2)) as usize);
+    match rng.below(5) {
+        0 => (SpaceRequest::Allocate(SizeRule::Extend), at, length),
+        1 => (SpaceRequest::Punch, at, length),
+        2 => (SpaceRequest::Zero(SizeRule::Extend), at, length),
+        3 => (SpaceRequest::Collapse, block, blocks),
+        _ => (SpaceRequest::Insert, block, blocks),
+    }
+}
+
+fn fallocate(
+    world: &mut World<impl Backend>,
+    path: &str,
+    request: SpaceRequest,
+    at: u64,
+    length: u64,
+) -> Result<()> {
+    let file = world.resolve(path)?;
+    world.tick();
+    let ctx = &world.ctx;
+    world.map.run(|txn| fs::fallocate(txn, ctx, file, request, at, length, Privileges::Keep))
+}
+
+fn copy(
+    world: &mut World<impl Backend>,
+    (from, source_offset): (&str, u64),
+    (to, target_offset): (&str, u64),
+    length: u64,
+) -> Result<()> {
+    let (source, target) = (world.resolve(from)?, world.resolve(to)?);
+    // A file that is copied to its own end grows; what is copied ends where it ended before.
+    let size = world.stat(from)?.size;
+    let length = length.min(size.saturating_sub(source_offset)).max(1);
+    let mut request = CopyRequest { source, source_offset, target, target_offset, length };
+    world.tick();
+    let ctx = &world.ctx;
+    while request.length > 0 {
+        let count = world.map.run(|txn| fs::copy_range(txn, ctx, &request, Privileges::Keep))?;
+        if count == 0 {
+            break;
+        }
+        request.source_offset += count;
+        request.target_offset += count;
+        request.length -= count;
+    }
+    Ok(())
+}
+
+fn compare(world: &mut World<impl Backend>, model: &Model) {
     for (name, object) in &model.names {
         match &model.objects[*object] {
             Object::File(content) => assert!(world.read(name).unwrap() == *content, "{name}"),
@@ -278,6 +397,26 @@ fn random_operations_agree_with_a_model_of_paths() {
                 world.check();
             }
         }
+        compare(&mut world, &model);
+    }
+}
+
+#[test]
+fn random_operations_on_the_local_map_outlive_commits_and_reopening() {
+    for seed in 100..104 {
+        let mut rng = Rng::new(seed);
+        let names = if seed % 2 == 0 { Names::Short } else { Names::Colliding };
+        let mut world = World::on(Local::new(), collisions::SEED);
+        let mut model = Model::new();
+        for number in 0..250 {
+            step(&mut rng, names, &mut world, &mut model, seed, number);
+            match rng.below(40) {
+                0 => world.check(),
+                1 => world.map.reopen(),
+                _ => {}
+            }
+        }
+        world.map.reopen();
         compare(&mut world, &model);
     }
 }

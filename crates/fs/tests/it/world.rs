@@ -1,4 +1,4 @@
-//! A filesystem in memory with paths, a clock that ticks at each operation, and somebody to ask.
+//! A filesystem with paths, a clock that ticks at each operation, and somebody to ask.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use gabion_fs::{
     self as fs, Attributes, Caller, Changes, Context, Error, FileType, Groups, IfExists, IfTaken,
     Leave, OpenRequest, OpenState, Privileges, Renamed, Result, Trust, Unnamed, WriteAt,
 };
-use gabion_map::{FileId, Payload, Stop};
+use gabion_map::{FileId, Payload, Stop, Txn};
 
 use crate::invariants;
 use crate::memory_map::MemoryMap;
@@ -16,8 +16,27 @@ use crate::memory_map::MemoryMap;
 pub const SUBVOL: SubvolId = SubvolId(1);
 pub const ROOT: FileId = FileId::new(SUBVOL, fs::ROOT);
 
-pub struct World {
-    pub map: MemoryMap,
+/// What a filesystem can stand on.
+pub trait Backend {
+    /// Drives an operation to its end.
+    fn run<R>(&mut self, operation: impl Fn(&mut dyn Txn) -> Result<R>) -> Result<R>;
+
+    /// Checks the whole map.
+    fn check(&self, seed: u64);
+}
+
+impl Backend for MemoryMap {
+    fn run<R>(&mut self, operation: impl Fn(&mut dyn Txn) -> Result<R>) -> Result<R> {
+        MemoryMap::run(self, |txn| operation(txn))
+    }
+
+    fn check(&self, seed: u64) {
+        invariants::check(self, seed);
+    }
+}
+
+pub struct World<M: Backend = MemoryMap> {
+    pub map: M,
     pub ctx: Context,
     pub open: BTreeSet<FileId>,
 }
@@ -39,17 +58,23 @@ pub fn failure<T>(result: Result<T>) -> String {
 }
 
 impl World {
-    /// A filesystem whose root directory belongs to the superuser, who is the caller.
+    /// A filesystem in memory whose root directory belongs to the superuser, who is the caller.
     pub fn new() -> Self {
         Self::with_seed(77)
     }
 
     /// The same with another hash of names.
     pub fn with_seed(seed: u64) -> Self {
+        Self::on(MemoryMap::default(), seed)
+    }
+}
+
+impl<M: Backend> World<M> {
+    /// A filesystem on an empty subvolume of `map`.
+    pub fn on(mut map: M, seed: u64) -> Self {
         let mut caller = Caller::superuser();
         caller.umask = 0o022;
         let ctx = Context { seed, now: Timestamp::new(1000, 0), caller };
-        let mut map = MemoryMap::default();
         map.run(|txn| fs::format_root(txn, &ctx, SUBVOL, 0o755)).expect("an empty map");
         Self { map, ctx, open: BTreeSet::new() }
     }
@@ -240,11 +265,11 @@ impl World {
 
     /// Checks the whole map.
     pub fn check(&self) {
-        invariants::check(&self.map, self.ctx.seed);
+        self.map.check(self.ctx.seed);
     }
 }
 
-impl Drop for World {
+impl<M: Backend> Drop for World<M> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.check();

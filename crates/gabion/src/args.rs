@@ -1,0 +1,170 @@
+//! The command line. The text here is what `--help` prints.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::size::Size;
+
+/// A filesystem that never needs fsck.
+#[derive(Debug, Parser)]
+#[command(name = "gabion", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 4 damage found.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a filesystem if there is none yet and mount it here, until Ctrl-C
+    Up(Up),
+    /// Make a filesystem on a block device or in an image file
+    Mkfs(Mkfs),
+    /// Mount a filesystem
+    Mount(Mount),
+    /// Unmount a filesystem and wait until all of it is on the disk
+    Umount(Umount),
+    /// Show what is mounted, or what is on a device or in an image
+    Status(Status),
+    /// Read everything and compare it with its checksums
+    Scrub(Scrub),
+    /// Show the structures on a device or in an image, for people who debug
+    Inspect(Inspect),
+}
+
+/// Arguments of `gabion up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The folder of the image
+    #[arg(long, value_name = "DIR", default_value = "gabion-data")]
+    pub data: PathBuf,
+    /// How large a new image can grow
+    #[arg(long, value_name = "SIZE", default_value = "64G")]
+    pub size: Size,
+    /// Where to mount
+    #[arg(value_name = "MOUNTPOINT", default_value = "gabion-mnt")]
+    pub mountpoint: PathBuf,
+}
+
+/// Arguments of `gabion mkfs`.
+#[derive(Debug, Args)]
+pub struct Mkfs {
+    /// Length of the filesystem; makes an image file of this length if there is none
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
+    /// A name for people, at most 64 bytes
+    #[arg(long, value_name = "LABEL", default_value = "")]
+    pub label: String,
+    /// The identity; a random one if not given
+    #[arg(long, value_name = "UUID")]
+    pub uuid: Option<String>,
+    /// Overwrite what is there
+    #[arg(long)]
+    pub force: bool,
+    /// A block device or an image file
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+}
+
+/// Arguments of `gabion mount`.
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Stay in the foreground, until Ctrl-C
+    #[arg(long)]
+    pub foreground: bool,
+    /// A block device or an image file
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+    /// Where to mount
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+}
+
+/// Arguments of `gabion umount`.
+#[derive(Debug, Args)]
+pub struct Umount {
+    /// Where it is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+}
+
+/// Arguments of `gabion status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// A mountpoint, a block device or an image file; all mounts if not given
+    #[arg(value_name = "MOUNTPOINT|TARGET")]
+    pub subject: Option<PathBuf>,
+}
+
+/// Arguments of `gabion scrub`.
+#[derive(Debug, Args)]
+pub struct Scrub {
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// A mountpoint, a block device or an image file
+    #[arg(value_name = "MOUNTPOINT|TARGET")]
+    pub subject: PathBuf,
+}
+
+/// Arguments of `gabion inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A block device or an image file
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+    /// What to show; the superblocks if not given
+    #[command(subcommand)]
+    pub structure: Option<Structure>,
+}
+
+/// What `gabion inspect` shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Subcommand)]
+pub enum Structure {
+    /// The superblock ring and the newest superblock
+    #[default]
+    Superblock,
+    /// The nodes and items of all trees
+    Tree,
+    /// One object's items
+    Inode {
+        /// Its inode number, in the first subvolume
+        number: u64,
+    },
+    /// The allocation groups
+    Alloc,
+    /// The journal's records since the last commit
+    Journal,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn inspect_takes_its_target_before_the_structure() {
+        let parse = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Inspect(inspect) => inspect.structure.unwrap_or_default(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parse("gabion inspect disk.img"), Structure::Superblock);
+        assert_eq!(parse("gabion inspect disk.img inode 7"), Structure::Inode { number: 7 });
+        assert_eq!(parse("gabion inspect disk.img alloc"), Structure::Alloc);
+    }
+}

@@ -1,0 +1,37 @@
+//! A scrub of an open map, in the words of the control protocol.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use gabion_map::{LocalMap, scrub};
+
+use crate::control::wire::{Finding, Progress, Report};
+
+/// Verifies everything in `map`. `watch` is called often and may stop it.
+pub fn scrub(
+    map: &LocalMap,
+    target: &str,
+    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Report, String> {
+    let started = Instant::now();
+    let report = scrub::scrub(map, &mut |progress| {
+        let (checked_bytes, total_bytes) = (progress.bytes(), progress.total_bytes);
+        watch(&Progress { checked_bytes, total_bytes })
+    });
+    let report = report.map_err(|error| error.to_string())?;
+    let findings = report.findings.iter().map(|finding| Finding {
+        subvolume: finding.subvol.0,
+        inode: finding.key.map(|key| key.ino.0),
+        what: finding.error.to_string(),
+    });
+    Ok(Report {
+        target: target.to_owned(),
+        checked_bytes: report.progress.bytes(),
+        nodes: report.progress.nodes,
+        items: report.progress.items,
+        findings: findings.collect(),
+        more_findings: report.more,
+        stopped: report.stopped,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}

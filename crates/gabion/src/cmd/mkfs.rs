@@ -1,0 +1,143 @@
+//! `gabion mkfs`: makes a filesystem, and never over another one by accident.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::result::Result as StdResult;
+use std::sync::Arc;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::Disk;
+use gabion_base::ids::Uuid;
+use gabion_host::file_disk::{FileDisk, Kind, OpenMode, create_image};
+use gabion_host::{clock, random};
+use gabion_map::format::superblock::{LABEL_LENGTH_MAX, Superblock};
+use gabion_map::open::{FormatOptions, superblocks};
+
+use crate::args::Mkfs;
+use crate::failure::{Exit, Failure, Result, chain};
+use crate::size::Size;
+use crate::target::not_opened;
+
+/// What to do about data that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Existing {
+    Keep,
+    Overwrite,
+}
+
+/// Runs the command.
+pub fn run(args: &Mkfs) -> Result<()> {
+    let uuid = identity(args.uuid.as_deref())?;
+    if args.label.len() > LABEL_LENGTH_MAX {
+        let length = args.label.len();
+        let text = format!("the label has {length} bytes; {LABEL_LENGTH_MAX} are possible");
+        return Err(Failure::new(text).exit(Exit::Usage));
+    }
+    let existing = if args.force { Existing::Overwrite } else { Existing::Keep };
+    let superblock = make(&args.target, args.size, &args.label, uuid, existing)?;
+    let size = Size(superblock.blocks * BLOCK_SIZE as u64);
+    let target = args.target.display();
+    println!("{target}: made a Gabion filesystem of {size}, {}", superblock.uuid);
+    Ok(())
+}
+
+/// Makes an image with a filesystem where there is nothing.
+pub fn make_image(target: &Path, size: Size) -> Result<Superblock> {
+    let uuid = Uuid::from_random(random::bytes());
+    make(target, Some(size), "", uuid, Existing::Keep)
+}
+
+fn identity(given: Option<&str>) -> Result<Uuid> {
+    match given {
+        None => Ok(Uuid::from_random(random::bytes())),
+        Some(text) => Uuid::parse(text).ok_or_else(|| {
+            let wrong = format!("{text:?} is not a UUID of 32 hexadecimal digits");
+            Failure::new(wrong).exit(Exit::Usage)
+        }),
+    }
+}
+
+fn make(
+    target: &Path,
+    size: Option<Size>,
+    label: &str,
+    uuid: Uuid,
+    existing: Existing,
+) -> Result<Superblock> {
+    let disk = open(target, size)?;
+    let cannot = |cause: &dyn Error| {
+        Failure::of(format!("cannot make a filesystem on {}", target.display()), cause)
+    };
+    let found = found(&disk).map_err(|error| cannot(&*error))?;
+    match (found, existing) {
+        (None, _) => {}
+        (Some(_), Existing::Overwrite) => {
+            disk.wipe().map_err(|error| cannot(&error))?;
+        }
+        (Some(found), Existing::Keep) => {
+            let target = target.display();
+            return Err(Failure::new(format!("{target} is not empty: it holds {found}"))
+                .next(format!("If nobody needs that any more: gabion mkfs --force {target}")));
+        }
+    }
+    let created = clock::now().seconds;
+    let seed = random::bytes();
+    let name_seed = u64::from_le_bytes(*seed.first_chunk().expect("16 bytes hold 8"));
+    let blocks = size.map(|size| size.0 / BLOCK_SIZE as u64);
+    let label = label.to_owned();
+    let options = FormatOptions { uuid, label, name_seed, created, blocks };
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    gabion_node::format_filesystem(disk, &options).map_err(|error| cannot(&error))
+}
+
+/// What is on the disk, in words.
+fn found(disk: &FileDisk) -> StdResult<Option<String>, Box<dyn Error>> {
+    if let Some(signature) = disk.signature()? {
+        return Ok(Some(signature.to_string()));
+    }
+    // A superblock in any slot is a filesystem, even where the first slot was never written.
+    let slots = superblocks(disk)?;
+    let newest = slots.into_iter().rev().find_map(|slot| slot.content.ok());
+    Ok(newest.map(|superblock| match superblock.label.as_str() {
+        "" => format!("a Gabion filesystem ({})", superblock.uuid),
+        label => format!("a Gabion filesystem {label:?} ({})", superblock.uuid),
+    }))
+}
+
+/// Opens the target; makes or lengthens an image if a size is given.
+fn open(target: &Path, size: Option<Size>) -> Result<FileDisk> {
+    let cannot = format!("cannot make a filesystem on {}", target.display());
+    match (fs::metadata(target), size) {
+        (Err(error), Some(size)) if error.kind() == io::ErrorKind::NotFound => {
+            create_image(target, size.0).map_err(|error| Failure::new(chain(&error)))?;
+        }
+        (Err(error), None) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("{} does not exist", target.display());
+            let step = format!("To make an image: gabion mkfs --size 10G {}", target.display());
+            return Err(Failure::new(text).next(step));
+        }
+        (Err(error), _) => return Err(Failure::of(cannot, &error)),
+        (Ok(_), _) => {}
+    }
+    let disk = FileDisk::open(target, OpenMode::ReadWrite)
+        .map_err(|error| not_opened(&cannot, target, &error))?;
+    let Some(size) = size.filter(|size| size.0 > disk.bytes()) else { return Ok(disk) };
+    if disk.kind() == Kind::Device {
+        let length = Size(disk.bytes());
+        let text = format!("{} has {length} only, not {size}", target.display());
+        return Err(Failure::new(text).next("Leave --size out to use all of it."));
+    }
+    if found(&disk).is_ok_and(|found| found.is_none()) {
+        let longer = fs::File::options().write(true).open(target);
+        longer
+            .and_then(|image| image.set_len(size.0))
+            .map_err(|error| Failure::of(cannot.as_str(), &error))?;
+        // The length is that of the opening.
+        drop(disk);
+        return FileDisk::open(target, OpenMode::ReadWrite)
+            .map_err(|error| not_opened(&cannot, target, &error));
+    }
+    Ok(disk)
+}

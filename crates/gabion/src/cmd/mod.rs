@@ -1,0 +1,7 @@
+//! The subcommands, one module each: they ask, call and print, and have no rules of their own.
+
+pub mod inspect;
+pub mod mkfs;
+pub mod scrub;
+pub mod status;
+pub mod umount;

@@ -1,0 +1,137 @@
+//! `gabion scrub`: shows how far a scrub is and what it finds. The daemon does it for what is
+//! mounted; what is not is read here.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gabion_fuse::mountinfo::Mount;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::status::{self, Subject};
+use crate::args;
+use crate::check;
+use crate::control::client::Connection;
+use crate::control::wire::{Progress, Reply, Report, Request};
+use crate::failure::{Exit, Failure, Result};
+use crate::size::Size;
+
+/// How long a daemon may be silent during a scrub.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Least time between two messages of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Runs the command.
+pub fn run(args: &args::Scrub) -> Result<()> {
+    let mut display = if args.json { Display::Json } else { Display::Bar(bar()) };
+    let report = match status::subject(&args.subject)? {
+        Subject::Mounted(mount) => of_mount(&mount, &mut display)?,
+        Subject::Target => of_target(&args.subject, &mut display)?,
+    };
+    display.report(&report);
+    let target = &report.target;
+    if report.damage() > 0 {
+        let count = report.damage();
+        return Err(Failure::new(format!("{target}: {count} places are damaged"))
+            .next("Copy what is still readable to another disk, and replace this one.")
+            .exit(Exit::Damaged));
+    }
+    if report.stopped {
+        return Err(Failure::new(format!("{target}: the scrub was stopped before its end")));
+    }
+    Ok(())
+}
+
+fn of_mount(mount: &Mount, display: &mut Display) -> Result<Report> {
+    let mut ask = || -> io::Result<Result<Report>> {
+        let mut connection = Connection::open(mount)?;
+        connection.ask(Request::Scrub, PATIENCE)?;
+        loop {
+            match connection.reply()? {
+                Reply::Progress(progress) => display.progress(&progress),
+                Reply::Report(report) => return Ok(Ok(report)),
+                Reply::Error { message } => return Ok(Err(Failure::new(message))),
+                other => {
+                    return Ok(Err(Failure::new(format!("the daemon answered {other:?}"))));
+                }
+            }
+        }
+    };
+    ask().unwrap_or_else(|error| Err(status::unreachable(mount, &error)))
+}
+
+fn of_target(target: &Path, display: &mut Display) -> Result<Report> {
+    let map = status::open_map(target)?;
+    let mut shown: Option<Instant> = None;
+    let watch = &mut |progress: &Progress| {
+        if shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
+            shown = Some(Instant::now());
+            display.progress(progress);
+        }
+        ControlFlow::Continue(())
+    };
+    check::scrub(&map, &target.display().to_string(), watch).map_err(Failure::new)
+}
+
+/// Where progress and results go.
+enum Display {
+    Json,
+    Bar(ProgressBar),
+}
+
+fn bar() -> ProgressBar {
+    // Hidden by itself where standard error is no terminal.
+    let bar = ProgressBar::new(0);
+    let template = "{bar:30} {binary_bytes} of {binary_total_bytes}, \
+                    {binary_bytes_per_sec}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
+    bar
+}
+
+impl Display {
+    fn progress(&mut self, progress: &Progress) {
+        match self {
+            Self::Json => print_json(&Reply::Progress(*progress)),
+            Self::Bar(bar) => {
+                // New data may be checked that was not there when the total was taken.
+                bar.set_length(progress.total_bytes.max(progress.checked_bytes));
+                bar.set_position(progress.checked_bytes);
+            }
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        match self {
+            Self::Json => print_json(&Reply::Report(report.clone())),
+            Self::Bar(bar) => {
+                bar.finish_and_clear();
+                print_text(report);
+            }
+        }
+    }
+}
+
+fn print_json(reply: &Reply) {
+    println!("{}", serde_json::to_string(reply).expect("numbers and text can always be written"));
+}
+
+fn print_text(report: &Report) {
+    for finding in &report.findings {
+        println!("damaged: {}", finding.what);
+    }
+    if report.more_findings > 0 {
+        println!("damaged: {} more places", report.more_findings);
+    }
+    let rate = Size((report.checked_bytes as f64 / report.seconds.max(0.001)) as u64);
+    println!(
+        "{}: {} compared with their checksums in {:.1} s ({rate}/s), {} damaged",
+        report.target,
+        Size(report.checked_bytes),
+        report.seconds,
+        match report.damage() {
+            0 => "nothing".to_owned(),
+            count => format!("{count} places"),
+        }
+    );
+}

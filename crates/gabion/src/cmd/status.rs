@@ -1,0 +1,111 @@
+//! `gabion status`: asks the daemon of a mount, or looks at what is not mounted.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use gabion_fuse::mountinfo::Mount;
+use gabion_map::{Limits, LocalMap, OpenMode};
+
+use crate::args;
+use crate::control::client::Connection;
+use crate::control::wire::{Reply, Request, Status};
+use crate::failure::{Failure, Result};
+use crate::mounts::{self, Life};
+use crate::state;
+use crate::target::open_still;
+
+/// How long a daemon may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Memory to look at what is not mounted, in bytes.
+const MEMORY: u64 = 32 << 20;
+
+/// What a command's argument stands for.
+pub enum Subject {
+    /// A mount of ours that has a daemon.
+    Mounted(Mount),
+    /// A device or image that is not mounted.
+    Target,
+}
+
+/// Runs the command.
+pub fn run(args: &args::Status) -> Result<()> {
+    let statuses = match &args.subject {
+        Some(subject) => vec![one(subject)?],
+        None => mounts::all()?.iter().map(of_mount).collect::<Result<_>>()?,
+    };
+    match (args.json, args.subject.is_some()) {
+        (true, true) => println!("{}", json(&statuses[0])),
+        (true, false) => println!("{}", json(&statuses)),
+        (false, _) if statuses.is_empty() => println!("no Gabion filesystem is mounted"),
+        (false, _) => {
+            let texts: Vec<_> = statuses.iter().map(state::text).collect();
+            println!("{}", texts.join("\n\n"));
+        }
+    }
+    Ok(())
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string_pretty(value).expect("numbers and text can always be written")
+}
+
+fn one(path: &Path) -> Result<Status> {
+    match subject(path)? {
+        Subject::Mounted(mount) => of_mount(&mount),
+        Subject::Target => {
+            let map = open_map(path)?;
+            Ok(state::of_map(&map, &path.display().to_string(), None))
+        }
+    }
+}
+
+/// Finds out what `path` stands for.
+pub fn subject(path: &Path) -> Result<Subject> {
+    if let Some(mount) = mounts::at(path)?.filter(mounts::is_gabion) {
+        return Ok(Subject::Mounted(mount));
+    }
+    let name = path.display();
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
+    if metadata.is_dir() {
+        return Err(Failure::new(format!("no Gabion filesystem is mounted at {name}"))
+            .next("To see what is mounted: gabion status"));
+    }
+    Ok(match mounts::of_target(path)? {
+        Some(mount) => Subject::Mounted(mount),
+        None => Subject::Target,
+    })
+}
+
+/// Opens what is not mounted, to look at it.
+pub fn open_map(target: &Path) -> Result<LocalMap> {
+    let disk = open_still(target)?;
+    LocalMap::open(disk, OpenMode::ReadOnly, Limits::within(MEMORY))
+        .map_err(|error| Failure::of(format!("cannot read {}", target.display()), &error))
+}
+
+fn of_mount(mount: &Mount) -> Result<Status> {
+    let ask = || -> io::Result<Reply> {
+        let mut connection = Connection::open(mount)?;
+        connection.ask(Request::Status, PATIENCE)?;
+        connection.reply()
+    };
+    match ask() {
+        Ok(Reply::Status(status)) => Ok(*status),
+        Ok(Reply::Error { message }) => Err(Failure::new(message)),
+        Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
+        Err(error) => Err(unreachable(mount, &error)),
+    }
+}
+
+/// Why a daemon cannot be talked to.
+pub fn unreachable(mount: &Mount, error: &io::Error) -> Failure {
+    let mountpoint = mount.mountpoint.display();
+    match mounts::life(mount) {
+        Life::Dead => Failure::new(format!("the daemon of {mountpoint} is gone"))
+            .next(format!("To clean up: gabion umount {mountpoint}")),
+        Life::Serving => Failure::of(format!("cannot talk to the daemon of {mountpoint}"), error)
+            .next("Only root and who mounted it can."),
+    }
+}

@@ -1,0 +1,105 @@
+//! `gabion umount`: unmounts, and returns when everything is on the disk and the disk is free.
+//!
+//! 1. Find the mount in the kernel's list. One whose daemon is gone is just taken away.
+//! 2. Connect to the daemon before the mount goes, and ask to be told of its end.
+//! 3. Unmount. If somebody uses the mount, nothing has changed, and is said who.
+//! 4. Wait for the end of the daemon's process: only then are its locks gone, too.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gabion_fuse::mount::{MountError, Unmount, unmount};
+use gabion_fuse::mountinfo::Mount;
+
+use crate::args;
+use crate::control::client::Connection;
+use crate::control::wire::{Reply, Request};
+use crate::failure::{Failure, Result};
+use crate::mounts::{self, Life};
+use crate::patience;
+
+/// How long a daemon may take to write all that it holds.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a daemon may take to answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Runs the command.
+pub fn run(args: &args::Umount) -> Result<()> {
+    let mount = find(&args.mountpoint)?;
+    if mounts::life(&mount) == Life::Dead {
+        mounts::bury(&mount)?;
+        eprintln!(
+            "gabion: the daemon of {} was gone already; the mount is cleaned up",
+            mount.mountpoint.display()
+        );
+        return Ok(());
+    }
+    let daemon = Daemon::of(&mount);
+    unmount(&mount.mountpoint, Unmount::Plain).map_err(|error| not_unmounted(&mount, &error))?;
+    match daemon {
+        Some(daemon) => daemon.await_end(&mount),
+        // Not ours to talk to; the kernel has unmounted it all the same.
+        None => Ok(()),
+    }
+}
+
+fn find(mountpoint: &Path) -> Result<Mount> {
+    let name = mountpoint.display();
+    match mounts::at(mountpoint)? {
+        Some(mount) if mounts::is_gabion(&mount) => Ok(mount),
+        Some(mount) => {
+            let kind = mount.fstype;
+            Err(Failure::new(format!("{name} is not a Gabion mount: it is of type {kind}"))
+                .next(format!("To unmount it: umount {name}")))
+        }
+        None => Err(Failure::new(format!("nothing is mounted at {name}"))
+            .next("To see what is mounted: gabion status")),
+    }
+}
+
+/// The daemon of a mount that is going to end.
+struct Daemon {
+    connection: Connection,
+    pid: u32,
+    end: patience::End,
+}
+
+impl Daemon {
+    fn of(mount: &Mount) -> Option<Self> {
+        let mut connection = Connection::open(mount).ok()?;
+        connection.ask(Request::Status, ANSWER).ok()?;
+        let Reply::Status(status) = connection.reply().ok()? else { return None };
+        let pid = status.mount.as_ref()?.pid;
+        let end = patience::End::of(pid)?;
+        connection.ask(Request::AwaitEnd, ANSWER).ok()?;
+        Some(Self { connection, pid, end })
+    }
+
+    fn await_end(mut self, mount: &Mount) -> Result<()> {
+        let name = mount.mountpoint.display();
+        if !self.end.within(PATIENCE) {
+            let (pid, seconds) = (self.pid, PATIENCE.as_secs());
+            let text = format!("{name} is unmounted, but its daemon still writes");
+            return Err(Failure::new(text)
+                .next(format!("Wait for process {pid} to end; it has not in {seconds} s.")));
+        }
+        match self.connection.reply() {
+            Ok(Reply::Ended(ended)) => match ended.problem {
+                None => Ok(()),
+                Some(problem) => Err(Failure::new(format!(
+                    "{name} is unmounted, but not all of it could be written: {problem}"
+                ))),
+            },
+            _ => Err(Failure::new(format!("{name} is unmounted, but its daemon was killed"))
+                .next("What had been synced is safe: the next mount replays the journal.")),
+        }
+    }
+}
+
+fn not_unmounted(mount: &Mount, error: &MountError) -> Failure {
+    let failure = Failure::new(crate::failure::chain(error));
+    match mounts::users(&mount.mountpoint).as_slice() {
+        [] => failure,
+        users => failure.next(format!("It is in use by {}.", users.join(", "))),
+    }
+}

@@ -1,0 +1,51 @@
+//! A command's end of the control socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use gabion_fuse::mountinfo::Mount;
+
+use super::folder;
+use super::wire::{Reply, Request};
+
+/// The longest line that a daemon may send, in bytes: a report with a thousand findings fits.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+
+/// A connection to a daemon.
+pub struct Connection {
+    lines: BufReader<UnixStream>,
+}
+
+/// Whether the mount's daemon takes connections.
+pub fn is_listening(mount: &Mount) -> bool {
+    UnixStream::connect(folder::socket_of(mount)).is_ok()
+}
+
+impl Connection {
+    /// Connects to the daemon of a mount.
+    pub fn open(mount: &Mount) -> io::Result<Self> {
+        let stream = UnixStream::connect(folder::socket_of(mount))?;
+        Ok(Self { lines: BufReader::new(stream) })
+    }
+
+    /// Asks for something. No reply may take longer than `patience`.
+    pub fn ask(&mut self, request: Request, patience: Duration) -> io::Result<()> {
+        let stream = self.lines.get_mut();
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        let mut line = serde_json::to_vec(&request)?;
+        line.push(b'\n');
+        stream.write_all(&line)
+    }
+
+    /// The next reply. Fails with `UnexpectedEof` if the daemon is gone.
+    pub fn reply(&mut self) -> io::Result<Reply> {
+        let mut line = Vec::new();
+        (&mut self.lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&line)?)
+    }
+}

@@ -1,0 +1,185 @@
+//! The daemon's end of the control socket.
+//!
+//! One thread accepts, and each connection has one more, up to a bound. None of them is waited for
+//! when the daemon ends: whatever they still do is of interest only to a command that can see the
+//! connection close.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gabion_base::sync::Mutex;
+
+use super::wire::{Ended, Progress, Reply, Report, Request, Status};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 32;
+/// The longest request line, in bytes.
+const LINE_BYTES_MAX: u64 = 4096;
+/// How long a connection may be silent, and how long it may leave a reply unread.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Least time between two messages of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a server tells about.
+pub trait Subject: Send + Sync {
+    /// How it is now.
+    fn status(&self) -> Status;
+
+    /// Verifies everything. `watch` is called often and may stop it.
+    fn scrub(&self, watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Report, String>;
+}
+
+/// A server, until it is dropped or [`Server::end`]ed.
+pub struct Server {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    subject: Arc<dyn Subject>,
+    connections: AtomicUsize,
+    ending: AtomicBool,
+    /// Connections that wait for the end.
+    waiting: Mutex<Vec<UnixStream>>,
+}
+
+impl Server {
+    /// Listens at `path`, in place of whatever a dead daemon has left there.
+    pub fn start(path: &Path, subject: Arc<dyn Subject>) -> io::Result<Self> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let shared = Arc::new(Shared {
+            subject,
+            connections: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        });
+        let server = Self { path: path.to_owned(), shared: Arc::clone(&shared) };
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || accept(&listener, &shared))?;
+        Ok(server)
+    }
+
+    /// Stops running scrubs: the daemon is about to end.
+    pub fn prepare_end(&self) {
+        self.shared.ending.store(true, Ordering::Release);
+    }
+
+    /// Takes no more connections, and tells those that wait how it ended.
+    pub fn end(self, problem: Option<String>) {
+        self.prepare_end();
+        let ended = Reply::Ended(Ended { problem });
+        for mut stream in self.shared.waiting.lock().drain(..) {
+            // Whoever does not listen any more does not need to know.
+            let _ = send(&mut stream, &ended);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        if shared.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+            shared.connections.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let of_thread = Arc::clone(shared);
+        let started = thread::Builder::new().name("control".to_owned()).spawn(move || {
+            // An error means that the other side is gone or makes no sense: nobody to tell.
+            let _ = converse(&of_thread, stream);
+            of_thread.connections.fetch_sub(1, Ordering::AcqRel);
+        });
+        if started.is_err() {
+            shared.connections.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Answers one connection's requests until it closes.
+fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut line = Vec::new();
+        (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Request::Status) => {
+                send(&mut stream, &Reply::Status(Box::new(shared.subject.status())))?;
+            }
+            Ok(Request::Scrub) => scrub(shared, &mut stream)?,
+            Ok(Request::AwaitEnd) => {
+                let mut waiting = shared.waiting.lock();
+                // Those that gave up leave room for others.
+                waiting.retain(|stream| !is_closed(stream));
+                if waiting.len() < CONNECTIONS_MAX {
+                    waiting.push(stream);
+                }
+                return Ok(());
+            }
+            Err(error) => {
+                return send(&mut stream, &Reply::Error { message: error.to_string() });
+            }
+        }
+    }
+}
+
+fn is_closed(stream: &UnixStream) -> bool {
+    let mut byte = [0];
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(stream, &mut byte, flags), Ok((_, 0)))
+}
+
+fn scrub(shared: &Shared, stream: &mut UnixStream) -> io::Result<()> {
+    let mut reported: Option<Instant> = None;
+    let mut gone = None;
+    let report = shared.subject.scrub(&mut |progress| {
+        if shared.ending.load(Ordering::Acquire) {
+            return ControlFlow::Break(());
+        }
+        if reported.is_some_and(|reported| reported.elapsed() < PROGRESS_INTERVAL) {
+            return ControlFlow::Continue(());
+        }
+        reported = Some(Instant::now());
+        match send(stream, &Reply::Progress(*progress)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                gone = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    match (gone, report) {
+        (Some(error), _) => Err(error),
+        (None, Ok(report)) => send(stream, &Reply::Report(report)),
+        (None, Err(message)) => send(stream, &Reply::Error { message }),
+    }
+}
+
+fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}

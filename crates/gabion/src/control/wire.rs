@@ -1,0 +1,167 @@
+//! What is said between commands and daemons, and what `--json` prints: both are the same.
+//!
+//! The names and meanings of fields are promised to scripts; new fields may be added. Sizes are in
+//! bytes. The manual pages of `status` and `scrub` describe each field.
+
+use serde::{Deserialize, Serialize};
+
+/// What a command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// A [`Reply::Status`].
+    Status,
+    /// Some [`Reply::Progress`], then a [`Reply::Report`].
+    Scrub,
+    /// A [`Reply::Ended`], when the daemon ends.
+    AwaitEnd,
+}
+
+/// What a daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// How it is.
+    Status(Box<Status>),
+    /// How far a scrub is.
+    Progress(Progress),
+    /// What a scrub found.
+    Report(Report),
+    /// The daemon ends.
+    Ended(Ended),
+    /// The request was not possible.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// A filesystem.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The image or device.
+    pub target: String,
+    /// Its identity.
+    pub uuid: String,
+    /// Its label; empty if it has none.
+    pub label: String,
+    /// When it was made, as in RFC 3339.
+    pub created: String,
+    /// Bytes that files and what describes them can occupy in all.
+    pub total_bytes: u64,
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Bytes that can still be filled.
+    pub available_bytes: u64,
+    /// The number of the last commit.
+    pub txg: u64,
+    /// The number of subvolumes, snapshots included.
+    pub subvolumes: u64,
+    /// Why nothing is written any more, after an error; usually null.
+    pub problem: Option<String>,
+    /// Its mount; null if it is not mounted.
+    pub mount: Option<MountStatus>,
+}
+
+/// A mount and its daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where.
+    pub mountpoint: String,
+    /// "rw" or "ro".
+    pub access: String,
+    /// What the kernel shows as source: a loop device for an image file.
+    pub source: String,
+    /// "fuseblk" or "fuse".
+    pub kind: String,
+    /// Whether sync(2) reaches the daemon. fsync(2) always does.
+    pub sync_reaches_daemon: bool,
+    /// The daemon's process.
+    pub pid: u32,
+    /// How long it has been mounted.
+    pub uptime_seconds: u64,
+    /// The memory that the daemon aims at.
+    pub cache_bytes: u64,
+    /// The memory that the daemon has in use now.
+    pub resident_bytes: u64,
+    /// Bytes of files that wait to be written.
+    pub unwritten_bytes: u64,
+    /// Bytes of changed items that wait for the next commit.
+    pub uncommitted_bytes: u64,
+    /// How the disk is read and written, for people.
+    pub disk: String,
+}
+
+/// How far a scrub is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes compared with their checksums.
+    pub checked_bytes: u64,
+    /// Bytes in use when the scrub began.
+    pub total_bytes: u64,
+}
+
+/// What a scrub found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The image or device.
+    pub target: String,
+    /// Bytes compared with their checksums.
+    pub checked_bytes: u64,
+    /// Tree nodes among them.
+    pub nodes: u64,
+    /// Items in those.
+    pub items: u64,
+    /// What is damaged; at most a thousand.
+    pub findings: Vec<Finding>,
+    /// How much more is damaged.
+    pub more_findings: u64,
+    /// Whether it ended before it had seen everything.
+    pub stopped: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// Number of damaged places.
+    pub fn damage(&self) -> u64 {
+        self.findings.len() as u64 + self.more_findings
+    }
+}
+
+/// Something damaged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The subvolume; 0 is the list of subvolumes.
+    pub subvolume: u32,
+    /// The file, if only one is concerned.
+    pub inode: Option<u64>,
+    /// What is wrong, for people.
+    pub what: String,
+}
+
+/// The end of a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Why not everything could be written; usually null.
+    pub problem: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_have_the_form_that_is_documented() {
+        let line = |reply: &Reply| serde_json::to_string(reply).unwrap();
+        let ended = Reply::Ended(Ended::default());
+        assert_eq!(line(&ended), r#"{"ended":{"problem":null}}"#);
+        let error = Reply::Error { message: "no".to_owned() };
+        assert_eq!(line(&error), r#"{"error":{"message":"no"}}"#);
+        let progress = Reply::Progress(Progress { checked_bytes: 1, total_bytes: 2 });
+        assert_eq!(line(&progress), r#"{"progress":{"checked_bytes":1,"total_bytes":2}}"#);
+        let await_end = serde_json::to_string(&Request::AwaitEnd).unwrap();
+        assert_eq!(await_end, r#"{"request":"await-end"}"#);
+        assert_eq!(serde_json::from_str::<Reply>(&line(&ended)).unwrap(), ended);
+    }
+}

@@ -1,0 +1,61 @@
+//! The door of Gabion: the command line, and the daemon behind a mount.
+//!
+//! ```text
+//! args -> cmd::* -> mkfs, inspect                  on the device or image itself
+//!                -> mount, up -> serve -> mount    the daemon: disk, map, files, FUSE
+//!                -> status, scrub, umount          ask the daemon through control
+//! ```
+//!
+//! Everything here asks, calls and prints; rules live on the floors below. The library has no
+//! stable interface of its own: what is promised is the command line, its exit codes ([`run`]) and
+//! the JSON that it prints.
+
+#![forbid(unsafe_code)]
+#![allow(dead_code)]
+
+mod args;
+mod check;
+mod cmd;
+mod control;
+mod date;
+mod failure;
+mod mounts;
+mod options;
+mod patience;
+mod size;
+mod state;
+mod target;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+/// Runs the command line `arguments`, the program's name first.
+///
+/// The exit code is 0 if it did what it was asked, 1 if it could not, 2 if the command line is
+/// wrong, 4 if a scrub found damage, and 32 if a mount failed that mount(8) asked for.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command,
+        // Help and versions are errors to the parser, and print to standard output.
+        Err(error) => error.exit(),
+    };
+    let done = match &command {
+        Command::Mkfs(args) => cmd::mkfs::run(args),
+        Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Umount(args) => cmd::umount::run(args),
+        Command::Status(args) => cmd::status::run(args),
+        Command::Scrub(args) => cmd::scrub::run(args),
+        _ => unreachable!(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("gabion: {failure}");
+            failure.code().into()
+        }
+    }
+}

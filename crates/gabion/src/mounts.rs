@@ -1,0 +1,135 @@
+//! The Gabion filesystems that are mounted on this machine, dead ones too.
+//!
+//! What is mounted is read from the kernel's list, never by looking at a mountpoint: below a mount
+//! whose daemon hangs, any look may take as long as the daemon's requests may.
+//!
+//! A mount is *dead* when its daemon is gone: nobody listens at its control socket any more, and
+//! the kernel answers ENOTCONN. Only then is it safe to take it away without asking.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use gabion_fuse::mount::{Unmount, unmount};
+use gabion_fuse::mountinfo::{self, Mount};
+use gabion_host::loop_device;
+
+use crate::control::client;
+use crate::failure::{Failure, Result};
+
+/// What follows `fuse.` or `fuseblk.` in the filesystem's type.
+pub const SUBTYPE: &str = "gabion";
+/// So many users of a mount are named.
+const USERS_MAX: usize = 3;
+
+/// Whether a mount's daemon still serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It does, or it cannot be seen that it does not.
+    Serving,
+    /// Its daemon is gone.
+    Dead,
+}
+
+/// Whether it is one of ours.
+pub fn is_gabion(mount: &Mount) -> bool {
+    let kind = mount.fstype.split_once('.');
+    matches!(kind, Some(("fuse" | "fuseblk", SUBTYPE)))
+}
+
+/// All of ours, in the order in which they were mounted.
+pub fn all() -> Result<Vec<Mount>> {
+    let mut mounts = mountinfo::mounts().map_err(unreadable)?;
+    mounts.retain(is_gabion);
+    Ok(mounts)
+}
+
+/// What is mounted uppermost at exactly this path, ours or not.
+pub fn at(mountpoint: &Path) -> Result<Option<Mount>> {
+    mountinfo::find(mountpoint).map_err(unreadable)
+}
+
+/// Our mount of this image or device.
+pub fn of_target(target: &Path) -> Result<Option<Mount>> {
+    let mounts = all()?;
+    if mounts.is_empty() {
+        return Ok(None);
+    }
+    let mut names: Vec<PathBuf> = target.canonicalize().into_iter().collect();
+    // Who may not see the loop devices cannot have mounted through one, either.
+    names.extend(loop_device::attached_to(target).unwrap_or_default());
+    let number = device_number(target);
+    Ok(mounts.into_iter().find(|mount| {
+        let source = Path::new(&mount.source);
+        let same_device = number.is_some() && device_number(source) == number;
+        same_device || names.iter().any(|name| name == source)
+    }))
+}
+
+fn device_number(path: &Path) -> Option<u64> {
+    let metadata = fs::metadata(path).ok()?;
+    metadata.file_type().is_block_device().then(|| metadata.rdev())
+}
+
+/// Whether its daemon still serves it.
+pub fn life(mount: &Mount) -> Life {
+    if client::is_listening(mount) {
+        return Life::Serving;
+    }
+    // Nobody listens, so there is no daemon that this could wait for.
+    match rustix::fs::statvfs(&mount.mountpoint) {
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED) => Life::Dead,
+        _ => Life::Serving,
+    }
+}
+
+/// Takes away a mount whose daemon is gone, whoever still has files of it open.
+pub fn bury(mount: &Mount) -> Result<()> {
+    unmount(&mount.mountpoint, Unmount::Lazy).map_err(|error| {
+        let mountpoint = mount.mountpoint.display();
+        Failure::of(format!("cannot clean up the dead mount at {mountpoint}"), &error)
+            .next("Try the same as root.")
+    })
+}
+
+/// Takes away what killed daemons have left at this mountpoint or of this target.
+pub fn bury_dead(target: &Path, mountpoint: &Path) -> Result<()> {
+    while let Some(mount) = at(mountpoint)?.filter(is_gabion) {
+        if life(&mount) == Life::Serving {
+            break;
+        }
+        bury(&mount)?;
+    }
+    match of_target(target)? {
+        Some(mount) if life(&mount) == Life::Dead => bury(&mount),
+        _ => Ok(()),
+    }
+}
+
+/// Programs that keep a mount busy, as far as can be seen: "process 71 (bash)".
+pub fn users(mountpoint: &Path) -> Vec<String> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let users = pids.filter(|pid| uses(*pid, mountpoint)).map(|pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("process {pid} ({})", name.trim_end())
+    });
+    users.take(USERS_MAX).collect()
+}
+
+/// Reads links only, which asks the kernel and not the filesystem.
+fn uses(pid: u32, mountpoint: &Path) -> bool {
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let leads_there =
+        |link: PathBuf| fs::read_link(link).is_ok_and(|path| path.starts_with(mountpoint));
+    if ["cwd", "root", "exe"].iter().any(|link| leads_there(folder.join(link))) {
+        return true;
+    }
+    let Ok(descriptors) = fs::read_dir(folder.join("fd")) else { return false };
+    descriptors.filter_map(|entry| entry.ok()).any(|entry| leads_there(entry.path()))
+}
+
+fn unreadable(error: io::Error) -> Failure {
+    Failure::of("cannot read the list of mounts", &error)
+}

@@ -1,0 +1,88 @@
+//! How a filesystem is, for people and for scripts.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_map::LocalMap;
+
+use crate::control::wire::{MountStatus, Status};
+use crate::date;
+use crate::size::Size;
+
+/// The state of an open map.
+pub fn of_map(map: &LocalMap, target: &str, mount: Option<MountStatus>) -> Status {
+    let superblock = map.superblock();
+    let space = map.space();
+    let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
+    Status {
+        target: target.to_owned(),
+        uuid: superblock.uuid.to_string(),
+        label: superblock.label.clone(),
+        created: date::seconds(superblock.created),
+        total_bytes: bytes(space.total),
+        used_bytes: bytes(space.used),
+        available_bytes: bytes(space.available),
+        txg: map.activity().committed.0,
+        subvolumes: map.subvolumes().len() as u64,
+        problem: map.stopped(),
+        mount,
+    }
+}
+
+/// The same as some lines of text.
+pub fn text(status: &Status) -> String {
+    let mut text = String::new();
+    let place = status.mount.as_ref().map_or(&status.target, |mount| &mount.mountpoint);
+    let label = match status.label.as_str() {
+        "" => String::new(),
+        label => format!(" {label:?}"),
+    };
+    let state = match (&status.problem, &status.mount) {
+        (Some(_), _) => "STOPPED WRITING",
+        (None, Some(mount)) if mount.access == "ro" => "mounted read-only",
+        (None, Some(_)) => "mounted",
+        (None, None) => "not mounted",
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{place}: Gabion filesystem{label}, {state}");
+    if let Some(problem) = &status.problem {
+        let _ = writeln!(text, "  problem    {problem}");
+        let _ = writeln!(text, "             unmount it, see to the disk, and mount it again");
+    }
+    let _ = writeln!(text, "  target     {}", status.target);
+    let _ = writeln!(text, "  uuid       {}, made {}", status.uuid, status.created);
+    let percent = 100.0 * status.used_bytes as f64 / (status.total_bytes as f64).max(1.0);
+    let _ = writeln!(
+        text,
+        "  space      {} used of {} ({percent:.0} %), {} available",
+        Size(status.used_bytes),
+        Size(status.total_bytes),
+        Size(status.available_bytes),
+    );
+    let _ = write!(text, "  commits    {} so far", status.txg);
+    if let Some(mount) = &status.mount {
+        mount_text(mount, &mut text);
+    }
+    text
+}
+
+fn mount_text(mount: &MountStatus, text: &mut String) {
+    let waiting = Size(mount.unwritten_bytes + mount.uncommitted_bytes);
+    let _ = writeln!(text, ", {waiting} waiting for the next");
+    let _ = writeln!(
+        text,
+        "  memory     {} resident, aims at {}",
+        Size(mount.resident_bytes),
+        Size(mount.cache_bytes),
+    );
+    let since = date::duration(Duration::from_secs(mount.uptime_seconds));
+    let _ = writeln!(text, "  daemon     process {}, for {since}", mount.pid);
+    let _ = writeln!(text, "  disk       {}", mount.disk);
+    let sync = if mount.sync_reaches_daemon {
+        "sync(2) reaches the daemon"
+    } else {
+        "sync(2) does not reach the daemon; fsync(2) and `gabion umount` do"
+    };
+    let _ = write!(text, "  kernel     {} of {}; {sync}", mount.kind, mount.source);
+}

@@ -282,14 +282,18 @@ impl LocalTxn<'_> {
         if !size.is_multiple_of(BLOCK) {
             self.ensure_settled(file)?;
             let block = size / BLOCK;
+            let tail = (size % BLOCK) as usize;
             if let Some(mut bytes) = self.stored_block(file, block)? {
-                bytes.truncate((size % BLOCK) as usize);
-                // Inline bytes stay inline: the item is simply shorter.
-                let piece = self.pieces(file, block, block + 1, 1)?.pop();
-                if matches!(piece, Some(Piece { data: FileData::Inline(_), .. })) {
-                    self.put_piece(file, &Piece { block: 0, data: FileData::Inline(bytes) });
-                } else {
-                    self.replace_block(file, block, bytes);
+                // Inline bytes stay inline: they may only become fewer.
+                match self.pieces(file, block, block + 1, 1)?.pop() {
+                    Some(Piece { data: FileData::Inline(mut bytes), .. }) => {
+                        bytes.truncate(tail);
+                        self.put_piece(file, &Piece { block: 0, data: FileData::Inline(bytes) });
+                    }
+                    _ => {
+                        bytes.truncate(tail);
+                        self.replace_block(file, block, bytes);
+                    }
                 }
             }
         }

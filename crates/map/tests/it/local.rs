@@ -295,6 +295,20 @@ fn holes_and_data_are_found() {
     }
 }
 
+/// Cutting used to put the zeros behind inline bytes into the item, past what it may hold.
+#[test]
+fn a_short_file_that_was_extended_can_be_cut_past_its_inline_bytes() {
+    let disk = formatted(8192);
+    let map = open(&disk);
+    write(&map, file(3), 0, &[1; 100]).expect("space");
+    map.sync().expect("a working disk");
+    for size in [8000, 3000] {
+        map.transact(|txn| txn.set_size(file(3), size)).expect("space");
+    }
+    let bytes = read(&map, file(3), 0, 5000);
+    assert_eq!((bytes.len(), bytes[99], bytes[100]), (3000, 1, 0));
+}
+
 #[test]
 fn a_full_filesystem_can_be_emptied_and_filled_again() {
     let disk = formatted(4096);

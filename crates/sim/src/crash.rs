@@ -1,14 +1,14 @@
 //! Every crash that a recorded workload may suffer.
 //!
 //! ```text
-//! events    0    1    2    3    4    5    6           a crash at position p: events 0..p were
-//!           w    w    FL   w    w    FUA  w           acknowledged, event p may be in flight
-//!                     └ stable ┘└── pending at 5
+//! events    0    1    2    3    4    5    6    7      w  a write begins     c0  event 0 completes
+//!           w    w    c0   FL   w    F    c5   w      F  a write with FUA   FL  a flush completes
+//!                          └ 0 stable     └ 5 stable; 1, 4 and 7 pending at the end
 //! ```
 //!
-//! At each position the log splits into what is stable and what is pending. A flush makes all that
-//! is pending stable; a FUA write makes itself stable and supersedes what is pending for the same
-//! blocks. A FUA write that comes next is in flight, so before it completes it is pending too. The
+//! At each position the log splits into what is stable and what is pending. A write is pending as
+//! soon as it has begun. A flush makes stable what had completed when it was submitted; a FUA write
+//! makes itself stable when it completes, and supersedes what is pending for the same blocks. The
 //! crash images of a position are what is stable plus
 //!
 //! 1. nothing, or everything that is pending;
@@ -18,7 +18,8 @@
 //!
 //! Images fork from one another ([`Image`]), and the log is walked once, so an image costs about
 //! as much as the blocks that are pending. Images that repeat the position before are left out: a
-//! crash that loses everything is made only where a stable state begins and where it ends.
+//! crash that loses everything is made only where a stable state begins and where it ends, and no
+//! crash is made before a completion that changes nothing, only after it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -86,10 +87,8 @@ pub enum Survival {
 pub struct CrashImage {
     /// Counts the images of one enumeration, from 0, those that were left out included.
     pub number: u64,
-    /// Events before this position were acknowledged.
-    pub acknowledged: usize,
-    /// Events before this position may have had an effect.
-    pub issued: usize,
+    /// Events before this position had happened.
+    pub position: usize,
     /// Which writes survived.
     pub survival: Survival,
     /// What is on the disk.
@@ -106,9 +105,8 @@ impl CrashImage {
 
 impl fmt::Display for CrashImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, acknowledged, issued, survival, .. } = self;
-        write!(f, "crash {number}: {acknowledged} events acknowledged, ")?;
-        write!(f, "{issued} issued, pending writes kept: {survival:?}")
+        let Self { number, position, survival, .. } = self;
+        write!(f, "crash {number} at event {position}, pending writes kept: {survival:?}")
     }
 }
 
@@ -119,6 +117,8 @@ struct Pending {
     index: usize,
     addr: BlockAddr,
     block: BlockSlice,
+    /// Position of the event by which the write completed.
+    completed: Option<usize>,
 }
 
 /// The crashes of a recording, in order of position.
@@ -152,39 +152,55 @@ impl CrashPoints {
         points
     }
 
-    /// Takes the event at the current position as acknowledged.
+    /// Takes the event at the current position as having happened.
     fn advance(&mut self) {
         let event = &self.events[self.position];
         match event {
-            Event::Flush => {
-                for Pending { addr, block, .. } in self.pending.drain(..) {
+            Event::Flushed { begun } => {
+                let flushed = |pending: &mut Pending| {
+                    pending.completed.is_some_and(|completed| completed < *begun)
+                };
+                for Pending { addr, block, .. } in self.pending.extract_if(.., flushed) {
                     self.stable.put(addr, block);
                 }
                 self.stable_is_new = true;
             }
-            Event::Write { durability: Durability::Fua, .. } => {
-                for (addr, block) in event.blocks() {
-                    self.pending.retain(|pending| pending.addr != addr);
-                    self.stable.put(addr, block);
+            Event::Completed { begun } => {
+                let forced = is_forced(&self.events[*begun]);
+                for at in self.pending.iter_mut().filter(|pending| pending.event == *begun) {
+                    at.completed = Some(self.position);
                 }
-                self.stable_is_new = true;
+                if forced {
+                    let begun = *begun;
+                    self.force(begun);
+                }
             }
             _ => self.pending.extend(pending_blocks(event, self.position)),
         }
         self.position += 1;
     }
 
+    /// The blocks of a write become stable, whatever was pending for them before.
+    fn force(&mut self, begun: usize) {
+        for (addr, block) in self.events[begun].blocks() {
+            self.pending.retain(|pending| pending.addr != addr || pending.event > begun);
+            self.stable.put(addr, block);
+        }
+        self.stable_is_new = true;
+    }
+
     /// Makes the images of the current position.
     fn make_images(&mut self) {
         let next = self.events.get(self.position);
-        let mut pending = self.pending.clone();
-        if let Some(Event::Write { durability: Durability::Fua, .. }) = next {
-            pending.extend(next.iter().flat_map(|event| pending_blocks(event, self.position)));
+        let forced = |begun: &usize| is_forced(&self.events[*begun]);
+        if matches!(next, Some(Event::Completed { begun }) if !forced(begun)) {
+            return;
         }
         let stable_ends = match next {
-            None | Some(Event::Flush | Event::Write { durability: Durability::Fua, .. }) => true,
+            None | Some(Event::Flushed { .. } | Event::Completed { .. }) => true,
             Some(_) => false,
         };
+        let pending = self.pending.clone();
         self.make(Survival::All, &pending, |_| true);
         if !pending.is_empty() && (self.stable_is_new || stable_ends) {
             self.make(Survival::None, &pending, |_| false);
@@ -251,13 +267,7 @@ impl CrashPoints {
                 image.put(pending.addr, pending.block.clone());
             }
         }
-        self.ready.push_back(CrashImage {
-            number,
-            acknowledged: self.position,
-            issued: (self.position + 1).min(self.events.len()),
-            survival,
-            image,
-        });
+        self.ready.push_back(CrashImage { number, position: self.position, survival, image });
     }
 }
 
@@ -277,9 +287,18 @@ impl Iterator for CrashPoints {
     }
 }
 
+/// Whether the event is the begin of a write that is stable when it completes.
+fn is_forced(event: &Event) -> bool {
+    matches!(event, Event::Write { durability: Durability::Fua, .. })
+}
+
 fn pending_blocks(event: &Event, position: usize) -> Vec<Pending> {
     let blocks = event.blocks().into_iter().enumerate();
-    blocks.map(|(index, (addr, block))| Pending { event: position, index, addr, block }).collect()
+    let pending = |(index, (addr, block))| {
+        let completed = None;
+        Pending { event: position, index, addr, block, completed }
+    };
+    blocks.map(pending).collect()
 }
 
 /// A seeded choice of what is kept, in one of three styles.
@@ -321,7 +340,7 @@ fn tear(old: Option<&BlockSlice>, new: &BlockSlice, sectors: u64) -> BlockSlice 
 mod tests {
     use std::collections::BTreeSet;
 
-    use gabion_base::disk::Disk;
+    use gabion_base::disk::{Disk, DiskRequest};
 
     use super::*;
 
@@ -337,9 +356,9 @@ mod tests {
         (0..count).map(|at| (read(at).bytes()[0], read(at).bytes()[BLOCK_SIZE - 1])).collect()
     }
 
-    fn outcomes(disk: &SimDisk, count: u64, acknowledged: usize) -> BTreeSet<Vec<(u8, u8)>> {
+    fn outcomes(disk: &SimDisk, count: u64, position: usize) -> BTreeSet<Vec<(u8, u8)>> {
         CrashPoints::new(disk.recording(), CrashPlan::thorough(1))
-            .filter(|crash| crash.acknowledged == acknowledged)
+            .filter(|crash| crash.position == position)
             .map(|crash| ends(&crash.image, count))
             .collect()
     }
@@ -350,9 +369,9 @@ mod tests {
         write(&disk, 0, &[1], Durability::Cached);
         disk.flush().expect("healthy");
         write(&disk, 1, &[2], Durability::Cached);
-        assert_eq!(outcomes(&disk, 1, 2), [vec![(1, 1)]].into());
         assert_eq!(outcomes(&disk, 1, 3), [vec![(1, 1)]].into());
-        let before = outcomes(&disk, 1, 1);
+        assert_eq!(outcomes(&disk, 1, 5), [vec![(1, 1)]].into());
+        let before = outcomes(&disk, 1, 2);
         assert!(before.contains(&vec![(0, 0)]) && before.contains(&vec![(1, 1)]));
     }
 
@@ -362,7 +381,7 @@ mod tests {
         for addr in 0..3 {
             write(&disk, addr, &[addr as u8 + 1], Durability::Cached);
         }
-        let seen = outcomes(&disk, 3, 3);
+        let seen = outcomes(&disk, 3, 6);
         for mask in 0..8_u8 {
             let byte = |at: u8| if mask >> at & 1 == 1 { at + 1 } else { 0 };
             let expected: Vec<_> = (0..3).map(|at| (byte(at), byte(at))).collect();
@@ -375,7 +394,7 @@ mod tests {
         let disk = SimDisk::new(16);
         write(&disk, 0, &[1, 1], Durability::Fua);
         write(&disk, 0, &[2, 2], Durability::Cached);
-        let seen = outcomes(&disk, 2, 2);
+        let seen = outcomes(&disk, 2, 4);
         assert!(seen.contains(&vec![(2, 2), (1, 1)]), "{seen:?}");
         assert!(seen.iter().flatten().any(|(first, last)| first != last), "{seen:?}");
     }
@@ -385,11 +404,36 @@ mod tests {
         let disk = SimDisk::new(16);
         write(&disk, 0, &[1], Durability::Cached);
         write(&disk, 0, &[2], Durability::Fua);
-        let before = outcomes(&disk, 1, 1);
+        let before = outcomes(&disk, 1, 3);
         assert!(before.contains(&vec![(2, 2)]), "it may have happened: {before:?}");
         assert!(before.contains(&vec![(1, 1)]) && before.contains(&vec![(0, 0)]));
         assert!(before.iter().flatten().any(|(first, last)| first != last), "{before:?}");
-        assert_eq!(outcomes(&disk, 1, 2), [vec![(2, 2)]].into());
+        assert_eq!(outcomes(&disk, 1, 4), [vec![(2, 2)]].into());
+    }
+
+    #[test]
+    fn a_flush_covers_what_completed_before_it_was_submitted() {
+        let disk = SimDisk::new(16);
+        let begin = |addr| {
+            let (parts, durability) =
+                (vec![BlockSlice::new(Blocks::zeroed(1))], Durability::Cached);
+            disk.submit(DiskRequest::Write { addr: BlockAddr(addr), parts, durability })
+        };
+        for addr in 0..4 {
+            write(&disk, addr, &[9], Durability::Fua);
+        }
+        let (waited, late, dropped) = (begin(0), begin(1), begin(2));
+        waited.wait().expect("healthy");
+        let flush = disk.submit(DiskRequest::Flush);
+        late.wait().expect("healthy");
+        drop(dropped);
+        flush.wait().expect("healthy");
+        let seen = outcomes(&disk, 4, disk.position());
+        for (late, dropped) in [(0, 0), (0, 9), (9, 0), (9, 9)] {
+            let expected = vec![(0, 0), (late, late), (dropped, dropped), (9, 9)];
+            assert!(seen.contains(&expected), "{expected:?} of {seen:?}");
+        }
+        assert!(seen.iter().all(|ends| ends[0] == (0, 0)), "it was flushed: {seen:?}");
     }
 
     #[test]
@@ -431,6 +475,6 @@ mod tests {
         let after = last.expect("there is always the crash at the end").disk();
         write(&after, 0, &[9], Durability::Fua);
         assert_eq!(ends(&disk.image(), 1), [(1, 1)]);
-        assert_eq!(after.position(), 1, "recovery is recorded");
+        assert_eq!(after.position(), 2, "recovery is recorded");
     }
 }

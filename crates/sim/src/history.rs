@@ -13,6 +13,9 @@
 //! they are durable together with the names.
 //!
 //! Blocks that two versions share are kept once.
+//!
+//! Two answers need not be the model's ([`carried_out`]): a copy may end early, and where space is
+//! scarce an operation that adds something may have no room and then has done nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +23,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::{Effect, Model, Number};
-use crate::op::{Op, Outcome};
+use crate::op::{Errno, Op, Outcome, Value};
 use crate::tree::Namespace;
 
 /// In what units bytes survive a crash.
@@ -148,28 +151,46 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// How much space there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// More than the operations need: having none is a wrong answer.
+    Ample,
+    /// Perhaps too little: whatever adds something may be refused for that.
+    Scarce,
+}
+
+/// The operation that the model has to do for `op`, going by its answer. `None` for none at all.
+pub fn carried_out(op: &Op, answered: &Outcome, room: Room) -> Option<Op> {
+    let mut op = op.clone();
+    match (&mut op, answered) {
+        (op, Err(Errno::ENOSPC)) if room == Room::Scarce && op.adds() => return None,
+        (Op::CopyRange { length, .. }, Ok(Value::Count(copied @ 1..))) => {
+            *length = (*length).min(*copied);
+        }
+        _ => {}
+    }
+    Some(op)
+}
+
 /// The record of a run.
 pub struct History {
     model: Model,
+    room: Room,
     steps: Vec<Step>,
     states: Vec<State>,
     files: BTreeMap<Number, FileHistory>,
 }
 
-impl Default for History {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl History {
-    /// The record of an empty filesystem, which is durable.
-    pub fn new() -> Self {
-        let model = Model::new();
+    /// The record of a filesystem that is `model` now, all of it durable.
+    pub fn new(model: Model, room: Room) -> Self {
         let namespace = Arc::new(model.namespace());
         let digest = namespace.digest();
         let states = vec![State { namespace, digest }];
-        Self { model, steps: Vec::new(), states, files: BTreeMap::new() }
+        let mut history = Self { model, room, steps: Vec::new(), states, files: BTreeMap::new() };
+        history.record_births(0);
+        history
     }
 
     /// Adds an operation that was asked and answered between two positions of the disk.
@@ -179,7 +200,12 @@ impl History {
         answered: Outcome,
         events: Range<usize>,
     ) -> Result<(), Box<Mismatch>> {
-        let expected = self.model.apply(op);
+        let Some(carried_out) = carried_out(op, &answered, self.room) else {
+            self.steps.push(Step { op: op.clone(), events, barrier: false });
+            self.record_state();
+            return Ok(());
+        };
+        let expected = self.model.apply(&carried_out);
         if expected != answered {
             let (step, op) = (self.steps.len(), op.clone());
             return Err(Box::new(Mismatch { step, op, expected, answered }));
@@ -199,8 +225,10 @@ impl History {
     fn record_births(&mut self, state: usize) {
         for number in self.model.files() {
             self.files.entry(number).or_insert_with(|| {
+                // Files of the beginning have bytes, later ones get theirs by an effect.
+                let bytes = self.model.file_bytes(number).filter(|_| state == 0);
                 let mut file = FileHistory::default();
-                file.add_version(state, &[]);
+                file.add_version(state, bytes.unwrap_or_default());
                 file.set_clean(state, true);
                 file
             });
@@ -288,7 +316,7 @@ mod tests {
     }
 
     fn history(ops: &[Op]) -> History {
-        let (mut history, mut model) = (History::new(), Model::new());
+        let (mut history, mut model) = (History::new(Model::new(), Room::Ample), Model::new());
         for (at, op) in ops.iter().enumerate() {
             let answered = model.apply(op);
             history.record(op, answered, at..at + 1).expect("the model agrees with itself");
@@ -318,8 +346,37 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_not_the_models_is_reported() {
-        let mut history = History::new();
+        let mut history = History::new(Model::new(), Room::Ample);
         let mismatch = history.record(&write(1), Ok(Value::Done), 0..0);
         assert!(mismatch.is_err_and(|mismatch| mismatch.to_string().contains("ENOENT")));
+    }
+
+    #[test]
+    fn an_operation_without_room_has_done_nothing_and_removing_never_lacks_room() {
+        let full = || Err(Errno::ENOSPC);
+        let make =
+            Op::Mknod { path: "a".to_owned(), kind: crate::op::Kind::File, mode: 0o600, rdev: 0 };
+        let remove = Op::Unlink { path: "a".to_owned() };
+        let mut history = History::new(Model::new(), Room::Scarce);
+        assert!(history.record(&make, full(), 0..1).is_ok());
+        assert_eq!(history.files().count(), 0);
+        assert!(history.record(&make, Ok(Value::Done), 1..2).is_ok());
+        assert!(history.record(&remove, full(), 2..3).is_err());
+        let mut history = History::new(Model::new(), Room::Ample);
+        assert!(history.record(&make, full(), 0..1).is_err());
+    }
+
+    #[test]
+    fn a_copy_may_end_early_but_not_before_it_begins() {
+        let copy = |length| Op::CopyRange {
+            from: target(),
+            from_offset: 0,
+            to: target(),
+            to_offset: 8192,
+            length,
+        };
+        let answered = |count| Ok(Value::Count(count));
+        assert_eq!(carried_out(&copy(100), &answered(60), Room::Ample), Some(copy(60)));
+        assert_eq!(carried_out(&copy(100), &answered(0), Room::Ample), Some(copy(100)));
     }
 }

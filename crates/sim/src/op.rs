@@ -296,6 +296,26 @@ pub enum Op {
     Sync,
 }
 
+impl Op {
+    /// Whether it may need more space than it frees: on a full disk it may be refused.
+    pub fn adds(&self) -> bool {
+        match self {
+            Self::Mknod { .. }
+            | Self::Mkdir { .. }
+            | Self::Symlink { .. }
+            | Self::Link { .. }
+            | Self::Rename { .. }
+            | Self::Open { .. }
+            | Self::Tmpfile { .. }
+            | Self::Write { .. }
+            | Self::CopyRange { .. }
+            | Self::SetXattr { .. } => true,
+            Self::Fallocate { how, .. } => !matches!(how, Allocation::Punch | Allocation::Collapse),
+            _ => false,
+        }
+    }
+}
+
 /// What `stat` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Status {

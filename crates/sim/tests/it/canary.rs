@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use gabion_base::rng::Rng;
 use gabion_sim::check::{Violation, verify};
-use gabion_sim::history::History;
+use gabion_sim::history::{History, Room};
 use gabion_sim::model::{Effect, Model, Number};
 use gabion_sim::op::{Kind, Op, Opening, Renaming, Target};
 use gabion_sim::tree::{System, Tree};
@@ -24,8 +24,11 @@ struct Run {
 
 impl Run {
     fn new(ops: impl IntoIterator<Item = Op>) -> Self {
-        let mut run =
-            Self { history: History::new(), states: vec![Model::new()], effects: Vec::new() };
+        let mut run = Self {
+            history: History::new(Model::new(), Room::Ample),
+            states: vec![Model::new()],
+            effects: Vec::new(),
+        };
         for (at, op) in ops.into_iter().enumerate() {
             let mut model = run.states[at].clone();
             let answered = model.apply(&op);

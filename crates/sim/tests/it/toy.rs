@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{Disk, Durability};
+use gabion_base::disk::{Disk, DiskRequest, Durability};
 use gabion_base::ids::BlockAddr;
 use gabion_sim::model::Model;
 use gabion_sim::op::{Errno, Op, Outcome, Target};
@@ -21,6 +21,8 @@ enum Bug {
     None,
     /// A sync does not wait for the disk.
     NoFlush,
+    /// A sync flushes the disk before the number is written.
+    NoWait,
     /// The number is written over the last one.
     InPlace,
     /// A sync of a file by a path is taken for nothing.
@@ -53,10 +55,13 @@ fn read(disk: &dyn Disk, addr: u64) -> Option<u64> {
     words.all(|word| u64::from_le_bytes(word) == first).then_some(first)
 }
 
-fn write(disk: &dyn Disk, addr: u64, count: u64, durability: Durability) {
+fn block(count: u64) -> BlockSlice {
     let bytes: Vec<u8> = (0..BLOCK_SIZE / 8).flat_map(|_| count.to_le_bytes()).collect();
-    let block = BlockSlice::new(Blocks::from_bytes(&bytes));
-    disk.write(BlockAddr(addr), block, durability).expect("a healthy disk");
+    BlockSlice::new(Blocks::from_bytes(&bytes))
+}
+
+fn write(disk: &dyn Disk, addr: u64, count: u64, durability: Durability) {
+    disk.write(BlockAddr(addr), block(count), durability).expect("a healthy disk");
 }
 
 impl Engine for Toy {
@@ -126,6 +131,14 @@ impl System for Mounted {
 
 impl Mounted {
     fn keep(&mut self) {
+        if self.bug == Bug::NoWait {
+            let parts = vec![block(self.count)];
+            let (addr, durability) = (BlockAddr(self.next), Durability::Cached);
+            let write = self.disk.submit(DiskRequest::Write { addr, parts, durability });
+            self.disk.flush().expect("healthy");
+            write.wait().expect("healthy");
+            return self.turn();
+        }
         write(&*self.disk, self.next, self.count, Durability::Cached);
         if self.bug != Bug::NoFlush {
             self.disk.flush().expect("healthy");
@@ -162,6 +175,12 @@ fn caught(bug: Bug) -> Failure {
 #[test]
 fn a_sync_without_a_flush_is_caught() {
     let failure = caught(Bug::NoFlush);
+    assert!(matches!(failure.reason, Reason::Promise(_)), "{failure}");
+}
+
+#[test]
+fn a_flush_that_does_not_wait_for_the_write_is_caught() {
+    let failure = caught(Bug::NoWait);
     assert!(matches!(failure.reason, Reason::Promise(_)), "{failure}");
 }
 

@@ -1,15 +1,18 @@
-//! One allocation group: two bitmaps and what follows from them.
+//! One allocation group: its bitmaps and what follows from them.
 //!
 //! - `busy` says what may not be given out now: blocks in use, and blocks that were freed but may
 //!   still be referenced by the last durable commit or the journal.
 //! - `next` is what the next commit writes: blocks in use by its trees, nothing else.
+//! - `after` is what the commit after that one will write, as far as it is known.
 //!
 //! Operations of the transaction group after the one that is being committed change `busy` at
-//! once, but must not show in the page that the commit writes: they wait in `later`, and are
-//! applied to `next` when the page has been captured.
+//! once, but must not show in the page that the commit writes: they change `after`, which becomes
+//! `next` when the page has been captured. While nothing waits for that, both are the same.
 //!
-//! Invariants: a set bit of `next` is set in `busy`; `free` counts the clear bits of `busy`;
-//! `clusters` counts its clear aligned nibbles (four blocks, room for a tree node).
+//! Invariants: a bit that is set in `next` or in `after` is set in `busy`; `free` counts the clear
+//! bits of `busy`; `clusters` counts its clear aligned nibbles (four blocks, room for a tree node).
+
+use gabion_base::ids::Txg;
 
 use crate::layout::GROUP_BLOCKS;
 
@@ -182,17 +185,13 @@ pub enum Want {
     Fragment(u64),
 }
 
-#[derive(Clone, Copy)]
-enum Change {
-    Set,
-    Clear,
-}
-
 /// A group whose bitmap is in memory.
 pub struct Group {
     busy: Bitmap,
     next: Bitmap,
-    later: Vec<(Change, u64, u64)>,
+    after: Bitmap,
+    /// The transaction group whose changes are in `after` only.
+    waiting: Option<Txg>,
     free: u64,
     clusters: u64,
     cursor: u64,
@@ -214,8 +213,9 @@ impl Group {
     pub fn new(bitmap: Bitmap) -> Self {
         let free = GROUP_BLOCKS - bitmap.count_set();
         let clusters = bitmap.count_clusters();
-        let next = bitmap.clone();
-        Self { busy: bitmap, next, later: Vec::new(), free, clusters, cursor: 0, dirty: false }
+        let (next, after) = (bitmap.clone(), bitmap.clone());
+        let (waiting, cursor, dirty) = (None, 0, false);
+        Self { busy: bitmap, next, after, waiting, free, clusters, cursor, dirty }
     }
 
     /// Blocks that can be given out now.
@@ -241,7 +241,7 @@ impl Group {
     /// Whether memory holds nothing that disk does not.
     pub fn is_idle(&self) -> bool {
         let unused = GROUP_BLOCKS - self.next.count_set();
-        !self.dirty && self.later.is_empty() && unused == self.free
+        !self.dirty && self.waiting.is_none() && unused == self.free
     }
 
     /// Finds blocks, beginning where the last search ended.
@@ -264,20 +264,30 @@ impl Group {
         self.account(before, start, count, -(count as i64))
     }
 
-    /// The next commit uses these blocks, which were taken before.
-    pub fn own(&mut self, start: u64, count: u64, now: bool) {
+    /// The commit `txg` and later ones use these blocks, which were taken before. `captured` is the
+    /// last commit whose page is written.
+    pub fn own(&mut self, start: u64, count: u64, txg: Txg, captured: Txg) {
         assert!(self.busy.all(start, count, true), "blocks {start}+{count} were not taken");
-        self.change_next(Change::Set, start, count, now);
+        let shows = self.turn_to(txg, captured);
+        self.after.set(start, count);
+        if shows {
+            self.next.set(start, count);
+        }
     }
 
-    /// The next commit no longer uses these blocks. They stay busy until [`Group::release`].
-    /// False, and nothing is done, if they are not in use: a damaged tree named them twice.
-    pub fn retire(&mut self, start: u64, count: u64, now: bool) -> bool {
-        let used = if now { &self.next } else { &self.busy };
-        if !used.all(start, count, true) {
+    /// The commit `txg` and later ones no longer use these blocks. They stay busy until
+    /// [`Group::release`]. False, and nothing is done, if they are not in use: a damaged tree named
+    /// them twice.
+    pub fn retire(&mut self, start: u64, count: u64, txg: Txg, captured: Txg) -> bool {
+        let shows = self.turn_to(txg, captured);
+        let used = self.after.all(start, count, true);
+        if !used || (shows && !self.next.all(start, count, true)) {
             return false;
         }
-        self.change_next(Change::Clear, start, count, now);
+        self.after.clear(start, count);
+        if shows {
+            self.next.clear(start, count);
+        }
         true
     }
 
@@ -288,28 +298,27 @@ impl Group {
         self.account(before, start, count, count as i64)
     }
 
-    /// Applies what waited for the capture of the page.
-    pub fn settle(&mut self) {
-        for (change, start, count) in std::mem::take(&mut self.later) {
-            self.change_next(change, start, count, true);
-        }
-    }
-
-    /// Whether changes wait.
-    pub fn has_later(&self) -> bool {
-        !self.later.is_empty()
-    }
-
-    fn change_next(&mut self, change: Change, start: u64, count: u64, now: bool) {
-        if !now {
-            self.later.push((change, start, count));
-            return;
-        }
-        match change {
-            Change::Set => self.next.set(start, count),
-            Change::Clear => self.next.clear(start, count),
-        }
+    /// Applies what waited for the page of commit `captured` to be written. Whether there was
+    /// anything.
+    pub fn settle(&mut self, captured: Txg) -> bool {
+        let Some(_) = self.waiting.take_if(|waiting| *waiting <= captured.next()) else {
+            return false;
+        };
+        self.next.clone_from(&self.after);
         self.dirty = true;
+        true
+    }
+
+    /// Prepares for a change of `txg`: whether it shows in the page that is written next.
+    fn turn_to(&mut self, txg: Txg, captured: Txg) -> bool {
+        self.settle(captured);
+        let shows = txg <= captured.next();
+        if shows {
+            self.dirty = true;
+        } else {
+            self.waiting = Some(txg);
+        }
+        shows
     }
 
     fn account(&mut self, clusters_before: u64, start: u64, count: u64, blocks: i64) -> Delta {
@@ -343,26 +352,49 @@ mod tests {
     fn a_page_round_trips_with_its_counts() {
         let mut group = Group::new(Bitmap::empty());
         group.take(100, 1000);
-        group.own(100, 1000, true);
+        group.own(100, 1000, Txg(1), Txg(0));
         let again = Group::new(Bitmap::from_page(&group.next().to_page()));
         assert_eq!((again.free(), again.clusters()), (group.free(), group.clusters()));
     }
 
     #[test]
     fn what_comes_during_a_commit_does_not_show_in_its_page() {
+        let (now, later, captured) = (Txg(1), Txg(2), Txg(0));
         let mut group = Group::new(Bitmap::empty());
-        group.take(0, 4);
-        group.own(0, 4, true);
-        let committed = group.next().to_page();
-        group.take(4, 4);
-        group.own(4, 4, false);
-        assert!(group.retire(4, 2, false));
-        assert_eq!(group.next().to_page(), committed);
-        group.settle();
-        assert!(group.next().all(6, 2, true) && group.next().all(4, 2, false));
-        assert!(group.busy().all(4, 4, true));
+        group.take(0, 20);
+        group.own(0, 4, now, captured);
+        group.own(4, 4, later, captured);
+        assert!(group.retire(4, 2, later, captured));
+        assert!(group.retire(0, 1, later, captured));
+        // The commit goes on allocating and retiring in the same group meanwhile.
+        group.own(16, 4, now, captured);
+        assert!(group.retire(3, 1, now, captured));
+        assert!(!group.settle(captured), "the page is not written yet");
+        let in_use = |bitmap: &Bitmap| (0..20).filter(|block| bitmap.is_set(*block)).collect();
+        let page: Vec<u64> = in_use(group.next());
+        assert_eq!(page, [0, 1, 2, 16, 17, 18, 19]);
+        assert!(group.settle(now));
+        let page: Vec<u64> = in_use(group.next());
+        assert_eq!(page, [1, 2, 6, 7, 16, 17, 18, 19]);
+        assert!(group.busy().all(0, 20, true));
         group.release(4, 2);
         assert!(group.busy().all(4, 2, false));
+    }
+
+    #[test]
+    fn blocks_are_retired_once_whoever_comes_first() {
+        let (now, later, captured) = (Txg(1), Txg(2), Txg(0));
+        let mut group = Group::new(Bitmap::empty());
+        group.take(0, 8);
+        group.own(0, 6, now, captured);
+        assert!(group.retire(0, 2, later, captured));
+        assert!(!group.retire(1, 2, later, captured), "twice by operations after the freeze");
+        assert!(!group.retire(0, 1, now, captured), "once by such a one, once by the commit");
+        assert!(group.retire(2, 2, now, captured));
+        assert!(!group.retire(2, 2, later, captured), "the other way round");
+        assert!(!group.retire(6, 1, later, captured), "taken, but not owned");
+        group.settle(now);
+        assert!(group.next().all(4, 2, true) && group.next().all(0, 4, false));
     }
 
     #[test]

@@ -256,8 +256,7 @@ impl Allocator {
         let (index, start) = self.locate(run)?;
         let mut slot = self.load(index)?;
         let group = slot.as_mut().expect("just loaded");
-        let now = self.settle(group, txg);
-        group.own(start, u64::from(run.count), now);
+        group.own(start, u64::from(run.count), txg, self.captured());
         drop(slot);
         self.mark_dirty(index);
         Ok(())
@@ -278,12 +277,12 @@ impl Allocator {
         let (index, start) = self.locate(run)?;
         let mut slot = self.load(index)?;
         let group = slot.as_mut().expect("just loaded");
-        let now = self.settle(group, txg);
-        if !group.retire(start, u64::from(run.count), now) {
-            return Err(misuse(run, "it is freed, but not in use"));
-        }
+        let retired = group.retire(start, u64::from(run.count), txg, self.captured());
         drop(slot);
         self.mark_dirty(index);
+        if !retired {
+            return Err(misuse(run, "it is freed, but not in use"));
+        }
         self.retired.lock().entry(txg).or_default().push(run);
         self.retiring.fetch_add(i64::from(run.count), Ordering::AcqRel);
         Ok(())
@@ -352,7 +351,7 @@ impl Allocator {
     /// Writes the pages of commit `txg` (without a flush). No allocation or retirement for `txg`
     /// may come any more.
     pub fn capture(&self, txg: Txg) -> Result<CapturedMap, MapError> {
-        assert_eq!(txg.0, self.captured.load(Ordering::Acquire) + 1, "commits come in order");
+        assert_eq!(txg, self.captured().next(), "commits come in order");
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let mut tickets = Vec::new();
         let mut tables = self.tables.lock();
@@ -394,7 +393,7 @@ impl Allocator {
             ticket.wait()?;
         }
         self.captured.store(txg.0, Ordering::Release);
-        self.settle_all()?;
+        self.settle_all();
         let free = tables[0].iter().map(|page| u64::from(page.free)).sum();
         Ok(CapturedMap { top: tables[self.layout.tables.len()][0], free })
     }
@@ -436,25 +435,19 @@ impl Allocator {
     }
 
     /// After the pages were captured, what waited for that can be written down.
-    fn settle_all(&self) -> Result<(), MapError> {
+    fn settle_all(&self) {
         for (index, slot) in self.groups.iter().enumerate() {
             let mut slot = slot.lock();
-            if let Some(group) = slot.as_mut().filter(|group| group.has_later()) {
-                group.settle();
+            if slot.as_mut().is_some_and(|group| group.settle(self.captured())) {
                 drop(slot);
                 self.mark_dirty(index);
             }
         }
-        Ok(())
     }
 
-    /// Whether a change for `txg` belongs into the page that is written next.
-    fn settle(&self, group: &mut Group, txg: Txg) -> bool {
-        let now = txg.0 <= self.captured.load(Ordering::Acquire) + 1;
-        if now {
-            group.settle();
-        }
-        now
+    /// The last commit whose pages are written.
+    fn captured(&self) -> Txg {
+        Txg(self.captured.load(Ordering::Acquire))
     }
 
     fn locate(&self, run: Run) -> Result<(usize, u64), MapError> {
@@ -656,6 +649,26 @@ mod tests {
         assert_eq!(map.release(Txg(2)).expect("consistent"), vec![run]);
         assert_eq!(map.free(), before);
         assert!(map.retire(run, Txg(3)).is_err(), "freeing twice is refused");
+    }
+
+    #[test]
+    fn a_commit_does_not_write_what_came_after_its_freeze() {
+        let (disk, map) = allocator(4096);
+        let room = |count| map.allocate(Purpose::Data { count, hint: 0 }).expect("room");
+        let (early, late, node) = (room(4), room(8), room(4));
+        map.own(early, Txg(1)).expect("allocated");
+        map.own(late, Txg(2)).expect("allocated");
+        map.retire(early, Txg(2)).expect("in use");
+        map.own(node, Txg(1)).expect("allocated");
+        let captured = map.capture(Txg(1)).expect("a working disk");
+        let layout = map.layout().clone();
+        let again = Allocator::open(disk, Uuid([3; 16]), layout, captured.top, Txg(1));
+        let again = again.expect("what was written");
+        assert!(again.check_in_use(early).is_ok() && again.check_in_use(node).is_ok());
+        assert!(again.check_in_use(late).is_err(), "nothing of this commit references it");
+        map.capture(Txg(2)).expect("a working disk");
+        let bitmap = map.committed_bitmap(0).expect("just written");
+        assert!(bitmap.all(late.addr.0, 8, true) && bitmap.all(early.addr.0, 4, false));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use gabion_fs::create::Linkable;
 use gabion_fs::{
-    Attributes, Caller, Detail, Disposition, Fate, FileType, IfExists, Listing, OpenRequest,
+    Attributes, Caller, Detail, Disposition, Error, Fate, FileType, IfExists, Listing, OpenRequest,
     RenameRequest, Result, Unnamed,
 };
 use gabion_map::FileId;
@@ -21,6 +21,19 @@ impl LocalFs {
     pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
         let ctx = self.context(caller);
         self.run_referring(LOOKUP, |txn| gabion_fs::lookup(txn, &ctx, parent, name), |found| found)
+    }
+
+    /// The object with this number, for who remembers it from before. `Stale`: it is gone, or has no
+    /// name any more. Counts a lookup.
+    pub fn find(&self, file: FileId) -> Result<Attributes> {
+        self.run_referring(
+            LOOKUP,
+            |txn| match gabion_fs::stat(txn, file)? {
+                found if found.nlink == 0 => Err(Error::Stale),
+                found => Ok(found),
+            },
+            |found| found,
+        )
     }
 
     /// Makes and opens a regular file, or opens what is there. Counts a lookup and an opening.

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_fs::Result;
-use gabion_map::FileId;
+use gabion_fs::{Error, Result};
 use gabion_map::txn::Removal;
+use gabion_map::{FileId, LockMode, Txn};
 
 use crate::local::LocalFs;
+use crate::references::Left;
 
 /// Orphans that wait in memory (1 MiB of them).
 const QUEUE_MAX: usize = 65_536;
@@ -125,7 +126,14 @@ impl LocalFs {
             return Ok(Reaped::Nothing);
         }
         let Some(file) = self.reaper.next() else { return self.scan_step() };
-        let outcome = self.map.transact(|txn| gabion_fs::reap(txn, file));
+        let outcome = self.map.transact(|txn| {
+            txn.lock(file, LockMode::Exclusive)?;
+            // A scan may have found it between the loss of its name and what is said here.
+            if self.references.mark_unnamed(file.ino) == Left::Some {
+                return Ok::<_, Error>(Removal::Complete);
+            }
+            gabion_fs::reap(txn, file)
+        });
         // One that cannot be removed is left to the next start.
         self.reaper.done(matches!(outcome, Ok(Removal::Partial)).then_some(file));
         outcome.map(|_| Reaped::Part)

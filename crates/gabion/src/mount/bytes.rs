@@ -1,0 +1,118 @@
+//! Requests on the bytes of files.
+
+use std::cell::RefCell;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::BlockSlice;
+use gabion_fs::{CopyRequest, Privileges, SizeRule, SpaceRequest, WriteAt};
+use gabion_fuse::{CopyFileRange, PAYLOAD_MAX, Read, Reply, Write};
+use gabion_map::txn::SeekTarget;
+use gabion_map::{FileId, Payload};
+
+use super::encode;
+use super::front::{Ask, done, failed, refuse};
+
+/// Payloads above this size are kept in the memory they came in: the protocol hands over no
+/// smaller ones without a copy.
+const COPY_MAX: usize = 128 << 10;
+
+thread_local! {
+    /// What this thread reads into: a buffer of its own for each READ would cost more than the
+    /// reading.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Ask<'_> {
+    pub(super) fn read(&self, read: &Read, reply: Reply) {
+        let size = (read.size as usize).min(PAYLOAD_MAX);
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let into = &mut buffer[..size];
+            match self.fs.read(&self.caller, self.file, read.offset, into) {
+                Ok(count) => reply.bytes(&into[..count]),
+                Err(error) => failed(reply, &error),
+            };
+        });
+    }
+
+    pub(super) fn write(&self, write: Write<'_>, reply: Reply) {
+        let Write { offset, payload, kill_suidgid, .. } = write;
+        let privileges = encode::privileges(kill_suidgid);
+        // The kernel knows where the file ends: it is the only one that moves the end.
+        let at = WriteAt::Offset(offset);
+        let length = payload.len();
+        let is_whole =
+            length.is_multiple_of(BLOCK_SIZE) && offset.is_multiple_of(BLOCK_SIZE as u64);
+        let put =
+            |payload: Payload<'_>| self.fs.write(&self.caller, self.file, at, &payload, privileges);
+        let written = if is_whole && length > COPY_MAX {
+            match BlockSlice::adopt(payload.take()) {
+                Ok(blocks) => put(Payload::Shared { blocks, length }),
+                Err(bytes) => put(Payload::Copied(&bytes)),
+            }
+        } else {
+            put(Payload::Copied(&payload))
+        };
+        match written {
+            Ok(written) => reply.written(written.length as u32),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    /// The kernel does not say whether set-id bits shall go here; they go unless the superuser
+    /// calls, as in its own filesystems.
+    fn privileges(&self) -> Privileges {
+        if self.caller.is_superuser() { Privileges::Keep } else { Privileges::Clear }
+    }
+
+    pub(super) fn fallocate(&self, offset: u64, length: u64, mode: u32, reply: Reply) {
+        const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        let rule = match mode as i32 & KEEP_SIZE {
+            0 => SizeRule::Extend,
+            _ => SizeRule::Keep,
+        };
+        let request = match mode as i32 & !KEEP_SIZE {
+            0 => SpaceRequest::Allocate(rule),
+            libc::FALLOC_FL_PUNCH_HOLE if rule == SizeRule::Keep => SpaceRequest::Punch,
+            libc::FALLOC_FL_ZERO_RANGE => SpaceRequest::Zero(rule),
+            libc::FALLOC_FL_COLLAPSE_RANGE if rule == SizeRule::Extend => SpaceRequest::Collapse,
+            libc::FALLOC_FL_INSERT_RANGE if rule == SizeRule::Extend => SpaceRequest::Insert,
+            _ => return refuse(reply, libc::EOPNOTSUPP),
+        };
+        let privileges = self.privileges();
+        let (caller, file) = (&self.caller, self.file);
+        done(reply, self.fs.fallocate(caller, file, request, offset, length, privileges));
+    }
+
+    pub(super) fn lseek(&self, offset: u64, whence: u32, reply: Reply) {
+        let target = match whence as i32 {
+            libc::SEEK_DATA => SeekTarget::Data,
+            libc::SEEK_HOLE => SeekTarget::Hole,
+            _ => return refuse(reply, libc::EINVAL),
+        };
+        match self.fs.seek(self.file, offset, target) {
+            Ok(found) => reply.lseek(found),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn copy_file_range(&self, copy: &CopyFileRange, target: FileId, reply: Reply) {
+        if copy.flags != 0 {
+            return refuse(reply, libc::EINVAL);
+        }
+        let request = CopyRequest {
+            source: self.file,
+            source_offset: copy.source_offset,
+            target,
+            target_offset: copy.target_offset,
+            // The older form of the answer has no room for more, and stays on whole blocks.
+            length: copy.length.min(u64::from(u32::MAX) + 1 - BLOCK_SIZE as u64),
+        };
+        match self.fs.copy_range(&self.caller, &request, self.privileges()) {
+            Ok(copied) => reply.copied(copied),
+            Err(error) => failed(reply, &error),
+        };
+    }
+}

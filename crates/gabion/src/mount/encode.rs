@@ -1,0 +1,89 @@
+//! Values of the filesystem in the words of the kernel's protocol, and back.
+
+use gabion_base::time::Timestamp;
+use gabion_fs::{Attributes, Caller, Changes, Groups, Privileges, SetTime, Through, Trust};
+use gabion_fuse as fuse;
+
+use super::kernel::FOREVER;
+
+/// The unit of I/O that programs are told, in bytes.
+const IO_SIZE: u32 = gabion_base::BLOCK_SIZE as u32;
+
+pub(super) fn timestamp(time: Timestamp) -> fuse::Timestamp {
+    fuse::Timestamp { seconds: time.seconds, nanoseconds: time.nanos }
+}
+
+fn from_timestamp(time: fuse::Timestamp) -> Timestamp {
+    Timestamp::new(time.seconds, time.nanoseconds)
+}
+
+pub(super) fn attr(attributes: &Attributes) -> fuse::Attr {
+    fuse::Attr {
+        ino: attributes.file.ino.0,
+        size: attributes.size,
+        blocks: attributes.sectors,
+        atime: timestamp(attributes.atime),
+        mtime: timestamp(attributes.mtime),
+        ctime: timestamp(attributes.ctime),
+        mode: attributes.mode,
+        nlink: attributes.nlink,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: attributes.rdev,
+        block_size: IO_SIZE,
+    }
+}
+
+pub(super) fn extended_attr(attributes: &Attributes) -> fuse::ExtendedAttr {
+    fuse::ExtendedAttr {
+        attr: attr(attributes),
+        btime: Some(timestamp(attributes.btime)),
+        attributes: 0,
+        attributes_known: 0,
+    }
+}
+
+pub(super) fn entry(attributes: &Attributes) -> fuse::Entry {
+    fuse::Entry {
+        node: fuse::NodeId(attributes.file.ino.0),
+        generation: attributes.generation,
+        attr: attr(attributes),
+        entry_ttl: FOREVER,
+        attr_ttl: FOREVER,
+    }
+}
+
+/// Who asks. The kernel has checked that they may.
+pub(super) fn caller(request: &fuse::Request<'_>, umask: u32) -> Caller {
+    let groups = match request.supplementary_group {
+        Some(group) => Groups::new(&[group]),
+        None => Groups::default(),
+    };
+    let (uid, gid) = (request.uid, request.gid);
+    Caller { uid, gid, groups, umask, trust: Trust::CheckedByKernel }
+}
+
+/// What becomes of the set-id bits when the kernel says so.
+pub(super) fn privileges(kill_suidgid: bool) -> Privileges {
+    if kill_suidgid { Privileges::Clear } else { Privileges::Keep }
+}
+
+pub(super) fn changes(setattr: &fuse::Setattr) -> Changes {
+    let time = |time| match time {
+        fuse::SetTime::Now => SetTime::Now,
+        fuse::SetTime::At(time) => SetTime::At(from_timestamp(time)),
+    };
+    Changes {
+        permissions: setattr.mode,
+        uid: setattr.uid,
+        gid: setattr.gid,
+        size: setattr.size.map(|size| (size, privileges(setattr.kill_suidgid))),
+        atime: setattr.atime.map(time),
+        mtime: setattr.mtime.map(time),
+        ctime: setattr.ctime.map(from_timestamp),
+        through: match setattr.handle {
+            Some(_) => Through::Handle,
+            None => Through::Name,
+        },
+    }
+}

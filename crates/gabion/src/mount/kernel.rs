@@ -1,0 +1,71 @@
+//! How the kernel shall treat a local mount.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use gabion_fuse::{Features, InitReply, KernelOffer, PAYLOAD_MAX, mountinfo};
+
+use super::{Locking, WritePolicy};
+
+/// Nothing that the kernel caches gets untrue by itself.
+pub(super) const FOREVER: Duration = Duration::MAX;
+
+/// Asynchronous requests in flight at most: readahead and writeback, of up to 1 MiB each.
+const BACKGROUND_MAX: u16 = 64;
+/// From here on the kernel holds writeback back.
+const CONGESTION: u16 = 48;
+/// How far the kernel reads ahead, in KiB: a request of the largest size.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// What is taken of the kernel's offer.
+pub(super) fn init_reply(offer: &KernelOffer, writes: WritePolicy, locking: Locking) -> InitReply {
+    let mut features = Features::ASYNC_READ
+        | Features::ASYNC_DIO
+        | Features::PARALLEL_DIROPS
+        | Features::DO_READDIRPLUS
+        | Features::READDIRPLUS_AUTO
+        | Features::EXPLICIT_INVAL_DATA
+        | Features::CACHE_SYMLINKS
+        | Features::HANDLE_KILLPRIV_V2
+        | Features::POSIX_ACL
+        | Features::DONT_MASK
+        | Features::EXPORT_SUPPORT
+        | Features::NO_OPENDIR_SUPPORT
+        | Features::ABORT_ERROR;
+    match locking {
+        Locking::Kernel => features |= Features::NO_OPEN_SUPPORT,
+        Locking::Filesystem => features |= Features::POSIX_LOCKS | Features::FLOCK_LOCKS,
+    }
+    if writes == WritePolicy::Back {
+        features |= Features::WRITEBACK_CACHE;
+    }
+    InitReply {
+        features,
+        max_readahead: offer.max_readahead,
+        max_background: BACKGROUND_MAX,
+        congestion_threshold: CONGESTION,
+        max_write: PAYLOAD_MAX as u32,
+        time_gran: 1,
+        request_timeout_s: 0,
+    }
+}
+
+/// Lifts limits that the kernel puts on filesystems it does not trust, as far as we may. It is no
+/// failure if we may not: everything works, only slower.
+pub(super) fn lift_limits(mountpoint: &Path) {
+    let Ok(Some(mount)) = mountinfo::find(mountpoint) else { return };
+    let (major, minor) = mount.device;
+    let suffix = if mount.fstype.starts_with("fuseblk") { "-fuseblk" } else { "" };
+    let settings = [
+        ("read_ahead_kb", READ_AHEAD_KIB),
+        // A share of the memory for dirty pages, in percent, instead of a fixed hundredth.
+        ("strict_limit", 0),
+        ("max_ratio", 100),
+    ];
+    for (name, value) in settings {
+        let path = format!("/sys/class/bdi/{major}:{minor}{suffix}/{name}");
+        // Not ours to set for ordinary users and on older kernels.
+        let _ = fs::write(path, value.to_string());
+    }
+}

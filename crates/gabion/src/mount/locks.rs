@@ -1,0 +1,118 @@
+//! Requests on advisory locks, for [`Locking::Filesystem`].
+//!
+//! A wait leaves the thread at once: its reply moves into the table of locks and is sent when the
+//! lock is free, or when the caller gets a signal. A lock that was granted to a caller who is gone
+//! by then is given back.
+
+use std::sync::Arc;
+
+use gabion_fs::errno;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
+use gabion_fuse as fuse;
+use gabion_fuse::{LockFamily, LockKind, Outcome, Reply};
+
+use super::Locking;
+use super::front::{Ask, refuse};
+
+/// All locks of one mount are one client's; its owners are told apart by the kernel's numbers.
+const CLIENT: u64 = 0;
+
+fn class(family: LockFamily) -> LockClass {
+    match family {
+        LockFamily::Posix => LockClass::Posix,
+        LockFamily::Flock => LockClass::Flock,
+    }
+}
+
+fn owner(owner: fuse::LockOwner) -> LockOwner {
+    LockOwner { client: CLIENT, number: owner.0 }
+}
+
+fn range(request: &fuse::LockRequest) -> Option<LockRange> {
+    match request.family {
+        LockFamily::Posix => LockRange::new(request.lock.start, request.lock.end),
+        LockFamily::Flock => Some(LockRange::WHOLE),
+    }
+}
+
+impl Ask<'_> {
+    /// The lock that is asked for; `None` if the range is upside down.
+    fn wanted(&self, request: &fuse::LockRequest) -> Option<Lock> {
+        let strength = match request.lock.kind {
+            LockKind::Exclusive => Strength::Exclusive,
+            LockKind::Shared | LockKind::Unlock => Strength::Shared,
+        };
+        Some(Lock {
+            file: self.file,
+            class: class(request.family),
+            owner: owner(request.owner),
+            pid: request.lock.pid,
+            strength,
+            range: range(request)?,
+        })
+    }
+
+    pub(super) fn getlk(&self, request: &fuse::LockRequest, reply: Reply) {
+        let Some(wanted) = self.wanted(request) else {
+            return refuse(reply, libc::EINVAL);
+        };
+        let conflict = self.fs.locks().conflict(&wanted).map(|lock| fuse::Lock {
+            start: lock.range.start(),
+            end: lock.range.end(),
+            kind: match lock.strength {
+                Strength::Shared => LockKind::Shared,
+                Strength::Exclusive => LockKind::Exclusive,
+            },
+            pid: lock.pid,
+        });
+        reply.lock(conflict.as_ref());
+    }
+
+    pub(super) fn setlk(&self, request: &fuse::LockRequest, reply: Reply) {
+        self.lock(request, Wait::No, reply);
+    }
+
+    pub(super) fn setlkw(&self, request: &fuse::LockRequest, reply: Reply) {
+        self.lock(request, Wait::Yes, reply);
+    }
+
+    fn lock(&self, request: &fuse::LockRequest, wait: Wait, reply: Reply) {
+        let Some(wanted) = self.wanted(request) else {
+            return refuse(reply, libc::EINVAL);
+        };
+        let Lock { file, class, owner, range, .. } = wanted;
+        if request.lock.kind == LockKind::Unlock {
+            self.fs.locks().release(file, class, owner, range);
+            reply.ok();
+            return;
+        }
+        let cancel = reply.cancel();
+        let fs = Arc::clone(self.fs);
+        let end = move |result| match result {
+            Ok(()) => {
+                if reply.ok() == Outcome::Gone {
+                    fs.locks().release(file, class, owner, range);
+                }
+            }
+            Err(error) => refuse(reply, errno(&error)),
+        };
+        if let Some(ticket) = self.fs.locks().acquire(wanted, wait, Box::new(end)) {
+            let fs = Arc::clone(self.fs);
+            cancel.on_cancel(move |_| fs.locks().cancel(ticket));
+        }
+    }
+
+    pub(super) fn flush(&self, closed_by: fuse::LockOwner, reply: Reply) {
+        if self.locking == Locking::Kernel {
+            return refuse(reply, libc::ENOSYS);
+        }
+        let (class, owner) = (LockClass::Posix, owner(closed_by));
+        self.fs.locks().release(self.file, class, owner, LockRange::WHOLE);
+        reply.ok();
+    }
+
+    pub(super) fn release_flock(&self, closed_by: fuse::LockOwner) {
+        let (class, owner) = (LockClass::Flock, owner(closed_by));
+        self.fs.locks().release(self.file, class, owner, LockRange::WHOLE);
+    }
+}

@@ -1,0 +1,67 @@
+//! The front end of a local mount: the kernel's requests to a [`LocalFs`] and its answers back.
+//!
+//! ```text
+//!   kernel <-> gabion_fuse::Session --(Front: decode, call, encode)--> LocalFs --> map --> disk
+//!                                          keep_committed, keep_reaped ---^   (two threads)
+//! ```
+//!
+//! Only this kernel changes the filesystem, so whatever it caches stays true: names, absent names,
+//! attributes, pages and listings are cached without end, and it invalidates by itself what its
+//! own operations change. What follows from that:
+//!
+//! - Nobody is asked to open or close ([`Locking::Kernel`]): the first OPEN is answered ENOSYS, and
+//!   the kernel opens by itself from then on. Unlinked files are safe, because the kernel does not
+//!   forget what it has open.
+//! - Advisory locks are the kernel's own, for all who lock are its processes. Then FLUSH has
+//!   nothing to tell either. With [`Locking::Filesystem`] the locks are kept in the filesystem's
+//!   table, opens are counted, and FLUSH and RELEASE are listened to: for a filesystem that is
+//!   reached in other ways too.
+//! - The kernel checks permissions, by mode, owner and ACL.
+//!
+//! The end: unmounted (or the connection aborted) -> all requests answered -> orphans reaped,
+//! everything committed -> on a block device, umount(2) returns -> background threads end ->
+//! [`Mounted::wait`] returns.
+//!
+//! Absent: rules of files, which are `gabion_fs`'s, and errno numbers but those of the protocol
+//! itself.
+
+mod bytes;
+mod encode;
+mod front;
+mod kernel;
+mod locks;
+mod mounted;
+mod names;
+mod objects;
+mod system_clock;
+
+pub use mounted::{End, Error, MountRequest, Mounted};
+pub use system_clock::SystemClock;
+
+/// Who keeps bytes that were just written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritePolicy {
+    /// The kernel collects them and hands them over when a file is closed or synced, memory is
+    /// short, or time has passed.
+    Back,
+    /// The filesystem gets each write at once.
+    Through,
+}
+
+/// Who keeps advisory locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locking {
+    /// This kernel, for its own processes.
+    Kernel,
+    /// The filesystem, for everybody who reaches it.
+    Filesystem,
+}
+
+/// Who may use a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Only who mounted it.
+    Owner,
+    /// Everybody, by the files' permissions.
+    Everybody,
+}

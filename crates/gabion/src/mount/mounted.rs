@@ -1,0 +1,190 @@
+//! A mount from its beginning to its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gabion_base::sync::Mutex;
+use gabion_fuse::mount::{MountError, MountFlags, MountOptions, Source, Unmount, mount, unmount};
+use gabion_fuse::{Config, Session, SessionError};
+use gabion_node::LocalFs;
+use thiserror::Error;
+
+use super::front::Front;
+use super::kernel::lift_limits;
+use super::{Locking, Users, WritePolicy};
+
+/// The filesystem's type, after `fuse.` or `fuseblk.`.
+const SUBTYPE: &str = "gabion";
+/// Threads that read requests at most, if there are as many processors.
+const READERS_MAX: usize = 8;
+/// Threads at most, with those that are started while others wait for the disk.
+const THREADS_MAX: usize = 32;
+/// How long a request may take. Longer than syncing all memory to a slow disk.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// How long ending the background threads waits before it wakes them again.
+const WAKE_AGAIN: Duration = Duration::from_millis(2);
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountRequest {
+    /// Where. An empty directory is best.
+    pub mountpoint: PathBuf,
+    /// What is mounted. With a block device, sync(2) reaches the filesystem and umount(2) waits
+    /// until everything is committed.
+    pub source: Source,
+    /// Flags of the mount; `READ_ONLY` if the filesystem was opened so.
+    pub flags: MountFlags,
+    /// Who may use it.
+    pub users: Users,
+    /// Who keeps bytes that were just written.
+    pub writes: WritePolicy,
+    /// Who keeps advisory locks.
+    pub locking: Locking,
+}
+
+impl MountRequest {
+    /// The usual: for everybody, locks in the kernel.
+    pub fn new(mountpoint: PathBuf, source: Source) -> Self {
+        Self {
+            mountpoint,
+            source,
+            flags: MountFlags::NONE,
+            users: Users::Everybody,
+            writes: WritePolicy::Through,
+            locking: Locking::Kernel,
+        }
+    }
+
+    fn options(&self) -> MountOptions {
+        let mut options = MountOptions::new(self.source.clone(), SUBTYPE);
+        options.flags = self.flags;
+        options.allow_other = self.users == Users::Everybody;
+        options
+    }
+}
+
+/// Why a mount failed, at its beginning or at its end.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Mounting or unmounting was refused.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The kernel and we do not understand each other.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// What was accepted could not all be made durable.
+    #[error("the filesystem could not be closed: {0}")]
+    Close(#[source] gabion_fs::Error),
+}
+
+/// How a mount ended.
+pub use gabion_fuse::End;
+
+/// A mounted filesystem. Dropped, it is unmounted, by force if it is in use.
+pub struct Mounted {
+    session: Session,
+    front: Arc<Front>,
+    mountpoint: PathBuf,
+    background: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Mounted {
+    /// Mounts `fs` and begins to serve.
+    pub fn start(fs: Arc<LocalFs>, request: &MountRequest) -> Result<Self, Error> {
+        let front = Arc::new(Front::new(Arc::clone(&fs), request.writes, request.locking));
+        let device = mount(&request.mountpoint, &request.options())?;
+        let threads = thread::available_parallelism().map_or(2, usize::from);
+        let config = Config {
+            threads: threads.clamp(2, READERS_MAX),
+            threads_max: THREADS_MAX,
+            deadline: DEADLINE,
+            name: "gabion".to_owned(),
+        };
+        let session = match Session::start(device, Arc::clone(&front), config) {
+            Ok(session) => session,
+            Err(error) => {
+                // Nobody serves it: its users shall not wait for answers.
+                let _ = unmount(&request.mountpoint, Unmount::Force);
+                return Err(error.into());
+            }
+        };
+        let mounted = Self {
+            session,
+            front,
+            mountpoint: request.mountpoint.clone(),
+            background: Mutex::default(),
+        };
+        mounted.start_background("gabion-commit", LocalFs::keep_committed)?;
+        mounted.start_background("gabion-reap", LocalFs::keep_reaped)?;
+        lift_limits(&request.mountpoint);
+        Ok(mounted)
+    }
+
+    fn start_background(&self, name: &str, run: fn(&LocalFs)) -> Result<(), Error> {
+        let fs = Arc::clone(&self.front.fs);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&fs));
+        self.background.lock().push(thread.map_err(Error::Thread)?);
+        Ok(())
+    }
+
+    /// The filesystem.
+    pub fn fs(&self) -> &Arc<LocalFs> {
+        &self.front.fs
+    }
+
+    /// Unmounts. `Unmount::Plain` fails if it is in use; the others cannot wait for what the kernel
+    /// has not handed over yet.
+    pub fn unmount(&self, how: Unmount) -> Result<(), Error> {
+        Ok(unmount(&self.mountpoint, how)?)
+    }
+
+    /// Waits until it is unmounted and everything is on disk.
+    pub fn wait(&self) -> Result<End, Error> {
+        let end = self.session.wait();
+        self.end_background();
+        match self.front.closed.lock().take() {
+            Some(Err(error)) => Err(Error::Close(error)),
+            _ => Ok(end),
+        }
+    }
+
+    /// As [`wait`](Self::wait), but for so long at most; `None` if it is still mounted then.
+    pub fn wait_for(&self, timeout: Duration) -> Option<Result<End, Error>> {
+        self.session.wait_for(timeout)?;
+        Some(self.wait())
+    }
+
+    fn end_background(&self) {
+        let threads = std::mem::take(&mut *self.background.lock());
+        for thread in threads {
+            // A thread that was about to wait may have missed it.
+            while !thread.is_finished() {
+                self.front.fs.end_background();
+                thread::sleep(WAKE_AGAIN);
+            }
+            if thread.join().is_err() {
+                eprintln!("gabion: a background thread of {} panicked", self.mountpoint.display());
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.session.wait_for(Duration::ZERO).is_none()
+            && self.unmount(Unmount::Plain).is_err()
+            && self.unmount(Unmount::Force).is_err()
+        {
+            // It is mounted elsewhere, or somebody else unmounts it now: stop serving it.
+            self.session.shutdown();
+        }
+        if let Err(error) = self.wait() {
+            eprintln!("gabion: {}: {error}", self.mountpoint.display());
+        }
+    }
+}

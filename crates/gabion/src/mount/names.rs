@@ -1,0 +1,214 @@
+//! Requests on names. What the kernel is told of an object counts one lookup of it, which is taken
+//! back if the answer did not arrive.
+
+use gabion_fs::create::Linkable;
+use gabion_fs::{
+    Access, Attributes, Detail, Error, FileType, IfExists, IfTaken, Leave, Listed, OpenRequest,
+    Privileges, RenameRequest, Result, errno,
+};
+use gabion_fuse::{
+    DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, OpenFlags, Opened, Outcome,
+    ReadDirectory, Reply,
+};
+use gabion_map::FileId;
+
+use super::Locking;
+use super::encode;
+use super::front::{Ask, absent, done, failed, refuse};
+
+/// Bytes of the shortest entry of READDIR and of READDIRPLUS: what bounds how many are asked for.
+const ENTRY_MIN: usize = 32;
+const ENTRY_PLUS_MIN: usize = 160;
+/// Entries that one request reads at most; what the kernel usually has room for is less.
+const ENTRIES_MAX: usize = 4096;
+
+const PERMISSIONS: u32 = 0o7777;
+
+impl Ask<'_> {
+    fn entry(&self, found: Result<Attributes>, reply: Reply) {
+        match found {
+            Ok(found) => {
+                if reply.entry(&encode::entry(&found)) == Outcome::Gone {
+                    self.fs.forget(found.file, 1);
+                }
+            }
+            Err(error) => refuse(reply, errno(&error)),
+        }
+    }
+
+    pub(super) fn lookup(&self, name: &[u8], reply: Reply) {
+        // An NFS server asks for what it remembers by number, and for the parents of that.
+        let found = match name {
+            b"." => self.fs.find(self.file),
+            _ => self.fs.lookup(&self.caller, self.file, name),
+        };
+        match found {
+            Err(Error::NotFound) => absent(reply),
+            found => self.entry(found, reply),
+        }
+    }
+
+    pub(super) fn symlink(&self, name: &[u8], target: &[u8], reply: Reply) {
+        self.entry(self.fs.symlink(&self.caller, self.file, name, target), reply);
+    }
+
+    pub(super) fn mknod(&self, name: &[u8], mode: u32, rdev: u32, reply: Reply) {
+        // Like mknod(2): no type is a regular file.
+        let file_type = match mode & libc::S_IFMT {
+            0 => Some(FileType::Regular),
+            _ => FileType::of_mode(mode),
+        };
+        let Some(file_type) = file_type else {
+            return refuse(reply, libc::EINVAL);
+        };
+        let permissions = mode & PERMISSIONS;
+        let made = self.fs.mknod(&self.caller, self.file, name, file_type, permissions, rdev);
+        self.entry(made, reply);
+    }
+
+    pub(super) fn mkdir(&self, name: &[u8], mode: u32, reply: Reply) {
+        self.entry(self.fs.mkdir(&self.caller, self.file, name, mode & PERMISSIONS), reply);
+    }
+
+    pub(super) fn link(&self, source: FileId, name: &[u8], reply: Reply) {
+        self.entry(self.fs.link(&self.caller, source, self.file, name), reply);
+    }
+
+    pub(super) fn rename(
+        &self,
+        name: &[u8],
+        new_parent: FileId,
+        new_name: &[u8],
+        flags: u32,
+        reply: Reply,
+    ) {
+        let known = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
+        let exclusive = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE;
+        if flags & !known != 0 || flags & exclusive == exclusive {
+            return refuse(reply, libc::EINVAL);
+        }
+        let request = RenameRequest {
+            source_parent: self.file,
+            source_name: name,
+            target_parent: new_parent,
+            target_name: new_name,
+            if_taken: match flags & exclusive {
+                0 => IfTaken::Replace,
+                libc::RENAME_NOREPLACE => IfTaken::Fail,
+                _ => IfTaken::Exchange,
+            },
+            leave: match flags & libc::RENAME_WHITEOUT {
+                0 => Leave::Nothing,
+                _ => Leave::Whiteout,
+            },
+        };
+        done(reply, self.fs.rename(&self.caller, &request));
+    }
+
+    pub(super) fn create(
+        &self,
+        name: &[u8],
+        mode: u32,
+        flags: u32,
+        privileges: Privileges,
+        reply: Reply,
+    ) {
+        let has = |flag: i32| flags & flag as u32 != 0;
+        let if_exists = if has(libc::O_EXCL) { IfExists::Fail } else { IfExists::Open };
+        // The kernel has checked what it may be opened for.
+        let truncate = has(libc::O_TRUNC).then_some(privileges);
+        let request = OpenRequest { access: Access::EXISTS, truncate };
+        let permissions = mode & PERMISSIONS;
+        let made = self.fs.create(&self.caller, self.file, name, permissions, if_exists, &request);
+        self.created(made.map(|(attributes, _)| attributes), reply);
+    }
+
+    pub(super) fn tmpfile(&self, mode: u32, flags: u32, reply: Reply) {
+        let linkable = match flags & libc::O_EXCL as u32 {
+            0 => Linkable::Yes,
+            _ => Linkable::No,
+        };
+        let made = self.fs.tmpfile(&self.caller, self.file, mode & PERMISSIONS, linkable);
+        self.created(made, reply);
+    }
+
+    fn created(&self, made: Result<Attributes>, reply: Reply) {
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => return refuse(reply, errno(&error)),
+        };
+        // A kernel that opens by itself does not say when it closes.
+        if self.locking == Locking::Kernel {
+            self.fs.release(made.file);
+        }
+        if reply.create(&encode::entry(&made), &opened()) == Outcome::Gone {
+            self.fs.forget(made.file, 1);
+            if self.locking == Locking::Filesystem {
+                self.fs.release(made.file);
+            }
+        }
+    }
+
+    pub(super) fn readlink(&self, reply: Reply) {
+        match self.fs.readlink(&self.caller, self.file) {
+            Ok(target) => reply.bytes(&target),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn readdir(&self, read: &ReadDirectory, reply: Reply) {
+        let limit = (read.size as usize / ENTRY_MIN).min(ENTRIES_MAX);
+        let listing = self.fs.readdir(&self.caller, self.file, read.offset, limit, Detail::Names);
+        let listing = match listing {
+            Ok(listing) => listing,
+            Err(error) => return refuse(reply, errno(&error)),
+        };
+        let mut buffer = DirectoryBuffer::new(read.size);
+        for entry in &listing.entries {
+            if buffer.push(&directory_entry(entry)) == Fit::Full {
+                break;
+            }
+        }
+        reply.directory(&buffer);
+    }
+
+    pub(super) fn readdirplus(&self, read: &ReadDirectory, reply: Reply) {
+        let limit = (read.size as usize / ENTRY_PLUS_MIN).min(ENTRIES_MAX);
+        let detail = Detail::Attributes;
+        let listing = self.fs.readdir(&self.caller, self.file, read.offset, limit, detail);
+        let listing = match listing {
+            Ok(listing) => listing,
+            Err(error) => return refuse(reply, errno(&error)),
+        };
+        let mut buffer = DirectoryPlusBuffer::new(read.size);
+        let mut told = 0;
+        for entry in &listing.entries {
+            let found = entry.attributes.as_ref().map(encode::entry);
+            if buffer.push(&directory_entry(entry), found.as_ref()) == Fit::Full {
+                break;
+            }
+            told += 1;
+        }
+        let kept = match reply.directory(&buffer) {
+            Outcome::Delivered => told,
+            Outcome::Gone => 0,
+        };
+        for found in listing.entries[kept..].iter().filter_map(|entry| entry.attributes.as_ref()) {
+            self.fs.forget(found.file, 1);
+        }
+    }
+}
+
+/// An open file: its pages stay cached, whoever had it open before.
+pub(super) fn opened() -> Opened {
+    Opened { flags: OpenFlags::KEEP_CACHE, ..Opened::default() }
+}
+
+fn directory_entry(entry: &Listed) -> DirectoryEntry<'_> {
+    DirectoryEntry {
+        ino: entry.ino.0,
+        next_offset: entry.cookie,
+        mode: entry.file_type.bits(),
+        name: entry.name(),
+    }
+}

@@ -1,0 +1,108 @@
+//! Requests on objects: attributes, extended attributes, opening, the filesystem as a whole.
+
+use gabion_base::BLOCK_SIZE;
+use gabion_fs::format::dirent::NAME_LENGTH_MAX;
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{OpenRequest, errno};
+use gabion_fuse::{Outcome, Release, Reply, Setattr, Statfs};
+
+use super::Locking;
+use super::encode;
+use super::front::{Ask, done, failed, refuse};
+use super::kernel::FOREVER;
+use super::names::opened;
+
+impl Ask<'_> {
+    pub(super) fn getattr(&self, reply: Reply) {
+        match self.fs.stat(self.file) {
+            Ok(attributes) => reply.attr(&encode::attr(&attributes), FOREVER),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn statx(&self, reply: Reply) {
+        match self.fs.stat(self.file) {
+            Ok(attributes) => reply.statx(&encode::extended_attr(&attributes), FOREVER),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn setattr(&self, setattr: &Setattr, reply: Reply) {
+        match self.fs.setattr(&self.caller, self.file, &encode::changes(setattr)) {
+            Ok(attributes) => reply.attr(&encode::attr(&attributes), FOREVER),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn open(&self, reply: Reply) {
+        if self.locking == Locking::Kernel {
+            return refuse(reply, libc::ENOSYS);
+        }
+        let request = OpenRequest { access: gabion_fs::Access::EXISTS, truncate: None };
+        match self.fs.open_file(&self.caller, self.file, &request) {
+            Ok(_) => {
+                if reply.open(&opened()) == Outcome::Gone {
+                    self.fs.release(self.file);
+                }
+            }
+            Err(error) => refuse(reply, errno(&error)),
+        }
+    }
+
+    pub(super) fn release(&self, release: &Release, reply: Reply) {
+        if self.locking == Locking::Filesystem {
+            if let Some(owner) = release.unlock_flock {
+                self.release_flock(owner);
+            }
+            self.fs.release(self.file);
+        }
+        reply.ok();
+    }
+
+    pub(super) fn getxattr(&self, name: &[u8], room: u32, reply: Reply) {
+        match self.fs.xattr(&self.caller, self.file, name) {
+            Ok(value) => reply.xattr(room, &value),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn listxattr(&self, room: u32, reply: Reply) {
+        match self.fs.xattr_names(&self.caller, self.file) {
+            Ok(names) => reply.xattr(room, &names),
+            Err(error) => failed(reply, &error),
+        };
+    }
+
+    pub(super) fn setxattr(
+        &self,
+        name: &[u8],
+        value: &[u8],
+        flags: u32,
+        kill_sgid: bool,
+        reply: Reply,
+    ) {
+        let condition = match flags as i32 {
+            0 => SetCondition::Always,
+            libc::XATTR_CREATE => SetCondition::Absent,
+            libc::XATTR_REPLACE => SetCondition::Present,
+            _ => return refuse(reply, libc::EINVAL),
+        };
+        let set_group = if kill_sgid { SetGroupBit::Clear } else { SetGroupBit::Keep };
+        let caller = &self.caller;
+        done(reply, self.fs.set_xattr(caller, self.file, name, value, condition, set_group));
+    }
+
+    /// The number of objects has no limit of its own, which is what zeros say.
+    pub(super) fn statfs(&self, reply: Reply) {
+        let space = self.fs.space();
+        reply.statfs(&Statfs {
+            blocks: space.total,
+            blocks_free: space.available,
+            blocks_available: space.available,
+            files: 0,
+            files_free: 0,
+            block_size: BLOCK_SIZE as u32,
+            name_max: NAME_LENGTH_MAX as u32,
+        });
+    }
+}

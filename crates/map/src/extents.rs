@@ -434,8 +434,9 @@ impl LocalTxn<'_> {
         self.require_space()?;
         let (from, to) = (source_offset / BLOCK, (source_offset + length).div_ceil(BLOCK));
         let shift = |block: u64| block - from + target_offset / BLOCK;
-        let pieces = self.pieces(source, from, to, usize::MAX)?;
         self.unmap(target, shift(from), shift(to))?;
+        // Looked up only now: within one file that may have divided an extent of the source.
+        let pieces = self.pieces(source, from, to, usize::MAX)?;
         for piece in pieces {
             let part = match piece.data {
                 FileData::Unwritten(_) => continue,

@@ -310,6 +310,18 @@ fn a_short_file_that_was_extended_can_be_cut_past_its_inline_bytes() {
 }
 
 #[test]
+fn a_file_shares_blocks_with_itself_within_one_extent() {
+    let map = open(&formatted(16_384));
+    let bytes: Vec<u8> = (1..=8).flat_map(|byte| [byte; 4096]).collect();
+    write(&map, file(10), 0, &bytes).expect("space");
+    map.flush_file(file(10)).expect("a working disk");
+    map.transact(|txn| txn.share(file(10), 5 * 4096, file(10), 4096, 2 * 4096)).expect("space");
+    let expected = [&bytes[..4096], &bytes[5 * 4096..7 * 4096], &bytes[3 * 4096..]].concat();
+    assert!(read(&map, file(10), 0, bytes.len()) == expected);
+    assert_exact(&map);
+}
+
+#[test]
 fn a_full_filesystem_can_be_emptied_and_filled_again() {
     let disk = formatted(4096);
     let map = open(&disk);

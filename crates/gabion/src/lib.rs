@@ -11,7 +11,6 @@
 //! the JSON that it prints.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod args;
 mod check;
@@ -19,9 +18,12 @@ mod cmd;
 mod control;
 mod date;
 mod failure;
+mod frugality;
+pub mod mount;
 mod mounts;
 mod options;
 mod patience;
+mod serve;
 mod size;
 mod state;
 mod target;
@@ -38,19 +40,26 @@ use crate::args::{Cli, Command};
 /// The exit code is 0 if it did what it was asked, 1 if it could not, 2 if the command line is
 /// wrong, 4 if a scrub found damage, and 32 if a mount failed that mount(8) asked for.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.first().is_some_and(|program| cmd::mount::is_called_by_mount8(program)) {
+        return end(cmd::mount::run_for_mount8(&arguments[1..]));
+    }
     let command = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command,
         // Help and versions are errors to the parser, and print to standard output.
         Err(error) => error.exit(),
     };
-    let done = match &command {
+    end(match &command {
+        Command::Up(args) => cmd::up::run(args),
         Command::Mkfs(args) => cmd::mkfs::run(args),
-        Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Mount(args) => cmd::mount::run(args),
         Command::Umount(args) => cmd::umount::run(args),
         Command::Status(args) => cmd::status::run(args),
         Command::Scrub(args) => cmd::scrub::run(args),
-        _ => unreachable!(),
-    };
+        Command::Inspect(args) => cmd::inspect::run(args),
+    })
+}
+
+fn end(done: failure::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

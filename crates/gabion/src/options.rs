@@ -7,9 +7,11 @@
 
 use std::time::Duration;
 
+use gabion_fs::AtimePolicy;
 use gabion_fuse::mount::MountFlags;
 
 use crate::failure::{Exit, Failure, Result};
+use crate::mount::{Users, WritePolicy};
 use crate::size::Size;
 
 /// Memory that the daemon aims at if `cache` is not given.
@@ -54,42 +56,13 @@ pub enum Access {
     ReadOnly,
 }
 
-/// When reading changes the access time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Atime {
-    /// `relatime`: if it is older than the last change or than a day.
-    Relative,
-    /// `noatime`: never.
-    Never,
-    /// `strictatime`: always.
-    Always,
-}
-
-/// Who keeps bytes that were just written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WritePolicy {
-    /// `writeback`: the kernel collects them.
-    Back,
-    /// `writethrough`: the daemon gets each write at once.
-    Through,
-}
-
-/// Who may use the mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Users {
-    /// Only who mounted it.
-    Owner,
-    /// `allow_other`: everybody, by the files' permissions.
-    Everybody,
-}
-
 /// All options of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `ro`, `rw`
     pub access: Access,
     /// `relatime`, `noatime`, `strictatime`
-    pub atime: Atime,
+    pub atime: AtimePolicy,
     /// `nosuid`, `nodev`, `noexec`, `nodiratime`, `sync`, `dirsync`, where set.
     restrictions: MountFlags,
     /// `cache`: the memory that the daemon aims at, in all.
@@ -117,7 +90,7 @@ impl Settings {
     pub fn new(users: Users) -> Self {
         Self {
             access: Access::ReadWrite,
-            atime: Atime::Relative,
+            atime: AtimePolicy::Relative,
             restrictions: MountFlags::NONE,
             cache: CACHE_DEFAULT,
             commit: Duration::from_secs(COMMIT_SECONDS_DEFAULT),
@@ -148,10 +121,10 @@ impl Settings {
         match (name, value) {
             ("ro", None) => self.access = Access::ReadOnly,
             ("rw", None) => self.access = Access::ReadWrite,
-            ("relatime" | "atime", None) => self.atime = Atime::Relative,
-            ("noatime", None) => self.atime = Atime::Never,
-            ("strictatime", None) => self.atime = Atime::Always,
-            ("nostrictatime", None) => self.atime = Atime::Relative,
+            ("relatime" | "atime", None) => self.atime = AtimePolicy::Relative,
+            ("noatime", None) => self.atime = AtimePolicy::Never,
+            ("strictatime", None) => self.atime = AtimePolicy::Always,
+            ("nostrictatime", None) => self.atime = AtimePolicy::Relative,
             ("writeback", None) => self.policy = Some(WritePolicy::Back),
             ("writethrough", None) => self.policy = Some(WritePolicy::Through),
             ("allow_other", None) => self.users = Users::Everybody,
@@ -176,9 +149,9 @@ impl Settings {
             Access::ReadOnly => MountFlags::READ_ONLY,
         };
         let atime = match self.atime {
-            Atime::Relative => MountFlags::RELATIME,
-            Atime::Never => MountFlags::NOATIME,
-            Atime::Always => MountFlags::STRICTATIME,
+            AtimePolicy::Relative => MountFlags::RELATIME,
+            AtimePolicy::Never => MountFlags::NOATIME,
+            AtimePolicy::Always => MountFlags::STRICTATIME,
         };
         access | atime | self.restrictions
     }
@@ -240,7 +213,7 @@ mod tests {
     #[test]
     fn the_later_of_two_counts() {
         assert_eq!(parse("nosuid,suid,ro,rw").unwrap(), Settings::new(Users::Owner));
-        assert_eq!(parse("noatime,strictatime").unwrap().atime, Atime::Always);
+        assert_eq!(parse("noatime,strictatime").unwrap().atime, AtimePolicy::Always);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl fmt::Display for Size {
     /// Three digits are enough for people: `1.50 GiB`, `64 GiB`, `512 B`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut unit = 0;
-        while self.0 >> (10 * (unit + 1)) != 0 && unit + 1 < UNITS.len() {
+        while unit + 1 < UNITS.len() && self.0 >> (10 * (unit + 1)) != 0 {
             unit += 1;
         }
         let value = self.0 as f64 / (1_u64 << (10 * unit)) as f64;

@@ -2,6 +2,8 @@
 
 pub mod inspect;
 pub mod mkfs;
+pub mod mount;
 pub mod scrub;
 pub mod status;
 pub mod umount;
+pub mod up;

@@ -30,20 +30,40 @@ pub enum Subject {
 
 /// Runs the command.
 pub fn run(args: &args::Status) -> Result<()> {
-    let statuses = match &args.subject {
-        Some(subject) => vec![one(subject)?],
-        None => mounts::all()?.iter().map(of_mount).collect::<Result<_>>()?,
-    };
-    match (args.json, args.subject.is_some()) {
-        (true, true) => println!("{}", json(&statuses[0])),
-        (true, false) => println!("{}", json(&statuses)),
-        (false, _) if statuses.is_empty() => println!("no Gabion filesystem is mounted"),
-        (false, _) => {
-            let texts: Vec<_> = statuses.iter().map(state::text).collect();
-            println!("{}", texts.join("\n\n"));
+    match &args.subject {
+        Some(subject) => {
+            let status = one(subject)?;
+            println!("{}", if args.json { json(&status) } else { state::text(&status) });
+            Ok(())
+        }
+        None => all(args.json),
+    }
+}
+
+/// Shows every mount that answers, and fails if one does not.
+fn all(as_json: bool) -> Result<()> {
+    let mut statuses = Vec::new();
+    let mut failed = None;
+    for mount in mounts::all()? {
+        match of_mount(&mount) {
+            Ok(status) => statuses.push(status),
+            // Unmounted since.
+            Err(_) if mounts::at(&mount.mountpoint)?.is_none_or(|now| now.id != mount.id) => {}
+            Err(failure) => {
+                if let Some(earlier) = failed.replace(failure) {
+                    eprintln!("gabion: {earlier}");
+                }
+            }
         }
     }
-    Ok(())
+    if as_json {
+        println!("{}", json(&statuses));
+    } else if statuses.is_empty() && failed.is_none() {
+        println!("no Gabion filesystem is mounted");
+    } else if !statuses.is_empty() {
+        println!("{}", statuses.iter().map(state::text).collect::<Vec<_>>().join("\n\n"));
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn json<T: serde::Serialize>(value: &T) -> String {

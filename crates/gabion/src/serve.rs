@@ -1,0 +1,317 @@
+//! The daemon of a mount: opens the disk, mounts, serves until the mount is gone, writes the rest.
+//!
+//! ```text
+//! start:  disk (locked) -> map -> loop device -> mount -> control socket
+//! run:    until somebody unmounts, or a signal has it unmounted here
+//! end:    scrubs stop -> all is written -> those who wait are told -> the process ends
+//! ```
+//!
+//! - The kernel lets sync(2) through to a daemon only if the source is a block device. An image
+//!   file gets a loop device for that name alone; the data does not pass through it. Where none can
+//!   be had, the mount is an ordinary one, and `gabion status` says so.
+//! - A busy mount is not torn from its users by Ctrl-C. A second one does that, after all was
+//!   written; being terminated takes the mount out of the tree and waits for its users.
+//! - Whatever happens, the process never touches its own mount, where it would wait for itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{process, thread};
+
+use gabion_base::disk::Disk;
+use gabion_fuse::mount::{Source, Unmount, unmount};
+use gabion_fuse::mountinfo;
+use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions};
+use gabion_host::loop_device::{LoopAccess, LoopDevice};
+use gabion_host::memory;
+use gabion_host::signals::{Signals, Wake, Waker};
+use gabion_map::Limits;
+use gabion_node::LocalFs;
+
+use crate::check;
+use crate::control::folder;
+use crate::control::server::{Server, Subject};
+use crate::control::wire::{MountStatus, Progress, Report, Status};
+use crate::failure::{Failure, Result, chain};
+use crate::mount::{self, End, MountRequest, Mounted, SystemClock};
+use crate::mounts;
+use crate::options::{Access, Settings};
+use crate::patience;
+use crate::state;
+use crate::target::not_opened;
+
+/// How long to wait for another daemon that is about to release the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(60);
+/// Block size that the kernel is told: that of the filesystem, in bytes.
+const KERNEL_BLOCK: u32 = 4096;
+
+/// What shall be mounted where.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The image or device, absolute.
+    pub target: PathBuf,
+    /// The directory, absolute.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub settings: Settings,
+}
+
+/// A filesystem that is mounted and served by this process.
+pub struct Daemon {
+    plan: Plan,
+    fs: Arc<LocalFs>,
+    mounted: Mounted,
+    server: Server,
+    /// Device number of the mount.
+    device: (u32, u32),
+}
+
+impl Daemon {
+    /// Opens, mounts and begins to serve.
+    pub fn start(plan: Plan) -> Result<Self> {
+        let cannot = |cause: &dyn std::error::Error| {
+            let (target, mountpoint) = (plan.target.display(), plan.mountpoint.display());
+            Failure::of(format!("cannot mount {target} at {mountpoint}"), cause)
+        };
+        let disk = Arc::new(open_disk(&plan)?);
+        let fs = open_fs(Arc::clone(&disk) as Arc<dyn Disk>, &plan.settings)
+            .map_err(|error| cannot(&error))?;
+        let fs = Arc::new(fs);
+        let (mounted, source) = attach(&fs, &disk, &plan).map_err(|error| cannot(&error))?;
+        let found = mountinfo::find(&plan.mountpoint).map_err(|error| cannot(&error))?;
+        let device = found.map_or((0, 0), |mount| mount.device);
+        let service = Service {
+            plan: plan.clone(),
+            fs: Arc::clone(&fs),
+            disk,
+            source,
+            started: Instant::now(),
+        };
+        let server =
+            folder::own_socket(device).and_then(|socket| Server::start(&socket, Arc::new(service)));
+        match server {
+            Ok(server) => Ok(Self { plan, fs, mounted, server, device }),
+            Err(error) => {
+                // Nobody uses it yet.
+                let _ = unmount(&plan.mountpoint, Unmount::Lazy);
+                Err(Failure::of("cannot listen for other commands", &error))
+            }
+        }
+    }
+
+    /// Serves until the mount is gone, then writes what is left.
+    pub fn run(self, signals: &Signals) -> Result<()> {
+        let waker = signals.waker();
+        let ended = thread::scope(|scope| {
+            let watcher = thread::Builder::new().name("watcher".to_owned());
+            let watcher = watcher.spawn_scoped(scope, || self.watch(&waker));
+            let watcher = watcher.map_err(|error| Failure::of("cannot start a thread", &error))?;
+            let mut asked = 0;
+            loop {
+                match signals.wait() {
+                    Ok(Wake::Woken) => break,
+                    Ok(wake) => {
+                        asked += 1;
+                        self.leave(wake, asked);
+                    }
+                    Err(error) => return Err(Failure::of("cannot wait for signals", &error)),
+                }
+            }
+            Ok(watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        self.finish(ended)
+    }
+
+    /// Waits for the end of the mount, and has [`Daemon::run`] notice it.
+    fn watch(&self, waker: &Waker) -> std::result::Result<End, mount::Error> {
+        let ended = self.mounted.wait();
+        self.server.prepare_end();
+        if let Err(error) = waker.wake() {
+            // Without this the process would stay for ever, with its locks.
+            eprintln!("gabion: cannot end in order: {error}");
+            process::exit(1);
+        }
+        ended
+    }
+
+    /// Takes the mount away because a signal asked for it, for the `asked`th time.
+    fn leave(&self, wake: Wake, asked: u32) {
+        let mountpoint = &self.plan.mountpoint;
+        let ours = |mount: &mountinfo::Mount| mount.device == self.device;
+        if !mounts::at(mountpoint).is_ok_and(|mount| mount.as_ref().is_some_and(ours)) {
+            // Out of the tree already, or covered by another mount.
+            if asked > 1 {
+                self.sync();
+                eprintln!("gabion: ended with files open; all that was written is kept");
+                process::exit(1);
+            }
+            return;
+        }
+        let name = mountpoint.display();
+        let busy = match unmount(mountpoint, Unmount::Plain) {
+            Ok(()) => return,
+            Err(error) => chain(&error),
+        };
+        if asked > 1 {
+            eprintln!("gabion: {busy}; its users get errors now, all that they wrote is kept");
+            self.sync();
+            let _ = unmount(mountpoint, Unmount::Force);
+            return;
+        }
+        let users = mounts::users(mountpoint);
+        let users = if users.is_empty() { "somebody".to_owned() } else { users.join(", ") };
+        if wake == Wake::Interrupt {
+            eprintln!("gabion: {name} is in use by {users}; Ctrl-C again unmounts it all the same");
+        } else {
+            eprintln!("gabion: {name} is in use by {users}; it ends when they do");
+            self.sync();
+            let _ = unmount(mountpoint, Unmount::Lazy);
+        }
+    }
+
+    fn sync(&self) {
+        if let Err(error) = self.fs.map().sync() {
+            eprintln!("gabion: {}: {}", self.plan.mountpoint.display(), chain(&error));
+        }
+    }
+
+    /// Tells those who wait how it went.
+    fn finish(self, ended: std::result::Result<End, mount::Error>) -> Result<()> {
+        let problem = match ended {
+            Ok(End::Failed(errno)) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                Some(format!("the connection to the kernel failed: {error}"))
+            }
+            Ok(End::Unmounted | End::Aborted | End::Shutdown) => None,
+            Err(error) => Some(chain(&error)),
+        };
+        self.server.end(problem.clone());
+        match problem {
+            None => Ok(()),
+            Some(problem) => Err(Failure::new(format!(
+                "not all of {} could be written: {problem}",
+                self.plan.target.display()
+            ))),
+        }
+    }
+}
+
+/// Opens the disk. If another of our daemons has just lost its mount, waits until it has ended.
+fn open_disk(plan: &Plan) -> Result<FileDisk> {
+    let mode = match plan.settings.access {
+        Access::ReadWrite => OpenMode::ReadWrite,
+        Access::ReadOnly => OpenMode::ReadOnly,
+    };
+    let options = OpenOptions { claim: claim(), ..OpenOptions::new(mode) };
+    let open = || FileDisk::open_with(&plan.target, options);
+    let opened = match open() {
+        Err(OpenError::InUse { holder: Some(holder), .. })
+            if mounts::of_target(&plan.target)?.is_none()
+                && holder.name.as_deref() == Some("gabion") =>
+        {
+            if let Some(end) = patience::End::of(holder.pid) {
+                end.within(DISK_PATIENCE);
+            }
+            open()
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| not_opened("cannot mount", &plan.target, &error))
+}
+
+fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<LocalFs> {
+    let mode = match settings.access {
+        Access::ReadWrite => gabion_map::OpenMode::ReadWrite,
+        Access::ReadOnly => gabion_map::OpenMode::ReadOnly,
+    };
+    let limits = Limits::within(settings.cache.0);
+    let settings =
+        gabion_node::Settings { atime: settings.atime, commit_interval: settings.commit };
+    LocalFs::open(disk, mode, limits, settings, Arc::new(SystemClock))
+}
+
+/// Mounts with a block device as source, or without if there is none. Gives what became the source.
+fn attach(
+    fs: &Arc<LocalFs>,
+    disk: &FileDisk,
+    plan: &Plan,
+) -> std::result::Result<(Mounted, Source), mount::Error> {
+    let mount = |source: Source| {
+        let mut request = MountRequest::new(plan.mountpoint.clone(), source.clone());
+        request.flags = plan.settings.flags();
+        request.users = plan.settings.users;
+        request.writes = plan.settings.policy.unwrap_or(request.writes);
+        Mounted::start(Arc::clone(fs), &request).map(|mounted| (mounted, source))
+    };
+    let by_name = || mount(Source::Name(plan.target.display().to_string()));
+    let by_device = |path: &Path| {
+        mount(Source::BlockDevice { path: path.to_owned(), block_size: KERNEL_BLOCK })
+    };
+    match disk.kind() {
+        // No way round a refusal: it may mean that somebody else has the device mounted.
+        Kind::Device if claim() == Claim::Shared => by_device(&plan.target),
+        Kind::Device => by_name(),
+        Kind::Image => {
+            let access = match plan.settings.access {
+                Access::ReadWrite => LoopAccess::ReadWrite,
+                Access::ReadOnly => LoopAccess::ReadOnly,
+            };
+            match LoopDevice::attach(&plan.target, access) {
+                // The guard keeps the device until the mount itself does.
+                Ok(device) => by_device(device.path()).or_else(|_| by_name()),
+                Err(_) => by_name(),
+            }
+        }
+    }
+}
+
+/// The kernel itself claims a device that it mounts; who cannot have it do that must claim it.
+fn claim() -> Claim {
+    if rustix::process::geteuid().is_root() { Claim::Shared } else { Claim::Exclusive }
+}
+
+/// What the control socket tells about.
+struct Service {
+    plan: Plan,
+    fs: Arc<LocalFs>,
+    disk: Arc<FileDisk>,
+    source: Source,
+    started: Instant,
+}
+
+impl Subject for Service {
+    fn status(&self) -> Status {
+        let activity = self.fs.map().activity();
+        let (kind, source) = match &self.source {
+            Source::BlockDevice { path, .. } => ("fuseblk", path.display().to_string()),
+            Source::Name(name) => ("fuse", name.clone()),
+        };
+        let access = if self.fs.is_read_only() { "ro" } else { "rw" };
+        let mount = MountStatus {
+            mountpoint: self.plan.mountpoint.display().to_string(),
+            access: access.to_owned(),
+            source,
+            kind: kind.to_owned(),
+            sync_reaches_daemon: kind == "fuseblk",
+            pid: process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            cache_bytes: self.plan.settings.cache.0,
+            resident_bytes: memory::resident_bytes().unwrap_or(0),
+            unwritten_bytes: activity.dirty_bytes,
+            uncommitted_bytes: activity.item_bytes,
+            disk: self.disk.describe(),
+        };
+        state::of_map(self.fs.map(), &self.plan.target.display().to_string(), Some(mount))
+    }
+
+    fn scrub(
+        &self,
+        watch: &mut dyn FnMut(&Progress) -> std::ops::ControlFlow<()>,
+    ) -> std::result::Result<Report, String> {
+        // What was written up to now is to be covered; a map that stopped is checked as it is.
+        if !self.fs.is_read_only() && self.fs.map().stopped().is_none() {
+            self.fs.map().sync().map_err(|error| chain(&error))?;
+        }
+        check::scrub(self.fs.map(), &self.plan.target.display().to_string(), watch)
+    }
+}

@@ -1,0 +1,11 @@
+//! The program `gabion` as its users meet it: command lines, exit codes, real mounts.
+//!
+//! What needs root and `/dev/fuse` is left out without them, and says so.
+
+mod formatting;
+mod hostile;
+mod mount8;
+mod mounting;
+mod scrubbing;
+mod up;
+mod world;

@@ -1,0 +1,175 @@
+//! Folders, programs and mounts of a test, which go with it however it ends.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// The program under test.
+pub const GABION: &str = env!("CARGO_BIN_EXE_gabion");
+
+/// What a program that has ended leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    pub stdout: String,
+    pub stderr: String,
+    pub status: ExitStatus,
+}
+
+impl Outcome {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Asserts success; gives standard output.
+    #[track_caller]
+    pub fn succeeded(self) -> String {
+        assert!(self.status.success(), "{self:#?}");
+        self.stdout
+    }
+
+    /// Asserts an exit code and that the message on standard error has all these parts.
+    #[track_caller]
+    pub fn failed(self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code(), Some(code), "{self:#?}");
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part:?} is not in {self:#?}");
+        }
+    }
+}
+
+/// A folder for one test. On its end everything below it is unmounted and removed.
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("gabion-it-{}-{number}", std::process::id());
+        // Without symbolic links, as the kernel lists mountpoints.
+        let path = std::env::temp_dir().canonicalize().unwrap().join(name);
+        fs::create_dir(&path).unwrap();
+        Self { path }
+    }
+
+    /// A folder for a test with mounts; nothing where mounting is not possible.
+    pub fn for_mounts() -> Option<Self> {
+        let possible = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+        if !possible {
+            eprintln!("left out: needs root and /dev/fuse");
+        }
+        possible.then(Self::new)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Runs gabion in this folder, to its end.
+    #[track_caller]
+    pub fn gabion<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Outcome {
+        self.run(Command::new(GABION).args(arguments))
+    }
+
+    /// Runs any program in this folder, to its end.
+    #[track_caller]
+    pub fn run(&self, command: &mut Command) -> Outcome {
+        let output = command.current_dir(&self.path).stdin(Stdio::null()).output().unwrap();
+        Outcome {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            status: output.status,
+        }
+    }
+
+    /// Makes the image `disk.img` with a filesystem.
+    #[track_caller]
+    pub fn image(&self) -> PathBuf {
+        self.gabion(&["mkfs", "--size", "64M", "disk.img"]).succeeded();
+        self.join("disk.img")
+    }
+
+    /// Mounts `disk.img` at `mnt`, with options.
+    #[track_caller]
+    pub fn mount(&self, options: &str) -> PathBuf {
+        let mountpoint = self.join("mnt");
+        let _ = fs::create_dir(&mountpoint);
+        self.gabion(&["mount", "-o", options, "disk.img", "mnt"]).succeeded();
+        mountpoint
+    }
+
+    /// The status of something, decoded.
+    #[track_caller]
+    pub fn status(&self, subject: &str) -> Value {
+        let text = self.gabion(&["status", "--json", subject]).succeeded();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The daemon that serves `mnt`.
+    #[track_caller]
+    pub fn daemon(&self) -> Daemon {
+        let status = self.status("mnt");
+        let pid = status["mount"]["pid"].as_i64().unwrap();
+        Daemon { pid: Pid::from_raw(pid as i32).unwrap() }
+    }
+
+    /// Mountpoints below this folder, the uppermost last.
+    pub fn mountpoints(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mountpoints = text.lines().filter_map(|line| line.split(' ').nth(4));
+        let below = mountpoints.map(PathBuf::from).filter(|path| path.starts_with(&self.path));
+        below.collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        for mountpoint in self.mountpoints().iter().rev() {
+            // Aborts the connection, too, so that the daemon ends whatever it is doing.
+            let _ = Command::new("umount").args(["-f", "-l"]).arg(mountpoint).status();
+        }
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A daemon in the background.
+pub struct Daemon {
+    pub pid: Pid,
+}
+
+impl Daemon {
+    /// Kills it as a crash would, and waits until it is gone.
+    pub fn kill(self) {
+        let end = rustix::process::pidfd_open(self.pid, rustix::process::PidfdFlags::empty());
+        let end = end.unwrap();
+        kill_process(self.pid, Signal::KILL).unwrap();
+        let mut ends = [rustix::event::PollFd::new(&end, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ends, None).unwrap();
+    }
+}
+
+/// A program that runs beside the test and is killed with it.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -4,7 +4,7 @@
 //!
 //! 1. What killed daemons have left at the mountpoint or of the target is taken away.
 //! 2. The process forks; the child opens, mounts, and reports, with the reason if it cannot.
-//! 3. The parent asks the mount for its statistics. Only when that is answered it ends with success.
+//! 3. The parent asks the mount for its statistics, and ends with success when that is answered.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -263,10 +263,10 @@ impl LocalTxn<'_> {
         if size < before {
             self.cut(file, size)?;
         }
-        // The item's size must not pass bytes that are not written: writeback will put it then.
-        let settled = self.state(file).is_none_or(|state| state.is_settled());
+        // The item's size must not pass bytes that a crash could lose: writeback will put it then.
+        let recorded = self.state(file).is_none_or(|state| state.is_recorded());
         let mut extent = self.extent(file)?;
-        let item_size = if settled { size } else { size.min(extent.size) };
+        let item_size = if recorded { size } else { size.min(extent.size) };
         if item_size != extent.size {
             extent.size = item_size;
             self.put_extent(file, extent);

@@ -115,6 +115,12 @@ impl DirtyBytes {
         found
     }
 
+    /// Whether the journal holds everything that is here.
+    pub fn is_journaled(&self) -> bool {
+        let journaled = |segment: &Segment| segment.journaled == InJournal::Yes;
+        self.parts.iter().all(|part| part.lock().values().all(journaled))
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.parts.iter().all(|part| part.lock().is_empty())

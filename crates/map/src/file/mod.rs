@@ -85,6 +85,11 @@ impl FileState {
         self.dirty_blocks() == 0 && self.size() == self.item_size()
     }
 
+    /// Whether the items, and the journal's bytes over them, are all that the file is.
+    pub fn is_recorded(&self) -> bool {
+        self.size() == self.item_size() && self.dirty.is_journaled()
+    }
+
     /// How often the file was cut.
     pub fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Acquire)

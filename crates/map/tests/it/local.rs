@@ -220,6 +220,23 @@ fn what_was_synced_is_there_after_the_process_died() {
 }
 
 #[test]
+fn a_size_over_journaled_bytes_is_durable_with_the_names() {
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    write(&map, file(10), 0, &[1; 5000]).expect("space");
+    map.flush_file(file(10)).expect("a working disk");
+    // The rest of the last block rides in the journal with the cut itself.
+    map.transact(|txn| txn.set_size(file(10), 758)).expect("space");
+    map.transact(|txn| txn.set_size(file(10), 16_434)).expect("space");
+    map.sync_file(file(11)).expect("a working disk");
+    drop(map);
+    let map = open(&disk);
+    assert_eq!(size(&map, file(10)), 16_434);
+    assert_eq!(read(&map, file(10), 0, 1000), [vec![1; 758], vec![0; 242]].concat());
+    assert_exact(&map);
+}
+
+#[test]
 fn items_are_atomic_and_scans_see_them_in_order() {
     let disk = formatted(8192);
     let map = open(&disk);

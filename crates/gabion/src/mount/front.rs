@@ -1,6 +1,6 @@
 //! Every request of the kernel, and which call answers it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
@@ -14,21 +14,22 @@ use super::{Locking, WritePolicy, encode};
 
 /// A local filesystem as the kernel sees it.
 pub(super) struct Front {
-    pub(super) fs: Arc<LocalFs>,
-    pub(super) locking: Locking,
-    pub(super) writes: WritePolicy,
+    /// The mount owns it: the threads of a session may outlive both by a moment.
+    fs: Weak<LocalFs>,
+    locking: Locking,
+    writes: WritePolicy,
     /// How the filesystem was closed, once it is.
-    pub(super) closed: Mutex<Option<Result<()>>>,
+    closed: Mutex<Option<Result<()>>>,
 }
 
 impl Front {
-    pub(super) fn new(fs: Arc<LocalFs>, writes: WritePolicy, locking: Locking) -> Self {
-        Self { fs, locking, writes, closed: Mutex::default() }
+    pub(super) fn new(fs: &Arc<LocalFs>, writes: WritePolicy, locking: Locking) -> Self {
+        Self { fs: Arc::downgrade(fs), locking, writes, closed: Mutex::default() }
     }
 
-    /// The kernel's numbers are ours.
-    pub(super) fn file(&self, node: NodeId) -> FileId {
-        self.fs.file(Ino(node.0))
+    /// How closing the filesystem went, asked once.
+    pub(super) fn take_closed(&self) -> Option<Result<()>> {
+        self.closed.lock().take()
     }
 }
 
@@ -53,71 +54,83 @@ impl Handler for Front {
             | Op::Mkdir { umask, .. } => *umask,
             _ => 0,
         };
+        let Some(fs) = self.fs.upgrade() else {
+            return refuse(reply, libc::ENODEV);
+        };
         let ask = Ask {
-            fs: &self.fs,
             locking: self.locking,
             caller: encode::caller(&request, umask),
-            file: self.file(request.node),
+            file: file_of(&fs, request.node),
+            fs: &fs,
         };
-        self.dispatch(&ask, request.op, reply);
+        ask.dispatch(request.op, reply);
     }
 
     fn forget(&self, node: NodeId, lookups: u64) {
-        self.fs.forget(self.file(node), lookups);
+        if let Some(fs) = self.fs.upgrade() {
+            fs.forget(file_of(&fs, node), lookups);
+        }
     }
 
     fn destroy(&self) {
-        *self.closed.lock() = Some(self.fs.close());
+        *self.closed.lock() = self.fs.upgrade().map(|fs| fs.close());
     }
 }
 
-impl Front {
-    fn dispatch(&self, ask: &Ask<'_>, op: Op<'_>, reply: Reply) {
+/// The kernel's numbers are ours.
+fn file_of(fs: &LocalFs, node: NodeId) -> FileId {
+    fs.file(Ino(node.0))
+}
+
+impl Ask<'_> {
+    fn dispatch(&self, op: Op<'_>, reply: Reply) {
         match op {
-            Op::Lookup { name } => ask.lookup(name, reply),
-            Op::Getattr { .. } => ask.getattr(reply),
-            Op::Statx { .. } => ask.statx(reply),
-            Op::Setattr(setattr) => ask.setattr(&setattr, reply),
-            Op::Readlink => ask.readlink(reply),
-            Op::Symlink { name, target } => ask.symlink(name, target, reply),
-            Op::Mknod { name, mode, rdev, .. } => ask.mknod(name, mode, rdev, reply),
-            Op::Mkdir { name, mode, .. } => ask.mkdir(name, mode, reply),
-            Op::Unlink { name } => done(reply, ask.fs.unlink(&ask.caller, ask.file, name)),
-            Op::Rmdir { name } => done(reply, ask.fs.rmdir(&ask.caller, ask.file, name)),
+            Op::Lookup { name } => self.lookup(name, reply),
+            Op::Getattr { .. } => self.getattr(reply),
+            Op::Statx { .. } => self.statx(reply),
+            Op::Setattr(setattr) => self.setattr(&setattr, reply),
+            Op::Readlink => self.readlink(reply),
+            Op::Symlink { name, target } => self.symlink(name, target, reply),
+            Op::Mknod { name, mode, rdev, .. } => self.mknod(name, mode, rdev, reply),
+            Op::Mkdir { name, mode, .. } => self.mkdir(name, mode, reply),
+            Op::Unlink { name } => done(reply, self.fs.unlink(&self.caller, self.file, name)),
+            Op::Rmdir { name } => done(reply, self.fs.rmdir(&self.caller, self.file, name)),
             Op::Rename { name, new_parent, new_name, flags } => {
-                ask.rename(name, self.file(new_parent), new_name, flags, reply);
+                self.rename(name, file_of(self.fs, new_parent), new_name, flags, reply);
             }
-            Op::Link { source, name } => ask.link(self.file(source), name, reply),
-            Op::Open { .. } => ask.open(reply),
+            Op::Link { source, name } => self.link(file_of(self.fs, source), name, reply),
+            Op::Open { .. } => self.open(reply),
             Op::Create { name, mode, flags, kill_suidgid, .. } => {
-                ask.create(name, mode, flags, encode::privileges(kill_suidgid), reply);
+                self.create(name, mode, flags, encode::privileges(kill_suidgid), reply);
             }
-            Op::Tmpfile { mode, flags, .. } => ask.tmpfile(mode, flags, reply),
-            Op::Read(read) => ask.read(&read, reply),
-            Op::Write(write) => ask.write(write, reply),
-            Op::Flush { lock_owner, .. } => ask.flush(lock_owner, reply),
-            Op::Release(release) => ask.release(&release, reply),
-            Op::Fsync { .. } | Op::Fsyncdir { .. } => done(reply, ask.fs.fsync(ask.file)),
-            Op::Readdir(read) => ask.readdir(&read, reply),
-            Op::Readdirplus(read) => ask.readdirplus(&read, reply),
-            Op::Statfs => ask.statfs(reply),
-            Op::Syncfs => done(reply, ask.fs.syncfs()),
+            Op::Tmpfile { mode, flags, .. } => self.tmpfile(mode, flags, reply),
+            Op::Read(read) => self.read(&read, reply),
+            Op::Write(write) => self.write(write, reply),
+            Op::Flush { lock_owner, .. } => self.flush(lock_owner, reply),
+            Op::Release(release) => self.release(&release, reply),
+            Op::Fsync { .. } | Op::Fsyncdir { .. } => done(reply, self.fs.fsync(self.file)),
+            Op::Readdir(read) => self.readdir(&read, reply),
+            Op::Readdirplus(read) => self.readdirplus(&read, reply),
+            Op::Statfs => self.statfs(reply),
+            Op::Syncfs => done(reply, self.fs.syncfs()),
             Op::Setxattr { name, value, flags, kill_sgid } => {
-                ask.setxattr(name, value, flags, kill_sgid, reply);
+                self.setxattr(name, value, flags, kill_sgid, reply);
             }
-            Op::Getxattr { name, size } => ask.getxattr(name, size, reply),
-            Op::Listxattr { size } => ask.listxattr(size, reply),
+            Op::Getxattr { name, size } => self.getxattr(name, size, reply),
+            Op::Listxattr { size } => self.listxattr(size, reply),
             Op::Removexattr { name } => {
-                done(reply, ask.fs.remove_xattr(&ask.caller, ask.file, name));
+                done(reply, self.fs.remove_xattr(&self.caller, self.file, name));
             }
-            Op::Getlk(request) => ask.getlk(&request, reply),
-            Op::Setlk(request) => ask.setlk(&request, reply),
-            Op::Setlkw(request) => ask.setlkw(&request, reply),
+            Op::Getlk(request) => self.getlk(&request, reply),
+            Op::Setlk(request) => self.setlk(&request, reply),
+            Op::Setlkw(request) => self.setlkw(&request, reply),
             Op::Fallocate { offset, length, mode, .. } => {
-                ask.fallocate(offset, length, mode, reply);
+                self.fallocate(offset, length, mode, reply);
             }
-            Op::Lseek { offset, whence, .. } => ask.lseek(offset, whence, reply),
-            Op::CopyFileRange(copy) => ask.copy_file_range(&copy, self.file(copy.target), reply),
+            Op::Lseek { offset, whence, .. } => self.lseek(offset, whence, reply),
+            Op::CopyFileRange(copy) => {
+                self.copy_file_range(&copy, file_of(self.fs, copy.target), reply)
+            }
             Op::Ioctl(_) => refuse(reply, libc::ENOTTY),
             // The kernel does without: it opens directories by itself, has checked permissions,
             // takes files for always ready, and is not told where their blocks are.

@@ -88,6 +88,7 @@ pub use gabion_fuse::End;
 /// A mounted filesystem. Dropped, it is unmounted, by force if it is in use.
 pub struct Mounted {
     session: Session,
+    fs: Arc<LocalFs>,
     front: Arc<Front>,
     mountpoint: PathBuf,
     background: Mutex<Vec<JoinHandle<()>>>,
@@ -96,7 +97,7 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts `fs` and begins to serve.
     pub fn start(fs: Arc<LocalFs>, request: &MountRequest) -> Result<Self, Error> {
-        let front = Arc::new(Front::new(Arc::clone(&fs), request.writes, request.locking));
+        let front = Arc::new(Front::new(&fs, request.writes, request.locking));
         let device = mount(&request.mountpoint, &request.options())?;
         let threads = thread::available_parallelism().map_or(2, usize::from);
         let config = Config {
@@ -115,6 +116,7 @@ impl Mounted {
         };
         let mounted = Self {
             session,
+            fs,
             front,
             mountpoint: request.mountpoint.clone(),
             background: Mutex::default(),
@@ -126,7 +128,7 @@ impl Mounted {
     }
 
     fn start_background(&self, name: &str, run: fn(&LocalFs)) -> Result<(), Error> {
-        let fs = Arc::clone(&self.front.fs);
+        let fs = Arc::clone(&self.fs);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&fs));
         self.background.lock().push(thread.map_err(Error::Thread)?);
         Ok(())
@@ -134,7 +136,7 @@ impl Mounted {
 
     /// The filesystem.
     pub fn fs(&self) -> &Arc<LocalFs> {
-        &self.front.fs
+        &self.fs
     }
 
     /// Unmounts. `Unmount::Plain` fails if it is in use; the others cannot wait for what the kernel
@@ -147,7 +149,7 @@ impl Mounted {
     pub fn wait(&self) -> Result<End, Error> {
         let end = self.session.wait();
         self.end_background();
-        match self.front.closed.lock().take() {
+        match self.front.take_closed() {
             Some(Err(error)) => Err(Error::Close(error)),
             _ => Ok(end),
         }
@@ -164,7 +166,7 @@ impl Mounted {
         for thread in threads {
             // A thread that was about to wait may have missed it.
             while !thread.is_finished() {
-                self.front.fs.end_background();
+                self.fs.end_background();
                 thread::sleep(WAKE_AGAIN);
             }
             if thread.join().is_err() {

@@ -5,7 +5,12 @@
 mod formatting;
 mod hostile;
 mod mount8;
+mod mount_files;
+mod mount_locks;
+mod mount_sync;
+mod mount_world;
 mod mounting;
+mod readme;
 mod scrubbing;
 mod up;
 mod world;

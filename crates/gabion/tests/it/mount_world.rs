@@ -1,0 +1,192 @@
+//! A filesystem in an image, mounted in this process, for tests of the front end.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion::mount::{Locking, MountRequest, Mounted, SystemClock, WritePolicy};
+use gabion_base::ids::Uuid;
+use gabion_fuse::mount::{Source, Unmount};
+use gabion_host::file_disk::{Claim, FileDisk, OpenMode as DiskMode, OpenOptions, create_image};
+use gabion_host::loop_device::{LoopAccess, LoopDevice};
+use gabion_map::open::FormatOptions;
+use gabion_map::{Limits, OpenMode};
+use gabion_node::{LocalFs, Settings};
+
+use crate::world::Folder;
+
+const IMAGE_BYTES: u64 = 256 << 20;
+const MEMORY: u64 = 64 << 20;
+/// Tells the test program that it is to be a process of a test.
+const ROLE: &str = "GABION_TEST_ROLE";
+
+/// How a test wants its mount.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub writes: WritePolicy,
+    pub locking: Locking,
+    /// Whether the mount is made over a block device.
+    pub block_device: bool,
+}
+
+pub const USUAL: Kind =
+    Kind { writes: WritePolicy::Through, locking: Locking::Kernel, block_device: false };
+pub const BACK: Kind = Kind { writes: WritePolicy::Back, ..USUAL };
+pub const LOCKS: Kind = Kind { locking: Locking::Filesystem, ..USUAL };
+pub const BLOCK_DEVICE: Kind = Kind { block_device: true, ..USUAL };
+
+/// A mounted filesystem. Nothing is committed unless somebody asks for it.
+pub struct World {
+    // In the order in which they have to go.
+    pub mounted: Option<Mounted>,
+    device: Option<LoopDevice>,
+    pub folder: Folder,
+    kind: Kind,
+}
+
+impl World {
+    /// A new filesystem; `None` where mounting is not possible.
+    pub fn new(kind: Kind) -> Option<Self> {
+        let folder = Folder::for_mounts()?;
+        let image = folder.join("image");
+        create_image(&image, IMAGE_BYTES).unwrap();
+        let options = FormatOptions {
+            uuid: Uuid::from_random([9; 16]),
+            label: "mount".to_owned(),
+            name_seed: 1234,
+            created: 1_700_000_000,
+            blocks: None,
+        };
+        let disk = FileDisk::open(&image, DiskMode::ReadWrite).unwrap();
+        gabion_node::format_filesystem(Arc::new(disk), &options).unwrap();
+        fs::create_dir(folder.join("mnt")).unwrap();
+        let mut world = Self { mounted: None, device: None, folder, kind };
+        world.mount();
+        Some(world)
+    }
+
+    fn mount(&mut self) {
+        let mut options = OpenOptions::new(DiskMode::ReadWrite);
+        let (disk, source) = if self.kind.block_device {
+            let device = LoopDevice::attach(&self.image(), LoopAccess::ReadWrite).unwrap();
+            options.claim = Claim::Shared;
+            let path = device.path().to_owned();
+            let disk = FileDisk::open_with(&path, options).unwrap();
+            self.device = Some(device);
+            (disk, Source::BlockDevice { path, block_size: 4096 })
+        } else {
+            let disk = FileDisk::open_with(&self.image(), options).unwrap();
+            (disk, Source::Name("test".to_owned()))
+        };
+        let settings =
+            Settings { commit_interval: Duration::from_secs(100_000), ..Settings::default() };
+        let fs = open(disk, OpenMode::ReadWrite, settings);
+        let mut request = MountRequest::new(self.folder.join("mnt"), source);
+        request.writes = self.kind.writes;
+        request.locking = self.kind.locking;
+        self.mounted = Some(Mounted::start(Arc::new(fs), &request).unwrap());
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.folder.join("image")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join("mnt").join(name)
+    }
+
+    pub fn fs(&self) -> &LocalFs {
+        self.mounted.as_ref().unwrap().fs()
+    }
+
+    /// Unmounts, as umount(8) does, and waits for the end.
+    pub fn unmount(&mut self) {
+        let mounted = self.mounted.take().unwrap();
+        mounted.unmount(Unmount::Plain).unwrap();
+        mounted.wait().unwrap();
+        drop(mounted);
+        if let Some(device) = self.device.take() {
+            device.detach().unwrap();
+        }
+    }
+
+    /// All caches are gone after this.
+    pub fn remount(&mut self) {
+        self.unmount();
+        self.mount();
+    }
+
+    /// What a crash of this moment would leave: a copy of the image, opened to read.
+    pub fn after_crash(&self) -> LocalFs {
+        let copy = self.folder.join("copy");
+        fs::copy(self.image(), &copy).unwrap();
+        let disk = FileDisk::open(&copy, DiskMode::ReadOnly).unwrap();
+        open(disk, OpenMode::ReadOnly, Settings::default())
+    }
+}
+
+fn open(disk: FileDisk, mode: OpenMode, settings: Settings) -> LocalFs {
+    let limits = Limits::within(MEMORY);
+    LocalFs::open(Arc::new(disk), mode, limits, settings, Arc::new(SystemClock)).unwrap()
+}
+
+/// A process of a test: this program once more, running what [`crate::mount_locks`] does in that
+/// role. It is killed with the test.
+pub struct Role {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Role {
+    pub fn start(role: &str, file: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mount_locks::in_a_role", "--nocapture"])
+            .env(ROLE, format!("{role}:{}", file.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The role of this process and its file, if it has one.
+    pub fn own() -> Option<(String, PathBuf)> {
+        let role = std::env::var(ROLE).ok()?;
+        let (role, file) = role.split_once(':')?;
+        Some((role.to_owned(), file.into()))
+    }
+
+    /// Waits until the process says `word`.
+    #[track_caller]
+    pub fn expect(&mut self, word: &str) {
+        let found = self.lines.any(|line| line.unwrap().ends_with(&format!("role: {word}")));
+        assert!(found, "the process ended without saying {word:?}");
+    }
+
+    pub fn say(word: &str) {
+        println!("role: {word}");
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Lets the process go on, which waits for its input's end, and waits for its end.
+    pub fn finish(&mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

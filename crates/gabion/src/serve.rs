@@ -13,13 +13,14 @@
 //!   written; being terminated takes the mount out of the tree and waits for its users.
 //! - Whatever happens, the process never touches its own mount, where it would wait for itself.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
 use gabion_base::disk::Disk;
-use gabion_fuse::mount::{Source, Unmount, unmount};
+use gabion_fuse::mount::{MountError, Source, Unmount, unmount};
 use gabion_fuse::mountinfo;
 use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions};
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
@@ -77,7 +78,8 @@ impl Daemon {
         let fs = open_fs(Arc::clone(&disk) as Arc<dyn Disk>, &plan.settings)
             .map_err(|error| cannot(&error))?;
         let fs = Arc::new(fs);
-        let (mounted, source) = attach(&fs, &disk, &plan).map_err(|error| cannot(&error))?;
+        let (mounted, source) =
+            attach(&fs, &disk, &plan).map_err(|error| with_advice(cannot(&error), &error))?;
         let found = mountinfo::find(&plan.mountpoint).map_err(|error| cannot(&error))?;
         let device = found.map_or((0, 0), |mount| mount.device);
         let service = Service {
@@ -262,6 +264,22 @@ fn attach(
                 Err(_) => by_name(),
             }
         }
+    }
+}
+
+/// Adds what helps against the usual reasons why a machine cannot mount.
+fn with_advice(failure: Failure, error: &mount::Error) -> Failure {
+    match error {
+        mount::Error::Mount(MountError::FusermountMissing(_)) => {
+            failure.next("To let ordinary users mount: sudo apt-get install fuse3")
+        }
+        mount::Error::Mount(MountError::Device(error)) if error.kind() == ErrorKind::NotFound => {
+            failure.next("The kernel has no FUSE, or it is not loaded: sudo modprobe fuse")
+        }
+        mount::Error::Mount(MountError::Fusermount(said)) if said.contains("allow_other") => {
+            failure.next("Add the line user_allow_other to /etc/fuse.conf, or mount as root.")
+        }
+        _ => failure,
     }
 }
 

@@ -1,8 +1,8 @@
 //! `gabion inspect`: the structures on a device as text, from its last commit, read past the map.
 //!
 //! Scripts and tests read this text, so lines keep their form: `name value`, one fact a line, or
-//! one structure a line. Damage is shown where it is found and does not end the command, so that what
-//! is left can be seen. Nothing is written and the journal is not replayed.
+//! one structure a line. Damage is shown where it is found and does not end the command, so that
+//! what is left can be seen. Nothing is written and the journal is not replayed.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

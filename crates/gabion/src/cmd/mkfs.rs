@@ -10,15 +10,22 @@ use std::sync::Arc;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
 use gabion_base::ids::Uuid;
+use gabion_base::time::Timestamp;
+use gabion_fs::{Caller, Changes, Context, ROOT};
 use gabion_host::file_disk::{FileDisk, Kind, OpenMode, create_image};
 use gabion_host::{clock, random};
 use gabion_map::format::superblock::{LABEL_LENGTH_MAX, Superblock};
 use gabion_map::open::{FormatOptions, superblocks};
+use gabion_map::{FileId, Limits, LocalMap};
+use rustix::process::{getegid, geteuid};
 
 use crate::args::Mkfs;
 use crate::failure::{Exit, Failure, Result, chain};
 use crate::size::Size;
 use crate::target::not_opened;
+
+/// Memory that giving the root directory to its user may use, in bytes.
+const MEMORY: u64 = 16 << 20;
 
 /// What to do about data that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +96,30 @@ fn make(
     let label = label.to_owned();
     let options = FormatOptions { uuid, label, name_seed, created, blocks };
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    gabion_node::format_filesystem(disk, &options).map_err(|error| cannot(&error))
+    let superblock = gabion_node::format_filesystem(Arc::clone(&disk), &options)
+        .map_err(|error| cannot(&error))?;
+    if !geteuid().is_root() {
+        give_to_user(disk, &superblock).map_err(|error| cannot(&error))?;
+    }
+    Ok(superblock)
+}
+
+/// Makes an ordinary user the owner of the root directory: nobody else could write there.
+fn give_to_user(disk: Arc<dyn Disk>, superblock: &Superblock) -> gabion_fs::Result<()> {
+    let map = LocalMap::open(disk, gabion_map::OpenMode::ReadWrite, Limits::within(MEMORY))?;
+    let ctx = Context {
+        seed: superblock.name_seed,
+        now: Timestamp::new(superblock.created, 0),
+        caller: Caller::superuser(),
+    };
+    let (uid, gid) = (Some(geteuid().as_raw()), Some(getegid().as_raw()));
+    let changes = Changes { uid, gid, ..Changes::default() };
+    for (subvol, _) in map.subvolumes() {
+        let root = FileId::new(subvol, ROOT);
+        map.transact(|txn| gabion_fs::setattr(txn, &ctx, root, &changes))?;
+    }
+    map.sync()?;
+    Ok(())
 }
 
 /// What is on the disk, in words.

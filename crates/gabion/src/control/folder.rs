@@ -16,13 +16,14 @@ fn of_user(uid: u32) -> PathBuf {
         return PathBuf::from("/run/gabion");
     }
     let own = uid == rustix::process::geteuid().as_raw();
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|_| own) {
-        Some(folder) => PathBuf::from(folder).join("gabion"),
-        None if own && !PathBuf::from(format!("/run/user/{uid}")).is_dir() => {
-            std::env::temp_dir().join(format!("gabion-{uid}"))
-        }
-        None => PathBuf::from(format!("/run/user/{uid}/gabion")),
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| own) {
+        return PathBuf::from(folder).join("gabion");
     }
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    if usual.is_dir() {
+        return usual.join("gabion");
+    }
+    std::env::temp_dir().join(format!("gabion-{uid}"))
 }
 
 /// The folder of this process's user, made if it is not there.

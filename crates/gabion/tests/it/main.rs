@@ -10,6 +10,7 @@ mod mount_locks;
 mod mount_sync;
 mod mount_world;
 mod mounting;
+mod ordinary;
 mod readme;
 mod scrubbing;
 mod up;

@@ -1,0 +1,82 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Gabion's figures beside those of ext4 and of a FUSE passthrough, from one run. As root.
+#[derive(Debug, Parser)]
+#[command(name = "gabion-bench", max_term_width = 100)]
+pub struct Cli {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mounted filesystems, through system calls
+    Mount(Mount),
+    /// The engine in this process, without FUSE
+    Engine(Engine),
+}
+
+/// Arguments of `gabion-bench mount`.
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Rounds: each measures everything on every system once
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Where the images are made, on the disk to be measured
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub dir: PathBuf,
+    /// Only these workloads; "list" lists them
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Only these systems: ext4, passthrough, gabion
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub systems: Vec<String>,
+    /// The binary of Gabion; the one beside this program if not given
+    #[arg(long, value_name = "FILE")]
+    pub gabion: Option<PathBuf>,
+    /// Options of `gabion mount`
+    #[arg(long, value_name = "OPTIONS")]
+    pub options: Option<String>,
+    /// A passthrough filesystem: libfuse's passthrough_ll or passthrough_hp; the former is compiled
+    /// from the examples of libfuse3-dev if not given
+    #[arg(long, value_name = "FILE")]
+    pub passthrough: Option<PathBuf>,
+    /// The tree of real files that is unpacked
+    #[arg(long, value_name = "DIR")]
+    pub tree: Option<PathBuf>,
+    /// Length of each image in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    pub image: u64,
+    /// Length of the file that is streamed, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub stream: u64,
+    /// Leave out the run of Gabion with little memory
+    #[arg(long)]
+    pub no_small_cache: bool,
+}
+
+/// Arguments of `gabion-bench engine`.
+#[derive(Debug, Args)]
+pub struct Engine {
+    /// Rounds: each measures everything on both systems once
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Where the images are made, on the disk to be measured
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub dir: PathBuf,
+    /// Files that each thread makes
+    #[arg(long, default_value_t = 6000)]
+    pub files: usize,
+    /// Only Gabion, for profilers
+    #[arg(long)]
+    pub alone: bool,
+    /// Only these phases, and what they need, for profilers
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+}

@@ -1,0 +1,41 @@
+//! Figures of Gabion beside those of ext4 and of a FUSE passthrough, from one run.
+//!
+//! A figure alone says little: machines differ, and one machine differs from minute to minute. So
+//! everything is measured on all systems one after the other, in an order that rotates, a few
+//! times; what counts is the ratio within a round, and of the rounds' ratios the median.
+//!
+//! - `mount` uses mounted filesystems through system calls, as programs do.
+//! - `engine` calls the map and the rules of files in this process, without FUSE, and compares with
+//!   the same system calls on ext4: what is lost between both tables is lost on the way through the
+//!   kernel.
+//!
+//! All images lie in one directory on one disk, made alike: of full length, every block written, so
+//! that nobody pays for the host's allocations. Everything runs in mount and process namespaces of
+//! its own, so nothing stays mounted or attached however it ends; see [`namespace`].
+//!
+//! Absent: absolute promises, several clients, latency distributions. A result below its target is
+//! marked and is no error.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod engine;
+mod figures;
+mod namespace;
+mod random;
+mod systems;
+mod table;
+mod workloads;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> Result<()> {
+    namespace::enter()?;
+    match Cli::parse().command {
+        Command::Mount(args) => workloads::run(&args),
+        Command::Engine(args) => engine::run(&args),
+    }
+}

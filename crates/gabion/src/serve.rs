@@ -27,6 +27,7 @@ use gabion_host::loop_device::{LoopAccess, LoopDevice};
 use gabion_host::memory;
 use gabion_host::signals::{Signals, Wake, Waker};
 use gabion_map::Limits;
+use gabion_map::format::superblock::Superblock;
 use gabion_node::LocalFs;
 
 use crate::check;
@@ -87,6 +88,7 @@ impl Daemon {
             fs: Arc::clone(&fs),
             disk,
             source,
+            superblock: fs.map().superblock(),
             started: Instant::now(),
         };
         let server =
@@ -294,6 +296,8 @@ struct Service {
     fs: Arc<LocalFs>,
     disk: Arc<FileDisk>,
     source: Source,
+    /// As of the start.
+    superblock: Superblock,
     started: Instant,
 }
 
@@ -319,7 +323,8 @@ impl Subject for Service {
             uncommitted_bytes: activity.item_bytes,
             disk: self.disk.describe(),
         };
-        state::of_map(self.fs.map(), &self.plan.target.display().to_string(), Some(mount))
+        let target = self.plan.target.display().to_string();
+        state::of_map(self.fs.map(), &self.superblock, &target, Some(mount))
     }
 
     fn scrub(

@@ -5,14 +5,20 @@ use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_map::LocalMap;
+use gabion_map::format::superblock::Superblock;
 
 use crate::control::wire::{MountStatus, Status};
 use crate::date;
 use crate::size::Size;
 
-/// The state of an open map.
-pub fn of_map(map: &LocalMap, target: &str, mount: Option<MountStatus>) -> Status {
-    let superblock = map.superblock();
+/// The state of an open map. `superblock` is any of its own: the current one can only be had when
+/// no commit is under way, and nobody who asks for the state should wait for that.
+pub fn of_map(
+    map: &LocalMap,
+    superblock: &Superblock,
+    target: &str,
+    mount: Option<MountStatus>,
+) -> Status {
     let space = map.space();
     let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
     Status {

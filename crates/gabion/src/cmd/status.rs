@@ -75,7 +75,7 @@ fn one(path: &Path) -> Result<Status> {
         Subject::Mounted(mount) => of_mount(&mount),
         Subject::Target => {
             let map = open_map(path)?;
-            Ok(state::of_map(&map, &path.display().to_string(), None))
+            Ok(state::of_map(&map, &map.superblock(), &path.display().to_string(), None))
         }
     }
 }

@@ -10,7 +10,8 @@ fn script(folder: &Folder, text: &str) -> Option<Outcome> {
     let prepared = "set -e\n\
         for program in fusermount3 setpriv; do command -v $program >/dev/null || exit 77; done\n\
         mknod fuse c 10 229 && chmod 666 fuse && mount --bind fuse /dev/fuse || exit 77\n\
-        mkdir home && cp \"$0\" home/gabion && chown -R 65534:65534 home && chmod 755 . && cd home\n\
+        mkdir home && cp \"$0\" home/gabion && chown -R 65534:65534 home && chmod 755 .\n\
+        cd home\n\
         echo \"set -e; PATH=.:$PATH; $1\" >script\n\
         exec setpriv --reuid=65534 --regid=65534 --clear-groups \
         env -u XDG_RUNTIME_DIR TMPDIR=$PWD sh script\n";

@@ -1,4 +1,5 @@
-//! The front end of a local mount: the kernel's requests to a [`LocalFs`] and its answers back.
+//! The front end of a local mount: takes the kernel's requests to a
+//! [`LocalFs`](gabion_node::LocalFs) and the answers back.
 //!
 //! ```text
 //!   kernel <-> gabion_fuse::Session --(Front: decode, call, encode)--> LocalFs --> map --> disk

@@ -192,17 +192,27 @@ impl LocalMap {
         Ok(Frozen { txg, table, subvols: written, before, snapshot, required })
     }
 
-    /// Bytes that only the journal holds go into its new part.
+    /// Bytes that only the journal holds go into its new part. Where newer ones have taken their
+    /// place in memory these go there, as far as the file reaches by its items.
     fn carry_over(&self) -> Position {
         let mut carried = 0;
         for state in self.files.unsettled() {
             let mut batch = Batch::default();
             for segment in state.dirty.all() {
-                if segment.journaled == InJournal::Yes {
-                    let offset = segment.block * BLOCK_SIZE as u64;
-                    let bytes = segment.slice.bytes().to_vec();
-                    carried += bytes.len() as u64;
-                    batch.bytes.push(JournaledBytes { file: state.file, offset, bytes });
+                let offset = segment.block * BLOCK_SIZE as u64;
+                let mut bytes = segment.slice.bytes();
+                match segment.journaled {
+                    InJournal::No => continue,
+                    InJournal::Yes => {}
+                    InJournal::Older => {
+                        let length = state.item_size().saturating_sub(offset);
+                        bytes = &bytes[..bytes.len().min(length as usize)];
+                    }
+                }
+                if !bytes.is_empty() {
+                    carried += segment.slice.bytes().len() as u64;
+                    let (file, bytes) = (state.file, bytes.to_vec());
+                    batch.bytes.push(JournaledBytes { file, offset, bytes });
                 }
             }
             if !batch.bytes.is_empty() {

@@ -271,7 +271,7 @@ impl LocalMap {
         self.attempt(|txn| -> Result<Option<Position>, Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
             let mut segments = txn.accepted(file);
-            segments.retain(|segment| segment.journaled == InJournal::No);
+            segments.retain(|segment| segment.journaled != InJournal::Yes);
             let bytes: u64 = segments.iter().map(|part| part.slice.bytes().len() as u64).sum();
             let journaled = self.journaled_bytes.load(std::sync::atomic::Ordering::Acquire);
             if bytes > JOURNALED_BYTES_MAX || journaled + bytes > limit {

@@ -23,6 +23,9 @@ pub enum InJournal {
     No,
     /// Yes: an fsync wrote them there.
     Yes,
+    /// It holds older bytes of these blocks, and nothing else does: they were promised to be
+    /// durable, so a commit that leaves them behind has to keep these instead.
+    Older,
 }
 
 /// Blocks that wait to be written.
@@ -64,8 +67,14 @@ impl DirtyBytes {
             "a segment within one stripe"
         );
         let mut part = self.part(segment.block).lock();
+        let mut pieces = vec![segment.clone()];
+        if segment.journaled == InJournal::No {
+            pieces = over_journaled(&part, &segment);
+        }
         let overlapped = cut_out(&mut part, segment.block, segment.end());
-        part.insert(segment.block, segment);
+        for piece in pieces {
+            part.insert(piece.block, piece);
+        }
         overlapped
     }
 
@@ -92,12 +101,7 @@ impl DirtyBytes {
         let parts = (last - first + 1).min(PARTS);
         for index in 0..parts {
             let part = self.parts[((first + index) % PARTS) as usize].lock();
-            let start = part
-                .range(..from)
-                .next_back()
-                .filter(|(_, segment)| segment.end() > from)
-                .map_or(from, |(block, _)| *block);
-            for (_, segment) in part.range(start..to) {
+            for segment in overlapping(&part, from, to) {
                 found.push(segment.cut(segment.block.max(from), segment.end().min(to)));
             }
         }
@@ -157,14 +161,44 @@ impl DirtyBytes {
     }
 }
 
-/// Removes blocks `from..to`, keeping what segments have outside of it.
-fn cut_out(part: &mut BTreeMap<u64, Segment>, from: u64, to: u64) -> u64 {
+/// A new segment divided by what the journal holds of its blocks.
+fn over_journaled(part: &BTreeMap<u64, Segment>, new: &Segment) -> Vec<Segment> {
+    let mut pieces = Vec::with_capacity(1);
+    let mut at = new.block;
+    for old in overlapping(part, new.block, new.end()) {
+        if old.journaled == InJournal::No {
+            continue;
+        }
+        let (from, to) = (old.block.max(at), old.end().min(new.end()));
+        if at < from {
+            pieces.push(new.cut(at, from));
+        }
+        pieces.push(Segment { journaled: InJournal::Older, ..new.cut(from, to) });
+        at = to;
+    }
+    if at < new.end() {
+        pieces.push(new.cut(at, new.end()));
+    }
+    pieces
+}
+
+/// The segments that overlap blocks `from..to`, whole and in order.
+fn overlapping(
+    part: &BTreeMap<u64, Segment>,
+    from: u64,
+    to: u64,
+) -> impl Iterator<Item = &Segment> {
     let start = part
         .range(..from)
         .next_back()
         .filter(|(_, segment)| segment.end() > from)
         .map_or(from, |(block, _)| *block);
-    let touched: Vec<u64> = part.range(start..to).map(|(block, _)| *block).collect();
+    part.range(start..to).map(|(_, segment)| segment)
+}
+
+/// Removes blocks `from..to`, keeping what segments have outside of it.
+fn cut_out(part: &mut BTreeMap<u64, Segment>, from: u64, to: u64) -> u64 {
+    let touched: Vec<u64> = overlapping(part, from, to).map(|segment| segment.block).collect();
     let mut removed = 0;
     for block in touched {
         let segment = part.remove(&block).expect("just seen");
@@ -236,5 +270,24 @@ mod tests {
         assert_eq!(dirty.at(0).map(|s| s.journaled), Some(InJournal::Yes));
         assert_eq!(dirty.at(3).map(|s| s.journaled), Some(InJournal::No));
         assert_eq!(dirty.unchanged(&whole), vec![(0, 3), (5, 9)]);
+    }
+
+    #[test]
+    fn what_covers_journaled_bytes_is_remembered_until_it_is_journaled_itself() {
+        use InJournal::{No, Older, Yes};
+        let dirty = DirtyBytes::default();
+        let whole = segment(0, 8, 1);
+        dirty.insert(whole.clone());
+        dirty.mark_journaled(&whole);
+        let state =
+            || (0..12).map_while(|at| dirty.at(at)).map(|s| s.journaled).collect::<Vec<_>>();
+        let newer = segment(2, 8, 2);
+        dirty.insert(newer.clone());
+        assert_eq!(state(), [vec![Yes; 2], vec![Older; 6], vec![No; 2]].concat());
+        dirty.insert(segment(1, 3, 3));
+        assert_eq!(state(), [vec![Yes; 1], vec![Older; 7], vec![No; 2]].concat());
+        assert!(!dirty.is_journaled());
+        dirty.mark_journaled(&newer);
+        assert_eq!(state(), [vec![Yes; 1], vec![Older; 3], vec![Yes; 6]].concat());
     }
 }

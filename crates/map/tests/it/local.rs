@@ -17,6 +17,11 @@ const SUBVOL: SubvolId = SubvolId(1);
 
 fn formatted(blocks: u64) -> Arc<dyn Disk> {
     let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(blocks));
+    format_on(&disk);
+    disk
+}
+
+pub fn format_on(disk: &Arc<dyn Disk>) {
     let options = FormatOptions {
         uuid: Uuid([7; 16]),
         label: "test".into(),
@@ -24,27 +29,26 @@ fn formatted(blocks: u64) -> Arc<dyn Disk> {
         created: 0,
         blocks: None,
     };
-    format(&disk, &options).expect("a large enough disk");
-    let map = open(&disk);
+    format(disk, &options).expect("a large enough disk");
+    let map = open(disk);
     assert_eq!(map.create_subvolume().expect("writable"), SUBVOL);
     map.sync().expect("a working disk");
-    disk
 }
 
-fn open(disk: &Arc<dyn Disk>) -> LocalMap {
+pub fn open(disk: &Arc<dyn Disk>) -> LocalMap {
     LocalMap::open(Arc::clone(disk), OpenMode::ReadWrite, Limits::within(4 << 20))
         .expect("a whole filesystem")
 }
 
-fn file(ino: u64) -> FileId {
+pub fn file(ino: u64) -> FileId {
     FileId::new(SUBVOL, Ino(ino))
 }
 
-fn write(map: &LocalMap, id: FileId, offset: u64, bytes: &[u8]) -> Result<(), Stop> {
+pub fn write(map: &LocalMap, id: FileId, offset: u64, bytes: &[u8]) -> Result<(), Stop> {
     map.transact(|txn| txn.write(id, offset, Payload::Copied(bytes)))
 }
 
-fn read(map: &LocalMap, id: FileId, offset: u64, length: usize) -> Vec<u8> {
+pub fn read(map: &LocalMap, id: FileId, offset: u64, length: usize) -> Vec<u8> {
     let mut into = vec![0xEE; length];
     let read = map.transact(|txn| txn.read(id, offset, &mut into)).expect("readable");
     into.truncate(read);
@@ -55,7 +59,7 @@ fn size(map: &LocalMap, id: FileId) -> u64 {
     map.transact(|txn| txn.file(id)).expect("readable").size
 }
 
-fn assert_exact(map: &LocalMap) {
+pub fn assert_exact(map: &LocalMap) {
     map.sync().expect("a working disk");
     let audit = audit(map).expect("readable");
     assert!(audit.is_exact(), "{audit:?}");

@@ -1,5 +1,6 @@
 //! Tests of the map as a whole, one module for each part.
 
+mod beside_commits;
 mod local;
 mod tree;
 mod tree_diff;

@@ -12,6 +12,9 @@ use std::fmt;
 
 use gabion_base::ids::{Ino, SubvolId};
 
+/// Inode numbers end before this: half of what a counter holds, so none ever overflows.
+pub const INO_END: u64 = 1 << 63;
+
 /// What an item is. Numbers are the disk format's; 0 is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kind(pub u8);

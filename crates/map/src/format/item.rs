@@ -23,11 +23,14 @@
 //! its neighbours. `birth` is the transaction group in which the blocks were written first; whoever
 //! shares them later has the same birth, so it tells which snapshots can need them.
 
+use gabion_base::BLOCK_SIZE;
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{BlockAddr, SubvolId, Txg};
 
-use crate::format::node::NodePtr;
-use crate::txn::FileExtent;
+use crate::format::node::{LEVEL_MAX, NODE_BLOCKS, NodePtr};
+use crate::key::INO_END;
+use crate::layout::{BLOCKS_MAX, GROUP_BLOCKS};
+use crate::txn::{FILE_SIZE_MAX, FileExtent};
 
 /// The longest extent, in blocks (1 MiB): its item still fits a node fifteen times.
 pub const EXTENT_BLOCKS_MAX: usize = 256;
@@ -134,6 +137,9 @@ impl FileData {
         reader.zeros(1)?;
         let count = reader.u32()?;
         let addr = BlockAddr(reader.u64()?);
+        if addr.0 == 0 || addr.0 >= BLOCKS_MAX {
+            return Err(DecodeError::Invalid("address of an extent"));
+        }
         let birth = Txg(reader.u64()?);
         let data = match tag {
             TAG_EXTENT => {
@@ -189,8 +195,11 @@ pub fn decode_file(bytes: &[u8]) -> Result<FileExtent, DecodeError> {
     let mut reader = Reader::new(bytes);
     let file = FileExtent { size: reader.u64()?, blocks: reader.u64()? };
     reader.finish()?;
-    if file.size > crate::txn::FILE_SIZE_MAX {
+    if file.size > FILE_SIZE_MAX {
         return Err(DecodeError::Invalid("size of a file"));
+    }
+    if file.blocks > FILE_SIZE_MAX.div_ceil(BLOCK_SIZE as u64) {
+        return Err(DecodeError::Invalid("number of a file's blocks"));
     }
     Ok(file)
 }
@@ -294,6 +303,9 @@ impl SubvolRecord {
         let level = reader.u8()?;
         reader.zeros(3)?;
         let root = NodePtr::decode_optional(&mut reader)?;
+        if level > LEVEL_MAX || (root.is_none() && level != 0) {
+            return Err(DecodeError::Invalid("level of a subvolume's root"));
+        }
         let birth = Txg(reader.u64()?);
         let newest_snapshot_birth = Txg(reader.u64()?);
         let newest_snapshot = SubvolId(reader.u32()?);
@@ -301,6 +313,12 @@ impl SubvolRecord {
         let next_ino = reader.u64()?;
         let nodes = reader.u64()?;
         reader.finish()?;
+        if next_ino == 0 || next_ino > INO_END {
+            return Err(DecodeError::Invalid("next inode number of a subvolume"));
+        }
+        if nodes > BLOCKS_MAX / NODE_BLOCKS as u64 {
+            return Err(DecodeError::Invalid("number of a subvolume's nodes"));
+        }
         Ok(Self {
             access,
             parent,
@@ -342,6 +360,77 @@ impl Dead {
         let mut reader = Reader::new(bytes);
         let dead = Self { count: reader.u32()?, owners: reader.u32()?, birth: Txg(reader.u64()?) };
         reader.finish()?;
+        if dead.count == 0 || u64::from(dead.count) > GROUP_BLOCKS || dead.owners == 0 {
+            return Err(DecodeError::Invalid("a dead run"));
+        }
         Ok(dead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason<T: std::fmt::Debug>(result: Result<T, DecodeError>) -> &'static str {
+        match result {
+            Err(DecodeError::Invalid(reason)) => reason,
+            other => panic!("not invalid but {other:?}"),
+        }
+    }
+
+    #[test]
+    fn extents_past_any_device_are_refused() {
+        let encoded = |addr| {
+            let checksums = vec![1, 2];
+            let (addr, birth, sharing) = (BlockAddr(addr), Txg(1), Sharing::Sole);
+            FileData::Extent(Extent { addr, birth, sharing, checksums }).encode()
+        };
+        assert!(FileData::decode(&encoded(9)).is_ok());
+        for addr in [0, BLOCKS_MAX, u64::MAX] {
+            assert_eq!(reason(FileData::decode(&encoded(addr))), "address of an extent");
+        }
+    }
+
+    #[test]
+    fn files_of_impossible_size_are_refused() {
+        let decode = |size, blocks| decode_file(&encode_file(FileExtent { size, blocks }));
+        assert!(decode(FILE_SIZE_MAX, 1 << 51).is_ok());
+        assert_eq!(reason(decode(FILE_SIZE_MAX + 1, 0)), "size of a file");
+        assert_eq!(reason(decode(0, (1 << 51) + 1)), "number of a file's blocks");
+    }
+
+    #[test]
+    fn subvolumes_with_impossible_numbers_are_refused() {
+        let good = SubvolRecord {
+            access: Access::Writable,
+            parent: SubvolId(0),
+            origin: SubvolId(0),
+            root: None,
+            level: 0,
+            birth: Txg(1),
+            newest_snapshot_birth: Txg(0),
+            newest_snapshot: SubvolId(0),
+            next_ino: 1,
+            nodes: 0,
+        };
+        let decode = |record: SubvolRecord| SubvolRecord::decode(&record.encode());
+        assert_eq!(decode(good.clone()), Ok(good.clone()));
+        let level = decode(SubvolRecord { level: 1, ..good.clone() });
+        assert_eq!(reason(level), "level of a subvolume's root");
+        for next_ino in [0, INO_END + 1, u64::MAX] {
+            let result = decode(SubvolRecord { next_ino, ..good.clone() });
+            assert_eq!(reason(result), "next inode number of a subvolume");
+        }
+        let nodes = decode(SubvolRecord { nodes: u64::MAX, ..good });
+        assert_eq!(reason(nodes), "number of a subvolume's nodes");
+    }
+
+    #[test]
+    fn dead_runs_are_within_a_group() {
+        let decode = |count, owners| Dead::decode(&Dead { count, owners, birth: Txg(1) }.encode());
+        assert!(decode(32_768, 1).is_ok());
+        for (count, owners) in [(0, 1), (32_769, 1), (u32::MAX, 1), (1, 0)] {
+            assert_eq!(reason(decode(count, owners)), "a dead run");
+        }
     }
 }

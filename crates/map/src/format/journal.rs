@@ -235,8 +235,9 @@ impl Batch {
             let offset = aligned(reader.u64()?)?;
             let length = reader.u32()? as usize;
             let bytes = reader.bytes(length)?.to_vec();
+            // The last block that a file can have ends one byte past the greatest size.
             let end = offset.checked_add(length as u64);
-            if bytes.is_empty() || end.is_none_or(|end| end > crate::txn::FILE_SIZE_MAX) {
+            if bytes.is_empty() || end.is_none_or(|end| end > crate::txn::FILE_SIZE_MAX + 1) {
                 return Err(DecodeError::Invalid("range of file bytes"));
             }
             batch.bytes.push(JournaledBytes { file, offset, bytes });
@@ -246,6 +247,9 @@ impl Batch {
             let (from, to) = (aligned(reader.u64()?)?, reader.u64()?);
             if to != u64::MAX {
                 aligned(to)?;
+            }
+            if from > to {
+                return Err(DecodeError::Invalid("range of dropped bytes"));
             }
             batch.dropped.push(DroppedRange { file, from, to });
         }
@@ -319,6 +323,29 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Batch::decode(&mut Reader::new(&bytes[..length])).is_err());
         }
+    }
+
+    #[test]
+    fn impossible_ranges_are_refused() {
+        let file = FileId::new(SubvolId(1), Ino(7));
+        let decode = |batch: Batch| {
+            let mut bytes = Vec::new();
+            batch.encode(&mut bytes);
+            Batch::decode(&mut Reader::new(&bytes))
+        };
+        let dropped = |from, to| {
+            decode(Batch { dropped: vec![DroppedRange { file, from, to }], ..Batch::default() })
+        };
+        assert!(dropped(8192, u64::MAX).is_ok());
+        assert_eq!(dropped(8192, 4096), Err(DecodeError::Invalid("range of dropped bytes")));
+        let bytes = |offset, length| {
+            let bytes = vec![1; length];
+            let bytes = vec![JournaledBytes { file, offset, bytes }];
+            decode(Batch { bytes, ..Batch::default() })
+        };
+        let last = (1 << 63) - 4096;
+        assert!(bytes(last, 4096).is_ok(), "the last block of the longest file");
+        assert!(bytes(last, 4097).is_err() && bytes(last + 4096, 1).is_err());
     }
 
     #[test]

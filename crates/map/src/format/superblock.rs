@@ -39,7 +39,7 @@ use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{BlockAddr, SubvolId, Txg, Uuid};
 
 use crate::format::alloc::PageRef;
-use crate::format::node::NodePtr;
+use crate::format::node::{LEVEL_MAX, NodePtr};
 
 /// First bytes of every superblock.
 pub const MAGIC: &[u8; 8] = b"GABIONFS";
@@ -52,6 +52,7 @@ pub const READ_ONLY_COMPATIBLE: u64 = 0;
 /// Longest label in bytes.
 pub const LABEL_LENGTH_MAX: usize = 64;
 
+const RESERVED_AT: usize = 248;
 const CHECKSUM_AT: usize = BLOCK_SIZE - 8;
 
 /// Where replaying starts.
@@ -162,6 +163,9 @@ impl Superblock {
         let free_blocks = reader.u64()?;
         let forest = NodePtr::decode_optional(&mut reader)?;
         let forest_level = reader.u8()?;
+        if forest_level > LEVEL_MAX || (forest.is_none() && forest_level != 0) {
+            return Err(DecodeError::Invalid("level of the forest's root"));
+        }
         reader.zeros(7)?;
         let alloc = PageRef::decode(&mut reader)?;
         let journal = JournalStart {
@@ -172,7 +176,9 @@ impl Superblock {
         let created = reader.u64()? as i64;
         let label = reader.bytes(LABEL_LENGTH_MAX)?;
         let length = label.iter().position(|byte| *byte == 0).unwrap_or(label.len());
-        let label = String::from_utf8_lossy(&label[..length]).into_owned();
+        let label = String::from_utf8(label[..length].to_vec());
+        let label = label.map_err(|_| DecodeError::Invalid("label"))?;
+        reader.zeros(CHECKSUM_AT - RESERVED_AT)?;
         Ok(Self {
             compatible,
             read_only_compatible,
@@ -190,5 +196,59 @@ impl Superblock {
             created,
             label,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Superblock {
+        Superblock {
+            compatible: 1,
+            read_only_compatible: 2,
+            incompatible: 3,
+            uuid: Uuid([4; 16]),
+            txg: Txg(5),
+            blocks: 4096,
+            name_seed: 6,
+            next_subvol: SubvolId(7),
+            free_blocks: 8,
+            forest: Some(NodePtr { addr: BlockAddr(8), birth: Txg(5), checksum: 9 }),
+            forest_level: 1,
+            alloc: PageRef::default(),
+            journal: JournalStart { position: 10, sequence: 11, previous: 12 },
+            created: -13,
+            label: "label".into(),
+        }
+    }
+
+    /// The sample with some bytes changed and the checksum put right.
+    fn forged(at: usize, bytes: &[u8]) -> Result<Superblock, DecodeError> {
+        let mut block = sample().encode(BlockAddr(20)).bytes().to_vec();
+        block[at..at + bytes.len()].copy_from_slice(bytes);
+        let checksum = crc64(&block[..CHECKSUM_AT]);
+        block[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
+        Superblock::decode(&block, BlockAddr(20))
+    }
+
+    #[test]
+    fn a_superblock_round_trips_at_its_own_place_only() {
+        assert_eq!(forged(0, b"GABIONFS"), Ok(sample()));
+        let block = sample().encode(BlockAddr(20));
+        let elsewhere = Superblock::decode(block.bytes(), BlockAddr(21));
+        assert_eq!(elsewhere, Err(DecodeError::Invalid("own address")));
+    }
+
+    #[test]
+    fn impossible_fields_are_refused_although_the_checksum_is_right() {
+        let invalid = |reason| Err(DecodeError::Invalid(reason));
+        assert_eq!(forged(8, &[2]), invalid("version"));
+        assert_eq!(forged(12, &[1]), invalid("reserved bytes"));
+        assert_eq!(forged(104, &[1]), invalid("node pointer"));
+        assert_eq!(forged(104, &[0; 24]), invalid("level of the forest's root"));
+        assert_eq!(forged(128, &[13]), invalid("level of the forest's root"));
+        assert_eq!(forged(184, &[0xff; 64]), invalid("label"));
+        assert_eq!(forged(4087, &[1]), invalid("reserved bytes"));
     }
 }

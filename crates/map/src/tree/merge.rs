@@ -94,7 +94,8 @@ impl Tree<'_> {
         if let Some(ptr) = self.root.ptr {
             writer.release(ptr);
         }
-        merge.root(nodes, self.root.level)
+        // An empty tree has no level, whatever a forged root says.
+        merge.root(nodes, if self.root.ptr.is_some() { self.root.level } else { 0 })
     }
 }
 

@@ -95,8 +95,7 @@ impl LocalMap {
     pub fn create_subvolume(&self) -> Result<SubvolId, MapError> {
         self.check_writable()?;
         let mut superblock = self.superblock.lock();
-        let id = superblock.next_subvol;
-        superblock.next_subvol = SubvolId(id.0 + 1);
+        let id = next_subvol(&mut superblock)?;
         let record = SubvolRecord {
             access: Access::Writable,
             parent: SubvolId(0),
@@ -164,8 +163,7 @@ impl LocalMap {
         if let Some(of) = snapshot_of
             && let Some(source) = subvols.get_mut(&of)
         {
-            let id = superblock.next_subvol;
-            superblock.next_subvol = SubvolId(id.0 + 1);
+            let id = next_subvol(superblock)?;
             let record = SubvolRecord {
                 access: Access::ReadOnly,
                 origin: of,
@@ -269,7 +267,8 @@ impl LocalMap {
             let (root, nodes) = self.merge_tree(frozen, id, root, part)?;
             record.root = root.ptr;
             record.level = root.level;
-            record.nodes = record.nodes.strict_add_signed(nodes);
+            // Only a count that was wrong on disk can pass its ends.
+            record.nodes = record.nodes.saturating_add_signed(nodes);
             roots.insert(id, root);
         }
         if let Some((snapshot, of)) = frozen.snapshot {
@@ -345,7 +344,7 @@ impl LocalMap {
             if let Some(value) = known {
                 let known =
                     Dead::decode(&value).map_err(|source| MapError::BadItem { key, source })?;
-                item.owners += known.owners;
+                item.owners = item.owners.saturating_add(known.owners);
                 item.count = item.count.max(known.count);
             }
             changes.insert(key, Some(Value::from(item.encode())));
@@ -428,6 +427,13 @@ impl LocalMap {
         self.alloc.trim();
         Ok(())
     }
+}
+
+/// An id that no subvolume ever had.
+fn next_subvol(superblock: &mut Superblock) -> Result<SubvolId, MapError> {
+    let id = superblock.next_subvol;
+    superblock.next_subvol = SubvolId(id.0.checked_add(1).ok_or(MapError::NoSpace)?);
+    Ok(id)
 }
 
 /// Where a subvolume's record stands in the forest.

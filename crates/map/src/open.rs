@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{Disk, Durability};
+use gabion_base::codec::DecodeError;
+use gabion_base::disk::{Disk, DiskError, Durability};
 use gabion_base::ids::{BlockAddr, Ino, SubvolId, Uuid};
 
 use crate::alloc::Allocator;
@@ -17,13 +18,13 @@ use crate::changes::Changes;
 use crate::commit::FOREST;
 use crate::error::MapError;
 use crate::format::alloc::PageRef;
-use crate::format::item::SubvolRecord;
+use crate::format::item::{Access, SubvolRecord};
 use crate::format::journal::Batch;
 use crate::format::superblock::{
     INCOMPATIBLE, JournalStart, MAGIC, READ_ONLY_COMPATIBLE, Superblock,
 };
 use crate::journal::{Journal, replay};
-use crate::key::{FileId, Key, Kind};
+use crate::key::{FileId, INO_END, Key, Kind};
 use crate::layout::{BLOCKS_MIN, HEAD_SLOTS, Layout, SLOTS_EACH_END};
 use crate::map::{Limits, LocalMap, OpenMode, Parts};
 use crate::memtable::Memtable;
@@ -33,8 +34,11 @@ use crate::view::View;
 
 /// Zeros that are written at once, in blocks (1 MiB).
 const ZERO_BLOCKS: usize = 256;
-/// Inode numbers end here: twice as many as anybody will make, half of what a counter holds.
-const INO_MAX: u64 = 1 << 63;
+/// Transaction groups and the journal's sequence end before this, far from their type's end.
+const COUNT_END: u64 = 1 << 63;
+/// File bytes that a replay holds in memory, in lengths of the ring. Commits come when there is a
+/// quarter of one; the rest is for operations that are under way when that happens.
+const REPLAYED_RINGS_MAX: u64 = 4;
 
 /// What a new filesystem shall be.
 #[derive(Clone, Debug)]
@@ -106,7 +110,8 @@ fn zero(disk: &dyn Disk, addr: BlockAddr, count: u64) -> Result<(), MapError> {
     Ok(())
 }
 
-/// All superblock slots of a device, newest commit last, unreadable ones first.
+/// All superblock slots of a device, newest commit last, unreadable ones first. A slot that the
+/// device cannot read is one of the latter; fails only if there is no other.
 pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
     let blocks = disk.blocks();
     let mut places: Vec<BlockAddr> = (0..SLOTS_EACH_END)
@@ -115,13 +120,12 @@ pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
         .collect();
     let mut slots = Vec::new();
     let mut tail_known = false;
+    let mut first_failure = None;
     while let Some(addr) = places.pop() {
-        let mut block = Blocks::zeroed(1);
-        disk.read(addr, &mut block)?;
-        let content = Superblock::decode(block.bytes(), addr).map_err(|reason| match reason {
-            _ if block.bytes().iter().all(|byte| *byte == 0) => "empty".to_string(),
-            _ if !block.bytes().starts_with(MAGIC) => "no superblock".to_string(),
-            reason => reason.to_string(),
+        let content = read_slot(disk, addr).unwrap_or_else(|failure| {
+            let reason = failure.to_string();
+            first_failure.get_or_insert(failure);
+            Err(reason)
         });
         // The tail slots stand at the filesystem's end, which need not be the device's.
         let end = content.as_ref().map(|superblock| superblock.blocks);
@@ -135,8 +139,25 @@ pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
         }
         slots.push(Slot { addr, content });
     }
+    match first_failure {
+        Some(failure) if slots.iter().all(|slot| slot.content.is_err()) => {
+            return Err(failure.into());
+        }
+        _ => {}
+    }
     slots.sort_by_key(|slot| slot.content.as_ref().map(|superblock| superblock.txg).ok());
     Ok(slots)
+}
+
+fn read_slot(disk: &dyn Disk, addr: BlockAddr) -> Result<Result<Superblock, String>, DiskError> {
+    let mut block = Blocks::zeroed(1);
+    disk.read(addr, &mut block)?;
+    let bytes = block.bytes();
+    Ok(Superblock::decode(bytes, addr).map_err(|reason| match reason {
+        _ if bytes.iter().all(|byte| *byte == 0) => "empty".to_string(),
+        _ if !bytes.starts_with(MAGIC) => "no superblock".to_string(),
+        reason => reason.to_string(),
+    }))
 }
 
 /// The superblock to go on from.
@@ -184,8 +205,15 @@ impl LocalMap {
             return Err(damaged("its length is impossible"));
         }
         let layout = Layout::new(superblock.blocks)?;
-        if superblock.journal.position > layout.journal_blocks || superblock.txg.0 >= INO_MAX {
+        let journal = &superblock.journal;
+        if journal.position > layout.journal_blocks
+            || journal.sequence >= COUNT_END
+            || superblock.txg.0 >= COUNT_END
+        {
             return Err(damaged("its journal or transaction group is impossible"));
+        }
+        if superblock.forest.is_some_and(|root| root.birth > superblock.txg) {
+            return Err(damaged("its forest is from a later transaction group"));
         }
         let alloc = Allocator::open(
             Arc::clone(&disk),
@@ -196,6 +224,10 @@ impl LocalMap {
         )?;
         let nodes = NodeCache::new(Arc::clone(&disk), uuid, limits.nodes);
         let subvols = read_forest(&nodes, &superblock)?;
+        // Ids are never used twice, so the next one is past them all.
+        if subvols.keys().next_back().copied().unwrap_or(FOREST) >= superblock.next_subvol {
+            return Err(damaged("its next subvolume exists already"));
+        }
         let root = |record: &SubvolRecord| Root { ptr: record.root, level: record.level };
         let roots = subvols.iter().map(|(id, record)| (*id, root(record))).collect();
         let txg = superblock.txg.next();
@@ -240,20 +272,29 @@ impl LocalMap {
         let view = self.view.load();
         let txg = view.active.txg();
         let subvols = self.subvols.read();
-        for (key, _) in &batch.items {
-            let subvol = subvols.get(&key.subvol);
-            let subvol = subvol.ok_or(corrupt("an item of a subvolume that does not exist"))?;
-            if key.ino.0 >= INO_MAX {
+        let items = batch.items.iter().map(|(key, _)| key.file());
+        for file in items.chain(batch.bytes.iter().map(|part| part.file)) {
+            let subvol = subvols.get(&file.subvol);
+            let subvol = subvol.ok_or(corrupt("a change of a subvolume that does not exist"))?;
+            if subvol.record.access == Access::ReadOnly {
+                return Err(corrupt("a change of a snapshot"));
+            }
+            if file.ino.0 >= INO_END {
                 return Err(corrupt("an inode number that is impossible"));
             }
-            subvol.next_ino.fetch_max(key.ino.0 + 1, Ordering::AcqRel);
+            subvol.next_ino.fetch_max(file.ino.0 + 1, Ordering::AcqRel);
         }
         drop(subvols);
         for run in &batch.allocated {
             self.alloc.take(*run, txg)?;
         }
         let allocated = Batch { allocated: Vec::new(), ..batch };
-        self.apply_replayed(Changes { batch: allocated, ..Changes::default() })
+        self.apply_replayed(Changes { batch: allocated, ..Changes::default() })?;
+        // A forged ring could name a block of memory for every few bytes of it.
+        if self.dirty_bytes() > REPLAYED_RINGS_MAX * self.journal.ring_bytes() {
+            return Err(corrupt("more file bytes than a journal ever holds"));
+        }
+        Ok(())
     }
 }
 
@@ -270,9 +311,13 @@ fn read_forest(
         if key.kind == Kind::SUBVOLUME {
             let bad = |source| MapError::BadItem { key, source };
             let record = SubvolRecord::decode(value).map_err(bad)?;
-            let id = u32::try_from(key.ino.0)
-                .map_err(|_| bad(gabion_base::codec::DecodeError::Invalid("subvolume id")))?;
-            records.insert(SubvolId(id), record);
+            let invalid = |reason| bad(DecodeError::Invalid(reason));
+            let id = u32::try_from(key.ino.0).ok().map(SubvolId).filter(|id| *id != FOREST);
+            let id = id.filter(|_| key.at == 0).ok_or(invalid("subvolume id"))?;
+            if record.root.is_some_and(|root| root.birth > superblock.txg) {
+                return Err(invalid("birth of a subvolume's root"));
+            }
+            records.insert(id, record);
         }
         // A subvolume may have any number of dead runs after its record: skip them.
         let Some(next) = key.ino.0.checked_add(1) else { break };

@@ -17,7 +17,7 @@ use crate::changes::Changes;
 use crate::error::MapError;
 use crate::file::FileState;
 use crate::format::item::Access;
-use crate::key::{FileId, Key, Kind};
+use crate::key::{FileId, INO_END, Key, Kind};
 use crate::locks::{Held, Wanted};
 use crate::map::LocalMap;
 use crate::txn::{
@@ -234,8 +234,10 @@ impl Txn for LocalTxn<'_> {
         else {
             return Err(Stop::Map(MapError::ReadOnly));
         };
-        let ino = Ino(found.next_ino.fetch_add(1, Ordering::Relaxed));
+        let number = |next: u64| (next < INO_END).then_some(next + 1);
+        let ino = found.next_ino.fetch_update(Ordering::Relaxed, Ordering::Relaxed, number);
         drop(subvols);
+        let ino = Ino(ino.map_err(|_| MapError::NoSpace)?);
         self.ensure(FileId::new(subvol, ino), LockMode::Exclusive)?;
         Ok(ino)
     }

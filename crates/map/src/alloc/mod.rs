@@ -24,7 +24,7 @@ use gabion_base::sync::{Mutex, MutexGuard};
 
 use crate::alloc::group::{Bitmap, Delta, Group, Want};
 use crate::error::MapError;
-use crate::format::alloc::{PageRef, decode_table, encode_table, page_checksum};
+use crate::format::alloc::{PageCopy, PageRef, decode_table, encode_table, page_checksum};
 use crate::format::journal::Run;
 use crate::layout::{GROUP_BLOCKS, Layout, TABLE_ENTRIES};
 
@@ -96,10 +96,9 @@ impl Allocator {
         let groups = (0..layout.groups).map(|group| initial_ref(&layout, group)).collect();
         let mut tables: Vec<Vec<PageRef>> = vec![groups];
         for level in 0..layout.tables.len() {
-            let refs = tables[level].chunks(TABLE_ENTRIES as usize).map(|children| PageRef {
-                free: children.iter().map(|child| child.free).sum(),
-                ..PageRef::default()
-            });
+            let refs = tables[level]
+                .chunks(TABLE_ENTRIES as usize)
+                .map(|children| PageRef { free: free_below(children), ..PageRef::default() });
             let refs = refs.collect();
             tables.push(refs);
         }
@@ -380,7 +379,7 @@ impl Allocator {
                 let first = index * TABLE_ENTRIES as usize;
                 let last = (first + TABLE_ENTRIES as usize).min(tables[level].len());
                 let children = &tables[level][first..last];
-                let free = children.iter().map(|child| child.free).sum();
+                let free = free_below(children);
                 let page = encode_table(level as u8 + 1, txg, children);
                 let place = self.layout.table_page(level, *index as u64);
                 let page_ref = &mut tables[level + 1][*index];
@@ -538,6 +537,21 @@ fn initial_ref(layout: &Layout, group: u64) -> PageRef {
     }
 }
 
+/// Whether a group's bitmap may be as its reference says.
+fn is_possible(layout: &Layout, group: u64, found: &PageRef) -> bool {
+    let most = initial_ref(layout, group);
+    match found.copy {
+        PageCopy::Unwritten => found.free == most.free && found.clusters == most.clusters,
+        PageCopy::A | PageCopy::B => found.free <= most.free && found.clusters <= most.clusters,
+    }
+}
+
+/// Free blocks below a table page. Past 16 TiB there are more than the field can say; nothing
+/// but the counts of groups is relied on.
+fn free_below(children: &[PageRef]) -> u32 {
+    children.iter().fold(0, |sum, child| sum.saturating_add(child.free))
+}
+
 fn load_bitmap(
     disk: &dyn Disk,
     uuid: Uuid,
@@ -554,7 +568,9 @@ fn load_bitmap(
         return Err(corrupt("its checksum does not match"));
     }
     let bitmap = Bitmap::from_page(page.bytes());
-    if GROUP_BLOCKS - bitmap.count_set() != u64::from(page_ref.free) {
+    if GROUP_BLOCKS - bitmap.count_set() != u64::from(page_ref.free)
+        || bitmap.count_clusters() != u64::from(page_ref.clusters)
+    {
         return Err(corrupt("its free blocks are not as many as its parent says"));
     }
     let fixed = initial_bitmap(layout, group);
@@ -592,7 +608,10 @@ fn load_table_level(
         let decoded = decode_table(page.bytes(), level as u8 + 1, count as usize)
             .map_err(|_| corrupt("it cannot be decoded"))?;
         debug_assert_eq!(decoded.len() as u64, count);
-        if level == 0 && decoded.iter().any(|child| u64::from(child.free) > GROUP_BLOCKS) {
+        let groups = first..first + count;
+        if level == 0
+            && !groups.zip(&decoded).all(|(group, child)| is_possible(layout, group, child))
+        {
             return Err(corrupt("a group has more free blocks than blocks"));
         }
         refs.extend(decoded);
@@ -649,6 +668,16 @@ mod tests {
         assert_eq!(map.release(Txg(2)).expect("consistent"), vec![run]);
         assert_eq!(map.free(), before);
         assert!(map.retire(run, Txg(3)).is_err(), "freeing twice is refused");
+    }
+
+    #[test]
+    fn the_largest_devices_have_more_free_blocks_than_a_page_can_say() {
+        let layout = Layout::new(1 << 33).expect("large enough");
+        let disk = Arc::new(MemDisk::new(1));
+        let map = Allocator::format(disk, Uuid([3; 16]), layout);
+        assert!(map.free().now > i64::from(u32::MAX));
+        let tables = map.tables.lock();
+        assert_eq!(tables.last().map(|top| top[0].free), Some(u32::MAX));
     }
 
     #[test]

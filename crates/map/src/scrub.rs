@@ -17,6 +17,7 @@ use gabion_base::ids::{BlockAddr, SubvolId};
 
 use crate::commit::FOREST;
 use crate::error::MapError;
+use crate::extents::Piece;
 use crate::format::item::{Access, Dead, FileData};
 use crate::format::journal::Run;
 use crate::format::node::{NODE_BLOCKS, NODE_SIZE, Node, NodePtr};
@@ -80,7 +81,8 @@ pub fn scrub(
     map: &LocalMap,
     watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Report, MapError> {
-    let space = map.alloc.layout().blocks - map.alloc.free().after_commit.max(0) as u64;
+    let free = map.alloc.free().after_commit.max(0) as u64;
+    let space = map.alloc.layout().blocks.saturating_sub(free);
     let mut scrubber = Scrubber { map, report: Report::default(), watch, path: BTreeMap::new() };
     scrubber.report.progress.total_bytes = space * BLOCK_SIZE as u64;
     let mut subvols = vec![FOREST];
@@ -182,13 +184,11 @@ impl Scrubber<'_> {
         if key.kind != Kind::DATA {
             return;
         }
-        let data = match FileData::decode(value) {
-            Ok(data) => data,
-            Err(source) => {
-                return self.found(key.subvol, Some(key), MapError::BadItem { key, source });
-            }
+        let piece = match Piece::decode(key, value) {
+            Ok(piece) => piece,
+            Err(error) => return self.found(key.subvol, Some(key), error),
         };
-        let FileData::Extent(extent) = data else { return };
+        let FileData::Extent(extent) = piece.data else { return };
         let mut blocks = Blocks::zeroed(extent.checksums.len());
         if let Err(error) = self.map.disk.read(extent.addr, &mut blocks) {
             return self.found(key.subvol, Some(key), error.into());
@@ -233,23 +233,45 @@ impl Audit {
     }
 }
 
-/// Compares the allocation map of the last commit with what its trees reference. Keeps one byte a
-/// block in memory: for tests and for checks on request. Commits wait meanwhile.
+/// How many runs cover each block of a device, at a cost that follows the number of runs.
+struct Cover {
+    /// By how many more runs a block is covered than the one before it.
+    steps: Vec<i32>,
+}
+
+impl Cover {
+    fn new(blocks: u64) -> Self {
+        Self { steps: vec![0; blocks as usize + 1] }
+    }
+
+    /// Counts the part of a run that is on the device.
+    fn add(&mut self, from: u64, count: u64) {
+        let end = self.steps.len() as u64 - 1;
+        let (from, to) = (from.min(end), from.saturating_add(count).min(end));
+        self.steps[from as usize] += 1;
+        self.steps[to as usize] -= 1;
+    }
+
+    /// The counts, block by block.
+    fn counts(&self) -> impl Iterator<Item = i32> {
+        self.steps.iter().scan(0, |count, step| {
+            *count += step;
+            Some(*count)
+        })
+    }
+}
+
+/// Compares the allocation map of the last commit with what its trees reference. Keeps eight bytes
+/// a block in memory: for tests and for checks on request. Commits wait meanwhile.
 pub fn audit(map: &LocalMap) -> Result<Audit, MapError> {
     let superblock = map.superblock.lock();
     let layout = map.alloc.layout().clone();
-    let mut seen = vec![0_u8; layout.blocks as usize];
-    let mark = |seen: &mut Vec<u8>, run: Run| {
-        for block in run.addr.0..run.addr.0.saturating_add(u64::from(run.count)) {
-            if let Some(count) = seen.get_mut(block as usize) {
-                *count = count.saturating_add(1);
-            }
-        }
-    };
+    let mut seen = Cover::new(layout.blocks);
+    // What counts once however often it is referenced.
+    let mut shared = Cover::new(layout.blocks);
     for group in 0..layout.groups {
         for (start, count) in layout.fixed_runs(group) {
-            let addr = BlockAddr(group * GROUP_BLOCKS + start);
-            mark(&mut seen, Run { addr, count: count as u32 });
+            shared.add(group * GROUP_BLOCKS + start, count);
         }
     }
     let view = map.view.load_full();
@@ -260,28 +282,23 @@ pub fn audit(map: &LocalMap) -> Result<Audit, MapError> {
     for (subvol, root) in view.roots.iter() {
         trees.push(Tree::new(&map.nodes, *root, *subvol));
     }
-    let mut shared: Vec<Run> = Vec::new();
     for tree in trees {
         let mut visitor = References::default();
         tree.walk(&mut visitor)?;
-        visitor.runs.into_iter().for_each(|run| mark(&mut seen, run));
-        shared.extend(visitor.shared);
-    }
-    // Trees share nodes and extents with snapshots, and files with their copies by reference:
-    // what is said to be shared counts once.
-    for run in shared {
-        for block in run.addr.0..run.addr.0 + u64::from(run.count) {
-            if let Some(count) = seen.get_mut(block as usize) {
-                *count = 1;
-            }
-        }
+        let add = |cover: &mut Cover, run: &Run| cover.add(run.addr.0, u64::from(run.count));
+        visitor.runs.iter().for_each(|run| add(&mut seen, run));
+        // Trees share nodes and extents with snapshots, and files with their copies by reference.
+        visitor.shared.iter().for_each(|run| add(&mut shared, run));
     }
     let mut audit = Audit::default();
+    let mut counts = seen.counts().zip(shared.counts());
     for group in 0..layout.groups {
         let bitmap = map.alloc.committed_bitmap(group)?;
-        for start in 0..layout.group_blocks(group) {
+        let blocks = 0..layout.group_blocks(group);
+        for (start, (seen, shared)) in blocks.zip(&mut counts) {
             let block = group * GROUP_BLOCKS + start;
-            let (used, count) = (bitmap.is_set(start), seen[block as usize]);
+            let used = bitmap.is_set(start);
+            let count = if shared > 0 { 1 } else { seen };
             audit.used += u64::from(used);
             match (used, count) {
                 (true, 0) => extend(&mut audit.leaked, block),
@@ -321,9 +338,7 @@ impl crate::tree::Visitor for References {
     fn item(&mut self, key: Key, value: &[u8]) -> Result<(), MapError> {
         let bad = |source| MapError::BadItem { key, source };
         if key.kind == Kind::DATA {
-            let data = FileData::decode(value).map_err(bad)?;
-            let piece = crate::extents::Piece { block: 0, data };
-            if let Some((run, _, sharing)) = piece.run() {
+            if let Some((run, _, sharing)) = Piece::decode(key, value)?.run() {
                 self.runs.push(run);
                 if sharing == crate::format::item::Sharing::Shared {
                     self.shared.push(run);

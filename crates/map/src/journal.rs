@@ -224,13 +224,15 @@ impl Journal {
     /// Stops writing until [`Journal::unseal`], drops what commit N holds anyway, and writes what
     /// `require_before_seal` asked for (not flushed: the commit's own flush covers it). Returns where
     /// a replay on top of commit N starts.
-    pub fn seal(&self, required: Position) -> Result<JournalStart, DiskError> {
+    ///
+    /// Fails with [`MapError::NoSpace`] if the ring does not hold what is required.
+    pub fn seal(&self, required: Position) -> Result<JournalStart, MapError> {
         let mut state = self.state.lock();
         while state.phase != Phase::Idle {
             self.changed.wait(&mut state);
         }
         if let Some(failure) = &state.failure {
-            return Err(failure.clone());
+            return Err(failure.clone().into());
         }
         let boundary = state.boundary.as_ref().expect("divided before");
         let at = boundary.at;
@@ -242,7 +244,9 @@ impl Journal {
         let count = state.chunks.iter().filter(|chunk| chunk.end <= required.0).count();
         if count > 0 {
             let written = self.write_chunks(&mut state, count, Durability::Cached)?;
-            assert_eq!(written, Flushed::Durable, "the journaled bytes are bounded by the ring");
+            if written == Flushed::RingFull {
+                return Err(MapError::NoSpace);
+            }
         }
         state.phase = Phase::Sealed;
         Ok(start)

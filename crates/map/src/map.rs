@@ -341,6 +341,9 @@ impl LocalMap {
         }
         let items = self.uncommitted();
         let large = |limit: u64| items.bytes > limit || self.journal.waiting_bytes() > limit;
+        if self.journaled_bytes.load(Ordering::Acquire) > 2 * self.journaled_bytes_max() {
+            self.commit()?;
+        }
         if large(self.limits.items / 2) || self.space.wants_commit(items) {
             self.press(|pressure| pressure.commit = true);
             if large(self.limits.items) || self.space.wants_commit(items) {

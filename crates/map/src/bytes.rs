@@ -176,7 +176,7 @@ impl LocalTxn<'_> {
         let mut at = first;
         while at < last {
             let Some(piece) = self.pieces(file, at, last, 1)?.pop() else { return Err(stop) };
-            if piece.block > at || !self.is_set_aside(&piece) {
+            if piece.block > at || !self.is_set_aside(file, &piece) {
                 return Err(stop);
             }
             at = piece.end();

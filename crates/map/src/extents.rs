@@ -7,6 +7,7 @@
 //! Accepted bytes that are not in extents yet lie over the items and are dropped by range.
 
 use gabion_base::BLOCK_SIZE;
+use gabion_base::codec::DecodeError;
 use gabion_base::ids::Txg;
 
 use crate::alloc::Purpose;
@@ -18,6 +19,8 @@ use crate::transaction::LocalTxn;
 use crate::txn::{FILE_SIZE_MAX, LockMode, Removal, SeekTarget, Stop, Txn, Value};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
+/// The block after the last one that a file can have.
+const FILE_BLOCKS_MAX: u64 = FILE_SIZE_MAX.div_ceil(BLOCK);
 /// Items that are looked at in one step.
 const SCAN_ITEMS: usize = 256;
 /// Extents that one step of a removal frees: a bounded batch of some 20 KiB.
@@ -33,6 +36,19 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Decodes an item, which must be where such an item can be.
+    pub(crate) fn decode(key: Key, value: &[u8]) -> Result<Self, MapError> {
+        let bad = |source| MapError::BadItem { key, source };
+        let invalid = |reason| Err(bad(DecodeError::Invalid(reason)));
+        let data = FileData::decode(value).map_err(bad)?;
+        let aligned = key.at.is_multiple_of(BLOCK) && key.at <= FILE_SIZE_MAX;
+        if !aligned || (key.at != 0 && matches!(data, FileData::Inline(_))) {
+            return invalid("offset of file data");
+        }
+        let piece = Self { block: key.at / BLOCK, data };
+        if piece.end() > FILE_BLOCKS_MAX { invalid("length of file data") } else { Ok(piece) }
+    }
+
     /// The block after the last. Inline bytes count as one block.
     pub(crate) fn end(&self) -> u64 {
         self.block
@@ -95,16 +111,6 @@ impl Piece {
     }
 }
 
-fn decode(key: Key, value: &[u8]) -> Result<Piece, MapError> {
-    let bad = |source| MapError::BadItem { key, source };
-    let data = FileData::decode(value).map_err(bad)?;
-    let aligned = key.at.is_multiple_of(BLOCK) && key.at <= FILE_SIZE_MAX;
-    if !aligned || (key.at != 0 && matches!(data, FileData::Inline(_))) {
-        return Err(bad(gabion_base::codec::DecodeError::Invalid("offset of file data")));
-    }
-    Ok(Piece { block: key.at / BLOCK, data })
-}
-
 impl LocalTxn<'_> {
     /// At most `limit` pieces of a file that overlap blocks `from..to`, whole and in order.
     pub(crate) fn pieces(
@@ -117,7 +123,7 @@ impl LocalTxn<'_> {
         let key = |block: u64| file.key(Kind::DATA, block.saturating_mul(BLOCK));
         let mut pieces = Vec::new();
         if let Some((first, value)) = self.last(key(0), key(from))? {
-            let piece = decode(first, &value)?;
+            let piece = Piece::decode(first, &value)?;
             if piece.end() > from {
                 pieces.push(piece);
             }
@@ -125,14 +131,14 @@ impl LocalTxn<'_> {
         if from + 1 < to && limit > pieces.len() {
             let more = self.scan(key(from + 1), key(to - 1), limit - pieces.len())?;
             for (key, value) in more {
-                pieces.push(decode(key, &value)?);
+                pieces.push(Piece::decode(key, &value)?);
             }
         }
         for pair in pieces.windows(2) {
             if pair[0].end() > pair[1].block {
                 return Err(Stop::Map(MapError::BadItem {
                     key: key(pair[1].block),
-                    source: gabion_base::codec::DecodeError::Invalid("overlap of file data"),
+                    source: DecodeError::Invalid("overlap of file data"),
                 }));
             }
         }
@@ -297,7 +303,7 @@ impl LocalTxn<'_> {
                 }
             }
         }
-        self.unmap(file, kept, FILE_SIZE_MAX.div_ceil(BLOCK))?;
+        self.unmap(file, kept, FILE_BLOCKS_MAX)?;
         self.drop_accepted(file, kept, u64::MAX);
         Ok(())
     }
@@ -508,12 +514,16 @@ impl LocalTxn<'_> {
 
     /// Moves all pieces from block `from` on by `by` blocks. Nothing is in their way.
     fn shift(&mut self, file: FileId, from: u64, by: i64) -> Result<(), Stop> {
-        let pieces = self.pieces(file, from, FILE_SIZE_MAX.div_ceil(BLOCK), usize::MAX)?;
+        let pieces = self.pieces(file, from, FILE_BLOCKS_MAX, usize::MAX)?;
         for piece in &pieces {
             self.delete_piece(file, piece);
         }
         for piece in pieces {
             let block = piece.block.strict_add_signed(by);
+            // Blocks that were set aside past the end may have no room to move to.
+            if block + (piece.end() - piece.block) > FILE_BLOCKS_MAX {
+                return Err(Stop::Map(MapError::TooLarge));
+            }
             match piece.data {
                 // Inline bytes stand at the head of a file only.
                 FileData::Inline(bytes) if block > 0 => self.replace_block(file, block, bytes),
@@ -535,8 +545,7 @@ impl LocalTxn<'_> {
     pub(crate) fn remove_extents(&mut self, file: FileId) -> Result<Removal, Stop> {
         self.ensure(file, LockMode::Exclusive)?;
         self.drop_accepted(file, 0, u64::MAX);
-        let all = FILE_SIZE_MAX.div_ceil(BLOCK);
-        let pieces = self.pieces(file, 0, all, REMOVE_ITEMS)?;
+        let pieces = self.pieces(file, 0, FILE_BLOCKS_MAX, REMOVE_ITEMS)?;
         for piece in &pieces {
             self.delete_piece(file, piece);
             if let Some((run, birth, sharing)) = piece.run() {

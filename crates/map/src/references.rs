@@ -26,7 +26,11 @@ struct Stretch {
 impl LocalTxn<'_> {
     /// One more owner of `run`.
     pub(crate) fn add_reference(&mut self, subvol: SubvolId, run: Run) -> Result<(), Stop> {
-        self.change_references(subvol, run, |more| more.checked_add(1)).map(drop)
+        let uncounted = self.change_references(subvol, run, |more| more.checked_add(1))?;
+        match uncounted.first() {
+            None => Ok(()),
+            Some(run) => Err(corrupt(run.addr, "more owners than can be counted").into()),
+        }
     }
 
     /// One owner less of `run`. Returns the parts that nobody owns any more.
@@ -101,10 +105,17 @@ impl LocalTxn<'_> {
             let reference =
                 Reference::decode(&value).map_err(|source| MapError::BadItem { key, source })?;
             let end = key.at.saturating_add(u64::from(reference.count));
+            if stretches.last().is_some_and(|before: &Stretch| before.to > key.at) {
+                return Err(corrupt(BlockAddr(key.at), "it overlaps another").into());
+            }
             if end > from {
                 stretches.push(Stretch { from: key.at, to: end, more: reference.more });
             }
         }
         Ok(stretches)
     }
+}
+
+fn corrupt(addr: BlockAddr, reason: &'static str) -> MapError {
+    MapError::Corrupt { structure: "reference", addr, reason }
 }

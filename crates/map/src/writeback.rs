@@ -17,7 +17,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::BlockSlice;
 use gabion_base::checksum::crc32c;
 use gabion_base::disk::{DiskRequest, Durability, Ticket};
-use gabion_base::ids::{SubvolId, Txg};
+use gabion_base::ids::Txg;
 use gabion_base::sync::MutexGuard;
 
 use crate::alloc::Purpose;
@@ -36,8 +36,9 @@ use crate::txn::{LockMode, Stop};
 /// Bytes of one file that an fsync puts into the journal instead of writing extents: below this,
 /// one write of the journal beats a write of data, a flush, and the journal's write.
 const JOURNALED_BYTES_MAX: u64 = 64 * 1024;
-/// All journaled bytes together stay below this part of the ring, so that a commit can always
-/// carry them over.
+/// Bytes that fsync puts into the journal stay below this part of the ring, and a commit is made
+/// when those of cuts and holes come on top of that: a commit can always carry them over, and a
+/// replay never needs much memory.
 const JOURNALED_PART_OF_RING: u64 = 8;
 /// Blocks (16 MiB) that are written before their files are mapped.
 const BATCH_BLOCKS: u64 = 4096;
@@ -262,12 +263,17 @@ impl LocalMap {
         self.files.leave(file);
     }
 
+    /// What fsync may put into the journal before the next commit.
+    pub(crate) fn journaled_bytes_max(&self) -> u64 {
+        self.journal.ring_bytes() / JOURNALED_PART_OF_RING
+    }
+
     /// Puts the accepted bytes of a file into the journal's buffer, if they are few. Returns the
     /// position that makes them durable.
     fn journal_bytes(&self, state: &Arc<FileState>) -> Result<Option<Position>, MapError> {
         let _one_at_a_time = state.writeback.lock();
         let file = state.file;
-        let limit = self.journal.ring_bytes() / JOURNALED_PART_OF_RING;
+        let limit = self.journaled_bytes_max();
         self.attempt(|txn| -> Result<Option<Position>, Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
             let mut segments = txn.accepted(file);
@@ -297,7 +303,7 @@ impl LocalMap {
         self.attempt(|txn| -> Result<bool, Stop> {
             for segment in &flight.segments {
                 let pieces = txn.pieces(file, segment.block, segment.end(), usize::MAX)?;
-                if pieces.iter().any(|piece| txn.is_set_aside(piece)) {
+                if pieces.iter().any(|piece| txn.is_set_aside(file, piece)) {
                     return Ok(true);
                 }
             }
@@ -316,7 +322,7 @@ impl LocalMap {
                 txn.ensure(file, LockMode::Exclusive)?;
                 for (from, to) in state.dirty.unchanged(segment) {
                     for piece in txn.pieces(file, from, to, usize::MAX)? {
-                        if txn.is_set_aside(&piece) {
+                        if txn.is_set_aside(file, &piece) {
                             let (from, to) = (from.max(piece.block), to.min(piece.end()));
                             txn.write_piece_in_place(state, segment, &piece, from, to)?;
                         }
@@ -389,10 +395,10 @@ impl WrittenRun {
 
 impl LocalTxn<'_> {
     /// Whether a piece's blocks can be written in place: set aside, and nobody else's.
-    pub(crate) fn is_set_aside(&self, piece: &Piece) -> bool {
+    pub(crate) fn is_set_aside(&self, file: FileId, piece: &Piece) -> bool {
         let FileData::Unwritten(run) = &piece.data else { return false };
         let blocks = Run { addr: run.addr, count: run.count };
-        let freed = FreedRun { subvol: SubvolId(1), run: blocks, birth: run.birth };
+        let freed = FreedRun { subvol: file.subvol, run: blocks, birth: run.birth };
         run.sharing == Sharing::Sole && self.map.snapshot_needing(&freed).is_none()
     }
 
@@ -458,6 +464,8 @@ impl LocalTxn<'_> {
         let FileData::Unwritten(run) = part.data else {
             unreachable!("only blocks that were set aside are written in place")
         };
+        // Nothing but the item has said so far that these blocks are the file's.
+        self.map.alloc.check_in_use(Run { addr: run.addr, count: run.count })?;
         let mut block = from;
         while block < to {
             // An extent stays within its stripe.

@@ -1,6 +1,7 @@
 //! Tests of the map as a whole, one module for each part.
 
 mod beside_commits;
+mod hostile;
 mod local;
 mod tree;
 mod tree_diff;

@@ -70,6 +70,11 @@ impl Space {
             - uncommitted.growth()
     }
 
+    /// Blocks that a commit could make available at best, if the trees did not grow at all.
+    pub fn hoped_for(&self, free: FreeBlocks) -> i64 {
+        free.after_commit - self.reserve - self.promised.load(Ordering::Acquire)
+    }
+
     /// Blocks that must be free right now for a promise of `blocks` to be kept without a commit.
     pub fn covers(&self, free: FreeBlocks, blocks: u64) -> bool {
         free.now - self.reserve / 2 > self.promised.load(Ordering::Acquire) + blocks as i64

@@ -142,7 +142,8 @@ impl LocalTxn<'_> {
         if enough && self.map.space.covers(free, blocks) {
             return Ok(());
         }
-        if self.commits_left == 0 {
+        let hopeless = self.map.space.hoped_for(free) < blocks as i64;
+        if hopeless || self.commits_left == 0 {
             return Err(Stop::Map(MapError::NoSpace));
         }
         // Any stop will do: the driver looks at what is wanted first.

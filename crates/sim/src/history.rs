@@ -298,7 +298,8 @@ impl History {
 
     /// The latest state that a crash may leave, if no event from position `issued` on was begun.
     pub fn started(&self, issued: usize) -> usize {
-        self.steps.partition_point(|step| step.events.start < issued)
+        let begun = |step: &Step| step.events.start < issued || step.events.end <= issued;
+        self.steps.partition_point(begun)
     }
 }
 

@@ -1,0 +1,106 @@
+//! Gabion keeps its promises: answers, and what is left after crashes.
+
+use std::env;
+use std::sync::Arc;
+
+use gabion_sim::crash::CrashPlan;
+use gabion_sim::disk::SimDisk;
+use gabion_sim::history::Room;
+use gabion_sim::op::Op;
+use gabion_sim::trial::{Engine, Failure, Reason, Trial, compare, shrink};
+use gabion_sim::workload::{Profile, Workload};
+
+use crate::engine::Gabion;
+
+/// Runs that a failing seed is worth.
+const ATTEMPTS: usize = 300;
+
+/// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
+fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match (number("GABION_SEED"), number("GABION_SEEDS")) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(count)) => 1..=count,
+        (None, None) => 1..=usual,
+    }
+}
+
+/// Cuts the operations of a failing seed to what matters, if it is the one that is looked at.
+fn explain(
+    seed: u64,
+    ops: &[Op],
+    failure: &Failure,
+    fails: impl Fn(&[Op]) -> Option<Failure>,
+) -> ! {
+    if env::var("GABION_SEED").is_ok() {
+        let fewest = shrink(ops, ATTEMPTS, |ops| fails(ops).is_some());
+        for op in &fewest {
+            eprintln!("{op:?}");
+        }
+        if let Some(failure) = fails(&fewest) {
+            eprintln!("{} operations: {failure}", fewest.len());
+        }
+    }
+    panic!("seed {seed}: {failure}");
+}
+
+fn answers(seed: u64, ops: &[Op]) -> Result<(), Failure> {
+    let engine = Gabion::of_seed(seed);
+    let disk = Arc::new(SimDisk::new(16_384));
+    engine.format(disk.clone()).map_err(Reason::Engine)?;
+    let mut mounted = engine.mount(disk).map_err(Reason::Engine)?;
+    compare(&mut mounted, ops)?;
+    Ok(engine.unmount(mounted).map_err(Reason::Engine)?)
+}
+
+#[test]
+fn it_answers_what_the_model_answers() {
+    for seed in seeds(3) {
+        let ops = Workload::generate(seed, Profile::ANSWERS, 1500);
+        if let Err(failure) = answers(seed, &ops) {
+            explain(seed, &ops, &failure, |ops| answers(seed, ops).err());
+        }
+    }
+}
+
+fn run(seed: u64, trial: &Trial, engine: Gabion) {
+    let started = std::time::Instant::now();
+    match trial.run(&engine) {
+        Err(failure) => explain(seed, &trial.ops, &failure, |ops| {
+            Trial { ops: ops.to_vec(), ..trial.clone() }.run(&engine).err()
+        }),
+        Ok(summary) if env::var("GABION_SEEDS").is_ok() => {
+            eprintln!("seed {seed}: {summary:?} in {:?}", started.elapsed());
+        }
+        Ok(_) => {}
+    }
+}
+
+#[test]
+fn it_keeps_its_promises_after_crashes() {
+    for seed in seeds(3) {
+        let one_of = 8;
+        let trial = Trial {
+            plan: CrashPlan { one_of, ..CrashPlan::quick(seed) },
+            second_life_of: 40 * one_of,
+            second_life: 60,
+            recovery_crashed_of: 40 * one_of,
+            ..Trial::quick(seed, 200, 4096 + 4096 * (seed % 4))
+        };
+        run(seed, &trial, Gabion::of_seed(seed));
+    }
+}
+
+#[test]
+fn it_keeps_its_promises_on_a_full_disk() {
+    for seed in seeds(2) {
+        let one_of = 8;
+        let trial = Trial {
+            plan: CrashPlan { one_of, ..CrashPlan::quick(seed) },
+            room: Room::Scarce,
+            ..Trial::quick(seed, 200, 4096)
+        };
+        let engine = Gabion { free_blocks: Some(40 + seed * 13 % 200), ..Gabion::of_seed(seed) };
+        run(seed, &trial, engine);
+    }
+}

@@ -8,7 +8,6 @@
 mod bugs;
 mod exercise;
 mod forge;
-mod image;
 mod lies;
 mod sample;
 
@@ -18,7 +17,7 @@ use gabion_base::rng::Rng;
 
 use self::exercise::{exercise, for_seeds};
 use self::forge::{Forge, batches, payload, recount};
-use self::image::Image;
+use crate::image::Image;
 
 /// Address space that the whole test program may take: anything that trusts a length from disk
 /// asks for far more.

@@ -1,7 +1,9 @@
 //! Tests of the map as a whole, one module for each part.
 
 mod beside_commits;
+mod golden;
 mod hostile;
+mod image;
 mod local;
 mod tree;
 mod tree_diff;

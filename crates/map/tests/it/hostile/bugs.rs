@@ -18,8 +18,8 @@ use gabion_map::txn::Removal;
 use gabion_map::{FileId, Kind, Limits, LocalMap, MapError, OpenMode, Payload, Stop, Txn};
 
 use super::forge::{Forge, Item, NodeBytes, payload, recount};
-use super::image::{Image, ImageDisk};
 use super::sample::{self, SUBVOL, file, open};
+use crate::image::{Image, ImageDisk};
 
 fn opened(image: Image) -> LocalMap {
     open(&ImageDisk::new(image)).expect("nothing that opening looks at is forged")

@@ -14,8 +14,8 @@ use gabion_map::tree::{Visit, Visitor};
 use gabion_map::txn::{Removal, SeekTarget};
 use gabion_map::{FileId, Key, Kind, Limits, LocalMap, MapError, OpenMode, Payload, Stop, Txn};
 
-use super::image::{Image, ImageDisk};
 use super::sample::open;
+use crate::image::{Image, ImageDisk};
 
 const OBJECTS_MAX: usize = 40;
 

@@ -26,7 +26,7 @@ use gabion_map::layout::{GROUP_BLOCKS, Layout};
 use gabion_map::open::superblocks;
 use gabion_map::{Kind, key::Kind as ItemKind};
 
-use super::image::{Image, ImageDisk};
+use crate::image::{Image, ImageDisk};
 
 const HEADER: usize = 64;
 const CHECKSUM: std::ops::Range<usize> = 40..48;

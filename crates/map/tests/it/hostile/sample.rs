@@ -8,7 +8,7 @@ use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_map::open::{FormatOptions, format};
 use gabion_map::{FileId, Kind, Limits, LocalMap, OpenMode, Payload, Stop, Txn};
 
-use super::image::{Image, ImageDisk};
+use crate::image::{Image, ImageDisk};
 
 /// Length of the sample in blocks: the least there is.
 pub const BLOCKS: u64 = 4096;

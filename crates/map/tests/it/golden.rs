@@ -1,0 +1,171 @@
+//! What earlier versions wrote is read by this one, for ever.
+//!
+//! `golden/` holds, for each version of the format:
+//!
+//! - `v1-whole.gbimg`: a filesystem after a commit, with one of everything;
+//! - `v1-journal.gbimg`: the same one a little later, with a journal that waits to be replayed;
+//! - a listing (`.txt`) of all that is in each, as the version that made it saw it;
+//! - `v1-format.txt`: every size, place and constant, and an encoded sample of every structure.
+//!
+//! An image is stored as its bytes that are not zero:
+//!
+//! ```text
+//! magic "GBIMG\0\0\x01", length in blocks u64, then spans: offset u64, length u32, bytes;
+//! at the end CRC-64/NVME of all before
+//! ```
+//!
+//! `GABION_REWRITE_GOLDEN=1` writes the files anew. That is for a new version of the format, whose
+//! files get a new name: those of a version that was released never change.
+
+mod content;
+mod listing;
+mod structures;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::checksum::crc64;
+use gabion_base::codec::{Put, Reader};
+use gabion_base::disk::Disk;
+use gabion_base::ids::BlockAddr;
+
+use gabion_map::scrub::{audit, scrub};
+use gabion_map::{Kind, Limits, LocalMap, OpenMode, Payload, Txn};
+
+use self::content::file;
+use crate::image::{Image, ImageDisk};
+
+const MAGIC: &[u8; 8] = b"GBIMG\0\0\x01";
+/// Zeros that are worth a new span.
+const GAP: usize = 16;
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+fn rewrites() -> bool {
+    std::env::var_os("GABION_REWRITE_GOLDEN").is_some()
+}
+
+/// Compares with a golden text, or writes it.
+fn check_text(name: &str, text: &str) {
+    let path = path(name);
+    if rewrites() {
+        std::fs::write(&path, text).expect("a writable checkout");
+    }
+    let golden = std::fs::read_to_string(&path).expect("a golden file");
+    for (number, (golden, found)) in golden.lines().zip(text.lines()).enumerate() {
+        assert_eq!(golden, found, "{name}, line {}", number + 1);
+    }
+    assert_eq!(golden.lines().count(), text.lines().count(), "lines of {name}");
+}
+
+fn pack(image: &Image) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.put_u64(image.blocks);
+    for addr in image.written() {
+        let block = image.read(addr, 1);
+        let mut at = 0;
+        while let Some(start) = (at..BLOCK_SIZE).find(|at| block[*at] != 0) {
+            let quiet = |at: &usize| block[*at..(at + GAP).min(BLOCK_SIZE)].iter().all(|b| *b == 0);
+            at = (start..BLOCK_SIZE).find(quiet).unwrap_or(BLOCK_SIZE);
+            out.put_u64(addr.byte_offset() + start as u64);
+            out.put_u32((at - start) as u32);
+            out.extend_from_slice(&block[start..at]);
+        }
+    }
+    let checksum = crc64(&out);
+    out.put_u64(checksum);
+    out
+}
+
+fn unpack(bytes: &[u8]) -> Image {
+    let (content, checksum) = bytes.split_last_chunk::<8>().expect("a whole file");
+    assert_eq!(crc64(content).to_le_bytes(), *checksum, "a golden file is damaged");
+    let mut reader = Reader::new(content);
+    assert_eq!(reader.bytes(8), Ok(&MAGIC[..]));
+    let mut image = Image::zeroed(reader.u64().expect("a length"));
+    while reader.remaining() > 0 {
+        let offset = reader.u64().expect("an offset");
+        let length = reader.u32().expect("a length") as usize;
+        let addr = BlockAddr(offset / BLOCK_SIZE as u64);
+        let at = offset as usize % BLOCK_SIZE;
+        let mut block = image.read(addr, 1);
+        block[at..at + length].copy_from_slice(reader.bytes(length).expect("a span"));
+        image.write(addr, &block);
+    }
+    image
+}
+
+/// A golden image, which is written before if that was asked for.
+fn golden(name: &str, make: impl Fn() -> Image) -> Image {
+    let path = path(name);
+    if rewrites() {
+        std::fs::write(&path, pack(&make())).expect("a writable checkout");
+    }
+    unpack(&std::fs::read(&path).expect("a golden file"))
+}
+
+fn open(image: Image, mode: OpenMode) -> (Arc<ImageDisk>, LocalMap) {
+    let disk = ImageDisk::new(image);
+    let map = LocalMap::open(Arc::clone(&disk) as Arc<dyn Disk>, mode, Limits::within(4 << 20));
+    (disk, map.expect("what an earlier version wrote is read"))
+}
+
+fn read(map: &LocalMap, ino: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    let length = map.transact(|txn| txn.read(file(ino), 0, &mut bytes)).expect("readable");
+    bytes.truncate(length);
+    bytes
+}
+
+/// The filesystem is as it should be, can be changed, and is then as it should be still.
+fn use_it(image: Image) {
+    let (disk, map) = open(image, OpenMode::ReadWrite);
+    let whole = |map: &LocalMap| {
+        map.sync().expect("a working disk");
+        let audit = audit(map).expect("readable");
+        assert!(audit.is_exact(), "{audit:?}");
+        let report = scrub(map, &mut |_| std::ops::ControlFlow::Continue(()));
+        assert!(report.expect("readable").findings.is_empty());
+    };
+    whole(&map);
+    for ino in 1..20 {
+        map.transact(|txn| txn.put(file(ino).key(Kind::XATTR, 1), vec![1; 300])).expect("space");
+        map.transact(|txn| txn.write(file(ino + 100), 0, Payload::Copied(&[7; 9000])))
+            .expect("space");
+    }
+    whole(&map);
+    drop(map);
+    let (_, map) = open(disk.image(), OpenMode::ReadWrite);
+    whole(&map);
+    assert_eq!(read(&map, 101), [7; 9000]);
+}
+
+#[test]
+fn version_1_is_read_as_it_was_written() {
+    let image = golden("v1-whole.gbimg", content::whole);
+    let (_, map) = open(image.clone(), OpenMode::ReadOnly);
+    check_text("v1-whole.txt", &listing::of(&map));
+    assert_eq!(read(&map, 2), b"changed after the snapshot\n");
+    assert_eq!(read(&map, 3), content::large());
+    assert_eq!(read(&map, 5)[..8192], content::large()[..8192]);
+    use_it(image);
+}
+
+#[test]
+fn the_journal_of_version_1_is_replayed() {
+    let image = golden("v1-journal.gbimg", content::with_journal);
+    let (_, map) = open(image.clone(), OpenMode::ReadOnly);
+    check_text("v1-journal.txt", &listing::of(&map));
+    assert_eq!(read(&map, 2), b"journaled after the snapshot\n");
+    assert_eq!(read(&map, 3), content::large()[..5000]);
+    assert_eq!(read(&map, 10), b"made in the journal");
+    use_it(image);
+}
+
+#[test]
+fn sizes_places_and_constants_are_those_of_version_1() {
+    check_text("v1-format.txt", &structures::text());
+}

@@ -20,13 +20,15 @@ use gabion_map::{FileId, Limits, LocalMap, LocalTxn, MapError, OpenMode, Stop};
 
 use crate::clock::Clock;
 use crate::locks::Locks;
-use crate::reaper::{Reaped, Reaper};
+use crate::reaper::Reaper;
 use crate::references::{Left, Reference, References};
 
 /// How often an operation has bytes written before it gives up: each time, another writer must
 /// have slipped in between.
 const FLUSHES_MAX: usize = 100;
-/// Steps of reaping that an operation makes in search of space.
+/// How often an operation looks for space before it fails for lack of it.
+const SEARCHES_MAX: usize = 8;
+/// Steps of reaping that an operation makes in one search for space.
 const STEPS_FOR_SPACE: usize = 100_000;
 /// How long an operation without space waits for references that are on their way back.
 const PATIENCE_FOR_SPACE: Duration = Duration::from_millis(20);
@@ -172,7 +174,7 @@ impl LocalFs {
         self.reaper.rescan();
         let reaped = self.reap_all(STEPS_AT_END);
         self.map.sync()?;
-        reaped.map(drop)
+        reaped
     }
 
     /// The circumstances of an operation that `caller` asks for now.
@@ -194,30 +196,34 @@ impl LocalFs {
         mut operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut flushes = 0;
-        let mut searched = false;
+        let mut searches = 0;
+        let mut steps = self.reaper.steps();
         loop {
             match self.map.transact(&mut operation) {
                 Err(Error::UnwrittenBytes(file)) if flushes < FLUSHES_MAX => {
                     flushes += 1;
                     self.map.flush_file(file)?;
                 }
-                Err(Error::Stop(Stop::Map(MapError::NoSpace))) if !searched => {
-                    searched = true;
-                    self.find_space()?;
+                Err(Error::Stop(Stop::Map(MapError::NoSpace))) if searches < SEARCHES_MAX => {
+                    searches += 1;
+                    steps = self.find_space(steps)?;
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    /// Removes orphans, also those whose last reference is just on its way back.
-    fn find_space(&self) -> Result<()> {
-        if self.reaper.is_idle() {
+    /// Removes orphans, also those whose last reference is just on its way back. Fails if nothing
+    /// was removed since the reaper's count of steps was `seen`; else answers with the new count.
+    fn find_space(&self, seen: u64) -> Result<u64> {
+        if self.reaper.steps() == seen && self.reaper.backlog() == 0 {
             self.reaper.wait(PATIENCE_FOR_SPACE);
         }
-        match self.reap_all(STEPS_FOR_SPACE) {
-            Ok(Reaped::Part) => Ok(()),
-            _ => Err(MapError::NoSpace.into()),
+        // That reaping fails is for the background to tell; what counts here is what is gone.
+        let _ = self.reap_all(STEPS_FOR_SPACE);
+        match self.reaper.steps() {
+            steps if steps == seen => Err(MapError::NoSpace.into()),
+            steps => Ok(steps),
         }
     }
 

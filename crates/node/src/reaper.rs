@@ -27,6 +27,9 @@ const QUEUE_MAX: usize = 65_536;
 /// Orphans that one transaction of a scan looks at.
 const SCAN_BATCH: usize = 256;
 
+/// How long one waits for a step of somebody else; only bounds what a lost wake-up could cost.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(1);
+
 /// How far a round of reaping came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaped {
@@ -43,6 +46,8 @@ struct Queue {
     in_work: usize,
     /// From where on the map's list is to be read.
     scan_after: Option<Ino>,
+    /// Steps that removed something.
+    steps: u64,
     is_stopped: bool,
 }
 
@@ -51,13 +56,15 @@ pub(crate) struct Reaper {
     queue: Mutex<Queue>,
     /// There is something to reap, or the end has come.
     arrived: Condvar,
+    /// A step is done.
+    stepped: Condvar,
 }
 
 impl Reaper {
     /// Begins with a scan.
     pub(crate) fn new() -> Self {
         let queue = Queue { scan_after: Some(Ino(0)), ..Queue::default() };
-        Self { queue: Mutex::new(queue), arrived: Condvar::new() }
+        Self { queue: Mutex::new(queue), arrived: Condvar::new(), stepped: Condvar::new() }
     }
 
     pub(crate) fn push(&self, file: FileId) {
@@ -91,9 +98,20 @@ impl Reaper {
         self.arrived.notify_all();
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        let queue = self.queue.lock();
-        queue.files.is_empty() && queue.in_work == 0 && queue.scan_after.is_none()
+    /// How many steps have removed something so far.
+    pub(crate) fn steps(&self) -> u64 {
+        self.queue.lock().steps
+    }
+
+    /// Waits until the steps that others are at are done, each for `patience` at most. Whether
+    /// there were any.
+    pub(crate) fn wait_for_others(&self, patience: Duration) -> bool {
+        let mut queue = self.queue.lock();
+        let were_any = queue.in_work > 0;
+        if were_any {
+            self.stepped.wait_for(&mut queue, patience);
+        }
+        were_any
     }
 
     /// Orphans that wait.
@@ -109,13 +127,15 @@ impl Reaper {
         Some(file)
     }
 
-    /// Puts back an orphan of which a part is left.
-    fn done(&self, rest: Option<FileId>) {
+    /// Ends a step; an orphan of which a part is left is put back.
+    fn done(&self, file: FileId, outcome: &Result<Removal>) {
         let mut queue = self.queue.lock();
         queue.in_work -= 1;
-        if let Some(file) = rest {
+        queue.steps += u64::from(outcome.is_ok());
+        if matches!(outcome, Ok(Removal::Partial)) {
             queue.files.push_front(file);
         }
+        self.stepped.notify_all();
     }
 }
 
@@ -135,7 +155,7 @@ impl LocalFs {
             gabion_fs::reap(txn, file)
         });
         // One that cannot be removed is left to the next start.
-        self.reaper.done(matches!(outcome, Ok(Removal::Partial)).then_some(file));
+        self.reaper.done(file, &outcome);
         outcome.map(|_| Reaped::Part)
     }
 
@@ -155,15 +175,15 @@ impl LocalFs {
         Ok(Reaped::Part)
     }
 
-    /// Reaps until nothing is left that nobody refers to. `limit` bounds the steps.
-    pub(crate) fn reap_all(&self, limit: usize) -> Result<Reaped> {
-        let mut reaped = Reaped::Nothing;
+    /// Reaps until nothing is left that nobody refers to, together with whoever else does. `limit`
+    /// bounds the steps.
+    pub(crate) fn reap_all(&self, limit: usize) -> Result<()> {
         for _ in 0..limit {
-            match self.reap_step()? {
-                Reaped::Nothing => break,
-                Reaped::Part => reaped = Reaped::Part,
+            let reaped = self.reap_step()?;
+            if reaped == Reaped::Nothing && !self.reaper.wait_for_others(PATIENCE_WITH_OTHERS) {
+                break;
             }
         }
-        Ok(reaped)
+        Ok(())
     }
 }

@@ -353,3 +353,40 @@ fn the_filesystem_tells_how_full_it_is() {
     let used = (before.f_bavail - after.f_bavail) * before.f_frsize;
     assert!((50 << 20..60 << 20).contains(&used), "{used}");
 }
+
+/// Writes until the filesystem is full and says how many bytes went in. With writes collected by
+/// the kernel, it is fsync that says so.
+fn fill(path: &std::path::Path) -> u64 {
+    let mut file = File::create(path).unwrap();
+    let chunk = vec![1; 1 << 20];
+    for index in 0..1000 {
+        let error = match file.write_all(&chunk) {
+            Ok(()) if index % 16 < 15 => continue,
+            Ok(()) => match file.sync_data() {
+                Ok(()) => continue,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()), "{error}");
+        return index << 20;
+    }
+    panic!("it is never full");
+}
+
+#[test]
+fn a_full_filesystem_says_so_and_removing_makes_room_at_once() {
+    for kind in [USUAL, BACK] {
+        let Some(mut world) = World::new(kind) else { return };
+        let first = fill(&world.path("first"));
+        assert!(first > 150 << 20, "only {first} bytes of 256 MiB");
+        fs::remove_file(world.path("first")).unwrap();
+        let second = fill(&world.path("second"));
+        assert!(second + (32 << 20) > first, "{second} after {first}");
+        fs::remove_file(world.path("second")).unwrap();
+        fs::write(world.path("third"), b"fits").unwrap();
+        world.remount();
+        assert_eq!(fs::read(world.path("third")).unwrap(), b"fits");
+        assert!(world.fs().space().used < 1000, "{:?}", world.fs().space());
+    }
+}

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId};
-use gabion_base::sync::Mutex;
 use gabion_fs::{AtimePolicy, Attributes, Caller, Context, Error, OpenState, ROOT, Result};
 use gabion_map::map::SpaceReport;
 use gabion_map::{FileId, Limits, LocalMap, LocalTxn, MapError, OpenMode, Stop};
@@ -59,7 +58,6 @@ pub struct LocalFs {
     pub(crate) settings: Settings,
     pub(crate) references: References,
     pub(crate) reaper: Reaper,
-    pub(crate) failures: Mutex<Vec<Error>>,
     pub(crate) is_ending: AtomicBool,
     locks: Locks,
     root: FileId,
@@ -100,7 +98,6 @@ impl LocalFs {
             settings,
             references: References::default(),
             reaper: Reaper::new(),
-            failures: Mutex::default(),
             is_ending: AtomicBool::new(false),
             locks: Locks::new(LOCKS_MAX),
             root,

@@ -89,6 +89,9 @@ pub enum Error {
 /// How a mount ended.
 pub use gabion_fuse::End;
 
+/// What a thread in the background does until the end, and whom it tells what fails.
+type BackgroundLoop = fn(&LocalFs, &dyn Fn(&gabion_fs::Error));
+
 /// A mounted filesystem. Dropped, it is unmounted, by force if it is in use.
 pub struct Mounted {
     session: Session,
@@ -133,9 +136,21 @@ impl Mounted {
         Ok(mounted)
     }
 
-    fn start_background(&self, name: &str, run: fn(&LocalFs)) -> Result<(), Error> {
+    fn start_background(&self, name: &str, run: BackgroundLoop) -> Result<(), Error> {
         let fs = Arc::clone(&self.fs);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&fs));
+        let mountpoint = self.mountpoint.display().to_string();
+        let last = Mutex::new(String::new());
+        // What fails once mostly fails again, which nobody wants to read.
+        let report = move |error: &gabion_fs::Error| {
+            let text = error.to_string();
+            let mut last = last.lock();
+            if *last != text {
+                eprintln!("gabion: {mountpoint}: {text}");
+                *last = text;
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || run(&fs, &report));
         self.background.lock().push(thread.map_err(Error::Thread)?);
         Ok(())
     }

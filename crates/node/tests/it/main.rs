@@ -1,5 +1,6 @@
 //! The local client as a value: no kernel, no threads, no real disk.
 
+mod background;
 mod files;
 mod locks;
 mod orphans;

@@ -56,9 +56,13 @@ impl World {
     }
 
     pub fn open(disk: Arc<MemDisk>, mode: OpenMode) -> Self {
+        Self::open_with(disk, mode, Settings::default())
+    }
+
+    pub fn open_with(disk: Arc<MemDisk>, mode: OpenMode, settings: Settings) -> Self {
         let clock = Arc::new(TestClock::default());
         let limits = Limits::within(32 << 20);
-        let fs = LocalFs::open(disk.clone(), mode, limits, Settings::default(), clock.clone());
+        let fs = LocalFs::open(disk.clone(), mode, limits, settings, clock.clone());
         Self { disk, clock, fs: fs.unwrap(), caller: Caller::superuser() }
     }
 

@@ -178,6 +178,7 @@ pub struct History {
     model: Model,
     room: Room,
     steps: Vec<Step>,
+    refused: usize,
     states: Vec<State>,
     files: BTreeMap<Number, FileHistory>,
 }
@@ -188,7 +189,8 @@ impl History {
         let namespace = Arc::new(model.namespace());
         let digest = namespace.digest();
         let states = vec![State { namespace, digest }];
-        let mut history = Self { model, room, steps: Vec::new(), states, files: BTreeMap::new() };
+        let mut history =
+            Self { model, room, steps: Vec::new(), refused: 0, states, files: BTreeMap::new() };
         history.record_births(0);
         history
     }
@@ -201,6 +203,7 @@ impl History {
         events: Range<usize>,
     ) -> Result<(), Box<Mismatch>> {
         let Some(carried_out) = carried_out(op, &answered, self.room) else {
+            self.refused += 1;
             self.steps.push(Step { op: op.clone(), events, barrier: false });
             self.record_state();
             return Ok(());
@@ -272,6 +275,11 @@ impl History {
     /// All operations.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// How many operations were refused for lack of space.
+    pub fn refused(&self) -> usize {
+        self.refused
     }
 
     /// The names of state `state`, and their digest.

@@ -67,6 +67,8 @@ pub struct Trial {
 pub struct Summary {
     /// Events on the disk.
     pub events: usize,
+    /// Operations that were refused for lack of space.
+    pub refused: usize,
     /// Crashes of the workload.
     pub crashes: u64,
     /// Crashes of recoveries.
@@ -128,8 +130,13 @@ impl From<Reason> for Failure {
 impl Trial {
     /// A trial of `count` operations of `seed`, with a few crashes of every kind.
     pub fn quick(seed: u64, count: usize, blocks: u64) -> Self {
+        Self::of(seed, Workload::generate(seed, Profile::CRASHES, count), blocks)
+    }
+
+    /// A trial of `ops`, with a few crashes of every kind.
+    pub fn of(seed: u64, ops: Vec<Op>, blocks: u64) -> Self {
         Self {
-            ops: Workload::generate(seed, Profile::CRASHES, count),
+            ops,
             blocks,
             plan: CrashPlan::quick(seed),
             afterwards: 4,
@@ -149,12 +156,14 @@ impl Trial {
         let history = History::new(Model::new(), self.room);
         let history = self.live(engine, &disk, mounted, history, &self.ops)?;
         let recording = disk.recording();
-        let mut summary = Summary { events: recording.events.len(), ..Summary::default() };
+        let (events, refused) = (recording.events.len(), history.refused());
+        let mut summary = Summary { events, refused, ..Summary::default() };
         for crash in CrashPoints::new(recording, self.plan) {
             self.recover(engine, &history, crash.position, &crash)
                 .map_err(|reason| failure(&history, crash.position, &[&crash], reason))?;
+            let made = summary.crashes;
+            let chosen = |of: u64| of > 0 && made.is_multiple_of(of);
             summary.crashes += 1;
-            let chosen = |of: u64| of > 0 && crash.number.is_multiple_of(of);
             if chosen(self.recovery_crashed_of) {
                 summary.recovery_crashes += self.crash_recovery(engine, &history, &crash)?;
             }

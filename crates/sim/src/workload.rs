@@ -41,6 +41,18 @@ impl Profile {
     /// For crashes: nothing is looked at, syncing is common, files are small.
     pub const CRASHES: Profile =
         Profile { file_size_max: 48 << 10, objects_max: 24, syncs: 120, looks: 0 };
+    /// For crashes: few small files that are synced and written over again and again.
+    pub const SYNCS: Profile =
+        Profile { file_size_max: 20 << 10, objects_max: 8, syncs: 300, looks: 0 };
+    /// For crashes: more objects than fit a node of a tree.
+    pub const MANY: Profile =
+        Profile { file_size_max: 16 << 10, objects_max: 400, syncs: 100, looks: 0 };
+    /// For crashes on a full disk: more bytes than there is room.
+    pub const FULL: Profile =
+        Profile { file_size_max: 256 << 10, objects_max: 16, syncs: 120, looks: 0 };
+    /// For crashes: files of many extents.
+    pub const LARGE: Profile =
+        Profile { file_size_max: 3 << 20, objects_max: 10, syncs: 150, looks: 0 };
 }
 
 /// An endless sequence of operations.
@@ -106,6 +118,28 @@ impl Workload {
     /// The first `count` operations of `seed`.
     pub fn generate(seed: u64, profile: Profile, count: usize) -> Vec<Op> {
         Self::new(seed, profile).take(count).collect()
+    }
+
+    /// Operations that make some 250 objects with long attributes: a tree of several levels.
+    pub fn population() -> Vec<Op> {
+        let mut ops = Vec::new();
+        let mut directories = vec![String::new()];
+        for _ in 0..2 {
+            let made: Vec<String> =
+                directories.iter().flat_map(|at| NAMES.map(|name| join(at, name))).collect();
+            ops.extend(made.iter().map(|path| Op::Mkdir { path: path.clone(), mode: 0o755 }));
+            directories = made;
+        }
+        for path in directories.iter().flat_map(|at| NAMES.map(|name| join(at, name))) {
+            let mut value = path.clone().into_bytes();
+            value.resize(500, b'.');
+            let (name, how) = ("user.long-name-of-an-attribute".to_owned(), XattrWrite::Any);
+            let (kind, mode, rdev) = (Kind::File, 0o644, 0);
+            ops.push(Op::Mknod { path: path.clone(), kind, mode, rdev });
+            ops.push(Op::SetXattr { path, name, value, how });
+        }
+        ops.push(Op::Sync);
+        ops
     }
 
     fn draw(&mut self) -> Op {

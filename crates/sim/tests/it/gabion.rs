@@ -3,9 +3,11 @@
 use std::env;
 use std::sync::Arc;
 
+use gabion_base::rng::Rng;
 use gabion_sim::crash::CrashPlan;
 use gabion_sim::disk::SimDisk;
 use gabion_sim::history::Room;
+use gabion_sim::model::Model;
 use gabion_sim::op::Op;
 use gabion_sim::trial::{Engine, Failure, Reason, Trial, compare, shrink};
 use gabion_sim::workload::{Profile, Workload};
@@ -76,31 +78,59 @@ fn run(seed: u64, trial: &Trial, engine: Gabion) {
     }
 }
 
+/// A trial of `seed`: what is done, on which disk, with what going on beside it.
+fn trial(seed: u64) -> (Trial, Gabion) {
+    let mut rng = Rng::new(seed);
+    let (ops, one_of) = match rng.below(16) {
+        0..=5 => (Workload::generate(seed, Profile::CRASHES, 200), 8),
+        6..=10 => (Workload::generate(seed, Profile::SYNCS, 200), 10),
+        // So long that the journal's ring is used several times.
+        11 | 12 => (Workload::generate(seed, Profile::SYNCS, 1000), 60),
+        13 => (Workload::generate(seed, Profile::LARGE, 60), 12),
+        _ => (populated(seed, 150), 40),
+    };
+    let one_of = if env::var("GABION_THOROUGH").is_ok() { 1 } else { one_of };
+    let plan = match one_of {
+        1 => CrashPlan::thorough(seed),
+        _ => CrashPlan { one_of, ..CrashPlan::quick(seed) },
+    };
+    let blocks = 4096 << rng.below(3);
+    let trial = Trial {
+        plan,
+        recovery_crashed_of: 30,
+        second_life_of: 30,
+        second_life: 50,
+        ..Trial::of(seed, ops, blocks)
+    };
+    (trial, Gabion::of_seed(rng.next_u64()))
+}
+
+fn populated(seed: u64, count: usize) -> Vec<Op> {
+    let mut ops = Workload::population();
+    let mut model = Model::new();
+    for op in &ops {
+        model.apply(op).expect("there is nothing in the way");
+    }
+    ops.extend(Workload::continuing(seed, Profile::MANY, model).take(count));
+    ops
+}
+
 #[test]
 fn it_keeps_its_promises_after_crashes() {
-    for seed in seeds(3) {
-        let one_of = 8;
-        let trial = Trial {
-            plan: CrashPlan { one_of, ..CrashPlan::quick(seed) },
-            second_life_of: 40 * one_of,
-            second_life: 60,
-            recovery_crashed_of: 40 * one_of,
-            ..Trial::quick(seed, 200, 4096 + 4096 * (seed % 4))
-        };
-        run(seed, &trial, Gabion::of_seed(seed));
+    for seed in seeds(6) {
+        let (trial, engine) = trial(seed);
+        run(seed, &trial, engine);
     }
 }
 
 #[test]
 fn it_keeps_its_promises_on_a_full_disk() {
-    for seed in seeds(2) {
-        let one_of = 8;
-        let trial = Trial {
-            plan: CrashPlan { one_of, ..CrashPlan::quick(seed) },
-            room: Room::Scarce,
-            ..Trial::quick(seed, 200, 4096)
-        };
-        let engine = Gabion { free_blocks: Some(40 + seed * 13 % 200), ..Gabion::of_seed(seed) };
-        run(seed, &trial, engine);
+    for seed in seeds(3) {
+        let (trial, engine) = trial(seed);
+        let ops = Workload::generate(seed, Profile::FULL, 150);
+        let plan = CrashPlan { one_of: trial.plan.one_of.min(8), ..trial.plan };
+        let trial = Trial { ops, plan, room: Room::Scarce, blocks: 4096, ..trial };
+        let free_blocks = Some(10 + Rng::new(!seed).below(60));
+        run(seed, &trial, Gabion { free_blocks, ..engine });
     }
 }

@@ -23,6 +23,7 @@ pub mod mount;
 mod mounts;
 mod options;
 mod patience;
+mod print;
 mod serve;
 mod size;
 mod state;

@@ -44,6 +44,8 @@ use crate::target::not_opened;
 
 /// How long to wait for another daemon that is about to release the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for that without saying so.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// Block size that the kernel is told: that of the filesystem, in bytes.
 const KERNEL_BLOCK: u32 = 4096;
 
@@ -213,7 +215,10 @@ fn open_disk(plan: &Plan) -> Result<FileDisk> {
             if mounts::of_target(&plan.target)?.is_none()
                 && holder.name.as_deref() == Some("gabion") =>
         {
-            if let Some(end) = patience::End::of(holder.pid) {
+            if let Some(end) = patience::End::of(holder.pid)
+                && !end.within(AT_ONCE)
+            {
+                eprintln!("gabion: waiting for {holder} to release {}", plan.target.display());
                 end.within(DISK_PATIENCE);
             }
             open()

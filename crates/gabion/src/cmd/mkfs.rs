@@ -21,6 +21,7 @@ use rustix::process::{getegid, geteuid};
 
 use crate::args::Mkfs;
 use crate::failure::{Exit, Failure, Result, chain};
+use crate::print;
 use crate::size::Size;
 use crate::target::not_opened;
 
@@ -46,8 +47,7 @@ pub fn run(args: &Mkfs) -> Result<()> {
     let superblock = make(&args.target, args.size, &args.label, uuid, existing)?;
     let size = Size(superblock.blocks * BLOCK_SIZE as u64);
     let target = args.target.display();
-    println!("{target}: made a Gabion filesystem of {size}, {}", superblock.uuid);
-    Ok(())
+    print::line(format!("{target}: made a Gabion filesystem of {size}, {}", superblock.uuid))
 }
 
 /// Makes an image with a filesystem where there is nothing.

@@ -102,7 +102,7 @@ fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -
     frugality::restart();
     let plan = plan(target, mountpoint, settings)?;
     match ground {
-        Ground::Fore => in_foreground(plan, || {}),
+        Ground::Fore => in_foreground(plan, || Ok(())),
         Ground::Back => in_background(plan),
     }
 }
@@ -127,12 +127,13 @@ pub fn plan(target: &Path, mountpoint: &Path, settings: Settings) -> Result<Plan
 }
 
 /// Mounts and serves until the mount is gone. `up` is called when it is there.
-pub fn in_foreground(plan: Plan, up: impl FnOnce()) -> Result<()> {
+pub fn in_foreground(plan: Plan, up: impl FnOnce() -> Result<()>) -> Result<()> {
     let signals =
         Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))?;
     let daemon = Daemon::start(plan)?;
-    up();
-    daemon.run(&signals)
+    // Nobody reads it; the mount is there all the same.
+    let told = up();
+    daemon.run(&signals).and(told)
 }
 
 fn in_background(plan: Plan) -> Result<()> {

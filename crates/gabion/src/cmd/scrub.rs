@@ -15,6 +15,7 @@ use crate::check;
 use crate::control::client::Connection;
 use crate::control::wire::{Progress, Reply, Report, Request};
 use crate::failure::{Exit, Failure, Result};
+use crate::print;
 use crate::size::Size;
 
 /// How long a daemon may be silent during a scrub.
@@ -29,7 +30,7 @@ pub fn run(args: &args::Scrub) -> Result<()> {
         Subject::Mounted(mount) => of_mount(&mount, &mut display)?,
         Subject::Target => of_target(&args.subject, &mut display)?,
     };
-    display.report(&report);
+    display.report(&report)?;
     let target = &report.target;
     if report.damage() > 0 {
         let count = report.damage();
@@ -49,7 +50,11 @@ fn of_mount(mount: &Mount, display: &mut Display) -> Result<Report> {
         connection.ask(Request::Scrub, PATIENCE)?;
         loop {
             match connection.reply()? {
-                Reply::Progress(progress) => display.progress(&progress),
+                Reply::Progress(progress) => {
+                    if let Err(failure) = display.progress(&progress) {
+                        return Ok(Err(failure));
+                    }
+                }
                 Reply::Report(report) => return Ok(Ok(report)),
                 Reply::Error { message } => return Ok(Err(Failure::new(message))),
                 other => {
@@ -64,14 +69,16 @@ fn of_mount(mount: &Mount, display: &mut Display) -> Result<Report> {
 fn of_target(target: &Path, display: &mut Display) -> Result<Report> {
     let map = status::open_map(target)?;
     let mut shown: Option<Instant> = None;
+    let mut printed = Ok(());
     let watch = &mut |progress: &Progress| {
         if shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
             shown = Some(Instant::now());
-            display.progress(progress);
+            printed = display.progress(progress);
         }
-        ControlFlow::Continue(())
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    check::scrub(&map, &target.display().to_string(), watch).map_err(Failure::new)
+    let report = check::scrub(&map, &target.display().to_string(), watch).map_err(Failure::new)?;
+    printed.map(|()| report)
 }
 
 /// Where progress and results go.
@@ -90,48 +97,49 @@ fn bar() -> ProgressBar {
 }
 
 impl Display {
-    fn progress(&mut self, progress: &Progress) {
+    fn progress(&mut self, progress: &Progress) -> Result<()> {
         match self {
             Self::Json => print_json(&Reply::Progress(*progress)),
             Self::Bar(bar) => {
                 // New data may be checked that was not there when the total was taken.
                 bar.set_length(progress.total_bytes.max(progress.checked_bytes));
                 bar.set_position(progress.checked_bytes);
+                Ok(())
             }
         }
     }
 
-    fn report(&mut self, report: &Report) {
+    fn report(&mut self, report: &Report) -> Result<()> {
         match self {
             Self::Json => print_json(&Reply::Report(report.clone())),
             Self::Bar(bar) => {
                 bar.finish_and_clear();
-                print_text(report);
+                print_text(report)
             }
         }
     }
 }
 
-fn print_json(reply: &Reply) {
-    println!("{}", serde_json::to_string(reply).expect("numbers and text can always be written"));
+fn print_json(reply: &Reply) -> Result<()> {
+    print::line(serde_json::to_string(reply).expect("numbers and text can always be written"))
 }
 
-fn print_text(report: &Report) {
+fn print_text(report: &Report) -> Result<()> {
     for finding in &report.findings {
-        println!("damaged: {}", finding.what);
+        print::line(format_args!("damaged: {}", finding.what))?;
     }
     if report.more_findings > 0 {
-        println!("damaged: {} more places", report.more_findings);
+        print::line(format_args!("damaged: {} more places", report.more_findings))?;
     }
     let rate = Size((report.checked_bytes as f64 / report.seconds.max(0.001)) as u64);
-    println!(
-        "{}: {} compared with their checksums in {:.1} s ({rate}/s), {} damaged",
+    let damage = match report.damage() {
+        0 => "nothing".to_owned(),
+        count => format!("{count} places"),
+    };
+    print::line(format_args!(
+        "{}: {} compared with their checksums in {:.1} s ({rate}/s), {damage} damaged",
         report.target,
         Size(report.checked_bytes),
         report.seconds,
-        match report.damage() {
-            0 => "nothing".to_owned(),
-            count => format!("{count} places"),
-        }
-    );
+    ))
 }

@@ -12,6 +12,7 @@ use crate::control::client::Connection;
 use crate::control::wire::{Reply, Request, Status};
 use crate::failure::{Failure, Result};
 use crate::mounts::{self, Life};
+use crate::print;
 use crate::state;
 use crate::target::open_still;
 
@@ -33,8 +34,7 @@ pub fn run(args: &args::Status) -> Result<()> {
     match &args.subject {
         Some(subject) => {
             let status = one(subject)?;
-            println!("{}", if args.json { json(&status) } else { state::text(&status) });
-            Ok(())
+            print::line(if args.json { json(&status) } else { state::text(&status) })
         }
         None => all(args.json),
     }
@@ -57,11 +57,11 @@ fn all(as_json: bool) -> Result<()> {
         }
     }
     if as_json {
-        println!("{}", json(&statuses));
+        print::line(json(&statuses))?;
     } else if statuses.is_empty() && failed.is_none() {
-        println!("no Gabion filesystem is mounted");
+        print::line("no Gabion filesystem is mounted")?;
     } else if !statuses.is_empty() {
-        println!("{}", statuses.iter().map(state::text).collect::<Vec<_>>().join("\n\n"));
+        print::line(statuses.iter().map(state::text).collect::<Vec<_>>().join("\n\n"))?;
     }
     failed.map_or(Ok(()), Err)
 }

@@ -10,6 +10,7 @@ use crate::args;
 use crate::failure::{Failure, Result};
 use crate::frugality;
 use crate::options::Settings;
+use crate::print;
 
 /// The image's name in its folder.
 const IMAGE: &str = "gabion.img";
@@ -31,18 +32,25 @@ pub fn run(args: &args::Up) -> Result<()> {
     let plan = mount::plan(&image, &args.mountpoint, Settings::new(mount::users()))?;
     let (image, mountpoint) = (image.display(), args.mountpoint.display());
     mount::in_foreground(plan, || {
-        if is_new {
-            println!("Made a filesystem in {image}: sparse, it can grow to {}.", args.size);
-        }
-        println!("Mounted {image} at {mountpoint}. Ctrl-C unmounts it.");
-        println!();
-        println!("Try in another terminal:");
-        println!("    cp -r /usr/include {mountpoint}/ && sync");
-        println!("    gabion status {mountpoint}");
-        println!("    gabion scrub {mountpoint}");
+        let made = match is_new {
+            true => {
+                format!("Made a filesystem in {image}: sparse, it can grow to {}.\n", args.size)
+            }
+            false => String::new(),
+        };
+        print::line(format!(
+            "{made}\
+             Mounted {image} at {mountpoint}. Ctrl-C unmounts it.\n\
+             \n\
+             Try in another terminal:\n    \
+             cp -r /usr/include {mountpoint}/ && sync\n    \
+             gabion status {mountpoint}\n    \
+             gabion scrub {mountpoint}"
+        ))
     })?;
-    println!("Unmounted {mountpoint}. All of it is in {image}; `gabion up` brings it back.");
-    Ok(())
+    print::line(format!(
+        "Unmounted {mountpoint}. All of it is in {image}; `gabion up` brings it back."
+    ))
 }
 
 fn make_folder(folder: &Path) -> Result<()> {

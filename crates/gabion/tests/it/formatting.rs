@@ -102,8 +102,11 @@ fn inspect_shows_each_structure_of_a_new_filesystem() {
 fn what_cannot_be_shown_to_its_end_ends_quietly() {
     let folder = Folder::new();
     folder.image();
-    let mut command = Command::new("sh");
-    command.args(["-c", "\"$0\" inspect disk.img tree | true"]).arg(crate::world::GABION);
-    let outcome = folder.run(&mut command);
-    assert_eq!(outcome.stderr, "");
+    for arguments in ["inspect disk.img tree", "status disk.img", "scrub --json disk.img"] {
+        let mut command = Command::new("bash");
+        let script = format!("set -o pipefail; \"$0\" {arguments} | true");
+        let outcome = folder.run(command.args(["-c", &script]).arg(crate::world::GABION));
+        assert_eq!(outcome.stderr, "", "{arguments}");
+        outcome.succeeded();
+    }
 }

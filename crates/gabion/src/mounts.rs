@@ -15,7 +15,7 @@ use gabion_fuse::mount::{Unmount, unmount};
 use gabion_fuse::mountinfo::{self, Mount};
 use gabion_host::loop_device;
 
-use crate::control::client;
+use crate::control::{client, folder};
 use crate::failure::{Failure, Result};
 
 /// What follows `fuse.` or `fuseblk.` in the filesystem's type.
@@ -90,7 +90,10 @@ pub fn bury(mount: &Mount) -> Result<()> {
         let mountpoint = mount.mountpoint.display();
         Failure::of(format!("cannot clean up the dead mount at {mountpoint}"), &error)
             .next("Try the same as root.")
-    })
+    })?;
+    // Nobody listens there, and the next mount with this number would replace it, too.
+    let _ = fs::remove_file(folder::socket_of(mount));
+    Ok(())
 }
 
 /// Takes away what killed daemons have left at this mountpoint or of this target.

@@ -23,8 +23,8 @@ impl LocalFs {
         self.run_referring(LOOKUP, |txn| gabion_fs::lookup(txn, &ctx, parent, name), |found| found)
     }
 
-    /// The object with this number, for who remembers it from before. `Stale`: it is gone, or has no
-    /// name any more. Counts a lookup.
+    /// The object with this number, for who remembers it from before. `Stale`: it is gone, or has
+    /// no name any more. Counts a lookup.
     pub fn find(&self, file: FileId) -> Result<Attributes> {
         self.run_referring(
             LOOKUP,

@@ -65,11 +65,11 @@ fn it_answers_what_the_model_answers() {
     }
 }
 
-fn run(seed: u64, trial: &Trial, engine: Gabion) {
+fn run(seed: u64, trial: &Trial, engine: &Gabion) {
     let started = std::time::Instant::now();
-    match trial.run(&engine) {
+    match trial.run(engine) {
         Err(failure) => explain(seed, &trial.ops, &failure, |ops| {
-            Trial { ops: ops.to_vec(), ..trial.clone() }.run(&engine).err()
+            Trial { ops: ops.to_vec(), ..trial.clone() }.run(engine).err()
         }),
         Ok(summary) if env::var("GABION_SEEDS").is_ok() => {
             eprintln!("seed {seed}: {summary:?} in {:?}", started.elapsed());
@@ -119,7 +119,7 @@ fn populated(seed: u64, count: usize) -> Vec<Op> {
 fn it_keeps_its_promises_after_crashes() {
     for seed in seeds(6) {
         let (trial, engine) = trial(seed);
-        run(seed, &trial, engine);
+        run(seed, &trial, &engine);
     }
 }
 
@@ -130,7 +130,7 @@ fn it_keeps_its_promises_on_a_full_disk() {
         let ops = Workload::generate(seed, Profile::FULL, 150);
         let plan = CrashPlan { one_of: trial.plan.one_of.min(8), ..trial.plan };
         let trial = Trial { ops, plan, room: Room::Scarce, blocks: 4096, ..trial };
-        let free_blocks = Some(10 + Rng::new(!seed).below(60));
-        run(seed, &trial, Gabion { free_blocks, ..engine });
+        let free_blocks = 10 + Rng::new(!seed).below(60);
+        run(seed, &trial, &engine.with_free_blocks(free_blocks));
     }
 }

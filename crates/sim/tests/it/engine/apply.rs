@@ -12,7 +12,7 @@ use gabion_sim::tree::{System, Tree};
 
 use super::dump::status;
 use super::walk::LastLink;
-use super::{EIO, Mounted};
+use super::{EIO, Mounted, SUBVOL};
 
 fn done<T>(result: Result<T, Errno>) -> Outcome {
     result.map(|_| Value::Done)
@@ -33,7 +33,7 @@ impl System for Mounted {
 
     fn dump(&mut self) -> Result<Tree, Errno> {
         self.settle()?;
-        self.dump_all()
+        self.dump_subvolume(SUBVOL)
     }
 }
 
@@ -261,6 +261,7 @@ impl Mounted {
                 let file = self.opened(object)?.file;
                 done(self.world(self.map.sync_file(file)))
             }
+            Op::Sync if self.may_snapshot && self.rng.chance(1, 3) => done(self.make_snapshot()),
             Op::Sync => done(self.world(self.map.sync())),
             _ => self.apply_to_xattrs(op),
         }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use gabion_base::ids::SubvolId;
 use gabion_fs::{self as fs, Attributes, Detail, FileType, xattr};
 use gabion_map::FileId;
 use gabion_sim::op::{Errno, Kind, Status};
 use gabion_sim::tree::{Namespace, Object, Tree, join};
 
-use super::{Mounted, ROOT};
+use super::Mounted;
 
 /// Entries of a directory that are read at once: few, so that listings go on.
 const ENTRIES_AT_ONCE: usize = 7;
@@ -76,9 +77,9 @@ impl Mounted {
         })
     }
 
-    pub fn dump_all(&self) -> Result<Tree, Errno> {
+    pub fn dump_subvolume(&self, subvol: SubvolId) -> Result<Tree, Errno> {
         let mut tree = Tree { namespace: Namespace::default(), files: BTreeMap::new() };
-        let root = self.run(|txn| fs::stat(txn, ROOT))?;
+        let root = self.run(|txn| fs::stat(txn, FileId::new(subvol, fs::ROOT)))?;
         let mut ahead = VecDeque::from([(String::new(), root)]);
         while let Some((path, attributes)) = ahead.pop_front() {
             let file = attributes.file;

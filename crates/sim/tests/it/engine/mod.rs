@@ -9,18 +9,21 @@
 //! make the map do so by itself.
 //!
 //! Whenever a filesystem was mounted, and before it is unmounted, every block of it is verified
-//! (`scrub`) and the allocation map is compared with the trees (`audit`).
+//! (`scrub`), the allocation map is compared with the trees (`audit`), and the snapshots with what
+//! they were ([`snapshots`]). Some are mounted read-only first, which must show the same and write
+//! nothing.
 
 mod apply;
 mod background;
 mod dump;
+mod snapshots;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gabion_base::disk::Disk;
+use gabion_base::disk::{Disk, DiskRequest, Ticket};
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::rng::Rng;
 use gabion_base::time::Timestamp;
@@ -33,6 +36,7 @@ use gabion_sim::op::{Errno, Slot};
 use gabion_sim::trial::Engine;
 
 use self::background::{Background, Gate, GatedDisk};
+use self::snapshots::Snapshots;
 
 /// The subvolume that the operations see.
 const SUBVOL: SubvolId = SubvolId(1);
@@ -51,7 +55,7 @@ pub enum Others {
 }
 
 /// How Gabion is tried.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Gabion {
     /// Seed of what happens in the background.
     pub seed: u64,
@@ -61,6 +65,25 @@ pub struct Gabion {
     pub limits: Limits,
     /// Blocks that are left free, if most of the disk is to be in use from the start.
     pub free_blocks: Option<u64>,
+    snapshots: Snapshots,
+}
+
+/// A disk that must not be written to.
+struct Untouched(Arc<dyn Disk>);
+
+impl Disk for Untouched {
+    fn name(&self) -> Arc<str> {
+        self.0.name()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.0.blocks()
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        assert!(matches!(request, DiskRequest::Read { .. }), "{request:?} of a read-only mount");
+        self.0.submit(request)
+    }
 }
 
 impl Gabion {
@@ -77,12 +100,36 @@ impl Gabion {
             1 => Others::Between,
             _ => Others::Beside,
         };
-        Self { seed, others, limits, free_blocks: None }
+        let snapshots = Snapshots::default();
+        Self { seed, others, limits, free_blocks: None, snapshots }
     }
 
-    fn open(&self, disk: Arc<dyn Disk>) -> Result<LocalMap, String> {
-        let map = LocalMap::open(disk, OpenMode::ReadWrite, self.limits);
-        map.map_err(|error| error.to_string())
+    /// The same on a disk of which only so many blocks are left.
+    pub fn with_free_blocks(self, blocks: u64) -> Self {
+        Self { free_blocks: Some(blocks), ..self }
+    }
+
+    fn open(&self, disk: Arc<dyn Disk>, mode: OpenMode) -> Result<LocalMap, String> {
+        LocalMap::open(disk, mode, self.limits).map_err(|error| error.to_string())
+    }
+
+    fn mount_as(&self, disk: Arc<dyn Disk>, mode: OpenMode) -> Result<Mounted, String> {
+        let gate = Arc::new(Gate::default());
+        let map = Arc::new(self.open(Arc::new(GatedDisk::new(disk, &gate)), mode)?);
+        let ctx = context(&map);
+        Ok(Mounted {
+            background: None,
+            gate,
+            others: self.others,
+            map,
+            ctx,
+            opens: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            recent: ROOT,
+            rng: Rng::new(self.seed),
+            snapshots: self.snapshots.clone(),
+            may_snapshot: false,
+        })
     }
 
     /// Leaves `free` blocks to everybody else: a file in a subvolume of its own takes the rest.
@@ -111,6 +158,8 @@ pub struct Mounted {
     /// A file that was used not long ago.
     recent: FileId,
     rng: Rng,
+    snapshots: Snapshots,
+    may_snapshot: bool,
 }
 
 impl Engine for Gabion {
@@ -126,7 +175,8 @@ impl Engine for Gabion {
         };
         let text = |error: MapError| error.to_string();
         format(&disk, &options).map_err(text)?;
-        let map = self.open(disk)?;
+        self.snapshots.forget();
+        let map = self.open(disk, OpenMode::ReadWrite)?;
         assert_eq!(map.create_subvolume().map_err(text)?, SUBVOL);
         let ctx = context(&map);
         map.transact(|txn| fs::format_root(txn, &ctx, SUBVOL, 0o755))
@@ -138,14 +188,23 @@ impl Engine for Gabion {
     }
 
     fn mount(&self, disk: Arc<dyn Disk>) -> Result<Mounted, String> {
-        let gate = Arc::new(Gate::default());
-        let map = Arc::new(self.open(Arc::new(GatedDisk::new(disk, &gate)))?);
-        let (ctx, rng) = (context(&map), Rng::new(self.seed));
-        let (opens, slots, recent) = (BTreeMap::new(), BTreeMap::new(), ROOT);
-        let (background, others) = (None, self.others);
-        let mounted = Mounted { background, gate, others, map, ctx, opens, slots, recent, rng };
+        let mut before = None;
+        if self.seed.is_multiple_of(7) {
+            let untouched = Arc::new(Untouched(Arc::clone(&disk)));
+            let mounted = self.mount_as(untouched, OpenMode::ReadOnly)?;
+            before = Some(mounted.dump_subvolume(SUBVOL).map_err(|e| format!("read-only: {e:?}"))?);
+        }
+        let mut mounted = self.mount_as(disk, OpenMode::ReadWrite)?;
         mounted.verify()?;
         mounted.reap_orphans().map_err(|errno| format!("orphans cannot be reaped: {errno:?}"))?;
+        if let Some(before) = before {
+            let after = mounted.dump_subvolume(SUBVOL).map_err(|errno| format!("{errno:?}"))?;
+            if before != after {
+                let difference = before.namespace.difference(&after.namespace);
+                return Err(format!("read-only it was something else: {difference}"));
+            }
+        }
+        mounted.may_snapshot = self.snapshots.begin_life() && self.seed.is_multiple_of(3);
         Ok(mounted)
     }
 
@@ -170,7 +229,10 @@ impl Mounted {
             return Err(format!("damage: {:?}", report.findings));
         }
         let audit = audit(&self.map).map_err(|error| format!("auditing: {error}"))?;
-        if audit.is_exact() { Ok(()) } else { Err(format!("the allocation is wrong: {audit:?}")) }
+        if !audit.is_exact() {
+            return Err(format!("the allocation is wrong: {audit:?}"));
+        }
+        self.verify_snapshots()
     }
 
     /// Runs an operation to its end.

@@ -265,11 +265,19 @@ fn attach(
                 Access::ReadWrite => LoopAccess::ReadWrite,
                 Access::ReadOnly => LoopAccess::ReadOnly,
             };
-            match LoopDevice::attach(&plan.target, access) {
+            let refused = match LoopDevice::attach(&plan.target, access) {
                 // The guard keeps the device until the mount itself does.
-                Ok(device) => by_device(device.path()).or_else(|_| by_name()),
-                Err(_) => by_name(),
+                Ok(device) => match by_device(device.path()) {
+                    Ok(mounted) => return Ok(mounted),
+                    Err(error) => chain(&error),
+                },
+                Err(error) => error.to_string(),
+            };
+            // Ordinary users can never have one.
+            if claim() == Claim::Shared {
+                eprintln!("gabion: sync(2) will not reach the daemon: no loop device: {refused}");
             }
+            by_name()
         }
     }
 }

@@ -1,0 +1,284 @@
+//! A filesystem for one test: an image in a folder of its own on the real disk, mounted by the
+//! real program, and taken away at the end, whatever happens.
+//!
+//! ```text
+//! /var/tmp/gabion-real/<process>-<name>/image    the filesystem
+//!                                      /mnt      where it is mounted
+//!                                      /beside   for what must not be on it
+//! ```
+//!
+//! With `GABION_REAL_ON=ext4` the same tests run on the kernel's ext4: a test that fails there is
+//! wrong itself. There a killed daemon is an ordinary unmount.
+//!
+//! A watchdog kills the daemon of a test that takes too long: then everything that hangs in the
+//! kernel ends with an error, and the test fails instead of staying for ever.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::program::{Running, attempt, program, run};
+
+/// The program under test, if `GABION_REAL_PROGRAM` does not name another build of it.
+const GABION: &str = env!("CARGO_BIN_EXE_gabion");
+/// Where the folders are: on a disk, which `/tmp` need not be.
+const FOLDER: &str = "/var/tmp/gabion-real";
+/// Far more than a test needs.
+const DEADLINE: Duration = Duration::from_secs(280);
+/// The same for long runs.
+const DEADLINE_LONG: Duration = Duration::from_secs(3600);
+
+/// Whether the long versions of the tests were asked for.
+pub fn is_long() -> bool {
+    std::env::var_os("GABION_LONG").is_some_and(|value| value != "0")
+}
+
+/// What the tests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What is tested.
+    Gabion,
+    /// What tests the tests.
+    Ext4,
+}
+
+/// A mounted filesystem.
+pub struct Site {
+    kind: Kind,
+    folder: PathBuf,
+    image: PathBuf,
+    root: PathBuf,
+    options: Vec<String>,
+    watchdog: Sender<()>,
+}
+
+impl Site {
+    /// Makes a filesystem of `size` bytes and mounts it.
+    pub fn new(name: &str, size: u64) -> Self {
+        Self::with_options(name, size, &[])
+    }
+
+    /// The same, with mount options of Gabion.
+    pub fn with_options(name: &str, size: u64, options: &[&str]) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "these tests mount: run them as root");
+        let kind = match std::env::var("GABION_REAL_ON").as_deref() {
+            Ok("ext4") => Kind::Ext4,
+            _ => Kind::Gabion,
+        };
+        static ONCE: Once = Once::new();
+        ONCE.call_once(clear_old);
+        let folder = Path::new(FOLDER).join(format!("{}-{name}", std::process::id()));
+        let (image, root) = (folder.join("image"), folder.join("mnt"));
+        fs::create_dir_all(&root).unwrap();
+        fs::create_dir_all(folder.join("beside")).unwrap();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let watchdog = watch(&root);
+        let site = Self { kind, folder, image, root, options, watchdog };
+        site.make(size);
+        site.mount();
+        if kind == Kind::Ext4 {
+            fs::remove_dir(site.root.join("lost+found")).unwrap();
+        }
+        site
+    }
+
+    fn make(&self, size: u64) {
+        match self.kind {
+            Kind::Gabion => {
+                let mut mkfs = self.gabion("mkfs");
+                run(mkfs.args(["--size", &size.to_string()]).arg(&self.image));
+            }
+            Kind::Ext4 => {
+                fs::File::create(&self.image).unwrap().set_len(size).unwrap();
+                let mut mkfs = program("mkfs.ext4", "e2fsprogs");
+                run(mkfs.args(["-q", "-m", "0"]).arg(&self.image));
+            }
+        }
+    }
+
+    fn gabion(&self, command: &str) -> Command {
+        let mut gabion = Command::new("timeout");
+        let program = std::env::var("GABION_REAL_PROGRAM").unwrap_or_else(|_| GABION.to_owned());
+        gabion.args(["--signal=KILL", "200", &program, command]);
+        gabion
+    }
+
+    /// What the tests run on.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path below the mountpoint.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// A path on the disk that holds the image.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.join("beside").join(name)
+    }
+
+    /// Mounts it; gives how long that took.
+    pub fn mount(&self) -> Duration {
+        let mut mount = match self.kind {
+            Kind::Gabion => self.gabion("mount"),
+            Kind::Ext4 => program("mount", "mount"),
+        };
+        match self.kind {
+            Kind::Gabion if self.options.is_empty() => {}
+            Kind::Gabion => drop(mount.args(["-o", &self.options.join(",")])),
+            Kind::Ext4 => drop(mount.args(["-o", "loop"])),
+        }
+        let begin = Instant::now();
+        run(mount.arg(&self.image).arg(&self.root));
+        begin.elapsed()
+    }
+
+    /// Tries to unmount it; gives whether that worked, and what was said.
+    pub fn try_unmount(&self) -> (bool, String) {
+        let mut unmount = match self.kind {
+            Kind::Gabion => self.gabion("umount"),
+            Kind::Ext4 => program("umount", "mount"),
+        };
+        attempt(unmount.arg(&self.root))
+    }
+
+    /// Unmounts it.
+    pub fn unmount(&self) {
+        let (success, text) = self.try_unmount();
+        assert!(success, "cannot unmount: {text}");
+        assert!(!is_mounted(&self.root), "still there after it was unmounted");
+    }
+
+    /// Unmounts it and mounts it again.
+    pub fn remount(&self) {
+        self.unmount();
+        self.mount();
+    }
+
+    /// Kills the daemon, in the midst of what these programs do. They end by the errors that they
+    /// get from then on.
+    pub fn kill(&self, users: &mut [&mut Running]) {
+        match self.kind {
+            Kind::Gabion => {
+                let pids = daemons(&self.root);
+                assert!(!pids.is_empty(), "there is no daemon to kill");
+                kill_all(&pids);
+            }
+            Kind::Ext4 => {
+                users.iter_mut().for_each(|user| user.kill());
+                run(program("umount", "mount").arg("-l").arg(&self.root));
+            }
+        }
+    }
+
+    /// Compares everything with its checksums, and what is allocated with what is used.
+    pub fn scrub(&self) {
+        if self.kind == Kind::Gabion {
+            run(self.gabion("scrub").arg(&self.root));
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.watchdog.send(());
+        clear(&self.folder);
+    }
+}
+
+/// Takes away what a site has left: daemon, mount, loop devices, files.
+fn clear(folder: &Path) {
+    let (image, root) = (folder.join("image"), folder.join("mnt"));
+    kill_all(&daemons(&root));
+    while is_mounted(&root) {
+        let (success, text) = attempt(Command::new("umount").arg("-l").arg(&root));
+        if !success {
+            eprintln!("{} stays: {text}", root.display());
+            return;
+        }
+    }
+    let (_, devices) = attempt(Command::new("losetup").arg("-j").arg(&image));
+    for device in devices.lines().filter_map(|line| line.split(':').next()) {
+        attempt(Command::new("losetup").args(["-d", device]));
+    }
+    if std::env::var_os("GABION_REAL_KEEP").is_none() {
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
+/// Takes away what killed test processes have left.
+fn clear_old() {
+    let Ok(folders) = fs::read_dir(FOLDER) else { return };
+    for folder in folders.filter_map(Result::ok) {
+        let name = folder.file_name().into_string().unwrap_or_default();
+        let pid = name.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            clear(&folder.path());
+        }
+    }
+}
+
+fn watch(root: &Path) -> Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    let root = root.to_owned();
+    let deadline = if is_long() { DEADLINE_LONG } else { DEADLINE };
+    thread::spawn(move || {
+        if receiver.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("the watchdog kills the daemon of {}", root.display());
+            kill_all(&daemons(&root));
+        }
+    });
+    sender
+}
+
+/// Whether something is mounted there, by the kernel's list: a look would wait for a dead daemon.
+pub fn is_mounted(root: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let root = root.to_str().expect("the path is ours");
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(root))
+}
+
+/// The processes of our program that name this mountpoint.
+fn daemons(root: &Path) -> Vec<Pid> {
+    let root = root.to_str().expect("the path is ours").as_bytes();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+        let mut words = line.split(|byte| *byte == 0);
+        let is_ours = words.next().is_some_and(|program| {
+            Path::new(OsStr::from_bytes(program)).file_name() == Some(OsStr::new("gabion"))
+        });
+        is_ours && words.any(|word| word == root)
+    })
+    .filter_map(Pid::from_raw)
+    .collect()
+}
+
+fn kill_all(pids: &[Pid]) {
+    for pid in pids {
+        // It may be gone already.
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    for pid in pids {
+        while fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
+            .is_ok_and(|line| !line.is_empty())
+        {
+            thread::yield_now();
+        }
+    }
+}

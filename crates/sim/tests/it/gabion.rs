@@ -117,7 +117,7 @@ fn populated(seed: u64, count: usize) -> Vec<Op> {
 
 #[test]
 fn it_keeps_its_promises_after_crashes() {
-    for seed in seeds(6) {
+    for seed in seeds(8) {
         let (trial, engine) = trial(seed);
         run(seed, &trial, &engine);
     }

@@ -8,6 +8,7 @@ mod acls;
 mod attributes;
 mod bytes;
 mod collisions;
+mod decoders;
 mod directories;
 mod invariants;
 mod links;

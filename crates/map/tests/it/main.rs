@@ -1,6 +1,7 @@
 //! Tests of the map as a whole, one module for each part.
 
 mod beside_commits;
+mod decoders;
 mod golden;
 mod hostile;
 mod image;

@@ -25,7 +25,11 @@ impl Visitor for Items<'_> {
     }
 
     fn item(&mut self, key: Key, value: &[u8]) -> Result<(), MapError> {
-        let text = if value.len() <= SHORT { hex(value) } else { summary(value) };
+        let text = match value.len() {
+            0 => "empty".to_string(),
+            ..=SHORT => hex(value),
+            _ => summary(value),
+        };
         let (ino, kind, at) = (key.ino.0, key.kind, key.at);
         writeln!(self.0, "    {ino} {kind:?} {at:#x}: {text}").expect("memory");
         Ok(())

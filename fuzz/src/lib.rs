@@ -1,0 +1,18 @@
+//! Whatever bytes stand on a disk, decoding them gives a value or a reason.
+//!
+//! Each target is a function over bytes that decodes one structure and, if that succeeds, asserts
+//! what must follow: that it can be read through, and that encoding it gives the same again. Where a
+//! checksum stands before everything else, the target puts it right first: it keeps nobody out.
+//!
+//! The targets are run in two ways:
+//!
+//! - in the tests of `gabion-map` and `gabion-fs`, over seeded random and damaged inputs
+//!   ([`inputs`]), in a moment;
+//! - by libFuzzer, for as long as one likes: `cargo +nightly fuzz run node`, in this folder's
+//!   parent. This crate stands outside of the workspace for its sake.
+
+#![forbid(unsafe_code)]
+
+pub mod fs;
+pub mod inputs;
+pub mod map;

@@ -2,11 +2,12 @@
 //!
 //! 1. Write back accepted bytes, while operations go on. What does not make it is in a later
 //!    commit: nobody was promised otherwise.
-//! 2. Freeze: close the gate for a moment, give the map a new memtable, divide the journal, and copy
-//!    bytes that only the journal holds to its new part.
+//! 2. Freeze: close the gate for a moment, give the map a new memtable, divide the journal, and
+//!    copy bytes that only the journal holds to its new part.
 //! 3. Merge the frozen memtable into the trees of its subvolumes, and their new roots into the
 //!    forest. Every changed node gets a new place.
-//! 4. Write the nodes, the changed allocation pages, and what the new part of the journal must hold.
+//! 4. Write the nodes, the changed allocation pages, and what the new part of the journal must
+//!    hold.
 //! 5. Flush. Write the superblock with FUA into the next slot of the ring: the commit point.
 //! 6. Show the new trees to readers; let freed blocks be discarded and used again.
 //!

@@ -11,10 +11,11 @@
 //! A commit divides the buffer in two:
 //!
 //! 1. [`Journal::divide`], at the freeze: batches before it belong to commit N, those after it to
-//!    N + 1. A unit never holds both. Until N is durable, a flush writes both parts in order, so that
-//!    commit N - 1 plus the journal is always a prefix of what happened.
+//!    N + 1. A unit never holds both. Until N is durable, a flush writes both parts in order, so
+//!    that commit N - 1 plus the journal is always a prefix of what happened.
 //! 2. [`Journal::seal`], right before the superblock: nothing more is written until N is durable.
-//!    Batches before the division that nobody had flushed are dropped. Says where replay would start.
+//!    Batches before the division that nobody had flushed are dropped. Says where replay would
+//!    start.
 //! 3. [`Journal::unseal`], after the superblock: the ring up to the start can be overwritten.
 //!
 //! Invariants: units stand in the ring in sequence, each carrying the checksum of the one before;
@@ -222,8 +223,8 @@ impl Journal {
     }
 
     /// Stops writing until [`Journal::unseal`], drops what commit N holds anyway, and writes what
-    /// `require_before_seal` asked for (not flushed: the commit's own flush covers it). Returns where
-    /// a replay on top of commit N starts.
+    /// `require_before_seal` asked for (not flushed: the commit's own flush covers it). Returns
+    /// where a replay on top of commit N starts.
     ///
     /// Fails with [`MapError::NoSpace`] if the ring does not hold what is required.
     pub fn seal(&self, required: Position) -> Result<JournalStart, MapError> {

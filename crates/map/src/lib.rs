@@ -3,14 +3,14 @@
 //! Everything in a filesystem is an item at a [`Key`], and keys are totally ordered. This crate
 //! stores that map on one [`Disk`](gabion_base::disk::Disk) and keeps these promises:
 //!
-//! - after a crash the map is what it was after some prefix of the operations, and that prefix holds
-//!   everything that was made durable;
+//! - after a crash the map is what it was after some prefix of the operations, and that prefix
+//!   holds everything that was made durable;
 //! - every block that is read is checked against a checksum that is kept elsewhere;
 //! - opening costs the length of the journal, whatever the size of the filesystem;
 //! - a full filesystem can always be emptied.
 //!
 //! Start reading at [`map`] for the whole, [`txn`] for what operations see, [`commit`] for how
-//! changes reach the disk, [`format`] for what they look like there.
+//! changes reach the disk, [`mod@format`] for what they look like there.
 //!
 //! Absent: names, permissions, times (they are `gabion-fs`'s), clocks, threads of its own but for
 //! a merge, and recovery tools: there is nothing to repair.

@@ -1,7 +1,8 @@
 //! Locks on objects, held by an operation from its first touch to the applying of its changes.
 //!
 //! Objects share a fixed number of slots, so locking allocates nothing; two objects that meet in
-//! one slot only wait for each other needlessly. An operation holds a slot at most once, in one mode.
+//! one slot only wait for each other needlessly. An operation holds a slot at most once, in one
+//! mode.
 //!
 //! Deadlock is impossible: while an operation runs it only *tries* locks. If that fails, it gives
 //! up everything, takes all slots it is known to need in ascending order, waiting, and runs again

@@ -28,6 +28,8 @@ const COMMIT_NODES_BASE: u64 = 16;
 pub struct Space {
     reserve: i64,
     promised: AtomicI64,
+    /// Blocks that were given out for promised bytes which still count as promised: counted twice.
+    in_flight: AtomicI64,
 }
 
 /// What uncommitted changes will cost, roughly but never too little.
@@ -57,7 +59,8 @@ impl Uncommitted {
 impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
-        Self { reserve: 4 * layout.reserve_clusters as i64, promised: AtomicI64::new(0) }
+        let reserve = 4 * layout.reserve_clusters as i64;
+        Self { reserve, promised: AtomicI64::new(0), in_flight: AtomicI64::new(0) }
     }
 
     /// Blocks that can still be promised; negative if the reserve has been touched.
@@ -70,9 +73,27 @@ impl Space {
             - uncommitted.growth()
     }
 
-    /// Blocks that a commit could make available at best, if the trees did not grow at all.
-    pub fn hoped_for(&self, free: FreeBlocks) -> i64 {
-        free.after_commit - self.reserve - self.promised.load(Ordering::Acquire)
+    /// Whether `blocks` could not be promised even if all writes under way had ended, a commit had
+    /// come, and the trees had not grown at all.
+    pub fn is_hopeless(&self, free: FreeBlocks, blocks: u64) -> bool {
+        let promised = self.promised.load(Ordering::Acquire) - self.in_flight();
+        free.after_commit - self.reserve - promised < blocks as i64
+    }
+
+    /// Blocks were given out for bytes that are still promised.
+    pub fn take_off(&self, blocks: u64) {
+        self.in_flight.fetch_add(blocks as i64, Ordering::AcqRel);
+    }
+
+    /// Blocks that had been given out for promised bytes hold them, or were given back.
+    pub fn land(&self, blocks: u64) {
+        let before = self.in_flight.fetch_sub(blocks as i64, Ordering::AcqRel);
+        assert!(before >= blocks as i64, "{blocks} of {before} blocks in flight landed");
+    }
+
+    /// Blocks that were given out for bytes that are still promised.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.load(Ordering::Acquire)
     }
 
     /// Blocks that must be free right now for a promise of `blocks` to be kept without a commit.
@@ -99,5 +120,31 @@ impl Space {
     /// Whether the next commit has become so large that it should start now.
     pub fn wants_commit(&self, uncommitted: Uncommitted) -> bool {
         uncommitted.commit_blocks() as i64 > self.reserve / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(reserve: i64) -> Space {
+        Space { reserve, promised: AtomicI64::new(0), in_flight: AtomicI64::new(0) }
+    }
+
+    #[test]
+    fn blocks_in_flight_are_no_reason_to_give_up() {
+        let space = space(10);
+        space.promise(60);
+        let free = |blocks| FreeBlocks { now: blocks, after_commit: blocks };
+        assert!(!space.is_hopeless(free(100), 30));
+        assert!(space.is_hopeless(free(100), 31));
+        // The promised bytes get their blocks, and still count as promised.
+        space.take_off(60);
+        assert!(!space.is_hopeless(free(40), 30));
+        assert!(space.available(free(40), Uncommitted::default()) < 30);
+        space.settle(60);
+        space.land(60);
+        assert!(!space.is_hopeless(free(40), 30));
+        assert!(space.is_hopeless(free(40), 31));
     }
 }

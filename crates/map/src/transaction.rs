@@ -27,6 +27,9 @@ use crate::txn::{
 /// Commits that an operation waits for in the hope of space, before it fails for lack of it: one
 /// frees what was removed before it, a second what the first one's own work replaced.
 const COMMITS_FOR_SPACE: usize = 2;
+/// The same while others' bytes are being written, whose blocks count twice until that is done. A
+/// commit waits for what is being written, and more may begin meanwhile.
+const COMMITS_IN_FLIGHT: usize = 16;
 /// Blocks that an operation without file bytes must find available.
 const ITEM_BLOCKS: u64 = 8;
 
@@ -36,7 +39,8 @@ pub struct LocalTxn<'m> {
     held: Held<'m>,
     pub(crate) changes: Changes,
     wants: Option<Wants>,
-    commits_left: usize,
+    /// Commits that were waited for so far.
+    commits: usize,
     effect: Effect,
 }
 
@@ -84,14 +88,14 @@ impl LocalMap {
         mut operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
     ) -> Result<(T, Effect), E> {
         let mut wanted = Wanted::default();
-        let mut commits_left = COMMITS_FOR_SPACE;
+        let mut commits = 0;
         loop {
             let mut txn = LocalTxn {
                 map: self,
                 held: Held::acquire(&self.locks, &wanted),
                 changes: Changes::default(),
                 wants: None,
-                commits_left,
+                commits,
                 effect: Effect::None,
             };
             let outcome = operation(&mut txn);
@@ -110,7 +114,7 @@ impl LocalMap {
                         drop(held);
                         match wants {
                             Wants::Space => {
-                                commits_left -= 1;
+                                commits += 1;
                                 self.commit().map_err(Stop::from)?;
                             }
                             Wants::Settled(file) => {
@@ -136,14 +140,18 @@ impl LocalTxn<'_> {
 
     /// Stops unless `blocks` more can be promised.
     pub(crate) fn ensure_space(&mut self, blocks: u64) -> Result<(), Stop> {
+        // Before the free blocks are counted: what lands in between only seems to be on its way.
+        let commits_max = match self.map.space.in_flight() {
+            0 => COMMITS_FOR_SPACE,
+            _ => COMMITS_IN_FLIGHT,
+        };
         let free = self.map.alloc.free();
         let available = self.map.space.available(free, self.map.uncommitted());
         let enough = available >= blocks as i64;
         if enough && self.map.space.covers(free, blocks) {
             return Ok(());
         }
-        let hopeless = self.map.space.hoped_for(free) < blocks as i64;
-        if hopeless || self.commits_left == 0 {
+        if self.map.space.is_hopeless(free, blocks) || self.commits >= commits_max {
             return Err(Stop::Map(MapError::NoSpace));
         }
         // Any stop will do: the driver looks at what is wanted first.

@@ -1,7 +1,8 @@
 //! Accepted bytes become extents.
 //!
 //! 1. **Plan**: take the segments as they are now; neighbours within a stripe make one run.
-//! 2. **Write**: allocate blocks, compute checksums, keep many writes in flight. No object is locked.
+//! 2. **Write**: allocate blocks, compute checksums, keep many writes in flight. No object is
+//!    locked.
 //! 3. **Map**: with the file locked, put extents for those blocks that nobody wrote over or cut off
 //!    meanwhile; give the others back. One batch for each file.
 //!
@@ -202,6 +203,7 @@ impl LocalMap {
             while block < end {
                 let purpose = Purpose::Data { count: (end - block) as u32, hint: file.ino.0 };
                 let allocated = self.alloc.allocate(purpose)?;
+                self.space.take_off(u64::from(allocated.count));
                 let to = block + u64::from(allocated.count);
                 let parts = parts_within(run, block, to);
                 let checksums =
@@ -243,17 +245,21 @@ impl LocalMap {
         for (written, mapped) in flight.runs.iter_mut().zip(mapped) {
             written.forget(&mapped, |run| self.alloc.give_back(run))?;
         }
-        flight.runs.clear();
+        self.land(flight);
         self.settle_file(file);
         Ok(())
     }
 
     /// Gives back what was allocated and not mapped.
     fn give_back(&self, flight: &mut Flight<'_>) -> Result<(), MapError> {
-        for written in flight.runs.drain(..) {
-            self.alloc.give_back(written.run)?;
-        }
-        Ok(())
+        let returned = flight.runs.iter().try_for_each(|written| self.alloc.give_back(written.run));
+        self.land(flight);
+        returned
+    }
+
+    fn land(&self, flight: &mut Flight<'_>) {
+        let blocks = flight.runs.drain(..).map(|written| u64::from(written.run.count)).sum();
+        self.space.land(blocks);
     }
 
     fn settle_file(&self, file: FileId) {

@@ -1,8 +1,8 @@
 //! Which blocks are in use: giving them out, taking them back, and writing that down.
 //!
 //! A block's life: [`Allocator::allocate`] (busy: nobody else gets it) → [`Allocator::own`] (in the
-//! next commit's page, together with the item that references it) → [`Allocator::retire`] (not in the next commit's page, still busy, because the last commit and
-//! the journal may reference it) → the commit becomes durable → [`Allocator::release`] (free).
+//! next commit's page, together with the item that references it) → [`Allocator::retire`] (not in
+//! the next commit's page, still busy, because the last commit and the journal may reference it) → the commit becomes durable → [`Allocator::release`] (free).
 //!
 //! [`Allocator::capture`] writes the pages of one commit. Whoever belongs to the transaction group
 //! after it says so by its number, and is kept out of those pages (see [`group`]).
@@ -170,8 +170,8 @@ impl Allocator {
         FreeBlocks { now, after_commit: now + self.retiring.load(Ordering::Acquire) }
     }
 
-    /// Gives out blocks. They are nobody's until [`Allocator::own`]. Fails with [`MapError::NoSpace`] only if
-    /// there is nothing that fits.
+    /// Gives out blocks. They are nobody's until [`Allocator::own`]. Fails with
+    /// [`MapError::NoSpace`] only if there is nothing that fits.
     pub fn allocate(&self, purpose: Purpose) -> Result<Run, MapError> {
         match purpose {
             Purpose::Node => self.allocate_from(0, Want::Node)?.ok_or(MapError::NoSpace),

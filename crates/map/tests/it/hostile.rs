@@ -1,6 +1,6 @@
 //! Whole images that somebody has damaged or forged. Whatever is wrong, everything that can be
-//! done with a filesystem ends, without a panic, in a result or a [`MapError`](gabion_map::MapError),
-//! after a bounded number of requests and in bounded memory.
+//! done with a filesystem ends, without a panic, in a result or a
+//! [`MapError`](gabion_map::MapError), after a bounded number of requests and in bounded memory.
 //!
 //! Each group of cases runs over seeds; a failing one says which, and `GABION_SEED` repeats it.
 //! `GABION_CASES=50` makes a long run of it.

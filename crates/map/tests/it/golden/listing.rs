@@ -27,7 +27,7 @@ impl Visitor for Items<'_> {
     fn item(&mut self, key: Key, value: &[u8]) -> Result<(), MapError> {
         let text = match value.len() {
             0 => "empty".to_string(),
-            ..=SHORT => hex(value),
+            1..=SHORT => hex(value),
             _ => summary(value),
         };
         let (ino, kind, at) = (key.ino.0, key.kind, key.at);

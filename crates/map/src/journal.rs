@@ -14,7 +14,8 @@
 //!    N + 1. A unit never holds both. Until N is durable, a flush writes both parts in order, so
 //!    that commit N - 1 plus the journal is always a prefix of what happened.
 //! 2. [`Journal::seal`], right before the superblock: nothing more is written until N is durable.
-//!    Batches before the division that nobody had flushed are dropped. Says where replay would
+//!    Batches before the division that nobody had flushed are dropped; a number that is skipped
+//!    keeps a replay on top of commit N - 1 from going on behind the gap. Says where replay would
 //!    start.
 //! 3. [`Journal::unseal`], after the superblock: the ring up to the start can be overwritten.
 //!
@@ -241,8 +242,12 @@ impl Journal {
         while let Some(chunk) = state.chunks.pop_front_if(|chunk| chunk.end <= at) {
             self.forget(&chunk);
         }
-        let start = started.unwrap_or(state.next);
         let count = state.chunks.iter().filter(|chunk| chunk.end <= required.0).count();
+        if count > 0 && started.is_none() {
+            // Until commit N is durable, nothing may follow what was just dropped.
+            state.next.sequence += 1;
+        }
+        let start = started.unwrap_or(state.next);
         if count > 0 {
             let written = self.write_chunks(&mut state, count, Durability::Cached)?;
             if written == Flushed::RingFull {

@@ -6,7 +6,7 @@
 //!               4    4  length of the payload (bytes)
 //!               8   16  filesystem UUID
 //!              24    8  own position (block within the ring)
-//!              32    8  sequence number: one more than the unit before it
+//!              32    8  sequence number: one more than that of the unit that replay sees before
 //!              40    8  checksum of the unit before it
 //!              48    8  reserved, zero
 //!              56    8  CRC-64/NVME of bytes 0..56 and the payload

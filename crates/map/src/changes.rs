@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::ids::SubvolId;
 
 use crate::error::MapError;
 use crate::file::FileState;
 use crate::file::dirty::{InJournal, STRIPE_BLOCKS, Segment};
-use crate::format::item::decode_file;
+use crate::format::item::{Access, decode_file};
 use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
 use crate::journal::{DataOnDisk, Position};
 use crate::key::{FileId, Kind};
@@ -27,6 +28,8 @@ pub(crate) struct Changes {
     pub(crate) sizes: Vec<(FileId, u64)>,
     /// Bytes of `batch` that are in the file's state already: only marked as journaled.
     pub(crate) journaled: Vec<(Arc<FileState>, Segment)>,
+    /// Blocks of `batch.allocated` that go back if the operation does not come to its end.
+    pub(crate) set_aside: Vec<Run>,
     /// Whether blocks of `batch.allocated` were written but not flushed.
     pub(crate) unflushed: bool,
 }
@@ -49,6 +52,14 @@ impl LocalMap {
     /// Applies changes as one. The caller holds the locks of all objects they touch.
     pub(crate) fn apply(&self, mut changes: Changes) -> Result<Position, MapError> {
         self.check_writable()?;
+        let items = changes.items.keys().map(|key| key.subvol);
+        let bytes = changes.batch.bytes.iter().map(|part| part.file.subvol);
+        let mut checked = None;
+        for subvol in items.chain(bytes) {
+            if checked.replace(subvol) != Some(subvol) {
+                self.check_changeable(subvol)?;
+            }
+        }
         for freed in &changes.batch.freed {
             self.alloc.check_in_use(freed.run)?;
         }
@@ -81,6 +92,13 @@ impl LocalMap {
             state.dirty.mark_journaled(segment);
         }
         Ok(position)
+    }
+
+    /// Fails unless there is such a subvolume, and it is no snapshot.
+    pub(crate) fn check_changeable(&self, subvol: SubvolId) -> Result<(), MapError> {
+        let subvols = self.subvols.read();
+        let found = subvols.get(&subvol).map(|subvol| subvol.record.access);
+        if found == Some(Access::Writable) { Ok(()) } else { Err(MapError::ReadOnly) }
     }
 
     /// Applies a batch that the journal holds already.

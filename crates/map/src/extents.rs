@@ -362,6 +362,7 @@ impl LocalTxn<'_> {
         if to > FILE_SIZE_MAX {
             return Err(Stop::Map(MapError::TooLarge));
         }
+        self.map.check_changeable(file.subvol)?;
         self.ensure(file, LockMode::Exclusive)?;
         let (from, to) = (from / BLOCK, to.div_ceil(BLOCK));
         let gaps = self.gaps(file, from, to)?;
@@ -373,10 +374,8 @@ impl LocalTxn<'_> {
             while at < to {
                 let count = (to - at).min(u64::from(UNWRITTEN_BLOCKS_MAX)) as u32;
                 let purpose = Purpose::Data { count, hint: file.ino.0 };
-                let run = match self.map.alloc.allocate(purpose) {
-                    Ok(run) => run,
-                    Err(error) => return Err(self.give_back_allocated(error)),
-                };
+                let run = self.map.alloc.allocate(purpose)?;
+                self.changes.set_aside.push(run);
                 self.changes.batch.allocated.push(run);
                 let sharing = Sharing::Sole;
                 let data = Unwritten { addr: run.addr, birth, sharing, count: run.count };
@@ -386,16 +385,6 @@ impl LocalTxn<'_> {
             }
         }
         Ok(())
-    }
-
-    /// An operation that fails after it has allocated gives the blocks back.
-    pub(crate) fn give_back_allocated(&mut self, error: MapError) -> Stop {
-        for run in self.changes.batch.allocated.drain(..) {
-            if let Err(failure) = self.map.alloc.give_back(run) {
-                self.map.stop(&failure);
-            }
-        }
-        Stop::Map(error)
     }
 
     /// Ranges of blocks within `from..to` that no item covers.

@@ -110,6 +110,9 @@ impl LocalMap {
                     return Ok((value, effect));
                 }
                 Err(error) => {
+                    for run in changes.set_aside {
+                        self.alloc.give_back(run).map_err(Stop::from)?;
+                    }
                     if let Some(wants) = wants {
                         drop(held);
                         match wants {
@@ -313,6 +316,7 @@ impl Txn for LocalTxn<'_> {
     fn write(&mut self, file: FileId, offset: u64, payload: Payload<'_>) -> Result<(), Stop> {
         self.ensure(file, LockMode::Shared)?;
         self.map.check_writable()?;
+        self.map.check_changeable(file.subvol)?;
         self.effect = Effect::Changed;
         self.write_bytes(file, offset, payload)
     }

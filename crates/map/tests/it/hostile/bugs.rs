@@ -317,6 +317,43 @@ fn a_replay_changes_no_snapshot_and_nothing_that_is_not_there() {
 }
 
 #[test]
+fn what_an_operation_set_aside_goes_back_when_it_fails() {
+    let map = opened(sample::image());
+    let before = map.space().available;
+    for _ in 0..20 {
+        let result = map.transact(|txn| -> Result<(), Stop> {
+            txn.allocate(file(30), 0, 1 << 20)?;
+            txn.lock(file(31), gabion_map::LockMode::Exclusive)?;
+            Err(Stop::Map(MapError::TooLarge))
+        });
+        assert!(matches!(result, Err(Stop::Map(MapError::TooLarge))), "{result:?}");
+    }
+    assert_eq!(map.space().available, before);
+}
+
+/// Else it would be in the journal, which is then refused.
+#[test]
+fn a_snapshot_is_not_changed() {
+    let map = opened(sample::image());
+    let subvols = map.subvolumes();
+    let snapshot = subvols.iter().find(|(_, record)| record.access == Access::ReadOnly);
+    for subvol in [snapshot.expect("the sample has one").0, SubvolId(99)] {
+        let id = FileId::new(subvol, Ino(11));
+        let read_only = |result: Result<(), Stop>| {
+            assert!(matches!(result, Err(Stop::Map(MapError::ReadOnly))), "{result:?}");
+        };
+        read_only(map.transact(|txn| txn.put(id.key(Kind::INODE, 0), vec![1])));
+        read_only(map.transact(|txn| txn.delete(id.key(Kind::INODE, 0))));
+        read_only(map.transact(|txn| txn.set_size(id, 5)));
+        read_only(map.transact(|txn| txn.write(id, 0, Payload::Copied(b"no"))));
+        read_only(map.transact(|txn| txn.allocate(id, 0, 4096)));
+        read_only(map.transact(|txn| txn.remove_bytes(id).map(drop)));
+    }
+    map.sync().expect("nothing was done");
+    assert!(audit(&map).expect("readable").is_exact());
+}
+
+#[test]
 fn a_replay_does_not_blow_up_in_memory() {
     let part = |block: u64| JournaledBytes { file: file(40), offset: block * 4096, bytes: vec![1] };
     let bytes: Vec<_> = (0..1100).map(part).collect();

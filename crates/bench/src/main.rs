@@ -5,9 +5,9 @@
 //! times; what counts is the ratio within a round, and of the rounds' ratios the median.
 //!
 //! - `mount` uses mounted filesystems through system calls, as programs do.
-//! - `engine` calls the map and the rules of files in this process, without FUSE, and compares with
-//!   the same system calls on ext4: what is lost between both tables is lost on the way through the
-//!   kernel.
+//! - `engine` makes the calls of the mount's front end in this process, without FUSE, and compares
+//!   with the same system calls on ext4: what is lost between both tables is lost on the way
+//!   through the kernel.
 //!
 //! All images lie in one directory on one disk, made alike: of full length, every block written, so
 //! that nobody pays for the host's allocations. Everything runs in mount and process namespaces of

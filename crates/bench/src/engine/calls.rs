@@ -40,6 +40,10 @@ impl Subject for Calls {
         Ok(openat(directory, name, flags, Mode::from_raw_mode(0o644))?)
     }
 
+    fn close(&self, file: OwnedFd) {
+        drop(file);
+    }
+
     fn write(&self, file: &OwnedFd, offset: u64, block: &[u8]) -> Result<()> {
         assert_eq!(pwrite(file, block, offset)?, block.len(), "a whole write");
         Ok(())

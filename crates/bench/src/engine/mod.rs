@@ -13,7 +13,7 @@
 
 mod calls;
 mod crowd;
-mod map;
+mod local;
 
 use std::hint::black_box;
 
@@ -21,7 +21,7 @@ use anyhow::Result;
 
 use self::calls::Calls;
 use self::crowd::{Lap, lap};
-use self::map::Engine;
+use self::local::Local;
 use crate::args;
 use crate::figures::{Figures, Metric};
 use crate::random::Random;
@@ -62,6 +62,8 @@ pub trait Subject: Sync {
     fn make_directory(&self, name: &str) -> Result<Self::Directory>;
     /// Makes a file that is not there and opens it.
     fn create(&self, directory: &Self::Directory, name: &str) -> Result<Self::File>;
+    /// Closes it and forgets it.
+    fn close(&self, file: Self::File);
     /// Writes a block.
     fn write(&self, file: &Self::File, offset: u64, block: &[u8]) -> Result<()>;
     /// Finds a file's attributes by its name.
@@ -77,7 +79,7 @@ pub fn run(args: &args::Engine) -> Result<()> {
     let scratch = Scratch::new(&args.dir)?;
     let image = scratch.path().join("engine.img");
     full_image(&image, IMAGE)?;
-    let engine = Engine::open(&image)?;
+    let engine = Local::open(&image)?;
     let [mut clock, mut work, mut waits] = [(); 3].map(|()| Figures::default());
     let ext4 = if args.alone { None } else { Some(Ext4::new(scratch.path(), IMAGE)?) };
     let calls = ext4.as_ref().map(|ext4| Calls::new(ext4.root())).transpose()?;
@@ -206,7 +208,7 @@ impl<S: Subject> Run<'_, S> {
             names.iter().try_for_each(|name| subject.lookup(&dirs[thread], name))
         })?;
         (self.add)(LOOKUP, total, time);
-        drop(files);
+        files.into_iter().flatten().for_each(|file| subject.close(file));
         let (time, _) = lap("unlink", threads, |thread| {
             names.iter().try_for_each(|name| subject.unlink(&dirs[thread], name))
         })?;
@@ -229,6 +231,7 @@ impl<S: Subject> Run<'_, S> {
             lap("overwrite", threads, |thread| overwrite(thread * part, (thread + 1) * part))?;
         (self.add)(OVERWRITE, FILE_BLOCKS, time);
         subject.sync()?;
+        subject.close(file);
         subject.unlink(&dirs[0], "file")
     }
 
@@ -239,7 +242,9 @@ impl<S: Subject> Run<'_, S> {
         let (mut time, _) = lap("fill", threads, |thread| {
             names.iter().try_for_each(|name| {
                 let file = subject.create(&dirs[thread], name)?;
-                subject.write(&file, 0, &block)
+                subject.write(&file, 0, &block)?;
+                subject.close(file);
+                Ok(())
             })
         })?;
         let (sync, _) = lap("sync", 1, |_| subject.sync())?;

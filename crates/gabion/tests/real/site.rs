@@ -275,10 +275,19 @@ fn kill_all(pids: &[Pid]) {
         let _ = kill_process(*pid, Signal::KILL);
     }
     for pid in pids {
-        while fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
-            .is_ok_and(|line| !line.is_empty())
-        {
+        while !is_dead(*pid) {
             thread::yield_now();
         }
     }
+}
+
+/// Whether nothing of a process is left that could hold a file open: its first thread may be dead
+/// while others still are at their end.
+fn is_dead(pid: Pid) -> bool {
+    let folder = format!("/proc/{}", pid.as_raw_nonzero());
+    let Ok(tasks) = fs::read_dir(format!("{folder}/task")) else { return true };
+    let state = fs::read_to_string(format!("{folder}/stat")).unwrap_or_default();
+    // After the name, which is in parentheses, comes the state.
+    let is_zombie = state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    is_zombie && tasks.count() <= 1
 }

@@ -1,8 +1,8 @@
 //! Whatever bytes stand on a disk, decoding them gives a value or a reason.
 //!
 //! Each target is a function over bytes that decodes one structure and, if that succeeds, asserts
-//! what must follow: that it can be read through, and that encoding it gives the same again. Where a
-//! checksum stands before everything else, the target puts it right first: it keeps nobody out.
+//! what must follow: that it can be read through, and that encoding it gives the same again. Where
+//! a checksum stands before everything else, the target puts it right first: it keeps nobody out.
 //!
 //! The targets are run in two ways:
 //!

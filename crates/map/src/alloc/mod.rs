@@ -2,7 +2,8 @@
 //!
 //! A block's life: [`Allocator::allocate`] (busy: nobody else gets it) → [`Allocator::own`] (in the
 //! next commit's page, together with the item that references it) → [`Allocator::retire`] (not in
-//! the next commit's page, still busy, because the last commit and the journal may reference it) → the commit becomes durable → [`Allocator::release`] (free).
+//! the next commit's page, still busy, because the last commit and the journal may reference it)
+//! → the commit becomes durable → [`Allocator::release`] (free).
 //!
 //! [`Allocator::capture`] writes the pages of one commit. Whoever belongs to the transaction group
 //! after it says so by its number, and is kept out of those pages (see [`group`]).

@@ -225,6 +225,21 @@ impl History {
         Ok(())
     }
 
+    /// Adds an operation that failed because the disk did: it may have happened or not, and
+    /// promises nothing. The last one of a run.
+    pub fn record_failed(&mut self, op: &Op, events: Range<usize>) {
+        let _ = self.model.apply(op);
+        let state = self.steps.len() + 1;
+        self.record_births(state);
+        for effect in self.model.effects().to_vec() {
+            if !matches!(effect, Effect::Synced(_) | Effect::SyncedAll) {
+                self.record_effect(effect, state);
+            }
+        }
+        self.steps.push(Step { op: op.clone(), events, barrier: false });
+        self.record_state();
+    }
+
     fn record_births(&mut self, state: usize) {
         for number in self.model.files() {
             self.files.entry(number).or_insert_with(|| {

@@ -3,6 +3,7 @@
 //! 1. A disk is formatted and mounted, its log starts.
 //! 2. The operations run; each answer must be the model's ([`History`]). Then it is unmounted,
 //!    which promises no less than a sync.
+//!    If the disk is to fail, that ends with the first EIO, and nothing is asked of unmounting.
 //! 3. For every crash of the log ([`CrashPoints`]) the image is mounted and written down, and
 //!    [`verify`] says whether that may be.
 //! 4. What was recovered has to be usable: more operations run on it and must have the answers,
@@ -20,6 +21,7 @@ use gabion_base::disk::Disk;
 use crate::check::{Violation, verify};
 use crate::crash::{CrashImage, CrashPlan, CrashPoints};
 use crate::disk::SimDisk;
+use crate::faults::Faults;
 use crate::history::{History, Mismatch, Room, carried_out};
 use crate::model::Model;
 use crate::op::{Errno, Op, Value};
@@ -60,6 +62,8 @@ pub struct Trial {
     pub second_life: usize,
     /// Whether operations may be refused for lack of space.
     pub room: Room,
+    /// From which operation on the disk fails, and how.
+    pub breakdown: Option<(usize, Faults)>,
 }
 
 /// What a trial that found nothing did.
@@ -144,6 +148,7 @@ impl Trial {
             second_life_of: 0,
             second_life: 0,
             room: Room::Ample,
+            breakdown: None,
         }
     }
 
@@ -154,7 +159,8 @@ impl Trial {
         disk.restart_log();
         let mounted = engine.mount(as_disk(&disk)).map_err(Reason::Engine)?;
         let history = History::new(Model::new(), self.room);
-        let history = self.live(engine, &disk, mounted, history, &self.ops)?;
+        let breakdown = self.breakdown.as_ref();
+        let history = self.live(engine, &disk, mounted, history, (&self.ops, breakdown))?;
         let recording = disk.recording();
         let (events, refused) = (recording.events.len(), history.refused());
         let mut summary = Summary { events, refused, ..Summary::default() };
@@ -181,19 +187,31 @@ impl Trial {
         disk: &SimDisk,
         mut system: E::Mounted,
         mut history: History,
-        ops: &[Op],
+        (ops, breakdown): (&[Op], Option<&(usize, Faults)>),
     ) -> Result<History, Failure> {
-        for op in ops {
+        for (at, op) in ops.iter().enumerate() {
+            if let Some((_, faults)) = breakdown.filter(|(after, _)| *after == at) {
+                disk.set_faults(faults.clone());
+            }
             let start = disk.position();
             let answered = system.apply(op);
             let events = start..disk.position();
+            if breakdown.is_some() && answered == Err(Errno::EIO) {
+                history.record_failed(op, events);
+                return Ok(history);
+            }
             if let Err(mismatch) = history.record(op, answered, events) {
                 return Err(failure(&history, usize::MAX, &[], Reason::Answer(mismatch)));
             }
         }
         let start = disk.position();
-        engine.unmount(system).map_err(Reason::Engine)?;
+        let unmounted = engine.unmount(system);
         let events = start..disk.position();
+        if breakdown.is_some() && unmounted.is_err() {
+            history.record_failed(&Op::Sync, events);
+            return Ok(history);
+        }
+        unmounted.map_err(Reason::Engine)?;
         history.record(&Op::Sync, Ok(Value::Done), events).map_err(Reason::Answer)?;
         Ok(history)
     }
@@ -247,10 +265,11 @@ impl Trial {
         let ops = Workload::continuing(seed, Profile::CRASHES, model.clone());
         let ops: Vec<Op> = ops.take(self.second_life).collect();
         let history = History::new(model, self.room);
-        let history = self.live(engine, &disk, mounted, history, &ops).map_err(|mut failure| {
-            failure.crashes.push(crash.to_string());
-            failure
-        })?;
+        let history =
+            self.live(engine, &disk, mounted, history, (&ops, None)).map_err(|mut failure| {
+                failure.crashes.push(crash.to_string());
+                failure
+            })?;
         let mut made = 0;
         let later = CrashPoints::new(disk.recording(), self.plan);
         for again in later.filter(|again| again.position >= begin) {

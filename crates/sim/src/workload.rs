@@ -8,6 +8,8 @@
 //!
 //! Equal seeds and profiles give equal sequences.
 
+use std::collections::VecDeque;
+
 use gabion_base::rng::Rng;
 
 use crate::model::Model;
@@ -64,6 +66,8 @@ pub struct Workload {
     /// The model's, kept because almost every choice asks for it.
     namespace: Namespace,
     stamp: u64,
+    /// What comes next in any case.
+    planned: VecDeque<Op>,
 }
 
 #[derive(Clone, Copy)]
@@ -74,6 +78,7 @@ enum Action {
     Link,
     Remove,
     Rename,
+    Save,
     Open,
     Close,
     Write,
@@ -85,13 +90,14 @@ enum Action {
 }
 
 /// How often each action is taken when nothing is synced or looked at.
-const WEIGHTS: [(Action, u64); 14] = [
+const WEIGHTS: [(Action, u64); 15] = [
     (Action::Make, 7),
     (Action::MakeDirectory, 5),
     (Action::Symlink, 4),
     (Action::Link, 6),
     (Action::Remove, 10),
     (Action::Rename, 14),
+    (Action::Save, 2),
     (Action::Open, 10),
     (Action::Close, 5),
     (Action::Write, 26),
@@ -112,7 +118,8 @@ impl Workload {
     pub fn continuing(seed: u64, profile: Profile, model: Model) -> Self {
         let stamp = seed << 32;
         let namespace = model.namespace();
-        Self { rng: Rng::new(seed), profile, model, namespace, stamp }
+        let planned = VecDeque::new();
+        Self { rng: Rng::new(seed), profile, model, namespace, stamp, planned }
     }
 
     /// The first `count` operations of `seed`.
@@ -207,6 +214,7 @@ impl Workload {
                 _ => Op::Unlink { path: self.existing(&[Kind::File]) },
             },
             Action::Rename => self.draw_rename(),
+            Action::Save => self.draw_save(),
             Action::Open => self.draw_open(),
             Action::Close => Op::Close { slot: self.slot() },
             Action::Write => self.draw_write(),
@@ -261,6 +269,25 @@ impl Workload {
             _ => self.object(),
         };
         Op::Rename { from, to, how }
+    }
+
+    /// As programs save a document: a new file is written and takes the old one's place.
+    fn draw_save(&mut self) -> Op {
+        let (path, slot) = (self.free(), self.rng.below(u64::from(SLOTS)) as Slot);
+        let file = Target::Slot(slot);
+        let mut offset = 0;
+        for _ in 0..=self.rng.below(2) {
+            self.stamp += 1;
+            let (stamp, length) = (self.stamp, 1 + self.rng.below(self.profile.file_size_max / 4));
+            self.planned.push_back(Op::Write { file: file.clone(), offset, length, stamp });
+            offset += length;
+        }
+        if self.rng.chance(1, 4) {
+            self.planned.push_back(Op::Fsync { object: file });
+        }
+        let (to, how) = (self.existing(&[Kind::File]), Renaming::Replace);
+        self.planned.push_back(Op::Rename { from: path.clone(), to, how });
+        Op::Open { path, slot, how: Opening::Create(0o644) }
     }
 
     fn draw_open(&mut self) -> Op {
@@ -445,7 +472,7 @@ impl Iterator for Workload {
     type Item = Op;
 
     fn next(&mut self) -> Option<Op> {
-        let op = self.draw();
+        let op = self.planned.pop_front().unwrap_or_else(|| self.draw());
         let bytes_only = matches!(
             op,
             Op::Write { .. } | Op::Read { .. } | Op::SetSize { .. } | Op::Fallocate { .. }

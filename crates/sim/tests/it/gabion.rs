@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gabion_base::rng::Rng;
 use gabion_sim::crash::CrashPlan;
 use gabion_sim::disk::SimDisk;
+use gabion_sim::faults::{Faults, Odds};
 use gabion_sim::history::Room;
 use gabion_sim::model::Model;
 use gabion_sim::op::Op;
@@ -132,5 +133,18 @@ fn it_keeps_its_promises_on_a_full_disk() {
         let trial = Trial { ops, plan, room: Room::Scarce, blocks: 4096, ..trial };
         let free_blocks = 10 + Rng::new(!seed).below(60);
         run(seed, &trial, &engine.with_free_blocks(free_blocks));
+    }
+}
+
+#[test]
+fn it_keeps_its_promises_when_the_disk_fails() {
+    for seed in seeds(4) {
+        let (trial, engine) = trial(seed);
+        let mut rng = Rng::new(seed.wrapping_mul(77));
+        let odds = |rng: &mut Rng| Odds([0, 30_000, 200_000][rng.below(3) as usize]);
+        let (write_error, flush_error) = (odds(&mut rng), odds(&mut rng));
+        let faults = Faults { seed, write_error, flush_error, ..Faults::default() };
+        let after = rng.below(trial.ops.len() as u64) as usize;
+        run(seed, &Trial { breakdown: Some((after, faults)), ..trial }, &engine);
     }
 }

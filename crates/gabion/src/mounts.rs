@@ -78,9 +78,11 @@ pub fn life(mount: &Mount) -> Life {
         return Life::Serving;
     }
     // Nobody listens, so there is no daemon that this could wait for.
+    // A killed one may be at its end still, with its connection open until then: then the answer
+    // is that it was cut off, whatever the error is called.
     match rustix::fs::statvfs(&mount.mountpoint) {
-        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED) => Life::Dead,
-        _ => Life::Serving,
+        Ok(_) | Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => Life::Serving,
+        Err(_) => Life::Dead,
     }
 }
 

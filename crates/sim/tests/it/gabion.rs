@@ -118,7 +118,7 @@ fn populated(seed: u64, count: usize) -> Vec<Op> {
 
 #[test]
 fn it_keeps_its_promises_after_crashes() {
-    for seed in seeds(8) {
+    for seed in seeds(6) {
         let (trial, engine) = trial(seed);
         run(seed, &trial, &engine);
     }
@@ -138,7 +138,7 @@ fn it_keeps_its_promises_on_a_full_disk() {
 
 #[test]
 fn it_keeps_its_promises_when_the_disk_fails() {
-    for seed in seeds(4) {
+    for seed in seeds(3) {
         let (trial, engine) = trial(seed);
         let mut rng = Rng::new(seed.wrapping_mul(77));
         let odds = |rng: &mut Rng| Odds([0, 30_000, 200_000][rng.below(3) as usize]);

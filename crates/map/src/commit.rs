@@ -117,7 +117,10 @@ impl LocalMap {
 
     /// Whether the last commit holds everything already.
     fn is_committed(&self) -> bool {
-        self.view.load().active.is_empty()
+        let view = self.view.load();
+        // What a failed commit froze stays frozen.
+        view.active.is_empty()
+            && view.frozen.is_none()
             && !self.forest_changed.load(Ordering::Acquire)
             && self.files.unsettled().is_empty()
     }

@@ -42,6 +42,7 @@ pub mod tree;
 pub mod txn;
 pub mod view;
 mod writeback;
+mod written;
 
 pub use error::MapError;
 pub use key::{FileId, Key, Kind};

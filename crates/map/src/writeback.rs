@@ -9,8 +9,8 @@
 //! Small files skip 1 and 2: their bytes go into the item. Blocks that were set aside for the file
 //! are written in place, with the file locked throughout, so that nobody frees them meanwhile.
 //!
-//! The size in the FILE item advances to what the file's size was before step 1, once all bytes
-//! below it are written, and not at all if the file was cut since.
+//! The size in the FILE item advances in step 3, up to the first byte that is still only accepted.
+//! So a crash never leaves bytes behind a file's end, which would appear when the file grows.
 
 use std::sync::Arc;
 
@@ -18,7 +18,6 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::BlockSlice;
 use gabion_base::checksum::crc32c;
 use gabion_base::disk::{DiskRequest, Durability, Ticket};
-use gabion_base::ids::Txg;
 use gabion_base::sync::MutexGuard;
 
 use crate::alloc::Purpose;
@@ -26,13 +25,13 @@ use crate::error::MapError;
 use crate::extents::Piece;
 use crate::file::FileState;
 use crate::file::dirty::{InJournal, STRIPE_BLOCKS, Segment};
-use crate::format::item::{Extent, FileData, INLINE_LENGTH_MAX, Sharing};
-use crate::format::journal::{FreedRun, Run};
+use crate::format::item::{FileData, INLINE_LENGTH_MAX};
+use crate::format::journal::Run;
 use crate::journal::{Flushed, Position};
 use crate::key::FileId;
 use crate::map::LocalMap;
-use crate::transaction::LocalTxn;
 use crate::txn::{LockMode, Stop};
+use crate::written::{Ranges, WrittenRun};
 
 /// Bytes of one file that an fsync puts into the journal instead of writing extents: below this,
 /// one write of the journal beats a write of data, a flush, and the journal's write.
@@ -51,18 +50,13 @@ struct Flight<'a> {
     state: &'a Arc<FileState>,
     _one_at_a_time: MutexGuard<'a, ()>,
     size: u64,
-    cuts: u64,
     segments: Vec<Segment>,
+    /// Written to blocks that were allocated for it.
     runs: Vec<WrittenRun>,
+    /// Written to blocks that were set aside for the file, in order.
+    in_place: Vec<WrittenRun>,
     /// Whether all segments fit into this flight.
     whole: bool,
-}
-
-/// Blocks of a file and where they were written.
-struct WrittenRun {
-    block: u64,
-    run: Run,
-    checksums: Vec<u32>,
 }
 
 impl LocalMap {
@@ -150,6 +144,7 @@ impl LocalMap {
             let outcome = self.write_runs(&mut flights);
             for flight in &mut flights {
                 let mapped = if outcome.is_ok() { self.map_flight(flight) } else { Ok(()) };
+                flight.in_place.clear();
                 let returned = self.give_back(flight);
                 mapped.and(returned)?;
             }
@@ -184,7 +179,8 @@ impl LocalMap {
         if self.has_set_aside(flight)? {
             self.write_in_place(flight)?;
         }
-        let mut rest = &flight.segments[..];
+        let elsewhere = flight.elsewhere();
+        let mut rest = &elsewhere[..];
         while let Some(first) = rest.first() {
             // Segments side by side within a stripe become one extent.
             let mut end = first.end();
@@ -221,27 +217,30 @@ impl LocalMap {
     fn map_flight(&self, flight: &mut Flight<'_>) -> Result<(), MapError> {
         let state = flight.state;
         let file = state.file;
-        let mapped = self.attempt(|txn| -> Result<Vec<Vec<(u64, u64)>>, Stop> {
+        let mapped = self.attempt(|txn| -> Result<(Vec<Ranges>, Ranges), Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
             let birth = self.view.load().active.txg();
             let mut mapped = Vec::with_capacity(flight.runs.len());
+            let mut kept = Vec::new();
             if flight.fits_inline() {
-                txn.map_inline(state, &flight.segments)?;
+                kept.extend(txn.map_inline(state, &flight.segments)?);
             }
             for written in &flight.runs {
                 mapped.push(txn.map_written(state, &flight.segments, written, birth)?);
             }
-            if flight.whole && state.cuts() == flight.cuts {
-                let mut extent = txn.extent(file)?;
-                if extent.size < flight.size {
-                    extent.size = flight.size;
-                    txn.put_extent(file, extent);
-                }
+            let mut missed = Vec::new();
+            for written in &flight.in_place {
+                let (here, not_here) = txn.map_in_place(state, &flight.segments, written)?;
+                kept.extend(here);
+                missed.extend(not_here);
             }
-            txn.changes.unflushed = !flight.runs.is_empty();
-            Ok(mapped)
+            kept.extend(mapped.iter().flatten());
+            txn.advance_size(state, kept)?;
+            txn.changes.unflushed = !flight.runs.is_empty() || !flight.in_place.is_empty();
+            Ok((mapped, missed))
         });
-        let mapped = mapped.map_err(world)?;
+        let (mapped, missed) = mapped.map_err(world)?;
+        flight.whole &= missed.is_empty();
         for (written, mapped) in flight.runs.iter_mut().zip(mapped) {
             written.forget(&mapped, |run| self.alloc.give_back(run))?;
         }
@@ -318,27 +317,54 @@ impl LocalMap {
         .map_err(world)
     }
 
-    /// Writes those blocks of a flight that were set aside for the file, in place, and takes them
-    /// out of the flight.
+    /// Writes those blocks of a flight that were set aside for the file, in place. Until their item
+    /// says that they are written, nobody reads them.
     fn write_in_place(&self, flight: &mut Flight<'_>) -> Result<(), MapError> {
         let state = flight.state;
         let file = state.file;
         for segment in &flight.segments {
-            self.attempt(|txn| -> Result<(), Stop> {
+            let written = self.attempt(|txn| -> Result<Vec<WrittenRun>, Stop> {
                 txn.ensure(file, LockMode::Exclusive)?;
+                let mut written = Vec::new();
                 for (from, to) in state.dirty.unchanged(segment) {
                     for piece in txn.pieces(file, from, to, usize::MAX)? {
                         if txn.is_set_aside(file, &piece) {
                             let (from, to) = (from.max(piece.block), to.min(piece.end()));
-                            txn.write_piece_in_place(state, segment, &piece, from, to)?;
+                            self.write_piece(segment, &piece.cut(from, to), &mut written)?;
                         }
                     }
                 }
-                Ok(())
-            })
-            .map_err(world)?;
+                Ok(written)
+            });
+            flight.in_place.extend(written.map_err(world)?);
         }
-        flight.take_segments();
+        Ok(())
+    }
+
+    /// Writes a piece that was set aside, of which `segment` has the bytes. The file is locked.
+    fn write_piece(
+        &self,
+        segment: &Segment,
+        piece: &Piece,
+        written: &mut Vec<WrittenRun>,
+    ) -> Result<(), MapError> {
+        let FileData::Unwritten(run) = &piece.data else {
+            unreachable!("only blocks that were set aside are written in place")
+        };
+        // Nothing but the item has said so far that these blocks are the file's.
+        self.alloc.check_in_use(Run { addr: run.addr, count: run.count })?;
+        let mut block = piece.block;
+        while block < piece.end() {
+            // An extent stays within its stripe.
+            let end = piece.end().min((block / STRIPE_BLOCKS + 1) * STRIPE_BLOCKS);
+            let count = end - block;
+            let slice = segment.slice.part((block - segment.block) as usize, count as usize);
+            let run = Run { addr: run.addr.plus(block - piece.block), count: count as u32 };
+            let checksums = slice.bytes().chunks(BLOCK_SIZE).map(crc32c).collect();
+            self.disk.write(run.addr, slice, Durability::Cached)?;
+            written.push(WrittenRun { block, run, checksums });
+            block = end;
+        }
         Ok(())
     }
 }
@@ -349,19 +375,17 @@ impl<'a> Flight<'a> {
             state,
             _one_at_a_time: guard,
             size: 0,
-            cuts: 0,
             segments: Vec::new(),
             runs: Vec::new(),
+            in_place: Vec::new(),
             whole: false,
         };
         flight.take_segments();
         flight
     }
 
-    /// Looks at the file once more. The size is taken before the segments: all bytes below it are
-    /// among them.
+    /// Looks at the file once more.
     fn take_segments(&mut self) {
-        self.cuts = self.state.cuts();
         self.size = self.state.size();
         self.segments = self.state.dirty.all();
         let mut blocks = 0;
@@ -374,120 +398,29 @@ impl<'a> Flight<'a> {
         self.segments.truncate(count);
     }
 
+    /// The segments without what was written in place.
+    fn elsewhere(&self) -> Vec<Segment> {
+        let mut elsewhere = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            let mut at = segment.block;
+            let first = self.in_place.partition_point(|written| written.end() <= at);
+            for written in
+                self.in_place[first..].iter().take_while(|written| written.block < segment.end())
+            {
+                if at < written.block {
+                    elsewhere.push(segment.cut(at, written.block));
+                }
+                at = written.end();
+            }
+            if at < segment.end() {
+                elsewhere.push(segment.cut(at, segment.end()));
+            }
+        }
+        elsewhere
+    }
+
     fn fits_inline(&self) -> bool {
         self.size <= INLINE_LENGTH_MAX as u64 && self.segments.iter().all(|s| s.end() == 1)
-    }
-}
-
-impl WrittenRun {
-    /// Hands those parts of the run that are not in `mapped` (blocks of the file) to `give_back`.
-    fn forget(
-        &self,
-        mapped: &[(u64, u64)],
-        give_back: impl Fn(Run) -> Result<(), MapError>,
-    ) -> Result<(), MapError> {
-        let end = self.block + u64::from(self.run.count);
-        let mut at = self.block;
-        for (from, to) in mapped.iter().copied().chain([(end, end)]) {
-            if from > at {
-                let addr = self.run.addr.plus(at - self.block);
-                give_back(Run { addr, count: (from - at) as u32 })?;
-            }
-            at = to;
-        }
-        Ok(())
-    }
-}
-
-impl LocalTxn<'_> {
-    /// Whether a piece's blocks can be written in place: set aside, and nobody else's.
-    pub(crate) fn is_set_aside(&self, file: FileId, piece: &Piece) -> bool {
-        let FileData::Unwritten(run) = &piece.data else { return false };
-        let blocks = Run { addr: run.addr, count: run.count };
-        let freed = FreedRun { subvol: file.subvol, run: blocks, birth: run.birth };
-        run.sharing == Sharing::Sole && self.map.snapshot_needing(&freed).is_none()
-    }
-
-    /// Puts extents for what of `written` is still the file's bytes; returns those blocks.
-    fn map_written(
-        &mut self,
-        state: &Arc<FileState>,
-        segments: &[Segment],
-        written: &WrittenRun,
-        birth: Txg,
-    ) -> Result<Vec<(u64, u64)>, Stop> {
-        let end = written.block + u64::from(written.run.count);
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        let first = segments.partition_point(|segment| segment.end() <= written.block);
-        for segment in segments[first..].iter().take_while(|segment| segment.block < end) {
-            for (from, to) in state.dirty.unchanged(segment) {
-                let (from, to) = (from.max(written.block), to.min(end));
-                match ranges.last_mut() {
-                    _ if from >= to => {}
-                    Some(last) if last.1 == from => last.1 = to,
-                    _ => ranges.push((from, to)),
-                }
-            }
-        }
-        for (from, to) in &ranges {
-            let skip = from - written.block;
-            let addr = written.run.addr.plus(skip);
-            let count = to - from;
-            let checksums = written.checksums[skip as usize..(skip + count) as usize].to_vec();
-            let extent = Extent { addr, birth, sharing: Sharing::Sole, checksums };
-            self.unmap(state.file, *from, *to)?;
-            let piece = Piece { block: *from, data: FileData::Extent(extent) };
-            self.map_piece(state.file, &piece)?;
-            self.changes.batch.allocated.push(Run { addr, count: count as u32 });
-            self.drop_accepted(state.file, *from, *to);
-        }
-        Ok(ranges)
-    }
-
-    /// Puts a small file's bytes into its item.
-    fn map_inline(&mut self, state: &Arc<FileState>, segments: &[Segment]) -> Result<(), Stop> {
-        let size = state.size();
-        let Some(segment) = segments.first() else { return Ok(()) };
-        if size > INLINE_LENGTH_MAX as u64 || state.dirty.unchanged(segment).is_empty() {
-            return Ok(());
-        }
-        self.unmap(state.file, 0, 1)?;
-        let bytes = segment.slice.bytes()[..size as usize].to_vec();
-        self.map_piece(state.file, &Piece { block: 0, data: FileData::Inline(bytes) })?;
-        self.drop_accepted(state.file, 0, 1);
-        Ok(())
-    }
-
-    fn write_piece_in_place(
-        &mut self,
-        state: &Arc<FileState>,
-        segment: &Segment,
-        piece: &Piece,
-        from: u64,
-        to: u64,
-    ) -> Result<(), Stop> {
-        let part = piece.cut(from, to);
-        let FileData::Unwritten(run) = part.data else {
-            unreachable!("only blocks that were set aside are written in place")
-        };
-        // Nothing but the item has said so far that these blocks are the file's.
-        self.map.alloc.check_in_use(Run { addr: run.addr, count: run.count })?;
-        let mut block = from;
-        while block < to {
-            // An extent stays within its stripe.
-            let end = to.min((block / STRIPE_BLOCKS + 1) * STRIPE_BLOCKS);
-            let slice =
-                segment.slice.part((block - segment.block) as usize, (end - block) as usize);
-            let addr = run.addr.plus(block - from);
-            let checksums = slice.bytes().chunks(BLOCK_SIZE).map(crc32c).collect();
-            self.map.disk.write(addr, slice, Durability::Cached).map_err(MapError::from)?;
-            let extent = Extent { addr, birth: run.birth, sharing: Sharing::Sole, checksums };
-            self.replace_set_aside(state.file, block, extent)?;
-            block = end;
-        }
-        self.changes.unflushed = true;
-        self.drop_accepted(state.file, from, to);
-        Ok(())
     }
 }
 

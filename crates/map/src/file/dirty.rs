@@ -45,7 +45,8 @@ impl Segment {
         self.block + self.slice.count() as u64
     }
 
-    fn cut(&self, from: u64, to: u64) -> Self {
+    /// The part within blocks `from..to`.
+    pub(crate) fn cut(&self, from: u64, to: u64) -> Self {
         let slice = self.slice.part((from - self.block) as usize, (to - from) as usize);
         Self { block: from, slice, journaled: self.journaled }
     }

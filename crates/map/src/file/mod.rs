@@ -33,7 +33,6 @@ pub struct FileState {
     pub writeback: Mutex<()>,
     size: AtomicU64,
     item_size: AtomicU64,
-    cuts: AtomicU64,
     dirty_blocks: AtomicU64,
 }
 
@@ -46,7 +45,6 @@ impl FileState {
             writeback: Mutex::new(()),
             size: AtomicU64::new(size),
             item_size: AtomicU64::new(size),
-            cuts: AtomicU64::new(0),
             dirty_blocks: AtomicU64::new(0),
         }
     }
@@ -61,13 +59,9 @@ impl FileState {
         self.size.fetch_max(end, Ordering::AcqRel);
     }
 
-    /// The size was set. Counts cuts, so that a writeback under way knows that it saw an older
-    /// file.
+    /// The size was set.
     pub fn resize(&self, size: u64) {
-        let before = self.size.swap(size, Ordering::AcqRel);
-        if size < before {
-            self.cuts.fetch_add(1, Ordering::AcqRel);
-        }
+        self.size.store(size, Ordering::Release);
     }
 
     /// The FILE item says `size` now.
@@ -88,11 +82,6 @@ impl FileState {
     /// Whether the items, and the journal's bytes over them, are all that the file is.
     pub fn is_recorded(&self) -> bool {
         self.size() == self.item_size() && self.dirty.is_journaled()
-    }
-
-    /// How often the file was cut.
-    pub fn cuts(&self) -> u64 {
-        self.cuts.load(Ordering::Acquire)
     }
 
     /// Blocks that wait to be written.

@@ -1,20 +1,43 @@
 //! What comes while a commit is under way, within one of its disk requests: operations, crashes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use gabion_base::disk::{Disk, DiskRequest, Durability, MemDisk, Ticket};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, MemDisk, Ticket};
+use gabion_base::ids::BlockAddr;
 use gabion_map::{LocalMap, Txn};
 
-use crate::local::{assert_exact, file, format_on, open, read, write};
+use crate::local::{assert_exact, file, format_on, open, read, size, write};
 
 type Hook = Box<dyn FnOnce(&LocalMap) + Send>;
 
-/// A disk that does something at the next write, and remembers itself before each forced one.
+/// A disk that does something at one of the next writes, remembers itself before each forced one,
+/// and may fail to flush.
 struct Hooked {
     disk: MemDisk,
     map: OnceLock<Arc<LocalMap>>,
-    hook: Mutex<Option<Hook>>,
+    /// What to do, and after how many writes.
+    hook: Mutex<Option<(usize, Hook)>>,
     before_forced: Mutex<Vec<u8>>,
+    fails: AtomicBool,
+}
+
+impl Hooked {
+    fn at_write(&self, number: usize, hook: impl FnOnce(&LocalMap) + Send + 'static) {
+        *self.hook.lock().expect("nobody panics") = Some((number, Box::new(hook)));
+    }
+
+    fn next_hook(&self) -> Option<Hook> {
+        let mut hook = self.hook.lock().expect("nobody panics");
+        let (left, _) = hook.as_mut()?;
+        match left.checked_sub(1) {
+            Some(less) => {
+                *left = less;
+                None
+            }
+            None => hook.take().map(|(_, hook)| hook),
+        }
+    }
 }
 
 impl Disk for Hooked {
@@ -28,9 +51,14 @@ impl Disk for Hooked {
 
     fn submit(&self, request: DiskRequest) -> Ticket {
         let is_write = matches!(request, DiskRequest::Write { .. });
-        let hook = is_write.then(|| self.hook.lock().expect("nobody panics").take()).flatten();
+        let hook = is_write.then(|| self.next_hook()).flatten();
         if let Some(hook) = hook {
             hook(self.map.get().expect("hooks come after the map"));
+        }
+        if matches!(request, DiskRequest::Flush) && self.fails.load(Ordering::Relaxed) {
+            let (device, addr) = (self.name(), BlockAddr(0));
+            let source = Arc::new(std::io::Error::other("a test"));
+            return Ticket::ready(Err(DiskError::Io { device, operation: "flush", addr, source }));
         }
         if let DiskRequest::Write { durability: Durability::Fua, .. } = request {
             *self.before_forced.lock().expect("nobody panics") = self.disk.image();
@@ -43,7 +71,8 @@ impl Disk for Hooked {
 fn hooked() -> (Arc<Hooked>, Arc<LocalMap>) {
     let disk = MemDisk::new(16_384);
     let (map, hook, before_forced) = (OnceLock::new(), Mutex::new(None), Mutex::default());
-    let hooked = Arc::new(Hooked { disk, map, hook, before_forced });
+    let fails = AtomicBool::new(false);
+    let hooked = Arc::new(Hooked { disk, map, hook, before_forced, fails });
     let disk: Arc<dyn Disk> = hooked.clone();
     format_on(&disk);
     let map = Arc::new(open(&disk));
@@ -62,7 +91,7 @@ fn synced_bytes_outlive_a_commit_that_saw_only_newer_ones() {
         write(map, file(11), 0, &[2; 600]).expect("space");
         write(map, file(11), 663, &[2; 9000]).expect("space");
     };
-    *disk.hook.lock().expect("nobody panics") = Some(Box::new(between));
+    disk.at_write(0, between);
     map.commit().expect("a working disk");
     let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
     let after = open(&image);
@@ -81,11 +110,39 @@ fn a_crash_before_the_superblock_leaves_nothing_of_what_was_carried_over() {
     map.transact(|txn| txn.set_size(file(10), 5000)).expect("space");
     let between = |map: &LocalMap| write(map, file(10), 4096, &[2; 4096]).expect("space");
     write(&map, file(12), 0, &[4; 100_000]).expect("space");
-    *disk.hook.lock().expect("nobody panics") = Some(Box::new(between));
+    disk.at_write(0, between);
     map.commit().expect("a working disk");
     let before = disk.before_forced.lock().expect("nobody panics").clone();
     let image = Arc::new(MemDisk::from_image(before)) as Arc<dyn Disk>;
     let after = open(&image);
     assert!(read(&after, file(10), 0, 10_000) == [1; 8192]);
+    assert_exact(&after);
+}
+
+#[test]
+fn a_commit_after_one_that_failed_fails_too() {
+    let (disk, map) = hooked();
+    write(&map, file(10), 0, &[1; 100]).expect("space");
+    disk.fails.store(true, Ordering::Relaxed);
+    assert!(map.commit().is_err());
+    disk.fails.store(false, Ordering::Relaxed);
+    assert!(map.commit().is_err(), "nothing new was changed, and nothing was committed");
+}
+
+#[test]
+fn no_bytes_come_behind_the_end_of_a_file_before_its_size_does() {
+    let (disk, map) = hooked();
+    // Half of the file is written in place, the other half elsewhere; a sync comes in between.
+    map.transact(|txn| txn.allocate(file(10), 4 * 4096, 8 * 4096)).expect("space");
+    write(&map, file(11), 0, &[1; 100]).expect("space");
+    write(&map, file(10), 0, &[7; 8 * 4096]).expect("space");
+    disk.at_write(1, |map| map.sync_file(file(11)).expect("a working disk"));
+    map.flush_file(file(10)).expect("a working disk");
+    assert!(read(&map, file(10), 0, 100_000) == [7; 8 * 4096]);
+    let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
+    let after = open(&image);
+    assert_eq!(size(&after, file(10)), 0);
+    after.transact(|txn| txn.set_size(file(10), 8 * 4096)).expect("space");
+    assert!(read(&after, file(10), 0, 100_000) == [0; 8 * 4096]);
     assert_exact(&after);
 }

@@ -55,7 +55,7 @@ pub fn read(map: &LocalMap, id: FileId, offset: u64, length: usize) -> Vec<u8> {
     into
 }
 
-fn size(map: &LocalMap, id: FileId) -> u64 {
+pub fn size(map: &LocalMap, id: FileId) -> u64 {
     map.transact(|txn| txn.file(id)).expect("readable").size
 }
 

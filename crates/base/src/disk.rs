@@ -185,13 +185,13 @@ pub trait Disk: Send + Sync {
     /// Starts a request. Never blocks for longer than it takes to find room in the device's queue.
     fn submit(&self, request: DiskRequest) -> Ticket;
 
-    /// Reads `into.len() / BLOCK_SIZE` blocks and waits. `into` must be whole blocks.
-    fn read(&self, addr: BlockAddr, into: &mut Blocks) -> Result<(), DiskError> {
-        let count = into.count();
+    /// Reads `into.len() / BLOCK_SIZE` blocks and waits. `into` must be whole blocks; nothing is
+    /// copied if it begins on a block boundary.
+    fn read(&self, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        assert!(into.len().is_multiple_of(BLOCK_SIZE), "a read of {} bytes", into.len());
+        let count = into.len() / BLOCK_SIZE;
         let read = self.submit(DiskRequest::Read { addr, count }).wait()?;
-        let read = read.expect("a read completes with blocks");
-        assert_eq!(read.count(), count, "a read of {count} blocks");
-        *into = read;
+        into.copy_from_slice(read.expect("a read completes with blocks").bytes());
         Ok(())
     }
 

@@ -15,6 +15,9 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::abi::{IN_HEADER_SIZE, WriteIn};
 
@@ -30,17 +33,17 @@ const START: usize = PAGE - WRITE_HEAD;
 const COPY_MAX: usize = 128 << 10;
 
 /// Page-aligned memory of which only the part that was written is ever shown.
-struct Aligned {
+struct Pages {
     start: NonNull<u8>,
     size: usize,
 }
 
 // SAFETY: the memory is owned by this value alone and has no thread affinity.
-unsafe impl Send for Aligned {}
+unsafe impl Send for Pages {}
 // SAFETY: shared access only ever reads.
-unsafe impl Sync for Aligned {}
+unsafe impl Sync for Pages {}
 
-impl Aligned {
+impl Pages {
     fn new(size: usize) -> Self {
         let layout = Self::layout(size);
         // SAFETY: the layout has a size of at least one page.
@@ -55,23 +58,72 @@ impl Aligned {
     }
 }
 
-impl Drop for Aligned {
+impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with the same layout, and freed once.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.size)) }
     }
 }
 
+/// Memory of full messages that nobody uses now. New memory from the system has to be cleared page
+/// by page, which costs more than a message's copy.
+pub(crate) struct Spares {
+    pages: Mutex<Vec<Pages>>,
+    max: usize,
+}
+
+impl Spares {
+    /// Keeps at most `max` pieces of memory, of 1 MiB each.
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { pages: Mutex::default(), max })
+    }
+
+    fn message(self: &Arc<Self>) -> MessageBuffer {
+        let pages = self.pages.lock().pop();
+        let pages = pages.unwrap_or_else(|| Pages::new(PAGE + PAYLOAD_MAX));
+        let memory = Memory { pages: Some(pages), home: Some(Arc::clone(self)) };
+        MessageBuffer { memory, payload_max: PAYLOAD_MAX, length: 0 }
+    }
+}
+
+/// Memory that goes back to where it came from.
+struct Memory {
+    /// Present until it is dropped.
+    pages: Option<Pages>,
+    home: Option<Arc<Spares>>,
+}
+
+impl Memory {
+    fn new(size: usize) -> Self {
+        Self { pages: Some(Pages::new(size)), home: None }
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.pages.as_ref().expect("present until it is dropped").start.as_ptr()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let (Some(home), Some(pages)) = (&self.home, self.pages.take()) {
+            let mut spares = home.pages.lock();
+            if spares.len() < home.max {
+                spares.push(pages);
+            }
+        }
+    }
+}
+
 /// One message as read from the device.
 pub(crate) struct MessageBuffer {
-    memory: Aligned,
+    memory: Memory,
     payload_max: usize,
     length: usize,
 }
 
 impl MessageBuffer {
     pub(crate) fn new(payload_max: usize) -> Self {
-        Self { memory: Aligned::new(PAGE + payload_max), payload_max, length: 0 }
+        Self { memory: Memory::new(PAGE + payload_max), payload_max, length: 0 }
     }
 
     /// Lets `read` fill the buffer: it is given where to write and how much room there is, and
@@ -83,7 +135,7 @@ impl MessageBuffer {
         self.length = 0;
         let room = WRITE_HEAD + self.payload_max;
         // SAFETY: START lies inside the first page, which every allocation has.
-        let length = read(unsafe { self.memory.start.as_ptr().add(START) }, room)?;
+        let length = read(unsafe { self.memory.start().add(START) }, room)?;
         assert!(length <= room, "the kernel wrote {length} bytes into {room}");
         self.length = length;
         Ok(())
@@ -91,7 +143,7 @@ impl MessageBuffer {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: `fill` wrote `length` bytes from START on, within the allocation.
-        unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(START), self.length) }
+        unsafe { std::slice::from_raw_parts(self.memory.start().add(START), self.length) }
     }
 
     /// A copy that holds no more memory than the message needs.
@@ -114,9 +166,9 @@ impl MessageBuffer {
 pub(crate) struct Slot(Option<MessageBuffer>);
 
 impl Slot {
-    /// The buffer, made anew if the last one was taken.
-    pub(crate) fn ready(&mut self) -> &mut MessageBuffer {
-        self.0.get_or_insert_with(|| MessageBuffer::new(PAYLOAD_MAX))
+    /// The buffer, another one if the last was taken.
+    pub(crate) fn ready(&mut self, spares: &Arc<Spares>) -> &mut MessageBuffer {
+        self.0.get_or_insert_with(|| spares.message())
     }
 
     /// The message last read; empty if it was taken.
@@ -199,17 +251,17 @@ impl std::fmt::Debug for Payload<'_> {
 
 /// Owned bytes that start on a page boundary.
 pub struct PayloadBuffer {
-    memory: Aligned,
+    memory: Memory,
     offset: usize,
     length: usize,
 }
 
 impl PayloadBuffer {
     fn copy_of(bytes: &[u8]) -> Self {
-        let memory = Aligned::new(bytes.len());
+        let memory = Memory::new(bytes.len());
         // SAFETY: the new allocation has at least `bytes.len()` bytes and is not `bytes`.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.start.as_ptr(), bytes.len());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.start(), bytes.len());
         }
         Self { memory, offset: 0, length: bytes.len() }
     }
@@ -220,18 +272,14 @@ impl Deref for PayloadBuffer {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: `length` bytes from `offset` on were written before this value was made.
-        unsafe {
-            std::slice::from_raw_parts(self.memory.start.as_ptr().add(self.offset), self.length)
-        }
+        unsafe { std::slice::from_raw_parts(self.memory.start().add(self.offset), self.length) }
     }
 }
 
 impl DerefMut for PayloadBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and the borrow is exclusive.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.memory.start.as_ptr().add(self.offset), self.length)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start().add(self.offset), self.length) }
     }
 }
 
@@ -255,7 +303,7 @@ mod tests {
 
     fn slot_with(payload: usize) -> Slot {
         let mut slot = Slot::default();
-        let Ok(()) = slot.ready().fill(|target, room| {
+        let Ok(()) = slot.ready(&Spares::new(1)).fill(|target, room| {
             assert!(WRITE_HEAD + payload <= room);
             for index in 0..WRITE_HEAD + payload {
                 // SAFETY: `target` has `room` bytes.

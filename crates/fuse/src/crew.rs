@@ -26,7 +26,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::abi::opcode;
-use crate::buffer::Slot;
+use crate::buffer::{Slot, Spares};
 use crate::decode::{self, DecodeError, Message};
 use crate::flight::Core;
 use crate::reply::{Errno, Reply};
@@ -43,6 +43,7 @@ const TICK_MAX: Duration = Duration::from_millis(250);
 /// A session's threads and what they share.
 pub(crate) struct Crew {
     pub(crate) core: Arc<Core>,
+    spares: Arc<Spares>,
     handler: Box<dyn Handler>,
     config: Config,
     roster: Mutex<Roster>,
@@ -101,6 +102,7 @@ impl Crew {
     pub(crate) fn new(core: Arc<Core>, handler: Box<dyn Handler>, config: Config) -> Arc<Self> {
         Arc::new(Self {
             core,
+            spares: Spares::new(config.spare_buffers),
             handler,
             config,
             roster: Mutex::default(),
@@ -140,7 +142,7 @@ impl Crew {
         let mut slot = Slot::default();
         self.roster.lock().readers.push(me);
         loop {
-            match self.core.device.read(slot.ready()) {
+            match self.core.device.read(slot.ready(&self.spares)) {
                 Ok(()) => {
                     if let Next::Leave = self.receive(me, &mut slot) {
                         break;
@@ -227,7 +229,7 @@ impl Crew {
             self.room.notify_one();
             return Next::Handle(deferred);
         }
-        if roster.reading >= self.config.threads {
+        if roster.reading >= self.config.threads_idle {
             roster.total -= 1;
             return Next::Leave;
         }

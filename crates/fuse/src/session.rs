@@ -76,10 +76,14 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 /// How a session runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Threads that wait for requests, at least 2. Each has one buffer of 1 MiB.
+    /// Threads that wait for requests from the beginning, at least 2. Each has one buffer of 1 MiB.
     pub threads: usize,
+    /// Threads that may stay to wait for requests once they were needed.
+    pub threads_idle: usize,
     /// Threads at most, with those that are started while others are stuck in the handler.
     pub threads_max: usize,
+    /// Buffers of 1 MiB that are kept for writes to come when those that were in them are done.
+    pub spare_buffers: usize,
     /// How long a request may go unanswered before it fails with ETIMEDOUT. Waits for locks have no
     /// deadline.
     pub deadline: Duration,
@@ -90,7 +94,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let deadline = Duration::from_secs(60);
-        Self { threads: 4, threads_max: 16, deadline, name: "fuse".to_owned() }
+        let name = "fuse".to_owned();
+        Self { threads: 4, threads_idle: 4, threads_max: 16, spare_buffers: 4, deadline, name }
     }
 }
 
@@ -188,6 +193,7 @@ impl Session {
         mut config: Config,
     ) -> Result<Self, SessionError> {
         config.threads = config.threads.max(2);
+        config.threads_idle = config.threads_idle.max(config.threads);
         config.threads_max = config.threads_max.max(config.threads);
         let session = Self { crew: Crew::new(core, Box::new(handler), config) };
         session.crew.start().map_err(SessionError::Thread)?;

@@ -250,6 +250,7 @@ fn attach(
         request.flags = plan.settings.flags();
         request.users = plan.settings.users;
         request.writes = plan.settings.policy.unwrap_or(request.writes);
+        request.memory = plan.settings.cache.0 / 2;
         Mounted::start(Arc::clone(fs), &request).map(|mounted| (mounted, source))
     };
     let by_name = || mount(Source::Name(plan.target.display().to_string()));

@@ -9,12 +9,12 @@
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::checksum::crc32c;
-use gabion_base::disk::{DiskRequest, Ticket};
+use gabion_base::disk::DiskRequest;
+use gabion_base::ids::BlockAddr;
 
 use crate::error::MapError;
-use crate::extents::Piece;
 use crate::file::dirty::{InJournal, Segment};
-use crate::format::item::FileData;
+use crate::format::item::{Extent, FileData};
 use crate::key::FileId;
 use crate::transaction::LocalTxn;
 use crate::txn::{FILE_SIZE_MAX, LockMode, Payload, Stop, Txn};
@@ -23,10 +23,46 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Pieces looked up at once: a read of 1 MiB of single blocks takes one step.
 const PIECES_PER_STEP: usize = 256;
 
-/// Blocks on their way from the device into a reader's buffer.
-struct Fetch {
-    ticket: Ticket,
-    piece: Piece,
+/// Blocks of a file that stand side by side on the device, too.
+struct Stored {
+    /// First block of the file.
+    block: u64,
+    /// First block on the device.
+    addr: BlockAddr,
+    /// Of each block.
+    checksums: Vec<u32>,
+}
+
+impl Stored {
+    fn request(&self) -> DiskRequest {
+        DiskRequest::Read { addr: self.addr, count: self.checksums.len() }
+    }
+
+    /// Whether `extent` at `block` of the file goes on where this ends, on the device as well.
+    fn ends_at(&self, block: u64, extent: &Extent) -> bool {
+        let count = self.checksums.len() as u64;
+        self.block + count == block && self.addr.plus(count) == extent.addr
+    }
+
+    /// Checks what was read.
+    fn verify(&self, file: FileId, bytes: &[u8]) -> Result<(), Stop> {
+        for (index, (block, checksum)) in bytes.chunks(BLOCK_SIZE).zip(&self.checksums).enumerate()
+        {
+            if crc32c(block) != *checksum {
+                let offset = (self.block + index as u64) * BLOCK;
+                let addr = self.addr.plus(index as u64);
+                return Err(Stop::Map(MapError::BadData { file, offset, addr }));
+            }
+        }
+        Ok(())
+    }
+
+    /// The part of `into`, which is at `offset` of the file, for exactly these blocks; `None` if it
+    /// has no room for all of them.
+    fn place<'a>(&self, offset: u64, into: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        let start = (self.block * BLOCK).checked_sub(offset)? as usize;
+        into.get_mut(start..start + self.checksums.len() * BLOCK_SIZE)
+    }
 }
 
 impl LocalTxn<'_> {
@@ -45,7 +81,9 @@ impl LocalTxn<'_> {
             return Ok(0);
         }
         let length = (into.len() as u64).min(size - offset) as usize;
-        self.fill(file, offset, &mut into[..length])?;
+        // To the end of the last block if there is room: whole blocks need no buffer in between.
+        let whole = into.len().min(length.next_multiple_of(BLOCK_SIZE));
+        self.fill(file, offset, &mut into[..whole])?;
         Ok(length)
     }
 
@@ -85,27 +123,31 @@ impl LocalTxn<'_> {
         while at < to {
             let pieces = self.pieces(file, at, to, PIECES_PER_STEP)?;
             let full = pieces.len() == PIECES_PER_STEP;
-            let mut fetches = Vec::with_capacity(pieces.len());
+            let mut fetches: Vec<Stored> = Vec::new();
             for piece in pieces {
                 if piece.block > at {
                     zero_blocks(at, piece.block, offset, into);
                 }
                 let part = piece.cut(piece.block.max(at), piece.end().min(to));
                 at = part.end();
-                match &part.data {
+                match part.data {
                     FileData::Inline(bytes) => {
-                        zero_blocks(part.block, part.end(), offset, into);
-                        copy_blocks(part.block, bytes, offset, into);
+                        zero_blocks(part.block, at, offset, into);
+                        copy_blocks(part.block, &bytes, offset, into);
                     }
-                    FileData::Unwritten(_) => zero_blocks(part.block, part.end(), offset, into),
-                    FileData::Extent(extent) => {
-                        let count = extent.checksums.len();
-                        let request = DiskRequest::Read { addr: extent.addr, count };
-                        fetches.push((request, part));
-                    }
+                    FileData::Unwritten(_) => zero_blocks(part.block, at, offset, into),
+                    FileData::Extent(extent) => match fetches.last_mut() {
+                        Some(last) if last.ends_at(part.block, &extent) => {
+                            last.checksums.extend(extent.checksums);
+                        }
+                        _ => {
+                            let Extent { addr, checksums, .. } = extent;
+                            fetches.push(Stored { block: part.block, addr, checksums });
+                        }
+                    },
                 }
             }
-            self.fetch(file, fetches, offset, into)?;
+            self.fetch(file, &fetches, offset, into)?;
             if !full {
                 zero_blocks(at, to, offset, into);
                 return Ok(());
@@ -117,23 +159,25 @@ impl LocalTxn<'_> {
     fn fetch(
         &self,
         file: FileId,
-        requests: Vec<(DiskRequest, Piece)>,
+        fetches: &[Stored],
         offset: u64,
         into: &mut [u8],
     ) -> Result<(), Stop> {
         let disk = &self.map.disk;
-        // A single read stays on this thread; several are in flight together.
-        if let [(DiskRequest::Read { addr, count }, piece)] = &requests[..] {
-            let mut blocks = Blocks::zeroed(*count);
-            disk.read(*addr, &mut blocks).map_err(MapError::from)?;
-            return deliver(file, piece, &blocks, offset, into);
+        // A single read stays on this thread, and needs no other memory than the reader's.
+        if let [stored] = fetches
+            && let Some(place) = stored.place(offset, into)
+        {
+            disk.read(stored.addr, place).map_err(MapError::from)?;
+            return stored.verify(file, place);
         }
-        let submit = |(request, piece)| Fetch { ticket: disk.submit(request), piece };
-        let fetches: Vec<Fetch> = requests.into_iter().map(submit).collect();
-        for Fetch { ticket, piece } in fetches {
+        // Several are in flight together.
+        let tickets: Vec<_> = fetches.iter().map(|stored| disk.submit(stored.request())).collect();
+        for (stored, ticket) in fetches.iter().zip(tickets) {
             let blocks = ticket.wait().map_err(MapError::from)?;
             let blocks = blocks.expect("a read completes with blocks");
-            deliver(file, &piece, &blocks, offset, into)?;
+            stored.verify(file, blocks.bytes())?;
+            copy_blocks(stored.block, blocks.bytes(), offset, into);
         }
         Ok(())
     }
@@ -215,30 +259,6 @@ impl LocalTxn<'_> {
     pub(crate) fn accepted(&self, file: FileId) -> Vec<Segment> {
         self.state(file).map(|state| state.dirty.all()).unwrap_or_default()
     }
-}
-
-/// Verifies what was read of `piece` and copies what belongs into `into`.
-fn deliver(
-    file: FileId,
-    piece: &Piece,
-    blocks: &Blocks,
-    offset: u64,
-    into: &mut [u8],
-) -> Result<(), Stop> {
-    let FileData::Extent(extent) = &piece.data else {
-        unreachable!("only extents are read from the device")
-    };
-    for (index, (block, checksum)) in
-        blocks.bytes().chunks(BLOCK_SIZE).zip(&extent.checksums).enumerate()
-    {
-        if crc32c(block) != *checksum {
-            let offset = (piece.block + index as u64) * BLOCK;
-            let addr = extent.addr.plus(index as u64);
-            return Err(Stop::Map(MapError::BadData { file, offset, addr }));
-        }
-    }
-    copy_blocks(piece.block, blocks.bytes(), offset, into);
-    Ok(())
 }
 
 /// Copies `bytes`, which stand at block `block` of a file, into their part of `into`.

@@ -439,14 +439,14 @@ fn read_unit(
     }
     let addr = layout.journal.plus(id.position);
     let mut head = Blocks::zeroed(1);
-    disk.read(addr, &mut head)?;
+    disk.read(addr, head.bytes_mut())?;
     let Ok(length) = decode_unit_length(head.bytes(), id) else { return Ok(None) };
     let count = unit_blocks(length);
     if id.position + count > layout.journal_blocks {
         return Ok(None);
     }
     let mut unit = Blocks::zeroed(count as usize);
-    disk.read(addr, &mut unit)?;
+    disk.read(addr, unit.bytes_mut())?;
     if decode_unit(unit.bytes(), length).is_err() {
         return Ok(None);
     }

@@ -151,7 +151,7 @@ pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
 
 fn read_slot(disk: &dyn Disk, addr: BlockAddr) -> Result<Result<Superblock, String>, DiskError> {
     let mut block = Blocks::zeroed(1);
-    disk.read(addr, &mut block)?;
+    disk.read(addr, block.bytes_mut())?;
     let bytes = block.bytes();
     Ok(Superblock::decode(bytes, addr).map_err(|reason| match reason {
         _ if bytes.iter().all(|byte| *byte == 0) => "empty".to_string(),

@@ -190,7 +190,7 @@ impl Scrubber<'_> {
         };
         let FileData::Extent(extent) = piece.data else { return };
         let mut blocks = Blocks::zeroed(extent.checksums.len());
-        if let Err(error) = self.map.disk.read(extent.addr, &mut blocks) {
+        if let Err(error) = self.map.disk.read(extent.addr, blocks.bytes_mut()) {
             return self.found(key.subvol, Some(key), error.into());
         }
         self.report.progress.data_bytes += blocks.bytes().len() as u64;

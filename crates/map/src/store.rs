@@ -81,7 +81,7 @@ impl NodeCache {
     /// Reads and verifies a node, past the cache.
     pub fn read(&self, ptr: NodePtr, level: u8) -> Result<Arc<Node>, MapError> {
         let mut blocks = Blocks::zeroed(NODE_BLOCKS);
-        self.disk.read(ptr.addr, &mut blocks)?;
+        self.disk.read(ptr.addr, blocks.bytes_mut())?;
         let expected = Expected { ptr, uuid: self.uuid, owner: None, level };
         Ok(Arc::new(Node::decode(BlockSlice::new(blocks), &expected)?))
     }

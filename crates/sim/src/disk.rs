@@ -334,7 +334,7 @@ mod tests {
 
     fn first_byte(disk: &SimDisk, addr: u64) -> u8 {
         let mut into = Blocks::zeroed(1);
-        disk.read(BlockAddr(addr), &mut into).expect("a healthy disk reads");
+        disk.read(BlockAddr(addr), into.bytes_mut()).expect("a healthy disk reads");
         into.bytes()[0]
     }
 
@@ -384,7 +384,7 @@ mod tests {
     fn requests_past_the_end_are_refused() {
         let disk = SimDisk::new(8);
         assert!(disk.write(BlockAddr(8), block(1), Durability::Fua).is_err());
-        assert!(disk.read(BlockAddr(u64::MAX), &mut Blocks::zeroed(1)).is_err());
+        assert!(disk.read(BlockAddr(u64::MAX), &mut [0; BLOCK_SIZE]).is_err());
         assert_eq!(disk.position(), 0);
     }
 
@@ -421,15 +421,15 @@ mod tests {
         disk.set_faults(Faults { flush_error: Odds::ALWAYS, ..Faults::default() });
         assert!(disk.flush().is_err());
         disk.set_faults(Faults { read_error: Odds::ALWAYS, ..Faults::default() });
-        assert!(disk.read(BlockAddr(1), &mut Blocks::zeroed(1)).is_err());
+        assert!(disk.read(BlockAddr(1), &mut [0; BLOCK_SIZE]).is_err());
         let unreadable = [BlockAddr(2)].into();
         disk.set_faults(Faults { unreadable, ..Faults::default() });
-        assert!(disk.read(BlockAddr(1), &mut Blocks::zeroed(2)).is_err());
-        assert!(disk.read(BlockAddr(3), &mut Blocks::zeroed(2)).is_ok());
+        assert!(disk.read(BlockAddr(1), &mut [0; 2 * BLOCK_SIZE]).is_err());
+        assert!(disk.read(BlockAddr(3), &mut [0; 2 * BLOCK_SIZE]).is_ok());
 
         disk.set_faults(Faults { rotten_read: Odds::ALWAYS, ..Faults::default() });
         let mut into = Blocks::zeroed(1);
-        disk.read(BlockAddr(9), &mut into).expect("rot is silent");
+        disk.read(BlockAddr(9), into.bytes_mut()).expect("rot is silent");
         assert_eq!(into.bytes().iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
         disk.set_faults(Faults::default());
         disk.rot(BlockAddr(9), 3);

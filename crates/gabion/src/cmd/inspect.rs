@@ -254,7 +254,7 @@ impl Image<'_> {
             return Ok(vec![PageRef::default(); count]);
         };
         let mut block = Blocks::zeroed(1);
-        self.disk.read(addr, &mut block).map_err(|error| error.to_string())?;
+        self.disk.read(addr, block.bytes_mut()).map_err(|error| error.to_string())?;
         if page_checksum(self.superblock.uuid, addr, block.bytes()) != page.checksum {
             return Err(format!("{addr} does not match its checksum"));
         }

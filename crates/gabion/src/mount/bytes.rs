@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::buffer::BlockSlice;
+use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_fs::{CopyRequest, Privileges, SizeRule, SpaceRequest, WriteAt};
 use gabion_fuse::{CopyFileRange, PAYLOAD_MAX, Read, Reply, Write};
 use gabion_map::txn::SeekTarget;
@@ -17,19 +17,18 @@ use super::front::{Ask, done, failed, refuse};
 const COPY_MAX: usize = 128 << 10;
 
 thread_local! {
-    /// What this thread reads into: a buffer of its own for each READ would cost more than the
-    /// reading.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What this thread reads into, on a block boundary: a buffer of its own for each READ would
+    /// cost more than the reading.
+    static BUFFER: RefCell<Option<Blocks>> = const { RefCell::new(None) };
 }
 
 impl Ask<'_> {
     pub(super) fn read(&self, read: &Read, reply: Reply) {
         let size = (read.size as usize).min(PAYLOAD_MAX);
         BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let into = &mut buffer[..size];
+            // Memory that is never touched takes none.
+            let blocks = buffer.get_or_insert_with(|| Blocks::zeroed(PAYLOAD_MAX / BLOCK_SIZE));
+            let into = &mut blocks.bytes_mut()[..size];
             match self.fs.read(&self.caller, self.file, read.offset, into) {
                 Ok(count) => reply.bytes(&into[..count]),
                 Err(error) => failed(reply, &error),

@@ -10,7 +10,7 @@ use gabion_map::FileId;
 use gabion_node::LocalFs;
 
 use super::kernel::{FOREVER, init_reply};
-use super::{Locking, WritePolicy, encode};
+use super::{Locking, MountRequest, WritePolicy, encode};
 
 /// A local filesystem as the kernel sees it.
 pub(super) struct Front {
@@ -18,13 +18,16 @@ pub(super) struct Front {
     fs: Weak<LocalFs>,
     locking: Locking,
     writes: WritePolicy,
+    /// For requests under way, in bytes.
+    memory: u64,
     /// How the filesystem was closed, once it is.
     closed: Mutex<Option<Result<()>>>,
 }
 
 impl Front {
-    pub(super) fn new(fs: &Arc<LocalFs>, writes: WritePolicy, locking: Locking) -> Self {
-        Self { fs: Arc::downgrade(fs), locking, writes, closed: Mutex::default() }
+    pub(super) fn new(fs: &Arc<LocalFs>, request: &MountRequest) -> Self {
+        let MountRequest { writes, locking, memory, .. } = *request;
+        Self { fs: Arc::downgrade(fs), locking, writes, memory, closed: Mutex::default() }
     }
 
     /// How closing the filesystem went, asked once.
@@ -43,7 +46,7 @@ pub(super) struct Ask<'a> {
 
 impl Handler for Front {
     fn init(&self, offer: &KernelOffer) -> InitReply {
-        init_reply(offer, self.writes, self.locking)
+        init_reply(offer, self.writes, self.locking, self.memory)
     }
 
     fn handle(&self, request: Request<'_>, reply: Reply) {

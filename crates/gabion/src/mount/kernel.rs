@@ -12,14 +12,20 @@ use super::{Locking, WritePolicy};
 pub(super) const FOREVER: Duration = Duration::MAX;
 
 /// Asynchronous requests in flight at most: readahead and writeback, of up to 1 MiB each.
-const BACKGROUND_MAX: u16 = 64;
-/// From here on the kernel holds writeback back.
-const CONGESTION: u16 = 48;
-/// How far the kernel reads ahead, in KiB: a request of the largest size.
-const READ_AHEAD_KIB: u32 = 1024;
+const BACKGROUND_MAX: u64 = 64;
+/// The same with little memory.
+const BACKGROUND_MIN: u64 = 4;
+/// How far the kernel reads ahead, in KiB: two requests of the largest size, so that the disk has
+/// always one while the other is being answered.
+const READ_AHEAD_KIB: u32 = 2048;
 
 /// What is taken of the kernel's offer.
-pub(super) fn init_reply(offer: &KernelOffer, writes: WritePolicy, locking: Locking) -> InitReply {
+pub(super) fn init_reply(
+    offer: &KernelOffer,
+    writes: WritePolicy,
+    locking: Locking,
+    memory: u64,
+) -> InitReply {
     let mut features = Features::ASYNC_READ
         | Features::ASYNC_DIO
         | Features::PARALLEL_DIROPS
@@ -40,11 +46,13 @@ pub(super) fn init_reply(offer: &KernelOffer, writes: WritePolicy, locking: Lock
     if writes == WritePolicy::Back {
         features |= Features::WRITEBACK_CACHE;
     }
+    let background = (memory / 2 / PAYLOAD_MAX as u64).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16;
     InitReply {
         features,
         max_readahead: offer.max_readahead,
-        max_background: BACKGROUND_MAX,
-        congestion_threshold: CONGESTION,
+        max_background: background,
+        // From here on the kernel holds writeback back.
+        congestion_threshold: background / 4 * 3,
         max_write: PAYLOAD_MAX as u32,
         time_gran: 1,
         request_timeout_s: 0,

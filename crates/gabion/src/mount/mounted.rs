@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fuse::mount::{MountError, MountFlags, MountOptions, Source, Unmount, mount, unmount};
-use gabion_fuse::{Config, Session, SessionError};
+use gabion_fuse::{Config, PAYLOAD_MAX, Session, SessionError};
 use gabion_node::LocalFs;
 use thiserror::Error;
 
@@ -20,10 +20,16 @@ const SUBTYPE: &str = "gabion";
 /// Threads that wait for requests beyond the number of processors. Each request that is being
 /// handled needs another thread that reads; with too few, threads come and go with the requests.
 const READERS_SPARE: usize = 3;
+/// Threads that may be started however little memory there is.
+const READERS_MIN: usize = 4;
 /// Threads that wait for requests at most, however many processors there are.
 const READERS_MAX: usize = 16;
 /// Threads at most, with those that are started while others wait for the disk.
 const THREADS_MAX: usize = 32;
+/// Memory for requests if nothing else is said, in bytes.
+const MEMORY_DEFAULT: u64 = 128 << 20;
+/// What one thread may hold: a message as it came, and as much to answer with.
+const THREAD_MEMORY: u64 = 2 * PAYLOAD_MAX as u64;
 /// How long a request may take. Longer than syncing all memory to a slow disk.
 const DEADLINE: Duration = Duration::from_secs(600);
 /// How long ending the background threads waits before it wakes them again.
@@ -45,6 +51,9 @@ pub struct MountRequest {
     pub writes: WritePolicy,
     /// Who keeps advisory locks.
     pub locking: Locking,
+    /// Memory for requests under way at most, in bytes: messages, what is read for them, and the
+    /// buffers that are kept for those to come.
+    pub memory: u64,
 }
 
 impl MountRequest {
@@ -58,6 +67,23 @@ impl MountRequest {
             users: Users::Everybody,
             writes: WritePolicy::Back,
             locking: Locking::Kernel,
+            memory: MEMORY_DEFAULT,
+        }
+    }
+
+    /// The session's share of the memory: half for threads, the rest for buffers.
+    fn config(&self) -> Config {
+        let processors = thread::available_parallelism().map_or(2, usize::from);
+        let affordable = (self.memory / 2 / THREAD_MEMORY) as usize;
+        let threads_max = affordable.clamp(READERS_MIN, THREADS_MAX);
+        let threads = (processors + READERS_SPARE).min(READERS_MAX).min(threads_max);
+        Config {
+            threads,
+            threads_idle: (2 * threads).min(threads_max),
+            threads_max,
+            spare_buffers: (self.memory / 2) as usize / PAYLOAD_MAX,
+            deadline: DEADLINE,
+            name: "gabion".to_owned(),
         }
     }
 
@@ -104,18 +130,11 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts `fs` and begins to serve.
     pub fn start(fs: Arc<LocalFs>, request: &MountRequest) -> Result<Self, Error> {
-        let front = Arc::new(Front::new(&fs, request.writes, request.locking));
+        let front = Arc::new(Front::new(&fs, request));
         let device = mount(&request.mountpoint, &request.options())?;
         // Threads inherit what is said here.
         let _flusher = IoFlusher::begin();
-        let threads = thread::available_parallelism().map_or(2, usize::from);
-        let config = Config {
-            threads: (threads + READERS_SPARE).min(READERS_MAX),
-            threads_max: THREADS_MAX,
-            deadline: DEADLINE,
-            name: "gabion".to_owned(),
-        };
-        let session = match Session::start(device, Arc::clone(&front), config) {
+        let session = match Session::start(device, Arc::clone(&front), request.config()) {
             Ok(session) => session,
             Err(error) => {
                 // Nobody serves it: its users shall not wait for answers.

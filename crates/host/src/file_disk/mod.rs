@@ -294,9 +294,17 @@ impl Disk for FileDisk {
         }
     }
 
-    fn read(&self, addr: BlockAddr, into: &mut Blocks) -> Result<(), DiskError> {
-        self.backing.check(&DiskRequest::Read { addr, count: into.count() })?;
-        let read = self.backing.read(addr, into.bytes_mut());
+    fn read(&self, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        assert!(into.len().is_multiple_of(BLOCK_SIZE), "a read of {} bytes", into.len());
+        let count = into.len() / BLOCK_SIZE;
+        self.backing.check(&DiskRequest::Read { addr, count })?;
+        if !into.as_ptr().addr().is_multiple_of(BLOCK_SIZE) {
+            // Direct I/O is for aligned memory only.
+            let read = self.backing.execute(DiskRequest::Read { addr, count })?;
+            into.copy_from_slice(read.expect("a read gives blocks").bytes());
+            return Ok(());
+        }
+        let read = self.backing.read(addr, into);
         read.map_err(|error| self.backing.failure("read", addr, error))
     }
 
@@ -436,7 +444,7 @@ mod tests {
         let ones = BlockSlice::new(Blocks::from_bytes(&[1; BLOCK_SIZE]));
         disk.write(BlockAddr(1), ones.clone(), Durability::Fua).unwrap();
         let mut read = Blocks::zeroed(1);
-        disk.read(BlockAddr(1), &mut read).unwrap();
+        disk.read(BlockAddr(1), read.bytes_mut()).unwrap();
         assert_eq!(read.bytes(), ones.bytes());
     }
 }

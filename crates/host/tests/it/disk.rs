@@ -51,7 +51,7 @@ fn read(disk: &FileDisk, addr: u64, count: usize) -> Blocks {
 
 fn read_directly(disk: &FileDisk, addr: u64, count: usize) -> Blocks {
     let mut blocks = Blocks::from_bytes(&vec![0xee; count * BLOCK_SIZE]);
-    disk.read(BlockAddr(addr), &mut blocks).unwrap();
+    disk.read(BlockAddr(addr), blocks.bytes_mut()).unwrap();
     blocks
 }
 
@@ -217,7 +217,7 @@ fn a_length_is_rounded_down_to_whole_blocks() {
     create_image(&folder.join("empty"), 0).unwrap();
     let disk = FileDisk::open(&folder.join("empty"), OpenMode::ReadWrite).unwrap();
     assert_eq!(disk.blocks(), 0);
-    disk.read(BlockAddr(0), &mut Blocks::zeroed(0)).unwrap();
+    disk.read(BlockAddr(0), &mut []).unwrap();
     assert_eq!(read(&disk, 0, 0).count(), 0);
 }
 
@@ -238,7 +238,7 @@ fn requests_past_the_end_are_refused() {
     }
     let mut blocks = Blocks::zeroed(2);
     assert!(matches!(
-        disk.read(BlockAddr(9), &mut blocks),
+        disk.read(BlockAddr(9), blocks.bytes_mut()),
         Err(DiskError::OutOfRange { operation: "read", .. })
     ));
     let part = BlockSlice::new(Blocks::zeroed(2));

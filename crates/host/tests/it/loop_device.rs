@@ -56,10 +56,10 @@ fn a_device_is_a_disk() {
     let under = FileDisk::open(&image, OpenMode::ReadOnly).unwrap();
     for disk in [&disk, &under] {
         let mut blocks = Blocks::zeroed(8);
-        disk.read(BlockAddr(16), &mut blocks).unwrap();
+        disk.read(BlockAddr(16), blocks.bytes_mut()).unwrap();
         let wanted = [1, 1, 0, 0, 1, 1, 1, 1].map(|byte| [byte; BLOCK_SIZE]).concat();
         assert!(blocks.bytes() == wanted);
-        disk.read(BlockAddr(BLOCKS - 8), &mut blocks).unwrap();
+        disk.read(BlockAddr(BLOCKS - 8), blocks.bytes_mut()).unwrap();
         assert!(blocks.bytes() == ones.bytes());
     }
 }

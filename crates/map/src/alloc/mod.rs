@@ -563,7 +563,7 @@ fn load_bitmap(
     let place = layout.bitmap_page(group);
     let Some(addr) = page_ref.current(place) else { return Ok(initial_bitmap(layout, group)) };
     let mut page = Blocks::zeroed(1);
-    disk.read(addr, &mut page)?;
+    disk.read(addr, page.bytes_mut())?;
     let corrupt = |reason| MapError::Corrupt { structure: "allocation page", addr, reason };
     if page_checksum(uuid, addr, page.bytes()) != page_ref.checksum {
         return Err(corrupt("its checksum does not match"));
@@ -601,7 +601,7 @@ fn load_table_level(
             continue;
         };
         let mut page = Blocks::zeroed(1);
-        disk.read(addr, &mut page)?;
+        disk.read(addr, page.bytes_mut())?;
         let corrupt = |reason| MapError::Corrupt { structure: "allocation table", addr, reason };
         if page_checksum(uuid, addr, page.bytes()) != page_ref.checksum {
             return Err(corrupt("its checksum does not match"));

@@ -49,7 +49,7 @@ struct Mounted {
 
 fn read(disk: &dyn Disk, addr: u64) -> Option<u64> {
     let mut block = Blocks::zeroed(1);
-    disk.read(BlockAddr(addr), &mut block).ok()?;
+    disk.read(BlockAddr(addr), block.bytes_mut()).ok()?;
     let mut words = block.bytes().chunks(8).map(|word| word.try_into().expect("8 bytes"));
     let first = words.next().map(u64::from_le_bytes)?;
     words.all(|word| u64::from_le_bytes(word) == first).then_some(first)

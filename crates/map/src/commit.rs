@@ -331,7 +331,7 @@ impl LocalMap {
         for (id, record) in records {
             let key = subvol_key(*id);
             let value = record.encode();
-            let same = tree.get(key)?.is_some_and(|item| item.value() == value);
+            let same = tree.get(key)?.is_some_and(|known| *known == value[..]);
             if !same {
                 changes.insert(key, Some(Value::from(value)));
             }
@@ -342,7 +342,7 @@ impl LocalMap {
                 FileId::new(FOREST, Ino(u64::from(snapshot.0))).key(Kind::DEAD, freed.run.addr.0);
             let known = match changes.get(&key) {
                 Some(change) => change.clone(),
-                None => tree.get(key)?.map(|item| item.to_value()),
+                None => tree.get(key)?,
             };
             let mut item = Dead { count: freed.run.count, owners: 1, birth: freed.birth };
             if let Some(value) = known {

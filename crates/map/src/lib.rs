@@ -33,6 +33,7 @@ pub mod map;
 pub mod memtable;
 pub mod open;
 pub mod pin;
+mod recent;
 mod references;
 pub mod scrub;
 pub mod space;

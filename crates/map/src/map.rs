@@ -24,7 +24,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gabion_base::disk::{Disk, DiskError};
 use gabion_base::ids::{SubvolId, Txg, Uuid};
-use gabion_base::sync::{Condvar, Mutex, RwLock};
+use gabion_base::sync::{Condvar, Mutex, ReadMostly};
 
 use crate::alloc::Allocator;
 use crate::error::MapError;
@@ -91,13 +91,13 @@ pub struct LocalMap {
     pub(crate) limits: Limits,
     pub(crate) nodes: NodeCache,
     pub(crate) view: ArcSwap<View>,
-    pub(crate) gate: RwLock<()>,
+    pub(crate) gate: ReadMostly<()>,
     pub(crate) locks: LockTable,
     pub(crate) files: FileTable,
     pub(crate) alloc: Allocator,
     pub(crate) space: Space,
     pub(crate) journal: Journal,
-    pub(crate) subvols: RwLock<BTreeMap<SubvolId, Subvol>>,
+    pub(crate) subvols: ReadMostly<BTreeMap<SubvolId, Subvol>>,
     /// Blocks that died while a snapshot needs them, by transaction group.
     pub(crate) dead: Mutex<BTreeMap<Txg, Vec<(SubvolId, FreedRun)>>>,
     /// The last durable superblock. Its lock is the commit lock.
@@ -169,13 +169,13 @@ impl LocalMap {
             limits: parts.limits,
             nodes: parts.nodes,
             view: ArcSwap::from_pointee(parts.view),
-            gate: RwLock::new(()),
+            gate: ReadMostly::new(()),
             locks: LockTable::default(),
             files: FileTable::default(),
             alloc: parts.alloc,
             space,
             journal: parts.journal,
-            subvols: RwLock::new(subvols.collect()),
+            subvols: ReadMostly::new(subvols.collect()),
             dead: Mutex::default(),
             committed: AtomicU64::new(parts.superblock.txg.0),
             superblock: Mutex::new(parts.superblock),

@@ -16,6 +16,7 @@ use quick_cache::sync::Cache;
 
 use crate::error::MapError;
 use crate::format::node::{Expected, NODE_BLOCKS, NODE_SIZE, Node, NodePtr};
+use crate::recent::{self, StoreId};
 use crate::tree::NodeStore;
 
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub struct NodeCache {
     disk: Arc<dyn Disk>,
     uuid: Uuid,
     cache: Cache<(u64, u64), Arc<Node>, OneNode>,
+    id: StoreId,
     /// Nodes of a commit that are not on disk yet, which the cache must not forget.
     fresh: RwLock<HashMap<u64, Arc<Node>>>,
 }
@@ -41,7 +43,7 @@ impl NodeCache {
     pub fn new(disk: Arc<dyn Disk>, uuid: Uuid, bytes: u64) -> Self {
         let items = (bytes / NODE_SIZE as u64).max(16) as usize;
         let cache = Cache::with_weighter(items, bytes.max(16 * NODE_SIZE as u64), OneNode);
-        Self { disk, uuid, cache, fresh: RwLock::default() }
+        Self { disk, uuid, cache, id: StoreId::unique(), fresh: RwLock::default() }
     }
 
     /// Takes a node that is not on disk yet.
@@ -98,6 +100,16 @@ impl NodeStore for NodeCache {
         let node = self.read(ptr, level)?;
         self.cache.insert(cache_key(ptr), Arc::clone(&node));
         Ok(node)
+    }
+
+    fn visit(
+        &self,
+        ptr: NodePtr,
+        owner: SubvolId,
+        level: u8,
+        visitor: &mut dyn FnMut(&Node),
+    ) -> Result<(), MapError> {
+        recent::visit(self.id, ptr, level, || self.load(ptr, owner, level), visitor)
     }
 }
 

@@ -50,7 +50,7 @@ impl View {
         if let Some(change) = self.frozen.as_ref().and_then(|frozen| frozen.get(key)) {
             return Ok(change);
         }
-        Ok(self.tree(store, key.subvol).get(key)?.map(|item| item.to_value()))
+        self.tree(store, key.subvol).get(key)
     }
 
     /// At most `limit` items with `from <= key <= to`, both of one object, in order.

@@ -52,6 +52,17 @@ pub trait NodeStore: Sync {
     /// The node that `ptr` points to, decoded with these expectations. It must also find nodes
     /// that a merge under way has handed to [`NodeWriter::write`].
     fn load(&self, ptr: NodePtr, owner: SubvolId, level: u8) -> Result<Arc<Node>, MapError>;
+
+    /// Shows the same node to `visitor`, which must not ask for another one meanwhile.
+    fn visit(
+        &self,
+        ptr: NodePtr,
+        owner: SubvolId,
+        level: u8,
+        visitor: &mut dyn FnMut(&Node),
+    ) -> Result<(), MapError> {
+        self.load(ptr, owner, level).map(|node| visitor(&node))
+    }
 }
 
 /// Where a merge puts its nodes. Its calls may come from several threads.
@@ -108,9 +119,26 @@ impl<'a> Tree<'a> {
         self.root
     }
 
-    /// The item at `key`.
-    pub fn get(&self, key: Key) -> Result<Option<Item>, MapError> {
-        Ok(self.at_or_before(key)?.filter(|item| item.key() == key))
+    /// The value at `key`.
+    pub fn get(&self, key: Key) -> Result<Option<Value>, MapError> {
+        let place = self.place(key);
+        let Some(mut ptr) = self.root.ptr else { return Ok(None) };
+        let mut level = self.root_level()?;
+        let (mut first, mut upper) = (None, None);
+        loop {
+            let mut step = Ok(Step::Absent);
+            self.store.visit(ptr, self.owner, level, &mut |node| {
+                step = check(node, ptr, level, first, upper).map(|()| step_towards(node, place));
+            })?;
+            match step? {
+                Step::Absent => return Ok(None),
+                Step::Found(value) => return Ok(Some(value)),
+                Step::Down { child, lowest, next } => {
+                    (ptr, level) = (child, level - 1);
+                    (first, upper) = (Some(lowest), next.or(upper));
+                }
+            }
+        }
     }
 
     /// The last item at or before `key`.
@@ -151,10 +179,16 @@ impl<'a> Tree<'a> {
     /// The root node, if the tree has one.
     fn load_root(&self) -> Result<Option<Arc<Node>>, MapError> {
         let Some(ptr) = self.root.ptr else { return Ok(None) };
-        if self.root.level > LEVEL_MAX {
-            return Err(corrupt(ptr, "impossible level"));
+        self.load(ptr, self.root_level()?, None, None).map(Some)
+    }
+
+    fn root_level(&self) -> Result<u8, MapError> {
+        match self.root {
+            Root { ptr: Some(ptr), level } if level > LEVEL_MAX => {
+                Err(corrupt(ptr, "impossible level"))
+            }
+            Root { level, .. } => Ok(level),
         }
-        self.load(ptr, self.root.level, None, None).map(Some)
     }
 
     /// Child `index` of `parent`, all of whose keys are below `upper`; and the child's own bound.
@@ -181,17 +215,57 @@ impl<'a> Tree<'a> {
         upper: Option<ItemKey>,
     ) -> Result<Arc<Node>, MapError> {
         let node = self.store.load(ptr, self.owner, level)?;
-        if node.level() != level || node.ptr() != ptr {
-            return Err(corrupt(ptr, "not the node that was asked for"));
-        }
-        let items = node.items();
-        if first.is_some_and(|first| items.key(0) != first) {
-            return Err(corrupt(ptr, "its lowest key is not what its parent says"));
-        }
-        if upper.is_some_and(|upper| items.key(items.count() - 1) >= upper) {
-            return Err(corrupt(ptr, "keys past its parent's next child"));
-        }
+        check(&node, ptr, level, first, upper)?;
         Ok(node)
+    }
+}
+
+/// Fails unless `node` is the one at `ptr` and `level`, its lowest key is `first` (if given) and
+/// all its keys are below `upper`.
+fn check(
+    node: &Node,
+    ptr: NodePtr,
+    level: u8,
+    first: Option<ItemKey>,
+    upper: Option<ItemKey>,
+) -> Result<(), MapError> {
+    if node.level() != level || node.ptr() != ptr {
+        return Err(corrupt(ptr, "not the node that was asked for"));
+    }
+    let items = node.items();
+    if first.is_some_and(|first| items.key(0) != first) {
+        return Err(corrupt(ptr, "its lowest key is not what its parent says"));
+    }
+    if upper.is_some_and(|upper| items.key(items.count() - 1) >= upper) {
+        return Err(corrupt(ptr, "keys past its parent's next child"));
+    }
+    Ok(())
+}
+
+/// Where a search goes from a node.
+enum Step {
+    Absent,
+    Found(Value),
+    /// To a child, with its lowest key and the one that follows it in the parent.
+    Down {
+        child: NodePtr,
+        lowest: ItemKey,
+        next: Option<ItemKey>,
+    },
+}
+
+fn step_towards(node: &Node, place: ItemKey) -> Step {
+    let items = node.items();
+    // Separators are the exact lowest keys, so the item is below the one that routes to it.
+    let Some(index) = items.at_or_before(place) else { return Step::Absent };
+    let lowest = items.key(index);
+    match node.level() {
+        0 if lowest == place => Step::Found(Value::from(items.value(index))),
+        0 => Step::Absent,
+        _ => {
+            let next = (index + 1 < items.count()).then(|| items.key(index + 1));
+            Step::Down { child: items.child(index), lowest, next }
+        }
     }
 }
 

@@ -68,8 +68,8 @@ fn check_reads(store: &Memory, root: Root, model: &Model, rng: &mut Rng, keys: u
     let tree = store.tree(root);
     for _ in 0..20 {
         let at = key(rng.below(keys + 100));
-        let item = tree.get(at).expect("nothing is damaged");
-        assert_eq!(item.map(|item| item.to_value()), model.get(&at).cloned());
+        let value = tree.get(at).expect("nothing is damaged");
+        assert_eq!(value, model.get(&at).cloned());
         let before = tree.at_or_before(at).expect("nothing is damaged");
         let expected = model.range(..=at).next_back();
         assert_eq!(before.as_ref().map(|item| item.key()), expected.map(|(key, _)| *key));

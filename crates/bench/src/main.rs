@@ -28,6 +28,11 @@ mod table;
 mod workloads;
 
 use anyhow::Result;
+use mimalloc::MiMalloc;
+
+/// The one of the program `gabion`, whose parts are measured.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 use clap::Parser;
 
 use crate::args::{Cli, Command};

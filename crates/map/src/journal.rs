@@ -31,7 +31,7 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::codec::Reader;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability};
 use gabion_base::ids::{BlockAddr, Uuid};
-use gabion_base::sync::{Condvar, Mutex, MutexGuard};
+use gabion_base::sync::{CachePadded, Condvar, Mutex, MutexGuard};
 
 use crate::error::MapError;
 use crate::format::journal::{
@@ -75,7 +75,7 @@ pub struct Journal {
     state: Mutex<State>,
     changed: Condvar,
     /// Bytes of all chunks, so that memory can be watched without the lock.
-    waiting: AtomicU64,
+    waiting: CachePadded<AtomicU64>,
 }
 
 struct State {
@@ -132,7 +132,7 @@ impl Journal {
             blocks: layout.journal_blocks,
             state: Mutex::new(state),
             changed: Condvar::new(),
-            waiting: AtomicU64::new(0),
+            waiting: CachePadded::default(),
         }
     }
 
@@ -158,6 +158,8 @@ impl Journal {
 
     /// Appends a batch to the buffer. Returns the position that makes it durable.
     pub fn append(&self, batch: &Batch, data: DataOnDisk) -> Position {
+        let mut encoded = Vec::new();
+        batch.encode(&mut encoded);
         let mut state = self.state.lock();
         let state = &mut *state;
         if data == DataOnDisk::Unflushed {
@@ -168,9 +170,8 @@ impl Journal {
             state.chunks.push_back(Chunk { payload: Vec::new(), end: 0, closed: false });
         }
         let chunk = state.chunks.back_mut().expect("just pushed");
-        let before = chunk.payload.len();
-        batch.encode(&mut chunk.payload);
-        let length = (chunk.payload.len() - before) as u64;
+        chunk.payload.extend_from_slice(&encoded);
+        let length = encoded.len() as u64;
         self.waiting.fetch_add(length, Ordering::Relaxed);
         state.appended += length;
         chunk.end = state.appended;

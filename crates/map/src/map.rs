@@ -17,14 +17,14 @@
 //! each batch belongs to one transaction group entirely.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gabion_base::disk::{Disk, DiskError};
 use gabion_base::ids::{SubvolId, Txg, Uuid};
-use gabion_base::sync::{Condvar, Mutex, ReadMostly};
+use gabion_base::sync::{CachePadded, Condvar, Mutex, ReadMostly};
 
 use crate::alloc::Allocator;
 use crate::error::MapError;
@@ -104,15 +104,15 @@ pub struct LocalMap {
     pub(crate) superblock: Mutex<Superblock>,
     pub(crate) committed: AtomicU64,
     pub(crate) tree_nodes: AtomicU64,
-    pub(crate) dirty_blocks: AtomicU64,
-    pub(crate) journaled_bytes: AtomicU64,
+    pub(crate) dirty_blocks: CachePadded<AtomicU64>,
+    pub(crate) journaled_bytes: CachePadded<AtomicU64>,
     /// Whether the forest differs from the last commit although no item does.
     pub(crate) forest_changed: AtomicBool,
     /// Held by whoever writes nodes of a commit.
     pub(crate) writing_nodes: Mutex<()>,
     /// How many readers hold each committed state.
     pub(crate) pins: Mutex<BTreeMap<Txg, usize>>,
-    stopped: Mutex<Option<String>>,
+    stopped: OnceLock<String>,
     pressure: Mutex<Pressure>,
     pressed: Condvar,
 }
@@ -180,12 +180,12 @@ impl LocalMap {
             committed: AtomicU64::new(parts.superblock.txg.0),
             superblock: Mutex::new(parts.superblock),
             tree_nodes: AtomicU64::new(tree_nodes),
-            dirty_blocks: AtomicU64::new(0),
-            journaled_bytes: AtomicU64::new(0),
+            dirty_blocks: CachePadded::default(),
+            journaled_bytes: CachePadded::default(),
             forest_changed: AtomicBool::new(false),
             writing_nodes: Mutex::new(()),
             pins: Mutex::default(),
-            stopped: Mutex::default(),
+            stopped: OnceLock::new(),
             pressure: Mutex::default(),
             pressed: Condvar::new(),
         }
@@ -248,7 +248,7 @@ impl LocalMap {
         if self.mode == OpenMode::ReadOnly {
             return Err(MapError::ReadOnly);
         }
-        match &*self.stopped.lock() {
+        match self.stopped.get() {
             None => Ok(()),
             Some(cause) => Err(MapError::Stopped { uuid: self.uuid, cause: cause.clone() }),
         }
@@ -256,13 +256,13 @@ impl LocalMap {
 
     /// The error that made the map stop writing, if one did.
     pub fn stopped(&self) -> Option<String> {
-        self.stopped.lock().clone()
+        self.stopped.get().cloned()
     }
 
     /// After this failure the state on disk is no longer known: nothing more is written, what was
     /// committed or journaled before stays.
     pub(crate) fn stop(&self, failure: &MapError) {
-        self.stopped.lock().get_or_insert_with(|| failure.to_string());
+        self.stopped.get_or_init(|| failure.to_string());
         let failure = match failure {
             MapError::Disk(failure) => failure.clone(),
             other => DiskError::Io {

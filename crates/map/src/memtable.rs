@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gabion_base::ids::Txg;
-use gabion_base::sync::RwLock;
+use gabion_base::sync::{CachePadded, RwLock};
 
 use crate::key::{FileId, Key};
 use crate::txn::Value;
@@ -20,9 +20,9 @@ const ITEM_OVERHEAD: u64 = 96;
 /// Items changed by one transaction group.
 pub struct Memtable {
     txg: Txg,
-    shards: Vec<RwLock<Shard>>,
-    bytes: AtomicU64,
-    objects: AtomicU64,
+    shards: Vec<CachePadded<RwLock<Shard>>>,
+    bytes: CachePadded<AtomicU64>,
+    objects: CachePadded<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -39,9 +39,9 @@ impl Memtable {
     pub fn new(txg: Txg) -> Self {
         Self {
             txg,
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            bytes: AtomicU64::new(0),
-            objects: AtomicU64::new(0),
+            shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
+            bytes: CachePadded::default(),
+            objects: CachePadded::default(),
         }
     }
 

@@ -14,6 +14,8 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use gabion_base::sync::CachePadded;
+
 use crate::alloc::FreeBlocks;
 use crate::layout::Layout;
 
@@ -27,9 +29,9 @@ const COMMIT_NODES_BASE: u64 = 16;
 /// Promises of space.
 pub struct Space {
     reserve: i64,
-    promised: AtomicI64,
+    promised: CachePadded<AtomicI64>,
     /// Blocks that were given out for promised bytes which still count as promised: counted twice.
-    in_flight: AtomicI64,
+    in_flight: CachePadded<AtomicI64>,
 }
 
 /// What uncommitted changes will cost, roughly but never too little.
@@ -60,7 +62,7 @@ impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
         let reserve = 4 * layout.reserve_clusters as i64;
-        Self { reserve, promised: AtomicI64::new(0), in_flight: AtomicI64::new(0) }
+        Self { reserve, promised: CachePadded::default(), in_flight: CachePadded::default() }
     }
 
     /// Blocks that can still be promised; negative if the reserve has been touched.
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     fn space(reserve: i64) -> Space {
-        Space { reserve, promised: AtomicI64::new(0), in_flight: AtomicI64::new(0) }
+        Space { reserve, promised: CachePadded::default(), in_flight: CachePadded::default() }
     }
 
     #[test]

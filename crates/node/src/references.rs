@@ -18,9 +18,9 @@
 use std::collections::BTreeMap;
 
 use gabion_base::ids::Ino;
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{CachePadded, Mutex};
 
-const SHARDS: usize = 16;
+const SHARDS: usize = 64;
 
 /// What kind of reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,14 @@ struct Entry {
 }
 
 /// The table of references of one subvolume.
-#[derive(Default)]
 pub(crate) struct References {
-    shards: [Mutex<BTreeMap<Ino, Entry>>; SHARDS],
+    shards: Vec<CachePadded<Mutex<BTreeMap<Ino, Entry>>>>,
+}
+
+impl Default for References {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| CachePadded::default()).collect() }
+    }
 }
 
 impl References {

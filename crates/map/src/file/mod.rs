@@ -12,7 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{CachePadded, Mutex};
 
 use self::dirty::DirtyBytes;
 use self::ranges::RangeLocks;
@@ -124,12 +124,12 @@ type States = HashMap<FileId, Arc<FileState>, BuildHasherDefault<FileIdHasher>>;
 
 /// All files in motion.
 pub struct FileTable {
-    shards: Vec<Mutex<States>>,
+    shards: Vec<CachePadded<Mutex<States>>>,
 }
 
 impl Default for FileTable {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| CachePadded::default()).collect() }
     }
 }
 

@@ -208,6 +208,7 @@ impl LocalTxn<'_> {
             }
             payload => self.whole_blocks(file, offset, payload.bytes(), state.size())?,
         };
+        self.held.touch(file);
         self.map.accept(&state, first, &slice, InJournal::No);
         state.grow(end);
         Ok(())

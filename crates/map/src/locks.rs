@@ -7,6 +7,11 @@
 //! Deadlock is impossible: while an operation runs it only *tries* locks. If that fails, it gives
 //! up everything, takes all slots it is known to need in ascending order, waiting, and runs again
 //! ([`Held::acquire`]).
+//!
+//! A shared lock becomes an exclusive one on the way if nothing has changed since it was taken,
+//! which a count in each slot tells: what the operation has read is still true then.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gabion_base::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -18,12 +23,49 @@ const SLOTS: usize = 4096;
 
 /// The locks of all objects.
 pub struct LockTable {
-    slots: Box<[RwLock<()>]>,
+    slots: Box<[Slot]>,
 }
 
+/// Counts what may have changed the slot's objects: exclusive locks, and bytes that were accepted
+/// under shared ones.
+type Slot = RwLock<AtomicU64>;
+
 enum Guard<'a> {
-    Shared(#[allow(dead_code, reason = "held for its drop")] RwLockReadGuard<'a, ()>),
-    Exclusive(#[allow(dead_code, reason = "held for its drop")] RwLockWriteGuard<'a, ()>),
+    /// With the slot's count when it was taken.
+    Shared(RwLockReadGuard<'a, AtomicU64>, u64),
+    Exclusive(#[allow(dead_code, reason = "held for its drop")] RwLockWriteGuard<'a, AtomicU64>),
+    /// It was shared and could not become exclusive.
+    Lost,
+}
+
+impl<'a> Guard<'a> {
+    fn shared(guard: RwLockReadGuard<'a, AtomicU64>) -> Self {
+        let seen = guard.load(Ordering::Acquire);
+        Self::Shared(guard, seen)
+    }
+
+    fn exclusive(mut guard: RwLockWriteGuard<'a, AtomicU64>) -> Self {
+        *guard.get_mut() += 1;
+        Self::Exclusive(guard)
+    }
+
+    /// Whether it is exclusive now. If not, whatever it protected may have changed.
+    fn upgrade(&mut self, slot: &'a Slot) -> bool {
+        match std::mem::replace(self, Self::Lost) {
+            Self::Lost => return false,
+            Self::Exclusive(guard) => *self = Self::Exclusive(guard),
+            Self::Shared(guard, seen) => {
+                drop(guard);
+                match slot.try_write() {
+                    Some(guard) if guard.load(Ordering::Acquire) == seen => {
+                        *self = Self::exclusive(guard)
+                    }
+                    _ => return false,
+                }
+            }
+        }
+        true
+    }
 }
 
 /// Slots that an operation is known to need, kept from one attempt to the next.
@@ -40,7 +82,7 @@ pub struct Held<'a> {
 
 impl Default for LockTable {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| RwLock::new(())).collect() }
+        Self { slots: (0..SLOTS).map(|_| Slot::default()).collect() }
     }
 }
 
@@ -70,8 +112,8 @@ impl<'a> Held<'a> {
         let lock = |(slot, mode): &(usize, LockMode)| {
             let lock = &table.slots[*slot];
             let guard = match mode {
-                LockMode::Shared => Guard::Shared(lock.read()),
-                LockMode::Exclusive => Guard::Exclusive(lock.write()),
+                LockMode::Shared => Guard::shared(lock.read()),
+                LockMode::Exclusive => Guard::exclusive(lock.write()),
             };
             (*slot, guard)
         };
@@ -83,25 +125,39 @@ impl<'a> Held<'a> {
     pub fn remember(&self, wanted: &mut Wanted) {
         for (slot, guard) in &self.guards {
             let mode = match guard {
-                Guard::Shared(_) => LockMode::Shared,
+                Guard::Shared(..) | Guard::Lost => LockMode::Shared,
                 Guard::Exclusive(_) => LockMode::Exclusive,
             };
             wanted.add_slot(*slot, mode);
         }
     }
 
+    /// Says that `file`, which is locked, is changed under a shared lock, too.
+    pub fn touch(&self, file: FileId) {
+        let slot = LockTable::slot(file);
+        for (held, guard) in &self.guards {
+            if let (true, Guard::Shared(guard, _)) = (*held == slot, guard) {
+                guard.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
     /// Whether `file` is locked in `mode` now, after trying to lock it if it was not.
     pub fn ensure(&mut self, file: FileId, mode: LockMode) -> bool {
         let slot = LockTable::slot(file);
-        for (held, guard) in &self.guards {
+        let lock = &self.table.slots[slot];
+        for (held, guard) in &mut self.guards {
             if *held == slot {
-                return mode == LockMode::Shared || matches!(guard, Guard::Exclusive(_));
+                return match (mode, &guard) {
+                    (LockMode::Shared, Guard::Lost) => false,
+                    (LockMode::Shared, _) => true,
+                    (LockMode::Exclusive, _) => guard.upgrade(lock),
+                };
             }
         }
-        let lock = &self.table.slots[slot];
         let guard = match mode {
-            LockMode::Shared => lock.try_read().map(Guard::Shared),
-            LockMode::Exclusive => lock.try_write().map(Guard::Exclusive),
+            LockMode::Shared => lock.try_read().map(Guard::shared),
+            LockMode::Exclusive => lock.try_write().map(Guard::exclusive),
         };
         let Some(guard) = guard else { return false };
         self.guards.push((slot, guard));
@@ -116,18 +172,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_upgraded_only_by_starting_again() {
+    fn a_lock_is_upgraded_unless_somebody_else_may_have_changed_something() {
         let table = LockTable::default();
         let file = FileId::new(SubvolId(1), Ino(9));
-        let mut wanted = Wanted::default();
-        let mut held = Held::acquire(&table, &wanted);
-        assert!(held.ensure(file, LockMode::Shared));
+        let none = Wanted::default();
+        let mut held = Held::acquire(&table, &none);
+        assert!(held.ensure(file, LockMode::Shared) && held.ensure(file, LockMode::Exclusive));
+        assert!(!Held::acquire(&table, &none).ensure(file, LockMode::Shared));
+        drop(held);
+        // Beside another reader.
+        let (mut held, mut other) = (Held::acquire(&table, &none), Held::acquire(&table, &none));
+        assert!(held.ensure(file, LockMode::Shared) && other.ensure(file, LockMode::Shared));
         assert!(!held.ensure(file, LockMode::Exclusive));
-        wanted.add(file, LockMode::Shared);
+        // What it had read may have changed since it gave up the shared lock.
+        drop(other);
+        assert!(!held.ensure(file, LockMode::Exclusive));
+        let mut wanted = Wanted::default();
+        held.remember(&mut wanted);
         wanted.add(file, LockMode::Exclusive);
         drop(held);
         let mut held = Held::acquire(&table, &wanted);
         assert!(held.ensure(file, LockMode::Shared) && held.ensure(file, LockMode::Exclusive));
-        assert!(!Held::acquire(&table, &Wanted::default()).ensure(file, LockMode::Shared));
+    }
+
+    #[test]
+    fn changes_since_a_shared_lock_was_taken_are_noticed() {
+        let table = LockTable::default();
+        let file = FileId::new(SubvolId(1), Ino(9));
+        let none = Wanted::default();
+        let (mut held, mut other) = (Held::acquire(&table, &none), Held::acquire(&table, &none));
+        assert!(held.ensure(file, LockMode::Shared) && other.ensure(file, LockMode::Shared));
+        other.touch(file);
+        drop(other);
+        assert!(!held.ensure(file, LockMode::Exclusive) && !held.ensure(file, LockMode::Shared));
     }
 }

@@ -15,9 +15,10 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::error::MapError;
-use crate::format::node::{Expected, NODE_BLOCKS, NODE_SIZE, Node, NodePtr};
+use crate::format::node::{Expected, ItemKey, NODE_BLOCKS, NODE_SIZE, Node, NodePtr};
 use crate::recent::{self, StoreId};
 use crate::tree::NodeStore;
+use crate::txn::Value;
 
 #[derive(Clone)]
 struct OneNode;
@@ -110,6 +111,14 @@ impl NodeStore for NodeCache {
         visitor: &mut dyn FnMut(&Node),
     ) -> Result<(), MapError> {
         recent::visit(self.id, ptr, level, || self.load(ptr, owner, level), visitor)
+    }
+
+    fn ended(&self, root: NodePtr, leaf: NodePtr, index: usize) {
+        recent::ended(self.id, root, leaf, index);
+    }
+
+    fn next(&self, root: NodePtr, key: ItemKey) -> Option<Option<Value>> {
+        recent::next(self.id, root, key)
     }
 }
 

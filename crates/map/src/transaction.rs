@@ -36,7 +36,7 @@ const ITEM_BLOCKS: u64 = 8;
 /// One attempt at one operation on the local map.
 pub struct LocalTxn<'m> {
     pub(crate) map: &'m LocalMap,
-    held: Held<'m>,
+    pub(crate) held: Held<'m>,
     pub(crate) changes: Changes,
     wants: Option<Wants>,
     /// Commits that were waited for so far.

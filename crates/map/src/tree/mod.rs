@@ -63,6 +63,14 @@ pub trait NodeStore: Sync {
     ) -> Result<(), MapError> {
         self.load(ptr, owner, level).map(|node| visitor(&node))
     }
+
+    /// A search from `root` ended in `leaf`, at or after the item `index`.
+    fn ended(&self, _root: NodePtr, _leaf: NodePtr, _index: usize) {}
+
+    /// What a search for `key` would find, if that is known from where the last one ended.
+    fn next(&self, _root: NodePtr, _key: ItemKey) -> Option<Option<Value>> {
+        None
+    }
 }
 
 /// Where a merge puts its nodes. Its calls may come from several threads.
@@ -123,16 +131,23 @@ impl<'a> Tree<'a> {
     pub fn get(&self, key: Key) -> Result<Option<Value>, MapError> {
         let place = self.place(key);
         let Some(mut ptr) = self.root.ptr else { return Ok(None) };
+        if let Some(known) = self.store.next(ptr, place) {
+            return Ok(known);
+        }
+        let root = ptr;
         let mut level = self.root_level()?;
         let (mut first, mut upper) = (None, None);
         loop {
-            let mut step = Ok(Step::Absent);
+            let mut step = Ok(Step::Nowhere);
             self.store.visit(ptr, self.owner, level, &mut |node| {
                 step = check(node, ptr, level, first, upper).map(|()| step_towards(node, place));
             })?;
             match step? {
-                Step::Absent => return Ok(None),
-                Step::Found(value) => return Ok(Some(value)),
+                Step::Nowhere => return Ok(None),
+                Step::Ended { index, value } => {
+                    self.store.ended(root, ptr, index);
+                    return Ok(value);
+                }
                 Step::Down { child, lowest, next } => {
                     (ptr, level) = (child, level - 1);
                     (first, upper) = (Some(lowest), next.or(upper));
@@ -244,24 +259,24 @@ fn check(
 
 /// Where a search goes from a node.
 enum Step {
-    Absent,
-    Found(Value),
+    /// Everything is after it.
+    Nowhere,
+    /// It is the leaf's item `index`, or would be behind that.
+    Ended { index: usize, value: Option<Value> },
     /// To a child, with its lowest key and the one that follows it in the parent.
-    Down {
-        child: NodePtr,
-        lowest: ItemKey,
-        next: Option<ItemKey>,
-    },
+    Down { child: NodePtr, lowest: ItemKey, next: Option<ItemKey> },
 }
 
 fn step_towards(node: &Node, place: ItemKey) -> Step {
     let items = node.items();
     // Separators are the exact lowest keys, so the item is below the one that routes to it.
-    let Some(index) = items.at_or_before(place) else { return Step::Absent };
+    let Some(index) = items.at_or_before(place) else { return Step::Nowhere };
     let lowest = items.key(index);
     match node.level() {
-        0 if lowest == place => Step::Found(Value::from(items.value(index))),
-        0 => Step::Absent,
+        0 => {
+            let value = (lowest == place).then(|| Value::from(items.value(index)));
+            Step::Ended { index, value }
+        }
         _ => {
             let next = (index + 1 < items.count()).then(|| items.key(index + 1));
             Step::Down { child: items.child(index), lowest, next }

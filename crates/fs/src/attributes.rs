@@ -2,6 +2,7 @@
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::time::Timestamp;
+use gabion_map::format::item::INLINE_LENGTH_MAX;
 use gabion_map::{FileId, Txn};
 
 use crate::error::Result;
@@ -67,7 +68,10 @@ pub(crate) fn of_inode<T: Txn + ?Sized>(
     let (size, blocks) = match inode.file_type {
         FileType::Regular => {
             let extent = txn.file(file)?;
-            (extent.size, extent.blocks)
+            // The bytes of a small file lie in its item. Zero blocks would say that it is a hole:
+            // some programs that look for holes believe it without reading.
+            let inline = extent.size > 0 && extent.size <= INLINE_LENGTH_MAX as u64;
+            (extent.size, extent.blocks.max(u64::from(inline)))
         }
         _ => (inode.length, 0),
     };

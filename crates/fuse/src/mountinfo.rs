@@ -49,6 +49,11 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// All mounts that the process `pid` sees, which may live in another namespace.
+pub fn mounts_of(pid: u32) -> io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read(format!("/proc/{pid}/mountinfo"))?))
+}
+
 /// The uppermost mount at exactly this path. Only if no FUSE mount lies on the way are symbolic
 /// links in the path's parent resolved.
 pub fn find(mountpoint: &Path) -> io::Result<Option<Mount>> {

@@ -114,13 +114,31 @@ pub fn bury_dead(target: &Path, mountpoint: &Path) -> Result<()> {
 
 /// Programs that keep a mount busy, as far as can be seen: "process 71 (bash)".
 pub fn users(mountpoint: &Path) -> Vec<String> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let users = pids.filter(|pid| uses(*pid, mountpoint)).map(|pid| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("process {pid} ({})", name.trim_end())
-    });
-    users.take(USERS_MAX).collect()
+    let users = processes().filter(|pid| uses(*pid, mountpoint));
+    users.take(USERS_MAX).map(process_name).collect()
+}
+
+/// A program that sees the filesystem mounted in a mount namespace of its own, as in a container:
+/// there it stays when it is unmounted here.
+pub fn user_elsewhere(mount: &Mount) -> Option<String> {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let here = namespace("self")?;
+    let sees = |pid: &u32| {
+        namespace(&pid.to_string()).is_some_and(|there| there != here)
+            && mountinfo::mounts_of(*pid)
+                .is_ok_and(|mounts| mounts.iter().any(|other| other.device == mount.device))
+    };
+    processes().find(sees).map(process_name)
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn process_name(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("process {pid} ({})", name.trim_end())
 }
 
 /// Reads links only, which asks the kernel and not the filesystem.

@@ -60,6 +60,10 @@ const WORKLOADS: &[Workload] = &[
 
 /// Runs the command.
 pub fn run(args: &args::Mount) -> Result<()> {
+    if args.only.iter().any(|name| name == "list") {
+        WORKLOADS.iter().for_each(|workload| println!("{}", workload.name));
+        return Ok(());
+    }
     let workloads = chosen(&args.only)?;
     let scratch = Scratch::new(&args.dir)?;
     let tree = Tree::pack(args.tree.as_deref(), scratch.path())?;

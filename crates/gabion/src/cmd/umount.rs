@@ -3,10 +3,11 @@
 //! 1. Find the mount in the kernel's list. One whose daemon is gone is just taken away.
 //! 2. Connect to the daemon before the mount goes, and ask to be told of its end.
 //! 3. Unmount. If somebody uses the mount, nothing has changed, and is said who.
-//! 4. Wait for the end of the daemon's process: only then are its locks gone, too.
+//! 4. Wait for the end of the daemon's process: only then are its locks gone, too. It does not come
+//!    while the filesystem is mounted in another mount namespace; then that is said.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gabion_fuse::mount::{MountError, Unmount, unmount};
 use gabion_fuse::mountinfo::Mount;
@@ -20,6 +21,8 @@ use crate::patience;
 
 /// How long a daemon may take to write all that it holds.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long it is waited before the cause is looked for elsewhere.
+const GLANCE: Duration = Duration::from_secs(1);
 /// How long a daemon may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -77,7 +80,20 @@ impl Daemon {
 
     fn await_end(mut self, mount: &Mount) -> Result<()> {
         let name = mount.mountpoint.display();
-        if !self.end.within(PATIENCE) {
+        let began = Instant::now();
+        while !self.end.within(GLANCE) {
+            if let Some(user) = mounts::user_elsewhere(mount) {
+                let text = format!(
+                    "{name} is unmounted here, but {user} has it in a mount namespace of its own"
+                );
+                return Err(Failure::new(text).next(format!(
+                    "Everything goes on there. End it, and process {} will end, too.",
+                    self.pid
+                )));
+            }
+            if began.elapsed() < PATIENCE {
+                continue;
+            }
             let (pid, seconds) = (self.pid, PATIENCE.as_secs());
             let text = format!("{name} is unmounted, but its daemon still writes");
             return Err(Failure::new(text)

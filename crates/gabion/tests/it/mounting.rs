@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::process::Command;
 
-use crate::world::{Folder, Outcome};
+use crate::world::{Folder, Outcome, Running};
 
 fn write_durably(path: std::path::PathBuf, bytes: &[u8]) {
     let mut file = File::create(path).unwrap();
@@ -90,6 +90,30 @@ fn a_busy_mount_stays_and_its_user_is_named() {
     fs::write(mountpoint.join("still"), "there").unwrap();
     drop(open);
     folder.gabion(&["umount", "mnt"]).succeeded();
+}
+
+#[test]
+fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    folder.mount("");
+    let daemon = folder.daemon();
+    // The mounts of other tests shall not live on there.
+    let script = "cut -d ' ' -f 5 /proc/self/mountinfo | grep '/mnt$' | grep -v \"$0\" |
+        while read -r other; do umount -l \"$other\"; done; exec sleep 600";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script]).arg(folder.join("mnt"));
+    let elsewhere = Running(unshare.spawn().unwrap());
+    let process = elsewhere.0.id();
+    while fs::read_to_string(format!("/proc/{process}/comm")).unwrap() != "sleep\n" {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let outcome = folder.gabion(&["umount", "mnt"]);
+    let name = format!("process {process} (sleep)");
+    outcome.failed(1, &["unmounted here", &name, "namespace", "goes on there"]);
+    drop(elsewhere);
+    daemon.await_end();
+    folder.mount("");
 }
 
 #[test]

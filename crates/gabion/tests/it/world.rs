@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -150,12 +151,26 @@ pub struct Daemon {
 impl Daemon {
     /// Kills it as a crash would, and waits until it is gone.
     pub fn kill(self) {
-        let end = rustix::process::pidfd_open(self.pid, rustix::process::PidfdFlags::empty());
-        let end = end.unwrap();
+        let end = self.end().unwrap();
         kill_process(self.pid, Signal::KILL).unwrap();
-        let mut ends = [rustix::event::PollFd::new(&end, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ends, None).unwrap();
+        await_end(&end);
     }
+
+    /// Waits until it is gone.
+    pub fn await_end(self) {
+        if let Ok(end) = self.end() {
+            await_end(&end);
+        }
+    }
+
+    fn end(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::process::pidfd_open(self.pid, rustix::process::PidfdFlags::empty())
+    }
+}
+
+fn await_end(end: &OwnedFd) {
+    let mut ends = [rustix::event::PollFd::new(end, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut ends, None).unwrap();
 }
 
 /// A program that runs beside the test and is killed with it.

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use gabion_nbd::address::Address;
 
+use crate::cmd::target::Offer;
 use crate::size::Size;
 
 /// A filesystem that never needs fsck.
@@ -33,6 +35,8 @@ pub enum Command {
     Scrub(Scrub),
     /// Show the structures on a device or in an image, for people who debug
     Inspect(Inspect),
+    /// Offer files and devices to NBD clients, until Ctrl-C
+    Target(Target),
 }
 
 /// Arguments of `gabion up`.
@@ -144,6 +148,20 @@ pub enum Structure {
     Alloc,
     /// The journal's records since the last commit
     Journal,
+}
+
+/// Arguments of `gabion target`.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Where to listen, HOST:PORT or unix:PATH; may be given several times
+    #[arg(long, value_name = "ADDR", default_value = "[::1]:10809")]
+    pub listen: Vec<Address>,
+    /// Refuse to write
+    #[arg(long)]
+    pub read_only: bool,
+    /// What to offer, and the name that clients use for it
+    #[arg(value_name = "NAME=PATH", required = true)]
+    pub exports: Vec<Offer>,
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("host", &["base"]),
     ("fuse", &[]),
     ("node", &["base", "map", "fs"]),
+    ("nbd", &["base"]),
     ("sim", &["base", "map", "fs", "node"]),
-    ("gabion", &["base", "map", "fs", "host", "fuse", "node"]),
+    ("gabion", &["base", "map", "fs", "host", "fuse", "nbd", "node"]),
     ("bench", &["base", "map", "fs", "host", "fuse", "node"]),
 ];
 /// Crates that may contain `unsafe`.

@@ -5,5 +5,6 @@ pub mod mkfs;
 pub mod mount;
 pub mod scrub;
 pub mod status;
+pub mod target;
 pub mod umount;
 pub mod up;

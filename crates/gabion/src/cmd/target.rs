@@ -1,0 +1,107 @@
+//! `gabion target`: offers files and devices to NBD clients, until it is asked to stop.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_host::signals::{Signals, Wake};
+use gabion_nbd::address::{Address, Uri};
+use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
+
+use crate::args;
+use crate::failure::{Exit, Failure, Result};
+use crate::print;
+use crate::target::not_opened;
+
+/// How long requests in flight may take at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A file or device with the name that clients know it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    name: String,
+    path: PathBuf,
+}
+
+impl FromStr for Offer {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_owned(), path: path.into() })
+            }
+            _ => Err("it must be NAME=PATH"),
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &args::Target) -> Result<()> {
+    let mut names = BTreeSet::new();
+    if let Some(twice) = args.exports.iter().find(|offer| !names.insert(&offer.name)) {
+        let text = format!("the name {} is given twice", twice.name);
+        return Err(Failure::new(text).exit(Exit::Usage));
+    }
+    // Before any thread is started, as threads inherit what is blocked.
+    let signals =
+        Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))?;
+    let exports = args.exports.iter().map(|offer| open(offer, args.read_only));
+    let exports = Exports::new(exports.collect::<Result<_>>()?);
+    let listen = |address: &Address| {
+        let cannot = || format!("cannot listen at {address}");
+        let listener = Listener::bind(address).map_err(|error| Failure::of(cannot(), &error))?;
+        let bound = listener.address().map_err(|error| Failure::of(cannot(), &error))?;
+        Ok((listener, bound))
+    };
+    let bound = args.listen.iter().map(listen).collect::<Result<Vec<_>>>()?;
+    let (listeners, addresses): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
+    let server = Server::start(exports, listeners)
+        .map_err(|error| Failure::of("cannot start the server", &error))?;
+    for offer in &args.exports {
+        for address in &addresses {
+            let uri = Uri { address: address.clone(), export: offer.name.clone() };
+            print::line(uri)?;
+        }
+    }
+    // A terminal that goes away is no reason to leave the clients alone.
+    while signals.wait().map_err(|error| Failure::of("cannot wait for signals", &error))?
+        == Wake::HangUp
+    {}
+    match server.stop(GRACE) {
+        Stopped::Clean => Ok(()),
+        Stopped::CutOff(clients) => {
+            let seconds = GRACE.as_secs();
+            let text = format!("requests of {clients} clients did not end within {seconds} s");
+            Err(Failure::new(text).next("They were cut off. Look whether the disk still answers."))
+        }
+    }
+}
+
+fn open(offer: &Offer, read_only: bool) -> Result<Export> {
+    let (mode, permission) = match read_only {
+        true => (OpenMode::ReadOnly, Permission::ReadOnly),
+        false => (OpenMode::ReadWrite, Permission::ReadWrite),
+    };
+    let disk = FileDisk::open(&offer.path, mode).map_err(|error| {
+        not_opened(&format!("cannot offer {}", offer.name), &offer.path, &error)
+    })?;
+    Ok(Export::new(&*offer.name, Arc::new(disk), permission))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offer_is_a_name_and_a_path() {
+        let offer = Offer { name: "a".to_owned(), path: "b=c".into() };
+        assert_eq!("a=b=c".parse(), Ok(offer));
+        for wrong in ["", "a", "=b", "a="] {
+            assert!(wrong.parse::<Offer>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Where servers listen, and the URIs by which clients name an export.
+//!
+//! ```text
+//! listen   HOST:PORT   [::]:10809   unix:PATH
+//! URI      nbd://HOST[:PORT][/EXPORT]   nbd+unix:///[EXPORT]?socket=PATH
+//! ```
+//!
+//! Names and paths in URIs are percent-encoded. The schemes with encryption are refused by name.
+
+use std::fmt::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::wire::{PORT, STRING_BYTES_MAX};
+
+/// A place that a server can be reached at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host's name or number, and a port.
+    Tcp {
+        /// Without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+/// An export of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uri {
+    /// The server.
+    pub address: Address,
+    /// The export's name; empty for the server's default.
+    pub export: String,
+}
+
+/// Why text is no address or URI.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text} is not possible: {reason}")]
+pub struct AddressError {
+    text: String,
+    reason: &'static str,
+}
+
+fn refused<T>(text: &str, reason: &'static str) -> Result<T, AddressError> {
+    Err(AddressError { text: text.to_owned(), reason })
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => refused(text, "a path must follow unix:"),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        match host_and_port(text) {
+            Some((host, port)) => Ok(Self::Tcp { host, port }),
+            None => refused(text, "it must be HOST, HOST:PORT, [IPv6]:PORT or unix:PATH"),
+        }
+    }
+}
+
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            match port {
+                "" => (host, None),
+                port => (host, Some(port.strip_prefix(':')?)),
+            }
+        }
+        None => match text.split_once(':') {
+            // More than one colon is a bare IPv6 address, of which the end is not clear.
+            Some((_, port)) if port.contains(':') => return None,
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = match port {
+        Some(port) => port.parse().ok()?,
+        None => PORT,
+    };
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Uri {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return refused(text, "a URI begins with nbd:// or nbd+unix://");
+        };
+        let (rest, query) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
+        let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
+        let Some(export) = decoded(export).filter(|name| name.len() <= STRING_BYTES_MAX) else {
+            return refused(text, "the export's name is not UTF-8 of at most 4096 bytes");
+        };
+        let address = match scheme {
+            "nbd" => match host_and_port(authority) {
+                Some((host, port)) => Address::Tcp { host, port },
+                None => return refused(text, "HOST or HOST:PORT must follow nbd://"),
+            },
+            "nbd+unix" => {
+                let parts = query.unwrap_or_default().split('&');
+                let socket = parts.filter_map(|part| part.strip_prefix("socket=")).next();
+                match socket.and_then(decoded).filter(|path| !path.is_empty()) {
+                    Some(path) => Address::Unix(path.into()),
+                    None => return refused(text, "?socket=PATH must name the socket"),
+                }
+            }
+            "nbds" | "nbds+unix" => return refused(text, "encryption is not available"),
+            _ => return refused(text, "the schemes are nbd and nbd+unix"),
+        };
+        Ok(Self { address, export })
+    }
+}
+
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Unix(path) => {
+                f.write_str("nbd+unix:///")?;
+                encode(f, self.export.as_bytes())?;
+                f.write_str("?socket=")?;
+                encode(f, path_bytes(path))
+            }
+            tcp => {
+                write!(f, "nbd://{tcp}/")?;
+                encode(f, self.export.as_bytes())
+            }
+        }
+    }
+}
+
+fn path_bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
+}
+
+fn encode(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                f.write_char(char::from(*byte))?;
+            }
+            byte => write!(f, "%{byte:02X}")?,
+        }
+    }
+    Ok(())
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        bytes.push((digit()? * 16 + digit()?) as u8);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Address {
+        Address::Tcp { host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn addresses_and_uris_round_trip() {
+        for text in ["127.0.0.1:0", "[::1]:10809", "disk.example:9", "unix:/run/x"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in
+            ["nbd://host:7/tank", "nbd://[::1]:10809/", "nbd+unix:///a%20b?socket=/run/n%3Fx"]
+        {
+            assert_eq!(text.parse::<Uri>().unwrap().to_string(), text);
+        }
+        assert_eq!("host".parse(), Ok(tcp("host", PORT)));
+        let uri: Uri = "nbd://host".parse().unwrap();
+        assert_eq!(uri, Uri { address: tcp("host", PORT), export: String::new() });
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_refused_with_a_reason() {
+        let reason = |text: &str| text.parse::<Uri>().unwrap_err().to_string();
+        assert!(reason("host/tank").contains("begins with nbd://"));
+        assert!(reason("nbds://host/tank").contains("encryption"));
+        assert!(reason("nbd+unix:///tank").contains("socket=PATH"));
+        assert!(reason("nbd://host:port/").contains("HOST:PORT"));
+        assert!(reason("nbd://host/%f").contains("UTF-8"));
+        assert!("::1".parse::<Address>().is_err() && "unix:".parse::<Address>().is_err());
+        assert!(":10809".parse::<Address>().is_err());
+    }
+}

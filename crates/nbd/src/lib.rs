@@ -1,0 +1,21 @@
+//! The network block device protocol (NBD): disks of other machines, and ours for them.
+//!
+//! ```text
+//!              server                                     client
+//!   listeners -> connections -> execute -> Disk    Disk -> table -> link
+//!                     |                                      |
+//!                  handshake            wire              handshake
+//! ```
+//!
+//! - [`wire`] turns bytes into values and back, and does no I/O.
+//! - [`server`] offers any [`gabion_base::disk::Disk`] under a name to any NBD client.
+//!
+//! Only the newstyle-fixed handshake is spoken. Deliberately absent: the oldstyle handshake, TLS,
+//! resizing, and the extension for 64-bit lengths.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod server;
+mod stream;
+pub mod wire;

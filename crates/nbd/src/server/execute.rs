@@ -1,0 +1,288 @@
+//! From a request to calls on a disk.
+//!
+//! 1. [`admit`] refuses what makes no sense, before any data of it is looked at.
+//! 2. [`execute`] does the rest. Requests count in bytes, disks in blocks: a write of less than a
+//!    block reads it, changes it and writes it back, alone with that block.
+//!
+//! Zeros are written by the disk itself, which cannot say whether that is faster than writing
+//! them: requests that depend on it are refused, as the standard wants.
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability};
+use gabion_base::ids::BlockAddr;
+
+use super::export::{Export, Permission, Replies};
+use super::handshake::{Contexts, Session};
+use super::ranges::Sharing;
+use crate::wire::error::ErrorCode;
+use crate::wire::request::{Command, Request};
+use crate::wire::{PAYLOAD_BYTES_MAX, command_flag};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// Why a request is refused, or has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) reason: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+impl From<DiskError> for Refusal {
+    fn from(error: DiskError) -> Self {
+        Self::new(ErrorCode::of_disk(&error), error.to_string())
+    }
+}
+
+/// Finds out what a request wants, or why it cannot have that.
+pub(super) fn admit(request: &Request, session: &Session) -> Result<Command, Refusal> {
+    let invalid = |reason: &str| Err(Refusal::new(ErrorCode::Invalid, reason));
+    let Some(command) = Command::of(request.command) else {
+        return invalid("the command is not known");
+    };
+    let structured = session.replies == Replies::Structured;
+    let flags = match command {
+        Command::Read if structured => command_flag::DF,
+        Command::WriteZeroes => command_flag::NO_HOLE | command_flag::FAST_ZERO,
+        Command::BlockStatus => command_flag::REQ_ONE,
+        _ => 0,
+    };
+    if request.flags & !(flags | command_flag::FUA) != 0 {
+        return invalid("the command has flags that it does not know");
+    }
+    let writes = matches!(command, Command::Write | Command::Trim | Command::WriteZeroes);
+    if writes && session.export.permission == Permission::ReadOnly {
+        return Err(Refusal::new(ErrorCode::Permission, "the export is read-only"));
+    }
+    if matches!(command, Command::Flush | Command::Disconnect) {
+        return match (request.offset, request.length) {
+            (0, 0) => Ok(command),
+            _ => invalid("offset and length must be 0"),
+        };
+    }
+    if request.length == 0 {
+        return invalid("the length is 0");
+    }
+    let moves_data = matches!(command, Command::Read | Command::Write);
+    if moves_data && request.length > PAYLOAD_BYTES_MAX {
+        return invalid("the length is more than one request may have");
+    }
+    let end = request.offset.checked_add(u64::from(request.length));
+    if end.is_none_or(|end| end > session.export.bytes()) {
+        let code = match command {
+            Command::Write | Command::WriteZeroes => ErrorCode::NoSpace,
+            _ => ErrorCode::Invalid,
+        };
+        return Err(Refusal::new(code, "the request reaches past the end of the export"));
+    }
+    if command == Command::BlockStatus && session.contexts == Contexts::None {
+        return invalid("no metadata context was chosen");
+    }
+    if request.flags & command_flag::FAST_ZERO != 0 {
+        let reason = "whether zeros are faster than data is not known";
+        return Err(Refusal::new(ErrorCode::NotSupported, reason));
+    }
+    Ok(command)
+}
+
+/// The blocks that a request touches: the first, the number, and where it begins in the first.
+pub(super) fn span(request: &Request) -> (BlockAddr, usize, usize) {
+    let first = request.offset / BLOCK;
+    let end = (request.offset + u64::from(request.length)).div_ceil(BLOCK);
+    (BlockAddr(first), (end - first) as usize, (request.offset % BLOCK) as usize)
+}
+
+/// Does an admitted request, except a farewell. A read gives the blocks of its [`span`]; a write
+/// comes with them, its data in the place where it belongs, and nothing else in them.
+pub(super) fn execute(
+    command: Command,
+    request: &Request,
+    data: Option<Blocks>,
+    export: &Export,
+) -> Result<Option<Blocks>, Refusal> {
+    let durability = match request.flags & command_flag::FUA {
+        0 => Durability::Cached,
+        _ => Durability::Fua,
+    };
+    let disk = &*export.disk;
+    match command {
+        Command::Read => {
+            let (addr, count, _) = span(request);
+            let mut blocks = Blocks::zeroed(count);
+            disk.read(addr, blocks.bytes_mut())?;
+            return Ok(Some(blocks));
+        }
+        Command::Write => {
+            let data = data.ok_or_else(|| Refusal::new(ErrorCode::Invalid, "no data came"))?;
+            write(request, data, durability, export)?;
+        }
+        Command::Flush => disk.flush()?,
+        Command::Trim => {
+            // Only whole blocks can be given back; the rest may keep its content.
+            let first = request.offset.div_ceil(BLOCK);
+            let end = (request.offset + u64::from(request.length)) / BLOCK;
+            if first < end {
+                let _held = export.ranges.enter(first, end, Sharing::Shared);
+                let addr = BlockAddr(first);
+                disk.submit(DiskRequest::Discard { addr, count: end - first }).wait()?;
+                flush_if(durability, disk)?;
+            }
+        }
+        Command::WriteZeroes => {
+            write_zeroes(request, export)?;
+            flush_if(durability, disk)?;
+        }
+        // There is no cache that could be filled, and nothing better to say about extents.
+        Command::Cache | Command::BlockStatus | Command::Disconnect => {}
+    }
+    Ok(None)
+}
+
+fn flush_if(durability: Durability, disk: &dyn Disk) -> Result<(), DiskError> {
+    match durability {
+        Durability::Cached => Ok(()),
+        Durability::Fua => disk.flush(),
+    }
+}
+
+fn write(
+    request: &Request,
+    mut data: Blocks,
+    durability: Durability,
+    export: &Export,
+) -> Result<(), DiskError> {
+    let (addr, count, within) = span(request);
+    let end = within + request.length as usize;
+    let is_whole = within == 0 && end == count * BLOCK_SIZE;
+    let sharing = if is_whole { Sharing::Shared } else { Sharing::Alone };
+    let _held = export.ranges.enter(addr.0, addr.0 + count as u64, sharing);
+    if !is_whole {
+        let mut edge = Blocks::zeroed(1);
+        if within != 0 {
+            export.disk.read(addr, edge.bytes_mut())?;
+            data.bytes_mut()[..within].copy_from_slice(&edge.bytes()[..within]);
+        }
+        let tail = end % BLOCK_SIZE;
+        if tail != 0 {
+            if within == 0 || count > 1 {
+                export.disk.read(addr.plus(count as u64 - 1), edge.bytes_mut())?;
+            }
+            data.bytes_mut()[end..].copy_from_slice(&edge.bytes()[tail..]);
+        }
+    }
+    export.disk.write(addr, BlockSlice::new(data), durability)
+}
+
+/// Whole blocks by the disk, their edges as writes.
+fn write_zeroes(request: &Request, export: &Export) -> Result<(), DiskError> {
+    let (start, end) = (request.offset, request.offset + u64::from(request.length));
+    let first = start.next_multiple_of(BLOCK).min(end);
+    let last = (end / BLOCK * BLOCK).max(first);
+    for (from, to) in [(start, first), (last, end)] {
+        if from < to {
+            let edge = Request { offset: from, length: (to - from) as u32, ..*request };
+            let (_, count, _) = span(&edge);
+            write(&edge, Blocks::zeroed(count), Durability::Cached, export)?;
+        }
+    }
+    if first < last {
+        let (addr, count) = (BlockAddr(first / BLOCK), (last - first) / BLOCK);
+        let _held = export.ranges.enter(addr.0, addr.0 + count, Sharing::Shared);
+        export.disk.submit(DiskRequest::WriteZeroes { addr, count }).wait()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gabion_base::disk::MemDisk;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BYTES: usize = 4 * BLOCK_SIZE;
+
+    fn session(permission: Permission) -> Session {
+        let image = (0..BYTES).map(|at| (at % 251) as u8 | 1).collect();
+        let disk = Arc::new(MemDisk::from_image(image));
+        let export = Arc::new(Export::new("e", disk, permission));
+        Session { export, replies: Replies::Structured, contexts: Contexts::None }
+    }
+
+    fn request(command: Command, offset: u64, length: u32) -> Request {
+        Request { flags: 0, command: command.number(), cookie: 1, offset, length }
+    }
+
+    fn content(export: &Export) -> Vec<u8> {
+        let all = request(Command::Read, 0, BYTES as u32);
+        let blocks = execute(Command::Read, &all, None, export).unwrap().unwrap();
+        blocks.bytes().to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_are_written_and_zeroed_exactly_where_asked(
+            offset in 0..BYTES as u64, length in 1..BYTES as u32, zeroes: bool
+        ) {
+            let length = length.min(BYTES as u32 - offset as u32);
+            let session = session(Permission::ReadWrite);
+            let mut wanted = content(&session.export);
+            let range = offset as usize..offset as usize + length as usize;
+            let command = if zeroes { Command::WriteZeroes } else { Command::Write };
+            let request = request(command, offset, length);
+            prop_assert_eq!(admit(&request, &session), Ok(command));
+            let (_, count, within) = span(&request);
+            let mut data = Blocks::zeroed(count);
+            let value = if zeroes { 0 } else { 0xff };
+            data.bytes_mut()[within..within + length as usize].fill(value);
+            wanted[range].fill(value);
+            execute(command, &request, Some(data), &session.export).unwrap();
+            prop_assert_eq!(content(&session.export), wanted);
+        }
+
+        #[test]
+        fn what_is_admitted_can_be_executed(
+            flags: u16, command in 0_u16..9, offset in 0..2 * BYTES as u64, length: u32
+        ) {
+            let length = length % (2 * BYTES as u32);
+            let session = session(Permission::ReadWrite);
+            let request = Request { flags: flags & 0x3f, command, cookie: 1, offset, length };
+            if let Ok(command) = admit(&request, &session) {
+                let (_, count, _) = span(&request);
+                let data = (command == Command::Write).then(|| Blocks::zeroed(count));
+                execute(command, &request, data, &session.export).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn each_misuse_has_its_error() {
+        let code = |request: Request, permission| {
+            admit(&request, &session(permission)).map_err(|refusal| refusal.code)
+        };
+        let writable = |request| code(request, Permission::ReadWrite);
+        let end = BYTES as u64;
+        let write = request(Command::Write, 0, 512);
+        assert_eq!(code(write, Permission::ReadOnly), Err(ErrorCode::Permission));
+        assert_eq!(writable(request(Command::Write, end, 1)), Err(ErrorCode::NoSpace));
+        assert_eq!(writable(request(Command::Read, end, 1)), Err(ErrorCode::Invalid));
+        assert_eq!(writable(request(Command::Trim, u64::MAX, 1)), Err(ErrorCode::Invalid));
+        assert_eq!(writable(request(Command::Read, 0, 0)), Err(ErrorCode::Invalid));
+        assert_eq!(writable(request(Command::Flush, 0, 1)), Err(ErrorCode::Invalid));
+        assert_eq!(writable(request(Command::BlockStatus, 0, 1)), Err(ErrorCode::Invalid));
+        assert_eq!(writable(Request { command: 99, ..write }), Err(ErrorCode::Invalid));
+        assert_eq!(writable(Request { flags: 1 << 9, ..write }), Err(ErrorCode::Invalid));
+        let fast = Request { flags: 1 << 4, ..request(Command::WriteZeroes, 0, 512) };
+        assert_eq!(writable(fast), Err(ErrorCode::NotSupported));
+        let durable = Request { flags: 1, ..request(Command::Read, 0, 512) };
+        assert_eq!(writable(durable), Ok(Command::Read));
+    }
+}

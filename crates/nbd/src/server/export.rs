@@ -1,0 +1,95 @@
+//! What is offered: disks under names, and what a client may do with them.
+
+use std::sync::Arc;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::Disk;
+
+use super::ranges::Ranges;
+use crate::wire::option::{BlockSizes, ExportFacts};
+use crate::wire::{PAYLOAD_BYTES_MAX, PREFERRED_BYTES, export_flag};
+
+/// What clients may do with an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Anything.
+    ReadWrite,
+    /// Read.
+    ReadOnly,
+}
+
+/// A disk under a name.
+pub struct Export {
+    pub(super) name: String,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) permission: Permission,
+    /// Shared by all connections, as they may write to one block.
+    pub(super) ranges: Ranges,
+}
+
+impl Export {
+    /// Offers `disk` as `name`.
+    pub fn new(name: impl Into<String>, disk: Arc<dyn Disk>, permission: Permission) -> Self {
+        Self { name: name.into(), disk, permission, ranges: Ranges::default() }
+    }
+
+    /// Length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.disk.blocks() * BLOCK_SIZE as u64
+    }
+
+    pub(super) fn facts(&self, replies: Replies) -> ExportFacts {
+        let mut flags = export_flag::HAS_FLAGS
+            | export_flag::SEND_FLUSH
+            | export_flag::SEND_FUA
+            | export_flag::SEND_TRIM
+            | export_flag::SEND_WRITE_ZEROES
+            | export_flag::SEND_FAST_ZERO
+            | export_flag::SEND_CACHE
+            // There is one disk, and a flush of it covers whatever has been completed.
+            | export_flag::CAN_MULTI_CONN;
+        if self.permission == Permission::ReadOnly {
+            flags |= export_flag::READ_ONLY;
+        }
+        if replies == Replies::Structured {
+            flags |= export_flag::SEND_DF;
+        }
+        ExportFacts { bytes: self.bytes(), flags }
+    }
+}
+
+/// Any byte can be addressed; whole blocks are served best.
+pub(super) const BLOCK_SIZES: BlockSizes =
+    BlockSizes { minimum: 1, preferred: PREFERRED_BYTES, maximum: PAYLOAD_BYTES_MAX };
+
+/// How requests are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replies {
+    /// In one piece, of which only the client knows the length.
+    Simple,
+    /// In chunks.
+    Structured,
+}
+
+/// All that a server offers, in the order in which it was named.
+pub struct Exports(Vec<Arc<Export>>);
+
+impl Exports {
+    /// The names must differ.
+    pub fn new(exports: Vec<Export>) -> Self {
+        Self(exports.into_iter().map(Arc::new).collect())
+    }
+
+    /// The export of this name. The empty name is the only export's, if there is only one.
+    pub fn find(&self, name: &str) -> Option<&Arc<Export>> {
+        let found = self.0.iter().find(|export| export.name == name);
+        match (&self.0[..], name) {
+            ([only], "") => Some(only),
+            _ => found,
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|export| export.name.as_str())
+    }
+}

@@ -1,0 +1,167 @@
+//! Disks for NBD clients: listeners, and a thread or a few for each client.
+//!
+//! - [`Server::start`] listens; each client is a [`connection`] of its own, and none waits for
+//!   another except for the disk itself.
+//! - At most [`CLIENTS_MAX`] clients; the next is disconnected at once.
+//! - [`Server::stop`]: 1. nobody new; 2. requests in flight are answered, later ones refused;
+//!   3. after the grace, what is left is cut off. Sockets in the file system are removed.
+//!
+//! Deliberately absent: encryption and any form of authentication. Whoever can connect can write,
+//! unless the export is read-only.
+
+mod connection;
+mod execute;
+mod export;
+pub mod handshake;
+mod listen;
+mod ranges;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use gabion_base::sync::{Condvar, Mutex};
+
+pub use self::export::{Export, Exports, Permission, Replies};
+pub use self::listen::Listener;
+
+use self::connection::Connection;
+use self::listen::Wake;
+use crate::stream::Stream;
+
+/// Clients at the same time.
+const CLIENTS_MAX: usize = 256;
+
+/// A server that is running.
+pub struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<JoinHandle<()>>,
+    wakes: Vec<Wake>,
+}
+
+struct Shared {
+    exports: Exports,
+    stopping: AtomicBool,
+    clients: Mutex<Clients>,
+    gone: Condvar,
+}
+
+#[derive(Default)]
+struct Clients {
+    connected: BTreeMap<u64, Arc<Connection>>,
+    next: u64,
+}
+
+/// How a server has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything that was in flight has been answered.
+    Clean,
+    /// This many clients had requests in flight when the grace was over.
+    CutOff(usize),
+}
+
+impl Server {
+    /// Serves `exports` at all `listeners` until [`Server::stop`].
+    pub fn start(exports: Exports, listeners: Vec<Listener>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            exports,
+            stopping: AtomicBool::new(false),
+            clients: Mutex::default(),
+            gone: Condvar::new(),
+        });
+        let mut server = Self { shared, listeners: Vec::new(), wakes: Vec::new() };
+        for listener in listeners {
+            let (wake, woken) = listen::wake()?;
+            server.wakes.push(wake);
+            let shared = Arc::clone(&server.shared);
+            let thread = thread::Builder::new().name("nbd listener".into());
+            let accept = move || {
+                while let Some(stream) = listener.accept(&woken) {
+                    shared.admit(stream);
+                }
+            };
+            server.listeners.push(thread.spawn(accept)?);
+        }
+        Ok(server)
+    }
+
+    /// Ends the server; takes hardly longer than `grace`.
+    pub fn stop(mut self, grace: Duration) -> Stopped {
+        self.end(grace)
+    }
+
+    fn end(&mut self, grace: Duration) -> Stopped {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.wakes.clear();
+        for listener in self.listeners.drain(..) {
+            // It has no reason to panic, and if it did there is one listener less to end.
+            let _ = listener.join();
+        }
+        let deadline = Instant::now() + grace;
+        let mut clients = self.shared.clients.lock();
+        for connection in clients.connected.values() {
+            connection.close();
+        }
+        while !clients.connected.is_empty() {
+            if self.shared.gone.wait_until(&mut clients, deadline).timed_out() {
+                break;
+            }
+        }
+        for connection in clients.connected.values() {
+            connection.abort();
+        }
+        match clients.connected.len() {
+            0 => Stopped::Clean,
+            left => Stopped::CutOff(left),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.listeners.is_empty() {
+            self.end(Duration::ZERO);
+        }
+    }
+}
+
+impl Shared {
+    /// Gives a client a thread, or drops it.
+    fn admit(self: &Arc<Self>, stream: Stream) {
+        let connection = Arc::new(Connection::new(stream));
+        let id = {
+            let mut clients = self.clients.lock();
+            if clients.connected.len() >= CLIENTS_MAX || self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            let id = clients.next;
+            clients.next += 1;
+            clients.connected.insert(id, Arc::clone(&connection));
+            id
+        };
+        let left = Leaving { shared: Arc::clone(self), id };
+        let thread = thread::Builder::new().name("nbd client".into());
+        // Without a thread the closure is dropped, and with it the client leaves.
+        let _ = thread.spawn(move || {
+            connection.serve(&left.shared.exports);
+            drop(left);
+        });
+    }
+}
+
+/// Strikes a client off the list, however its thread ends.
+struct Leaving {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.shared.clients.lock().connected.remove(&self.id);
+        self.shared.gone.notify_all();
+    }
+}

@@ -9,6 +9,7 @@
 //!
 //! - [`wire`] turns bytes into values and back, and does no I/O.
 //! - [`server`] offers any [`gabion_base::disk::Disk`] under a name to any NBD client.
+//! - [`client`] makes any NBD server's export a `Disk`, which survives the loss of its connection.
 //!
 //! Only the newstyle-fixed handshake is spoken. Deliberately absent: the oldstyle handshake, TLS,
 //! resizing, and the extension for 64-bit lengths.
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod client;
 pub mod server;
 mod stream;
 pub mod wire;

@@ -1,0 +1,357 @@
+//! An export of any NBD server as a [`Disk`], which survives the loss of its connection.
+//!
+//! ```text
+//!   submit     table: add -> send, on the caller's thread          -> ticket
+//!   link       connect -> replay -> read replies: table: remove    -> tickets, again and again
+//!   deadline   table: remove what is too old, and cut the connection off
+//! ```
+//!
+//! - **Connection lost**: the link connects again, waiting a little longer each time, and
+//!   everything unanswered is sent again, as often as needed until its deadline. Blocks can be
+//!   written twice without harm.
+//! - **Server lost**: writes that it has acknowledged and not yet flushed may have gone with it.
+//!   They are kept here until a flush covers them, and are written again, in their order and before
+//!   anything else, to whatever server answers next: a flush that succeeds means what it says.
+//!   What is kept is bounded; beyond half of the bound the client flushes by itself.
+//! - **Peer silent**: a request that is unanswered at its deadline fails, and the connection with
+//!   it. The others are sent again on the next one.
+//! - **Peer strange**: what is not the protocol ends the connection; the reason is in the error of
+//!   whatever fails because of it.
+//!
+//! A write that has failed by its deadline may still happen. A server must make writes durable when
+//! asked, or it is refused unless it is read-only.
+
+mod handshake;
+mod link;
+mod replies;
+mod table;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Ticket};
+use gabion_base::sync::{Condvar, Mutex};
+use thiserror::Error;
+
+use self::handshake::Terms;
+use self::table::{Gather, Pending, Table, pieces};
+use crate::address::Uri;
+use crate::stream::Stream;
+use crate::wire::request::{Command, Request};
+use crate::wire::{command_flag, export_flag};
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// How long a request may take, reconnecting and all.
+    pub deadline: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30) }
+    }
+}
+
+/// Why an export cannot be used as a disk.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// There is no connection to it.
+    #[error("cannot connect to {uri}: {source}")]
+    Unreachable {
+        /// The export.
+        uri: Uri,
+        /// The system's reason, or the server's.
+        source: io::Error,
+    },
+    /// It cannot be what a disk must be.
+    #[error("cannot use {uri}: {reason}")]
+    Unusable {
+        /// The export.
+        uri: Uri,
+        /// What it lacks.
+        reason: &'static str,
+    },
+    /// The system has no thread for it.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// A connected export.
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    uri: Uri,
+    name: Arc<str>,
+    deadline: Duration,
+    /// What the first connection offered; later ones must not offer less.
+    terms: Terms,
+    state: Mutex<State>,
+    /// The state of the link, or the room in the log, has changed.
+    changed: Condvar,
+}
+
+struct State {
+    link: Link,
+    table: Table,
+}
+
+enum Link {
+    Up(Arc<Connected>),
+    Down { since: Instant, reason: String },
+    Closed,
+}
+
+/// One connection, from its handshake to its loss.
+struct Connected {
+    stream: Stream,
+    terms: Terms,
+    writer: Mutex<()>,
+}
+
+impl Client {
+    /// Connects, and fails at once if that is not possible.
+    pub fn open(uri: &Uri, options: ClientOptions) -> Result<Self, OpenError> {
+        let unreachable = |source| OpenError::Unreachable { uri: uri.clone(), source };
+        let connected = link::connect(uri, options.deadline).map_err(unreachable)?;
+        let terms = connected.terms;
+        if let Some(reason) = terms.unusable() {
+            return Err(OpenError::Unusable { uri: uri.clone(), reason });
+        }
+        let connected = Arc::new(connected);
+        let link = Link::Up(Arc::clone(&connected));
+        let shared = Arc::new(Shared {
+            uri: uri.clone(),
+            name: uri.to_string().into(),
+            deadline: options.deadline,
+            terms,
+            state: Mutex::new(State { link, table: Table::default() }),
+            changed: Condvar::new(),
+        });
+        let client = Self { shared };
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.into()).spawn(run).map_err(OpenError::Thread)
+        };
+        // They end by themselves when the client is dropped, which does not wait for them.
+        let shared = Arc::clone(&client.shared);
+        start("nbd link", Box::new(move || link::run(&shared, connected)))?;
+        let shared = Arc::clone(&client.shared);
+        start("nbd deadline", Box::new(move || shared.watch_deadlines()))?;
+        Ok(client)
+    }
+
+    /// Whether the server refuses to write.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.terms.has(export_flag::READ_ONLY)
+    }
+
+    /// Length in bytes, before it is rounded down to whole blocks.
+    pub fn bytes(&self) -> u64 {
+        self.shared.terms.bytes
+    }
+}
+
+impl Disk for Client {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.shared.name)
+    }
+
+    fn blocks(&self) -> u64 {
+        self.shared.terms.bytes / BLOCK_SIZE as u64
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        if let Err(error) = request.check(&self.shared.name, self.blocks()) {
+            return Ticket::ready(Err(error));
+        }
+        let pieces = pieces(request, &self.shared.terms);
+        let (ticket, gather) = Gather::start(pieces.len());
+        for (index, piece) in pieces.into_iter().enumerate() {
+            self.shared.submit(piece, Arc::clone(&gather), index);
+        }
+        ticket
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if let Link::Up(connected) = &state.link {
+            // Only if nobody is in the middle of sending something else.
+            if let Some(_writer) = connected.writer.try_lock() {
+                let farewell = Request {
+                    flags: 0,
+                    command: Command::Disconnect.number(),
+                    cookie: 0,
+                    offset: 0,
+                    length: 0,
+                };
+                let _ = connected.stream.set_patience(None, Some(Duration::from_millis(1)));
+                let _ = connected.stream.write_parts(&mut [IoSlice::new(&farewell.encode())]);
+            }
+            connected.stream.shutdown(Shutdown::Both);
+        }
+        state.link = Link::Closed;
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.shared.name)
+    }
+}
+
+impl Shared {
+    /// Enters a piece of a request into the table and sends it if there is a connection.
+    fn submit(&self, request: DiskRequest, gather: Arc<Gather>, index: usize) {
+        let since = Instant::now();
+        let deadline = since + self.deadline;
+        let mut state = self.state.lock();
+        if is_write(&request) {
+            while !state.table.has_room() && Instant::now() < deadline {
+                self.flush_by_itself(&mut state);
+                self.changed.wait_until(&mut state, deadline);
+            }
+        }
+        let full = is_write(&request) && !state.table.has_room();
+        if full || matches!(state.link, Link::Closed) {
+            let error = self.overdue(&state, &request, since);
+            drop(state);
+            return gather.complete(index, Err(error));
+        }
+        let pending = Pending { request: request.clone(), gather, index, since, deadline };
+        let cookie = state.table.add(pending);
+        let connected = match &state.link {
+            Link::Up(connected) => Some(Arc::clone(connected)),
+            Link::Down { .. } | Link::Closed => None,
+        };
+        if state.table.wants_flush() {
+            self.flush_by_itself(&mut state);
+        }
+        drop(state);
+        if let Some(connected) = connected {
+            // If that fails the link finds out, and sends it again.
+            let _ = connected.send(cookie, &request);
+        }
+    }
+
+    /// Starts a flush that nobody waits for, so that what is kept can be let go.
+    fn flush_by_itself(&self, state: &mut gabion_base::sync::MutexGuard<'_, State>) {
+        if state.table.own_flush {
+            return;
+        }
+        state.table.own_flush = true;
+        let (_, gather) = Gather::start(1);
+        let since = Instant::now();
+        let deadline = since + self.deadline;
+        let request = DiskRequest::Flush;
+        let cookie = state.table.add(Pending { request, gather, index: 0, since, deadline });
+        if let Link::Up(connected) = &state.link {
+            let connected = Arc::clone(connected);
+            gabion_base::sync::MutexGuard::unlocked(state, || {
+                let _ = connected.send(cookie, &DiskRequest::Flush);
+            });
+        }
+    }
+
+    /// Fails what is overdue, until the client is closed; then fails all that is left.
+    fn watch_deadlines(&self) {
+        let mut state = self.state.lock();
+        loop {
+            let now = Instant::now();
+            let closed = matches!(state.link, Link::Closed);
+            let limit = if closed { None } else { Some(now) };
+            let overdue = state.table.take_overdue(limit);
+            if !overdue.is_empty() {
+                let failed: Vec<_> = overdue
+                    .into_iter()
+                    .map(|pending| {
+                        let error = self.overdue(&state, &pending.request, pending.since);
+                        (pending, error)
+                    })
+                    .collect();
+                if let Link::Up(connected) = &state.link {
+                    // Whatever it says now, it could not be told whose answer it is.
+                    connected.stream.shutdown(Shutdown::Both);
+                }
+                gabion_base::sync::MutexGuard::unlocked(&mut state, || {
+                    for (pending, error) in failed {
+                        pending.gather.complete(pending.index, Err(error));
+                    }
+                    self.changed.notify_all();
+                });
+                continue;
+            }
+            if closed {
+                return;
+            }
+            // Whatever is submitted while this waits is due later than this.
+            let next = state.table.first_deadline().unwrap_or(now + self.deadline);
+            self.changed.wait_until(&mut state, next);
+        }
+    }
+
+    /// Says what did not happen, where, and since when.
+    fn overdue(&self, state: &State, request: &DiskRequest, since: Instant) -> DiskError {
+        let seconds = since.elapsed().as_secs_f32();
+        let reason = match &state.link {
+            Link::Up(_) => format!("connected, but without an answer for {seconds:.1} s"),
+            Link::Down { since, reason } => {
+                let down = since.elapsed().as_secs_f32();
+                format!("no answer for {seconds:.1} s, no connection for {down:.1} s: {reason}")
+            }
+            Link::Closed => "the disk was closed".to_owned(),
+        };
+        self.failure(request, io::Error::new(io::ErrorKind::TimedOut, reason))
+    }
+
+    fn failure(&self, request: &DiskRequest, source: io::Error) -> DiskError {
+        DiskError::Io {
+            device: Arc::clone(&self.name),
+            operation: request.operation(),
+            addr: request.extent().0,
+            source: Arc::new(source),
+        }
+    }
+}
+
+fn is_write(request: &DiskRequest) -> bool {
+    !matches!(request, DiskRequest::Read { .. } | DiskRequest::Flush)
+}
+
+impl Connected {
+    /// Sends a request with its data. Waits for the peer, at most until the deadline of whatever
+    /// is the oldest, because the connection is cut off then.
+    fn send(&self, cookie: u64, request: &DiskRequest) -> io::Result<()> {
+        let (addr, count) = request.extent();
+        let (command, flags) = match request {
+            DiskRequest::Read { .. } => (Command::Read, 0),
+            DiskRequest::Write { durability: Durability::Cached, .. } => (Command::Write, 0),
+            DiskRequest::Write { durability: Durability::Fua, .. } => {
+                (Command::Write, command_flag::FUA)
+            }
+            DiskRequest::Flush => (Command::Flush, 0),
+            DiskRequest::Discard { .. } => (Command::Trim, 0),
+            // Zeros that take their space: whoever wants it back discards.
+            DiskRequest::WriteZeroes { .. } => (Command::WriteZeroes, command_flag::NO_HOLE),
+        };
+        let length = (count * BLOCK_SIZE as u64) as u32;
+        let command = command.number();
+        let head = Request { flags, command, cookie, offset: addr.byte_offset(), length }.encode();
+        let mut parts = vec![IoSlice::new(&head)];
+        if let DiskRequest::Write { parts: data, .. } = request {
+            parts.extend(data.iter().map(|part| IoSlice::new(part.bytes())));
+        }
+        let _writer = self.writer.lock();
+        self.stream.write_parts(&mut parts)
+    }
+}

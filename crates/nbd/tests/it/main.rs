@@ -1,0 +1,7 @@
+//! Server and client as others meet them: other people's programs, and peers that mean no good.
+
+mod foreign;
+mod hostile;
+mod losses;
+mod serving;
+mod world;

@@ -46,6 +46,9 @@ use crate::target::not_opened;
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait for that without saying so.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long a disk may be in use by somebody who cannot be seen, and how often that is looked at.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(2);
+const UNSEEN_GLANCE: Duration = Duration::from_millis(20);
 /// Block size that the kernel is told: that of the filesystem, in bytes.
 const KERNEL_BLOCK: u32 = 4096;
 
@@ -202,7 +205,8 @@ impl Daemon {
     }
 }
 
-/// Opens the disk. If another of our daemons has just lost its mount, waits until it has ended.
+/// Opens the disk. If another of our daemons has just lost its mount, waits until it has ended. One
+/// that was killed may hold the disk for a moment when it is not seen any more.
 fn open_disk(plan: &Plan) -> Result<FileDisk> {
     let mode = match plan.settings.access {
         Access::ReadWrite => OpenMode::ReadWrite,
@@ -210,7 +214,7 @@ fn open_disk(plan: &Plan) -> Result<FileDisk> {
     };
     let options = OpenOptions { claim: claim(), ..OpenOptions::new(mode) };
     let open = || FileDisk::open_with(&plan.target, options);
-    let opened = match open() {
+    let mut opened = match open() {
         Err(OpenError::InUse { holder: Some(holder), .. })
             if mounts::of_target(&plan.target)?.is_none()
                 && holder.name.as_deref() == Some("gabion") =>
@@ -225,6 +229,13 @@ fn open_disk(plan: &Plan) -> Result<FileDisk> {
         }
         opened => opened,
     };
+    let began = Instant::now();
+    while matches!(opened, Err(OpenError::InUse { holder: None, .. }))
+        && began.elapsed() < UNSEEN_PATIENCE
+    {
+        thread::sleep(UNSEEN_GLANCE);
+        opened = open();
+    }
     opened.map_err(|error| not_opened("cannot mount", &plan.target, &error))
 }
 

@@ -13,6 +13,7 @@ use gabion_base::disk::DiskRequest;
 use gabion_base::ids::BlockAddr;
 
 use crate::error::MapError;
+use crate::extents::LastBlock;
 use crate::file::dirty::{InJournal, Segment};
 use crate::format::item::{Extent, FileData};
 use crate::key::FileId;
@@ -198,7 +199,19 @@ impl LocalTxn<'_> {
         let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
         self.ensure_room(file, first, last)?;
         let size = self.extent(file)?.size;
+        let known = self.state(file);
+        let mut repaired = None;
+        let size_now = known.as_ref().map_or(size, |state| state.size());
+        if end > size_now && known.is_none_or(|state| !state.is_clear()) {
+            let begins_there = first == size_now / BLOCK;
+            let last_block = if begins_there { LastBlock::Overwritten } else { LastBlock::Kept };
+            repaired = self.clear_behind_end(file, size_now, last_block)?;
+        }
         let state = self.map.files.enter(file, size);
+        if let Some(bytes) = repaired {
+            let slice = BlockSlice::new(Blocks::from_bytes(&bytes));
+            self.map.accept(&state, size_now / BLOCK, &slice, InJournal::No);
+        }
         let _range = state.ranges.lock(first * BLOCK, last * BLOCK, LockMode::Exclusive);
         let slice = match payload {
             Payload::Shared { blocks, length }
@@ -210,6 +223,9 @@ impl LocalTxn<'_> {
         };
         self.held.touch(file);
         self.map.accept(&state, first, &slice, InJournal::No);
+        if end > size_now {
+            state.set_clear();
+        }
         state.grow(end);
         Ok(())
     }
@@ -245,6 +261,8 @@ impl LocalTxn<'_> {
         let all = blocks.bytes_mut();
         if start > 0 {
             self.fill(file, first * BLOCK, &mut all[..BLOCK_SIZE])?;
+            let kept = size.saturating_sub(first * BLOCK).min(BLOCK) as usize;
+            all[kept..BLOCK_SIZE].fill(0);
         }
         let tail_block = last - 1;
         let reads_tail = !end.is_multiple_of(BLOCK) && end < size;

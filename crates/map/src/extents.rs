@@ -111,6 +111,15 @@ impl Piece {
     }
 }
 
+/// What becomes of a file's last block when the file grows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastBlock {
+    /// It stays as it is.
+    Kept,
+    /// A write begins in it, and will put zeros behind the end itself.
+    Overwritten,
+}
+
 impl LocalTxn<'_> {
     /// At most `limit` pieces of a file that overlap blocks `from..to`, whole and in order.
     pub(crate) fn pieces(
@@ -268,6 +277,8 @@ impl LocalTxn<'_> {
         let before = self.file(file)?.size;
         if size < before {
             self.cut(file, size)?;
+        } else if size > before {
+            self.grow_from(file, before)?;
         }
         // The item's size must not pass bytes that a crash could lose: writeback will put it then.
         let recorded = self.state(file).is_none_or(|state| state.is_recorded());
@@ -279,6 +290,46 @@ impl LocalTxn<'_> {
         }
         if size != before {
             self.changes.sizes.push((file, size));
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash may have left behind the end of a file that is about to grow from
+    /// `size`: a writeback puts extents into items before the size follows. What its last block
+    /// should be is returned if that has such bytes.
+    pub(crate) fn clear_behind_end(
+        &mut self,
+        file: FileId,
+        size: u64,
+        last_block: LastBlock,
+    ) -> Result<Option<Vec<u8>>, Stop> {
+        let end = size.div_ceil(BLOCK);
+        let mut at = end;
+        while at < FILE_BLOCKS_MAX {
+            let pieces = self.pieces(file, at, FILE_BLOCKS_MAX, SCAN_ITEMS)?;
+            let Some(last) = pieces.last() else { break };
+            at = last.end();
+            for piece in pieces {
+                if !matches!(piece.data, FileData::Unwritten(_)) {
+                    self.unmap(file, piece.block.max(end), piece.end())?;
+                }
+            }
+        }
+        let length = (size % BLOCK) as usize;
+        if length == 0 || last_block == LastBlock::Overwritten {
+            return Ok(None);
+        }
+        let stored = self.stored_block(file, size / BLOCK)?;
+        let behind = |bytes: &Vec<u8>| bytes[length..].iter().any(|byte| *byte != 0);
+        Ok(stored.filter(behind).map(|mut bytes| {
+            bytes.truncate(length);
+            bytes
+        }))
+    }
+
+    fn grow_from(&mut self, file: FileId, size: u64) -> Result<(), Stop> {
+        if let Some(bytes) = self.clear_behind_end(file, size, LastBlock::Kept)? {
+            self.replace_block(file, size / BLOCK, bytes);
         }
         Ok(())
     }
@@ -429,6 +480,10 @@ impl LocalTxn<'_> {
         self.require_space()?;
         let (from, to) = (source_offset / BLOCK, (source_offset + length).div_ceil(BLOCK));
         let shift = |block: u64| block - from + target_offset / BLOCK;
+        let size = self.file(target)?.size;
+        if end > size {
+            self.grow_from(target, size)?;
+        }
         self.unmap(target, shift(from), shift(to))?;
         // Looked up only now: within one file that may have divided an extent of the source.
         let pieces = self.pieces(source, from, to, usize::MAX)?;

@@ -9,8 +9,10 @@
 //! Small files skip 1 and 2: their bytes go into the item. Blocks that were set aside for the file
 //! are written in place, with the file locked throughout, so that nobody frees them meanwhile.
 //!
-//! The size in the FILE item advances in step 3, up to the first byte that is still only accepted.
-//! So a crash never leaves bytes behind a file's end, which would appear when the file grows.
+//! The size in the FILE item advances in step 3 to what the file's size was before step 1, once all
+//! bytes below it are written, and not at all if the file was cut since. So it is always a size that
+//! the file had. What a crash leaves behind the end, of a writeback that had not come so far, is
+//! cleared when the file grows (`LocalTxn::clear_behind_end`).
 
 use std::sync::Arc;
 
@@ -50,6 +52,7 @@ struct Flight<'a> {
     state: &'a Arc<FileState>,
     _one_at_a_time: MutexGuard<'a, ()>,
     size: u64,
+    cuts: u64,
     segments: Vec<Segment>,
     /// Written to blocks that were allocated for it.
     runs: Vec<WrittenRun>,
@@ -221,21 +224,23 @@ impl LocalMap {
             txn.ensure(file, LockMode::Exclusive)?;
             let birth = self.view.load().active.txg();
             let mut mapped = Vec::with_capacity(flight.runs.len());
-            let mut kept = Vec::new();
             if flight.fits_inline() {
-                kept.extend(txn.map_inline(state, &flight.segments)?);
+                txn.map_inline(state, &flight.segments)?;
             }
             for written in &flight.runs {
                 mapped.push(txn.map_written(state, &flight.segments, written, birth)?);
             }
             let mut missed = Vec::new();
             for written in &flight.in_place {
-                let (here, not_here) = txn.map_in_place(state, &flight.segments, written)?;
-                kept.extend(here);
-                missed.extend(not_here);
+                missed.extend(txn.map_in_place(state, &flight.segments, written)?);
             }
-            kept.extend(mapped.iter().flatten());
-            txn.advance_size(state, kept)?;
+            if flight.whole && missed.is_empty() && state.cuts() == flight.cuts {
+                let mut extent = txn.extent(file)?;
+                if extent.size < flight.size {
+                    extent.size = flight.size;
+                    txn.put_extent(file, extent);
+                }
+            }
             txn.changes.unflushed = !flight.runs.is_empty() || !flight.in_place.is_empty();
             Ok((mapped, missed))
         });
@@ -375,6 +380,7 @@ impl<'a> Flight<'a> {
             state,
             _one_at_a_time: guard,
             size: 0,
+            cuts: 0,
             segments: Vec::new(),
             runs: Vec::new(),
             in_place: Vec::new(),
@@ -384,8 +390,10 @@ impl<'a> Flight<'a> {
         flight
     }
 
-    /// Looks at the file once more.
+    /// Looks at the file once more. The size is taken before the segments: all bytes below it are
+    /// among them.
     fn take_segments(&mut self) {
+        self.cuts = self.state.cuts();
         self.size = self.state.size();
         self.segments = self.state.dirty.all();
         let mut blocks = 0;

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use gabion_base::BLOCK_SIZE;
 use gabion_base::ids::Txg;
 
 use crate::error::MapError;
@@ -112,15 +111,15 @@ impl LocalTxn<'_> {
     }
 
     /// Puts extents in place of what was set aside, for what of `written` is still the file's
-    /// bytes; returns those blocks, and those that are set aside no more.
+    /// bytes; returns the blocks of those that are set aside no more.
     pub(crate) fn map_in_place(
         &mut self,
         state: &Arc<FileState>,
         segments: &[Segment],
         written: &WrittenRun,
-    ) -> Result<(Ranges, Ranges), Stop> {
+    ) -> Result<Ranges, Stop> {
         let file = state.file;
-        let (mut mapped, mut missed) = (Ranges::new(), Ranges::new());
+        let mut missed = Ranges::new();
         for (from, to) in written.unchanged(state, segments) {
             let mut at = from;
             for piece in self.pieces(file, from, to, usize::MAX)? {
@@ -132,31 +131,12 @@ impl LocalTxn<'_> {
                     self.replace_set_aside(file, from, extent)?;
                     self.drop_accepted(file, from, to);
                     missed.extend((at < from).then_some((at, from)));
-                    mapped.push((from, to));
                     at = to;
                 }
             }
             missed.extend((at < to).then_some((at, to)));
         }
-        Ok((mapped, missed))
-    }
-
-    /// Lets the size in the FILE item reach up to the first byte that will still be only accepted
-    /// when blocks `kept` are in items.
-    pub(crate) fn advance_size(
-        &mut self,
-        state: &Arc<FileState>,
-        mut kept: Ranges,
-    ) -> Result<(), Stop> {
-        kept.sort_unstable();
-        let first = first_outside(&state.dirty.all(), &kept);
-        let size = first.map_or(u64::MAX, |block| block * BLOCK_SIZE as u64).min(state.size());
-        let mut extent = self.extent(state.file)?;
-        if extent.size < size {
-            extent.size = size;
-            self.put_extent(state.file, extent);
-        }
-        Ok(())
+        Ok(missed)
     }
 
     /// Puts a small file's bytes into its item.
@@ -164,31 +144,16 @@ impl LocalTxn<'_> {
         &mut self,
         state: &Arc<FileState>,
         segments: &[Segment],
-    ) -> Result<Option<(u64, u64)>, Stop> {
+    ) -> Result<(), Stop> {
         let size = state.size();
-        let Some(segment) = segments.first() else { return Ok(None) };
+        let Some(segment) = segments.first() else { return Ok(()) };
         if size > INLINE_LENGTH_MAX as u64 || state.dirty.unchanged(segment).is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         self.unmap(state.file, 0, 1)?;
         let bytes = segment.slice.bytes()[..size as usize].to_vec();
         self.map_piece(state.file, &Piece { block: 0, data: FileData::Inline(bytes) })?;
         self.drop_accepted(state.file, 0, 1);
-        Ok(Some((0, 1)))
+        Ok(())
     }
-}
-
-/// The first block of `segments` that is in none of `ranges`; both are in order.
-fn first_outside(segments: &[Segment], ranges: &[(u64, u64)]) -> Option<u64> {
-    segments.iter().find_map(|segment| {
-        let mut at = segment.block;
-        let first = ranges.partition_point(|range| range.1 <= at);
-        for (from, to) in &ranges[first..] {
-            if *from > at {
-                break;
-            }
-            at = at.max(*to);
-        }
-        (at < segment.end()).then_some(at)
-    })
 }

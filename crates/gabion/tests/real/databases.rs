@@ -9,7 +9,7 @@ use crate::program::{Running, run, script};
 use crate::site::{Site, is_long};
 
 /// How SQLite keeps its promises.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Journal {
     /// A log beside the database, with a mapped index shared by all processes.
     Wal,

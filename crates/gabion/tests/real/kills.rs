@@ -43,8 +43,13 @@ fn sqlite_keeps_what_it_committed(name: &str, journal: Journal) {
         }
         site.kill(&mut writers.iter_mut().collect::<Vec<_>>());
         for writer in &mut writers {
-            // Without a daemon it fails, and nothing it says from then on can be a commit.
-            committed.extend(writer.rest());
+            let mut said = writer.rest();
+            if journal == Journal::Rollback {
+                // SQLite takes a transaction for committed whose journal it could remove, but whose
+                // directory it could not open for the sync: this one may be of after the kill.
+                said.pop();
+            }
+            committed.extend(said);
         }
         drop(writers);
         report(name, round, site.mount());

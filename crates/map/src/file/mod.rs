@@ -10,7 +10,7 @@ pub mod ranges;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gabion_base::sync::{CachePadded, Mutex};
 
@@ -33,7 +33,9 @@ pub struct FileState {
     pub writeback: Mutex<()>,
     size: AtomicU64,
     item_size: AtomicU64,
+    cuts: AtomicU64,
     dirty_blocks: AtomicU64,
+    clear: AtomicBool,
 }
 
 impl FileState {
@@ -45,7 +47,9 @@ impl FileState {
             writeback: Mutex::new(()),
             size: AtomicU64::new(size),
             item_size: AtomicU64::new(size),
+            cuts: AtomicU64::new(0),
             dirty_blocks: AtomicU64::new(0),
+            clear: AtomicBool::new(false),
         }
     }
 
@@ -59,9 +63,28 @@ impl FileState {
         self.size.fetch_max(end, Ordering::AcqRel);
     }
 
-    /// The size was set.
+    /// The size was set. Counts cuts, so that a writeback under way knows that it saw an older
+    /// file.
     pub fn resize(&self, size: u64) {
-        self.size.store(size, Ordering::Release);
+        let before = self.size.swap(size, Ordering::AcqRel);
+        if size < before {
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether it is known that a crash left nothing behind the file's end.
+    pub fn is_clear(&self) -> bool {
+        self.clear.load(Ordering::Acquire)
+    }
+
+    /// It is.
+    pub fn set_clear(&self) {
+        self.clear.store(true, Ordering::Release);
+    }
+
+    /// How often the file was cut.
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
     }
 
     /// The FILE item says `size` now.

@@ -130,7 +130,7 @@ fn a_commit_after_one_that_failed_fails_too() {
 }
 
 #[test]
-fn no_bytes_come_behind_the_end_of_a_file_before_its_size_does() {
+fn what_a_crash_leaves_behind_the_end_of_a_file_does_not_come_back() {
     let (disk, map) = hooked();
     // Half of the file is written in place, the other half elsewhere; a sync comes in between.
     map.transact(|txn| txn.allocate(file(10), 4 * 4096, 8 * 4096)).expect("space");
@@ -139,10 +139,17 @@ fn no_bytes_come_behind_the_end_of_a_file_before_its_size_does() {
     disk.at_write(1, |map| map.sync_file(file(11)).expect("a working disk"));
     map.flush_file(file(10)).expect("a working disk");
     assert!(read(&map, file(10), 0, 100_000) == [7; 8 * 4096]);
-    let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
-    let after = open(&image);
-    assert_eq!(size(&after, file(10)), 0);
-    after.transact(|txn| txn.set_size(file(10), 8 * 4096)).expect("space");
-    assert!(read(&after, file(10), 0, 100_000) == [0; 8 * 4096]);
-    assert_exact(&after);
+    let grow_by_size = |map: &LocalMap| {
+        map.transact(|txn| txn.set_size(file(10), 9 * 4096)).expect("space");
+    };
+    let grow_by_write = |map: &LocalMap| write(map, file(10), 8 * 4096, &[0; 4096]).expect("space");
+    for grow in [&grow_by_size as &dyn Fn(&LocalMap), &grow_by_write] {
+        let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
+        let after = open(&image);
+        assert_eq!(size(&after, file(10)), 0);
+        grow(&after);
+        assert!(read(&after, file(10), 0, 100_000) == [0; 9 * 4096]);
+        after.commit().expect("a working disk");
+        assert_exact(&after);
+    }
 }

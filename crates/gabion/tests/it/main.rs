@@ -13,5 +13,6 @@ mod mounting;
 mod ordinary;
 mod readme;
 mod scrubbing;
+mod target;
 mod up;
 mod world;

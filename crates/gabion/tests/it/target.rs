@@ -1,0 +1,267 @@
+//! `gabion target` as other people's NBD clients meet it, and ours when it dies.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::disk::{Disk, DiskRequest, Durability};
+use gabion_base::ids::BlockAddr;
+use gabion_nbd::client::{Client, ClientOptions};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::{Folder, GABION, Running};
+
+const SIZE: u64 = 16 << 20;
+
+/// A target, and the URIs that it has printed.
+struct Target {
+    running: Running,
+    uris: Vec<String>,
+}
+
+impl Target {
+    /// Starts one and reads a line for each of `uris`.
+    #[track_caller]
+    fn start(folder: &Folder, uris: usize, arguments: &[&str]) -> Self {
+        let child = Command::new(GABION)
+            .arg("target")
+            .args(arguments)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut running = Running(child.unwrap());
+        let lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+        let uris: Vec<_> = lines.take(uris).map(Result::unwrap).collect();
+        Self { running, uris }
+    }
+
+    /// One export, `disk`, of an image at a free port.
+    fn of_image(folder: &Folder) -> Self {
+        image(folder);
+        Self::start(folder, 1, &["--listen", "127.0.0.1:0", "disk=image"])
+    }
+
+    fn uri(&self) -> &str {
+        &self.uris[0]
+    }
+
+    /// Asks it to stop, and asserts that it does so in order.
+    fn stop(mut self) {
+        self.running.signal(Signal::TERM);
+        assert!(self.running.0.wait().unwrap().success());
+    }
+}
+
+fn image(folder: &Folder) -> PathBuf {
+    let path = folder.join("image");
+    File::create(&path).unwrap().set_len(SIZE).unwrap();
+    path
+}
+
+/// Random bytes with a hole, in `source`.
+fn source(folder: &Folder) -> PathBuf {
+    let mut bytes = vec![0; SIZE as usize];
+    let random = File::open("/dev/urandom").unwrap();
+    (&random).read_exact(&mut bytes[..5 << 20]).unwrap();
+    (&random).read_exact(&mut bytes[(9 << 20) + 123..11 << 20]).unwrap();
+    fs::write(folder.join("source"), bytes).unwrap();
+    folder.join("source")
+}
+
+fn run(folder: &Folder, program: &str, arguments: &[&str]) -> String {
+    folder.run(Command::new(program).args(arguments)).succeeded()
+}
+
+#[test]
+fn a_target_says_where_its_exports_are_and_what_they_can_do() {
+    let folder = Folder::new();
+    image(&folder);
+    File::create(folder.join("b c")).unwrap().set_len(1 << 20).unwrap();
+    let socket = format!("unix:{}", folder.join("socket").display());
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", &socket];
+    let arguments = [&listen[..], &["a=image", "b c=b c"]].concat();
+    let target = Target::start(&folder, 6, &arguments);
+    assert_eq!(target.uris.len(), 6);
+    for uri in &target.uris {
+        let told = run(&folder, "nbdinfo", &["--json", uri]);
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(
+            (&told["protocol"], &told["structured"]),
+            (&"newstyle-fixed".into(), &true.into())
+        );
+        let export = &told["exports"][0];
+        let size = if uri.contains("b%20c") { 1 << 20 } else { SIZE };
+        assert_eq!(export["export-size"], size, "{uri}");
+        assert_eq!(export["contexts"][0], "base:allocation");
+        for ability in ["cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"] {
+            assert_eq!(export[format!("can_{ability}")], true, "{ability} at {uri}");
+        }
+        assert_eq!(export["is_read_only"], false);
+        assert_eq!(export["block_size_minimum"], 1);
+        assert_eq!(export["block_size_maximum"], 32 << 20);
+    }
+    let list = run(&folder, "nbdinfo", &["--list", &target.uris[0]]);
+    assert!(list.contains("export=\"a\"") && list.contains("export=\"b c\""), "{list}");
+    let map = run(&folder, "nbdinfo", &["--map", &target.uris[0]]);
+    assert!(map.contains("data"), "{map}");
+    target.stop();
+    assert!(!folder.join("socket").exists());
+}
+
+#[test]
+fn nbdcopy_and_qemu_copy_there_and_back() {
+    let folder = Folder::new();
+    let source = fs::read(source(&folder)).unwrap();
+    let target = Target::of_image(&folder);
+    run(&folder, "nbdcopy", &["source", target.uri()]);
+    run(&folder, "nbdcopy", &[target.uri(), "back"]);
+    assert!(fs::read(folder.join("back")).unwrap() == source);
+    let told = run(&folder, "qemu-img", &["info", target.uri()]);
+    assert!(told.contains("virtual size: 16 MiB"), "{told}");
+    run(&folder, "qemu-img", &["compare", "-f", "raw", "-F", "raw", "source", target.uri()]);
+    run(&folder, "qemu-io", &["-f", "raw", target.uri(), "-c", "write -P 7 0 16M"]);
+    run(&folder, "qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", "source", target.uri()]);
+    run(&folder, "qemu-img", &["convert", "-f", "raw", "-O", "qcow2", target.uri(), "q"]);
+    run(&folder, "qemu-img", &["check", "q"]);
+    run(&folder, "qemu-img", &["compare", "q", target.uri()]);
+    target.stop();
+    assert!(fs::read(folder.join("image")).unwrap() == source);
+}
+
+#[test]
+fn qemu_io_writes_parts_of_blocks_and_fio_verifies() {
+    let folder = Folder::new();
+    let target = Target::of_image(&folder);
+    let commands = [
+        "write -f -P 5 1000 9000",
+        "read -P 5 1000 9000",
+        "read -P 0 0 1000",
+        "read -P 0 10000 96",
+        "write -z 2000 5000",
+        "read -P 0 2000 5000",
+        "read -P 5 7000 3000",
+        "write -z -u 1M 1M",
+        "discard 2M 1M",
+        "aio_write -P 9 3M 64k",
+        "aio_write -P 9 4M 64k",
+        "aio_flush",
+        "read -P 9 3M 64k",
+        "flush",
+    ];
+    let mut arguments = vec!["-f", "raw", target.uri()];
+    arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
+    let said = run(&folder, "qemu-io", &arguments);
+    assert!(!said.contains("failed"), "{said}");
+    let engines = run(&folder, "fio", &["--enghelp"]);
+    if engines.contains("nbd") {
+        let uri = format!("--uri={}", target.uri());
+        let fio = [
+            "--name=verify",
+            "--ioengine=nbd",
+            &uri,
+            "--rw=randwrite",
+            "--bssplit=512/20:4k/60:64k",
+            "--iodepth=16",
+            "--size=8M",
+            "--verify=crc32c",
+            "--fsync=32",
+            "--randseed=1",
+            "--verify_state_save=0",
+        ];
+        run(&folder, "fio", &fio);
+    }
+    target.stop();
+}
+
+#[test]
+fn a_read_only_target_leaves_its_image_alone() {
+    let folder = Folder::new();
+    image(&folder);
+    let arguments = ["--read-only", "--listen", "127.0.0.1:0", "disk=image"];
+    let target = Target::start(&folder, 1, &arguments);
+    let told = run(&folder, "nbdinfo", &[target.uri()]);
+    assert!(told.contains("is_read_only: true"), "{told}");
+    let write = ["-f", "raw", target.uri(), "-c", "write 0 4k"];
+    folder.run(Command::new("qemu-io").args(write)).failed(1, &["Permission denied"]);
+    target.stop();
+}
+
+#[test]
+fn a_target_that_cannot_start_says_why() {
+    let folder = Folder::new();
+    let gabion = |arguments: &[&str]| folder.gabion(&[&["target"], arguments].concat());
+    gabion(&["disk"]).failed(2, &["NAME=PATH"]);
+    gabion(&["--listen", "unix:", "disk=image"]).failed(2, &["a path must follow"]);
+    gabion(&["disk=image"]).failed(1, &["cannot offer disk", "image"]);
+    gabion(&["disk=.", "disk=.."]).failed(2, &["the name disk is given twice"]);
+    let target = Target::of_image(&folder);
+    let port = target.uri().trim_start_matches("nbd://").trim_end_matches("/disk").to_owned();
+    gabion(&["--listen", "127.0.0.1:0", "disk=image"]).failed(1, &["in use by process"]);
+    File::create(folder.join("other")).unwrap().set_len(SIZE).unwrap();
+    gabion(&["--listen", &port, "disk=other"]).failed(1, &["cannot listen at", &port]);
+    target.stop();
+}
+
+/// Blocks that say where they belong.
+fn pattern(at: u64) -> BlockSlice {
+    let bytes: Vec<u8> = (0..4 * BLOCK_SIZE as u64).map(|i| (at * 31 + i / 512) as u8).collect();
+    BlockSlice::new(Blocks::from_bytes(&bytes))
+}
+
+#[test]
+fn writes_complete_though_the_target_is_killed_and_started_again() {
+    let folder = Folder::new();
+    image(&folder);
+    let socket = format!("unix:{}", folder.join("socket").display());
+    let start = || Target::start(&folder, 1, &["--listen", &socket, "disk=image"]);
+    let mut target = start();
+    let client = Client::open(&target.uri().parse().unwrap(), ClientOptions::default()).unwrap();
+    let mut tickets = Vec::new();
+    for at in 0..1024 {
+        if at % 256 == 100 {
+            target.running.0.kill().unwrap();
+            target.running.0.wait().unwrap();
+        }
+        let (addr, durability) = (BlockAddr(at * 4), Durability::Cached);
+        tickets.push(client.submit(DiskRequest::Write {
+            addr,
+            parts: vec![pattern(at)],
+            durability,
+        }));
+        if at % 256 == 200 {
+            target = start();
+        }
+    }
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    client.flush().unwrap();
+    drop(client);
+    target.stop();
+    let image = fs::read(folder.join("image")).unwrap();
+    for at in 0..1024 {
+        let bytes = &image[at * 4 * BLOCK_SIZE..][..4 * BLOCK_SIZE];
+        assert!(bytes == pattern(at as u64).bytes(), "blocks at {at}");
+    }
+}
+
+#[test]
+fn requests_to_a_stopped_target_fail_within_their_deadline() {
+    let folder = Folder::new();
+    let target = Target::of_image(&folder);
+    let options = ClientOptions { deadline: Duration::from_millis(600) };
+    let client = Client::open(&target.uri().parse().unwrap(), options).unwrap();
+    target.running.signal(Signal::STOP);
+    let start = Instant::now();
+    let error = client.flush().unwrap_err().to_string();
+    assert!(error.contains("flush of nbd://127.0.0.1:") && error.contains("answer"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    target.running.signal(Signal::CONT);
+    target.stop();
+}

@@ -49,7 +49,11 @@ pub fn run(args: &args::Target) -> Result<()> {
     // Before any thread is started, as threads inherit what is blocked.
     let signals =
         Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))?;
-    let exports = args.exports.iter().map(|offer| open(offer, args.read_only));
+    let permission = match args.read_only {
+        true => Permission::ReadOnly,
+        false => Permission::ReadWrite,
+    };
+    let exports = args.exports.iter().map(|offer| open(offer, permission));
     let exports = Exports::new(exports.collect::<Result<_>>()?);
     let listen = |address: &Address| {
         let cannot = || format!("cannot listen at {address}");
@@ -81,10 +85,10 @@ pub fn run(args: &args::Target) -> Result<()> {
     }
 }
 
-fn open(offer: &Offer, read_only: bool) -> Result<Export> {
-    let (mode, permission) = match read_only {
-        true => (OpenMode::ReadOnly, Permission::ReadOnly),
-        false => (OpenMode::ReadWrite, Permission::ReadWrite),
+fn open(offer: &Offer, permission: Permission) -> Result<Export> {
+    let mode = match permission {
+        Permission::ReadOnly => OpenMode::ReadOnly,
+        Permission::ReadWrite => OpenMode::ReadWrite,
     };
     let disk = FileDisk::open(&offer.path, mode).map_err(|error| {
         not_opened(&format!("cannot offer {}", offer.name), &offer.path, &error)

@@ -1,8 +1,8 @@
 //! Disks for NBD clients: listeners, and a thread or a few for each client.
 //!
-//! - [`Server::start`] listens; each client is a [`connection`] of its own, and none waits for
+//! - [`Server::start`] listens; each client is a connection of its own, and none waits for
 //!   another except for the disk itself.
-//! - At most [`CLIENTS_MAX`] clients; the next is disconnected at once.
+//! - At most `CLIENTS_MAX` clients; the next is disconnected at once.
 //! - [`Server::stop`]: 1. nobody new; 2. requests in flight are answered, later ones refused;
 //!   3. after the grace, what is left is cut off. Sockets in the file system are removed.
 //!

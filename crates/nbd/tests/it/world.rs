@@ -1,6 +1,7 @@
 //! Folders, servers and disks of a test, which go with it however it ends.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use gabion_base::ids::BlockAddr;
 use gabion_base::sync::Mutex;
 use gabion_nbd::address::{Address, Uri};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A folder for one test.
 pub struct Folder(PathBuf);
@@ -59,7 +60,7 @@ impl Drop for Folder {
 }
 
 /// Somebody else's server in the background.
-pub struct Foreign(Pid);
+pub struct Foreign(OwnedFd);
 
 impl Foreign {
     /// Runs a program that goes to the background when it is ready, having written `pid`.
@@ -76,7 +77,8 @@ impl Foreign {
             }
         };
         fs::remove_file(folder.join("pid")).unwrap();
-        Self(Pid::from_raw(pid).unwrap())
+        let pid = Pid::from_raw(pid).unwrap();
+        Self(pidfd_open(pid, PidfdFlags::empty()).unwrap())
     }
 
     /// nbdkit with `arguments` at the socket of the folder.
@@ -87,13 +89,13 @@ impl Foreign {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.0, signal).unwrap();
+        pidfd_send_signal(&self.0, signal).unwrap();
     }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
 

@@ -10,9 +10,9 @@
 //! are written in place, with the file locked throughout, so that nobody frees them meanwhile.
 //!
 //! The size in the FILE item advances in step 3 to what the file's size was before step 1, once all
-//! bytes below it are written, and not at all if the file was cut since. So it is always a size that
-//! the file had. What a crash leaves behind the end, of a writeback that had not come so far, is
-//! cleared when the file grows (`LocalTxn::clear_behind_end`).
+//! bytes below it are written, and not at all if the file was cut since. So it is always a size
+//! that the file had. What a crash leaves behind the end, of a writeback that had not come so far,
+//! is cleared when the file grows (`LocalTxn::clear_behind_end`).
 
 use std::sync::Arc;
 

@@ -7,7 +7,8 @@
 //!    meanwhile; give the others back. One batch for each file.
 //!
 //! Small files skip 1 and 2: their bytes go into the item. Blocks that were set aside for the file
-//! are written in place, with the file locked throughout, so that nobody frees them meanwhile.
+//! are written in place, with the file locked so that nobody frees them meanwhile; step 3 looks
+//! whether they still are set aside.
 //!
 //! The size in the FILE item advances in step 3 to what the file's size was before step 1, once all
 //! bytes below it are written, and not at all if the file was cut since. So it is always a size

@@ -203,6 +203,8 @@ impl LocalTxn<'_> {
         let mut repaired = None;
         let size_now = known.as_ref().map_or(size, |state| state.size());
         if end > size_now && known.is_none_or(|state| !state.is_clear()) {
+            // Alone: what another writer has accepted, but not counted yet, is not left over.
+            self.ensure(file, LockMode::Exclusive)?;
             let begins_there = first == size_now / BLOCK;
             let last_block = if begins_there { LastBlock::Overwritten } else { LastBlock::Kept };
             repaired = self.clear_behind_end(file, size_now, last_block)?;

@@ -21,11 +21,12 @@ const FSX_MODES: &[(&str, &str)] = &[
          mapwrite = 0\nread = 10\nwrite = 10\ntruncate = 3\nposix_fallocate = 2\npunch_hole = 3\n\
          copy_file_range = 2\nfsync = 0.2\n",
     ),
+    // Without fallocate, which fsx now and then asks for no bytes at all when it aligns.
     (
         "whole blocks",
         "flen = 1048576\n[opsize]\nalign = 4096\nmin = 4096\n[weights]\nclose_open = 1\n\
          mapread = 10\nmapwrite = 3\nread = 10\nwrite = 10\ntruncate = 3\npunch_hole = 3\n\
-         copy_file_range = 3\nposix_fallocate = 2\n",
+         copy_file_range = 3\n",
     ),
     (
         "a few bytes",

@@ -399,3 +399,24 @@ fn threads_write_disjoint_ranges_of_one_file() {
     }
     assert_exact(&map);
 }
+
+/// A writer that begins behind the end must not take another's bytes for what a crash has left.
+#[test]
+fn writers_that_extend_a_file_beside_each_other_keep_all_bytes() {
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    for round in 0..200 {
+        let id = file(100 + round);
+        write(&map, id, 0, &[1; 100]).expect("space");
+        map.sync().expect("a working disk");
+        std::thread::scope(|scope| {
+            for part in 0..4_u64 {
+                let map = &map;
+                scope.spawn(move || {
+                    write(map, id, part * 4096, &[7; 4096]).expect("space");
+                });
+            }
+        });
+        assert!(read(&map, id, 0, 16_384) == [7; 16_384], "round {round}");
+    }
+}

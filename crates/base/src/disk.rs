@@ -18,6 +18,7 @@
 //! caller keeps many in flight. The buffers of a request belong to it until it has completed.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -100,15 +101,36 @@ pub enum DiskError {
         /// The device's length in blocks.
         blocks: u64,
     },
+    /// Somebody else has opened the device for writing since: nothing more may be written here.
+    #[error("{operation} of {device}: {reason}")]
+    Fenced {
+        /// The device's name.
+        device: Arc<str>,
+        /// The operation's name.
+        operation: &'static str,
+        /// Who fenced it, as far as is known.
+        reason: Arc<str>,
+    },
 }
 
 /// The outcome of a request: the blocks read (for [`DiskRequest::Read`]), or nothing.
 pub type DiskResult = Result<Option<Blocks>, DiskError>;
 
 struct Slot {
-    outcome: Mutex<Option<DiskResult>>,
+    state: Mutex<Progress>,
     done: Condvar,
 }
+
+enum Progress {
+    Pending,
+    /// It is to be told, not waited for.
+    Continued(Continuation),
+    Completed(DiskResult),
+    /// The outcome was handed on.
+    Taken,
+}
+
+type Continuation = Box<dyn FnOnce(DiskResult) + Send>;
 
 /// A request in flight.
 pub struct Ticket(Flight);
@@ -128,14 +150,13 @@ pub struct Completion {
 impl Ticket {
     /// A request in flight and the end by which the device completes it.
     pub fn pair() -> (Self, Completion) {
-        let slot = Arc::new(Slot { outcome: Mutex::new(None), done: Condvar::new() });
+        let slot = Slot::new(Progress::Pending);
         (Self(Flight::Shared(Arc::clone(&slot))), Completion { slot })
     }
 
     /// A request that has completed already.
     pub fn ready(outcome: DiskResult) -> Self {
-        let slot = Arc::new(Slot { outcome: Mutex::new(Some(outcome)), done: Condvar::new() });
-        Self(Flight::Shared(slot))
+        Self(Flight::Shared(Slot::new(Progress::Completed(outcome))))
     }
 
     /// A request that completes when it is waited for: what a simulated device uses, so that
@@ -150,21 +171,55 @@ impl Ticket {
             Flight::Shared(slot) => slot,
             Flight::Deferred(complete) => return complete(),
         };
-        let mut outcome = slot.outcome.lock();
-        loop {
-            if let Some(result) = outcome.take() {
-                return result;
-            }
-            slot.done.wait(&mut outcome);
+        let mut state = slot.state.lock();
+        while matches!(*state, Progress::Pending) {
+            slot.done.wait(&mut state);
         }
+        match mem::replace(&mut *state, Progress::Taken) {
+            Progress::Completed(outcome) => outcome,
+            _ => unreachable!("a ticket is waited for or continued, once"),
+        }
+    }
+
+    /// Has `next` called with the outcome: on the thread that completes the request, or at once
+    /// on this one if it has completed. `next` must not wait for another request of the device.
+    pub fn then(self, next: impl FnOnce(DiskResult) + Send + 'static) {
+        let slot = match self.0 {
+            Flight::Shared(slot) => slot,
+            Flight::Deferred(complete) => return next(complete()),
+        };
+        let mut state = slot.state.lock();
+        match mem::replace(&mut *state, Progress::Taken) {
+            Progress::Completed(outcome) => {
+                drop(state);
+                next(outcome);
+            }
+            _ => *state = Progress::Continued(Box::new(next)),
+        }
+    }
+}
+
+impl Slot {
+    fn new(state: Progress) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(state), done: Condvar::new() })
     }
 }
 
 impl Completion {
     /// Hands the outcome to whoever waits.
     pub fn complete(self, outcome: DiskResult) {
-        *self.slot.outcome.lock() = Some(outcome);
-        self.slot.done.notify_all();
+        let mut state = self.slot.state.lock();
+        match mem::replace(&mut *state, Progress::Taken) {
+            Progress::Continued(next) => {
+                drop(state);
+                next(outcome);
+            }
+            _ => {
+                *state = Progress::Completed(outcome);
+                drop(state);
+                self.slot.done.notify_all();
+            }
+        }
     }
 }
 
@@ -209,6 +264,42 @@ pub trait Disk: Send + Sync {
     fn flush(&self) -> Result<(), DiskError> {
         self.submit(DiskRequest::Flush).wait().map(drop)
     }
+
+    /// How many copies of each block the device keeps in different places.
+    fn copies(&self) -> usize {
+        1
+    }
+
+    /// Reads one block from copy `copy` and waits; from the only one if there is no other. For
+    /// whoever knows by a checksum that what [`Disk::read`] returned is wrong.
+    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        assert!(copy < self.copies(), "copy {copy} of {}", self.copies());
+        self.read(addr, into)
+    }
+
+    /// Replaces the block at `addr` of copy `copy` by `good`, but only if it still is `bad`; no
+    /// write to the block happens between looking and replacing.
+    fn repair_copy(
+        &self,
+        copy: usize,
+        addr: BlockAddr,
+        bad: &[u8],
+        good: BlockSlice,
+    ) -> Result<Repair, DiskError> {
+        let _ = (copy, addr, bad, good);
+        Ok(Repair::Impossible)
+    }
+}
+
+/// What became of an attempt to repair a copy of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// The copy is right now, durably.
+    Repaired,
+    /// The copy has changed meanwhile, so it was left alone.
+    Changed,
+    /// The device keeps no other copy to repair from, or does not repair.
+    Impossible,
 }
 
 impl DiskRequest {

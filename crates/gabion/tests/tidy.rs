@@ -11,15 +11,17 @@ use std::process::Command;
 /// the simulated one never meet.
 const FLOORS: &[(&str, &[&str])] = &[
     ("base", &[]),
+    ("block", &["base"]),
     ("map", &["base"]),
     ("fs", &["base", "map"]),
     ("host", &["base"]),
     ("fuse", &[]),
-    ("node", &["base", "map", "fs"]),
+    ("node", &["base", "block", "map", "fs"]),
     ("nbd", &["base"]),
-    ("sim", &["base", "map", "fs", "node"]),
-    ("gabion", &["base", "map", "fs", "host", "fuse", "nbd", "node"]),
-    ("bench", &["base", "map", "fs", "host", "fuse", "node"]),
+    ("coordinator", &["base", "block"]),
+    ("sim", &["base", "block", "map", "fs", "node"]),
+    ("gabion", &["base", "block", "map", "fs", "host", "fuse", "nbd", "coordinator", "node"]),
+    ("bench", &["base", "block", "map", "fs", "host", "fuse", "nbd", "node"]),
 ];
 /// Crates that may contain `unsafe`.
 const UNSAFE: &[&str] = &["host", "fuse"];

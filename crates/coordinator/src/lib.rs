@@ -1,0 +1,3 @@
+//! Where the records of volumes are kept.
+
+#![forbid(unsafe_code)]

@@ -23,6 +23,7 @@ pub mod mount;
 mod mounts;
 mod options;
 mod patience;
+pub mod places;
 mod print;
 mod serve;
 mod size;

@@ -1,8 +1,9 @@
 //! The ground floor: words that every other crate of Gabion shares.
 //!
 //! Nothing here knows what a filesystem is. `base` holds the identifiers, the unit of storage
-//! (a block of 4 KiB), the buffers that blocks travel in, checksums, bounded decoding of bytes,
-//! and the [`disk::Disk`] seam behind which the real and the simulated media stand.
+//! (a block of 4 KiB), the buffers that blocks travel in, checksums, bounded decoding of bytes, the
+//! [`event::Event`]s that administrators are told, and the [`disk::Disk`] seam behind which the
+//! real and the simulated media stand.
 //!
 //! Deliberately absent: clocks, threads, files, sockets and randomness from the system. Whoever
 //! needs them gets them passed in.
@@ -13,6 +14,7 @@ pub mod buffer;
 pub mod checksum;
 pub mod codec;
 pub mod disk;
+pub mod event;
 pub mod ids;
 pub mod rng;
 pub mod sync;

@@ -159,6 +159,9 @@ pub struct Target {
     /// Refuse to write
     #[arg(long)]
     pub read_only: bool,
+    /// Offer all of it as it is, without a header and hence without epochs
+    #[arg(long)]
+    pub raw: bool,
     /// What to offer, and the name that clients use for it
     #[arg(value_name = "NAME=PATH", required = true)]
     pub exports: Vec<Offer>,

@@ -7,12 +7,13 @@
 //!
 //! Names and paths in URIs are percent-encoded. The schemes with encryption are refused by name.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::percent::{Encoded, decoded};
 use crate::wire::{PORT, STRING_BYTES_MAX};
 
 /// A place that a server can be reached at.
@@ -134,49 +135,18 @@ impl FromStr for Uri {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let export = Encoded(self.export.as_bytes());
         match &self.address {
             Address::Unix(path) => {
-                f.write_str("nbd+unix:///")?;
-                encode(f, self.export.as_bytes())?;
-                f.write_str("?socket=")?;
-                encode(f, path_bytes(path))
+                write!(f, "nbd+unix:///{export}?socket={}", Encoded(path_bytes(path)))
             }
-            tcp => {
-                write!(f, "nbd://{tcp}/")?;
-                encode(f, self.export.as_bytes())
-            }
+            tcp => write!(f, "nbd://{tcp}/{export}"),
         }
     }
 }
 
 fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_encoded_bytes()
-}
-
-fn encode(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    for byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                f.write_char(char::from(*byte))?;
-            }
-            byte => write!(f, "%{byte:02X}")?,
-        }
-    }
-    Ok(())
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        bytes.push((digit()? * 16 + digit()?) as u8);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

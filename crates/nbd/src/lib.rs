@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - [`wire`] turns bytes into values and back, and does no I/O.
+//! - [`medium`] is a disk that remembers who may write to it.
 //! - [`server`] offers any [`gabion_base::disk::Disk`] under a name to any NBD client.
 //! - [`client`] makes any NBD server's export a `Disk`, which survives the loss of its connection.
 //!
@@ -18,6 +19,8 @@
 
 pub mod address;
 pub mod client;
+pub mod medium;
+mod percent;
 pub mod server;
 mod stream;
 pub mod wire;

@@ -6,9 +6,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gabion_base::disk::Disk;
+use gabion_base::ids::Uuid;
 use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_host::random;
 use gabion_host::signals::{Signals, Wake};
 use gabion_nbd::address::{Address, Uri};
+use gabion_nbd::medium::{Medium, MediumError};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
 
 use crate::args;
@@ -31,10 +35,11 @@ impl FromStr for Offer {
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         match text.split_once('=') {
-            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(Self { name: name.to_owned(), path: path.into() })
+            Some((name, path)) if name.contains('?') || name.is_empty() || path.is_empty() => {
+                Err("it must be NAME=PATH, without a question mark in NAME")
             }
-            _ => Err("it must be NAME=PATH"),
+            Some((name, path)) => Ok(Self { name: name.to_owned(), path: path.into() }),
+            None => Err("it must be NAME=PATH"),
         }
     }
 }
@@ -53,7 +58,10 @@ pub fn run(args: &args::Target) -> Result<()> {
         true => Permission::ReadOnly,
         false => Permission::ReadWrite,
     };
-    let exports = args.exports.iter().map(|offer| open(offer, permission));
+    let exports = args.exports.iter().map(|offer| match args.raw {
+        true => Ok(Export::new(&*offer.name, open(offer, permission)?, permission)),
+        false => Ok(Export::of_medium(&*offer.name, medium(offer, permission)?, permission)),
+    });
     let exports = Exports::new(exports.collect::<Result<_>>()?);
     let listen = |address: &Address| {
         let cannot = || format!("cannot listen at {address}");
@@ -85,7 +93,7 @@ pub fn run(args: &args::Target) -> Result<()> {
     }
 }
 
-fn open(offer: &Offer, permission: Permission) -> Result<Export> {
+fn open(offer: &Offer, permission: Permission) -> Result<Arc<dyn Disk>> {
     let mode = match permission {
         Permission::ReadOnly => OpenMode::ReadOnly,
         Permission::ReadWrite => OpenMode::ReadWrite,
@@ -93,7 +101,35 @@ fn open(offer: &Offer, permission: Permission) -> Result<Export> {
     let disk = FileDisk::open(&offer.path, mode).map_err(|error| {
         not_opened(&format!("cannot offer {}", offer.name), &offer.path, &error)
     })?;
-    Ok(Export::new(&*offer.name, Arc::new(disk), permission))
+    Ok(Arc::new(disk))
+}
+
+/// The medium of an offer; makes its header if there is nothing yet.
+fn medium(offer: &Offer, permission: Permission) -> Result<Medium> {
+    let Offer { name, path } = offer;
+    let cannot = |error: MediumError| {
+        let failure = Failure::of(format!("cannot offer {} as {name}", path.display()), &error);
+        match error {
+            MediumError::TooShort { .. } | MediumError::Foreign => failure.next(
+                "--raw offers it as it is, without epochs. Or clear its first MiB, if you need \
+                 nothing of it any more.",
+            ),
+            MediumError::Damaged(_) => {
+                failure.next("Restore its first MiB. Or --raw --read-only, to save its data.")
+            }
+            MediumError::Version(_) => failure.next("Use a newer gabion."),
+            MediumError::Disk(_) => failure,
+        }
+    };
+    let disk = open(offer, permission)?;
+    if let Some(medium) = Medium::open(Arc::clone(&disk)).map_err(cannot)? {
+        return Ok(medium);
+    }
+    if permission == Permission::ReadOnly {
+        let text = format!("cannot offer {} as {name}: it is empty", path.display());
+        return Err(Failure::new(text).next("Without --read-only it gets a header."));
+    }
+    Medium::create(disk, Uuid::from_random(random::bytes())).map_err(cannot)
 }
 
 #[cfg(test)]
@@ -104,7 +140,7 @@ mod tests {
     fn an_offer_is_a_name_and_a_path() {
         let offer = Offer { name: "a".to_owned(), path: "b=c".into() };
         assert_eq!("a=b=c".parse(), Ok(offer));
-        for wrong in ["", "a", "=b", "a="] {
+        for wrong in ["", "a", "=b", "a=", "a?b=c"] {
             assert!(wrong.parse::<Offer>().is_err(), "{wrong}");
         }
     }

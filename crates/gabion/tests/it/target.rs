@@ -44,7 +44,7 @@ impl Target {
     /// One export, `disk`, of an image at a free port.
     fn of_image(folder: &Folder) -> Self {
         image(folder);
-        Self::start(folder, 1, &["--listen", "127.0.0.1:0", "disk=image"])
+        Self::start(folder, 1, &["--raw", "--listen", "127.0.0.1:0", "disk=image"])
     }
 
     fn uri(&self) -> &str {
@@ -84,7 +84,7 @@ fn a_target_says_where_its_exports_are_and_what_they_can_do() {
     image(&folder);
     File::create(folder.join("b c")).unwrap().set_len(1 << 20).unwrap();
     let socket = format!("unix:{}", folder.join("socket").display());
-    let listen = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", &socket];
+    let listen = ["--raw", "--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", &socket];
     let arguments = [&listen[..], &["a=image", "b c=b c"]].concat();
     let target = Target::start(&folder, 6, &arguments);
     assert_eq!(target.uris.len(), 6);
@@ -183,13 +183,56 @@ fn qemu_io_writes_parts_of_blocks_and_fio_verifies() {
 fn a_read_only_target_leaves_its_image_alone() {
     let folder = Folder::new();
     image(&folder);
-    let arguments = ["--read-only", "--listen", "127.0.0.1:0", "disk=image"];
+    let arguments = ["--raw", "--read-only", "--listen", "127.0.0.1:0", "disk=image"];
     let target = Target::start(&folder, 1, &arguments);
     let told = run(&folder, "nbdinfo", &[target.uri()]);
     assert!(told.contains("is_read_only: true"), "{told}");
     let write = ["-f", "raw", target.uri(), "-c", "write 0 4k"];
     folder.run(Command::new("qemu-io").args(write)).failed(1, &["Permission denied"]);
     target.stop();
+}
+
+#[test]
+fn a_medium_is_made_once_and_found_again() {
+    let folder = Folder::new();
+    let path = image(&folder);
+    let start = || Target::start(&folder, 1, &["--listen", "127.0.0.1:0", "disk=image"]);
+    let described = |target: &Target| {
+        let told = run(&folder, "nbdinfo", &["--json", target.uri()]);
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let export = &told["exports"][0];
+        assert_eq!(export["export-size"], SIZE - (1 << 20));
+        export["description"].as_str().unwrap().to_owned()
+    };
+    let target = start();
+    let first = described(&target);
+    assert!(first.starts_with("gabion medium ") && first.ends_with(" epoch 0"), "{first}");
+    run(&folder, "qemu-io", &["-f", "raw", target.uri(), "-c", "write -P 7 0 4k"]);
+    let taken = format!("{}%3Fepoch=3&holder=nobody", target.uri());
+    run(&folder, "qemu-io", &["-f", "raw", &taken, "-c", "write -P 8 4k 4k"]);
+    let write = ["-f", "raw", target.uri(), "-c", "write 0 4k"];
+    folder.run(Command::new("qemu-io").args(write)).failed(1, &["Permission denied"]);
+    target.stop();
+    let target = start();
+    assert_eq!(described(&target), first.replace("epoch 0", "epoch 3 held by nobody"));
+    target.stop();
+    let image = fs::read(path).unwrap();
+    assert_eq!((image[1 << 20], image[(1 << 20) + 4096]), (7, 8));
+}
+
+#[test]
+fn what_is_not_empty_is_never_made_a_medium() {
+    let folder = Folder::new();
+    let path = source(&folder);
+    let before = fs::read(&path).unwrap();
+    let offer = |arguments: &[&str]| folder.gabion(&[&["target"], arguments].concat());
+    offer(&["disk=source"]).failed(1, &["source as disk", "not empty", "--raw"]);
+    File::create(folder.join("short")).unwrap().set_len(1 << 20).unwrap();
+    offer(&["disk=short"]).failed(1, &["256 blocks", "too few", "--raw"]);
+    let empty = image(&folder);
+    offer(&["--read-only", "disk=image"]).failed(1, &["it is empty", "Without --read-only"]);
+    assert!(fs::read(empty).unwrap().iter().all(|byte| *byte == 0));
+    assert!(fs::read(path).unwrap() == before);
 }
 
 #[test]
@@ -219,7 +262,7 @@ fn writes_complete_though_the_target_is_killed_and_started_again() {
     let folder = Folder::new();
     image(&folder);
     let socket = format!("unix:{}", folder.join("socket").display());
-    let start = || Target::start(&folder, 1, &["--listen", &socket, "disk=image"]);
+    let start = || Target::start(&folder, 1, &["--raw", "--listen", &socket, "disk=image"]);
     let mut target = start();
     let client = Client::open(&target.uri().parse().unwrap(), ClientOptions::default()).unwrap();
     let mut tickets = Vec::new();

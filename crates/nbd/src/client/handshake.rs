@@ -122,7 +122,7 @@ pub(super) fn agree(stream: &Stream, export: &str) -> io::Result<Terms> {
                 Information::Export(export) => facts = Some(export),
                 Information::BlockSize(sizes) if sizes.minimum as usize > BLOCK_SIZE => maximum = 0,
                 Information::BlockSize(sizes) => maximum = sizes.maximum.min(PAYLOAD_BYTES_MAX),
-                Information::Other => {}
+                Information::Description(_) | Information::Other => {}
             },
             reply::ACK => {
                 let facts = facts.ok_or_else(|| strange("it does not say how long it is"))?;

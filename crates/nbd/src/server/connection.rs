@@ -268,7 +268,7 @@ impl Transmission<'_> {
     fn answer(&self, job: Job) -> io::Result<()> {
         let Job { request, verdict, data, .. } = job;
         let done = verdict.and_then(|command| {
-            let blocks = execute(command, &request, data, &self.session.export)?;
+            let blocks = execute(command, &request, data, &self.session)?;
             Ok((command, blocks))
         });
         let cookie = request.cookie;

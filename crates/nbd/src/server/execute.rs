@@ -56,8 +56,7 @@ pub(super) fn admit(request: &Request, session: &Session) -> Result<Command, Ref
     if request.flags & !(flags | command_flag::FUA) != 0 {
         return invalid("the command has flags that it does not know");
     }
-    let writes = matches!(command, Command::Write | Command::Trim | Command::WriteZeroes);
-    if writes && session.export.permission == Permission::ReadOnly {
+    if writes(command) && session.permission == Permission::ReadOnly {
         return Err(Refusal::new(ErrorCode::Permission, "the export is read-only"));
     }
     if matches!(command, Command::Flush | Command::Disconnect) {
@@ -91,6 +90,10 @@ pub(super) fn admit(request: &Request, session: &Session) -> Result<Command, Ref
     Ok(command)
 }
 
+fn writes(command: Command) -> bool {
+    matches!(command, Command::Write | Command::Trim | Command::WriteZeroes)
+}
+
 /// The blocks that a request touches: the first, the number, and where it begins in the first.
 pub(super) fn span(request: &Request) -> (BlockAddr, usize, usize) {
     let first = request.offset / BLOCK;
@@ -104,8 +107,17 @@ pub(super) fn execute(
     command: Command,
     request: &Request,
     data: Option<Blocks>,
-    export: &Export,
+    session: &Session,
 ) -> Result<Option<Blocks>, Refusal> {
+    let export = &*session.export;
+    // Until the request is done, so that no claim of an epoch is granted in the middle of it.
+    let _entered = match &export.medium {
+        Some(medium) if writes(command) => {
+            let fenced = |reason| Refusal::new(ErrorCode::Permission, reason);
+            Some(medium.enter(session.grant).map_err(fenced)?)
+        }
+        _ => None,
+    };
     let durability = match request.flags & command_flag::FUA {
         0 => Durability::Cached,
         _ => Durability::Fua,
@@ -207,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::medium::Grant;
 
     const BYTES: usize = 4 * BLOCK_SIZE;
 
@@ -214,16 +227,17 @@ mod tests {
         let image = (0..BYTES).map(|at| (at % 251) as u8 | 1).collect();
         let disk = Arc::new(MemDisk::from_image(image));
         let export = Arc::new(Export::new("e", disk, permission));
-        Session { export, replies: Replies::Structured, contexts: Contexts::None }
+        let (grant, replies) = (Grant::default(), Replies::Structured);
+        Session { export, permission, grant, replies, contexts: Contexts::None }
     }
 
     fn request(command: Command, offset: u64, length: u32) -> Request {
         Request { flags: 0, command: command.number(), cookie: 1, offset, length }
     }
 
-    fn content(export: &Export) -> Vec<u8> {
+    fn content(session: &Session) -> Vec<u8> {
         let all = request(Command::Read, 0, BYTES as u32);
-        let blocks = execute(Command::Read, &all, None, export).unwrap().unwrap();
+        let blocks = execute(Command::Read, &all, None, session).unwrap().unwrap();
         blocks.bytes().to_vec()
     }
 
@@ -234,7 +248,7 @@ mod tests {
         ) {
             let length = length.min(BYTES as u32 - offset as u32);
             let session = session(Permission::ReadWrite);
-            let mut wanted = content(&session.export);
+            let mut wanted = content(&session);
             let range = offset as usize..offset as usize + length as usize;
             let command = if zeroes { Command::WriteZeroes } else { Command::Write };
             let request = request(command, offset, length);
@@ -244,8 +258,8 @@ mod tests {
             let value = if zeroes { 0 } else { 0xff };
             data.bytes_mut()[within..within + length as usize].fill(value);
             wanted[range].fill(value);
-            execute(command, &request, Some(data), &session.export).unwrap();
-            prop_assert_eq!(content(&session.export), wanted);
+            execute(command, &request, Some(data), &session).unwrap();
+            prop_assert_eq!(content(&session), wanted);
         }
 
         #[test]
@@ -258,7 +272,7 @@ mod tests {
             if let Ok(command) = admit(&request, &session) {
                 let (_, count, _) = span(&request);
                 let data = (command == Command::Write).then(|| Blocks::zeroed(count));
-                execute(command, &request, data, &session.export).unwrap();
+                execute(command, &request, data, &session).unwrap();
             }
         }
     }

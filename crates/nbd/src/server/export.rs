@@ -6,6 +6,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
 
 use super::ranges::Ranges;
+use crate::medium::Medium;
 use crate::wire::option::{BlockSizes, ExportFacts};
 use crate::wire::{PAYLOAD_BYTES_MAX, PREFERRED_BYTES, export_flag};
 
@@ -23,6 +24,8 @@ pub struct Export {
     pub(super) name: String,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) permission: Permission,
+    /// What `disk` is the data of, if it has a header.
+    pub(super) medium: Option<Arc<Medium>>,
     /// Shared by all connections, as they may write to one block.
     pub(super) ranges: Ranges,
 }
@@ -30,7 +33,14 @@ pub struct Export {
 impl Export {
     /// Offers `disk` as `name`.
     pub fn new(name: impl Into<String>, disk: Arc<dyn Disk>, permission: Permission) -> Self {
-        Self { name: name.into(), disk, permission, ranges: Ranges::default() }
+        let name = name.into();
+        Self { name, disk, permission, medium: None, ranges: Ranges::default() }
+    }
+
+    /// Offers the data of `medium` as `name`, to be written to by who holds its epoch.
+    pub fn of_medium(name: impl Into<String>, medium: Medium, permission: Permission) -> Self {
+        let disk = Arc::clone(medium.data());
+        Self { medium: Some(Arc::new(medium)), ..Self::new(name, disk, permission) }
     }
 
     /// Length in bytes.
@@ -38,7 +48,8 @@ impl Export {
         self.disk.blocks() * BLOCK_SIZE as u64
     }
 
-    pub(super) fn facts(&self, replies: Replies) -> ExportFacts {
+    /// What a client is told that is answered with `replies` and has this permission.
+    pub(super) fn facts(&self, replies: Replies, permission: Permission) -> ExportFacts {
         let mut flags = export_flag::HAS_FLAGS
             | export_flag::SEND_FLUSH
             | export_flag::SEND_FUA
@@ -48,7 +59,7 @@ impl Export {
             | export_flag::SEND_CACHE
             // There is one disk, and a flush of it covers whatever has been completed.
             | export_flag::CAN_MULTI_CONN;
-        if self.permission == Permission::ReadOnly {
+        if permission == Permission::ReadOnly {
             flags |= export_flag::READ_ONLY;
         }
         if replies == Replies::Structured {
@@ -75,7 +86,7 @@ pub enum Replies {
 pub struct Exports(Vec<Arc<Export>>);
 
 impl Exports {
-    /// The names must differ.
+    /// The names must differ, and have no `?`, behind which parameters begin.
     pub fn new(exports: Vec<Export>) -> Self {
         Self(exports.into_iter().map(Arc::new).collect())
     }

@@ -1,4 +1,4 @@
-//! The server's side of the handshake, without I/O.
+//! The server's side of the handshake, without sockets.
 //!
 //! ```text
 //!   ClientFlags -> OptionHead -> OptionData -> OptionHead -> ... -> Go(session) | End
@@ -9,12 +9,17 @@
 //! [`OPTION_BYTES_MAX`]) and is given exactly those. So nothing of the transmission that follows
 //! the handshake is ever taken for a part of it.
 //!
+//! The one thing that waits for a disk is the claim of an epoch, before the answer to `GO`.
+//!
 //! Each `SET_META_CONTEXT` replaces the choice before it; it counts only for the export that was
 //! named in it.
 
 use std::sync::Arc;
 
-use super::export::{BLOCK_SIZES, Export, Exports, Replies};
+use super::entry::{Entry, Intent, enter};
+use super::export::{BLOCK_SIZES, Export, Exports, Permission, Replies};
+use crate::medium::Grant;
+use crate::wire::name::split;
 use crate::wire::option::{
     ClientOption, Information, MetaQuery, OPTION_BYTES, OptionHead, context_data, kind, put_reply,
     reply, server_data,
@@ -32,6 +37,10 @@ pub const ALLOCATION_ID: u32 = 1;
 pub struct Session {
     /// What the client uses.
     pub export: Arc<Export>,
+    /// What it may do there.
+    pub permission: Permission,
+    /// What its writes are worth to a medium.
+    pub grant: Grant,
     /// How it is answered.
     pub replies: Replies,
     /// Whether it may ask for the status of blocks.
@@ -204,11 +213,11 @@ impl<'a> Handshake<'a> {
                 put_reply(out, number, reply::ERR_POLICY, b"encryption is not available here");
             }
             ClientOption::Info(name) => {
-                self.describe(number, name, out);
+                self.describe(number, name, Intent::Look, out);
             }
             ClientOption::Go(name) => {
-                if let Some(export) = self.describe(number, name, out) {
-                    return Step::Go(self.session(export, name));
+                if let Some(entry) = self.describe(number, name, Intent::Use, out) {
+                    return Step::Go(self.session(entry, name));
                 }
             }
             ClientOption::StructuredReply => {
@@ -225,36 +234,49 @@ impl<'a> Handshake<'a> {
     }
 
     fn export_name(&self, name: &str, out: &mut Vec<u8>) -> Step {
-        let Some(export) = self.exports.find(name) else {
-            return Step::End("there is no such export");
+        let Ok(entry) = enter(self.exports, name, Intent::Use) else {
+            return Step::End("the client may not use such an export");
         };
-        let facts = export.facts(self.replies);
+        let facts = entry.export.facts(self.replies, entry.permission);
         out.extend(facts.bytes.to_be_bytes());
         out.extend(facts.flags.to_be_bytes());
         if self.pads_export_name {
             out.extend([0; EXPORT_NAME_PADDING]);
         }
-        Step::Go(self.session(Arc::clone(export), name))
+        Step::Go(self.session(entry, name))
     }
 
-    /// Answers `INFO` and `GO`; gives the export if there is one.
-    fn describe(&self, number: u32, name: &str, out: &mut Vec<u8>) -> Option<Arc<Export>> {
-        let Some(export) = self.exports.find(name) else {
-            put_reply(out, number, reply::ERR_UNKNOWN, b"there is no such export");
-            return None;
+    /// Answers `INFO` and `GO`; gives the way in if there is one.
+    fn describe(
+        &self,
+        number: u32,
+        name: &str,
+        intent: Intent,
+        out: &mut Vec<u8>,
+    ) -> Option<Entry> {
+        let entry = match enter(self.exports, name, intent) {
+            Ok(entry) => entry,
+            Err(no) => {
+                put_reply(out, number, no.reply, no.reason.as_bytes());
+                return None;
+            }
         };
-        let facts = Information::Export(export.facts(self.replies));
+        let facts = Information::Export(entry.export.facts(self.replies, entry.permission));
         put_reply(out, number, reply::INFO, &facts.encode());
         let sizes = Information::BlockSize(BLOCK_SIZES);
         put_reply(out, number, reply::INFO, &sizes.encode());
+        if let Some(text) = entry.description() {
+            put_reply(out, number, reply::INFO, &Information::Description(&text).encode());
+        }
         put_reply(out, number, reply::ACK, &[]);
-        Some(Arc::clone(export))
+        Some(entry)
     }
 
-    fn session(&self, export: Arc<Export>, name: &str) -> Session {
+    fn session(&self, entry: Entry, name: &str) -> Session {
         let chosen = self.contexts.as_ref().filter(|(for_name, _)| for_name == name);
         let contexts = chosen.map_or(Contexts::None, |(_, contexts)| *contexts);
-        Session { export, replies: self.replies, contexts }
+        let Entry { export, permission, grant } = entry;
+        Session { export, permission, grant, replies: self.replies, contexts }
     }
 
     fn list_contexts(&self, query: &MetaQuery<'_>, out: &mut Vec<u8>) {
@@ -289,7 +311,7 @@ impl<'a> Handshake<'a> {
             put_reply(out, number, reply::ERR_INVALID, reason);
             return false;
         }
-        if self.exports.find(query.export).is_none() {
+        if self.exports.find(split(query.export).0).is_none() {
             put_reply(out, number, reply::ERR_UNKNOWN, b"there is no such export");
             return false;
         }

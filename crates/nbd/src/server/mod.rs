@@ -10,6 +10,7 @@
 //! unless the export is read-only.
 
 mod connection;
+mod entry;
 mod execute;
 mod export;
 pub mod handshake;

@@ -15,6 +15,7 @@
 
 pub mod error;
 pub mod fields;
+pub mod name;
 pub mod option;
 pub mod reply;
 pub mod request;

@@ -301,16 +301,18 @@ pub struct BlockSizes {
 
 /// What [`reply::INFO`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Information {
+pub enum Information<'a> {
     /// Length and abilities.
     Export(ExportFacts),
     /// Units.
     BlockSize(BlockSizes),
+    /// Words for people.
+    Description(&'a str),
     /// Anything else.
     Other,
 }
 
-impl Information {
+impl<'a> Information<'a> {
     /// The data of the reply; empty for what has no fixed layout.
     pub fn encode(&self) -> Vec<u8> {
         match self {
@@ -327,12 +329,15 @@ impl Information {
                 &sizes.maximum.to_be_bytes(),
             ]
             .concat(),
+            Self::Description(words) => {
+                [&info::DESCRIPTION.to_be_bytes()[..], words.as_bytes()].concat()
+            }
             Self::Other => Vec::new(),
         }
     }
 
     /// Fails if a known one has another layout, or sizes that the standard forbids.
-    pub fn decode(data: &[u8]) -> Result<Self, DecodeError> {
+    pub fn decode(data: &'a [u8]) -> Result<Self, DecodeError> {
         let mut fields = Fields::new(data);
         let information = match fields.u16()? {
             info::EXPORT => {
@@ -346,6 +351,9 @@ impl Information {
                     return Err(DecodeError::Invalid("the block sizes of an export"));
                 }
                 Self::BlockSize(BlockSizes { minimum, preferred, maximum })
+            }
+            info::DESCRIPTION => {
+                Self::Description(text(fields.rest(), "a description is not UTF-8")?)
             }
             _ => return Ok(Self::Other),
         };

@@ -13,12 +13,10 @@ use rustix::net::{
 
 use crate::address::Address;
 
-/// How long a connection is quiet before its other end is asked whether it is there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// How long after one such question the next is asked.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Questions without an answer that end a connection.
-const KEEPALIVE_COUNT: u32 = 6;
+/// Questions to a quiet peer, within its patience, whether it is there.
+const KEEPALIVE_COUNT: u32 = 3;
+/// How often such a question is asked at most: the system counts in whole seconds.
+const KEEPALIVE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -28,8 +26,13 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Connects before `deadline`. The system may take longer to look up a host's name.
-    pub(crate) fn connect(address: &Address, deadline: Instant) -> io::Result<Self> {
+    /// Connects before `deadline`. The system may take longer to look up a host's name. For
+    /// `vanishing`, see [`Stream::tcp`].
+    pub(crate) fn connect(
+        address: &Address,
+        deadline: Instant,
+        vanishing: Duration,
+    ) -> io::Result<Self> {
         match address {
             Address::Unix(path) => connect_unix(path).map(Self::Unix),
             Address::Tcp { host, port } => {
@@ -40,7 +43,7 @@ impl Stream {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     match TcpStream::connect_timeout(&address, patience) {
-                        Ok(stream) => return Self::tcp(stream),
+                        Ok(stream) => return Self::tcp(stream, vanishing),
                         Err(error) => failure = error,
                     }
                 }
@@ -49,13 +52,19 @@ impl Stream {
         }
     }
 
-    /// Small messages go at once, and a dead peer is found when nothing is said, too.
-    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+    /// Small messages go at once. A peer that has vanished, with its machine or with the network,
+    /// ends the connection after about `vanishing`, whether or not anything is under way; one that
+    /// is merely slow does not.
+    pub(crate) fn tcp(stream: TcpStream, vanishing: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        // Longer than days is not possible, and not different from for ever.
+        let vanishing = vanishing.clamp(KEEPALIVE_INTERVAL_MIN, Duration::from_secs(86_400));
+        let interval = (vanishing / (KEEPALIVE_COUNT + 1)).max(KEEPALIVE_INTERVAL_MIN);
         sockopt::set_socket_keepalive(&stream, true)?;
-        sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
-        sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepidle(&stream, interval)?;
+        sockopt::set_tcp_keepintvl(&stream, interval)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
+        sockopt::set_tcp_user_timeout(&stream, vanishing.as_millis() as u32)?;
         Ok(Self::Tcp(stream))
     }
 

@@ -298,7 +298,8 @@ fn writes_complete_though_the_target_is_killed_and_started_again() {
 fn requests_to_a_stopped_target_fail_within_their_deadline() {
     let folder = Folder::new();
     let target = Target::of_image(&folder);
-    let options = ClientOptions { deadline: Duration::from_millis(600) };
+    let options =
+        ClientOptions { deadline: Duration::from_millis(600), ..ClientOptions::default() };
     let client = Client::open(&target.uri().parse().unwrap(), options).unwrap();
     target.running.signal(Signal::STOP);
     let start = Instant::now();

@@ -8,11 +8,14 @@ use std::io::{self, IoSlice, Read};
 use gabion_base::BLOCK_SIZE;
 use gabion_base::codec::DecodeError;
 
+use super::Epoch;
 use crate::server::Replies;
 use crate::stream::Stream;
 use crate::wire::fields::Fields;
+use crate::wire::name::{Claim, Medium};
 use crate::wire::option::{
-    Information, OPTION_REPLY_BYTES, OptionReplyHead, go_data, info, kind, option, reply,
+    ExportFacts, Information, OPTION_REPLY_BYTES, OptionReplyHead, go_data, info, kind, option,
+    reply,
 };
 use crate::wire::{
     EXPORT_NAME_PADDING, GREETING_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, OPTIONS_MAX,
@@ -20,7 +23,7 @@ use crate::wire::{
 };
 
 /// What a server offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
     /// Length in bytes.
     pub(super) bytes: u64,
@@ -30,6 +33,22 @@ pub(super) struct Terms {
     pub(super) maximum: u32,
     /// How it answers.
     pub(super) replies: Replies,
+    /// What it tells about the medium, if there is one.
+    pub(super) medium: Option<Medium>,
+}
+
+/// Why there is no connection.
+pub(super) enum NoConnection {
+    /// It may be possible another time.
+    Failed(io::Error),
+    /// The server does not let this client write, in its words, and never will.
+    Fenced(String),
+}
+
+impl From<io::Error> for NoConnection {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Terms {
@@ -38,13 +57,20 @@ impl Terms {
     }
 
     /// Why this cannot be a disk.
-    pub(super) fn unusable(&self) -> Option<&'static str> {
+    pub(super) fn unusable(&self, epoch: Option<&Epoch>) -> Option<&'static str> {
         if self.maximum < BLOCK_SIZE as u32 {
             return Some("it does not take requests of 4096 bytes");
         }
         let durable = self.has(export_flag::SEND_FLUSH) && self.has(export_flag::SEND_FUA);
         if !durable && !self.has(export_flag::READ_ONLY) {
             return Some("it cannot make writes durable: it knows no FLUSH or no FUA");
+        }
+        let holds = |epoch: &Epoch| {
+            let medium = self.medium.as_ref();
+            medium.is_some_and(|m| m.epoch == epoch.number && m.holder == epoch.holder)
+        };
+        if epoch.is_some_and(|epoch| !holds(epoch)) {
+            return Some("it does not confirm the epoch: it is no medium of gabion target's");
         }
         None
     }
@@ -57,6 +83,10 @@ impl Terms {
         let needed = before.flags & !(export_flag::SEND_DF | export_flag::CAN_MULTI_CONN);
         if self.flags & needed != needed || self.maximum < before.maximum {
             return Some("the export can do less than before");
+        }
+        let identity = |terms: &Self| terms.medium.as_ref().map(|medium| medium.uuid);
+        if identity(self) != identity(before) {
+            return Some("the export is another medium than before");
         }
         if self.has(export_flag::READ_ONLY) && !before.has(export_flag::READ_ONLY) {
             return Some("the export has become read-only");
@@ -91,17 +121,21 @@ fn refused(head: &OptionReplyHead, words: &[u8]) -> io::Error {
 }
 
 /// Agrees with the server on an export. How long each step may take is the stream's patience.
-pub(super) fn agree(stream: &Stream, export: &str) -> io::Result<Terms> {
+pub(super) fn agree(
+    stream: &Stream,
+    export: &str,
+    claim: Option<Claim>,
+) -> Result<Terms, NoConnection> {
     let mut greeting = [0; 18];
     read(stream, &mut greeting)?;
     let mut fields = Fields::new(&greeting);
     let magics = (fields.u64().map_err(undecodable)?, fields.u64().map_err(undecodable)?);
     let offered = fields.u16().map_err(undecodable)?;
     if magics.0 != GREETING_MAGIC {
-        return Err(strange("this is no NBD server"));
+        return Err(strange("this is no NBD server").into());
     }
     if magics.1 != OPTION_MAGIC || offered & handshake_flag::FIXED_NEWSTYLE == 0 {
-        return Err(strange("it is too old, it knows no newstyle-fixed handshake"));
+        return Err(strange("it is too old, it knows no newstyle-fixed handshake").into());
     }
     let flags = offered & (handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
     send(stream, &u32::from(flags).to_be_bytes())?;
@@ -111,10 +145,12 @@ pub(super) fn agree(stream: &Stream, export: &str) -> io::Result<Terms> {
     let replies = match head.reply {
         reply::ACK => Replies::Structured,
         number if number & reply::ERROR != 0 => Replies::Simple,
-        _ => return Err(strange("it answers an option that was not sent")),
+        _ => return Err(strange("it answers an option that was not sent").into()),
     };
-    send(stream, &option(kind::GO, &go_data(export, &[info::BLOCK_SIZE])))?;
-    let (mut facts, mut maximum) = (None, PAYLOAD_BYTES_MAX);
+    let name = claim.as_ref().map_or_else(|| export.to_owned(), |claim| claim.name(export));
+    let wishes = [info::BLOCK_SIZE, info::DESCRIPTION];
+    send(stream, &option(kind::GO, &go_data(&name, &wishes)))?;
+    let (mut facts, mut maximum, mut medium) = (None, PAYLOAD_BYTES_MAX, None);
     for _ in 0..OPTIONS_MAX {
         let head = reply_to(stream, kind::GO, &mut words)?;
         match head.reply {
@@ -122,18 +158,23 @@ pub(super) fn agree(stream: &Stream, export: &str) -> io::Result<Terms> {
                 Information::Export(export) => facts = Some(export),
                 Information::BlockSize(sizes) if sizes.minimum as usize > BLOCK_SIZE => maximum = 0,
                 Information::BlockSize(sizes) => maximum = sizes.maximum.min(PAYLOAD_BYTES_MAX),
-                Information::Description(_) | Information::Other => {}
+                Information::Description(text) => medium = Medium::of_description(text),
+                Information::Other => {}
             },
             reply::ACK => {
                 let facts = facts.ok_or_else(|| strange("it does not say how long it is"))?;
-                return Ok(Terms { bytes: facts.bytes, flags: facts.flags, maximum, replies });
+                let ExportFacts { bytes, flags } = facts;
+                return Ok(Terms { bytes, flags, maximum, replies, medium });
             }
-            reply::ERR_UNSUPPORTED => return export_name(stream, export, flags, replies),
-            number if number & reply::ERROR != 0 => return Err(refused(&head, &words)),
-            _ => return Err(strange("it answers an option that was not sent")),
+            reply::ERR_UNSUPPORTED => return Ok(export_name(stream, &name, flags, replies)?),
+            reply::ERR_POLICY if claim.is_some() => {
+                return Err(NoConnection::Fenced(String::from_utf8_lossy(&words).into_owned()));
+            }
+            number if number & reply::ERROR != 0 => return Err(refused(&head, &words).into()),
+            _ => return Err(strange("it answers an option that was not sent").into()),
         }
     }
-    Err(strange("it answers an option without end"))
+    Err(strange("it answers an option without end").into())
 }
 
 /// What old servers understand: they end the connection instead of refusing.
@@ -147,7 +188,7 @@ fn export_name(stream: &Stream, export: &str, flags: u16, replies: Replies) -> i
     if flags & handshake_flag::NO_ZEROES == 0 {
         read(stream, &mut [0; EXPORT_NAME_PADDING])?;
     }
-    Ok(Terms { bytes, flags: abilities, maximum: PAYLOAD_BYTES_MAX, replies })
+    Ok(Terms { bytes, flags: abilities, maximum: PAYLOAD_BYTES_MAX, replies, medium: None })
 }
 
 fn reply_to(stream: &Stream, kind: u32, data: &mut Vec<u8>) -> io::Result<OptionReplyHead> {

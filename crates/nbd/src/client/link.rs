@@ -3,16 +3,18 @@
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::DiskRequest;
 use gabion_base::sync::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 
-use super::handshake;
+use super::handshake::{self, NoConnection};
 use super::replies::{Answer, Answers, Asked};
-use super::{Connected, Link, Shared};
+use super::{ClientOptions, Connected, Link, Shared};
 use crate::address::Uri;
 use crate::stream::{Stream, is_timeout};
 use crate::wire::error::ErrorCode;
@@ -26,21 +28,41 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The cookie of repeated writes, which no other request has.
 const REPLAY_COOKIE: u64 = 0;
 
+/// The number of the next connection: later ones have higher ones, also in programs of this machine
+/// that are started later.
+fn connection_number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = clock_gettime(ClockId::Boottime);
+    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    LAST.fetch_max(now, Ordering::Relaxed);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Connects and shakes hands.
-pub(super) fn connect(uri: &Uri, deadline: Duration) -> io::Result<Connected> {
-    let patience = PATIENCE.min(deadline);
-    let stream = Stream::connect(&uri.address, Instant::now() + patience)?;
+pub(super) fn connect(uri: &Uri, options: &ClientOptions) -> Result<Connected, NoConnection> {
+    let patience = PATIENCE.min(options.deadline);
+    let stream = Stream::connect(&uri.address, Instant::now() + patience, options.lost_patience)?;
     stream.set_patience(Some(patience), Some(patience))?;
-    let terms = handshake::agree(&stream, &uri.export).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::other("the server hangs up on the handshake"),
-        _ if is_timeout(&error) => io::Error::other("connected, but the server says nothing"),
-        _ => error,
+    let claim = options.epoch.as_ref().map(|epoch| epoch.claim(connection_number()));
+    let terms = handshake::agree(&stream, &uri.export, claim).map_err(|error| match error {
+        NoConnection::Failed(error) => NoConnection::Failed(unanswered(error)),
+        fenced => fenced,
     })?;
     stream.set_patience(None, None)?;
     Ok(Connected { stream, terms, writer: Mutex::new(()) })
 }
 
-/// Reads replies, and connects again when that is no longer possible, until the client is closed.
+/// Says what it means for a handshake that the connection ended or was silent.
+fn unanswered(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::other("the server hangs up on the handshake"),
+        _ if is_timeout(&error) => io::Error::other("connected, but the server says nothing"),
+        _ => error,
+    }
+}
+
+/// Reads replies, and connects again when that is no longer possible, until the client is closed
+/// or fenced.
 pub(super) fn run(shared: &Arc<Shared>, mut connected: Arc<Connected>) {
     let mut backoff = BACKOFF_FIRST;
     loop {
@@ -51,23 +73,30 @@ pub(super) fn run(shared: &Arc<Shared>, mut connected: Arc<Connected>) {
             backoff = BACKOFF_FIRST;
         }
         let since = Instant::now();
-        let mut reason = lost(&error);
+        let mut error = error;
         connected = loop {
             let mut state = shared.state.lock();
             if matches!(state.link, Link::Closed) {
                 return;
             }
-            state.link = Link::Down { since, reason };
+            state.link = match &error {
+                NoConnection::Failed(error) => Link::Down { since, reason: lost(error) },
+                NoConnection::Fenced(reason) => Link::Fenced { reason: reason.as_str().into() },
+            };
+            shared.changed.notify_all();
             // Others notify, too: the wait is over when its time is.
             let again = Instant::now() + backoff;
-            while !matches!(state.link, Link::Closed) && Instant::now() < again {
+            while matches!(state.link, Link::Down { .. }) && Instant::now() < again {
                 shared.changed.wait_until(&mut state, again);
+            }
+            if !matches!(state.link, Link::Down { .. }) {
+                return;
             }
             drop(state);
             backoff = (backoff * 2).min(BACKOFF_MAX);
             match reconnect(shared) {
                 Ok(connected) => break connected,
-                Err(error) => reason = lost(&error),
+                Err(reason) => error = reason,
             }
         };
     }
@@ -81,16 +110,18 @@ fn lost(error: &io::Error) -> String {
 }
 
 /// Connects, repeats what may have been lost, and lets everybody use the new connection.
-fn reconnect(shared: &Arc<Shared>) -> io::Result<Arc<Connected>> {
-    let connected = connect(&shared.uri, shared.deadline)?;
-    if let Some(reason) = connected.terms.is_less_than(&shared.terms) {
-        return Err(io::Error::other(reason));
+fn reconnect(shared: &Arc<Shared>) -> Result<Arc<Connected>, NoConnection> {
+    let connected = connect(&shared.uri, &shared.options)?;
+    let terms = &connected.terms;
+    let unusable = terms.unusable(shared.options.epoch.as_ref());
+    if let Some(reason) = terms.is_less_than(&shared.terms).or(unusable) {
+        return Err(io::Error::other(reason).into());
     }
     replay(shared, &connected)?;
     let connected = Arc::new(connected);
     let mut state = shared.state.lock();
     if matches!(state.link, Link::Closed) {
-        return Err(io::Error::other("the disk was closed"));
+        return Err(io::Error::other("the disk was closed").into());
     }
     state.link = Link::Up(Arc::clone(&connected));
     let unanswered = state.table.unanswered();
@@ -112,8 +143,8 @@ fn reconnect(shared: &Arc<Shared>) -> io::Result<Arc<Connected>> {
 }
 
 /// Repeats what was acknowledged and not flushed, one after the other, as the order counts.
-fn replay(shared: &Shared, connected: &Connected) -> io::Result<()> {
-    let patience = PATIENCE.min(shared.deadline);
+fn replay(shared: &Shared, connected: &Connected) -> Result<(), NoConnection> {
+    let patience = PATIENCE.min(shared.options.deadline);
     connected.stream.set_patience(Some(patience), Some(patience))?;
     let mut answers = Answers::new(&connected.stream, connected.terms.replies);
     let mut index = 0;
@@ -122,30 +153,39 @@ fn replay(shared: &Shared, connected: &Connected) -> io::Result<()> {
         connected.send(REPLAY_COOKIE, &request)?;
         match answers.next(|cookie| (cookie == REPLAY_COOKIE).then_some(None))? {
             (_, Answer::Done(_)) => {}
+            (_, Answer::Failed(ErrorCode::Permission, words)) if shared.options.epoch.is_some() => {
+                return Err(NoConnection::Fenced(words));
+            }
             (_, Answer::Failed(code, words)) => {
                 let text = format!("writing again what it may have lost failed: {code} {words}");
-                return Err(io::Error::other(text));
+                return Err(io::Error::other(text).into());
             }
         }
         index += 1;
     }
-    connected.stream.set_patience(None, None)
+    Ok(connected.stream.set_patience(None, None)?)
 }
 
-/// Reads replies until that is no longer possible.
-fn listen(shared: &Shared, connected: &Connected, answered: &mut u64) -> io::Error {
+/// Reads replies until that is no longer possible, or makes no sense any more.
+fn listen(shared: &Shared, connected: &Connected, answered: &mut u64) -> NoConnection {
     let mut answers = Answers::new(&connected.stream, connected.terms.replies);
     loop {
         let asked = |cookie| shared.state.lock().table.request(cookie).map(asked);
         match answers.next(asked) {
             Ok((_, Answer::Failed(ErrorCode::Shutdown, _))) => {
-                return io::Error::other("the server is about to end");
+                return io::Error::other("the server is about to end").into();
+            }
+            // The request stays in the table, and fails with all the others.
+            Ok((_, Answer::Failed(ErrorCode::Permission, words)))
+                if shared.options.epoch.is_some() =>
+            {
+                return NoConnection::Fenced(words);
             }
             Ok((cookie, answer)) => {
                 *answered += 1;
                 land(shared, cookie, answer);
             }
-            Err(error) => return error,
+            Err(error) => return error.into(),
         }
     }
 }
@@ -192,22 +232,36 @@ fn land(shared: &Shared, cookie: u64, answer: Answer) {
 
 #[cfg(test)]
 mod tests {
+    use gabion_base::ids::Uuid;
+
     use super::super::handshake::Terms;
+    use super::*;
     use crate::server::Replies;
     use crate::wire::export_flag;
+    use crate::wire::name::Medium;
 
     #[test]
     fn a_server_that_comes_back_with_less_is_not_the_same() {
         let flags = export_flag::HAS_FLAGS | export_flag::SEND_FLUSH;
-        let terms = Terms { bytes: 8192, flags, maximum: 4096, replies: Replies::Simple };
+        let medium = |byte| Some(Medium { uuid: Uuid([byte; 16]), epoch: 1, holder: "a".into() });
+        let (replies, first) = (Replies::Simple, medium(1));
+        let terms = Terms { bytes: 8192, flags, maximum: 4096, replies, medium: first };
         assert_eq!(terms.is_less_than(&terms), None);
         for less in [
-            Terms { bytes: 4096, ..terms },
-            Terms { flags: export_flag::HAS_FLAGS, ..terms },
-            Terms { flags: flags | export_flag::READ_ONLY, ..terms },
-            Terms { maximum: 512, ..terms },
+            Terms { bytes: 4096, ..terms.clone() },
+            Terms { flags: export_flag::HAS_FLAGS, ..terms.clone() },
+            Terms { flags: flags | export_flag::READ_ONLY, ..terms.clone() },
+            Terms { maximum: 512, ..terms.clone() },
+            Terms { medium: medium(2), ..terms.clone() },
+            Terms { medium: None, ..terms.clone() },
         ] {
             assert!(less.is_less_than(&terms).is_some(), "{less:?}");
         }
+    }
+
+    #[test]
+    fn later_connections_have_higher_numbers() {
+        let numbers: Vec<_> = (0..1000).map(|_| connection_number()).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b));
     }
 }

@@ -15,6 +15,10 @@
 //!   What is kept is bounded; beyond half of the bound the client flushes by itself.
 //! - **Peer silent**: a request that is unanswered at its deadline fails, and the connection with
 //!   it. The others are sent again on the next one.
+//! - **Nobody there**: when there has been no connection for [`ClientOptions::lost_patience`],
+//!   requests fail without waiting for their deadline, until there is one again.
+//! - **Fenced**: a client that holds an epoch of a [medium](crate::medium) and is told that somebody
+//!   else has taken a higher one fails every request from then on, and does not connect again.
 //! - **Peer strange**: what is not the protocol ends the connection; the reason is in the error of
 //!   whatever fails because of it.
 //!
@@ -38,24 +42,42 @@ use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Ticket};
 use gabion_base::sync::{Condvar, Mutex};
 use thiserror::Error;
 
-use self::handshake::Terms;
+pub use crate::wire::name::Medium;
+
+use self::handshake::{NoConnection, Terms};
 use self::table::{Gather, Pending, Table, pieces};
 use crate::address::Uri;
 use crate::stream::Stream;
+use crate::wire::name::Claim;
 use crate::wire::request::{Command, Request};
 use crate::wire::{command_flag, export_flag};
 
 /// How a client behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
     /// How long a request may take, reconnecting and all.
     pub deadline: Duration,
+    /// After how long without a connection requests fail before their deadline.
+    pub lost_patience: Duration,
+    /// What to claim of a medium, for whoever must be the only writer. A server that keeps no
+    /// epochs is refused then.
+    pub epoch: Option<Epoch>,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30) }
+        let deadline = Duration::from_secs(30);
+        Self { deadline, lost_patience: deadline, epoch: None }
     }
+}
+
+/// The right to be the only writer; see [`crate::medium`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Its number, from 1 on. Somebody else sees to it that no two openings have the same.
+    pub number: u64,
+    /// Who holds it: 1 to 1024 bytes, different for every opening, and telling to people.
+    pub holder: String,
 }
 
 /// Why an export cannot be used as a disk.
@@ -77,6 +99,14 @@ pub enum OpenError {
         /// What it lacks.
         reason: &'static str,
     },
+    /// It belongs to somebody else, or cannot belong to anybody.
+    #[error("cannot take {uri}: {reason}")]
+    Fenced {
+        /// The export.
+        uri: Uri,
+        /// The server's words.
+        reason: String,
+    },
     /// The system has no thread for it.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -90,7 +120,7 @@ pub struct Client {
 struct Shared {
     uri: Uri,
     name: Arc<str>,
-    deadline: Duration,
+    options: ClientOptions,
     /// What the first connection offered; later ones must not offer less.
     terms: Terms,
     state: Mutex<State>,
@@ -105,7 +135,14 @@ struct State {
 
 enum Link {
     Up(Arc<Connected>),
-    Down { since: Instant, reason: String },
+    Down {
+        since: Instant,
+        reason: String,
+    },
+    /// For ever.
+    Fenced {
+        reason: Arc<str>,
+    },
     Closed,
 }
 
@@ -119,18 +156,25 @@ struct Connected {
 impl Client {
     /// Connects, and fails at once if that is not possible.
     pub fn open(uri: &Uri, options: ClientOptions) -> Result<Self, OpenError> {
-        let unreachable = |source| OpenError::Unreachable { uri: uri.clone(), source };
-        let connected = link::connect(uri, options.deadline).map_err(unreachable)?;
-        let terms = connected.terms;
-        if let Some(reason) = terms.unusable() {
-            return Err(OpenError::Unusable { uri: uri.clone(), reason });
+        let unusable = |reason| OpenError::Unusable { uri: uri.clone(), reason };
+        let mut numbers = options.epoch.iter().map(|epoch| epoch.claim(0));
+        if numbers.any(|claim| !claim.is_possible(&uri.export)) {
+            return Err(unusable("the epoch is 0, or the name or its holder's is too long"));
+        }
+        let connected = link::connect(uri, &options).map_err(|error| match error {
+            NoConnection::Failed(source) => OpenError::Unreachable { uri: uri.clone(), source },
+            NoConnection::Fenced(reason) => OpenError::Fenced { uri: uri.clone(), reason },
+        })?;
+        let terms = connected.terms.clone();
+        if let Some(reason) = terms.unusable(options.epoch.as_ref()) {
+            return Err(unusable(reason));
         }
         let connected = Arc::new(connected);
         let link = Link::Up(Arc::clone(&connected));
         let shared = Arc::new(Shared {
             uri: uri.clone(),
             name: uri.to_string().into(),
-            deadline: options.deadline,
+            options,
             terms,
             state: Mutex::new(State { link, table: Table::default() }),
             changed: Condvar::new(),
@@ -150,6 +194,12 @@ impl Client {
     /// Whether the server refuses to write.
     pub fn is_read_only(&self) -> bool {
         self.shared.terms.has(export_flag::READ_ONLY)
+    }
+
+    /// What the server tells about the medium behind the export, as of when it was opened; nothing
+    /// if it is no medium of Gabion's.
+    pub fn medium(&self) -> Option<&Medium> {
+        self.shared.terms.medium.as_ref()
     }
 
     /// Length in bytes, before it is rounded down to whole blocks.
@@ -214,16 +264,18 @@ impl Shared {
     /// Enters a piece of a request into the table and sends it if there is a connection.
     fn submit(&self, request: DiskRequest, gather: Arc<Gather>, index: usize) {
         let since = Instant::now();
-        let deadline = since + self.deadline;
+        let deadline = since + self.options.deadline;
         let mut state = self.state.lock();
         if is_write(&request) {
-            while !state.table.has_room() && Instant::now() < deadline {
+            let until = |state: &State| self.hopeless_from(state).unwrap_or(deadline).min(deadline);
+            while !state.table.has_room() && Instant::now() < until(&state) {
                 self.flush_by_itself(&mut state);
-                self.changed.wait_until(&mut state, deadline);
+                let until = until(&state);
+                self.changed.wait_until(&mut state, until);
             }
         }
         let full = is_write(&request) && !state.table.has_room();
-        if full || matches!(state.link, Link::Closed) {
+        if full || self.is_hopeless(&state) {
             let error = self.overdue(&state, &request, since);
             drop(state);
             return gather.complete(index, Err(error));
@@ -232,7 +284,7 @@ impl Shared {
         let cookie = state.table.add(pending);
         let connected = match &state.link {
             Link::Up(connected) => Some(Arc::clone(connected)),
-            Link::Down { .. } | Link::Closed => None,
+            Link::Down { .. } | Link::Fenced { .. } | Link::Closed => None,
         };
         if state.table.wants_flush() {
             self.flush_by_itself(&mut state);
@@ -252,7 +304,7 @@ impl Shared {
         state.table.own_flush = true;
         let (_, gather) = Gather::start(1);
         let since = Instant::now();
-        let deadline = since + self.deadline;
+        let deadline = since + self.options.deadline;
         let request = DiskRequest::Flush;
         let cookie = state.table.add(Pending { request, gather, index: 0, since, deadline });
         if let Link::Up(connected) = &state.link {
@@ -263,13 +315,26 @@ impl Shared {
         }
     }
 
-    /// Fails what is overdue, until the client is closed; then fails all that is left.
+    /// Since when, or from when on, requests fail whatever their deadline is.
+    fn hopeless_from(&self, state: &State) -> Option<Instant> {
+        match &state.link {
+            Link::Up(_) => None,
+            Link::Down { since, .. } => since.checked_add(self.options.lost_patience),
+            Link::Fenced { .. } | Link::Closed => Some(Instant::now()),
+        }
+    }
+
+    fn is_hopeless(&self, state: &State) -> bool {
+        self.hopeless_from(state).is_some_and(|from| from <= Instant::now())
+    }
+
+    /// Fails what is overdue, until the client is closed or fenced; then fails all that is left.
     fn watch_deadlines(&self) {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
-            let closed = matches!(state.link, Link::Closed);
-            let limit = if closed { None } else { Some(now) };
+            let ended = matches!(state.link, Link::Closed | Link::Fenced { .. });
+            let limit = if self.is_hopeless(&state) { None } else { Some(now) };
             let overdue = state.table.take_overdue(limit);
             if !overdue.is_empty() {
                 let failed: Vec<_> = overdue
@@ -291,11 +356,13 @@ impl Shared {
                 });
                 continue;
             }
-            if closed {
+            if ended {
                 return;
             }
             // Whatever is submitted while this waits is due later than this.
-            let next = state.table.first_deadline().unwrap_or(now + self.deadline);
+            let next = state.table.first_deadline().unwrap_or(now + self.options.deadline);
+            let lost = self.hopeless_from(&state).filter(|from| *from > now);
+            let next = lost.unwrap_or(next).min(next);
             self.changed.wait_until(&mut state, next);
         }
     }
@@ -309,6 +376,13 @@ impl Shared {
                 let down = since.elapsed().as_secs_f32();
                 format!("no answer for {seconds:.1} s, no connection for {down:.1} s: {reason}")
             }
+            Link::Fenced { reason } => {
+                return DiskError::Fenced {
+                    device: Arc::clone(&self.name),
+                    operation: request.operation(),
+                    reason: Arc::clone(reason),
+                };
+            }
             Link::Closed => "the disk was closed".to_owned(),
         };
         self.failure(request, io::Error::new(io::ErrorKind::TimedOut, reason))
@@ -321,6 +395,12 @@ impl Shared {
             addr: request.extent().0,
             source: Arc::new(source),
         }
+    }
+}
+
+impl Epoch {
+    fn claim(&self, connection: u64) -> Claim {
+        Claim { epoch: self.number, holder: self.holder.clone(), connection }
     }
 }
 

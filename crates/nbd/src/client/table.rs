@@ -337,7 +337,8 @@ mod tests {
     fn requests_are_cut_into_what_the_server_takes() {
         let maximum = 2 * BLOCK_SIZE as u32;
         let flags = export_flag::HAS_FLAGS;
-        let terms = Terms { bytes: 1 << 20, flags, maximum, replies: Replies::Simple };
+        let terms =
+            Terms { bytes: 1 << 20, flags, maximum, replies: Replies::Simple, medium: None };
         let part = BlockSlice::new(Blocks::zeroed(3));
         let parts = vec![part.clone(), part];
         let request = DiskRequest::Write { addr: BlockAddr(4), parts, durability: Durability::Fua };

@@ -21,6 +21,9 @@ use crate::stream::Stream;
 /// How long a listener rests when the system has no descriptors or memory for a client.
 const REST: Duration = Duration::from_millis(100);
 
+/// After how long a client that has vanished is given up.
+const VANISHING: Duration = Duration::from_secs(60);
+
 /// Its end ends a listener's waiting.
 pub(super) struct Wake {
     _open: UnixStream,
@@ -93,7 +96,7 @@ impl Listener {
             let accepted = match &self.0 {
                 Socket::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(false)?;
-                    Stream::tcp(stream)
+                    Stream::tcp(stream, VANISHING)
                 }),
                 Socket::Unix { listener, .. } => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(false)?;
@@ -130,7 +133,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
             let soon = Instant::now() + Duration::from_secs(1);
-            let answer = Stream::connect(&Address::Unix(path.to_owned()), soon);
+            let answer = Stream::connect(&Address::Unix(path.to_owned()), soon, VANISHING);
             let is_dead = matches!(&answer, Err(error)
                 if error.kind() == io::ErrorKind::ConnectionRefused);
             if !(is_socket && is_dead) {

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use gabion_base::disk::{Disk, DiskRequest, Durability, MemDisk, Ticket};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, MemDisk, Ticket};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_nbd::client::{Client, ClientOptions, OpenError};
+use gabion_nbd::client::{self, Client, ClientOptions, Epoch, OpenError};
 use gabion_nbd::medium::Medium;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
+use gabion_nbd::wire::name::Claim;
 
-use crate::world::{Folder, assert_pattern, pattern};
+use crate::world::{Folder, Foreign, assert_pattern, pattern};
 
 const BLOCKS: u64 = 256 + 64;
 
@@ -247,4 +248,113 @@ fn an_epoch_that_cannot_be_made_durable_is_not_granted() {
     disk.failing.store(false, Ordering::SeqCst);
     open(&folder, "disk?epoch=2&holder=b").unwrap();
     assert!(write(&old, 0, 1).is_err());
+}
+
+fn holding(number: u64, holder: &str) -> ClientOptions {
+    let epoch = Some(Epoch { number, holder: holder.to_owned() });
+    ClientOptions { epoch, ..ClientOptions::default() }
+}
+
+#[track_caller]
+fn assert_fenced(client: &Client) {
+    for request in [
+        DiskRequest::Read { addr: BlockAddr(0), count: 1 },
+        DiskRequest::WriteZeroes { addr: BlockAddr(0), count: 1 },
+        DiskRequest::Flush,
+    ] {
+        let error = client.submit(request).wait().unwrap_err();
+        assert!(matches!(error, DiskError::Fenced { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("nbd+unix:///disk") && text.contains("epoch 8 since b"), "{text}");
+    }
+}
+
+#[test]
+fn a_holder_knows_its_medium() {
+    let folder = Folder::new();
+    let _server = serve(&folder, Arc::new(MemDisk::new(BLOCKS)));
+    let uuid = Uuid([0xab; 16]);
+    let medium = open(&folder, "disk").unwrap().medium().cloned();
+    assert_eq!(medium, Some(client::Medium { uuid, epoch: 0, holder: String::new() }));
+    let client = Client::open(&folder.uri("disk"), holding(7, "a & b")).unwrap();
+    let wanted = client::Medium { uuid, epoch: 7, holder: "a & b".to_owned() };
+    assert_eq!(client.medium(), Some(&wanted));
+    assert_eq!(client.name(), folder.uri("disk").to_string().into());
+    write(&client, 0, 1).unwrap();
+    assert_eq!(open(&folder, "raw").unwrap().medium(), None);
+    for options in [holding(7, "b"), holding(6, "a & b")] {
+        let error = Client::open(&folder.uri("disk"), options).unwrap_err();
+        assert!(matches!(error, OpenError::Fenced { .. }), "{error}");
+        assert!(error.to_string().contains("epoch 7 since a & b"), "{error}");
+    }
+    for options in [holding(0, "a"), holding(9, ""), holding(9, &"x".repeat(1025))] {
+        let error = Client::open(&folder.uri("disk"), options).unwrap_err();
+        assert!(matches!(error, OpenError::Unusable { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_holder_that_lost_its_epoch_fails_at_once_and_for_ever() {
+    let folder = Folder::new();
+    let disk = Gated::new();
+    let server = serve(&folder, disk.clone());
+    let old = Client::open(&folder.uri("disk"), holding(7, "a")).unwrap();
+    write(&old, 0, 1).unwrap();
+    let new = Client::open(&folder.uri("disk"), holding(8, "b")).unwrap();
+    // The first write finds out, and takes everything with it that is under way.
+    let parts = vec![pattern(1, 1, 9)];
+    let lost = DiskRequest::Write { addr: BlockAddr(1), parts, durability: Durability::Fua };
+    let error = old.submit(lost).wait().unwrap_err();
+    assert!(matches!(error, DiskError::Fenced { .. }), "{error:?}");
+    assert_fenced(&old);
+    write(&new, 1, 2).unwrap();
+    drop(server);
+    let _server = serve(&folder, disk);
+    assert_pattern(&new, 1, 1, 2);
+    assert_fenced(&old);
+}
+
+#[test]
+fn a_holder_is_told_when_it_connects_again() {
+    let folder = Folder::new();
+    let disk = Arc::new(MemDisk::new(BLOCKS));
+    let server = serve(&folder, disk.clone());
+    let old = Client::open(&folder.uri("disk"), holding(7, "a")).unwrap();
+    write(&old, 0, 1).unwrap();
+    drop(server);
+    let claim = Claim { epoch: 8, holder: "b".to_owned(), connection: 0 };
+    Medium::open(disk.clone()).unwrap().unwrap().claim(&claim).unwrap();
+    let ticket = old.submit(DiskRequest::Flush);
+    let _server = serve(&folder, disk);
+    let error = ticket.wait().unwrap_err();
+    assert!(matches!(error, DiskError::Fenced { .. }), "{error:?}");
+    assert_fenced(&old);
+}
+
+#[test]
+fn a_holder_keeps_its_epoch_through_a_loss_of_the_server() {
+    let folder = Folder::new();
+    let disk = Arc::new(MemDisk::new(BLOCKS));
+    let server = serve(&folder, disk.clone());
+    let client = Client::open(&folder.uri("disk"), holding(7, "a")).unwrap();
+    write(&client, 0, 1).unwrap();
+    drop(server);
+    let parts = vec![pattern(1, 1, 1)];
+    let addr = BlockAddr(1);
+    let late = client.submit(DiskRequest::Write { addr, parts, durability: Durability::Cached });
+    let _server = serve(&folder, disk);
+    late.wait().unwrap();
+    client.flush().unwrap();
+    assert_pattern(&client, 0, 2, 1);
+}
+
+#[test]
+fn a_server_without_epochs_is_of_no_use_to_a_holder() {
+    let folder = Folder::new();
+    // It takes any name for its only export.
+    let _server = Foreign::nbdkit(&folder, &["memory", "1M"]);
+    let error = Client::open(&folder.uri("disk"), holding(7, "a")).unwrap_err();
+    assert!(matches!(error, OpenError::Unusable { .. }), "{error}");
+    assert!(error.to_string().contains("does not confirm the epoch"), "{error}");
+    assert_eq!(open(&folder, "disk").unwrap().medium(), None);
 }

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use crate::world::{Folder, Foreign, Volatile, assert_pattern, pattern};
 
 fn with_deadline(milliseconds: u64) -> ClientOptions {
-    ClientOptions { deadline: Duration::from_millis(milliseconds) }
+    ClientOptions { deadline: Duration::from_millis(milliseconds), ..ClientOptions::default() }
 }
 
 #[test]
@@ -125,6 +125,35 @@ fn a_server_that_is_gone_is_named_in_the_error() {
     let error = client.flush().unwrap_err().to_string();
     assert!(error.contains("flush of nbd+unix:///disk"), "{error}");
     assert!(error.contains("no connection for"), "{error}");
+}
+
+#[test]
+fn requests_do_not_wait_for_a_server_that_is_gone_for_too_long() {
+    let folder = Folder::new();
+    let disk = Volatile::new(8);
+    let server = folder.serve(disk.clone(), Permission::ReadWrite);
+    // The deadline is far away.
+    let (deadline, lost_patience) = (Duration::from_secs(600), Duration::from_millis(300));
+    let options = ClientOptions { deadline, lost_patience, epoch: None };
+    let client = Client::open(&folder.uri("disk"), options).unwrap();
+    server.stop(Duration::from_secs(1));
+    let start = Instant::now();
+    let both = [client.submit(DiskRequest::Flush), client.submit(DiskRequest::Flush)];
+    for ticket in both {
+        let error = ticket.wait().unwrap_err().to_string();
+        assert!(error.contains("no connection for"), "{error}");
+    }
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(100), "{waited:?}");
+    assert!(client.flush().is_err(), "nothing has changed");
+    assert!(start.elapsed() < Duration::from_secs(60));
+    let _server = folder.serve(disk, Permission::ReadWrite);
+    // It is used again as soon as it is there.
+    let again = Instant::now() + Duration::from_secs(20);
+    while client.write(BlockAddr(0), pattern(0, 1, 2), Durability::Fua).is_err() {
+        assert!(Instant::now() < again, "the server is back, and not used");
+    }
+    assert_pattern(&client, 0, 1, 2);
 }
 
 #[test]

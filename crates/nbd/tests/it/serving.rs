@@ -98,7 +98,7 @@ fn a_read_only_export_refuses_to_be_written() {
 fn what_is_not_there_is_said_when_it_is_opened() {
     let folder = Folder::new();
     let options = ClientOptions::default();
-    let error = Client::open(&folder.uri("disk"), options).unwrap_err();
+    let error = Client::open(&folder.uri("disk"), options.clone()).unwrap_err();
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
     let _server = folder.serve(Arc::new(MemDisk::new(8)), Permission::ReadOnly);
     let error = Client::open(&folder.uri("nothing"), options).unwrap_err().to_string();
@@ -154,9 +154,8 @@ fn a_server_ends_though_a_disk_does_not_answer() {
     let disk = Arc::new(Held(std::sync::Mutex::new(())));
     let held = disk.0.lock().unwrap();
     let server = folder.serve(disk.clone(), Permission::ReadWrite);
-    let client =
-        Client::open(&folder.uri("disk"), ClientOptions { deadline: Duration::from_millis(500) });
-    let client = client.unwrap();
+    let options = ClientOptions { deadline: Duration::from_millis(500), ..Default::default() };
+    let client = Client::open(&folder.uri("disk"), options).unwrap();
     let parts: Vec<BlockSlice> = vec![pattern(0, 1, 1)];
     let write = DiskRequest::Write { addr: BlockAddr(0), parts, durability: Durability::Cached };
     let ticket = client.submit(write);

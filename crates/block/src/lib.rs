@@ -20,4 +20,5 @@ pub mod epoch;
 pub mod format;
 pub mod geometry;
 pub mod mirror;
+pub mod opening;
 pub mod record;

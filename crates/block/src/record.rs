@@ -74,6 +74,9 @@ pub struct Member {
 pub struct MirrorCopy {
     /// Whether it is to be trusted.
     pub state: CopyState,
+    /// The latest opening in which it was used: a copy whose members do not know of that one is an
+    /// older state of itself, as from a backup, and nothing on it can be used.
+    pub since: Epoch,
     /// What it is on.
     pub on: Layout,
 }
@@ -257,6 +260,7 @@ fn encode_layout(layout: &Layout) -> Value {
                 json!({
                     "state": state_name(copy.state),
                     "full": copy.state.is_full(),
+                    "since": copy.since.0,
                     "on": encode_layout(&copy.on),
                 })
             };
@@ -329,7 +333,8 @@ fn decode_copy(
         "removed" => CopyState::Removed,
         _ => return Err(RecordError::Field("state")),
     };
-    Ok(MirrorCopy { state, on: decode_layout(field(object, "on")?, depth + 1, members)? })
+    let since = Epoch(number(object, "since")?);
+    Ok(MirrorCopy { state, since, on: decode_layout(field(object, "on")?, depth + 1, members)? })
 }
 
 fn field<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a Value, RecordError> {
@@ -364,7 +369,7 @@ mod tests {
             let url = format!("nbd://host{byte}/tank");
             Layout::Member(Member { uuid: Uuid([byte; 16]), url, blocks: 1 << 20 })
         };
-        let copy = |state, on| MirrorCopy { state, on };
+        let copy = |state, on| MirrorCopy { state, since: Epoch(3), on };
         let stripe = Layout::Stripe { chunk_blocks: 256, parts: vec![member(1), member(2)] };
         let copies = vec![
             copy(CopyState::InSync, stripe),

@@ -22,3 +22,4 @@ pub mod geometry;
 pub mod mirror;
 pub mod opening;
 pub mod record;
+pub mod spread;

@@ -162,6 +162,15 @@ pub struct Target {
     /// Offer all of it as it is, without a header and hence without epochs
     #[arg(long)]
     pub raw: bool,
+    /// Encrypt, with the certificate in this PEM file; clients that do not are refused
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Refuse clients without a certificate by the authority in this PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
     /// What to offer, and the name that clients use for it
     #[arg(value_name = "NAME=PATH", required = true)]
     pub exports: Vec<Offer>,

@@ -1,10 +1,11 @@
-//! A connected socket of either kind, used by several threads at once.
+//! A connected socket of either kind, encrypted or not, used by several threads at once.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::net::{
@@ -12,15 +13,22 @@ use rustix::net::{
 };
 
 use crate::address::Address;
+use crate::tls::Session;
 
 /// Questions to a quiet peer, within its patience, whether it is there.
 const KEEPALIVE_COUNT: u32 = 3;
 /// How often such a question is asked at most: the system counts in whole seconds.
 const KEEPALIVE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// A connected socket.
+/// A connected socket, encrypted or not.
+pub(crate) struct Stream {
+    socket: Socket,
+    /// Set once, in the handshake, before other threads use the stream.
+    tls: OnceLock<Session>,
+}
+
 #[derive(Debug)]
-pub(crate) enum Stream {
+enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -34,7 +42,7 @@ impl Stream {
         vanishing: Duration,
     ) -> io::Result<Self> {
         match address {
-            Address::Unix(path) => connect_unix(path).map(Self::Unix),
+            Address::Unix(path) => connect_unix(path).map(Self::unix),
             Address::Tcp { host, port } => {
                 let mut failure = io::Error::other("the name has no address");
                 for address in (host.as_str(), *port).to_socket_addrs()? {
@@ -65,7 +73,23 @@ impl Stream {
         sockopt::set_tcp_keepintvl(&stream, interval)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
         sockopt::set_tcp_user_timeout(&stream, vanishing.as_millis() as u32)?;
-        Ok(Self::Tcp(stream))
+        Ok(Self { socket: Socket::Tcp(stream), tls: OnceLock::new() })
+    }
+
+    pub(crate) fn unix(stream: UnixStream) -> Self {
+        Self { socket: Socket::Unix(stream), tls: OnceLock::new() }
+    }
+
+    /// Encrypts all that follows. Nobody else may use the stream meanwhile, and nothing may have
+    /// been read from it that was not asked for.
+    pub(crate) fn start_tls(
+        &self,
+        connection: rustls::Connection,
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let session = Session::start(connection, &self.socket, deadline)?;
+        assert!(self.tls.set(session).is_ok(), "a stream is encrypted once");
+        Ok(())
     }
 
     /// How long one call may wait for the peer.
@@ -74,12 +98,12 @@ impl Stream {
         reading: Option<Duration>,
         writing: Option<Duration>,
     ) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => {
+        match &self.socket {
+            Socket::Tcp(stream) => {
                 stream.set_read_timeout(reading)?;
                 stream.set_write_timeout(writing)
             }
-            Self::Unix(stream) => {
+            Socket::Unix(stream) => {
                 stream.set_read_timeout(reading)?;
                 stream.set_write_timeout(writing)
             }
@@ -89,21 +113,20 @@ impl Stream {
     /// Ends calls in progress and to come, in all threads.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         // Fails only if the peer has closed it before.
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(how),
-            Self::Unix(stream) => stream.shutdown(how),
+        let _ = match &self.socket {
+            Socket::Tcp(stream) => stream.shutdown(how),
+            Socket::Unix(stream) => stream.shutdown(how),
         };
     }
 
     /// Writes all of `parts`, in order.
     pub(crate) fn write_parts(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        if let Some(session) = self.tls.get() {
+            return session.write_parts(&self.socket, parts);
+        }
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
-            let written = match self {
-                Self::Tcp(stream) => (&*stream).write_vectored(parts),
-                Self::Unix(stream) => (&*stream).write_vectored(parts),
-            };
-            match written {
+            match (&self.socket).write_vectored(parts) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => IoSlice::advance_slices(&mut parts, written),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -116,18 +139,34 @@ impl Stream {
 
 impl Read for &Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => (&*stream).read(into),
-            Stream::Unix(stream) => (&*stream).read(into),
+        match self.tls.get() {
+            Some(session) => session.read(&self.socket, into),
+            None => (&self.socket).read(into),
         }
     }
 }
 
-impl Write for &Stream {
+impl Read for &Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).read(into),
+            Socket::Unix(stream) => (&*stream).read(into),
+        }
+    }
+}
+
+impl Write for &Socket {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => (&*stream).write(from),
-            Stream::Unix(stream) => (&*stream).write(from),
+            Socket::Tcp(stream) => (&*stream).write(from),
+            Socket::Unix(stream) => (&*stream).write(from),
+        }
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).write_vectored(parts),
+            Socket::Unix(stream) => (&*stream).write_vectored(parts),
         }
     }
 

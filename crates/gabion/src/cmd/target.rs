@@ -11,9 +11,10 @@ use gabion_base::ids::Uuid;
 use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_host::random;
 use gabion_host::signals::{Signals, Wake};
-use gabion_nbd::address::{Address, Uri};
+use gabion_nbd::address::{Address, Uri, UriTls};
 use gabion_nbd::medium::{Medium, MediumError};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
+use gabion_nbd::tls::{ServerFiles, ServerTls};
 
 use crate::args;
 use crate::failure::{Exit, Failure, Result};
@@ -51,6 +52,7 @@ pub fn run(args: &args::Target) -> Result<()> {
         let text = format!("the name {} is given twice", twice.name);
         return Err(Failure::new(text).exit(Exit::Usage));
     }
+    let tls = tls(args)?;
     // Before any thread is started, as threads inherit what is blocked.
     let signals =
         Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))?;
@@ -71,11 +73,16 @@ pub fn run(args: &args::Target) -> Result<()> {
     };
     let bound = args.listen.iter().map(listen).collect::<Result<Vec<_>>>()?;
     let (listeners, addresses): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
-    let server = Server::start(exports, listeners)
-        .map_err(|error| Failure::of("cannot start the server", &error))?;
+    let encrypted = tls.is_some();
+    let server = match tls {
+        Some(tls) => Server::start_encrypted(exports, listeners, tls),
+        None => Server::start(exports, listeners),
+    };
+    let server = server.map_err(|error| Failure::of("cannot start the server", &error))?;
     for offer in &args.exports {
         for address in &addresses {
-            let uri = Uri { address: address.clone(), export: offer.name.clone() };
+            let tls = encrypted.then(UriTls::default);
+            let uri = Uri { address: address.clone(), export: offer.name.clone(), tls };
             print::line(uri)?;
         }
     }
@@ -91,6 +98,14 @@ pub fn run(args: &args::Target) -> Result<()> {
             Err(Failure::new(text).next("They were cut off. Look whether the disk still answers."))
         }
     }
+}
+
+/// What is needed to encrypt, if that was asked for.
+fn tls(args: &args::Target) -> Result<Option<ServerTls>> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let files = ServerFiles { certificate, key, authority: args.tls_ca.as_deref() };
+    let tls = ServerTls::load(files);
+    tls.map(Some).map_err(|error| Failure::of("cannot encrypt", &error))
 }
 
 fn open(offer: &Offer, permission: Permission) -> Result<Arc<dyn Disk>> {

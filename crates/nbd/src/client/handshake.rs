@@ -1,16 +1,19 @@
 //! The client's side of the handshake, and what came out of it.
 //!
-//! Steps: 1. greeting and flags; 2. ask for structured replies; 3. `GO`, with the block sizes; or
-//! `EXPORT_NAME` if the server does not know `GO`.
+//! Steps: 1. greeting and flags; 2. encrypt if the URI says so; 3. ask for structured replies;
+//! 4. `GO`, with the block sizes; or `EXPORT_NAME` if the server does not know `GO`.
 
 use std::io::{self, IoSlice, Read};
+use std::time::Instant;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::codec::DecodeError;
 
 use super::Epoch;
+use crate::address::{Uri, UriTls};
 use crate::server::Replies;
 use crate::stream::Stream;
+use crate::tls::client_connection;
 use crate::wire::fields::Fields;
 use crate::wire::name::{Claim, Medium};
 use crate::wire::option::{
@@ -108,6 +111,7 @@ fn refused(head: &OptionReplyHead, words: &[u8]) -> io::Error {
         reply::ERR_UNKNOWN => "there is no such export",
         reply::ERR_TLS_REQUIRED => "it wants encryption",
         reply::ERR_POLICY => "it is not allowed",
+        reply::ERR_PLATFORM => "it cannot do that",
         reply::ERR_SHUTDOWN => "it is about to end",
         reply::ERR_BLOCK_SIZE_REQUIRED => "it does not accept this client's block sizes",
         _ => "it does not accept the option",
@@ -123,8 +127,9 @@ fn refused(head: &OptionReplyHead, words: &[u8]) -> io::Error {
 /// Agrees with the server on an export. How long each step may take is the stream's patience.
 pub(super) fn agree(
     stream: &Stream,
-    export: &str,
+    uri: &Uri,
     claim: Option<Claim>,
+    deadline: Instant,
 ) -> Result<Terms, NoConnection> {
     let mut greeting = [0; 18];
     read(stream, &mut greeting)?;
@@ -139,15 +144,21 @@ pub(super) fn agree(
     }
     let flags = offered & (handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
     send(stream, &u32::from(flags).to_be_bytes())?;
-    send(stream, &option(kind::STRUCTURED_REPLY, &[]))?;
     let mut words = Vec::new();
+    if let Some(tls) = &uri.tls {
+        start_tls(stream, uri, tls, deadline, &mut words)?;
+    }
+    send(stream, &option(kind::STRUCTURED_REPLY, &[]))?;
     let head = reply_to(stream, kind::STRUCTURED_REPLY, &mut words)?;
     let replies = match head.reply {
         reply::ACK => Replies::Structured,
+        // Whatever follows would be refused likewise.
+        reply::ERR_TLS_REQUIRED => return Err(refused(&head, &words).into()),
         number if number & reply::ERROR != 0 => Replies::Simple,
         _ => return Err(strange("it answers an option that was not sent").into()),
     };
-    let name = claim.as_ref().map_or_else(|| export.to_owned(), |claim| claim.name(export));
+    let export = &uri.export;
+    let name = claim.as_ref().map_or_else(|| export.clone(), |claim| claim.name(export));
     let wishes = [info::BLOCK_SIZE, info::DESCRIPTION];
     send(stream, &option(kind::GO, &go_data(&name, &wishes)))?;
     let (mut facts, mut maximum, mut medium) = (None, PAYLOAD_BYTES_MAX, None);
@@ -175,6 +186,26 @@ pub(super) fn agree(
         }
     }
     Err(strange("it answers an option without end").into())
+}
+
+/// Encrypts all that follows, or fails: there is no way back to plain bytes.
+fn start_tls(
+    stream: &Stream,
+    uri: &Uri,
+    tls: &UriTls,
+    deadline: Instant,
+    words: &mut Vec<u8>,
+) -> io::Result<()> {
+    let Some(folder) = &tls.certificates else {
+        return Err(io::Error::other("?tls-certificates=DIR must name the folder of certificates"));
+    };
+    let connection = client_connection(folder, uri.tls_name())?;
+    send(stream, &option(kind::STARTTLS, &[]))?;
+    let head = reply_to(stream, kind::STARTTLS, words)?;
+    match head.reply {
+        reply::ACK => stream.start_tls(connection, deadline),
+        _ => Err(io::Error::other("the server does not encrypt")),
+    }
 }
 
 /// What old servers understand: they end the connection instead of refusing.

@@ -41,13 +41,17 @@ fn connection_number() -> u64 {
 /// Connects and shakes hands.
 pub(super) fn connect(uri: &Uri, options: &ClientOptions) -> Result<Connected, NoConnection> {
     let patience = PATIENCE.min(options.deadline);
-    let stream = Stream::connect(&uri.address, Instant::now() + patience, options.lost_patience)?;
+    let deadline = Instant::now() + patience;
+    let stream = Stream::connect(&uri.address, deadline, options.lost_patience)?;
     stream.set_patience(Some(patience), Some(patience))?;
     let claim = options.epoch.as_ref().map(|epoch| epoch.claim(connection_number()));
-    let terms = handshake::agree(&stream, &uri.export, claim).map_err(|error| match error {
-        NoConnection::Failed(error) => NoConnection::Failed(unanswered(error)),
-        fenced => fenced,
-    })?;
+    let terms =
+        handshake::agree(&stream, uri, claim, deadline + patience).map_err(
+            |error| match error {
+                NoConnection::Failed(error) => NoConnection::Failed(unanswered(error)),
+                fenced => fenced,
+            },
+        )?;
     stream.set_patience(None, None)?;
     Ok(Connected { stream, terms, writer: Mutex::new(()) })
 }

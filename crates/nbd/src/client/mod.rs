@@ -87,7 +87,7 @@ pub enum OpenError {
     #[error("cannot connect to {uri}: {source}")]
     Unreachable {
         /// The export.
-        uri: Uri,
+        uri: Box<Uri>,
         /// The system's reason, or the server's.
         source: io::Error,
     },
@@ -95,7 +95,7 @@ pub enum OpenError {
     #[error("cannot use {uri}: {reason}")]
     Unusable {
         /// The export.
-        uri: Uri,
+        uri: Box<Uri>,
         /// What it lacks.
         reason: &'static str,
     },
@@ -103,7 +103,7 @@ pub enum OpenError {
     #[error("cannot take {uri}: {reason}")]
     Fenced {
         /// The export.
-        uri: Uri,
+        uri: Box<Uri>,
         /// The server's words.
         reason: String,
     },
@@ -156,14 +156,15 @@ struct Connected {
 impl Client {
     /// Connects, and fails at once if that is not possible.
     pub fn open(uri: &Uri, options: ClientOptions) -> Result<Self, OpenError> {
-        let unusable = |reason| OpenError::Unusable { uri: uri.clone(), reason };
+        let named = || Box::new(uri.clone());
+        let unusable = |reason| OpenError::Unusable { uri: named(), reason };
         let mut numbers = options.epoch.iter().map(|epoch| epoch.claim(0));
         if numbers.any(|claim| !claim.is_possible(&uri.export)) {
             return Err(unusable("the epoch is 0, or the name or its holder's is too long"));
         }
         let connected = link::connect(uri, &options).map_err(|error| match error {
-            NoConnection::Failed(source) => OpenError::Unreachable { uri: uri.clone(), source },
-            NoConnection::Fenced(reason) => OpenError::Fenced { uri: uri.clone(), reason },
+            NoConnection::Failed(source) => OpenError::Unreachable { uri: named(), source },
+            NoConnection::Fenced(reason) => OpenError::Fenced { uri: named(), reason },
         })?;
         let terms = connected.terms.clone();
         if let Some(reason) = terms.unusable(options.epoch.as_ref()) {

@@ -194,7 +194,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&theirs).write_all(bytes).unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
-        let stream = Stream::Unix(ours);
+        let stream = Stream::unix(ours);
         let mut answers = Answers::new(&stream, Replies::Structured);
         answers.next(|cookie| (cookie == 7).then_some(Some((4096, 4096))))
     }

@@ -26,8 +26,9 @@ use gabion_base::sync::{Condvar, Mutex};
 
 use super::execute::{Refusal, admit, execute, span};
 use super::export::{Exports, Replies};
-use super::handshake::{ALLOCATION_ID, Handshake, Session, Step, Welcome};
+use super::handshake::{ALLOCATION_ID, Encryption, Handshake, Session, Step, Welcome};
 use crate::stream::{Stream, is_timeout};
+use crate::tls::ServerTls;
 use crate::wire::error::ErrorCode;
 use crate::wire::request::{Command, REQUEST_BYTES, Request};
 use crate::wire::{PAYLOAD_SKIP_BYTES_MAX, reply};
@@ -46,6 +47,7 @@ const INPUT_BYTES: usize = 64 << 10;
 /// A client that is connected.
 pub(super) struct Connection {
     stream: Stream,
+    tls: Option<ServerTls>,
     closing: AtomicBool,
 }
 
@@ -82,8 +84,9 @@ struct Job {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, closing: AtomicBool::new(false) }
+    /// A client that must encrypt if there is `tls`.
+    pub(super) fn new(stream: Stream, tls: Option<ServerTls>) -> Self {
+        Self { stream, tls, closing: AtomicBool::new(false) }
     }
 
     /// No new requests: what is in flight is answered, then the connection ends.
@@ -119,7 +122,11 @@ impl Connection {
     fn handshake(&self, exports: &Exports) -> io::Result<Option<Session>> {
         let deadline = Instant::now() + HANDSHAKE;
         let mut out = Vec::new();
-        let mut handshake = Handshake::new(exports, &mut out);
+        let encryption = match self.tls {
+            Some(_) => Encryption::Required,
+            None => Encryption::Unavailable,
+        };
+        let mut handshake = Handshake::new(exports, encryption, &mut out);
         let mut bytes = Vec::new();
         loop {
             self.stream.write_parts(&mut [IoSlice::new(&out)])?;
@@ -143,10 +150,14 @@ impl Connection {
                 continue;
             }
             self.stream.write_parts(&mut [IoSlice::new(&out)])?;
-            return Ok(match step {
-                Step::Go(session) => Some(session),
-                Step::More | Step::End(_) => None,
-            });
+            out.clear();
+            match (step, &self.tls) {
+                (Step::Go(session), _) => return Ok(Some(session)),
+                (Step::StartTls, Some(tls)) => {
+                    self.stream.start_tls(tls.connection()?, deadline)?;
+                }
+                _ => return Ok(None),
+            }
         }
     }
 

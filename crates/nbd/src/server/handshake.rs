@@ -60,10 +60,23 @@ pub enum Contexts {
 pub enum Step {
     /// More bytes are needed.
     More,
+    /// All that follows is encrypted, after what was to be sent has been sent.
+    StartTls,
     /// The transmission begins.
     Go(Session),
     /// The connection ends, after what was to be sent has been sent.
     End(&'static str),
+}
+
+/// Whether the connection is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// It is not, and cannot be.
+    Unavailable,
+    /// It must be before anything else.
+    Required,
+    /// It is.
+    Active,
 }
 
 /// Whether new clients are welcome.
@@ -88,13 +101,14 @@ pub struct Handshake<'a> {
     state: State,
     options: usize,
     pads_export_name: bool,
+    encryption: Encryption,
     replies: Replies,
     contexts: Option<(String, Contexts)>,
 }
 
 impl<'a> Handshake<'a> {
     /// Begins one; the greeting is appended to `out`.
-    pub fn new(exports: &'a Exports, out: &mut Vec<u8>) -> Self {
+    pub fn new(exports: &'a Exports, encryption: Encryption, out: &mut Vec<u8>) -> Self {
         out.extend(GREETING_MAGIC.to_be_bytes());
         out.extend(OPTION_MAGIC.to_be_bytes());
         let flags = handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES;
@@ -104,6 +118,7 @@ impl<'a> Handshake<'a> {
             state: State::ClientFlags,
             options: 0,
             pads_export_name: true,
+            encryption,
             replies: Replies::Simple,
             contexts: None,
         }
@@ -177,6 +192,14 @@ impl<'a> Handshake<'a> {
     }
 
     fn option(&mut self, number: u32, data: &[u8], welcome: Welcome, out: &mut Vec<u8>) -> Step {
+        let allowed = matches!(number, kind::STARTTLS | kind::ABORT);
+        if self.encryption == Encryption::Required && !allowed {
+            if number == kind::EXPORT_NAME {
+                return Step::End("the client does not encrypt");
+            }
+            put_reply(out, number, reply::ERR_TLS_REQUIRED, b"only with encryption");
+            return Step::More;
+        }
         let option = match ClientOption::decode(number, data) {
             Ok(option) => option,
             Err(_) if number == kind::EXPORT_NAME => {
@@ -209,9 +232,7 @@ impl<'a> Handshake<'a> {
                 }
                 put_reply(out, number, reply::ACK, &[]);
             }
-            ClientOption::StartTls => {
-                put_reply(out, number, reply::ERR_POLICY, b"encryption is not available here");
-            }
+            ClientOption::StartTls => return self.start_tls(out),
             ClientOption::Info(name) => {
                 self.describe(number, name, Intent::Look, out);
             }
@@ -230,6 +251,20 @@ impl<'a> Handshake<'a> {
                 put_reply(out, number, reply::ERR_UNSUPPORTED, b"the option is not known");
             }
         }
+        Step::More
+    }
+
+    fn start_tls(&mut self, out: &mut Vec<u8>) -> Step {
+        let (reply, reason): (_, &[u8]) = match self.encryption {
+            Encryption::Unavailable => (reply::ERR_POLICY, b"encryption is not available here"),
+            Encryption::Active => (reply::ERR_INVALID, b"the connection is encrypted already"),
+            Encryption::Required => {
+                put_reply(out, kind::STARTTLS, reply::ACK, &[]);
+                self.encryption = Encryption::Active;
+                return Step::StartTls;
+            }
+        };
+        put_reply(out, kind::STARTTLS, reply, reason);
         Step::More
     }
 

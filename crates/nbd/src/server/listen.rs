@@ -100,7 +100,7 @@ impl Listener {
                 }),
                 Socket::Unix { listener, .. } => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(false)?;
-                    Ok(Stream::Unix(stream))
+                    Ok(Stream::unix(stream))
                 }),
             };
             match accepted {

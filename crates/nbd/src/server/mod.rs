@@ -6,8 +6,9 @@
 //! - [`Server::stop`]: 1. nobody new; 2. requests in flight are answered, later ones refused;
 //!   3. after the grace, what is left is cut off. Sockets in the file system are removed.
 //!
-//! Deliberately absent: encryption and any form of authentication. Whoever can connect can write,
-//! unless the export is read-only.
+//! Whoever can connect can write, unless the export is read-only or a medium that is another
+//! client's; with certificates of clients (see [`crate::tls`]) not everybody can connect.
+//! Deliberately absent: permissions that depend on the certificate.
 
 mod connection;
 mod entry;
@@ -32,6 +33,7 @@ pub use self::listen::Listener;
 use self::connection::Connection;
 use self::listen::Wake;
 use crate::stream::Stream;
+use crate::tls::ServerTls;
 
 /// Clients at the same time.
 const CLIENTS_MAX: usize = 256;
@@ -45,6 +47,7 @@ pub struct Server {
 
 struct Shared {
     exports: Exports,
+    tls: Option<ServerTls>,
     stopping: AtomicBool,
     clients: Mutex<Clients>,
     gone: Condvar,
@@ -66,10 +69,28 @@ pub enum Stopped {
 }
 
 impl Server {
-    /// Serves `exports` at all `listeners` until [`Server::stop`].
+    /// Serves `exports` at all `listeners` until [`Server::stop`], without encryption.
     pub fn start(exports: Exports, listeners: Vec<Listener>) -> io::Result<Self> {
+        Self::start_with(exports, listeners, None)
+    }
+
+    /// Serves clients that encrypt, and nobody else.
+    pub fn start_encrypted(
+        exports: Exports,
+        listeners: Vec<Listener>,
+        tls: ServerTls,
+    ) -> io::Result<Self> {
+        Self::start_with(exports, listeners, Some(tls))
+    }
+
+    fn start_with(
+        exports: Exports,
+        listeners: Vec<Listener>,
+        tls: Option<ServerTls>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             exports,
+            tls,
             stopping: AtomicBool::new(false),
             clients: Mutex::default(),
             gone: Condvar::new(),
@@ -133,7 +154,7 @@ impl Drop for Server {
 impl Shared {
     /// Gives a client a thread, or drops it.
     fn admit(self: &Arc<Self>, stream: Stream) {
-        let connection = Arc::new(Connection::new(stream));
+        let connection = Arc::new(Connection::new(stream, self.tls.clone()));
         let id = {
             let mut clients = self.clients.lock();
             if clients.connected.len() >= CLIENTS_MAX || self.stopping.load(Ordering::Acquire) {

@@ -3,38 +3,14 @@
 use std::fs;
 use std::sync::Arc;
 
-use gabion_base::disk::{Disk, DiskRequest, Durability};
+use gabion_base::disk::{Disk, Durability};
 use gabion_base::ids::BlockAddr;
 use gabion_nbd::client::{Client, ClientOptions};
 
-use crate::world::{Folder, Foreign, assert_pattern, pattern};
+use crate::world::{Folder, Foreign, exercise, pattern};
 
 fn open(folder: &Folder) -> Client {
     Client::open(&folder.uri(""), ClientOptions::default()).unwrap()
-}
-
-/// Uses everything that a disk can do, many requests at a time.
-fn exercise(disk: &Arc<Client>) {
-    let tickets: Vec<_> = (0..64)
-        .map(|at| {
-            let durability = if at % 3 == 0 { Durability::Fua } else { Durability::Cached };
-            let parts = vec![pattern(at * 16, 15, at), pattern(at * 16 + 15, 1, at)];
-            disk.submit(DiskRequest::Write { addr: BlockAddr(at * 16), parts, durability })
-        })
-        .collect();
-    for ticket in tickets {
-        ticket.wait().unwrap();
-    }
-    disk.flush().unwrap();
-    disk.submit(DiskRequest::WriteZeroes { addr: BlockAddr(16), count: 16 }).wait().unwrap();
-    disk.submit(DiskRequest::Discard { addr: BlockAddr(32), count: 16 }).wait().unwrap();
-    disk.flush().unwrap();
-    for at in (0..64).filter(|at| *at != 1 && *at != 2) {
-        assert_pattern(&**disk, at * 16, 16, at);
-    }
-    let mut zeros = vec![1; 16 * 4096];
-    disk.read(BlockAddr(16), &mut zeros).unwrap();
-    assert!(zeros.iter().all(|byte| *byte == 0));
 }
 
 #[test]

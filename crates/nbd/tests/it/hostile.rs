@@ -9,7 +9,7 @@ use std::time::Duration;
 use gabion_base::disk::{Disk, MemDisk};
 use gabion_base::ids::BlockAddr;
 use gabion_nbd::client::{Client, ClientOptions};
-use gabion_nbd::server::handshake::{Handshake, Step, Welcome};
+use gabion_nbd::server::handshake::{Encryption, Handshake, Step, Welcome};
 use gabion_nbd::server::{Export, Exports, Permission, Replies, Stopped};
 use gabion_nbd::wire::option::{OPTION_REPLY_BYTES, OptionReplyHead, go_data, kind, option, reply};
 use gabion_nbd::wire::reply::REPLY_BYTES;
@@ -27,9 +27,16 @@ fn exports() -> Exports {
 /// Feeds bytes to the machine as a connection would; gives its replies, and whether it goes on to
 /// the transmission (or nothing if it ended).
 fn feed(bytes: &[u8]) -> (Vec<OptionReplyHead>, Option<Option<Replies>>) {
+    feed_as(Encryption::Unavailable, bytes)
+}
+
+fn feed_as(
+    encryption: Encryption,
+    bytes: &[u8],
+) -> (Vec<OptionReplyHead>, Option<Option<Replies>>) {
     let exports = exports();
     let mut out = Vec::new();
-    let mut machine = Handshake::new(&exports, &mut out);
+    let mut machine = Handshake::new(&exports, encryption, &mut out);
     assert_eq!(out.len(), 18);
     out.clear();
     let mut rest = bytes;
@@ -37,7 +44,7 @@ fn feed(bytes: &[u8]) -> (Vec<OptionReplyHead>, Option<Option<Replies>>) {
     while let Some((head, tail)) = rest.split_at_checked(machine.needs()) {
         rest = tail;
         match machine.take(head, Welcome::Open, &mut out) {
-            Step::More => {}
+            Step::More | Step::StartTls => {}
             Step::Go(session) => {
                 end = Some(Some(session.replies));
                 break;
@@ -112,6 +119,27 @@ fn every_option_gets_the_reply_of_the_standard() {
     assert_eq!(go.1, Some(Some(Replies::Simple)));
     assert_eq!(feed(&[0xff; 4]).1, None, "unknown flags");
     assert_eq!(feed(&handshake(&[vec![0; 16]])).1, None, "an unknown magic number");
+}
+
+#[test]
+fn a_server_that_encrypts_has_no_other_answer_before() {
+    let all = |encryption| {
+        let options = (0..12).filter(|number| !matches!(*number, 1 | 2 | 5));
+        let options: Vec<_> = options.map(|number| option(number, &[])).collect();
+        feed_as(encryption, &handshake(&options)).0
+    };
+    let replies = all(Encryption::Required);
+    assert_eq!(replies.len(), 9);
+    assert!(replies.iter().all(|head| head.reply == reply::ERR_TLS_REQUIRED), "{replies:?}");
+    assert!(all(Encryption::Active).iter().all(|head| head.reply != reply::ERR_TLS_REQUIRED));
+    let name = handshake(&[option(kind::EXPORT_NAME, b"one")]);
+    assert_eq!(feed_as(Encryption::Required, &name).1, None);
+    // Behind STARTTLS everything is possible, except for another one.
+    let (tls, list) = (option(kind::STARTTLS, &[]), option(kind::LIST, &[]));
+    let (replies, _) = feed_as(Encryption::Required, &handshake(&[tls.clone(), list, tls]));
+    let replies: Vec<_> = replies.iter().map(|head| head.reply).collect();
+    let server = reply::SERVER;
+    assert_eq!(replies, [reply::ACK, server, server, reply::ACK, reply::ERR_INVALID]);
 }
 
 proptest! {

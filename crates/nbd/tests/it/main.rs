@@ -5,4 +5,5 @@ mod foreign;
 mod hostile;
 mod losses;
 mod serving;
+mod tls;
 mod world;

@@ -53,7 +53,7 @@ fn many_requests_are_in_flight_over_tcp_of_both_families() {
         let listener = listener.unwrap();
         let address = listener.address().unwrap();
         let server = Server::start(exports, vec![listener]).unwrap();
-        let client = open(&Uri { address, export: "disk".to_owned() });
+        let client = open(&Uri { address, export: "disk".to_owned(), tls: None });
         let tickets: Vec<_> = (0..512)
             .map(|at| {
                 let parts = vec![pattern(at * 8, 8, 7)];

@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{Disk, DiskRequest, Ticket};
+use gabion_base::disk::{Disk, DiskRequest, Durability, Ticket};
 use gabion_base::ids::BlockAddr;
 use gabion_base::sync::Mutex;
 use gabion_nbd::address::{Address, Uri};
+use gabion_nbd::client::Client;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// What a machine without the programs of others is told.
+pub const NEEDED: &str = "\nneeded: apt-get install nbdkit libnbd-bin qemu-utils";
 
 /// A folder for one test.
 pub struct Folder(PathBuf);
@@ -39,7 +43,7 @@ impl Folder {
 
     /// The export `name` at the socket of this folder.
     pub fn uri(&self, name: &str) -> Uri {
-        Uri { address: self.address(), export: name.to_owned() }
+        Uri { address: self.address(), export: name.to_owned(), tls: None }
     }
 
     pub fn address(&self) -> Address {
@@ -67,7 +71,7 @@ impl Foreign {
     #[track_caller]
     pub fn start(folder: &Folder, program: &str, arguments: &[&str]) -> Self {
         let output = Command::new(program).args(arguments).current_dir(folder.path()).output();
-        let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}{NEEDED}"));
         assert!(output.status.success(), "{program}: {output:?}");
         // nbdkit listens first and writes this then.
         let pid = loop {
@@ -119,6 +123,30 @@ pub fn assert_pattern(disk: &dyn Disk, addr: u64, count: usize, seed: u64) {
     assert!(read.bytes() == pattern(addr, count, seed).bytes(), "{count} blocks at {addr}");
 }
 
+/// Uses everything that a disk can do, many requests at a time.
+pub fn exercise(disk: &Arc<Client>) {
+    let tickets: Vec<_> = (0..64)
+        .map(|at| {
+            let durability = if at % 3 == 0 { Durability::Fua } else { Durability::Cached };
+            let parts = vec![pattern(at * 16, 15, at), pattern(at * 16 + 15, 1, at)];
+            disk.submit(DiskRequest::Write { addr: BlockAddr(at * 16), parts, durability })
+        })
+        .collect();
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    disk.flush().unwrap();
+    disk.submit(DiskRequest::WriteZeroes { addr: BlockAddr(16), count: 16 }).wait().unwrap();
+    disk.submit(DiskRequest::Discard { addr: BlockAddr(32), count: 16 }).wait().unwrap();
+    disk.flush().unwrap();
+    for at in (0..64).filter(|at| *at != 1 && *at != 2) {
+        assert_pattern(&**disk, at * 16, 16, at);
+    }
+    let mut zeros = vec![1; 16 * 4096];
+    disk.read(BlockAddr(16), &mut zeros).unwrap();
+    assert!(zeros.iter().all(|byte| *byte == 0));
+}
+
 /// A disk in memory whose unflushed writes a power cut takes.
 pub struct Volatile {
     state: Mutex<Media>,
@@ -162,7 +190,6 @@ impl Disk for Volatile {
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
-        use gabion_base::disk::Durability;
         let media = &mut *self.state.lock();
         let (addr, count) = request.extent();
         let start = addr.byte_offset() as usize;

@@ -212,6 +212,24 @@ fn a_medium_is_made_once_and_found_again() {
     run(&folder, "qemu-io", &["-f", "raw", &taken, "-c", "write -P 8 4k 4k"]);
     let write = ["-f", "raw", target.uri(), "-c", "write 0 4k"];
     folder.run(Command::new("qemu-io").args(write)).failed(1, &["Permission denied"]);
+    // Another client, which has taken it for itself by the parameters of the name.
+    let uri = format!("--uri={taken}");
+    let fio = [
+        "--name=verify",
+        "--ioengine=nbd",
+        &uri,
+        "--rw=randrw",
+        "--offset=64k",
+        "--size=4M",
+        "--bssplit=512/20:4k/60:64k",
+        "--iodepth=8",
+        "--verify=crc32c",
+        "--randseed=2",
+        "--verify_state_save=0",
+    ];
+    if run(&folder, "fio", &["--enghelp"]).contains("nbd") {
+        run(&folder, "fio", &fio);
+    }
     target.stop();
     let target = start();
     assert_eq!(described(&target), first.replace("epoch 0", "epoch 3 held by nobody"));

@@ -31,6 +31,11 @@ impl Epoch {
         assert!(attachment < ATTACHMENTS_MAX, "attached {attachment} times");
         self.0 * ATTACHMENTS_MAX + attachment
     }
+
+    /// The epoch of what a target was told.
+    pub fn of_fence(fence: u64) -> Self {
+        Self(fence / ATTACHMENTS_MAX)
+    }
 }
 
 /// That somebody opened the volume for writing.
@@ -86,10 +91,8 @@ pub fn standing(record: &[Opening], completed: Epoch, member: &[Opening]) -> Sta
     if member.iter().any(is_strange) {
         return Standing::Apart;
     }
-    match member.last() {
-        Some(last) if last.epoch >= completed => Standing::Current,
-        _ => Standing::Behind,
-    }
+    let latest = member.last().map_or(Epoch(0), |opening| opening.epoch);
+    if latest >= completed { Standing::Current } else { Standing::Behind }
 }
 
 #[cfg(test)]

@@ -248,6 +248,7 @@ pub fn in_use(layout: &Layout) -> Vec<&Member> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Wish;
 
     fn opening(epoch: u64, nonce: u64) -> Opening {
         Opening { epoch: Epoch(epoch), nonce, seconds: 5, holder: format!("host {nonce}") }
@@ -260,14 +261,23 @@ mod tests {
 
     /// A mirror of two, opened three times, the third time by whoever is opening it now.
     fn record() -> Record {
-        let copy =
-            |byte| MirrorCopy { state: CopyState::InSync, since: Epoch(2), on: member(byte) };
+        let copy = |byte| MirrorCopy {
+            state: CopyState::InSync,
+            wish: Wish::Use,
+            since: Epoch(2),
+            on: member(byte),
+        };
         Record {
             name: "a".to_owned(),
             uuid: Uuid([9; 16]),
             openings: vec![opening(1, 11), opening(2, 22), opening(3, 33)],
             completed: Epoch(2),
-            layout: Layout::Mirror { uuid: Uuid([8; 16]), copies: vec![copy(1), copy(2)] },
+            compare: 0,
+            layout: Layout::Mirror {
+                uuid: Uuid([8; 16]),
+                blocks: 744,
+                copies: vec![copy(1), copy(2)],
+            },
         }
     }
 

@@ -11,6 +11,8 @@ use thiserror::Error;
 use crate::coordinator::RECORD_BYTES_MAX;
 use crate::copies::COPIES_MAX;
 use crate::epoch::{Epoch, OPENINGS_MAX, Opening};
+use crate::format::header::MEMBER_DATA_START;
+use crate::geometry::Geometry;
 
 const VERSION: u64 = 1;
 /// Members of a volume, at most.
@@ -31,6 +33,8 @@ pub struct Record {
     pub openings: Vec<Opening>,
     /// The latest opening that was completed: since then it is known what every copy has.
     pub completed: Epoch,
+    /// How often somebody has asked to have all copies compared.
+    pub compare: u64,
     /// How the members are put together.
     pub layout: Layout,
 }
@@ -53,6 +57,8 @@ pub enum Layout {
     Mirror {
         /// Names it in its bitmaps.
         uuid: Uuid,
+        /// Blocks of each copy that are used, with the mirror's own at their heads.
+        blocks: u64,
         /// The copies; their places never change.
         copies: Vec<MirrorCopy>,
     },
@@ -74,6 +80,8 @@ pub struct Member {
 pub struct MirrorCopy {
     /// Whether it is to be trusted.
     pub state: CopyState,
+    /// What the administrator wants of it.
+    pub wish: Wish,
     /// The latest opening in which it was used: a copy whose members do not know of that one is an
     /// older state of itself, as from a backup, and nothing on it can be used.
     pub since: Epoch,
@@ -98,6 +106,17 @@ pub enum CopyState {
     },
     /// It was taken out; its place stays empty until somebody adds a copy.
     Removed,
+}
+
+/// What an administrator wants of a copy. Whoever has the volume open sees to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// That it is used.
+    Use,
+    /// That it is left alone.
+    Suspend,
+    /// That it is taken out.
+    Remove,
 }
 
 impl CopyState {
@@ -152,6 +171,7 @@ impl Record {
             "name": self.name,
             "uuid": self.uuid.to_string(),
             "completed": self.completed.0,
+            "compare": self.compare,
             "openings": openings,
             "layout": encode_layout(&self.layout),
         });
@@ -187,6 +207,7 @@ impl Record {
             name,
             uuid: uuid(object, "uuid")?,
             completed: Epoch(number(object, "completed")?),
+            compare: number(object, "compare")?,
             openings,
             layout: decode_layout(layout, 0, &mut members)?,
         };
@@ -211,6 +232,36 @@ impl Layout {
         }
     }
 
+    /// Blocks that the device has for whoever uses it; nothing if its parts are too small.
+    pub fn blocks(&self) -> Option<u64> {
+        match self {
+            Self::Member(member) => member.blocks.checked_sub(MEMBER_DATA_START),
+            Self::Linear(parts) => {
+                parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.blocks()?))
+            }
+            Self::Stripe { chunk_blocks, parts } => {
+                let least = parts.iter().map(Self::blocks).min().flatten()?;
+                (least / chunk_blocks * chunk_blocks).checked_mul(parts.len() as u64)
+            }
+            Self::Mirror { blocks, .. } => Some(Geometry::of_copies(*blocks)?.blocks()),
+        }
+        .filter(|blocks| *blocks > 0)
+    }
+
+    /// All mirrors, the outer ones first.
+    pub fn mirrors(&self) -> Vec<(Uuid, &[MirrorCopy])> {
+        match self {
+            Self::Member(_) => Vec::new(),
+            Self::Linear(parts) | Self::Stripe { parts, .. } => {
+                parts.iter().flat_map(Self::mirrors).collect()
+            }
+            Self::Mirror { uuid, copies, .. } => {
+                let inner = copies.iter().flat_map(|copy| copy.on.mirrors());
+                std::iter::once((*uuid, copies.as_slice())).chain(inner).collect()
+            }
+        }
+    }
+
     /// The copies of the mirror `wanted`, if it is in here.
     pub fn mirror_mut(&mut self, wanted: Uuid) -> Option<&mut Vec<MirrorCopy>> {
         match self {
@@ -218,7 +269,7 @@ impl Layout {
             Self::Linear(parts) | Self::Stripe { parts, .. } => {
                 parts.iter_mut().find_map(|part| part.mirror_mut(wanted))
             }
-            Self::Mirror { uuid, copies } => match *uuid == wanted {
+            Self::Mirror { uuid, copies, .. } => match *uuid == wanted {
                 true => Some(copies),
                 false => copies.iter_mut().find_map(|copy| copy.on.mirror_mut(wanted)),
             },
@@ -255,17 +306,18 @@ fn encode_layout(layout: &Layout) -> Value {
         Layout::Stripe { chunk_blocks, parts } => {
             json!({ "stripe": all(parts), "chunk-blocks": chunk_blocks })
         }
-        Layout::Mirror { uuid, copies } => {
+        Layout::Mirror { uuid, blocks, copies } => {
             let copy = |copy: &MirrorCopy| {
                 json!({
                     "state": state_name(copy.state),
+                    "wish": wish_name(copy.wish),
                     "full": copy.state.is_full(),
                     "since": copy.since.0,
                     "on": encode_layout(&copy.on),
                 })
             };
             let copies: Vec<_> = copies.iter().map(copy).collect();
-            json!({ "mirror": copies, "uuid": uuid.to_string() })
+            json!({ "mirror": copies, "uuid": uuid.to_string(), "blocks": blocks })
         }
     }
 }
@@ -276,6 +328,14 @@ fn state_name(state: CopyState) -> &'static str {
         CopyState::Stale { .. } => "stale",
         CopyState::Suspended { .. } => "suspended",
         CopyState::Removed => "removed",
+    }
+}
+
+fn wish_name(wish: Wish) -> &'static str {
+    match wish {
+        Wish::Use => "use",
+        Wish::Suspend => "suspend",
+        Wish::Remove => "remove",
     }
 }
 
@@ -316,7 +376,8 @@ fn decode_layout(value: &Value, depth: usize, members: &mut usize) -> Result<Lay
         return Err(RecordError::Field("number of copies"));
     }
     let copies = copies.iter().map(|copy| decode_copy(copy, depth, members));
-    Ok(Layout::Mirror { uuid: uuid(object, "uuid")?, copies: copies.collect::<Result<_, _>>()? })
+    let copies = copies.collect::<Result<_, _>>()?;
+    Ok(Layout::Mirror { uuid: uuid(object, "uuid")?, blocks: number(object, "blocks")?, copies })
 }
 
 fn decode_copy(
@@ -333,8 +394,19 @@ fn decode_copy(
         "removed" => CopyState::Removed,
         _ => return Err(RecordError::Field("state")),
     };
+    let wish = match &*string(object, "wish")? {
+        "use" => Wish::Use,
+        "suspend" => Wish::Suspend,
+        "remove" => Wish::Remove,
+        _ => return Err(RecordError::Field("wish")),
+    };
     let since = Epoch(number(object, "since")?);
-    Ok(MirrorCopy { state, since, on: decode_layout(field(object, "on")?, depth + 1, members)? })
+    Ok(MirrorCopy {
+        state,
+        wish,
+        since,
+        on: decode_layout(field(object, "on")?, depth + 1, members)?,
+    })
 }
 
 fn field<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a Value, RecordError> {
@@ -369,7 +441,7 @@ mod tests {
             let url = format!("nbd://host{byte}/tank");
             Layout::Member(Member { uuid: Uuid([byte; 16]), url, blocks: 1 << 20 })
         };
-        let copy = |state, on| MirrorCopy { state, since: Epoch(3), on };
+        let copy = |state, on| MirrorCopy { state, wish: Wish::Suspend, since: Epoch(3), on };
         let stripe = Layout::Stripe { chunk_blocks: 256, parts: vec![member(1), member(2)] };
         let copies = vec![
             copy(CopyState::InSync, stripe),
@@ -384,7 +456,8 @@ mod tests {
             uuid: Uuid([9; 16]),
             openings: vec![opening],
             completed: Epoch(4),
-            layout: Layout::Mirror { uuid: Uuid([8; 16]), copies },
+            compare: 0,
+            layout: Layout::Mirror { uuid: Uuid([8; 16]), blocks: 1 << 19, copies },
         }
     }
 

@@ -19,9 +19,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("node", &["base", "block", "map", "fs"]),
     ("nbd", &["base"]),
     ("coordinator", &["base", "block"]),
+    ("volume", &["base", "block", "host", "nbd"]),
     ("sim", &["base", "block", "map", "fs", "node"]),
-    ("gabion", &["base", "block", "map", "fs", "host", "fuse", "nbd", "coordinator", "node"]),
-    ("bench", &["base", "block", "map", "fs", "host", "fuse", "nbd", "node"]),
+    ("gabion", &["base", "block", "map", "fs", "host", "fuse", "nbd", "coordinator", "volume", "node"]),
+    ("bench", &["base", "block", "map", "fs", "host", "fuse", "nbd", "volume", "node"]),
 ];
 /// Crates that may contain `unsafe`.
 const UNSAFE: &[&str] = &["host", "fuse"];

@@ -1,0 +1,303 @@
+//! Making volumes, and making disks fit to be members.
+
+use std::sync::Arc;
+
+use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::disk::{Disk, DiskError, Durability};
+use gabion_base::ids::BlockAddr;
+use gabion_block::coordinator::{CoordinatorError, Revision};
+use gabion_block::epoch::{Epoch, Opening, holder};
+use gabion_block::format::header::{Header, MEMBER_DATA_START};
+use gabion_block::geometry::Geometry;
+use gabion_block::mirror::blank_pages;
+use gabion_block::record::{CopyState, Layout, Member, Record};
+use gabion_block::spread::{Linear, Stripe};
+use thiserror::Error;
+
+use crate::assembly::Devices;
+use crate::member::{self, Head, MemberError, Right};
+use crate::surroundings::{COPY_PATIENCE, Surroundings, now_seconds};
+
+/// Whether the disks of a new volume hold the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// They may hold anything: one copy is trusted, and the others are made equal to it.
+    Unknown,
+    /// They hold the same, as empty files do.
+    Equal,
+}
+
+/// What is done with disks that hold something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupied {
+    /// They are refused.
+    Refuse,
+    /// What they hold is destroyed.
+    Overwrite,
+}
+
+/// Why a volume was not made.
+#[derive(Debug, Error)]
+pub enum CreateError {
+    /// A member cannot be used.
+    #[error("cannot use {url}: {reason}")]
+    Member {
+        /// Where it is.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// A member holds something.
+    #[error("{url} {holds}")]
+    Occupied {
+        /// Where it is.
+        url: String,
+        /// What is there.
+        holds: String,
+    },
+    /// Members do not fit together.
+    #[error("the members are too small, or no volume can be made of them in this way")]
+    Layout,
+    /// A disk has failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The record could not be kept.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+}
+
+/// Makes a volume of what is at the places that `layout` names.
+pub fn create(
+    name: &str,
+    mut layout: Layout,
+    content: Content,
+    occupied: Occupied,
+    surroundings: &Surroundings,
+) -> Result<Record, CreateError> {
+    let coordinator = &surroundings.coordinator;
+    if coordinator.read(name)?.is_some() {
+        return Err(CoordinatorError::Conflict { volume: name.to_owned() }.into());
+    }
+    let mut newest = Epoch(0);
+    look_at_epochs(&layout, &mut newest)?;
+    let opening = Opening {
+        epoch: Epoch(newest.0 + 1),
+        nonce: (surroundings.random)(),
+        seconds: now_seconds(),
+        holder: holder(&surroundings.holder),
+    };
+    let right = right_of(&opening);
+    let mut devices = Devices::new();
+    prepare(&mut layout, &right, occupied, surroundings, &mut devices)?;
+    finish_layout(&mut layout, content, opening.epoch, surroundings)?;
+    layout.blocks().ok_or(CreateError::Layout)?;
+    let record = Record {
+        name: name.to_owned(),
+        uuid: surroundings.random_uuid(),
+        completed: opening.epoch,
+        openings: vec![opening],
+        compare: 0,
+        layout,
+    };
+    for member in record.layout.members() {
+        write_first_header(&record, member, &*devices[&member.uuid])?;
+    }
+    write_blank_pages(&record.layout, &devices)?;
+    coordinator.replace(name, Revision::ABSENT, &record.encode())?;
+    Ok(record)
+}
+
+/// Makes what is at `url` fit to be a further member of the volume of `record`, which its owner
+/// then brings up to date.
+pub fn prepare_member(
+    record: &Record,
+    url: &str,
+    occupied: Occupied,
+    surroundings: &Surroundings,
+) -> Result<Member, CreateError> {
+    let mut member = Member { uuid: Default::default(), url: url.to_owned(), blocks: 0 };
+    let newest = record.openings.last().cloned();
+    let right = newest.as_ref().map(right_of);
+    let disk = prepare_one(&mut member, right.as_ref(), occupied, surroundings)?;
+    write_first_header(record, &member, &*disk)?;
+    Ok(member)
+}
+
+/// Takes the header off a disk, so that it can be used for something else.
+pub fn release_member(url: &str) -> Result<(), CreateError> {
+    let refused =
+        |error: MemberError| CreateError::Member { url: url.to_owned(), reason: error.to_string() };
+    let disk = member::connect(url, None, COPY_PATIENCE).map_err(refused)?;
+    Ok(blank_head(&*disk)?)
+}
+
+fn right_of(opening: &Opening) -> Right {
+    let holder = format!("{} ({:016x})", opening.holder, opening.nonce);
+    Right { fence: opening.epoch.fence(0), holder }
+}
+
+/// The newest epoch that a target knows of: a new volume must begin above it.
+fn look_at_epochs(layout: &Layout, newest: &mut Epoch) -> Result<(), CreateError> {
+    for member in layout.members() {
+        let epoch = member::fence_of(&member.url, COPY_PATIENCE).map_err(|error| {
+            CreateError::Member { url: member.url.clone(), reason: error.to_string() }
+        })?;
+        *newest = (*newest).max(Epoch::of_fence(epoch));
+    }
+    Ok(())
+}
+
+fn prepare(
+    layout: &mut Layout,
+    right: &Right,
+    occupied: Occupied,
+    surroundings: &Surroundings,
+    devices: &mut Devices,
+) -> Result<(), CreateError> {
+    match layout {
+        Layout::Member(member) => {
+            let disk = prepare_one(member, Some(right), occupied, surroundings)?;
+            devices.insert(member.uuid, disk);
+        }
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
+            for part in parts {
+                prepare(part, right, occupied, surroundings, devices)?;
+            }
+        }
+        Layout::Mirror { copies, .. } => {
+            for copy in copies {
+                prepare(&mut copy.on, right, occupied, surroundings, devices)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepare_one(
+    member: &mut Member,
+    right: Option<&Right>,
+    occupied: Occupied,
+    surroundings: &Surroundings,
+) -> Result<Arc<dyn Disk>, CreateError> {
+    let url = member.url.clone();
+    let disk = member::connect(&url, right, COPY_PATIENCE)
+        .map_err(|error| CreateError::Member { url: url.clone(), reason: error.to_string() })?;
+    if disk.blocks() <= MEMBER_DATA_START + gabion_block::geometry::METADATA_BLOCKS {
+        let reason = "it is too small".to_owned();
+        return Err(CreateError::Member { url, reason });
+    }
+    let holds = match member::read_head(&*disk)? {
+        Head::Blank => None,
+        Head::Header(header) => Some(format!("is a member of the volume {}", header.volume)),
+        Head::Broken => Some("was a member of a volume".to_owned()),
+        Head::Other => Some("holds something".to_owned()),
+    };
+    if let Some(holds) = holds {
+        if occupied == Occupied::Refuse {
+            return Err(CreateError::Occupied { url, holds });
+        }
+        blank_head(&*disk)?;
+    }
+    (member.uuid, member.blocks) = (surroundings.random_uuid(), disk.blocks());
+    Ok(disk)
+}
+
+fn blank_head(disk: &dyn Disk) -> Result<(), DiskError> {
+    let zeros = BlockSlice::new(Blocks::zeroed(MEMBER_DATA_START as usize));
+    disk.write(BlockAddr(0), zeros, Durability::Fua)
+}
+
+/// Gives mirrors their identities and sizes, from the innermost outwards.
+fn finish_layout(
+    layout: &mut Layout,
+    content: Content,
+    epoch: Epoch,
+    surroundings: &Surroundings,
+) -> Result<(), CreateError> {
+    match layout {
+        Layout::Member(_) => {}
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
+            for part in parts {
+                finish_layout(part, content, epoch, surroundings)?;
+            }
+        }
+        Layout::Mirror { uuid, blocks, copies } => {
+            let mut least = u64::MAX;
+            for (number, copy) in copies.iter_mut().enumerate() {
+                finish_layout(&mut copy.on, content, epoch, surroundings)?;
+                least = least.min(copy.on.blocks().ok_or(CreateError::Layout)?);
+                copy.since = epoch;
+                copy.state = match content {
+                    Content::Unknown if number > 0 => CopyState::Stale { full: true },
+                    _ => CopyState::InSync,
+                };
+            }
+            (*uuid, *blocks) = (surroundings.random_uuid(), least);
+        }
+    }
+    Ok(())
+}
+
+fn write_first_header(record: &Record, member: &Member, disk: &dyn Disk) -> Result<(), DiskError> {
+    let header = Header {
+        volume: record.uuid,
+        member: member.uuid,
+        sequence: 1,
+        blocks: member.blocks,
+        openings: record.openings.clone(),
+    };
+    member::write_header(disk, &header)
+}
+
+/// Gives all copies of all mirrors empty bitmaps; the outer mirrors' lie in the inner ones' data,
+/// on each copy of them.
+fn write_blank_pages(layout: &Layout, devices: &Devices) -> Result<(), CreateError> {
+    match layout {
+        Layout::Member(_) => {}
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
+            for part in parts {
+                write_blank_pages(part, devices)?;
+            }
+        }
+        Layout::Mirror { uuid, blocks, copies } => {
+            let geometry = Geometry::of_copies(*blocks).ok_or(CreateError::Layout)?;
+            for copy in copies {
+                write_blank_pages(&copy.on, devices)?;
+                for disk in replicas(&copy.on, devices) {
+                    for (addr, block) in blank_pages(geometry, *uuid) {
+                        disk.write(addr, block, Durability::Cached)?;
+                    }
+                    disk.flush()?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The device that `layout` describes, as often as there are copies of it.
+fn replicas(layout: &Layout, devices: &Devices) -> Vec<Arc<dyn Disk>> {
+    let combine = |parts: &[Layout], together: &dyn Fn(Vec<Arc<dyn Disk>>) -> Arc<dyn Disk>| {
+        let parts: Vec<_> = parts.iter().map(|part| replicas(part, devices)).collect();
+        let most = parts.iter().map(Vec::len).max().unwrap_or_default();
+        let nth = |n: usize| parts.iter().map(|part| Arc::clone(&part[n % part.len()])).collect();
+        (0..most).map(|n| together(nth(n))).collect()
+    };
+    match layout {
+        Layout::Member(member) => {
+            vec![member::data(Arc::clone(&devices[&member.uuid]), member.blocks)]
+        }
+        Layout::Linear(parts) => {
+            combine(parts, &|disks| Arc::new(Linear::new("new".into(), disks)))
+        }
+        Layout::Stripe { chunk_blocks, parts } => {
+            combine(parts, &|disks| Arc::new(Stripe::new("new".into(), *chunk_blocks, disks)))
+        }
+        Layout::Mirror { blocks, copies, .. } => {
+            let data = gabion_block::geometry::METADATA_BLOCKS;
+            let all = copies.iter().flat_map(|copy| replicas(&copy.on, devices));
+            let data = |disk| crate::window::Window::new(disk, data, *blocks - data);
+            all.map(|disk| Arc::new(data(disk)) as Arc<dyn Disk>).collect()
+        }
+    }
+}

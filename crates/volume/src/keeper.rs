@@ -1,0 +1,350 @@
+//! What stands behind the mirrors of an open volume: its record, its members, its events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::Disk;
+use gabion_base::event::{BlockEvent, Event, MemberEvent, ResyncEvent, VolumeEvent};
+use gabion_base::ids::Uuid;
+use gabion_base::sync::Mutex;
+use gabion_block::copies::CopyIndex;
+use gabion_block::format::header::Header;
+use gabion_block::mirror::Notice;
+use gabion_block::opening::{self, Findings, Found, OpeningError};
+use gabion_block::record::{CopyState, Layout, Member, Record};
+
+use crate::assembly::{Assembly, Devices};
+use crate::member::{self, Head, MemberError, Right};
+use crate::mirror_disk::{Attachment, Owner, Recorded};
+use crate::register::{Register, RegisterError};
+use crate::surroundings::{COPY_PATIENCE, Surroundings};
+
+/// The owner of all mirrors of a volume.
+pub(crate) struct Keeper {
+    pub(crate) surroundings: Surroundings,
+    pub(crate) register: Register,
+    /// Connections that were made in this epoch, so that each fences those before it.
+    attachments: AtomicU64,
+    right_holder: String,
+    /// Blocks that copies lacked when they began to catch up.
+    pub(crate) catching_up: Mutex<BTreeMap<(Uuid, CopyIndex), u64>>,
+}
+
+impl Keeper {
+    pub(crate) fn new(surroundings: Surroundings, register: Register) -> Self {
+        let record = register.record();
+        let nonce = record.openings.last().map_or(0, |opening| opening.nonce);
+        let right_holder = format!("{} ({nonce:016x})", surroundings.holder);
+        Self {
+            surroundings,
+            register,
+            attachments: AtomicU64::new(0),
+            right_holder,
+            catching_up: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn volume(&self) -> String {
+        self.register.record().name
+    }
+
+    /// The right to connect to members next.
+    pub(crate) fn right(&self) -> Right {
+        let fence = self.register.epoch().fence(self.attachments.load(Ordering::Acquire));
+        Right { fence, holder: self.right_holder.clone() }
+    }
+
+    /// Some members are connected: later connections fence these.
+    pub(crate) fn connected(&self) {
+        self.attachments.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn publish(&self, event: Event) {
+        self.surroundings.sink.publish(event);
+    }
+
+    pub(crate) fn publish_volume(&self, event: VolumeEvent) {
+        self.publish(Event::Volume { volume: self.volume(), event });
+    }
+
+    fn publish_member(&self, mirror: Uuid, copy: CopyIndex, event: MemberEvent) {
+        let member = self.copy_name(mirror, copy);
+        self.publish(Event::Member { volume: self.volume(), member, event });
+    }
+
+    pub(crate) fn publish_resync(&self, mirror: Uuid, copy: CopyIndex, event: ResyncEvent) {
+        let member = self.copy_name(mirror, copy);
+        self.publish(Event::Resync { volume: self.volume(), member, event });
+    }
+
+    fn copy_name(&self, mirror: Uuid, copy: CopyIndex) -> String {
+        let copy = self.register.copy(mirror, copy.at());
+        copy.map_or_else(String::new, |copy| crate::layout::text(&copy.on))
+    }
+
+    /// Says how many copies of a volume's mirrors are in sync, if that has changed.
+    fn publish_health(&self, before: &Record, after: &Record) {
+        let count = |record: &Record| {
+            let mirrors = record.layout.mirrors();
+            let copies = || mirrors.iter().flat_map(|(_, copies)| copies.iter());
+            let there = copies().filter(|copy| copy.state != CopyState::Removed).count() as u64;
+            (copies().filter(|copy| copy.state.is_in_sync()).count() as u64, there)
+        };
+        let ((was, _), (working, members)) = (count(before), count(after));
+        if was == working {
+            return;
+        }
+        self.publish_volume(match working == members {
+            true => VolumeEvent::Whole { members },
+            false => VolumeEvent::Degraded { working, members },
+        });
+    }
+
+    /// Connects to members, all at once, and reads their headers.
+    pub(crate) fn look(
+        &self,
+        members: &[(Member, member::Patience)],
+    ) -> Result<(Findings, Devices), MemberError> {
+        let right = self.right();
+        let look = |member: &Member, patience| -> Result<_, MemberError> {
+            let disk = member::connect(&member.url, Some(&right), patience)?;
+            let away = |error| MemberError::Unreachable(format!("{error}"));
+            let head = member::read_head(&*disk).map_err(away)?;
+            if disk.blocks() < member.blocks {
+                let text = format!("{} is smaller than it was", member.url);
+                return Err(MemberError::Unreachable(text));
+            }
+            if head == Head::Other {
+                let text = format!("{} holds something that is not a volume's", member.url);
+                return Err(MemberError::Foreign(text));
+            }
+            Ok((Found::from(head), disk))
+        };
+        let looked: Vec<_> = thread::scope(|scope| {
+            let look = &look;
+            let threads: Vec<_> = members
+                .iter()
+                .map(|(member, patience)| scope.spawn(move || look(member, *patience)))
+                .collect();
+            threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        });
+        let (mut findings, mut devices) = (Findings::new(), Devices::new());
+        for ((member, _), looked) in members.iter().zip(looked) {
+            let looked = looked.unwrap_or_else(|_| {
+                Err(MemberError::Unreachable("connecting to it has failed".to_owned()))
+            });
+            match looked {
+                Ok((found, disk)) => {
+                    findings.insert(member.uuid, found);
+                    devices.insert(member.uuid, disk);
+                }
+                Err(MemberError::Unreachable(reason) | MemberError::Foreign(reason)) => {
+                    findings.insert(member.uuid, Found::Unreachable(reason));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((findings, devices))
+    }
+
+    /// Writes the record's openings into the headers of `members`.
+    pub(crate) fn write_headers(
+        &self,
+        record: &Record,
+        members: &[&Member],
+        findings: &Findings,
+        devices: &Devices,
+    ) -> Result<(), gabion_base::disk::DiskError> {
+        for member in members {
+            let before = match findings.get(&member.uuid) {
+                Some(Found::Header(header)) => header.sequence,
+                _ => 0,
+            };
+            let header = Header {
+                volume: record.uuid,
+                member: member.uuid,
+                sequence: before + 1,
+                blocks: member.blocks,
+                openings: record.openings.clone(),
+            };
+            member::write_header(&*devices[&member.uuid], &header)?;
+        }
+        Ok(())
+    }
+
+    fn attach_copy(
+        self: &Arc<Self>,
+        mirror: Uuid,
+        copy: CopyIndex,
+    ) -> Result<Attachment, MemberError> {
+        let away = |reason: &dyn std::fmt::Display| MemberError::Unreachable(reason.to_string());
+        let told = self.register.copy(mirror, copy.at());
+        let told = told.ok_or_else(|| away(&"it is not in the record"))?;
+        let members: Vec<_> = told.on.members().into_iter().cloned().collect();
+        let asked: Vec<_> = members.iter().map(|one| (one.clone(), COPY_PATIENCE)).collect();
+        let (findings, devices) = self.look(&asked)?;
+        self.connected();
+        let volume = self.register.record().uuid;
+        for member in &members {
+            let found = &findings[&member.uuid];
+            if let Found::Unreachable(reason) = found {
+                return Err(away(reason));
+            }
+            if let Found::Header(header) = found
+                && (header.volume != volume || header.member != member.uuid)
+            {
+                let whose = match header.volume == volume {
+                    true => "is another member of this volume",
+                    false => "belongs to another volume",
+                };
+                return Err(MemberError::Foreign(format!("{} {whose}", member.url)));
+            }
+        }
+        let record = self.register.record();
+        let known = opening::is_known(&record, &told, &findings).map_err(|error| {
+            if let OpeningError::Apart { record, member, .. } = &error {
+                let (one, other) = (record.clone(), member.clone());
+                self.publish_volume(VolumeEvent::SplitBrain { one, other });
+            }
+            away(&error)
+        })?;
+        let full = !known || told.state.is_full();
+        let wanted: Vec<_> = members.iter().collect();
+        self.write_headers(&record, &wanted, &findings, &devices).map_err(|error| away(&error))?;
+        let epoch = self.register.epoch();
+        let changed = self.register.change(|record| {
+            let Some(copies) = record.layout.mirror_mut(mirror) else { return };
+            let Some(told) = copies.get_mut(copy.at()) else { return };
+            told.since = epoch;
+            if full && matches!(told.state, CopyState::Stale { .. }) {
+                told.state = CopyState::Stale { full: true };
+            }
+        });
+        changed.map_err(|error| away(&error))?;
+        let mut on = told.on.clone();
+        let mut assembly = Assembly {
+            name: &record.name,
+            devices: &devices,
+            owner: Arc::new(Behind(Arc::clone(self))),
+            options: self.surroundings.options,
+            mirrors: Vec::new(),
+        };
+        let disk = assembly.device(&mut on).map_err(|error| away(&error))?;
+        for inner in &assembly.mirrors {
+            inner.start().map_err(|error| away(&error))?;
+        }
+        let blocks = mirror_blocks(&record.layout, mirror).unwrap_or_default();
+        if disk.blocks() < blocks {
+            return Err(away(&"it is smaller than the other copies"));
+        }
+        let disk = Arc::new(crate::window::Window::new(disk, 0, blocks));
+        Ok(Attachment { disk: disk as Arc<dyn Disk>, full })
+    }
+}
+
+/// Blocks of each copy of the mirror `wanted` that are used.
+fn mirror_blocks(layout: &Layout, wanted: Uuid) -> Option<u64> {
+    match layout {
+        Layout::Member(_) => None,
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
+            parts.iter().find_map(|part| mirror_blocks(part, wanted))
+        }
+        Layout::Mirror { uuid, blocks, .. } if *uuid == wanted => Some(*blocks),
+        Layout::Mirror { copies, .. } => {
+            copies.iter().find_map(|copy| mirror_blocks(&copy.on, wanted))
+        }
+    }
+}
+
+/// The [`Keeper`] as mirrors see it.
+pub(crate) struct Behind(pub(crate) Arc<Keeper>);
+
+impl Keeper {
+    fn tell_record(&self, mirror: Uuid, states: &[CopyState]) -> Recorded {
+        let before = self.register.record();
+        let epoch = self.register.epoch();
+        let changed = self.register.change(|record| {
+            let Some(copies) = record.layout.mirror_mut(mirror) else { return };
+            for (copy, state) in copies.iter_mut().zip(states) {
+                if state.is_in_sync() && !copy.state.is_in_sync() {
+                    copy.since = epoch;
+                }
+                copy.state = *state;
+            }
+        });
+        match changed {
+            Ok(()) => {
+                self.publish_health(&before, &self.register.record());
+                Recorded::Done
+            }
+            Err(error @ RegisterError::Fenced(_)) => Recorded::Fenced(error.to_string()),
+            Err(_) => Recorded::Unknown,
+        }
+    }
+
+    fn tell(&self, mirror: Uuid, notice: Notice) {
+        let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
+        match notice {
+            Notice::Stale { copy, reason } => {
+                self.catching_up.lock().remove(&(mirror, copy));
+                self.publish_member(mirror, copy, MemberEvent::Stale { reason: (*reason).into() });
+            }
+            Notice::LastCopyFails { reason, .. } => {
+                self.publish_volume(VolumeEvent::Unavailable { reason: (*reason).into() });
+            }
+            Notice::SyncStarted { copy, blocks } => {
+                self.catching_up.lock().insert((mirror, copy), blocks);
+                let event = ResyncEvent::Started { bytes: bytes(blocks) };
+                self.publish_resync(mirror, copy, event);
+            }
+            Notice::SyncFinished { copy } => {
+                let blocks = self.catching_up.lock().remove(&(mirror, copy)).unwrap_or_default();
+                let event = ResyncEvent::Finished { bytes: bytes(blocks) };
+                self.publish_resync(mirror, copy, event);
+            }
+            Notice::Rewritten { copy, addr, .. } => {
+                let copy = self.copy_name(mirror, copy);
+                let event = BlockEvent::ReadErrorRepaired { address: addr, copy };
+                self.publish(Event::Block { device: self.volume(), event });
+            }
+            Notice::Different { copy, blocks, .. } => {
+                let event = ResyncEvent::DifferencesFound { blocks };
+                self.publish_resync(mirror, copy, event);
+            }
+            Notice::Compared { .. } => {}
+            Notice::Fenced { .. } => {
+                let by = self.surroundings.coordinator.read(&self.volume()).ok().flatten();
+                let by = by.and_then(|stored| Record::decode(&stored.text).ok());
+                let by = by.map_or(0, |record| record.epoch().0);
+                let epoch = self.register.epoch().0;
+                self.publish_volume(VolumeEvent::Fenced { epoch, by });
+            }
+        }
+    }
+}
+
+impl Owner for Behind {
+    fn record(&self, mirror: Uuid, states: &[CopyState]) -> Recorded {
+        self.0.tell_record(mirror, states)
+    }
+
+    fn attach(&self, mirror: Uuid, copy: CopyIndex) -> Result<Attachment, MemberError> {
+        self.0.attach_copy(mirror, copy)
+    }
+
+    fn not_attached(&self, mirror: Uuid, copy: CopyIndex, reason: &MemberError) {
+        let reason_text = reason.to_string();
+        let event = match reason {
+            MemberError::Foreign(_) => MemberEvent::Foreign { found: reason_text },
+            _ => MemberEvent::Unreachable { reason: reason_text },
+        };
+        self.0.publish_member(mirror, copy, event);
+    }
+
+    fn notice(&self, mirror: Uuid, notice: Notice) {
+        self.0.tell(mirror, notice);
+    }
+}

@@ -1,0 +1,26 @@
+//! Volumes in use.
+//!
+//! ```text
+//!   volume        opening, closing, what administrators want     create   making volumes
+//!   keeper        what stands behind the mirrors of a volume     register its record
+//!   assembly      members put together                           layout   as people write it
+//!   mirror_disk   a mirror's machine with disks, time and threads
+//!   member        where members are, and their headers
+//!   gate, window  disks that can be closed, and parts of disks
+//! ```
+//!
+//! What to trust and what to do is decided in `gabion-block`; here it is done.
+
+#![forbid(unsafe_code)]
+
+mod assembly;
+pub mod create;
+pub mod gate;
+mod keeper;
+pub mod layout;
+pub mod member;
+pub mod mirror_disk;
+pub mod register;
+pub mod surroundings;
+pub mod volume;
+pub mod window;

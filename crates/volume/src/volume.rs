@@ -1,0 +1,350 @@
+//! A volume in use: from its opening to its end.
+//!
+//! Opening goes through the steps in [`gabion_block::opening`]. While it is open a thread watches
+//! the record, because that is where administrators of whatever machine leave their wishes: a copy
+//! to be suspended, taken out or put in, or a comparison of all copies.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::BlockSlice;
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
+use gabion_base::event::{ResyncEvent, VolumeEvent};
+use gabion_base::ids::{BlockAddr, Uuid};
+use gabion_block::coordinator::{Claim, CoordinatorError};
+use gabion_block::copies::CopyIndex;
+use gabion_block::epoch::{Epoch, Opening, holder, remember};
+use gabion_block::mirror::{Compared, CopyStatus, Order, Trust};
+use gabion_block::opening::{self, OpeningError};
+use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record, Wish};
+use thiserror::Error;
+
+use crate::assembly::Assembly;
+use crate::keeper::{Behind, Keeper};
+use crate::member::{MemberError, Patience};
+use crate::mirror_disk::MirrorDisk;
+use crate::register::{self, Register, RegisterError};
+use crate::surroundings::{COPY_PATIENCE, ONLY_PATIENCE, Surroundings, now_seconds};
+
+/// How often the record is looked at, and progress is told.
+const WATCH: Duration = Duration::from_secs(1);
+/// How often progress becomes an event.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Why a volume cannot be opened.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// Its record cannot be had.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// Its members do not allow it.
+    #[error("cannot open volume {volume}: {source}")]
+    Opening {
+        /// The volume.
+        volume: String,
+        /// Why.
+        source: OpeningError,
+    },
+    /// A member does not allow it.
+    #[error("cannot open volume {volume}: {source}")]
+    Member {
+        /// The volume.
+        volume: String,
+        /// Why.
+        source: MemberError,
+    },
+    /// A disk has failed.
+    #[error("cannot open volume {volume}: {source}")]
+    Disk {
+        /// The volume.
+        volume: String,
+        /// Why.
+        source: DiskError,
+    },
+    /// The system has no thread for it.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl From<CoordinatorError> for VolumeError {
+    fn from(error: CoordinatorError) -> Self {
+        Self::Register(error.into())
+    }
+}
+
+/// A volume that this process, and no other, has open.
+pub struct Volume {
+    root: Arc<dyn Disk>,
+    mirrors: Vec<Arc<MirrorDisk>>,
+    keeper: Arc<Keeper>,
+    ended: Arc<AtomicBool>,
+    _claim: Box<dyn Claim>,
+}
+
+impl Volume {
+    /// Opens a volume for reading and writing, and keeps everybody else out.
+    pub fn open(name: &str, surroundings: Surroundings) -> Result<Self, VolumeError> {
+        let coordinator = Arc::clone(&surroundings.coordinator);
+        let claim = coordinator.claim(name, &surroundings.holder)?;
+        let (mut record, revision) = register::read(&*coordinator, name)?;
+        let opening = Opening {
+            epoch: Epoch(record.epoch().0 + 1),
+            nonce: (surroundings.random)(),
+            seconds: now_seconds(),
+            holder: holder(&surroundings.holder),
+        };
+        remember(&mut record.openings, opening);
+        let revision = coordinator.replace(name, revision, &record.encode())?;
+        let sink = Arc::clone(&surroundings.sink);
+        let register = Register::new(coordinator, sink, record, revision);
+        let keeper = Arc::new(Keeper::new(surroundings, register));
+        let (root, mirrors) = put_together(&keeper, name)?;
+        for mirror in &mirrors {
+            mirror.start()?;
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let watcher = Watcher {
+            keeper: Arc::clone(&keeper),
+            mirrors: mirrors.iter().map(Arc::downgrade).collect(),
+            ended: Arc::clone(&ended),
+            compare: keeper.register.record().compare,
+            told: Instant::now(),
+        };
+        thread::Builder::new().name("volume watcher".into()).spawn(move || watcher.run())?;
+        let (epoch, holder) = (keeper.register.epoch().0, keeper.surroundings.holder.clone());
+        keeper.publish_volume(VolumeEvent::Opened { epoch, holder });
+        Ok(Self { root, mirrors, keeper, ended, _claim: claim })
+    }
+
+    /// The record as it was known last.
+    pub fn record(&self) -> Record {
+        self.keeper.register.record()
+    }
+
+    /// How the copies of each mirror are.
+    pub fn status(&self) -> BTreeMap<Uuid, Vec<CopyStatus>> {
+        self.mirrors.iter().map(|mirror| (mirror.uuid(), mirror.status())).collect()
+    }
+
+    /// Has all copies in sync compared; [`Volume::compared`] tells how far that is.
+    pub fn compare(&self) {
+        self.mirrors.iter().for_each(|mirror| mirror.order(Order::Compare));
+    }
+
+    /// How far comparing is, of each mirror that is not done.
+    pub fn compared(&self) -> Vec<Compared> {
+        self.mirrors.iter().filter_map(|mirror| mirror.compared()).collect()
+    }
+
+    /// Has everything written to all copies and lets go of the volume.
+    pub fn close(self) -> Result<(), DiskError> {
+        for mirror in self.mirrors.iter().rev() {
+            mirror.settle()?;
+        }
+        self.root.flush()?;
+        let epoch = self.keeper.register.epoch().0;
+        self.keeper.publish_volume(VolumeEvent::Closed { epoch });
+        Ok(())
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+impl Disk for Volume {
+    fn name(&self) -> Arc<str> {
+        self.root.name()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.root.blocks()
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        self.root.submit(request)
+    }
+
+    fn copies(&self) -> usize {
+        self.root.copies()
+    }
+
+    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        self.root.read_copy(copy, addr, into)
+    }
+
+    fn repair_copy(
+        &self,
+        copy: usize,
+        addr: BlockAddr,
+        bad: &[u8],
+        good: BlockSlice,
+    ) -> Result<Repair, DiskError> {
+        self.root.repair_copy(copy, addr, bad, good)
+    }
+}
+
+type Assembled = (Arc<dyn Disk>, Vec<Arc<MirrorDisk>>);
+
+/// Steps 2 to 5 of an opening.
+fn put_together(keeper: &Arc<Keeper>, name: &str) -> Result<Assembled, VolumeError> {
+    let volume = || name.to_owned();
+    let record = keeper.register.record();
+    let mut asked = Vec::new();
+    wanted_members(&record.layout, ONLY_PATIENCE, &mut asked);
+    let (findings, mut devices) =
+        keeper.look(&asked).map_err(|source| VolumeError::Member { volume: volume(), source })?;
+    keeper.connected();
+    let mut layout = opening::plan(&record, &findings).map_err(|source| {
+        if let OpeningError::Apart { record, member, .. } = &source {
+            let (one, other) = (record.clone(), member.clone());
+            keeper.publish_volume(VolumeEvent::SplitBrain { one, other });
+        }
+        VolumeError::Opening { volume: volume(), source }
+    })?;
+    // What is not in use is let go of, so that it can be connected again when it is attached.
+    let used: Vec<_> = opening::in_use(&layout).iter().map(|member| member.uuid).collect();
+    devices.retain(|uuid, _| used.contains(uuid));
+    let failed = |source| VolumeError::Disk { volume: volume(), source };
+    let mut assembly = Assembly {
+        name,
+        devices: &devices,
+        owner: Arc::new(Behind(Arc::clone(keeper))),
+        options: keeper.surroundings.options,
+        mirrors: Vec::new(),
+    };
+    let root = assembly.device(&mut layout).map_err(failed)?;
+    let mirrors = assembly.mirrors;
+    let members = opening::in_use(&layout);
+    keeper.write_headers(&record, &members, &findings, &devices).map_err(failed)?;
+    keeper.register.change(|record| {
+        take_states(&mut record.layout, &layout);
+        opening::complete(record);
+    })?;
+    Ok((root, mirrors))
+}
+
+/// The members to be connected, with how long each may take.
+fn wanted_members(layout: &Layout, patience: Patience, wanted: &mut Vec<(Member, Patience)>) {
+    match layout {
+        Layout::Member(member) => wanted.push((member.clone(), patience)),
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
+            parts.iter().for_each(|part| wanted_members(part, patience, wanted));
+        }
+        Layout::Mirror { copies, .. } => {
+            let is_wanted = |copy: &&MirrorCopy| {
+                matches!(copy.state, CopyState::InSync | CopyState::Stale { .. })
+            };
+            for copy in copies.iter().filter(is_wanted) {
+                wanted_members(&copy.on, COPY_PATIENCE, wanted);
+            }
+        }
+    }
+}
+
+/// Takes over the states of all copies, and leaves what administrators may have changed meanwhile.
+fn take_states(into: &mut Layout, from: &Layout) {
+    for (uuid, copies) in from.mirrors() {
+        let Some(told) = into.mirror_mut(uuid) else { continue };
+        for (told, copy) in told.iter_mut().zip(copies) {
+            told.state = copy.state;
+        }
+    }
+}
+
+/// Looks at the record for as long as the volume is open.
+struct Watcher {
+    keeper: Arc<Keeper>,
+    mirrors: Vec<Weak<MirrorDisk>>,
+    ended: Arc<AtomicBool>,
+    /// How often a comparison had been asked for.
+    compare: u64,
+    /// When progress was last told.
+    told: Instant,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let coordinator = Arc::clone(&self.keeper.surroundings.coordinator);
+        let volume = self.keeper.volume();
+        self.fulfil(&self.keeper.register.record());
+        while !self.ended.load(Ordering::Acquire) {
+            let known = self.keeper.register.revision();
+            match coordinator.changed(&volume, known, WATCH) {
+                Ok(None) => {}
+                Ok(Some(_)) => match self.keeper.register.refresh() {
+                    Ok(record) => {
+                        self.fulfil(&record);
+                        self.compare = record.compare;
+                    }
+                    Err(RegisterError::Fenced(by)) => {
+                        let reason: Arc<str> = RegisterError::Fenced(by).to_string().into();
+                        self.each(|mirror| mirror.fence(&reason));
+                        return;
+                    }
+                    Err(_) => thread::sleep(WATCH),
+                },
+                // Who asks at once again would only keep a processor busy.
+                Err(_) => thread::sleep(WATCH),
+            }
+            self.tell_progress();
+        }
+    }
+
+    fn each(&self, act: impl Fn(&MirrorDisk)) {
+        self.mirrors.iter().filter_map(Weak::upgrade).for_each(|mirror| act(&mirror));
+    }
+
+    /// Does what administrators want and is not so.
+    fn fulfil(&self, record: &Record) {
+        let mirrors = record.layout.mirrors();
+        self.each(|mirror| {
+            let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror.uuid());
+            let copies = copies.map_or(&[][..], |(_, copies)| copies);
+            for (number, copy) in copies.iter().enumerate() {
+                let index = CopyIndex(number as u8);
+                let trust = mirror.status().get(number).map(|status| status.trust);
+                let is_there = copy.state != CopyState::Removed;
+                match (trust, copy.wish) {
+                    (None | Some(Trust::Removed), Wish::Use | Wish::Suspend) if is_there => {
+                        mirror.order(Order::PutIn(index));
+                    }
+                    (Some(Trust::Suspended), Wish::Use) => mirror.order(Order::Resume(index)),
+                    (Some(Trust::Suspended | Trust::Removed) | None, Wish::Suspend)
+                    | (Some(Trust::Removed) | None, Wish::Remove) => {}
+                    (Some(_), Wish::Suspend) => mirror.order(Order::Suspend(index)),
+                    (Some(_), Wish::Remove) => mirror.order(Order::TakeOut(index)),
+                    _ => {}
+                }
+            }
+            if record.compare != self.compare {
+                mirror.order(Order::Compare);
+            }
+        });
+    }
+
+    fn tell_progress(&mut self) {
+        if self.told.elapsed() < PROGRESS {
+            return;
+        }
+        self.told = Instant::now();
+        let totals = self.keeper.catching_up.lock().clone();
+        self.each(|mirror| {
+            for (number, copy) in mirror.status().iter().enumerate() {
+                let index = CopyIndex(number as u8);
+                let Some(total) = totals.get(&(mirror.uuid(), index)) else { continue };
+                let bytes = |blocks: u64| blocks * BLOCK_SIZE as u64;
+                let done = bytes(total.saturating_sub(copy.missing_blocks));
+                let event = ResyncEvent::Progress { done, total: bytes(*total) };
+                self.keeper.publish_resync(mirror.uuid(), index, event);
+            }
+        });
+    }
+}

@@ -1,4 +1,4 @@
-//! The real world under Gabion: disks, devices, clocks, signals and the background process.
+//! The real world under Gabion: disks, devices, clocks, signals, events and the background process.
 //!
 //! This crate and the FUSE transport are the only places that touch the operating system; the
 //! engine above is handed a [`gabion_base::disk::Disk`], a time and random bytes. Nothing here
@@ -12,12 +12,14 @@
 //! | [`loop_device`] | a block device's name for an image file                             |
 //! | [`clock`]       | the system's clocks                                                 |
 //! | [`random`]      | the system's random bytes                                           |
+//! | [`events`]      | the log of events, and telling who follows it                       |
 //! | [`daemon`]      | leaving the terminal, and telling it how the start went             |
 //! | [`signals`]     | waiting to be asked to stop                                         |
 //! | [`memory`]      | how much memory this process has in use                             |
 
 pub mod clock;
 pub mod daemon;
+pub mod events;
 pub mod file_disk;
 pub mod loop_device;
 pub mod memory;

@@ -131,6 +131,11 @@ impl Volume {
         self.mirrors.iter().map(|mirror| (mirror.uuid(), mirror.status())).collect()
     }
 
+    /// The mirrors, inner ones first.
+    pub fn mirror_uuids(&self) -> Vec<Uuid> {
+        self.mirrors.iter().map(|mirror| mirror.uuid()).collect()
+    }
+
     /// Has all copies in sync compared; [`Volume::compared`] tells how far that is.
     pub fn compare(&self) {
         self.mirrors.iter().for_each(|mirror| mirror.order(Order::Compare));

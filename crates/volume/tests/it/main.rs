@@ -1,0 +1,4 @@
+//! Volumes on real files and real targets.
+
+mod mirrors;
+mod world;

@@ -1,0 +1,203 @@
+//! Mirrors on files and on targets that come and go.
+
+use std::fs;
+
+use gabion_base::disk::Disk;
+use gabion_base::event::{Event, MemberEvent, ResyncEvent};
+use gabion_block::coordinator::CoordinatorError;
+use gabion_block::mirror::Trust;
+use gabion_volume::register::{RegisterError, change};
+use gabion_volume::volume::{Volume, VolumeError};
+
+use crate::world::{World, assert_block, await_sync, block, trust, until, write};
+
+/// Bytes at the head of a target's file that are its own, and a member's.
+const OWN_BYTES: usize = 1 << 20;
+const HEADER_BYTES: usize = 1 << 20;
+
+#[test]
+fn what_was_written_is_on_all_copies_after_closing() {
+    let world = World::new();
+    let (a, b) = (world.file("a"), world.file("b"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    write(&volume, 5, 1);
+    write(&volume, 5000, 2);
+    volume.close().unwrap();
+    let (a, b) = (fs::read(a).unwrap(), fs::read(b).unwrap());
+    assert!(a[HEADER_BYTES..] == b[HEADER_BYTES..]);
+    let volume = world.open();
+    assert_eq!(trust(&volume), [Trust::InSync; 2], "nothing was left to be done");
+    assert_block(&volume, 5, 1);
+    assert_block(&volume, 5000, 2);
+    assert_block(&volume, 6, 0);
+}
+
+#[test]
+fn a_target_that_goes_away_is_done_without_and_comes_back_in_sync() {
+    let world = World::new();
+    let (_a, b) = (world.target("a"), world.target("b"));
+    world.create(&format!("mirror({},{})", world.url("a"), world.url("b")));
+    let volume = world.open();
+    write(&volume, 1, 1);
+    drop(b);
+    write(&volume, 1, 2);
+    write(&volume, 3000, 3);
+    assert_eq!(trust(&volume), [Trust::InSync, Trust::Stale]);
+    let is_stale =
+        |event: &Event| matches!(event, Event::Member { event: MemberEvent::Stale { .. }, .. });
+    world.await_event(is_stale);
+    let _b = world.target("b");
+    await_sync(&volume);
+    world.await_event(|event| {
+        matches!(event, Event::Resync { event: ResyncEvent::Finished { .. }, .. })
+    });
+    volume.close().unwrap();
+    let read = |name| fs::read(world.path(name)).unwrap()[OWN_BYTES + HEADER_BYTES..].to_vec();
+    assert!(read("a") == read("b"), "the copies differ");
+    let volume = world.open();
+    assert_block(&volume, 1, 2);
+    assert_block(&volume, 3000, 3);
+}
+
+#[test]
+fn a_copy_that_was_replaced_by_an_empty_disk_is_filled_again() {
+    let world = World::new();
+    let (a, b) = (world.file("a"), world.file("b"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    write(&volume, 7, 9);
+    volume.close().unwrap();
+    world.file("b");
+    let volume = world.open();
+    assert_block(&volume, 7, 9);
+    await_sync(&volume);
+    volume.close().unwrap();
+    assert!(fs::read(a).unwrap()[HEADER_BYTES..] == fs::read(b).unwrap()[HEADER_BYTES..]);
+}
+
+#[test]
+fn a_writer_that_dies_leaves_copies_that_become_equal() {
+    let world = World::new();
+    let (a, b) = (world.file("a"), world.file("b"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    write(&volume, 7, 9);
+    volume.flush().unwrap();
+    // Without being closed.
+    drop(volume);
+    let volume = world.open();
+    assert_block(&volume, 7, 9);
+    await_sync(&volume);
+    assert_block(&volume, 7, 9);
+}
+
+#[test]
+fn a_volume_is_open_once() {
+    let world = World::new();
+    let (a, b) = (world.file("a"), world.file("b"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    let error = Volume::open("tank", world.surroundings()).err().unwrap();
+    let claimed = RegisterError::Coordinator(CoordinatorError::Claimed {
+        volume: "tank".to_owned(),
+        holder: "a test".to_owned(),
+    });
+    assert!(matches!(error, VolumeError::Register(found) if found == claimed));
+    drop(volume);
+    world.open();
+}
+
+#[test]
+fn stripes_and_lines_of_mirrors_work() {
+    let world = World::new();
+    let files = ["a", "b", "c", "d", "e", "f"].map(|name| world.file(name));
+    let [a, b, c, d, e, f] = &files;
+    world.create(&format!("linear(stripe(mirror({a},{b}),mirror({c},{d})),mirror({e},{f}))"));
+    let volume = world.open();
+    let last = volume.blocks() - 1;
+    for (addr, mark) in [(0, 1), (64, 2), (128, 3), (last, 4)] {
+        write(&volume, addr, mark);
+    }
+    volume.close().unwrap();
+    let volume = world.open();
+    for (addr, mark) in [(0, 1), (64, 2), (128, 3), (last, 4)] {
+        assert_block(&volume, addr, mark);
+    }
+}
+
+#[test]
+fn a_mirror_of_stripes_survives_the_loss_of_one_part() {
+    let world = World::new();
+    let _b = world.target("b");
+    let (a, c) = (world.file("a"), world.file("c"));
+    let d = world.target("d");
+    world.create(&format!("mirror(stripe({a},{}),stripe({c},{}))", world.url("b"), world.url("d")));
+    let volume = world.open();
+    write(&volume, 100, 1);
+    drop(d);
+    for addr in 0..200 {
+        write(&volume, addr, 2);
+    }
+    assert_eq!(trust(&volume), [Trust::InSync, Trust::Stale]);
+    let _d = world.target("d");
+    await_sync(&volume);
+    assert_block(&volume, 199, 2);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_repaired_copy_is_right_again() {
+    let world = World::new();
+    let (a, b) = (world.file("a"), world.file("b"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    write(&volume, 9, 1);
+    volume.flush().unwrap();
+    let mut copies = Vec::new();
+    for copy in 0..volume.copies() {
+        let mut found = vec![0; 4096];
+        volume.read_copy(copy, gabion_base::ids::BlockAddr(9), &mut found).unwrap();
+        copies.push(found[0]);
+    }
+    assert_eq!(copies, [1, 1]);
+    let (addr, bad) = (gabion_base::ids::BlockAddr(9), block(1));
+    let repaired = volume.repair_copy(1, addr, bad.bytes(), block(5)).unwrap();
+    assert_eq!(repaired, gabion_base::disk::Repair::Repaired);
+    let mut found = vec![0; 4096];
+    volume.read_copy(1, addr, &mut found).unwrap();
+    assert_eq!(found[0], 5);
+    let changed = volume.repair_copy(1, addr, bad.bytes(), block(6)).unwrap();
+    assert_eq!(changed, gabion_base::disk::Repair::Changed);
+}
+
+#[test]
+fn wishes_in_the_record_are_fulfilled_while_the_volume_is_open() {
+    use gabion_block::record::Wish;
+
+    let world = World::new();
+    let (a, b) = (world.file("a"), world.file("b"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    let uuid = volume.mirror_uuids()[0];
+    let wish = |wish| {
+        let coordinator = world.surroundings().coordinator;
+        change::<_, RegisterError>(&*coordinator, "tank", |record| {
+            record.layout.mirror_mut(uuid).unwrap()[1].wish = wish;
+            Ok(())
+        })
+        .unwrap();
+    };
+    wish(Wish::Suspend);
+    until("suspension", || trust(&volume)[1] == Trust::Suspended);
+    write(&volume, 3, 3);
+    wish(Wish::Use);
+    await_sync(&volume);
+    wish(Wish::Remove);
+    until("removal", || trust(&volume)[1] == Trust::Removed);
+    write(&volume, 3, 4);
+    volume.close().unwrap();
+    let stored = world.surroundings().coordinator.read("tank").unwrap().unwrap();
+    assert!(stored.text.contains("removed"), "{}", stored.text);
+    assert_block(&world.open(), 3, 4);
+}

@@ -64,8 +64,10 @@ impl Loaded {
                 strange += 1;
                 Box::new([u64::MAX; PAGE_WORDS])
             });
-            for (word, more) in self.pages[index].iter_mut().zip(bits.iter()) {
-                *word |= more;
+            let first = (index % self.geometry.pages() * PAGE_BITS) as u64;
+            let left = self.geometry.regions() - first;
+            for (number, more) in bits.iter().enumerate() {
+                self.pages[index][number] |= more & regions_in_word(left, number as u64);
             }
         }
         strange
@@ -92,6 +94,14 @@ fn identity(geometry: Geometry, mirror: Uuid, index: PageIndex) -> PageIdentity 
         slot: (index.0 / geometry.pages()) as u16,
         page: (index.0 % geometry.pages()) as u32,
         region_blocks: geometry.region_blocks(),
+    }
+}
+
+/// The bits of a page's word that stand for regions, if there are `left` from its first bit on.
+fn regions_in_word(left: u64, word: u64) -> u64 {
+    match left.saturating_sub(word * 64) {
+        count @ 0..64 => (1 << count) - 1,
+        _ => u64::MAX,
     }
 }
 
@@ -180,8 +190,7 @@ impl Bitmaps {
         let start = self.index(slot, 0).0;
         let pages = &self.pages[start..start + self.geometry.pages()];
         let words = pages.iter().flat_map(|page| page.wanted.iter());
-        let ones: u64 = words.map(|word| u64::from(word.count_ones())).sum();
-        ones.min(self.geometry.regions())
+        words.map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// What copy `copy` lacks: what it lacked already, and all that is not settled.
@@ -302,6 +311,15 @@ mod tests {
         area[100] ^= 1;
         assert_eq!(loaded.add(Uuid([5; 16]), &area), 1);
         assert!(loaded.is_unclean());
+        let mut bitmaps = Bitmaps::new(Uuid([5; 16]), loaded);
+        for region in 0..geometry.regions() {
+            bitmaps.clear(Slot::Intent, region);
+        }
+        let (_, _, block) = bitmaps.next_write().unwrap();
+        area[..gabion_base::BLOCK_SIZE].copy_from_slice(block.bytes());
+        let mut again = Loaded::empty(geometry);
+        assert_eq!(again.add(Uuid([5; 16]), &area), 0);
+        assert!(!again.is_unclean(), "bits that stand for nothing are not set");
         let mut other = Loaded::empty(geometry);
         assert_eq!(other.add(Uuid([6; 16]), &area), SLOTS * geometry.pages());
     }

@@ -317,7 +317,7 @@ impl Mirror {
                 if self.lacks_trusted(flight) {
                     return self.retry_later(id);
                 }
-                if !flight.failed.and(self.roster.trusted_by_record()).is_empty() {
+                if self.awaits_record(flight) {
                     // Whoever opens the mirror next may trust a copy that has not got the page.
                     return;
                 }
@@ -357,13 +357,18 @@ impl Mirror {
         !flight.failed.and(self.roster.in_sync()).is_empty()
     }
 
+    /// Whether the record trusts a copy that is not used any more and has not done it. That copy may
+    /// have failed it, or may have been left out from the start.
+    fn awaits_record(&self, flight: &Flight) -> bool {
+        !self.roster.failing().without(flight.succeeded).is_empty()
+    }
+
     fn settle_all(&mut self, id: FlightId) {
         let flight = &self.flights[&id];
         if self.lacks_trusted(flight) {
             return self.retry_or_fail(id);
         }
-        if !flight.failed.and(self.roster.trusted_by_record()).is_empty() && !flight.answered {
-            // The record is being told.
+        if self.awaits_record(flight) && !flight.answered {
             return;
         }
         if let Work::Flush { id, number } = flight.work {
@@ -385,14 +390,16 @@ impl Mirror {
         if let Work::Flush { id: None, .. } = flight.work {
             self.regions.own_flush_ended();
         }
-        if let Work::Change { .. } = flight.work {
+        let ahead = match flight.work {
             // Copies that catch up may have what the last one has not.
-            for copy in self.roster.catching_up().and(flight.succeeded).iter() {
-                self.give_up(copy, "it has a write that the last copy in sync refused");
-            }
-        }
+            Work::Change { .. } => self.roster.catching_up().and(flight.succeeded),
+            _ => CopySet::EMPTY,
+        };
         let error = self.take_error(id);
         self.finish(id, Err(error));
+        for copy in ahead.iter() {
+            self.give_up(copy, "it has a write that the last copy in sync refused");
+        }
     }
 
     fn retry_later(&mut self, id: FlightId) {
@@ -436,15 +443,15 @@ impl Mirror {
         let addr = flight.span.map_or(BlockAddr(0), |span| BlockAddr(span.start));
         let seconds = self.options.deadline.as_secs_f32();
         let silent: Vec<_> = flight.waiting.iter().map(|copy| copy.to_string()).collect();
-        let unrecorded = flight.failed.and(self.roster.trusted_by_record());
+        let unrecorded = self.awaits_record(&flight);
         let reason = match (&flight.work, &flight.error) {
             _ if !silent.is_empty() => format!("{} did not answer", silent.join(", ")),
             (Work::Change { stage: Stage::Queued, .. }, _) => "others write there".to_owned(),
             (Work::Change { stage: Stage::Intending, .. }, _) => {
                 "the intent to write could not be noted".to_owned()
             }
-            (_, Some(error)) if !self.lacks_trusted(&flight) && !unrecorded.is_empty() => {
-                format!("the coordinator did not record the failure of a copy ({error})")
+            _ if !self.lacks_trusted(&flight) && unrecorded => {
+                "the coordinator did not record the failure of a copy".to_owned()
             }
             (_, Some(error)) => error.to_string(),
             (_, None) => "it was not done".to_owned(),

@@ -282,6 +282,10 @@ impl Mirror {
     }
 
     fn handle_order(&mut self, order: Order) {
+        // Whoever gives the order has looked before; meanwhile things may have changed.
+        if self.fenced.is_some() || !self.roster.fits(order) {
+            return;
+        }
         match order {
             Order::Suspend(copy) if self.may_leave(copy) => {
                 self.leave(copy, "it was suspended", Roster::suspend);
@@ -289,7 +293,6 @@ impl Mirror {
             Order::TakeOut(copy) if self.may_leave(copy) => {
                 self.leave(copy, "it was taken out", Roster::take_out);
             }
-            // Whoever gives the order has looked before; meanwhile another copy may have failed.
             Order::Suspend(_) | Order::TakeOut(_) => {}
             Order::Resume(copy) => self.roster.resume(copy),
             Order::PutIn(copy) => {
@@ -369,12 +372,16 @@ impl Mirror {
             return;
         }
         self.attaching.remove(copy);
+        let slot = crate::geometry::Slot::Missing(copy);
         if full {
             self.roster.set_full(copy, true);
         }
-        let slot = crate::geometry::Slot::Missing(copy);
         if self.roster.is_full(copy) {
             self.bitmaps.set_all(slot);
+        }
+        if !self.roster.fullness_is_recorded(copy) {
+            self.outputs.push_back(Output::Detach(copy));
+            return;
         }
         self.bitmaps.add_intent(copy);
         self.roster.attached(copy);
@@ -424,7 +431,10 @@ impl Mirror {
             }
         }
         for copy in self.roster.all() {
-            if self.roster.trust(copy) == Trust::Stale && !self.attaching.contains(copy) {
+            let is_wanted = self.roster.trust(copy) == Trust::Stale;
+            // Whoever attaches a copy makes it look like one whose content is known.
+            let may_come = is_wanted && self.roster.fullness_is_recorded(copy);
+            if may_come && !self.attaching.contains(copy) {
                 self.attaching.insert(copy);
                 self.outputs.push_back(Output::Attach(copy));
             }

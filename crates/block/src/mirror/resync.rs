@@ -72,8 +72,8 @@ pub(super) struct Scan {
     flushing: bool,
     compared: u64,
     different: u64,
-    /// Blocks that may be copied before the next tick.
-    budget: u64,
+    /// Blocks that may be copied at once; what a chunk takes too much is missing next time.
+    budget: i64,
     refilled: Duration,
 }
 
@@ -93,16 +93,17 @@ impl Scan {
         }
         if now.saturating_sub(self.refilled) >= TICK {
             self.refilled = now;
-            self.budget = rate * TICK.as_millis() as u64 / 1000;
+            let more = (rate * TICK.as_millis() as u64 / 1000).max(1) as i64;
+            self.budget = (self.budget + more).min(more);
         }
-        self.in_flight < 1 && self.budget >= CHUNK_BLOCKS
+        self.in_flight < 1 && self.budget > 0
     }
 
     fn take_chunk(&mut self) -> (BlockAddr, u64) {
         let (addr, count) = (self.next, CHUNK_BLOCKS.min(self.end - self.next));
         self.next += count;
         self.in_flight += 1;
-        self.budget = self.budget.saturating_sub(count);
+        self.budget -= count as i64;
         (BlockAddr(addr), count)
     }
 }
@@ -123,8 +124,11 @@ impl Mirror {
         }
         let Some(mut scan) = self.scans.remove(&copy) else { return };
         let rate = self.options.busy_blocks_per_second;
-        while scan.copied.len() < REGIONS_MAX && scan.may_go_on(self.now, self.busy_at, rate) {
+        while scan.may_go_on(self.now, self.busy_at, rate) {
             if scan.next == scan.end {
+                if scan.copied.len() >= REGIONS_MAX {
+                    break;
+                }
                 let from = scan.end / self.geometry.region_blocks();
                 let from = if scan.end == self.geometry.blocks() { u64::MAX } else { from };
                 let Some(region) = self.bitmaps.next_set(slot, from) else { break };
@@ -232,22 +236,22 @@ impl Mirror {
         };
         let (_, right) = chunk.read.swap_remove(source);
         let others = std::mem::take(&mut chunk.read);
-        let (addr, count, target) = (chunk.addr, chunk.count, chunk.target);
+        let (addr, count, target, number) = (chunk.addr, chunk.count, chunk.target, chunk.scan);
         let Some(target) = target else {
             let differing =
                 others.into_iter().map(|(copy, blocks)| (copy, different(&right, &blocks)));
             let differing: Vec<_> = differing.collect();
+            let mut found = 0;
             for (copy, (blocks, _)) in differing {
                 if blocks > 0 {
-                    if let Some(scan) = &mut self.comparing {
-                        scan.different += blocks;
-                    }
+                    found += blocks;
                     let notice = Notice::Different { copy, addr, blocks };
                     self.outputs.push_back(Output::Notice(notice));
                 }
             }
-            if let Some(scan) = &mut self.comparing {
+            if let Some(scan) = self.comparing.as_mut().filter(|scan| scan.number == number) {
                 scan.compared += count;
+                scan.different += found;
             }
             return self.end_chunk(id, true);
         };

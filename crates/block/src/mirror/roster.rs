@@ -16,7 +16,8 @@
 //! - The last copy that is in sync never becomes `Failing`: without it there is nothing to trust.
 //! - One change of the record is under way at a time, and always tells of all copies.
 
-use crate::copies::{CopyIndex, CopySet};
+use super::Order;
+use crate::copies::{COPIES_MAX, CopyIndex, CopySet};
 use crate::record::CopyState;
 
 /// What a copy is at this moment.
@@ -90,6 +91,11 @@ impl Roster {
         self.all().filter(|copy| wanted.contains(&self.trust(*copy))).collect()
     }
 
+    /// Copies that are not used, and of which the record does not know that.
+    pub(super) fn failing(&self) -> CopySet {
+        self.are(&[Trust::Failing])
+    }
+
     /// Copies that reads may use.
     pub(super) fn in_sync(&self) -> CopySet {
         self.are(&[Trust::InSync])
@@ -136,9 +142,11 @@ impl Roster {
         }
     }
 
-    /// Whether the record knows whether `copy` is of any use.
+    /// Whether the record knows for certain whether `copy` is of any use.
     pub(super) fn fullness_is_recorded(&self, copy: CopyIndex) -> bool {
-        self.recorded[copy.at()].is_full() == self.is_full(copy)
+        let full = self.is_full(copy);
+        let says = |states: &Vec<CopyState>| states[copy.at()].is_full() == full;
+        says(&self.recorded) && self.in_flight.as_ref().is_none_or(says) && !self.doubtful
     }
 
     /// `copy` is not used any more.
@@ -157,6 +165,20 @@ impl Roster {
             () if self.removed.contains(copy) => Trust::Removed,
             () if self.suspended.contains(copy) => Trust::Suspended,
             () => Trust::Stale,
+        }
+    }
+
+    /// Whether the order is about copies that there are, and about a place that is free.
+    pub(super) fn fits(&self, order: Order) -> bool {
+        match order {
+            Order::Suspend(copy) | Order::Resume(copy) | Order::TakeOut(copy) => {
+                copy.at() < self.trust.len()
+            }
+            Order::PutIn(copy) => match self.trust.get(copy.at()) {
+                Some(trust) => *trust == Trust::Removed,
+                None => copy.at() == self.trust.len() && copy.at() < COPIES_MAX,
+            },
+            Order::Compare => true,
         }
     }
 
@@ -215,25 +237,24 @@ impl Roster {
         self.trust[copy.at()] = Trust::Joining;
     }
 
-    fn wanted(&self) -> Vec<CopyState> {
-        let wanted = |copy: CopyIndex| {
-            let full = self.is_full(copy);
-            match self.trust(copy) {
-                Trust::InSync | Trust::Joining => CopyState::InSync,
-                _ if self.removed.contains(copy) => CopyState::Removed,
-                _ if self.suspended.contains(copy) => CopyState::Suspended { full },
-                _ => CopyState::Stale { full },
-            }
-        };
-        self.all().map(wanted).collect()
+    fn wanted(&self, copy: CopyIndex) -> CopyState {
+        let full = self.is_full(copy);
+        match self.trust(copy) {
+            Trust::InSync | Trust::Joining => CopyState::InSync,
+            _ if self.removed.contains(copy) => CopyState::Removed,
+            _ if self.suspended.contains(copy) => CopyState::Suspended { full },
+            _ => CopyState::Stale { full },
+        }
     }
 
     /// What the record is to say from now on, if it does not say so and nothing is under way.
     pub(super) fn next_record(&mut self) -> Option<Vec<CopyState>> {
-        let wanted = self.wanted();
-        if self.in_flight.is_some() || (wanted == self.recorded && !self.doubtful) {
+        let mut copies = self.all();
+        let is_right = copies.all(|copy| self.recorded[copy.at()] == self.wanted(copy));
+        if self.in_flight.is_some() || (is_right && !self.doubtful) {
             return None;
         }
+        let wanted: Vec<_> = self.all().map(|copy| self.wanted(copy)).collect();
         self.in_flight = Some(wanted.clone());
         Some(wanted)
     }

@@ -1,0 +1,6 @@
+//! The machine that keeps copies equal, with disks in memory and a time that is told.
+
+mod foreground;
+mod resync;
+mod rig;
+mod trust;

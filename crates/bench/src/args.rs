@@ -20,6 +20,9 @@ pub enum Command {
     Mount(Mount),
     /// The engine in this process, without FUSE
     Engine(Engine),
+    /// NBD servers, by fio
+    #[command(name = "nbd")]
+    Targets(Targets),
 }
 
 /// Arguments of `gabion-bench mount`.
@@ -79,4 +82,30 @@ pub struct Engine {
     /// Only these phases, and what they need, for profilers
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
+}
+
+/// Arguments of `gabion-bench nbd`.
+#[derive(Debug, Args)]
+pub struct Targets {
+    /// Rounds: each measures everything on every server once
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// How long each measurement takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub seconds: u32,
+    /// Where the image on a disk is made
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub dir: PathBuf,
+    /// Length of the image in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub image: u64,
+    /// The binary of Gabion; the one beside this program if not given
+    #[arg(long, value_name = "FILE")]
+    pub gabion: Option<PathBuf>,
+    /// Leave out the image in memory
+    #[arg(long)]
+    pub no_memory: bool,
+    /// Leave out the image on a disk
+    #[arg(long)]
+    pub no_disk: bool,
 }

@@ -8,6 +8,7 @@
 //! - `engine` makes the calls of the mount's front end in this process, without FUSE, and compares
 //!   with the same system calls on ext4: what is lost between both tables is lost on the way
 //!   through the kernel.
+//! - `nbd` uses NBD servers, ours and those of others, by one client.
 //!
 //! All images lie in one directory on one disk, made alike: of full length, every block written, so
 //! that nobody pays for the host's allocations. Everything runs in mount and process namespaces of
@@ -25,6 +26,7 @@ mod namespace;
 mod random;
 mod systems;
 mod table;
+mod targets;
 mod workloads;
 
 use anyhow::Result;
@@ -42,5 +44,6 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Mount(args) => workloads::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Targets(args) => targets::run(&args),
     }
 }

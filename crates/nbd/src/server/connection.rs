@@ -17,16 +17,17 @@
 
 use std::io::{self, IoSlice, Read};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gabion_base::buffer::Blocks;
 use gabion_base::sync::{Condvar, Mutex};
 
 use super::execute::{Refusal, admit, execute, span};
 use super::export::{Exports, Replies};
 use super::handshake::{ALLOCATION_ID, Encryption, Handshake, Session, Step, Welcome};
+use super::pool::{Buffer, Pool};
 use crate::stream::{Stream, is_timeout};
 use crate::tls::ServerTls;
 use crate::wire::error::ErrorCode;
@@ -59,6 +60,7 @@ struct Transmission<'a> {
     writer: Mutex<()>,
     room: Mutex<Room>,
     freed: Condvar,
+    pool: Arc<Pool>,
 }
 
 struct Turn {
@@ -78,7 +80,7 @@ struct Room {
 struct Job {
     request: Request,
     verdict: Result<Command, Refusal>,
-    data: Option<Blocks>,
+    data: Option<Buffer>,
     /// Bytes it has of the room.
     bytes: usize,
 }
@@ -169,6 +171,7 @@ impl Connection {
             writer: Mutex::new(()),
             room: Mutex::new(Room { bytes: 0, threads: 1, waiting: 0 }),
             freed: Condvar::new(),
+            pool: Arc::default(),
         };
         // Ends when all threads have, hence when all that was in flight is done.
         thread::scope(|scope| transmission.work(scope));
@@ -237,10 +240,10 @@ impl Transmission<'_> {
                 let (_, count, within) = span(&request);
                 job.bytes = request.length as usize;
                 self.take_room(job.bytes);
-                let mut blocks = Blocks::zeroed(count);
-                let into = &mut blocks.bytes_mut()[within..within + request.length as usize];
+                let mut buffer = self.pool.take(count);
+                let into = &mut buffer.bytes_mut()[within..within + request.length as usize];
                 let filled = turn.input.fill(stream, into);
-                job.data = Some(blocks);
+                job.data = Some(buffer);
                 if filled.is_err() {
                     self.leave_room(job.bytes);
                     return None;
@@ -279,15 +282,15 @@ impl Transmission<'_> {
     fn answer(&self, job: Job) -> io::Result<()> {
         let Job { request, verdict, data, .. } = job;
         let done = verdict.and_then(|command| {
-            let blocks = execute(command, &request, data, &self.session)?;
-            Ok((command, blocks))
+            let read = execute(command, &request, data, &self.session, &self.pool)?;
+            Ok((command, read))
         });
         let cookie = request.cookie;
         let structured = self.session.replies == Replies::Structured;
         match done {
-            Ok((_, Some(blocks))) => {
+            Ok((_, Some(buffer))) => {
                 let (_, _, within) = span(&request);
-                let data = &blocks.bytes()[within..within + request.length as usize];
+                let data = &buffer.bytes()[within..within + request.length as usize];
                 if !structured {
                     return self.send(&[&reply::simple(None, cookie), data]);
                 }

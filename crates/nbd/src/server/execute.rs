@@ -7,6 +7,8 @@
 //! Zeros are written by the disk itself, which cannot say whether that is faster than writing
 //! them: requests that depend on it are refused, as the standard wants.
 
+use std::sync::Arc;
+
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability};
@@ -14,6 +16,7 @@ use gabion_base::ids::BlockAddr;
 
 use super::export::{Export, Permission, Replies};
 use super::handshake::{Contexts, Session};
+use super::pool::{Buffer, Pool};
 use super::ranges::Sharing;
 use crate::wire::error::ErrorCode;
 use crate::wire::request::{Command, Request};
@@ -102,13 +105,14 @@ pub(super) fn span(request: &Request) -> (BlockAddr, usize, usize) {
 }
 
 /// Does an admitted request, except a farewell. A read gives the blocks of its [`span`]; a write
-/// comes with them, its data in the place where it belongs, and nothing else in them.
+/// comes with them, its data in the place where it belongs, and whatever else in them.
 pub(super) fn execute(
     command: Command,
     request: &Request,
-    data: Option<Blocks>,
+    data: Option<Buffer>,
     session: &Session,
-) -> Result<Option<Blocks>, Refusal> {
+    pool: &Arc<Pool>,
+) -> Result<Option<Buffer>, Refusal> {
     let export = &*session.export;
     // Until the request is done, so that no claim of an epoch is granted in the middle of it.
     let _entered = match &export.medium {
@@ -126,9 +130,9 @@ pub(super) fn execute(
     match command {
         Command::Read => {
             let (addr, count, _) = span(request);
-            let mut blocks = Blocks::zeroed(count);
-            disk.read(addr, blocks.bytes_mut())?;
-            return Ok(Some(blocks));
+            let mut buffer = pool.take(count);
+            disk.read(addr, buffer.bytes_mut())?;
+            return Ok(Some(buffer));
         }
         Command::Write => {
             let data = data.ok_or_else(|| Refusal::new(ErrorCode::Invalid, "no data came"))?;
@@ -147,7 +151,7 @@ pub(super) fn execute(
             }
         }
         Command::WriteZeroes => {
-            write_zeroes(request, export)?;
+            write_zeroes(request, export, pool)?;
             flush_if(durability, disk)?;
         }
         // There is no cache that could be filled, and nothing better to say about extents.
@@ -165,7 +169,7 @@ fn flush_if(durability: Durability, disk: &dyn Disk) -> Result<(), DiskError> {
 
 fn write(
     request: &Request,
-    mut data: Blocks,
+    mut data: Buffer,
     durability: Durability,
     export: &Export,
 ) -> Result<(), DiskError> {
@@ -188,11 +192,14 @@ fn write(
             data.bytes_mut()[end..].copy_from_slice(&edge.bytes()[tail..]);
         }
     }
-    export.disk.write(addr, BlockSlice::new(data), durability)
+    // Memory of blocks is whole blocks on a block boundary, so there is nothing to copy.
+    let part = BlockSlice::adopt(data)
+        .unwrap_or_else(|data| BlockSlice::new(Blocks::from_bytes(data.bytes())));
+    export.disk.write(addr, part, durability)
 }
 
 /// Whole blocks by the disk, their edges as writes.
-fn write_zeroes(request: &Request, export: &Export) -> Result<(), DiskError> {
+fn write_zeroes(request: &Request, export: &Export, pool: &Arc<Pool>) -> Result<(), DiskError> {
     let (start, end) = (request.offset, request.offset + u64::from(request.length));
     let first = start.next_multiple_of(BLOCK).min(end);
     let last = (end / BLOCK * BLOCK).max(first);
@@ -200,7 +207,9 @@ fn write_zeroes(request: &Request, export: &Export) -> Result<(), DiskError> {
         if from < to {
             let edge = Request { offset: from, length: (to - from) as u32, ..*request };
             let (_, count, _) = span(&edge);
-            write(&edge, Blocks::zeroed(count), Durability::Cached, export)?;
+            let mut zeros = pool.take(count);
+            zeros.bytes_mut().fill(0);
+            write(&edge, zeros, Durability::Cached, export)?;
         }
     }
     if first < last {
@@ -213,8 +222,6 @@ fn write_zeroes(request: &Request, export: &Export) -> Result<(), DiskError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use gabion_base::disk::MemDisk;
     use proptest::prelude::*;
 
@@ -237,7 +244,7 @@ mod tests {
 
     fn content(session: &Session) -> Vec<u8> {
         let all = request(Command::Read, 0, BYTES as u32);
-        let blocks = execute(Command::Read, &all, None, session).unwrap().unwrap();
+        let blocks = execute(Command::Read, &all, None, session, &Arc::default()).unwrap().unwrap();
         blocks.bytes().to_vec()
     }
 
@@ -254,11 +261,14 @@ mod tests {
             let request = request(command, offset, length);
             prop_assert_eq!(admit(&request, &session), Ok(command));
             let (_, count, within) = span(&request);
-            let mut data = Blocks::zeroed(count);
+            // Memory that was used before, of which nothing may be seen.
+            let pool = Arc::new(Pool::default());
+            let mut data = pool.take(count);
+            data.bytes_mut().fill(0x55);
             let value = if zeroes { 0 } else { 0xff };
             data.bytes_mut()[within..within + length as usize].fill(value);
             wanted[range].fill(value);
-            execute(command, &request, Some(data), &session).unwrap();
+            execute(command, &request, Some(data), &session, &pool).unwrap();
             prop_assert_eq!(content(&session), wanted);
         }
 
@@ -268,11 +278,12 @@ mod tests {
         ) {
             let length = length % (2 * BYTES as u32);
             let session = session(Permission::ReadWrite);
+            let pool = Arc::new(Pool::default());
             let request = Request { flags: flags & 0x3f, command, cookie: 1, offset, length };
             if let Ok(command) = admit(&request, &session) {
                 let (_, count, _) = span(&request);
-                let data = (command == Command::Write).then(|| Blocks::zeroed(count));
-                execute(command, &request, data, &session).unwrap();
+                let data = (command == Command::Write).then(|| pool.take(count));
+                execute(command, &request, data, &session, &pool).unwrap();
             }
         }
     }

@@ -16,6 +16,7 @@ mod execute;
 mod export;
 pub mod handshake;
 mod listen;
+mod pool;
 mod ranges;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,234 @@
+//! NBD servers beside each other, by the same client on the same image: `gabion target`, nbdkit's
+//! file plugin, and qemu-nbd.
+//!
+//! Each measurement starts its server, has fio's nbd engine use it for a while, and stops it; the
+//! servers take turns within a round, in an order that rotates. There are two places:
+//!
+//! - **In memory**, where reading and writing costs next to nothing: what is left is the server.
+//! - **On a disk**, with the page cache dropped before each measurement. `gabion target` goes past
+//!   the page cache, so its peer there is qemu-nbd with `--cache=none`. nbdkit cannot; what it
+//!   writes is in the page cache and nowhere else until a flush.
+//!
+//! The target for every figure is the better one of the peers.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::args;
+use crate::figures::{Figures, Metric, Sample};
+use crate::systems::Scratch;
+use crate::table::{Table, rate, verdict};
+
+/// A server that needs longer to listen is taken for broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at a server that starts.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Where images in memory are made.
+const MEMORY: &str = "/dev/shm";
+
+/// What fio does.
+struct Job {
+    metric: Metric,
+    arguments: &'static [&'static str],
+}
+
+const fn job(metric: Metric, arguments: &'static [&'static str]) -> Job {
+    Job { metric, arguments }
+}
+
+const JOBS: &[Job] = &[
+    job(Metric::operations("read 4k, depth 1"), &["--rw=randread", "--bs=4k", "--iodepth=1"]),
+    job(Metric::operations("read 4k, depth 32"), &["--rw=randread", "--bs=4k", "--iodepth=32"]),
+    job(Metric::operations("write 4k, depth 1"), &["--rw=randwrite", "--bs=4k", "--iodepth=1"]),
+    job(Metric::operations("write 4k, depth 32"), &["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
+    job(Metric::bytes("read 1m in order"), &["--rw=read", "--bs=1m", "--iodepth=4"]),
+    job(Metric::bytes("write 1m in order"), &["--rw=write", "--bs=1m", "--iodepth=4"]),
+    job(
+        Metric::operations("write 4k and flush"),
+        &["--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"],
+    ),
+];
+
+/// A server's name, and whether it goes past the page cache.
+const GABION: &str = "gabion";
+const NBDKIT: &str = "nbdkit";
+const QEMU: &str = "qemu-nbd";
+const QEMU_DIRECT: &str = "qemu direct";
+
+/// Runs the command.
+pub fn run(args: &args::Targets) -> Result<()> {
+    let engines = Command::new("fio").arg("--enghelp").output().context("cannot run fio")?;
+    if !String::from_utf8_lossy(&engines.stdout).contains("nbd") {
+        bail!("this fio has no engine for NBD");
+    }
+    let gabion = match &args.gabion {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("gabion"),
+    };
+    if !args.no_memory {
+        let folder = Folder::new(Path::new(MEMORY))?;
+        let servers = [GABION, NBDKIT, QEMU];
+        measure("in memory", folder.0.as_path(), &servers, &gabion, args)?;
+    }
+    if !args.no_disk {
+        let scratch = Scratch::new(&args.dir)?;
+        let servers = [GABION, NBDKIT, QEMU_DIRECT];
+        measure("on disk", scratch.path(), &servers, &gabion, args)?;
+    }
+    Ok(())
+}
+
+/// A folder in memory, which goes when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(parent: &Path) -> Result<Self> {
+        let path = parent.join(format!("gabion-bench-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot write to {}", parent.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn measure(
+    place: &str,
+    folder: &Path,
+    servers: &[&'static str],
+    gabion: &Path,
+    args: &args::Targets,
+) -> Result<()> {
+    let image = folder.join("image");
+    fill(&image, args.image << 20)?;
+    let mut figures = Figures::default();
+    for round in 0..args.rounds {
+        for (turn, job) in JOBS.iter().enumerate() {
+            for place in 0..servers.len() {
+                let name = servers[(round as usize + turn + place) % servers.len()];
+                File::open(&image)?.sync_all()?;
+                fs::write("/proc/sys/vm/drop_caches", "1")?;
+                let server = Server::start(name, gabion, &image, folder)?;
+                let sample = server.measure(job, args)?;
+                figures.add(name, round, sample);
+            }
+        }
+    }
+    println!("{place}:\n{}", report(&figures, servers));
+    Ok(())
+}
+
+/// Bytes that are no zeros, so that nobody answers with holes.
+fn fill(path: &Path, bytes: u64) -> Result<()> {
+    let mut file = File::create(path)?;
+    let chunk: Vec<u8> = (0..1_usize << 20).map(|at| (at % 251) as u8 + 1).collect();
+    for _ in 0..bytes >> 20 {
+        file.write_all(&chunk)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+fn report(figures: &Figures, servers: &[&'static str]) -> String {
+    let mut headings = vec![""];
+    headings.extend(servers);
+    let ratios: Vec<String> = servers[1..].iter().map(|peer| format!("to {peer}")).collect();
+    headings.extend(ratios.iter().map(String::as_str));
+    let mut table = Table::new(&headings);
+    for metric in figures.metrics() {
+        let mut row = vec![metric.name.to_owned()];
+        row.extend(servers.iter().map(|name| rate(figures.rate(metric, name), metric.unit)));
+        let ratio = |peer: &&'static str| figures.ratio(metric, GABION, peer);
+        row.extend(servers[1..].iter().map(|peer| verdict(ratio(peer), Some(1.0))));
+        table.row(row);
+    }
+    table.text()
+}
+
+/// A server that listens. Dropping it ends it.
+struct Server {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Server {
+    fn start(name: &str, gabion: &Path, image: &Path, folder: &Path) -> Result<Self> {
+        let socket = folder.join("socket");
+        let _ = fs::remove_file(&socket);
+        let mut command = match name {
+            GABION => {
+                let mut command = Command::new(gabion);
+                let mut listen = std::ffi::OsString::from("unix:");
+                listen.push(&socket);
+                let mut offer = std::ffi::OsString::from("disk=");
+                offer.push(image);
+                command.args(["target", "--raw", "--listen"]).arg(listen).arg(offer);
+                command
+            }
+            NBDKIT => {
+                let mut command = Command::new("nbdkit");
+                command.arg("-f").arg("-U").arg(&socket).arg("file").arg(image);
+                command
+            }
+            _ => {
+                let mut command = Command::new("qemu-nbd");
+                command.args(["-t", "-e", "16", "-f", "raw", "-x", "disk", "-k"]).arg(&socket);
+                if name == QEMU_DIRECT {
+                    command.args(["--cache=none", "--aio=io_uring"]);
+                }
+                command.arg(image);
+                command
+            }
+        };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("cannot start {command:?}"))?;
+        let mut server = Self { child, socket };
+        let start = Instant::now();
+        while !server.socket.exists() {
+            if server.child.try_wait()?.is_some() || start.elapsed() > PATIENCE {
+                bail!("{command:?} does not listen");
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(server)
+    }
+
+    fn measure(&self, job: &Job, args: &args::Targets) -> Result<Sample> {
+        let output = Command::new("fio")
+            .args(["--name=job", "--ioengine=nbd", "--minimal", "--time_based"])
+            .arg(format!("--uri=nbd+unix:///disk?socket={}", self.socket.display()))
+            .arg(format!("--runtime={}", args.seconds))
+            .arg(format!("--size={}m", args.image))
+            .args(job.arguments)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        // The fields of fio's terse format: KiB that were moved, and over how many milliseconds.
+        let field = |index: usize| said.split(';').nth(index).and_then(|text| text.parse().ok());
+        let (read, written): (Option<f64>, Option<f64>) = (field(5), field(46));
+        let (Some(read), Some(written), true) = (read, written, output.status.success()) else {
+            bail!("fio: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let milliseconds: f64 = field(if read > 0.0 { 8 } else { 49 }).context("fio's format")?;
+        let kibibytes = read + written;
+        let count = match job.metric.unit {
+            crate::figures::Unit::PerSecond => kibibytes / 4.0,
+            crate::figures::Unit::MebibytesPerSecond => kibibytes / 1024.0,
+        };
+        Ok(job.metric.sample(count, milliseconds / 1000.0))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

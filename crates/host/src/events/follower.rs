@@ -65,7 +65,21 @@ impl Follower {
 
     /// The next records, some at a time; none if there are none yet.
     pub fn read(&mut self) -> io::Result<Vec<Record>> {
-        let mut records = std::mem::take(&mut self.unwritten);
+        // By themselves, as reading the log may fail and must not take them along.
+        if !self.unwritten.is_empty() {
+            return Ok(std::mem::take(&mut self.unwritten));
+        }
+        let read = self.read_log();
+        if read.is_err() {
+            // It is opened anew. Numbers keep records from being read twice.
+            self.file = log::open(&self.log.old()).unwrap_or_default();
+            self.offset = 0;
+        }
+        read
+    }
+
+    fn read_log(&mut self) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
         loop {
             let is_last = self.is_newest()?;
             let is_more = self.read_lines(&mut records)?;
@@ -129,7 +143,7 @@ impl Follower {
         let found = lines.filter_map(|line| Record::from_line(line).ok());
         let first = self.first;
         records.extend(found.filter(|record| record.sequence >= first));
-        if let Some(last) = records.last().filter(|record| record.sequence >= first) {
+        if let Some(last) = records.last() {
             self.first = Sequence(last.sequence.0.saturating_add(1));
         }
         Ok(true)

@@ -1,10 +1,10 @@
 //! Where the records of volumes are kept.
 //!
-//! | coordinator           | for                   | records             | claims                       |
-//! |-----------------------|-----------------------|---------------------|------------------------------|
-//! | [`Embedded`]          | one machine           | a store in a folder | locks that end with a process |
-//! | [`Etcd`]              | more than one machine | keys                | keys bound to leases         |
-//! | [`MemCoordinator`]    | tests                 | memory              | memory                       |
+//! | coordinator        | for                   | records    | claims                        |
+//! |--------------------|-----------------------|------------|-------------------------------|
+//! | [`Embedded`]       | one machine           | a store    | locks that end with a process |
+//! | [`Etcd`]           | more than one machine | keys       | keys bound to leases          |
+//! | [`MemCoordinator`] | tests                 | memory     | memory                        |
 //!
 //! What they promise is said by [`gabion_block::coordinator`], and one suite of tests holds all of
 //! them to it. Two more things are the same everywhere: a record that is removed is no change that

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use gabion_nbd::address::Address;
 
+use crate::cmd::events::Since;
 use crate::cmd::target::Offer;
 use crate::size::Size;
 
@@ -33,6 +34,8 @@ pub enum Command {
     Status(Status),
     /// Read everything and compare it with its checksums
     Scrub(Scrub),
+    /// Show what has happened to volumes, members and filesystems
+    Events(Events),
     /// Show the structures on a device or in an image, for people who debug
     Inspect(Inspect),
     /// Offer files and devices to NBD clients, until Ctrl-C
@@ -118,6 +121,21 @@ pub struct Scrub {
     /// A mountpoint, a block device or an image file
     #[arg(value_name = "MOUNTPOINT|TARGET")]
     pub subject: PathBuf,
+}
+
+/// Arguments of `gabion events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Wait for more, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Begin here: a number, a time like 2026-11-22T13:45 or a span like 2h; otherwise all that is
+    /// kept is shown, and with --follow nothing of it
+    #[arg(long, value_name = "TIME|NUMBER")]
+    pub since: Option<Since>,
 }
 
 /// Arguments of `gabion inspect`.

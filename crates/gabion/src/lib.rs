@@ -57,6 +57,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Umount(args) => cmd::umount::run(args),
         Command::Status(args) => cmd::status::run(args),
         Command::Scrub(args) => cmd::scrub::run(args),
+        Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Target(args) => cmd::target::run(args),
     })

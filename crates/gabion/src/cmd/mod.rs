@@ -1,5 +1,6 @@
 //! The subcommands, one module each: they ask, call and print, and have no rules of their own.
 
+pub mod events;
 pub mod inspect;
 pub mod mkfs;
 pub mod mount;

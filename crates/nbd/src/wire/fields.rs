@@ -1,60 +1,45 @@
 //! Bounded reading and plain writing of big-endian fields.
 
-use gabion_base::codec::DecodeError;
+use gabion_base::codec::{DecodeError, Reader};
 
-/// A cursor over bytes that the peer wrote.
+/// A cursor over bytes that the peer wrote: the one of the disk format, for the other byte order.
 #[derive(Clone, Debug)]
-pub struct Fields<'a> {
-    rest: &'a [u8],
-}
+pub struct Fields<'a>(Reader<'a>);
 
 impl<'a> Fields<'a> {
     /// Reads from the head of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self(Reader::new(bytes))
     }
 
     /// The next `length` bytes.
     pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Short)?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Short)?;
-        self.rest = rest;
-        Ok(*head)
+        self.0.bytes(length)
     }
 
     /// Two bytes.
     pub fn u16(&mut self) -> Result<u16, DecodeError> {
-        Ok(u16::from_be_bytes(self.array()?))
+        Ok(u16::from_be_bytes(self.0.array()?))
     }
 
     /// Four bytes.
     pub fn u32(&mut self) -> Result<u32, DecodeError> {
-        Ok(u32::from_be_bytes(self.array()?))
+        Ok(u32::from_be_bytes(self.0.array()?))
     }
 
     /// Eight bytes.
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
-        Ok(u64::from_be_bytes(self.array()?))
+        Ok(u64::from_be_bytes(self.0.array()?))
     }
 
     /// What is left.
     pub fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.rest)
-    }
-
-    /// Whether nothing is left.
-    pub fn is_empty(&self) -> bool {
-        self.rest.is_empty()
+        std::mem::replace(&mut self.0, Reader::new(&[])).rest()
     }
 
     /// Fails if anything is left.
     pub fn finish(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Invalid("data behind the end")) }
+        self.0.finish()
     }
 }
 

@@ -12,45 +12,44 @@ pub const REQUEST_BYTES: usize = 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Read.
-    Read,
+    Read = 0,
     /// Write the data that follows.
-    Write,
+    Write = 1,
     /// Say goodbye.
-    Disconnect,
+    Disconnect = 2,
     /// Make durable what has been completed.
-    Flush,
+    Flush = 3,
     /// The content is no longer needed.
-    Trim,
+    Trim = 4,
     /// The content will be needed soon.
-    Cache,
+    Cache = 5,
     /// Write zeros.
-    WriteZeroes,
+    WriteZeroes = 6,
     /// Ask what is allocated.
-    BlockStatus,
+    BlockStatus = 7,
 }
 
-/// The number of each command.
-const NUMBERS: [(u16, Command); 8] = [
-    (0, Command::Read),
-    (1, Command::Write),
-    (2, Command::Disconnect),
-    (3, Command::Flush),
-    (4, Command::Trim),
-    (5, Command::Cache),
-    (6, Command::WriteZeroes),
-    (7, Command::BlockStatus),
+/// All of them, in the order of their numbers.
+const COMMANDS: [Command; 8] = [
+    Command::Read,
+    Command::Write,
+    Command::Disconnect,
+    Command::Flush,
+    Command::Trim,
+    Command::Cache,
+    Command::WriteZeroes,
+    Command::BlockStatus,
 ];
 
 impl Command {
     /// The number on the wire.
     pub fn number(self) -> u16 {
-        let found = NUMBERS.iter().find(|(_, command)| *command == self);
-        found.expect("every command has a number").0
+        self as u16
     }
 
     /// The command with this number.
     pub fn of(number: u16) -> Option<Self> {
-        NUMBERS.iter().find(|(known, _)| *known == number).map(|(_, command)| *command)
+        COMMANDS.get(usize::from(number)).copied()
     }
 }
 
@@ -114,6 +113,14 @@ mod tests {
         ];
         assert_eq!(request.encode(), golden);
         assert_eq!(Request::decode(&golden), Ok(request));
+    }
+
+    #[test]
+    fn every_command_is_found_by_its_number() {
+        for command in COMMANDS {
+            assert_eq!(Command::of(command.number()), Some(command));
+        }
+        assert_eq!(Command::of(8), None);
     }
 
     proptest! {

@@ -64,7 +64,10 @@ impl Drop for Folder {
 }
 
 /// Somebody else's server in the background.
-pub struct Foreign(OwnedFd);
+pub struct Foreign {
+    pidfd: OwnedFd,
+    pid: Pid,
+}
 
 impl Foreign {
     /// Runs a program that goes to the background when it is ready, having written `pid`.
@@ -82,7 +85,7 @@ impl Foreign {
         };
         fs::remove_file(folder.join("pid")).unwrap();
         let pid = Pid::from_raw(pid).unwrap();
-        Self(pidfd_open(pid, PidfdFlags::empty()).unwrap())
+        Self { pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap(), pid }
     }
 
     /// nbdkit with `arguments` at the socket of the folder.
@@ -93,13 +96,25 @@ impl Foreign {
     }
 
     pub fn signal(&self, signal: Signal) {
-        pidfd_send_signal(&self.0, signal).unwrap();
+        pidfd_send_signal(&self.pidfd, signal).unwrap();
+        // Its threads stop one after the other, and may answer until then.
+        while signal == Signal::STOP && !self.is_stopped() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid.as_raw_nonzero())).unwrap();
+        threads.map(|thread| thread.unwrap().path().join("stat")).all(|stat| {
+            let text = fs::read_to_string(stat).unwrap_or_default();
+            text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Offer files and devices to NBD clients, until Ctrl-C
     Target(Target),
+    /// Make and tend volumes: disks of several machines as one
+    Volume(Volume),
 }
 
 /// Arguments of `gabion up`.
@@ -192,6 +194,137 @@ pub struct Target {
     /// What to offer, and the name that clients use for it
     #[arg(value_name = "NAME=PATH", required = true)]
     pub exports: Vec<Offer>,
+}
+
+/// Arguments of `gabion volume`.
+#[derive(Debug, Args)]
+pub struct Volume {
+    /// Who keeps the records: a folder, or etcd://HOST[:PORT][,HOST[:PORT]]...
+    #[arg(long, value_name = "COORDINATOR", global = true)]
+    pub coordinator: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: VolumeCommand,
+}
+
+/// What `gabion volume` does.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume
+    Create(VolumeCreate),
+    /// Show all volumes
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a volume, its copies and who had it open
+    Status {
+        /// The volume
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a copy to a mirror; it is filled while the volume is in use
+    Add {
+        /// The volume
+        name: String,
+        /// Where the copy is to be
+        url: String,
+        /// Destroy what is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take a copy out of a mirror for good
+    Remove {
+        /// The volume
+        name: String,
+        /// Where the copy is
+        url: String,
+    },
+    /// Take a copy out of a mirror, and add one elsewhere
+    Replace {
+        /// The volume
+        name: String,
+        /// Where the copy is
+        old: String,
+        /// Where a copy is to be
+        new: String,
+        /// Destroy what is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Leave a copy alone for a while
+    Suspend {
+        /// The volume
+        name: String,
+        /// Where the copy is
+        url: String,
+    },
+    /// Use a copy again, and bring it up to date
+    Resume {
+        /// The volume
+        name: String,
+        /// Where the copy is
+        url: String,
+    },
+    /// Lengthen a volume that is not in use
+    Grow {
+        /// The volume
+        name: String,
+        /// What comes behind its end
+        url: String,
+        /// Destroy what is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Bring all copies up to date, if the volume is not in use
+    Resync {
+        /// The volume
+        name: String,
+        /// Compare all copies that are in sync, too
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Offer a volume to NBD clients, until Ctrl-C
+    Export {
+        /// The volume
+        name: String,
+        /// Where to listen, HOST:PORT or unix:PATH; may be given several times
+        #[arg(long, value_name = "ADDR", default_value = "[::1]:10809")]
+        listen: Vec<Address>,
+    },
+    /// Forget a volume, and free its members
+    Delete {
+        /// The volume
+        name: String,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Arguments of `gabion volume create`.
+#[derive(Debug, Args)]
+pub struct VolumeCreate {
+    /// Its name: letters, digits, '-', '_' and '.'
+    pub name: String,
+    /// The same on all of these: paths, nbd:// URIs, or stripe(A,B) and so on
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    pub mirror: Vec<String>,
+    /// One of these after the other
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    pub linear: Vec<String>,
+    /// In turns on these
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    pub stripe: Vec<String>,
+    /// Destroy what is on the members
+    #[arg(long)]
+    pub force: bool,
+    /// The copies hold the same, as fresh disks of zeros do: copy nothing at first
+    #[arg(long)]
+    pub equal: bool,
 }
 
 #[cfg(test)]

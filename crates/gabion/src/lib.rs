@@ -4,6 +4,7 @@
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
 //!                -> mount, up -> serve -> mount    the daemon: disk, map, files, FUSE
 //!                -> status, scrub, umount          ask the daemon through control
+//!                -> volume -> volumes              records of volumes, and volumes themselves
 //! ```
 //!
 //! Everything here asks, calls and prints; rules live on the floors below. The library has no
@@ -29,6 +30,7 @@ mod serve;
 mod size;
 mod state;
 mod target;
+mod volumes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,6 +62,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Target(args) => cmd::target::run(args),
+        Command::Volume(args) => cmd::volume::run(args),
     })
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
-use gabion_base::disk::Disk;
+use gabion_base::disk::{Disk, DiskError};
 use gabion_fuse::mount::{MountError, Source, Unmount, unmount};
 use gabion_fuse::mountinfo;
 use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions};
@@ -29,6 +29,7 @@ use gabion_host::signals::{Signals, Wake, Waker};
 use gabion_map::Limits;
 use gabion_map::format::superblock::Superblock;
 use gabion_node::LocalFs;
+use gabion_volume::volume::Volume;
 
 use crate::check;
 use crate::control::folder;
@@ -41,6 +42,7 @@ use crate::options::{Access, Settings};
 use crate::patience;
 use crate::state;
 use crate::target::not_opened;
+use crate::volumes::{self, Place};
 
 /// How long to wait for another daemon that is about to release the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -55,8 +57,8 @@ const KERNEL_BLOCK: u32 = 4096;
 /// What shall be mounted where.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The image or device, absolute.
-    pub target: PathBuf,
+    /// The image or device, absolute, or the volume.
+    pub target: Place,
     /// The directory, absolute.
     pub mountpoint: PathBuf,
     /// How.
@@ -66,6 +68,7 @@ pub struct Plan {
 /// A filesystem that is mounted and served by this process.
 pub struct Daemon {
     plan: Plan,
+    storage: Storage,
     fs: Arc<LocalFs>,
     mounted: Mounted,
     server: Server,
@@ -77,21 +80,20 @@ impl Daemon {
     /// Opens, mounts and begins to serve.
     pub fn start(plan: Plan) -> Result<Self> {
         let cannot = |cause: &dyn std::error::Error| {
-            let (target, mountpoint) = (plan.target.display(), plan.mountpoint.display());
+            let (target, mountpoint) = (plan.target.name(), plan.mountpoint.display());
             Failure::of(format!("cannot mount {target} at {mountpoint}"), cause)
         };
-        let disk = Arc::new(open_disk(&plan)?);
-        let fs = open_fs(Arc::clone(&disk) as Arc<dyn Disk>, &plan.settings)
-            .map_err(|error| cannot(&error))?;
+        let storage = Storage::open(&plan)?;
+        let fs = open_fs(storage.disk(), &plan.settings).map_err(|error| cannot(&error))?;
         let fs = Arc::new(fs);
-        let (mounted, source) =
-            attach(&fs, &disk, &plan).map_err(|error| with_advice(cannot(&error), &error))?;
+        let (mounted, source) = attach(&fs, storage.kind(), &plan)
+            .map_err(|error| with_advice(cannot(&error), &error))?;
         let found = mountinfo::find(&plan.mountpoint).map_err(|error| cannot(&error))?;
         let device = found.map_or((0, 0), |mount| mount.device);
         let service = Service {
             plan: plan.clone(),
             fs: Arc::clone(&fs),
-            disk,
+            storage: storage.clone(),
             source,
             superblock: fs.map().superblock(),
             started: Instant::now(),
@@ -99,7 +101,7 @@ impl Daemon {
         let server =
             folder::own_socket(device).and_then(|socket| Server::start(&socket, Arc::new(service)));
         match server {
-            Ok(server) => Ok(Self { plan, fs, mounted, server, device }),
+            Ok(server) => Ok(Self { plan, storage, fs, mounted, server, device }),
             Err(error) => {
                 // Nobody uses it yet.
                 let _ = unmount(&plan.mountpoint, Unmount::Lazy);
@@ -194,13 +196,71 @@ impl Daemon {
             Ok(End::Unmounted | End::Aborted | End::Shutdown) => None,
             Err(error) => Some(chain(&error)),
         };
+        let problem = match (problem, self.storage.close()) {
+            (None, Err(error)) => Some(chain(&error)),
+            (problem, _) => problem,
+        };
         self.server.end(problem.clone());
         match problem {
             None => Ok(()),
             Some(problem) => Err(Failure::new(format!(
                 "not all of {} could be written: {problem}",
-                self.plan.target.display()
+                self.plan.target.name()
             ))),
+        }
+    }
+}
+
+/// What a filesystem is on.
+#[derive(Clone)]
+enum Storage {
+    File(Arc<FileDisk>),
+    Volume(Arc<Volume>),
+}
+
+impl Storage {
+    fn open(plan: &Plan) -> Result<Self> {
+        match &plan.target.volume {
+            None => Ok(Self::File(Arc::new(open_disk(plan)?))),
+            Some(name) => {
+                let surroundings = volumes::surroundings(None, "gabion mount")?;
+                let volume = volumes::open(name, &surroundings)?;
+                // It stands for the volume, also in what lsblk and df show.
+                let stand_in = std::fs::File::options().write(true).open(&plan.target.path);
+                stand_in
+                    .and_then(|file| file.set_len(volumes::bytes(&volume)))
+                    .map_err(|error| Failure::of(format!("cannot mount {name}"), &error))?;
+                Ok(Self::Volume(Arc::new(volume)))
+            }
+        }
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        match self {
+            Self::File(disk) => Arc::clone(disk) as Arc<dyn Disk>,
+            Self::Volume(volume) => Arc::clone(volume) as Arc<dyn Disk>,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File(disk) => disk.kind(),
+            Self::Volume(_) => Kind::Image,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::File(disk) => disk.describe(),
+            Self::Volume(volume) => format!("volume {}", volume.name()),
+        }
+    }
+
+    /// Nobody is going to write any more.
+    fn close(&self) -> std::result::Result<(), DiskError> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Volume(volume) => volume.close(),
         }
     }
 }
@@ -213,16 +273,16 @@ fn open_disk(plan: &Plan) -> Result<FileDisk> {
         Access::ReadOnly => OpenMode::ReadOnly,
     };
     let options = OpenOptions { claim: claim(), ..OpenOptions::new(mode) };
-    let open = || FileDisk::open_with(&plan.target, options);
+    let target = &plan.target.path;
+    let open = || FileDisk::open_with(target, options);
     let mut opened = match open() {
         Err(OpenError::InUse { holder: Some(holder), .. })
-            if mounts::of_target(&plan.target)?.is_none()
-                && holder.name.as_deref() == Some("gabion") =>
+            if mounts::of_target(target)?.is_none() && holder.name.as_deref() == Some("gabion") =>
         {
             if let Some(end) = patience::End::of(holder.pid)
                 && !end.within(AT_ONCE)
             {
-                eprintln!("gabion: waiting for {holder} to release {}", plan.target.display());
+                eprintln!("gabion: waiting for {holder} to release {}", target.display());
                 end.within(DISK_PATIENCE);
             }
             open()
@@ -236,7 +296,7 @@ fn open_disk(plan: &Plan) -> Result<FileDisk> {
         thread::sleep(UNSEEN_GLANCE);
         opened = open();
     }
-    opened.map_err(|error| not_opened("cannot mount", &plan.target, &error))
+    opened.map_err(|error| not_opened("cannot mount", target, &error))
 }
 
 fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<LocalFs> {
@@ -253,7 +313,7 @@ fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<LocalF
 /// Mounts with a block device as source, or without if there is none. Gives what became the source.
 fn attach(
     fs: &Arc<LocalFs>,
-    disk: &FileDisk,
+    kind: Kind,
     plan: &Plan,
 ) -> std::result::Result<(Mounted, Source), mount::Error> {
     let mount = |source: Source| {
@@ -264,20 +324,20 @@ fn attach(
         request.memory = plan.settings.cache.0 / 2;
         Mounted::start(Arc::clone(fs), &request).map(|mounted| (mounted, source))
     };
-    let by_name = || mount(Source::Name(plan.target.display().to_string()));
+    let by_name = || mount(Source::Name(plan.target.name()));
     let by_device = |path: &Path| {
         mount(Source::BlockDevice { path: path.to_owned(), block_size: KERNEL_BLOCK })
     };
-    match disk.kind() {
+    match kind {
         // No way round a refusal: it may mean that somebody else has the device mounted.
-        Kind::Device if claim() == Claim::Shared => by_device(&plan.target),
+        Kind::Device if claim() == Claim::Shared => by_device(&plan.target.path),
         Kind::Device => by_name(),
         Kind::Image => {
             let access = match plan.settings.access {
                 Access::ReadWrite => LoopAccess::ReadWrite,
                 Access::ReadOnly => LoopAccess::ReadOnly,
             };
-            let refused = match LoopDevice::attach(&plan.target, access) {
+            let refused = match LoopDevice::attach(&plan.target.path, access) {
                 // The guard keeps the device until the mount itself does.
                 Ok(device) => match by_device(device.path()) {
                     Ok(mounted) => return Ok(mounted),
@@ -319,7 +379,7 @@ fn claim() -> Claim {
 struct Service {
     plan: Plan,
     fs: Arc<LocalFs>,
-    disk: Arc<FileDisk>,
+    storage: Storage,
     source: Source,
     /// As of the start.
     superblock: Superblock,
@@ -346,9 +406,9 @@ impl Subject for Service {
             resident_bytes: memory::resident_bytes().unwrap_or(0),
             unwritten_bytes: activity.dirty_bytes,
             uncommitted_bytes: activity.item_bytes,
-            disk: self.disk.describe(),
+            disk: self.storage.describe(),
         };
-        let target = self.plan.target.display().to_string();
+        let target = self.plan.target.name();
         state::of_map(self.fs.map(), &self.superblock, &target, Some(mount))
     }
 
@@ -360,6 +420,6 @@ impl Subject for Service {
         if !self.fs.is_read_only() && self.fs.map().stopped().is_none() {
             self.fs.map().sync().map_err(|error| chain(&error))?;
         }
-        check::scrub(self.fs.map(), &self.plan.target.display().to_string(), watch)
+        check::scrub(self.fs.map(), &self.plan.target.name(), watch)
     }
 }

@@ -21,7 +21,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("coordinator", &["base", "block"]),
     ("volume", &["base", "block", "host", "nbd"]),
     ("sim", &["base", "block", "map", "fs", "node"]),
-    ("gabion", &["base", "block", "map", "fs", "host", "fuse", "nbd", "coordinator", "volume", "node"]),
+    (
+        "gabion",
+        &["base", "block", "map", "fs", "host", "fuse", "nbd", "coordinator", "volume", "node"],
+    ),
     ("bench", &["base", "block", "map", "fs", "host", "fuse", "nbd", "volume", "node"]),
 ];
 /// Crates that may contain `unsafe`.

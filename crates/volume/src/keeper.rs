@@ -29,6 +29,8 @@ pub(crate) struct Keeper {
     /// Connections that were made in this epoch, so that each fences those before it.
     attachments: AtomicU64,
     right_holder: String,
+    /// Blocks that were found to differ.
+    pub(crate) differences: AtomicU64,
     /// Blocks that copies lacked when they began to catch up.
     pub(crate) catching_up: Mutex<BTreeMap<(Uuid, CopyIndex), u64>>,
 }
@@ -43,6 +45,7 @@ impl Keeper {
             register,
             attachments: AtomicU64::new(0),
             right_holder,
+            differences: AtomicU64::new(0),
             catching_up: Mutex::default(),
         }
     }
@@ -311,6 +314,7 @@ impl Keeper {
                 self.publish(Event::Block { device: self.volume(), event });
             }
             Notice::Different { copy, blocks, .. } => {
+                self.differences.fetch_add(blocks, Ordering::AcqRel);
                 let event = ResyncEvent::DifferencesFound { blocks };
                 self.publish_resync(mirror, copy, event);
             }

@@ -141,13 +141,19 @@ impl Volume {
         self.mirrors.iter().for_each(|mirror| mirror.order(Order::Compare));
     }
 
+    /// Blocks that comparing has found to differ since the volume was opened.
+    pub fn differences(&self) -> u64 {
+        self.keeper.differences.load(Ordering::Acquire)
+    }
+
     /// How far comparing is, of each mirror that is not done.
     pub fn compared(&self) -> Vec<Compared> {
         self.mirrors.iter().filter_map(|mirror| mirror.compared()).collect()
     }
 
-    /// Has everything written to all copies and lets go of the volume.
-    pub fn close(self) -> Result<(), DiskError> {
+    /// Has everything written to all copies, so that the next opening finds nothing to be done. To
+    /// be called when nobody writes any more.
+    pub fn close(&self) -> Result<(), DiskError> {
         for mirror in self.mirrors.iter().rev() {
             mirror.settle()?;
         }

@@ -16,7 +16,7 @@ use gabion_host::file_disk::{FileDisk, Kind, OpenMode, create_image};
 use gabion_host::{clock, random};
 use gabion_map::format::superblock::{LABEL_LENGTH_MAX, Superblock};
 use gabion_map::open::{FormatOptions, superblocks};
-use gabion_map::{FileId, Limits, LocalMap};
+use gabion_map::{FileId, Limits, LocalMap, MapError};
 use rustix::process::{getegid, geteuid};
 
 use crate::args::Mkfs;
@@ -24,6 +24,7 @@ use crate::failure::{Exit, Failure, Result, chain};
 use crate::print;
 use crate::size::Size;
 use crate::target::not_opened;
+use crate::volumes::{self, Place};
 
 /// Memory that giving the root directory to its user may use, in bytes.
 const MEMORY: u64 = 16 << 20;
@@ -73,29 +74,50 @@ fn make(
     uuid: Uuid,
     existing: Existing,
 ) -> Result<Superblock> {
-    let disk = open(target, size)?;
     let cannot = |cause: &dyn Error| {
         Failure::of(format!("cannot make a filesystem on {}", target.display()), cause)
     };
+    let occupied = |found: &str| {
+        let target = target.display();
+        Failure::new(format!("{target} is not empty: it holds {found}"))
+            .next(format!("If nobody needs that any more: gabion mkfs --force {target}"))
+    };
+    if let Some(name) = Place::of(target)?.volume {
+        let volume = volumes::open(&name, &volumes::surroundings(None, "gabion mkfs")?)?;
+        let volume = Arc::new(volume);
+        let found = found_superblock(&*volume).map_err(|error| cannot(&error))?;
+        if let (Some(found), Existing::Keep) = (found, existing) {
+            return Err(occupied(&found));
+        }
+        let superblock = format(Arc::clone(&volume) as Arc<dyn Disk>, size, label, uuid, &cannot)?;
+        volume.close().map_err(|error| cannot(&error))?;
+        return Ok(superblock);
+    }
+    let disk = open(target, size)?;
     let found = found(&disk).map_err(|error| cannot(&*error))?;
     match (found, existing) {
         (None, _) => {}
         (Some(_), Existing::Overwrite) => {
             disk.wipe().map_err(|error| cannot(&error))?;
         }
-        (Some(found), Existing::Keep) => {
-            let target = target.display();
-            return Err(Failure::new(format!("{target} is not empty: it holds {found}"))
-                .next(format!("If nobody needs that any more: gabion mkfs --force {target}")));
-        }
+        (Some(found), Existing::Keep) => return Err(occupied(&found)),
     }
+    format(Arc::new(disk), size, label, uuid, &cannot)
+}
+
+fn format(
+    disk: Arc<dyn Disk>,
+    size: Option<Size>,
+    label: &str,
+    uuid: Uuid,
+    cannot: &dyn Fn(&dyn Error) -> Failure,
+) -> Result<Superblock> {
     let created = clock::now().seconds;
     let seed = random::bytes();
     let name_seed = u64::from_le_bytes(*seed.first_chunk().expect("16 bytes hold 8"));
     let blocks = size.map(|size| size.0 / BLOCK_SIZE as u64);
     let label = label.to_owned();
     let options = FormatOptions { uuid, label, name_seed, created, blocks };
-    let disk: Arc<dyn Disk> = Arc::new(disk);
     let superblock = gabion_node::format_filesystem(Arc::clone(&disk), &options)
         .map_err(|error| cannot(&error))?;
     if !geteuid().is_root() {
@@ -127,6 +149,10 @@ fn found(disk: &FileDisk) -> StdResult<Option<String>, Box<dyn Error>> {
     if let Some(signature) = disk.signature()? {
         return Ok(Some(signature.to_string()));
     }
+    Ok(found_superblock(disk)?)
+}
+
+fn found_superblock(disk: &dyn Disk) -> StdResult<Option<String>, MapError> {
     // A superblock in any slot is a filesystem, even where the first slot was never written.
     let slots = superblocks(disk)?;
     let newest = slots.into_iter().rev().find_map(|slot| slot.content.ok());

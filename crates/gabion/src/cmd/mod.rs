@@ -9,3 +9,4 @@ pub mod status;
 pub mod target;
 pub mod umount;
 pub mod up;
+pub mod volume;

@@ -20,6 +20,7 @@ use crate::mount::Users;
 use crate::mounts;
 use crate::options::Settings;
 use crate::serve::{Daemon, Plan};
+use crate::volumes::Place;
 
 /// Whether the command returns when the mount is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,18 +113,19 @@ pub fn plan(target: &Path, mountpoint: &Path, settings: Settings) -> Result<Plan
     let cannot = |place: &Path, error: &std::io::Error| {
         Failure::of(format!("cannot mount {}: {}", target.display(), place.display()), error)
     };
-    mounts::bury_dead(target, mountpoint)?;
+    let mut place = Place::of(target)?;
+    mounts::bury_dead(&place.path, mountpoint)?;
     if let Some(mount) = mounts::at(mountpoint)?.filter(mounts::is_gabion) {
         let (name, source) = (mountpoint.display(), Path::new(&mount.source).display());
         return Err(Failure::new(format!("{name} is a mountpoint already, of {source}"))
             .next(format!("To unmount it: gabion umount {name}")));
     }
-    let target = target.canonicalize().map_err(|error| cannot(target, &error))?;
+    place.path = place.path.canonicalize().map_err(|error| cannot(target, &error))?;
     let folder = mountpoint.canonicalize().map_err(|error| cannot(mountpoint, &error))?;
     if !folder.is_dir() {
         return Err(Failure::new(format!("{} is not a directory", mountpoint.display())));
     }
-    Ok(Plan { target, mountpoint: folder, settings })
+    Ok(Plan { target: place, mountpoint: folder, settings })
 }
 
 /// Mounts and serves until the mount is gone. `up` is called when it is there.

@@ -15,6 +15,7 @@ use crate::mounts::{self, Life};
 use crate::print;
 use crate::state;
 use crate::target::open_still;
+use crate::volumes::Place;
 
 /// How long a daemon may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -86,6 +87,12 @@ pub fn subject(path: &Path) -> Result<Subject> {
         return Ok(Subject::Mounted(mount));
     }
     let name = path.display();
+    if let Place { path, volume: Some(volume) } = Place::of(path)? {
+        return mounts::of_target(&path)?.map(Subject::Mounted).ok_or_else(|| {
+            Failure::new(format!("volume {volume} is not mounted on this machine"))
+                .next(format!("To see it: gabion volume status {volume}"))
+        });
+    }
     let metadata = std::fs::metadata(path)
         .map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
     if metadata.is_dir() {

@@ -1,0 +1,166 @@
+//! Volumes as the commands know them: by name, with the coordinator of this machine or another one.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::Disk;
+use gabion_base::event::{NoSink, Sink};
+use gabion_block::coordinator::{Coordinator, CoordinatorError};
+use gabion_block::mirror::Options;
+use gabion_block::record::unfit_name;
+use gabion_host::events::Publisher;
+use gabion_host::random;
+use gabion_volume::register::RegisterError;
+use gabion_volume::surroundings::Surroundings;
+use gabion_volume::volume::{Volume, VolumeError};
+
+use crate::failure::{Failure, Result};
+use crate::places;
+
+/// Says which coordinator is meant if the command line does not.
+const COORDINATOR: &str = "GABION_COORDINATOR";
+/// How long to wait for somebody who is about to let go of a volume.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a command's target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The image or device. For a volume a file that stands for it and holds nothing.
+    pub path: PathBuf,
+    /// The volume, if it is one.
+    pub volume: Option<String>,
+}
+
+impl Place {
+    /// What `text` means: a path, or a name without a slash that is a volume's.
+    pub fn of(text: &Path) -> Result<Self> {
+        let path = Self { path: text.to_owned(), volume: None };
+        let Some(name) = text.to_str().filter(|name| unfit_name(name).is_none()) else {
+            return Ok(path);
+        };
+        if !has_volumes() || coordinator(None)?.read(name).map_err(unanswered)?.is_none() {
+            return Ok(path);
+        }
+        if text.exists() {
+            return Err(Failure::new(format!("{name} is a volume and a file"))
+                .next(format!("Say ./{name} if you mean the file, or go to another folder.")));
+        }
+        let folder = folder("volumes")?;
+        let stand_in = folder.join(name);
+        let made = File::options().create(true).append(true).open(&stand_in);
+        made.map_err(|error| Failure::of(format!("cannot make {}", stand_in.display()), &error))?;
+        Ok(Self { path: stand_in, volume: Some(name.to_owned()) })
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> String {
+        self.volume.clone().unwrap_or_else(|| self.path.display().to_string())
+    }
+}
+
+fn folder(name: &str) -> Result<PathBuf> {
+    let cannot = |error: std::io::Error| Failure::of("cannot use the folder for state", &error);
+    let folder = places::state().map_err(cannot)?.join(name);
+    fs::create_dir_all(&folder).map_err(cannot)?;
+    Ok(folder)
+}
+
+/// Whether volumes can be known here; looking makes nothing.
+fn has_volumes() -> bool {
+    std::env::var_os(COORDINATOR).is_some()
+        || places::state().is_ok_and(|state| state.join("coordinator").exists())
+}
+
+/// The coordinator that is meant: the given one, or the environment's, or this machine's own.
+pub fn coordinator(given: Option<&str>) -> Result<Arc<dyn Coordinator>> {
+    let text = match (given, std::env::var(COORDINATOR)) {
+        (Some(given), _) => given.to_owned(),
+        (None, Ok(text)) if !text.is_empty() => text,
+        (None, _) => folder("coordinator")?.display().to_string(),
+    };
+    gabion_coordinator::open(&text)
+        .map_err(|error| Failure::of("cannot use the coordinator", &error))
+}
+
+/// All that opening a volume needs. Starts a thread, so that it must come after a fork.
+pub fn surroundings(given: Option<&str>, program: &str) -> Result<Surroundings> {
+    let sink: Arc<dyn Sink> = match Publisher::start(&folder("events")?, program) {
+        Ok(publisher) => Arc::new(publisher),
+        Err(error) => {
+            // Data goes before words about it.
+            eprintln!("gabion: events are not kept: {error}");
+            Arc::new(NoSink)
+        }
+    };
+    let host = rustix::system::uname();
+    let holder = format!("{}, process {}", host.nodename().to_string_lossy(), std::process::id());
+    Ok(Surroundings {
+        coordinator: coordinator(given)?,
+        sink,
+        holder,
+        random: || {
+            let bytes = random::bytes();
+            u64::from_le_bytes(*bytes.first_chunk().expect("16 bytes hold 8"))
+        },
+        options: Options::default(),
+    })
+}
+
+/// Opens a volume. Waits for a moment for somebody who is just letting go of it.
+pub fn open(name: &str, surroundings: &Surroundings) -> Result<Volume> {
+    let began = Instant::now();
+    loop {
+        let error = match Volume::open(name, surroundings.clone()) {
+            Ok(volume) => return Ok(volume),
+            Err(error) => error,
+        };
+        let claimed = CoordinatorErrorKind::of(&error) == CoordinatorErrorKind::Claimed;
+        if !claimed || began.elapsed() >= CLAIM_PATIENCE {
+            return Err(not_opened(name, &error));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum CoordinatorErrorKind {
+    Claimed,
+    Other,
+}
+
+impl CoordinatorErrorKind {
+    fn of(error: &VolumeError) -> Self {
+        match error {
+            VolumeError::Register(RegisterError::Coordinator(CoordinatorError::Claimed {
+                ..
+            })) => Self::Claimed,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn not_opened(name: &str, error: &VolumeError) -> Failure {
+    let failure = Failure::of(format!("cannot open volume {name}"), error);
+    match error {
+        VolumeError::Register(RegisterError::Absent(_)) => {
+            failure.next("To see which there are: gabion volume list")
+        }
+        VolumeError::Opening { .. } => {
+            failure.next(format!("To see its members: gabion volume status {name}"))
+        }
+        _ => failure,
+    }
+}
+
+/// That a coordinator did not do what it was asked.
+pub fn unanswered(error: CoordinatorError) -> Failure {
+    Failure::of("cannot look for volumes", &error)
+}
+
+/// A volume's length in bytes.
+pub fn bytes(disk: &dyn Disk) -> u64 {
+    disk.blocks() * BLOCK_SIZE as u64
+}

@@ -1,4 +1,4 @@
-//! Whatever bytes stand on a disk, decoding them gives a value or a reason.
+//! Whatever bytes stand on a disk or come from a peer, decoding them gives a value or a reason.
 //!
 //! Each target is a function over bytes that decodes one structure and, if that succeeds, asserts
 //! what must follow: that it can be read through, and that encoding it gives the same again. Where
@@ -6,8 +6,8 @@
 //!
 //! The targets are run in two ways:
 //!
-//! - in the tests of `gabion-map` and `gabion-fs`, over seeded random and damaged inputs
-//!   ([`inputs`]), in a moment;
+//! - in the tests of `gabion-map`, `gabion-fs` and `gabion-nbd`, over seeded random and damaged
+//!   inputs ([`inputs`]), in a moment;
 //! - by libFuzzer, for as long as one likes: `cargo +nightly fuzz run node`, in this folder's
 //!   parent. This crate stands outside of the workspace for its sake.
 
@@ -16,3 +16,4 @@
 pub mod fs;
 pub mod inputs;
 pub mod map;
+pub mod nbd;

@@ -1,5 +1,6 @@
 //! Server and client as others meet them: other people's programs, and peers that mean no good.
 
+mod decoders;
 mod epochs;
 mod foreign;
 mod hostile;

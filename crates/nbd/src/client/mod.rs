@@ -17,8 +17,9 @@
 //!   it. The others are sent again on the next one.
 //! - **Nobody there**: when there has been no connection for [`ClientOptions::lost_patience`],
 //!   requests fail without waiting for their deadline, until there is one again.
-//! - **Fenced**: a client that holds an epoch of a [medium](crate::medium) and is told that somebody
-//!   else has taken a higher one fails every request from then on, and does not connect again.
+//! - **Fenced**: a client that holds an epoch of a [medium](crate::medium) and is told that
+//!   somebody else has taken a higher one fails every request from then on, and does not connect
+//!   again.
 //! - **Peer strange**: what is not the protocol ends the connection; the reason is in the error of
 //!   whatever fails because of it.
 //!

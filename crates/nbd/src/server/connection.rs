@@ -74,8 +74,17 @@ struct Transmission<'a> {
     room: Mutex<Room>,
     freed: Condvar,
     pool: Arc<Pool>,
-    /// Mean time of small requests in nanoseconds, of which the last one counts an eighth.
-    pace: AtomicU64,
+    /// Mean time of each kind of small request in nanoseconds; the last one counts an eighth.
+    paces: [AtomicU64; 2],
+}
+
+/// Kinds of small requests, which take about the same time each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Small {
+    /// It moves a few blocks.
+    Moving = 0,
+    /// It waits until something is on stable storage.
+    Durable = 1,
 }
 
 struct Turn {
@@ -189,7 +198,7 @@ impl Connection {
             room: Mutex::new(Room { bytes: 0, threads: 1, waiting: 0 }),
             freed: Condvar::new(),
             pool: Arc::default(),
-            pace: AtomicU64::new(16 * QUICK.as_nanos() as u64),
+            paces: [(); 2].map(|()| AtomicU64::new(16 * QUICK.as_nanos() as u64)),
         };
         // Ends when all threads have, hence when all that was in flight is done.
         thread::scope(|scope| transmission.work(scope));
@@ -248,7 +257,8 @@ impl Transmission<'_> {
     }
 
     fn is_quick(&self, job: &Job) -> bool {
-        job.is_small() && self.pace.load(Ordering::Relaxed) < QUICK.as_nanos() as u64
+        let quick = QUICK.as_nanos() as u64;
+        job.small().is_some_and(|kind| self.paces[kind as usize].load(Ordering::Relaxed) < quick)
     }
 
     fn send_output(&self, turn: &mut Turn) -> io::Result<()> {
@@ -338,18 +348,19 @@ impl Transmission<'_> {
 
     /// Does a request.
     fn done(&self, job: Job) -> Reply {
-        let small = job.is_small();
+        let small = job.small();
         let Job { request, verdict, data, .. } = job;
-        let start = small.then(Instant::now);
+        let start = Instant::now();
         let done = verdict.and_then(|command| {
             let read = execute(command, &request, data, &self.session, &self.pool)?;
             Ok((command, read))
         });
-        if let Some(start) = start {
+        if let Some(kind) = small {
             let took = start.elapsed().as_nanos() as u64;
-            let pace = self.pace.load(Ordering::Relaxed);
+            let pace = &self.paces[kind as usize];
+            let before = pace.load(Ordering::Relaxed);
             // Somebody else's measurement may be lost, which does not matter.
-            self.pace.store(pace - pace / 8 + took / 8, Ordering::Relaxed);
+            pace.store(before - before / 8 + took / 8, Ordering::Relaxed);
         }
         let cookie = request.cookie;
         let structured = self.session.replies == Replies::Structured;
@@ -385,11 +396,16 @@ impl Transmission<'_> {
 }
 
 impl Job {
-    /// Whether it takes no longer than the disk does for a few blocks.
-    fn is_small(&self) -> bool {
-        let moves_data = matches!(self.verdict, Ok(Command::Read | Command::Write));
+    /// What kind of small request it is, if it is one.
+    fn small(&self) -> Option<Small> {
         let durable = self.request.flags & command_flag::FUA != 0;
-        moves_data && !durable && self.request.length <= SMALL_BYTES
+        match self.verdict {
+            Ok(Command::Flush) => Some(Small::Durable),
+            Ok(Command::Read | Command::Write) if self.request.length > SMALL_BYTES => None,
+            Ok(Command::Write) if durable => Some(Small::Durable),
+            Ok(Command::Read | Command::Write) => Some(Small::Moving),
+            _ => None,
+        }
     }
 }
 

@@ -51,7 +51,11 @@ impl ErrorCode {
 
     /// What a client is told when the disk behind an export has failed.
     pub fn of_disk(error: &DiskError) -> Self {
-        let DiskError::Io { source, .. } = error else { return Self::Invalid };
+        let source = match error {
+            DiskError::Io { source, .. } => source,
+            DiskError::Fenced { .. } => return Self::Permission,
+            DiskError::OutOfRange { .. } => return Self::Invalid,
+        };
         match source.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Permission,
             io::ErrorKind::StorageFull
@@ -72,6 +76,13 @@ impl fmt::Display for ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_writes_to_what_belongs_to_others_has_no_permission() {
+        let (device, operation, reason) = ("d".into(), "write", "taken".into());
+        let fenced = DiskError::Fenced { device, operation, reason };
+        assert_eq!(ErrorCode::of_disk(&fenced), ErrorCode::Permission);
+    }
 
     #[test]
     fn numbers_round_trip_and_unknown_ones_are_invalid_arguments() {

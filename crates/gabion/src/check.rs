@@ -31,6 +31,7 @@ pub fn scrub(
         items: report.progress.items,
         findings: findings.collect(),
         more_findings: report.more,
+        mended_blocks: report.mended,
         stopped: report.stopped,
         seconds: started.elapsed().as_secs_f64(),
     })

@@ -9,9 +9,10 @@
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::checksum::crc32c;
-use gabion_base::disk::DiskRequest;
+use gabion_base::disk::{Disk, DiskRequest};
 use gabion_base::ids::BlockAddr;
 
+use crate::copies;
 use crate::error::MapError;
 use crate::extents::LastBlock;
 use crate::file::dirty::{InJournal, Segment};
@@ -45,14 +46,21 @@ impl Stored {
         self.block + count == block && self.addr.plus(count) == extent.addr
     }
 
-    /// Checks what was read.
-    fn verify(&self, file: FileId, bytes: &[u8]) -> Result<(), Stop> {
-        for (index, (block, checksum)) in bytes.chunks(BLOCK_SIZE).zip(&self.checksums).enumerate()
-        {
+    /// Checks what was read, and reads again from other copies what is wrong.
+    fn verify(&self, disk: &dyn Disk, file: FileId, bytes: &mut [u8]) -> Result<(), Stop> {
+        let blocks = bytes.chunks_mut(BLOCK_SIZE).zip(&self.checksums).enumerate();
+        for (index, (block, checksum)) in blocks {
             if crc32c(block) != *checksum {
                 let offset = (self.block + index as u64) * BLOCK;
                 let addr = self.addr.plus(index as u64);
-                return Err(Stop::Map(MapError::BadData { file, offset, addr }));
+                let wrong = || MapError::BadData { file, offset, addr };
+                copies::right_copy(disk, addr, 1, wrong(), |found| {
+                    if crc32c(found.bytes()) != *checksum {
+                        return Err(wrong());
+                    }
+                    block.copy_from_slice(found.bytes());
+                    Ok(())
+                })?;
             }
         }
         Ok(())
@@ -170,14 +178,14 @@ impl LocalTxn<'_> {
             && let Some(place) = stored.place(offset, into)
         {
             disk.read(stored.addr, place).map_err(MapError::from)?;
-            return stored.verify(file, place);
+            return stored.verify(&**disk, file, place);
         }
         // Several are in flight together.
         let tickets: Vec<_> = fetches.iter().map(|stored| disk.submit(stored.request())).collect();
         for (stored, ticket) in fetches.iter().zip(tickets) {
             let blocks = ticket.wait().map_err(MapError::from)?;
-            let blocks = blocks.expect("a read completes with blocks");
-            stored.verify(file, blocks.bytes())?;
+            let mut blocks = blocks.expect("a read completes with blocks");
+            stored.verify(&**disk, file, blocks.bytes_mut())?;
             copy_blocks(stored.block, blocks.bytes(), offset, into);
         }
         Ok(())

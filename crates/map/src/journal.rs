@@ -27,12 +27,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::buffer::BlockSlice;
+use gabion_base::codec::DecodeError;
 use gabion_base::codec::Reader;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::{CachePadded, Condvar, Mutex, MutexGuard};
 
+use crate::copies;
 use crate::error::MapError;
 use crate::format::journal::{
     Batch, UnitId, decode_unit, decode_unit_length, encode_unit, unit_blocks,
@@ -434,22 +436,47 @@ fn read_unit(
     disk: &dyn Disk,
     layout: &Layout,
     id: &UnitId,
-) -> Result<Option<(u64, Blocks, usize)>, MapError> {
+) -> Result<Option<(u64, BlockSlice, usize)>, MapError> {
     if id.position >= layout.journal_blocks {
         return Ok(None);
     }
     let addr = layout.journal.plus(id.position);
-    let mut head = Blocks::zeroed(1);
-    disk.read(addr, head.bytes_mut())?;
-    let Ok(length) = decode_unit_length(head.bytes(), id) else { return Ok(None) };
-    let count = unit_blocks(length);
-    if id.position + count > layout.journal_blocks {
-        return Ok(None);
+    // Where the journal ends no copy has a unit; where it goes on one copy is enough.
+    let left = layout.journal_blocks - id.position;
+    let read = copies::read_right(disk, addr, 1, |head| {
+        let length = decode_unit_length(head.bytes(), id)?;
+        match unit_blocks(length) {
+            count if count <= left => Ok((length, count as usize)),
+            _ => Err(NoUnit::Undecodable),
+        }
+    });
+    let read = read.and_then(|(length, count)| {
+        copies::read_right(disk, addr, count, |unit| {
+            decode_unit(unit.bytes(), length)?;
+            Ok((id.position, unit.clone(), length))
+        })
+    });
+    match read {
+        Ok(unit) => Ok(Some(unit)),
+        Err(NoUnit::Undecodable) => Ok(None),
+        Err(NoUnit::Disk(error)) => Err(error.into()),
     }
-    let mut unit = Blocks::zeroed(count as usize);
-    disk.read(addr, unit.bytes_mut())?;
-    if decode_unit(unit.bytes(), length).is_err() {
-        return Ok(None);
+}
+
+/// Why a unit cannot be had.
+enum NoUnit {
+    Undecodable,
+    Disk(DiskError),
+}
+
+impl From<DiskError> for NoUnit {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
     }
-    Ok(Some((id.position, unit, length)))
+}
+
+impl From<DecodeError> for NoUnit {
+    fn from(_: DecodeError) -> Self {
+        Self::Undecodable
+    }
 }

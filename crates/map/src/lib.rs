@@ -21,6 +21,7 @@ pub mod alloc;
 mod bytes;
 mod changes;
 pub mod commit;
+mod copies;
 pub mod error;
 mod extents;
 pub mod file;

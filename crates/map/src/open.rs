@@ -16,6 +16,7 @@ use gabion_base::ids::{BlockAddr, Ino, SubvolId, Uuid};
 use crate::alloc::Allocator;
 use crate::changes::Changes;
 use crate::commit::FOREST;
+use crate::copies;
 use crate::error::MapError;
 use crate::format::alloc::PageRef;
 use crate::format::item::{Access, SubvolRecord};
@@ -150,14 +151,31 @@ pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
 }
 
 fn read_slot(disk: &dyn Disk, addr: BlockAddr) -> Result<Result<Superblock, String>, DiskError> {
-    let mut block = Blocks::zeroed(1);
-    disk.read(addr, block.bytes_mut())?;
-    let bytes = block.bytes();
-    Ok(Superblock::decode(bytes, addr).map_err(|reason| match reason {
-        _ if bytes.iter().all(|byte| *byte == 0) => "empty".to_string(),
-        _ if !bytes.starts_with(MAGIC) => "no superblock".to_string(),
-        reason => reason.to_string(),
-    }))
+    let read = copies::read_right(disk, addr, 1, |block| {
+        let bytes = block.bytes();
+        Superblock::decode(bytes, addr).map_err(|reason| match reason {
+            _ if bytes.iter().all(|byte| *byte == 0) => NoSuperblock::Other("empty".to_string()),
+            _ if !bytes.starts_with(MAGIC) => NoSuperblock::Other("no superblock".to_string()),
+            reason => NoSuperblock::Other(reason.to_string()),
+        })
+    });
+    match read {
+        Ok(superblock) => Ok(Ok(superblock)),
+        Err(NoSuperblock::Other(reason)) => Ok(Err(reason)),
+        Err(NoSuperblock::Disk(error)) => Err(error),
+    }
+}
+
+/// Why a superblock cannot be had.
+enum NoSuperblock {
+    Other(String),
+    Disk(DiskError),
+}
+
+impl From<DiskError> for NoSuperblock {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
 }
 
 /// The superblock to go on from.

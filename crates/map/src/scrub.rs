@@ -1,6 +1,7 @@
 //! Checking everything that is reachable, online.
 //!
-//! - [`scrub`] reads every node and every block of data past the caches and verifies checksums.
+//! - [`scrub`] reads every node and every block of data past the caches and verifies checksums. On a
+//!   device with copies it looks at all of them, and puts right what is wrong.
 //! - [`audit`] compares the allocation map with what the trees reference, to the block.
 //!
 //! A scrub walks a pinned state. It renews the pin every few thousand nodes and goes on behind the
@@ -11,11 +12,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::buffer::Blocks;
+use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::checksum::crc32c;
 use gabion_base::ids::{BlockAddr, SubvolId};
 
 use crate::commit::FOREST;
+use crate::copies;
 use crate::error::MapError;
 use crate::extents::Piece;
 use crate::format::item::{Access, Dead, FileData};
@@ -72,6 +74,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Findings that are not listed.
     pub more: u64,
+    /// Blocks of copies that were wrong and have been written again from others.
+    pub mended: u64,
     /// Whether it was stopped before the end.
     pub stopped: bool,
 }
@@ -174,6 +178,7 @@ impl Scrubber<'_> {
             return self.map.nodes.load(ptr, FOREST, level);
         }
         let node = self.map.nodes.read(ptr, level)?;
+        self.mend(ptr.addr, node.blocks());
         self.path.insert(level, ptr);
         self.report.progress.nodes += 1;
         Ok(node)
@@ -194,13 +199,31 @@ impl Scrubber<'_> {
             return self.found(key.subvol, Some(key), error.into());
         }
         self.report.progress.data_bytes += blocks.bytes().len() as u64;
-        for (index, block) in blocks.bytes().chunks(BLOCK_SIZE).enumerate() {
-            if crc32c(block) != extent.checksums[index] {
-                let offset = key.at + (index * BLOCK_SIZE) as u64;
-                let addr = extent.addr.plus(index as u64);
-                let error = MapError::BadData { file: key.file(), offset, addr };
-                self.found(key.subvol, Some(key), error);
+        let blocks = BlockSlice::new(blocks);
+        for (index, checksum) in extent.checksums.iter().enumerate() {
+            let addr = extent.addr.plus(index as u64);
+            let block = blocks.part(index, 1);
+            if crc32c(block.bytes()) == *checksum {
+                self.mend(addr, &block);
+                continue;
             }
+            let offset = key.at + (index * BLOCK_SIZE) as u64;
+            let file = key.file();
+            let wrong = || MapError::BadData { file, offset, addr };
+            let right = copies::right_copy(&*self.map.disk, addr, 1, wrong(), |found| {
+                if crc32c(found.bytes()) == *checksum { Ok(()) } else { Err(wrong()) }
+            });
+            match right {
+                Ok(()) => self.report.mended += 1,
+                Err(error) => self.found(key.subvol, Some(key), error),
+            }
+        }
+    }
+
+    /// Compares the other copies of blocks that are right.
+    fn mend(&mut self, addr: BlockAddr, right: &BlockSlice) {
+        if self.map.disk.copies() > 1 {
+            self.report.mended += copies::mend(&*self.map.disk, addr, right);
         }
     }
 

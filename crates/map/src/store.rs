@@ -7,13 +7,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::Disk;
 use gabion_base::ids::{SubvolId, Uuid};
 use gabion_base::sync::RwLock;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::copies;
 use crate::error::MapError;
 use crate::format::node::{Expected, ItemKey, NODE_BLOCKS, NODE_SIZE, Node, NodePtr};
 use crate::recent::{self, StoreId};
@@ -83,10 +83,10 @@ impl NodeCache {
 
     /// Reads and verifies a node, past the cache.
     pub fn read(&self, ptr: NodePtr, level: u8) -> Result<Arc<Node>, MapError> {
-        let mut blocks = Blocks::zeroed(NODE_BLOCKS);
-        self.disk.read(ptr.addr, blocks.bytes_mut())?;
         let expected = Expected { ptr, uuid: self.uuid, owner: None, level };
-        Ok(Arc::new(Node::decode(BlockSlice::new(blocks), &expected)?))
+        copies::read_right(&*self.disk, ptr.addr, NODE_BLOCKS, |blocks| {
+            Ok(Arc::new(Node::decode(blocks.clone(), &expected)?))
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
 use gabion_base::event::{BlockEvent, Event, MemberEvent, ResyncEvent, VolumeEvent};
-use gabion_base::ids::Uuid;
+use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::Mutex;
 use gabion_block::copies::CopyIndex;
 use gabion_block::format::header::Header;
@@ -346,6 +346,12 @@ impl Owner for Behind {
             _ => MemberEvent::Unreachable { reason: reason_text },
         };
         self.0.publish_member(mirror, copy, event);
+    }
+
+    fn repaired(&self, mirror: Uuid, copy: CopyIndex, addr: BlockAddr) {
+        let copy = self.0.copy_name(mirror, copy);
+        let event = BlockEvent::ChecksumRepaired { address: addr, copy };
+        self.0.publish(Event::Block { device: self.0.volume(), event });
     }
 
     fn notice(&self, mirror: Uuid, notice: Notice) {

@@ -51,6 +51,9 @@ pub trait Owner: Send + Sync {
     /// A copy cannot be connected; told once for each reason.
     fn not_attached(&self, mirror: Uuid, copy: CopyIndex, reason: &MemberError);
 
+    /// A block of a copy was wrong and is right again.
+    fn repaired(&self, mirror: Uuid, copy: CopyIndex, addr: BlockAddr);
+
     /// Somebody should know.
     fn notice(&self, mirror: Uuid, notice: Notice);
 }
@@ -335,7 +338,11 @@ impl Disk for MirrorDisk {
             (Input::RepairCopy { id, copy, addr, bad, good }, receiver)
         });
         // If the mirror is closed meanwhile nobody is going to answer.
-        outcome.recv().unwrap_or(Ok(Repair::Changed))
+        let outcome = outcome.recv().unwrap_or(Ok(Repair::Changed));
+        if let Ok(Repair::Repaired) = outcome {
+            self.shared.owner.repaired(self.shared.uuid, CopyIndex(copy as u8), addr);
+        }
+        outcome
     }
 }
 

@@ -131,6 +131,10 @@ fn print_text(report: &Report) -> Result<()> {
     if report.more_findings > 0 {
         print::line(format_args!("damaged: {} more places", report.more_findings))?;
     }
+    if report.mended_blocks > 0 {
+        let blocks = report.mended_blocks;
+        print::line(format_args!("put right: {blocks} blocks of copies, from other copies"))?;
+    }
     let rate = Size((report.checked_bytes as f64 / report.seconds.max(0.001)) as u64);
     let damage = match report.damage() {
         0 => "nothing".to_owned(),

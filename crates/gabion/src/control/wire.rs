@@ -116,6 +116,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How much more is damaged.
     pub more_findings: u64,
+    /// Blocks of copies that were wrong and have been written again from others.
+    pub mended_blocks: u64,
     /// Whether it ended before it had seen everything.
     pub stopped: bool,
     /// How long it took.

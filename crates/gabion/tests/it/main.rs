@@ -13,6 +13,7 @@ mod mount_world;
 mod mounting;
 mod ordinary;
 mod readme;
+mod repairs;
 mod scrubbing;
 mod target;
 mod up;

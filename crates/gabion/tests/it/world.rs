@@ -85,6 +85,8 @@ impl Folder {
     /// Runs any program in this folder, to its end.
     #[track_caller]
     pub fn run(&self, command: &mut Command) -> Outcome {
+        // Volumes and events of a test are its own.
+        command.env("GABION_STATE", self.join("state"));
         let output = command.current_dir(&self.path).stdin(Stdio::null()).output().unwrap();
         Outcome {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -24,6 +24,7 @@ use gabion_base::ids::{BlockAddr, Txg, Uuid};
 use gabion_base::sync::{Mutex, MutexGuard};
 
 use crate::alloc::group::{Bitmap, Delta, Group, Want};
+use crate::copies;
 use crate::error::MapError;
 use crate::format::alloc::{PageCopy, PageRef, decode_table, encode_table, page_checksum};
 use crate::format::journal::Run;
@@ -553,6 +554,19 @@ fn free_below(children: &[PageRef]) -> u32 {
     children.iter().fold(0, |sum, child| sum.saturating_add(child.free))
 }
 
+fn read_page(
+    disk: &dyn Disk,
+    uuid: Uuid,
+    addr: BlockAddr,
+    checksum: u64,
+    corrupt: impl Fn(&'static str) -> MapError,
+) -> Result<BlockSlice, MapError> {
+    copies::read_right(disk, addr, 1, |page| match page_checksum(uuid, addr, page.bytes()) {
+        found if found == checksum => Ok(page.clone()),
+        _ => Err(corrupt("its checksum does not match")),
+    })
+}
+
 fn load_bitmap(
     disk: &dyn Disk,
     uuid: Uuid,
@@ -562,12 +576,8 @@ fn load_bitmap(
 ) -> Result<Bitmap, MapError> {
     let place = layout.bitmap_page(group);
     let Some(addr) = page_ref.current(place) else { return Ok(initial_bitmap(layout, group)) };
-    let mut page = Blocks::zeroed(1);
-    disk.read(addr, page.bytes_mut())?;
     let corrupt = |reason| MapError::Corrupt { structure: "allocation page", addr, reason };
-    if page_checksum(uuid, addr, page.bytes()) != page_ref.checksum {
-        return Err(corrupt("its checksum does not match"));
-    }
+    let page = read_page(disk, uuid, addr, page_ref.checksum, corrupt)?;
     let bitmap = Bitmap::from_page(page.bytes());
     if GROUP_BLOCKS - bitmap.count_set() != u64::from(page_ref.free)
         || bitmap.count_clusters() != u64::from(page_ref.clusters)
@@ -600,12 +610,8 @@ fn load_table_level(
             }));
             continue;
         };
-        let mut page = Blocks::zeroed(1);
-        disk.read(addr, page.bytes_mut())?;
         let corrupt = |reason| MapError::Corrupt { structure: "allocation table", addr, reason };
-        if page_checksum(uuid, addr, page.bytes()) != page_ref.checksum {
-            return Err(corrupt("its checksum does not match"));
-        }
+        let page = read_page(disk, uuid, addr, page_ref.checksum, corrupt)?;
         let decoded = decode_table(page.bytes(), level as u8 + 1, count as usize)
             .map_err(|_| corrupt("it cannot be decoded"))?;
         debug_assert_eq!(decoded.len() as u64, count);

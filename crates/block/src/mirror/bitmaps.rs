@@ -161,6 +161,15 @@ impl Bitmaps {
         }
     }
 
+    /// Clears all bits of a slot.
+    pub(super) fn clear_all(&mut self, slot: Slot) {
+        let mut from = 0;
+        while let Some(region) = self.next_set(slot, from) {
+            self.clear(slot, region);
+            from = region + 1;
+        }
+    }
+
     /// Whether all bits that are set are kept.
     pub(super) fn all_kept(&self, slot: Slot) -> bool {
         let start = self.index(slot, 0).0;

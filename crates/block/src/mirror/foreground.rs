@@ -31,6 +31,12 @@ pub(super) enum Answer {
     Repair(RequestId),
 }
 
+impl Answer {
+    pub(super) fn is_somebody(&self) -> bool {
+        !matches!(self, Self::Nobody)
+    }
+}
+
 /// A request that concerns one copy.
 pub(super) enum One {
     /// Read a block, as it is there.
@@ -436,10 +442,6 @@ impl Mirror {
     /// The deadline of a request is over.
     pub(super) fn run_out(&mut self, id: FlightId) {
         let Some(mut flight) = self.flights.remove(&id) else { return };
-        if matches!(flight.work.answer(), Answer::Nobody) {
-            self.flights.insert(id, flight);
-            return;
-        }
         let addr = flight.span.map_or(BlockAddr(0), |span| BlockAddr(span.start));
         let seconds = self.options.deadline.as_secs_f32();
         let silent: Vec<_> = flight.waiting.iter().map(|copy| copy.to_string()).collect();

@@ -56,6 +56,9 @@ use crate::record::CopyState;
 pub const TICK: Duration = Duration::from_millis(100);
 /// How long to wait before the record, or the last copy, is tried again.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long to wait before a copy is tried again that could not be brought up to date, as what it
+/// lacks could not be read: attaching it costs changes of the record and its header.
+const ATTACH_RETRY: Duration = Duration::from_secs(2);
 
 /// Something that is under way inside the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +91,8 @@ pub struct Mirror {
     record_again: Option<Duration>,
     /// Copies whose owner was told to attach them.
     attaching: CopySet,
+    /// Before this a copy is left alone, as it cannot be brought up to date now.
+    attach_again: [Duration; crate::copies::COPIES_MAX],
     scans: BTreeMap<CopyIndex, Scan>,
     comparing: Option<Scan>,
     /// Reads in flight of each copy.
@@ -164,6 +169,10 @@ impl Mirror {
                 bitmaps.set_all(crate::geometry::Slot::Missing(copy));
             }
         }
+        for copy in roster.in_sync().iter() {
+            // What it had lacked when a writer stopped who had just told the record.
+            bitmaps.clear_all(crate::geometry::Slot::Missing(copy));
+        }
         let regions = Regions::new(geometry, &bitmaps);
         let mut mirror = Self {
             name,
@@ -180,6 +189,7 @@ impl Mirror {
             fenced: None,
             record_again: None,
             attaching: CopySet::EMPTY,
+            attach_again: [Duration::ZERO; crate::copies::COPIES_MAX],
             scans: BTreeMap::new(),
             comparing: None,
             reading: [0; crate::copies::COPIES_MAX],
@@ -225,7 +235,8 @@ impl Mirror {
             && self.regions.is_settled()
             && self.record_again.is_none()
             && self.scans.is_empty()
-            && self.comparing.is_none();
+            && self.comparing.is_none()
+            && self.attach_again.iter().all(|then| *then <= self.now);
         (!resting && self.fenced.is_none()).then_some(TICK)
     }
 
@@ -401,7 +412,9 @@ impl Mirror {
             if self.now.saturating_sub(flight.sent) >= self.options.copy_patience {
                 silent = silent.or(flight.waiting);
             }
-            if !flight.answered && self.now.saturating_sub(flight.since) >= deadline {
+            // What nobody waits for is tried again for ever.
+            let is_awaited = !flight.answered && flight.work.answer().is_somebody();
+            if is_awaited && self.now.saturating_sub(flight.since) >= deadline {
                 overdue.push(*id);
             } else if flight.again.is_some_and(|then| then <= self.now) {
                 again.push(*id);
@@ -433,7 +446,9 @@ impl Mirror {
         for copy in self.roster.all() {
             let is_wanted = self.roster.trust(copy) == Trust::Stale;
             // Whoever attaches a copy makes it look like one whose content is known.
-            let may_come = is_wanted && self.roster.fullness_is_recorded(copy);
+            let may_come = is_wanted
+                && self.roster.fullness_is_recorded(copy)
+                && self.attach_again[copy.at()] <= self.now;
             if may_come && !self.attaching.contains(copy) {
                 self.attaching.insert(copy);
                 self.outputs.push_back(Output::Attach(copy));

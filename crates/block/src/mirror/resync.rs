@@ -18,7 +18,7 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{DiskRequest, Durability};
 use gabion_base::ids::BlockAddr;
 
-use super::{Compared, FlightId, Mirror, Notice, Output, Span, TICK, Trust, Work};
+use super::{ATTACH_RETRY, Compared, FlightId, Mirror, Notice, Output, Span, TICK, Trust, Work};
 use crate::copies::{CopyIndex, CopySet};
 use crate::geometry::{METADATA_BLOCKS, Slot};
 
@@ -285,6 +285,7 @@ impl Mirror {
         }
         self.finish(id, Ok(None));
         if let (Some(target), false, true) = (target, arrived, is_current) {
+            self.attach_again[target.at()] = self.now + ATTACH_RETRY;
             self.give_up(target, "what it lacks could not be copied");
         }
     }

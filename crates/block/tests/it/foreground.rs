@@ -85,6 +85,23 @@ fn the_last_copy_is_kept_and_tried_again() {
     assert_eq!(rig.trust(B), Trust::InSync, "it is the last one");
 }
 
+/// What the mirror writes and flushes of its own accord has no deadline.
+#[test]
+fn the_last_copy_may_be_away_for_longer_than_any_deadline() {
+    let mut rig = Rig::new(3000, &[CopyState::InSync]);
+    rig.ask(write(0, 1, 1));
+    rig.set(A, Behaviour::Gone);
+    let id = rig.ask(write(2000, 1, 2));
+    rig.pass(Options::default().deadline * 2);
+    assert_eq!(rig.ended(id), Some(false));
+    rig.set(A, Behaviour::Works);
+    rig.pass(Duration::from_secs(1));
+    let id = rig.ask(write(2000, 1, 3));
+    assert_eq!(rig.ended(id), Some(true));
+    rig.pass(Duration::from_secs(10));
+    assert!(rig.mirror.is_settled());
+}
+
 #[test]
 fn writes_to_one_block_reach_all_copies_in_one_order() {
     let mut rig = Rig::new(3000, &BOTH);

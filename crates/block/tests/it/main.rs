@@ -1,6 +1,7 @@
 //! The machine that keeps copies equal, with disks in memory and a time that is told.
 
 mod foreground;
+mod golden;
 mod resync;
 mod rig;
 mod trust;

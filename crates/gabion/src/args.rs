@@ -22,7 +22,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a filesystem if there is none yet and mount it here, until Ctrl-C
+    /// Make a mirrored filesystem if there is none yet and mount it here, until Ctrl-C
     Up(Up),
     /// Make a filesystem on a block device or in an image file
     Mkfs(Mkfs),
@@ -47,12 +47,15 @@ pub enum Command {
 /// Arguments of `gabion up`.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// The folder of the image
+    /// The folder of the images
     #[arg(long, value_name = "DIR", default_value = "gabion-data")]
     pub data: PathBuf,
-    /// How large a new image can grow
+    /// How large a new filesystem can grow
     #[arg(long, value_name = "SIZE", default_value = "64G")]
     pub size: Size,
+    /// Keep one copy in an image file, instead of one at each of two targets
+    #[arg(long)]
+    pub single: bool,
     /// Where to mount
     #[arg(value_name = "MOUNTPOINT", default_value = "gabion-mnt")]
     pub mountpoint: PathBuf,
@@ -191,6 +194,9 @@ pub struct Target {
     /// Refuse clients without a certificate by the authority in this PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_ca: Option<PathBuf>,
+    /// End when the process ends that has started this one
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
     /// What to offer, and the name that clients use for it
     #[arg(value_name = "NAME=PATH", required = true)]
     pub exports: Vec<Offer>,

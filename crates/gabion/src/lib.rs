@@ -30,6 +30,7 @@ mod serve;
 mod size;
 mod state;
 mod target;
+mod targets;
 mod volumes;
 
 use std::ffi::OsString;

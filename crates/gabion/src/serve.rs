@@ -223,7 +223,10 @@ impl Storage {
         match &plan.target.volume {
             None => Ok(Self::File(Arc::new(open_disk(plan)?))),
             Some(name) => {
-                let surroundings = volumes::surroundings(None, "gabion mount")?;
+                let surroundings = match &plan.target.state {
+                    Some(state) => volumes::surroundings_in(state, "gabion up")?,
+                    None => volumes::surroundings(None, "gabion mount")?,
+                };
                 let volume = volumes::open(name, &surroundings)?;
                 // It stands for the volume, also in what lsblk and df show.
                 let stand_in = std::fs::File::options().write(true).open(&plan.target.path);

@@ -32,12 +32,14 @@ pub struct Place {
     pub path: PathBuf,
     /// The volume, if it is one.
     pub volume: Option<String>,
+    /// The folder of its record and its events, if it has one of its own.
+    pub state: Option<PathBuf>,
 }
 
 impl Place {
     /// What `text` means: a path, or a name without a slash that is a volume's.
     pub fn of(text: &Path) -> Result<Self> {
-        let path = Self { path: text.to_owned(), volume: None };
+        let path = Self { path: text.to_owned(), volume: None, state: None };
         let Some(name) = text.to_str().filter(|name| unfit_name(name).is_none()) else {
             return Ok(path);
         };
@@ -52,7 +54,7 @@ impl Place {
         let stand_in = folder.join(name);
         let made = File::options().create(true).append(true).open(&stand_in);
         made.map_err(|error| Failure::of(format!("cannot make {}", stand_in.display()), &error))?;
-        Ok(Self { path: stand_in, volume: Some(name.to_owned()) })
+        Ok(Self { path: stand_in, volume: Some(name.to_owned()), state: None })
     }
 
     /// What people call it.
@@ -87,7 +89,21 @@ pub fn coordinator(given: Option<&str>) -> Result<Arc<dyn Coordinator>> {
 
 /// All that opening a volume needs. Starts a thread, so that it must come after a fork.
 pub fn surroundings(given: Option<&str>, program: &str) -> Result<Surroundings> {
-    let sink: Arc<dyn Sink> = match Publisher::start(&folder("events")?, program) {
+    around(coordinator(given)?, &folder("events")?, program)
+}
+
+/// The same for a volume whose record and events are in `state`.
+pub fn surroundings_in(state: &Path, program: &str) -> Result<Surroundings> {
+    let (records, events) = (state.join("coordinator"), state.join("events"));
+    for folder in [&records, &events] {
+        fs::create_dir_all(folder)
+            .map_err(|error| Failure::of(format!("cannot make {}", folder.display()), &error))?;
+    }
+    around(coordinator(Some(&records.display().to_string()))?, &events, program)
+}
+
+fn around(coordinator: Arc<dyn Coordinator>, events: &Path, program: &str) -> Result<Surroundings> {
+    let sink: Arc<dyn Sink> = match Publisher::start(events, program) {
         Ok(publisher) => Arc::new(publisher),
         Err(error) => {
             // Data goes before words about it.
@@ -98,7 +114,7 @@ pub fn surroundings(given: Option<&str>, program: &str) -> Result<Surroundings> 
     let host = rustix::system::uname();
     let holder = format!("{}, process {}", host.nodename().to_string_lossy(), std::process::id());
     Ok(Surroundings {
-        coordinator: coordinator(given)?,
+        coordinator,
         sink,
         holder,
         random: || {

@@ -17,6 +17,7 @@ use gabion_host::{clock, random};
 use gabion_map::format::superblock::{LABEL_LENGTH_MAX, Superblock};
 use gabion_map::open::{FormatOptions, superblocks};
 use gabion_map::{FileId, Limits, LocalMap, MapError};
+use gabion_volume::volume::Volume;
 use rustix::process::{getegid, geteuid};
 
 use crate::args::Mkfs;
@@ -84,14 +85,11 @@ fn make(
     };
     if let Some(name) = Place::of(target)?.volume {
         let volume = volumes::open(&name, &volumes::surroundings(None, "gabion mkfs")?)?;
-        let volume = Arc::new(volume);
-        let found = found_superblock(&*volume).map_err(|error| cannot(&error))?;
+        let found = found_superblock(&volume).map_err(|error| cannot(&error))?;
         if let (Some(found), Existing::Keep) = (found, existing) {
             return Err(occupied(&found));
         }
-        let superblock = format(Arc::clone(&volume) as Arc<dyn Disk>, size, label, uuid, &cannot)?;
-        volume.close().map_err(|error| cannot(&error))?;
-        return Ok(superblock);
+        return on_volume(volume, size, label, uuid, &cannot);
     }
     let disk = open(target, size)?;
     let found = found(&disk).map_err(|error| cannot(&*error))?;
@@ -103,6 +101,27 @@ fn make(
         (Some(found), Existing::Keep) => return Err(occupied(&found)),
     }
     format(Arc::new(disk), size, label, uuid, &cannot)
+}
+
+fn on_volume(
+    volume: Volume,
+    size: Option<Size>,
+    label: &str,
+    uuid: Uuid,
+    cannot: &dyn Fn(&dyn Error) -> Failure,
+) -> Result<Superblock> {
+    let volume = Arc::new(volume);
+    let disk = Arc::clone(&volume) as Arc<dyn Disk>;
+    let superblock = format(disk, size, label, uuid, cannot)?;
+    volume.close().map_err(|error| cannot(&error))?;
+    Ok(superblock)
+}
+
+/// Makes a filesystem on a new volume, whatever is on it.
+pub fn make_on_volume(volume: Volume) -> Result<Superblock> {
+    let uuid = Uuid::from_random(random::bytes());
+    let cannot = |cause: &dyn Error| Failure::of("cannot make a filesystem", cause);
+    on_volume(volume, None, "", uuid, &cannot)
 }
 
 fn format(

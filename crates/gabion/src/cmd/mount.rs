@@ -103,24 +103,29 @@ fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -
     frugality::restart();
     let plan = plan(target, mountpoint, settings)?;
     match ground {
-        Ground::Fore => in_foreground(plan, || Ok(())),
+        Ground::Fore => in_foreground(plan, &signals()?, || Ok(())),
         Ground::Back => in_background(plan),
     }
 }
 
 /// Checks both places, after taking away what killed daemons have left there.
 pub fn plan(target: &Path, mountpoint: &Path, settings: Settings) -> Result<Plan> {
+    plan_at(Place::of(target)?, mountpoint, settings)
+}
+
+/// The same for a target that is known already.
+pub fn plan_at(mut place: Place, mountpoint: &Path, settings: Settings) -> Result<Plan> {
+    let target = place.name();
     let cannot = |place: &Path, error: &std::io::Error| {
-        Failure::of(format!("cannot mount {}: {}", target.display(), place.display()), error)
+        Failure::of(format!("cannot mount {target}: {}", place.display()), error)
     };
-    let mut place = Place::of(target)?;
     mounts::bury_dead(&place.path, mountpoint)?;
     if let Some(mount) = mounts::at(mountpoint)?.filter(mounts::is_gabion) {
         let (name, source) = (mountpoint.display(), Path::new(&mount.source).display());
         return Err(Failure::new(format!("{name} is a mountpoint already, of {source}"))
             .next(format!("To unmount it: gabion umount {name}")));
     }
-    place.path = place.path.canonicalize().map_err(|error| cannot(target, &error))?;
+    place.path = place.path.canonicalize().map_err(|error| cannot(&place.path, &error))?;
     let folder = mountpoint.canonicalize().map_err(|error| cannot(mountpoint, &error))?;
     if !folder.is_dir() {
         return Err(Failure::new(format!("{} is not a directory", mountpoint.display())));
@@ -128,14 +133,17 @@ pub fn plan(target: &Path, mountpoint: &Path, settings: Settings) -> Result<Plan
     Ok(Plan { target: place, mountpoint: folder, settings })
 }
 
+/// Keeps the signals that ask for the end; before any thread is started, as threads inherit that.
+pub fn signals() -> Result<Signals> {
+    Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))
+}
+
 /// Mounts and serves until the mount is gone. `up` is called when it is there.
-pub fn in_foreground(plan: Plan, up: impl FnOnce() -> Result<()>) -> Result<()> {
-    let signals =
-        Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))?;
+pub fn in_foreground(plan: Plan, signals: &Signals, up: impl FnOnce() -> Result<()>) -> Result<()> {
     let daemon = Daemon::start(plan)?;
     // Nobody reads it; the mount is there all the same.
     let told = up();
-    daemon.run(&signals).and(told)
+    daemon.run(signals).and(told)
 }
 
 fn in_background(plan: Plan) -> Result<()> {

@@ -87,7 +87,7 @@ pub fn subject(path: &Path) -> Result<Subject> {
         return Ok(Subject::Mounted(mount));
     }
     let name = path.display();
-    if let Place { path, volume: Some(volume) } = Place::of(path)? {
+    if let Place { path, volume: Some(volume), .. } = Place::of(path)? {
         return mounts::of_target(&path)?.map(Subject::Mounted).ok_or_else(|| {
             Failure::new(format!("volume {volume} is not mounted on this machine"))
                 .next(format!("To see it: gabion volume status {volume}"))

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gabion_base::disk::Disk;
 use gabion_base::ids::Uuid;
-use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 use gabion_host::random;
 use gabion_host::signals::{Signals, Wake};
 use gabion_nbd::address::{Address, Uri, UriTls};
@@ -23,6 +24,9 @@ use crate::target::not_opened;
 
 /// How long requests in flight may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a disk may be in use by somebody else at the start, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_secs(3);
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// A file or device with the name that clients know it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,11 @@ impl FromStr for Offer {
 
 /// Runs the command.
 pub fn run(args: &args::Target) -> Result<()> {
+    if args.with_parent {
+        let signal = Some(rustix::process::Signal::TERM);
+        rustix::process::set_parent_process_death_signal(signal)
+            .map_err(|error| Failure::of("cannot end with the parent", &error))?;
+    }
     let mut names = BTreeSet::new();
     if let Some(twice) = args.exports.iter().find(|offer| !names.insert(&offer.name)) {
         let text = format!("the name {} is given twice", twice.name);
@@ -113,10 +122,18 @@ fn open(offer: &Offer, permission: Permission) -> Result<Arc<dyn Disk>> {
         Permission::ReadOnly => OpenMode::ReadOnly,
         Permission::ReadWrite => OpenMode::ReadWrite,
     };
-    let disk = FileDisk::open(&offer.path, mode).map_err(|error| {
-        not_opened(&format!("cannot offer {}", offer.name), &offer.path, &error)
-    })?;
-    Ok(Arc::new(disk))
+    let began = Instant::now();
+    loop {
+        match FileDisk::open(&offer.path, mode) {
+            Ok(disk) => return Ok(Arc::new(disk)),
+            // The target before this one may be just about to end.
+            Err(OpenError::InUse { .. }) if began.elapsed() < PATIENCE => thread::sleep(GLANCE),
+            Err(error) => {
+                let what = format!("cannot offer {}", offer.name);
+                return Err(not_opened(&what, &offer.path, &error));
+            }
+        }
+    }
 }
 
 /// The medium of an offer; makes its header if there is nothing yet.

@@ -1,8 +1,8 @@
 //! Mounting, unmounting, and what daemons that were killed leave behind.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::process::Command;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
 use crate::world::{Folder, Outcome, Running};
 
@@ -98,18 +98,19 @@ fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
     folder.image();
     folder.mount("");
     let daemon = folder.daemon();
-    // The mounts of other tests shall not live on there.
+    // The mounts of other tests shall not live on there. It ends with the pipe that it reads from.
     let script = "cut -d ' ' -f 5 /proc/self/mountinfo | grep '/mnt$' | grep -v \"$0\" |
-        while read -r other; do umount -l \"$other\"; done; exec sleep 600";
+        while read -r other; do umount -l \"$other\"; done; echo ready; read -r _";
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "sh", "-c", script]).arg(folder.join("mnt"));
-    let elsewhere = Running(unshare.spawn().unwrap());
+    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut elsewhere = Running(unshare.spawn().unwrap());
     let process = elsewhere.0.id();
-    while fs::read_to_string(format!("/proc/{process}/comm")).unwrap() != "sleep\n" {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let mut said = String::new();
+    BufReader::new(elsewhere.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "ready\n");
     let outcome = folder.gabion(&["umount", "mnt"]);
-    let name = format!("process {process} (sleep)");
+    let name = format!("process {process} (sh)");
     outcome.failed(1, &["unmounted here", &name, "namespace", "goes on there"]);
     drop(elsewhere);
     daemon.await_end();

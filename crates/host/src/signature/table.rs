@@ -111,6 +111,8 @@ const GPT: &[u8] = b"EFI PART";
 /// Every format that is known.
 pub(super) const FORMATS: &[Format] = &[
     format("Gabion filesystem", &[at(GABION.0, GABION.1)]),
+    format("medium of a Gabion target", &[at(0, b"GABIONMD"), at(4 * KIB, b"GABIONMD")]),
+    format("member of a Gabion volume", &[at(0, b"GABIONMB"), at(4 * KIB, b"GABIONMB")]),
     named("LUKS encrypted device", &[at(0, b"LUKS\xba\xbe")], Absent, Text(168, 40)).with_copies(
         &[
             at(0x4000, LUKS_COPY),

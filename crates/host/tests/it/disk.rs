@@ -251,7 +251,7 @@ fn requests_past_the_end_are_refused() {
 fn errno(error: &DiskError) -> Option<i32> {
     match error {
         DiskError::Io { source, .. } => source.raw_os_error(),
-        DiskError::OutOfRange { .. } => None,
+        DiskError::OutOfRange { .. } | DiskError::Fenced { .. } => None,
     }
 }
 

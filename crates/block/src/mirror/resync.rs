@@ -4,10 +4,12 @@
 //! meanwhile. A chunk is read from a copy in sync and from the other ones at the same time, and
 //! only what differs is written: what was never written stays so on thin disks.
 //!
-//! 1. The regions that a copy lacks are gone through, in order, some chunks at a time.
-//! 2. When enough regions have been copied, the copy is flushed, and only then are they taken out of
+//! 1. The copy is flushed: what it has from earlier times would else be found to be right, not be
+//!    written, and be lost with its cache.
+//! 2. The regions that it lacks are gone through, in order, some chunks at a time.
+//! 3. When enough regions have been copied, the copy is flushed, and only then are they taken out of
 //!    its bitmap.
-//! 3. When none is left, and the bitmaps have reached the copy, it has caught up.
+//! 4. When none is left, and the bitmaps have reached the copy, it has caught up.
 //!
 //! While there are requests of the owner, copying is limited to a number of blocks a second.
 
@@ -70,6 +72,8 @@ pub(super) struct Scan {
     /// Regions that have been sent, of which not all may have arrived.
     copied: Vec<u64>,
     flushing: bool,
+    /// The copy was flushed before anything of it was read.
+    flushed: bool,
     compared: u64,
     different: u64,
     /// Blocks that may be copied at once; what a chunk takes too much is missing next time.
@@ -123,6 +127,14 @@ impl Mirror {
             self.roster.set_full(copy, false);
         }
         let Some(mut scan) = self.scans.remove(&copy) else { return };
+        if !scan.flushed {
+            if !scan.flushing {
+                scan.flushing = true;
+                self.flush_copy(copy, Vec::new());
+            }
+            self.scans.insert(copy, scan);
+            return;
+        }
         let rate = self.options.busy_blocks_per_second;
         while scan.may_go_on(self.now, self.busy_at, rate) {
             if scan.next == scan.end {
@@ -145,8 +157,7 @@ impl Mirror {
             if !scan.copied.is_empty() {
                 scan.flushing = true;
                 let regions = std::mem::take(&mut scan.copied);
-                let id = self.start(Work::SyncFlush { copy, regions }, None);
-                self.send(id, copy, DiskRequest::Flush);
+                self.flush_copy(copy, regions);
             } else if self.bitmaps.next_set(slot, 0).is_some() {
                 (scan.next, scan.end) = (0, 0);
             } else if self.bitmaps.is_renewed()
@@ -161,6 +172,11 @@ impl Mirror {
             }
         }
         self.scans.insert(copy, scan);
+    }
+
+    fn flush_copy(&mut self, copy: CopyIndex, regions: Vec<u64>) {
+        let id = self.start(Work::SyncFlush { copy, regions }, None);
+        self.send(id, copy, DiskRequest::Flush);
     }
 
     pub(super) fn go_on_comparing(&mut self) {
@@ -295,7 +311,7 @@ impl Mirror {
         let Work::SyncFlush { copy, regions } = flight.work else { return };
         let Some(scan) = self.scans.get_mut(&copy) else { return };
         if flight.succeeded.contains(copy) {
-            scan.flushing = false;
+            (scan.flushing, scan.flushed) = (false, true);
             for region in regions {
                 self.bitmaps.clear(Slot::Missing(copy), region);
             }

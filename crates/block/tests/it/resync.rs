@@ -5,7 +5,7 @@ use std::time::Duration;
 use gabion_block::mirror::{Notice, Options, Order, Trust};
 use gabion_block::record::CopyState;
 
-use crate::rig::{A, B, Behaviour, FULL, Rig, STALE, write};
+use crate::rig::{A, B, Behaviour, Event, FULL, Rig, STALE, write};
 
 const BOTH: [CopyState; 2] = [CopyState::InSync; 2];
 const ONE: [CopyState; 2] = [CopyState::InSync, STALE];
@@ -25,6 +25,16 @@ fn a_copy_gets_the_regions_that_it_lacks_and_only_what_differs() {
     assert_eq!(rig.written(B), [(10, 11), (2048, 1)]);
     assert_eq!((rig.content(B, 20), rig.content(B, 2048)), (2, 2));
     assert!(rig.mirror.is_settled());
+}
+
+/// What an earlier writer has left in the copy's cache must not be taken for what is on its disk.
+#[test]
+fn a_copy_is_flushed_before_it_is_looked_at() {
+    let mut rig = Rig::new(3000, &[CopyState::InSync, FULL]);
+    rig.pass(Duration::from_secs(2));
+    let of_copy = |event: &&Event| matches!(event, Event::Read(B) | Event::Flush(B));
+    let first = rig.log.iter().find(of_copy);
+    assert_eq!((first, rig.trust(B)), (Some(&Event::Flush(B)), Trust::InSync));
 }
 
 /// More regions than are copied between two flushes, each of several chunks.

@@ -1,7 +1,17 @@
 //! Programs that go to the background: each scenario runs in a process of its own, because a fork
-//! wants a single thread. The process is this test binary, told to run nothing but [`scenario`].
+//! wants a single thread, and ends what forks.
+//!
+//! ```text
+//!   test -- fork --> scenario, one thread -- detach --> daemon
+//!     reads both outputs to their end, and takes the scenario's exit code
+//! ```
+//!
+//! The scenario is a child that never runs a program: what another thread of the tests held at the
+//! fork stays held in it for ever. So it takes no locks of the standard library: it writes to its
+//! descriptors directly and ends without cleaning up. A panic in it is told on its standard error.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{self, Child, Command, Output, Stdio};
 use std::{env, fs};
 
@@ -11,48 +21,48 @@ use gabion_host::signals::{Signals, Wake};
 
 use crate::temp::{Killed, TempDir, start};
 
-const SCENARIO: &str = "GABION_TEST_SCENARIO";
-const FOLDER: &str = "GABION_TEST_FOLDER";
 /// Seconds after which a forgotten child ends by itself.
 const LIFE_SECONDS: u32 = 30;
 
-fn run(name: &str, folder: &TempDir) -> Output {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command
-        .args(["--exact", "background::scenario", "--ignored", "--test-threads=1", "--nocapture"])
-        .env(SCENARIO, name)
-        .env(FOLDER, folder.join(""))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+/// Runs `scenario` to its end; what it writes goes to pipes.
+fn run(folder: &TempDir, scenario: fn(&Path) -> !) -> Output {
+    let folder = folder.join("");
+    let mut command = Command::new("no program, because the scenario does not return");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: the scenario takes no lock that another thread may have held at the fork (the
+    // allocator's are made free by the fork itself), and does not return to what it was forked from.
+    unsafe {
+        command.pre_exec(move || {
+            leave_the_tests();
+            scenario(&folder)
+        })
+    };
     start(&mut command).and_then(Child::wait_with_output).unwrap()
 }
 
-/// Not a test by itself.
-#[test]
-#[ignore = "is started by the other tests of this module, in a process of its own"]
-fn scenario() {
-    let folder = PathBuf::from(env::var(FOLDER).unwrap());
-    leave_the_harness_thread();
-    match env::var(SCENARIO).unwrap().as_str() {
-        "ready" => ready(&folder),
-        "failed" => with_child(|readiness| readiness.failed("the disk is gone", 7).unwrap()),
-        "died" => with_child(|_readiness| process::exit(3)),
-        other => panic!("there is no scenario {other}"),
-    }
+/// Closes what was inherited, and with it the locks that other tests hold by their descriptors.
+/// Among it is the pipe whose end tells [`start`] that the child has begun.
+fn leave_the_tests() {
+    // SAFETY: takes no pointers, and nothing that owns one of the descriptors is dropped any more.
+    assert_eq!(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }, 0);
+    live_at_most();
 }
 
-/// The harness keeps a thread besides the test's, which sleeps; a fork leaves it behind.
-fn leave_the_harness_thread() {
-    // SAFETY: the other thread sleeps and holds nothing that the child may need.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0);
-    if child > 0 {
-        let mut status = 0;
-        // SAFETY: `status` is a valid place for the result.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        process::exit(libc::WEXITSTATUS(status))
-    }
+fn live_at_most() {
+    // SAFETY: takes no pointers.
+    unsafe { libc::alarm(LIFE_SECONDS) };
+}
+
+fn end(code: i32) -> ! {
+    // SAFETY: takes no pointers, and ends all there is.
+    unsafe { libc::_exit(code) }
+}
+
+/// Writes to a descriptor without the lock that guards the standard library's.
+fn say(descriptor: i32, text: &str) {
+    // SAFETY: the pointer and the length are those of `text`.
+    let written = unsafe { libc::write(descriptor, text.as_ptr().cast(), text.len()) };
+    assert_eq!(written, text.len() as isize);
 }
 
 /// Forks, and ends the parent with a word about the child, and the child after `child`.
@@ -60,37 +70,44 @@ fn with_child(child: impl FnOnce(daemon::Readiness)) -> ! {
     match daemon::detach(None).unwrap() {
         Launch::Child(readiness) => {
             child(readiness);
-            process::exit(0)
+            end(0)
         }
         Launch::Parent(outcome) => {
-            println!("[{outcome:?}]");
-            process::exit(0)
+            say(1, &format!("[{outcome:?}]\n"));
+            end(0)
         }
     }
 }
 
 /// A daemon with a disk that was opened before the fork, until it is told to end.
-fn ready(folder: &Path) {
+fn ready(folder: &Path) -> ! {
     let disk = FileDisk::open(&folder.join("image"), OpenMode::ReadWrite).unwrap();
     let launch = daemon::detach(Some(&folder.join("log"))).unwrap();
     let Launch::Child(readiness) = launch else {
         let Launch::Parent(outcome) = launch else { unreachable!() };
         assert_eq!(outcome, Outcome::Ready);
-        process::exit(42)
+        end(42)
     };
-    // SAFETY: takes no pointers.
-    unsafe { libc::alarm(LIFE_SECONDS) };
+    live_at_most();
     let signals = Signals::block().unwrap();
     fs::write(folder.join("pid"), process::id().to_string()).unwrap();
     readiness.ready().unwrap();
     // SAFETY: takes no pointers.
     let session = unsafe { libc::getsid(0) };
-    println!("session {session}, in {}", env::current_dir().unwrap().display());
-    eprintln!("on standard error");
+    say(1, &format!("session {session}, in {}\n", env::current_dir().unwrap().display()));
+    say(2, "on standard error\n");
     let wake = signals.wait().unwrap();
     assert_eq!(wake, Wake::Terminate);
     fs::write(folder.join("ended"), disk.describe()).unwrap();
-    process::exit(0)
+    end(0)
+}
+
+fn failed(_folder: &Path) -> ! {
+    with_child(|readiness| readiness.failed("the disk is gone", 7).unwrap())
+}
+
+fn died(_folder: &Path) -> ! {
+    with_child(|_readiness| end(3))
 }
 
 fn output_text(output: &Output) -> String {
@@ -103,7 +120,7 @@ fn a_daemon_leaves_the_terminal_and_keeps_its_locks() {
     let folder = TempDir::for_starting();
     let image = folder.join("image");
     create_image(&image, 4096).unwrap();
-    let output = run("ready", &folder);
+    let output = run(&folder, ready);
     assert_eq!(output.status.code(), Some(42), "{}", output_text(&output));
     let pid: u32 = fs::read_to_string(folder.join("pid")).unwrap().parse().unwrap();
     let _killed = Killed(pid);
@@ -120,12 +137,12 @@ fn a_daemon_leaves_the_terminal_and_keeps_its_locks() {
     assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGTERM) }, 0);
     let mut poll = libc::pollfd { fd: end, events: libc::POLLIN, revents: 0 };
     // SAFETY: the pointer and the count describe `poll`; the descriptor was opened above.
-    let ready = unsafe {
-        let ready = libc::poll(&mut poll, 1, LIFE_SECONDS as i32 * 1000);
+    let ended = unsafe {
+        let ended = libc::poll(&mut poll, 1, LIFE_SECONDS as i32 * 1000);
         libc::close(end);
-        ready
+        ended
     };
-    assert_eq!(ready, 1, "the daemon ends when it is told to");
+    assert_eq!(ended, 1, "the daemon ends when it is told to");
     assert!(fs::read_to_string(folder.join("ended")).unwrap().contains("image file"));
     let log = fs::read_to_string(folder.join("log")).unwrap();
     assert_eq!(log, format!("session {pid}, in /\non standard error\n"));
@@ -135,7 +152,7 @@ fn a_daemon_leaves_the_terminal_and_keeps_its_locks() {
 #[test]
 fn a_failed_start_is_told_with_its_exit_code() {
     let folder = TempDir::for_starting();
-    let text = output_text(&run("failed", &folder));
+    let text = output_text(&run(&folder, failed));
     let wanted = "[Failed { message: \"the disk is gone\", exit_code: 7 }]";
     assert!(text.contains(wanted), "{text}");
 }
@@ -143,7 +160,7 @@ fn a_failed_start_is_told_with_its_exit_code() {
 #[test]
 fn a_child_that_dies_without_a_word_is_noticed() {
     let folder = TempDir::for_starting();
-    let text = output_text(&run("died", &folder));
+    let text = output_text(&run(&folder, died));
     assert!(text.contains("[Died(ExitStatus(unix_wait_status(768)))]"), "{text}");
 }
 

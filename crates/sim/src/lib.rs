@@ -14,8 +14,11 @@
 //! - [`history`], [`check`]: what was promised to whom, and what a crash may leave of it.
 //! - [`trial`]: all of it together, for any [`trial::Engine`].
 //!
-//! Everything follows from seeds; there is no clock, no thread and no file here. The crate knows
-//! only `gabion-base`: the engine comes to it as a trait, and the judges share no code with it.
+//! - [`volume`]: a world of its own for mirrors: hosts, members, a network, a coordinator.
+//!
+//! Everything follows from seeds; there is no clock, no thread and no file here. What keeps a
+//! filesystem comes to it as a trait, and the judges share no code with it. Of the product the crate
+//! knows `gabion-base`, and `gabion-block` for [`volume`] alone.
 
 #![forbid(unsafe_code)]
 
@@ -29,4 +32,5 @@ pub mod model;
 pub mod op;
 pub mod tree;
 pub mod trial;
+pub mod volume;
 pub mod workload;

@@ -5,3 +5,4 @@ mod engine;
 mod gabion;
 mod host;
 mod toy;
+mod volume;

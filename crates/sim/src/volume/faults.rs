@@ -1,0 +1,204 @@
+//! What goes wrong, for how long, and what administrators want meanwhile.
+
+use std::time::Duration;
+
+use gabion_block::copies::CopyIndex;
+use gabion_block::mirror::{Order, Trust};
+use gabion_block::record::{CopyState, Record};
+
+use super::host::{Life, copies_mut};
+use super::member::Image;
+use super::{Event, Member, Phase, World};
+
+/// Something that ends again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Power(CopyIndex),
+    Cut(usize, CopyIndex),
+    Slow(CopyIndex),
+    CoordinatorCut(usize),
+    LosesAnswers,
+    /// The host is down.
+    Host(usize),
+}
+
+impl World {
+    /// The next fault, and the time of the one after it.
+    pub(super) fn fail(&mut self) {
+        if self.phase != Phase::Breaking {
+            return;
+        }
+        let next = match self.rng.below(4) {
+            0 => Duration::from_millis(30),
+            _ => Duration::from_millis(1500),
+        };
+        let next = self.delay(next);
+        self.schedule(next, Event::Fault);
+        let copy = CopyIndex(self.rng.below(self.members.len() as u64) as u8);
+        let host = self.rng.below(2) as usize;
+        let short = Duration::from_millis(10) + self.delay(Duration::from_secs(2));
+        let long = Duration::from_millis(100) + self.delay(Duration::from_secs(8));
+        match self.rng.below(100) {
+            0..12 => self.begin(Fault::Power(copy), long),
+            12..15 => self.strike(),
+            15..27 => self.begin(Fault::Cut(host, copy), short),
+            27..33 => self.begin(Fault::Cut(host, copy), long),
+            33..39 => self.members[copy.at()].frozen = self.now + long,
+            39..44 => self.begin(Fault::Slow(copy), long),
+            44..52 => self.begin(Fault::CoordinatorCut(host), long),
+            52..56 => self.begin(Fault::LosesAnswers, long),
+            56..64 => self.begin(Fault::Host(host), short),
+            64..68 => self.take_over(host),
+            68..73 => self.members[copy.at()].failing_writes = 1 + self.rng.below(3) as u32,
+            73..77 => self.spoil(copy),
+            77..82 => self.back_up(copy),
+            82..88 => self.swap(copy),
+            _ => self.order_something(copy),
+        }
+    }
+
+    /// The power of all members goes for a short time.
+    pub(super) fn strike(&mut self) {
+        if self.phase == Phase::Breaking {
+            let short = Duration::from_millis(10) + self.delay(Duration::from_secs(2));
+            self.copies().for_each(|copy| self.begin(Fault::Power(copy), short));
+        }
+    }
+
+    fn begin(&mut self, fault: Fault, duration: Duration) {
+        self.note(format!("{fault:?} for {duration:?}"));
+        match fault {
+            Fault::Power(copy) => {
+                let member = &mut self.members[copy.at()];
+                member.cut_power(&mut self.rng);
+                self.lose_all(copy);
+            }
+            Fault::Cut(host, copy) => self.cuts[copy.at()][host] = true,
+            Fault::Slow(copy) => self.members[copy.at()].latency = Duration::from_millis(400),
+            Fault::CoordinatorCut(host) => self.coordinator.cut[host] = true,
+            Fault::LosesAnswers => self.coordinator.loses_answers = true,
+            Fault::Host(host) => self.crash(host),
+        }
+        self.schedule(duration, Event::Undo(fault));
+    }
+
+    pub(super) fn undo(&mut self, fault: Fault) {
+        match fault {
+            Fault::Power(copy) => self.members[copy.at()].powered = true,
+            Fault::Cut(host, copy) => self.cuts[copy.at()][host] = false,
+            Fault::Slow(copy) => self.members[copy.at()].latency = Duration::from_millis(2),
+            Fault::CoordinatorCut(host) => self.coordinator.cut[host] = false,
+            Fault::LosesAnswers => self.coordinator.loses_answers = false,
+            Fault::Host(host) => {
+                let is_down =
+                    self.hosts.iter().all(|it| it.session.is_none() && it.opener.is_none());
+                if self.phase == Phase::Breaking && is_down {
+                    self.open(host);
+                }
+            }
+        }
+    }
+
+    /// The other host opens the volume; who has it may live on, and may be cut off from anything.
+    fn take_over(&mut self, host: usize) {
+        let other = 1 - host;
+        if self.rng.chance(1, 2) {
+            self.begin(Fault::CoordinatorCut(other), Duration::from_secs(4));
+        }
+        for copy in self.copies() {
+            if self.rng.chance(1, 4) {
+                let who = if self.rng.chance(1, 2) { host } else { other };
+                self.begin(Fault::Cut(who, copy), Duration::from_secs(3));
+            }
+        }
+        self.open(host);
+    }
+
+    /// A block goes bad. One copy at a time: nothing is promised of a block that is bad on
+    /// all.
+    fn spoil(&mut self, copy: CopyIndex) {
+        let addr = self.hot[self.rng.below(self.hot.len() as u64) as usize];
+        if self.members.iter().all(|member| member.unreadable.is_empty()) {
+            let number = addr
+                + gabion_block::geometry::METADATA_BLOCKS
+                + gabion_block::format::header::MEMBER_DATA_START;
+            self.members[copy.at()].unreadable.insert(number);
+        }
+    }
+
+    fn back_up(&mut self, copy: CopyIndex) {
+        let epoch = self.coordinator.record.epoch();
+        self.backups[copy.at()] = Some((epoch, self.members[copy.at()].image()));
+    }
+
+    /// Somebody puts an empty disk, or an old state of the disk, at the place of a stale copy.
+    fn swap(&mut self, copy: CopyIndex) {
+        let told = copies_mut(&mut self.coordinator.record)[copy.at()].clone();
+        let is_unused = |session: &super::host::Session| {
+            matches!(session.trust(copy), Trust::Stale | Trust::Suspended)
+        };
+        let late = |event: &Event| matches!(event, Event::LateReplacement { .. });
+        let in_use = matches!(told.state, CopyState::InSync | CopyState::Removed)
+            || !self.hosts.iter().flat_map(|host| &host.session).all(is_unused)
+            || self.hosts.iter().any(|host| host.opener.is_some())
+            || self.queue.values().any(late);
+        if in_use {
+            return;
+        }
+        let backup = self.backups[copy.at()].take();
+        let image = match backup {
+            // A state of the opening in which the copy was last used cannot be told from the disk.
+            Some((epoch, image)) if epoch < told.since => image,
+            _ => Image::new(),
+        };
+        self.note(format!("{copy} is swapped, {} blocks", image.len()));
+        let member = &mut self.members[copy.at()];
+        member.boot += 1;
+        member.restore(image);
+        self.lose_all(copy);
+    }
+
+    /// Whoever has the volume, as far as is known.
+    pub(super) fn owner(&self) -> Option<Life> {
+        let epoch = self.coordinator.record.epoch().0;
+        let sessions = self.hosts.iter().flat_map(|host| &host.session);
+        sessions.filter(|it| it.epoch == epoch && !it.fenced).map(|it| it.life).next()
+    }
+
+    fn order_something(&mut self, copy: CopyIndex) {
+        let Some(owner) = self.owner() else { return };
+        let order = match self.rng.below(8) {
+            0 | 1 => Order::Suspend(copy),
+            2..=4 => Order::Resume(copy),
+            5 => Order::TakeOut(copy),
+            6 => return self.put_in(owner, copy),
+            _ => Order::Compare,
+        };
+        self.order(owner, order);
+    }
+
+    /// Puts a new disk at the place of a copy that was taken out.
+    pub(super) fn put_in(&mut self, owner: Life, copy: CopyIndex) {
+        let told = copies_mut(&mut self.coordinator.record)[copy.at()].clone();
+        let trust = self.session(owner).map(|session| session.trust(copy));
+        if told.state != CopyState::Removed || trust != Some(Trust::Removed) {
+            return;
+        }
+        let mut bytes = [0; 16];
+        self.rng.fill(&mut bytes);
+        let uuid = gabion_base::ids::Uuid(bytes);
+        let mut member = Member::new(uuid, self.members[copy.at()].boot + 1);
+        member.ignores_flushes = self.members[copy.at()].ignores_flushes;
+        member.ignores_fences = self.members[copy.at()].ignores_fences;
+        self.members[copy.at()] = member;
+        self.backups[copy.at()] = None;
+        self.lose_all(copy);
+        let change = |record: &mut Record, _| {
+            copies_mut(record)[copy.at()].on = super::place(uuid);
+        };
+        let changed = self.change_record(owner, change);
+        if changed.is_some_and(|it| matches!(it, gabion_block::mirror::Input::Recorded)) {
+            self.order(owner, Order::PutIn(copy));
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What may be read, given what was written, acknowledged and made durable.
+//!
+//! For each block there are its writes, each with the moments between which it happened. A write
+//! is *known* once it was acknowledged, or once somebody has read it after it had ended.
+//!
+//! 1. A read may give what a write has written that began before the read ended, unless there is a
+//!    known one that began after that write had ended, and was known before the read began.
+//! 2. A flush makes durable what was known before it began; FUA what it writes itself.
+//! 3. When the volume is opened again, what is not durable may have happened or not. But whichever
+//!    it is, it stays so: once a block was read, no other of its old writes is ever seen again.
+//! 4. Nothing that was asked under an older epoch after that is acknowledged.
+
+use std::collections::BTreeMap;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::{BlockSlice, Blocks};
+
+/// Which write a block is from; 0 if it was never written.
+pub type Stamp = u64;
+
+/// The content of block `addr` after write `stamp`.
+pub(super) fn content(addr: u64, stamp: Stamp) -> Vec<u8> {
+    let mut bytes = vec![0; BLOCK_SIZE];
+    if stamp != 0 {
+        bytes[..8].copy_from_slice(&stamp.to_le_bytes());
+        bytes[8..16].copy_from_slice(&addr.to_le_bytes());
+        bytes[BLOCK_SIZE - 8..].copy_from_slice(&stamp.to_le_bytes());
+    }
+    bytes
+}
+
+pub(super) fn slice(addr: u64, count: u64, stamp: Stamp) -> BlockSlice {
+    let bytes: Vec<u8> = (addr..addr + count).flat_map(|addr| content(addr, stamp)).collect();
+    BlockSlice::new(Blocks::from_bytes(&bytes))
+}
+
+/// Which write left `bytes` at block `addr`.
+pub(super) fn stamp_of(addr: u64, bytes: &[u8]) -> Option<Stamp> {
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let stamp = word(0);
+    let expected = if stamp == 0 { 0 } else { addr };
+    (word(8) == expected && word(BLOCK_SIZE - 8) == stamp).then_some(stamp)
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    stamp: Stamp,
+    epoch: u64,
+    start: u64,
+    /// When it had been answered, somehow.
+    end: Option<u64>,
+    known: Option<u64>,
+    durable: bool,
+}
+
+/// Remembers, and says what is wrong.
+#[derive(Default)]
+pub(super) struct Judge {
+    clock: u64,
+    /// The latest opening that was completed, and when.
+    epoch: u64,
+    opened: u64,
+    blocks: BTreeMap<u64, Vec<Write>>,
+}
+
+impl Judge {
+    /// A moment, later than all before.
+    pub(super) fn moment(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    pub(super) fn opened(&mut self, epoch: u64) {
+        let now = self.moment();
+        (self.epoch, self.opened) = (epoch, now);
+        for writes in self.blocks.values_mut() {
+            for write in writes.iter_mut() {
+                write.end.get_or_insert(now);
+                if !write.durable {
+                    write.known = None;
+                }
+            }
+            forget_superseded(writes);
+        }
+    }
+
+    pub(super) fn write_begins(&mut self, epoch: u64, addr: u64, count: u64, stamp: Stamp) {
+        let start = self.moment();
+        for block in addr..addr + count {
+            let write = Write { stamp, epoch, start, end: None, known: None, durable: false };
+            self.blocks.entry(block).or_insert_with(unwritten).push(write);
+        }
+    }
+
+    /// Write `stamp` was answered; `durable` is whether success means that it is.
+    pub(super) fn write_ends(
+        &mut self,
+        (addr, count, stamp): (u64, u64, Stamp),
+        succeeded: bool,
+        durable: bool,
+    ) {
+        let now = self.moment();
+        for block in addr..addr + count {
+            let Some(writes) = self.blocks.get_mut(&block) else { continue };
+            for write in writes.iter_mut().filter(|write| write.stamp == stamp) {
+                if write.epoch != self.epoch {
+                    continue;
+                }
+                write.end = Some(now);
+                if succeeded {
+                    write.known = Some(now);
+                    write.durable = durable;
+                }
+            }
+        }
+    }
+
+    /// Something was acknowledged to the opener of `epoch`, who asked at `asked`.
+    pub(super) fn acknowledged(&self, epoch: u64, asked: u64) -> Result<(), String> {
+        match epoch < self.epoch && asked > self.opened {
+            true => Err(format!("epoch {epoch} goes on after epoch {} was opened", self.epoch)),
+            false => Ok(()),
+        }
+    }
+
+    /// A flush that was asked for at `asked` has succeeded.
+    pub(super) fn flushed(&mut self, epoch: u64, asked: u64) {
+        if epoch != self.epoch {
+            return;
+        }
+        for writes in self.blocks.values_mut() {
+            for write in writes.iter_mut() {
+                write.durable |= write.known.is_some_and(|known| known < asked);
+            }
+        }
+    }
+
+    /// Block `addr` was read by the opener of `epoch`, who asked at `asked`.
+    pub(super) fn read(
+        &mut self,
+        epoch: u64,
+        asked: u64,
+        addr: u64,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        if epoch != self.epoch {
+            return Ok(());
+        }
+        let now = self.moment();
+        let opened = self.opened;
+        let writes = self.blocks.entry(addr).or_insert_with(unwritten);
+        let Some(stamp) = stamp_of(addr, bytes) else {
+            return Err(format!("block {addr} has what nobody wrote there"));
+        };
+        let superseded = |write: &Write| {
+            let end = write.end.unwrap_or(u64::MAX);
+            let later = |other: &&Write| {
+                other.start > end && other.known.is_some_and(|known| known < asked)
+            };
+            writes.iter().find(later).map(|other| other.stamp)
+        };
+        let found = writes.iter().position(|write| write.stamp == stamp);
+        let Some(found) = found else {
+            return Err(format!(
+                "block {addr} has write {stamp}, which cannot be: there are {writes:?}"
+            ));
+        };
+        if let Some(later) = superseded(&writes[found]) {
+            return Err(format!("block {addr} has write {stamp}, older than {later}: {writes:?}"));
+        }
+        let write = &mut writes[found];
+        if write.end.is_none() {
+            return Ok(());
+        }
+        write.known.get_or_insert(now);
+        if write.start < opened {
+            // What was found at the opening was made durable by it.
+            write.durable = true;
+            writes.retain(|write| write.stamp == stamp || write.start > opened);
+        }
+        Ok(())
+    }
+}
+
+fn unwritten() -> Vec<Write> {
+    vec![Write { stamp: 0, epoch: 0, start: 0, end: Some(0), known: Some(0), durable: true }]
+}
+
+/// What ended before something began that is durable is never seen again.
+fn forget_superseded(writes: &mut Vec<Write>) {
+    let durable = writes.iter().filter(|write| write.durable).map(|write| write.start).max();
+    let Some(durable) = durable else { return };
+    writes.retain(|write| write.end.is_none_or(|end| end >= durable));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrote(judge: &mut Judge, stamp: Stamp) {
+        judge.write_begins(1, 5, 1, stamp);
+        judge.write_ends((5, 1, stamp), true, false);
+    }
+
+    fn read(judge: &mut Judge, stamp: Stamp) -> Result<(), String> {
+        let (epoch, asked) = (judge.epoch, judge.moment());
+        judge.read(epoch, asked, 5, &content(5, stamp))
+    }
+
+    #[test]
+    fn what_was_written_is_read_until_something_else_was() {
+        let mut judge = Judge::default();
+        judge.opened(1);
+        read(&mut judge, 0).unwrap();
+        wrote(&mut judge, 1);
+        wrote(&mut judge, 2);
+        read(&mut judge, 2).unwrap();
+        read(&mut judge, 1).unwrap_err();
+        read(&mut judge, 3).unwrap_err();
+        judge.write_begins(1, 5, 1, 4);
+        read(&mut judge, 4).unwrap();
+        read(&mut judge, 2).unwrap();
+        judge.write_ends((5, 1, 4), false, false);
+        read(&mut judge, 4).unwrap();
+        read(&mut judge, 2).unwrap_err();
+        judge.read(1, judge.clock, 6, &content(5, 2)).unwrap_err();
+    }
+
+    #[test]
+    fn a_crash_may_lose_what_was_not_flushed_once() {
+        let mut judge = Judge::default();
+        judge.opened(1);
+        wrote(&mut judge, 1);
+        let asked = judge.moment();
+        wrote(&mut judge, 2);
+        judge.flushed(1, asked);
+        wrote(&mut judge, 3);
+        judge.opened(2);
+        read(&mut judge, 0).unwrap_err();
+        read(&mut judge, 2).unwrap();
+        for lost in [0, 1, 3] {
+            read(&mut judge, lost).unwrap_err();
+        }
+        judge.opened(3);
+        read(&mut judge, 3).unwrap_err();
+        judge.acknowledged(2, judge.clock + 1).unwrap_err();
+    }
+}

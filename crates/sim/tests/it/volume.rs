@@ -1,0 +1,100 @@
+//! Volumes keep their promises in a world where everything fails, and broken ones are caught.
+
+use std::env;
+
+use gabion_sim::volume::{Sabotage, run};
+
+/// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
+fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match (number("GABION_SEED"), number("GABION_SEEDS")) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(count)) => 1..=count,
+        (None, None) => 1..=usual,
+    }
+}
+
+#[test]
+fn volumes_keep_their_promises() {
+    let mut events = 0;
+    for seed in seeds(150) {
+        let summary = run(seed, Sabotage::Nothing).unwrap_or_else(|failure| panic!("{failure}"));
+        events += summary.events;
+        if seed % 50 == 0 {
+            assert_eq!(run(seed, Sabotage::Nothing), Ok(summary), "one seed, two outcomes");
+        }
+    }
+    if env::var("GABION_SEEDS").is_ok() {
+        eprintln!("{events} events");
+    }
+}
+
+/// Something is broken on purpose; one of the seeds must end with one of these complaints.
+fn is_caught(sabotage: Sabotage, complaints: &[&str]) {
+    let mut found = Vec::new();
+    for seed in 1..=200 {
+        if let Err(failure) = run(seed, sabotage) {
+            if complaints.iter().any(|complaint| failure.violation.contains(complaint)) {
+                return;
+            }
+            found.push(failure.violation);
+        }
+    }
+    panic!("{sabotage:?} is not caught by {complaints:?}, but: {found:#?}");
+}
+
+#[test]
+fn members_that_ignore_flushes_are_caught() {
+    is_caught(Sabotage::IgnoredFlushes, &["older than", "which cannot be"]);
+}
+
+#[test]
+fn clients_that_do_not_repeat_what_may_be_lost_are_caught() {
+    is_caught(Sabotage::NoReplay, &["older than", "which cannot be"]);
+}
+
+#[test]
+fn a_copy_that_does_not_write_is_caught() {
+    is_caught(Sabotage::LostWrites, &["older than"]);
+    is_caught(Sabotage::LostWrites, &["at block"]);
+}
+
+#[test]
+fn copies_that_may_differ_and_are_trusted_are_caught() {
+    is_caught(Sabotage::AllKept, &["and copy 0"]);
+}
+
+#[test]
+fn an_opener_that_goes_on_after_the_next_one_is_caught() {
+    is_caught(Sabotage::IgnoredFences, &["goes on after"]);
+}
+
+#[test]
+fn a_record_that_was_not_changed_is_caught() {
+    is_caught(Sabotage::ForgottenRecord, &["which cannot be", "older than", "and copy 0"]);
+}
+
+#[test]
+fn another_disk_that_is_taken_for_the_old_one_is_caught() {
+    is_caught(Sabotage::TrustedForeign, &["which cannot be", "older than", "and copy 0"]);
+}
+
+#[test]
+fn an_opening_that_leaves_what_it_finds_volatile_is_caught() {
+    is_caught(Sabotage::UnflushedOpening, &["which cannot be"]);
+}
+
+#[test]
+fn a_repair_that_does_not_look_is_caught() {
+    is_caught(Sabotage::BlindRepairs, &["older than", "which cannot be", "and copy 0"]);
+}
+
+#[test]
+fn requests_without_an_answer_are_caught() {
+    is_caught(Sabotage::LostAnswers, &["has no answer since"]);
+}
+
+#[test]
+fn copies_that_never_come_back_are_caught() {
+    is_caught(Sabotage::NeverAttach, &["after all was healed"]);
+}

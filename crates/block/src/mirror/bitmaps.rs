@@ -2,7 +2,7 @@
 //!
 //! For each page there are the bits as they are *wanted*, those of the write that is *in flight*,
 //! and those that are *kept* by all copies for certain. A bit that is being cleared is not kept
-//! from the moment its page is sent, a bit that is being set is kept only once the page has arrived.
+//! from the moment its page is sent, one that is being set is kept only once the page has arrived.
 //!
 //! What must hold on disk, at any instant:
 //!

@@ -363,8 +363,8 @@ impl Mirror {
         !flight.failed.and(self.roster.in_sync()).is_empty()
     }
 
-    /// Whether the record trusts a copy that is not used any more and has not done it. That copy may
-    /// have failed it, or may have been left out from the start.
+    /// Whether the record trusts a copy that is not used any more and has not done it. That copy
+    /// may have failed it, or may have been left out from the start.
     fn awaits_record(&self, flight: &Flight) -> bool {
         !self.roster.failing().without(flight.succeeded).is_empty()
     }

@@ -91,10 +91,10 @@ pub enum Input {
     Attached {
         /// Which.
         copy: CopyIndex,
-        /// Whether it may lack anything, as it is another disk, or an older state of the disk. Unless
-        /// the record says so already, the copy is detached again, and is to be attached as soon
-        /// as the record does. Nothing may be written to it before, its header least of all: who
-        /// opens the volume next would take it for the old one.
+        /// Whether it may lack anything, as it is another disk, or an older state of the disk.
+        /// Unless the record says so already, the copy is detached again, and is to be attached
+        /// as soon as the record does. Nothing may be written to it before, its header least of
+        /// all: who opens the volume next would take it for the old one.
         full: bool,
     },
     /// A copy is of no use any more, although it has not failed.

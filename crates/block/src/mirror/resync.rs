@@ -7,8 +7,8 @@
 //! 1. The copy is flushed: what it has from earlier times would else be found to be right, not be
 //!    written, and be lost with its cache.
 //! 2. The regions that it lacks are gone through, in order, some chunks at a time.
-//! 3. When enough regions have been copied, the copy is flushed, and only then are they taken out of
-//!    its bitmap.
+//! 3. When enough regions have been copied, the copy is flushed, and only then are they taken out
+//!    of its bitmap.
 //! 4. When none is left, and the bitmaps have reached the copy, it has caught up.
 //!
 //! While there are requests of the owner, copying is limited to a number of blocks a second.

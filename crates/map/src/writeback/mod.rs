@@ -1,0 +1,120 @@
+//! Accepted bytes become extents.
+//!
+//! 1. **Plan** (`plan`): take the segments as they are now; neighbours within a stripe make one run.
+//! 2. **Write** (`send`): allocate blocks, compute checksums, keep many writes in flight. No object
+//!    is locked.
+//! 3. **Map** (`finish`): with the file locked, put extents for those blocks that nobody wrote over
+//!    or cut off meanwhile; give the others back. One batch for each file.
+//!
+//! Small files skip 1 and 2: their bytes go into the item. Blocks that were set aside for the file
+//! are written in place, with the file locked so that nobody frees them meanwhile; step 3 looks
+//! whether they still are set aside.
+//!
+//! The size in the FILE item advances in step 3 to what the file's size was before step 1, once all
+//! bytes below it are written, and not at all if the file was cut since. So it is always a size
+//! that the file had. What a crash leaves behind the end, of a writeback that had not come so far,
+//! is cleared when the file grows (`LocalTxn::clear_behind_end`).
+//!
+//! Here: which files are written together, and how often around. What fsync puts into the journal
+//! instead is in `fsync`.
+
+mod finish;
+mod fsync;
+mod plan;
+mod send;
+
+use std::sync::Arc;
+
+use crate::error::MapError;
+use crate::file::FileState;
+use crate::key::FileId;
+use crate::map::LocalMap;
+use crate::txn::Stop;
+use crate::writeback::plan::Flight;
+
+/// Blocks (16 MiB) that are written before their files are mapped.
+const BATCH_BLOCKS: u64 = 4096;
+/// Files that are written together.
+const BATCH_FILES: usize = 512;
+
+impl LocalMap {
+    /// Puts all accepted bytes of a file into its items. They are not durable by that.
+    pub fn flush_file(&self, file: FileId) -> Result<(), MapError> {
+        let Some(state) = self.files.find(file) else { return Ok(()) };
+        self.write_back(&[state])
+    }
+
+    /// Makes everything that completed before durable.
+    pub fn sync(&self) -> Result<(), MapError> {
+        self.check_writable()?;
+        self.write_back_all(&|_| true)?;
+        self.commit().map(drop)
+    }
+
+    /// Writes accepted bytes until half of what is allowed is left.
+    pub fn write_back_some(&self) -> Result<(), MapError> {
+        let enough = self.limits.dirty / 8;
+        self.write_back_all(&|map| map.dirty_bytes() > enough)
+    }
+
+    /// Writes accepted bytes of all files as long as `go_on` says so.
+    pub(crate) fn write_back_all(&self, go_on: &dyn Fn(&Self) -> bool) -> Result<(), MapError> {
+        let mut files = self.files.unsettled();
+        // By number: files made one after the other lie side by side on disk. And one order of
+        // the writeback locks for all.
+        files.sort_unstable_by_key(|state| state.file);
+        let mut first_error = None;
+        let mut rest = &files[..];
+        while !rest.is_empty() && go_on(self) {
+            let mut blocks = 0;
+            let count = rest
+                .iter()
+                .take_while(|state| {
+                    let fits = blocks < BATCH_BLOCKS;
+                    blocks += state.dirty_blocks();
+                    fits
+                })
+                .take(BATCH_FILES)
+                .count();
+            let (batch, others) = rest.split_at(count.max(1));
+            rest = others;
+            if let Err(error) = self.write_back(batch) {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Writes the accepted bytes of `files`, which are in order.
+    fn write_back(&self, files: &[Arc<FileState>]) -> Result<(), MapError> {
+        let mut flights = Vec::with_capacity(files.len());
+        for state in files {
+            let guard = state.writeback.lock();
+            flights.push(Flight::plan(state, guard));
+        }
+        // A file with more than a batch of bytes takes several rounds.
+        loop {
+            let outcome = self.write_runs(&mut flights);
+            for flight in &mut flights {
+                let mapped = if outcome.is_ok() { self.map_flight(flight) } else { Ok(()) };
+                flight.in_place.clear();
+                let returned = self.give_back(flight);
+                mapped.and(returned)?;
+            }
+            outcome?;
+            flights.retain(|flight| !flight.whole);
+            if flights.is_empty() {
+                return Ok(());
+            }
+            flights.iter_mut().for_each(Flight::take_segments);
+        }
+    }
+}
+
+/// The failure of an operation that the driver ran to its end.
+fn world(stop: Stop) -> MapError {
+    match stop {
+        Stop::Map(error) => error,
+        Stop::Need { file, .. } => unreachable!("the driver locks {file:?} itself"),
+    }
+}

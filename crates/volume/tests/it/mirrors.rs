@@ -9,7 +9,7 @@ use gabion_block::mirror::Trust;
 use gabion_volume::register::{RegisterError, change};
 use gabion_volume::volume::{Volume, VolumeError};
 
-use crate::world::{World, assert_block, await_sync, block, trust, until, write};
+use crate::world::{World, assert_block, await_sync, block, end, trust, until, write};
 
 /// Bytes at the head of a target's file that are its own, and a member's.
 const OWN_BYTES: usize = 1 << 20;
@@ -23,7 +23,7 @@ fn what_was_written_is_on_all_copies_after_closing() {
     let volume = world.open();
     write(&volume, 5, 1);
     write(&volume, 5000, 2);
-    volume.close().unwrap();
+    end(volume);
     let (a, b) = (fs::read(a).unwrap(), fs::read(b).unwrap());
     assert!(a[HEADER_BYTES..] == b[HEADER_BYTES..]);
     let volume = world.open();
@@ -52,7 +52,7 @@ fn a_target_that_goes_away_is_done_without_and_comes_back_in_sync() {
     world.await_event(|event| {
         matches!(event, Event::Resync { event: ResyncEvent::Finished { .. }, .. })
     });
-    volume.close().unwrap();
+    end(volume);
     let read = |name| fs::read(world.path(name)).unwrap()[OWN_BYTES + HEADER_BYTES..].to_vec();
     assert!(read("a") == read("b"), "the copies differ");
     let volume = world.open();
@@ -67,12 +67,12 @@ fn a_copy_that_was_replaced_by_an_empty_disk_is_filled_again() {
     world.create(&format!("mirror({a},{b})"));
     let volume = world.open();
     write(&volume, 7, 9);
-    volume.close().unwrap();
+    end(volume);
     world.file("b");
     let volume = world.open();
     assert_block(&volume, 7, 9);
     await_sync(&volume);
-    volume.close().unwrap();
+    end(volume);
     assert!(fs::read(a).unwrap()[HEADER_BYTES..] == fs::read(b).unwrap()[HEADER_BYTES..]);
 }
 
@@ -119,7 +119,7 @@ fn stripes_and_lines_of_mirrors_work() {
     for (addr, mark) in [(0, 1), (64, 2), (128, 3), (last, 4)] {
         write(&volume, addr, mark);
     }
-    volume.close().unwrap();
+    end(volume);
     let volume = world.open();
     for (addr, mark) in [(0, 1), (64, 2), (128, 3), (last, 4)] {
         assert_block(&volume, addr, mark);
@@ -143,7 +143,7 @@ fn a_mirror_of_stripes_survives_the_loss_of_one_part() {
     let _d = world.target("d");
     await_sync(&volume);
     assert_block(&volume, 199, 2);
-    volume.close().unwrap();
+    end(volume);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn wishes_in_the_record_are_fulfilled_while_the_volume_is_open() {
     wish(Wish::Remove);
     until("removal", || trust(&volume)[1] == Trust::Removed);
     write(&volume, 3, 4);
-    volume.close().unwrap();
+    end(volume);
     let stored = world.surroundings().coordinator.read("tank").unwrap().unwrap();
     assert!(stored.text.contains("removed"), "{}", stored.text);
     assert_block(&world.open(), 3, 4);

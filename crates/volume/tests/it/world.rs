@@ -154,6 +154,12 @@ pub fn await_sync(volume: &Volume) {
     until("sync", || trust(volume).iter().all(|copy| *copy == Trust::InSync));
 }
 
+/// Lets go of a volume in order.
+#[track_caller]
+pub fn end(volume: Volume) {
+    volume.close().unwrap();
+}
+
 pub fn block(mark: u8) -> BlockSlice {
     BlockSlice::new(Blocks::from_bytes(&[mark; BLOCK_SIZE]))
 }

@@ -37,7 +37,7 @@ pub struct Mount {
     /// Only these workloads; "list" lists them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Only these systems: ext4, passthrough, gabion
+    /// Only these systems: ext4, passthrough, gabion, mirror; all but the last if not given
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub systems: Vec<String>,
     /// The binary of Gabion; the one beside this program if not given
@@ -105,6 +105,9 @@ pub struct Targets {
     /// Leave out the image in memory
     #[arg(long)]
     pub no_memory: bool,
+    /// Volumes instead of servers: a mirror of two targets, and a volume of one
+    #[arg(long)]
+    pub volumes: bool,
     /// Leave out the image on a disk
     #[arg(long)]
     pub no_disk: bool,

@@ -4,6 +4,7 @@ mod daemon;
 mod ext4;
 mod gabion;
 mod image;
+mod mirror;
 mod passthrough;
 mod scratch;
 
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 pub use self::ext4::Ext4;
 pub use self::gabion::Gabion;
 pub use self::image::full_image;
+pub use self::mirror::{Exported, Mirror};
 pub use self::passthrough::{Passthrough, compile};
 pub use self::scratch::Scratch;
 

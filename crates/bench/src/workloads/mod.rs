@@ -17,8 +17,8 @@ use anyhow::{Context, Result, bail};
 
 use self::tree::Tree;
 use crate::args;
-use crate::figures::{Figures, Sample};
-use crate::systems::{Ext4, Gabion, Passthrough, Scratch, System, compile};
+use crate::figures::{Figures, Sample, Unit};
+use crate::systems::{Ext4, Gabion, Mirror, Passthrough, Scratch, System, compile};
 use crate::table::{Table, rate, verdict};
 
 /// Mount options of Gabion with little memory.
@@ -153,8 +153,11 @@ fn systems(args: &args::Mount, scratch: &Path) -> Result<Vec<Box<dyn System>>> {
         let options = args.options.clone();
         systems.push(Box::new(Gabion::new(scratch, args.image, binary(args)?, options)?));
     }
+    if args.systems.iter().any(|name| name == "mirror") {
+        systems.push(Box::new(Mirror::new(scratch, args.image, binary(args)?)?));
+    }
     if systems.is_empty() {
-        bail!("there is no such system; there are: ext4 passthrough gabion");
+        bail!("there is no such system; there are: ext4 passthrough gabion mirror");
     }
     Ok(systems)
 }
@@ -176,7 +179,10 @@ fn small_cache(
 }
 
 fn report(figures: &Figures) -> String {
-    let [ext4, passthrough, gabion] = ["ext4", "passthrough", "gabion"];
+    let [ext4, passthrough, gabion, mirror] = ["ext4", "passthrough", "gabion", "mirror"];
+    if figures.metrics().iter().any(|metric| figures.rate(metric, mirror).is_some()) {
+        return report_mirror(figures, gabion, mirror);
+    }
     let mut table = Table::new(&["mount", ext4, passthrough, gabion, "to ext4", "to passthrough"]);
     for metric in figures.metrics() {
         table.row(vec![
@@ -186,6 +192,25 @@ fn report(figures: &Figures) -> String {
             rate(figures.rate(metric, gabion), metric.unit),
             verdict(figures.ratio(metric, gabion, ext4), metric.to_ext4),
             verdict(figures.ratio(metric, gabion, passthrough), metric.to_passthrough),
+        ]);
+    }
+    table.text()
+}
+
+/// What a mirror of two targets costs beside a bare image.
+fn report_mirror(figures: &Figures, gabion: &'static str, mirror: &'static str) -> String {
+    let mut table = Table::new(&["mount", gabion, mirror, "to gabion"]);
+    for metric in figures.metrics() {
+        let target = match metric.name {
+            name if name.contains("fsync") => Some(0.5),
+            _ if metric.unit == Unit::MebibytesPerSecond => Some(0.6),
+            _ => None,
+        };
+        table.row(vec![
+            metric.name.to_owned(),
+            rate(figures.rate(metric, gabion), metric.unit),
+            rate(figures.rate(metric, mirror), metric.unit),
+            verdict(figures.ratio(metric, mirror, gabion), target),
         ]);
     }
     table.text()

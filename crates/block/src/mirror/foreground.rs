@@ -21,9 +21,6 @@ use super::{
 use crate::copies::{CopyIndex, CopySet};
 use crate::geometry::{METADATA_BLOCKS, Slot};
 
-/// Reads of the same copy follow each other for this many blocks, for the sake of its readahead.
-const READ_TURN_BLOCKS: u64 = 256;
-
 /// Who is waiting for the end of something.
 pub(super) enum Answer {
     Nobody,
@@ -189,13 +186,10 @@ impl Mirror {
         let flight = self.flights.get_mut(&id).expect("it is under way");
         let Work::Read { addr, count, tried, .. } = &flight.work else { return };
         let left = self.roster.in_sync().without(*tried);
-        let turn = addr.0 / READ_TURN_BLOCKS;
-        let copies = left.len().max(1) as u64;
-        let load = |(place, copy): &(usize, CopyIndex)| {
-            let distance = (*place as u64 + copies - turn % copies) % copies;
-            (self.reading[copy.at()], distance)
-        };
-        let Some((_, copy)) = left.iter().enumerate().min_by_key(load) else { return };
+        // Whoever reads one thing after the other meets one copy, which knows what comes next.
+        let load = |copy: &CopyIndex| (self.reading[copy.at()], *copy != self.last_read);
+        let Some(copy) = left.iter().min_by_key(load) else { return };
+        self.last_read = copy;
         let request = DiskRequest::Read { addr: addr.plus(METADATA_BLOCKS), count: *count };
         flight.attempt += 1;
         self.reading[copy.at()] += 1;

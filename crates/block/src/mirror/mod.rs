@@ -97,6 +97,8 @@ pub struct Mirror {
     comparing: Option<Scan>,
     /// Reads in flight of each copy.
     reading: [u32; crate::copies::COPIES_MAX],
+    /// The copy that was asked last.
+    last_read: CopyIndex,
     /// When the owner has last asked for something.
     busy_at: Duration,
     /// Whether it was said that the last copy fails.
@@ -193,6 +195,7 @@ impl Mirror {
             scans: BTreeMap::new(),
             comparing: None,
             reading: [0; crate::copies::COPIES_MAX],
+            last_read: CopyIndex(0),
             busy_at: Duration::ZERO,
             last_fails: false,
         };

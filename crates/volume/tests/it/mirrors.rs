@@ -201,3 +201,35 @@ fn wishes_in_the_record_are_fulfilled_while_the_volume_is_open() {
     assert!(stored.text.contains("removed"), "{}", stored.text);
     assert_block(&world.open(), 3, 4);
 }
+
+#[test]
+fn a_new_disk_takes_the_place_of_one_that_was_taken_out() {
+    use gabion_block::record::{CopyState, Layout, MirrorCopy, Wish};
+    use gabion_volume::create::{Occupied, prepare_member};
+
+    let world = World::new();
+    let (a, b, c) = (world.file("a"), world.file("b"), world.file("c"));
+    world.create(&format!("mirror({a},{b})"));
+    let volume = world.open();
+    write(&volume, 7, 7);
+    let uuid = volume.mirror_uuids()[0];
+    let surroundings = world.surroundings();
+    let edit = |edit: &dyn Fn(&mut MirrorCopy)| {
+        change::<_, RegisterError>(&*surroundings.coordinator, "tank", |record| {
+            edit(&mut record.layout.mirror_mut(uuid).unwrap()[1]);
+            Ok(())
+        })
+        .unwrap();
+    };
+    edit(&|copy| copy.wish = Wish::Remove);
+    until("removal", || volume.record().layout.mirrors()[0].1[1].state == CopyState::Removed);
+    let member = prepare_member(&volume.record(), &c, Occupied::Refuse, &surroundings).unwrap();
+    edit(&|copy| {
+        (copy.wish, copy.state) = (Wish::Use, CopyState::Stale { full: true });
+        copy.on = Layout::Member(member.clone());
+    });
+    until("the new copy", || trust(&volume) == [Trust::InSync; 2]);
+    end(volume);
+    let (a, c) = (fs::read(a).unwrap(), fs::read(c).unwrap());
+    assert!(a[HEADER_BYTES..] == c[HEADER_BYTES..]);
+}

@@ -192,8 +192,9 @@ impl Member {
         image
     }
 
-    /// Somebody puts a disk with `image` here.
+    /// Somebody puts a disk with `image` here. What was granted on the old one counts no more.
     pub(super) fn restore(&mut self, image: Image) {
+        self.granted = Grant::default();
         self.durable = image;
         self.cache.clear();
         self.unreadable.clear();

@@ -39,6 +39,8 @@ impl Assembly<'_> {
         Ok(match layout {
             Layout::Member(member) => {
                 let disk = &self.devices[&member.uuid];
+                // What is read from now on must not be gone after the next power cut.
+                disk.flush()?;
                 member::data(Arc::clone(disk), member.blocks)
             }
             Layout::Linear(all) => {
@@ -64,10 +66,13 @@ impl Assembly<'_> {
                 disks.push(None);
                 continue;
             }
-            let disk: Arc<dyn Disk> = Arc::new(Window::new(self.device(&mut copy.on)?, 0, *blocks));
             let mut area = vec![0; METADATA_BLOCKS as usize * BLOCK_SIZE];
-            match disk.read(BlockAddr(0), &mut area) {
-                Ok(()) => {
+            let read = self.device(&mut copy.on).and_then(|disk| {
+                let disk: Arc<dyn Disk> = Arc::new(Window::new(disk, 0, *blocks));
+                disk.read(BlockAddr(0), &mut area).map(|()| disk)
+            });
+            match read {
+                Ok(disk) => {
                     loaded.add(*uuid, &area);
                     disks.push(Some(disk));
                 }

@@ -123,11 +123,26 @@ pub fn prepare_member(
     Ok(member)
 }
 
-/// Takes the header off a disk, so that it can be used for something else.
-pub fn release_member(url: &str) -> Result<(), CreateError> {
+/// Takes the header off a member of a volume that is no more, so that its disk can be used for
+/// something else. A disk that is not the member any more is left alone.
+pub fn release_member(
+    record: &Record,
+    member: &Member,
+    surroundings: &Surroundings,
+) -> Result<(), CreateError> {
+    let url = &member.url;
     let refused =
-        |error: MemberError| CreateError::Member { url: url.to_owned(), reason: error.to_string() };
-    let disk = member::connect(url, None, COPY_PATIENCE).map_err(refused)?;
+        |error: MemberError| CreateError::Member { url: url.clone(), reason: error.to_string() };
+    let nonce = (surroundings.random)();
+    let right = Right {
+        fence: Epoch(record.epoch().0 + 1).fence(0),
+        holder: format!("{} ({nonce:016x})", surroundings.holder),
+    };
+    let is_it = |head: &Head| {
+        let ours = |header: &Header| header.volume == record.uuid && header.member == member.uuid;
+        matches!(head, Head::Header(header) if ours(header))
+    };
+    let (_, disk) = member::take(url, &right, COPY_PATIENCE, is_it).map_err(refused)?;
     Ok(blank_head(&*disk)?)
 }
 
@@ -180,8 +195,12 @@ fn prepare_one(
     surroundings: &Surroundings,
 ) -> Result<Arc<dyn Disk>, CreateError> {
     let url = member.url.clone();
-    let disk = member::connect(&url, right, COPY_PATIENCE)
-        .map_err(|error| CreateError::Member { url: url.clone(), reason: error.to_string() })?;
+    let connect = |right| {
+        member::connect(&url, right, COPY_PATIENCE)
+            .map_err(|error| CreateError::Member { url: url.clone(), reason: error.to_string() })
+    };
+    // Nobody is kept out of a disk that is not going to be ours.
+    let disk = connect(None)?;
     if disk.blocks() <= MEMBER_DATA_START + gabion_block::geometry::METADATA_BLOCKS {
         let reason = "it is too small".to_owned();
         return Err(CreateError::Member { url, reason });
@@ -192,10 +211,12 @@ fn prepare_one(
         Head::Broken => Some("was a member of a volume".to_owned()),
         Head::Other => Some("holds something".to_owned()),
     };
-    if let Some(holds) = holds {
-        if occupied == Occupied::Refuse {
-            return Err(CreateError::Occupied { url, holds });
-        }
+    drop(disk);
+    if let (Some(holds), Occupied::Refuse) = (&holds, occupied) {
+        return Err(CreateError::Occupied { url, holds: holds.clone() });
+    }
+    let disk = connect(right)?;
+    if holds.is_some() {
         blank_head(&*disk)?;
     }
     (member.uuid, member.blocks) = (surroundings.random_uuid(), disk.blocks());

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::disk::Disk;
 use gabion_base::event::{BlockEvent, Event, MemberEvent, ResyncEvent, VolumeEvent};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::Mutex;
@@ -14,13 +13,22 @@ use gabion_block::copies::CopyIndex;
 use gabion_block::format::header::Header;
 use gabion_block::mirror::Notice;
 use gabion_block::opening::{self, Findings, Found, OpeningError};
-use gabion_block::record::{CopyState, Layout, Member, Record};
+use gabion_block::record::{CopyState, Layout, Member, Record, Wish};
 
 use crate::assembly::{Assembly, Devices};
 use crate::member::{self, Head, MemberError, Right};
 use crate::mirror_disk::{Attachment, Owner, Recorded};
 use crate::register::{Register, RegisterError};
 use crate::surroundings::{COPY_PATIENCE, Surroundings};
+
+/// What was found at the places of members.
+#[derive(Default)]
+pub(crate) struct Looked {
+    pub(crate) findings: Findings,
+    pub(crate) devices: Devices,
+    /// Why some of them cannot be used.
+    refusals: Vec<MemberError>,
+}
 
 /// The owner of all mirrors of a volume.
 pub(crate) struct Keeper {
@@ -110,19 +118,19 @@ impl Keeper {
     pub(crate) fn look(
         &self,
         members: &[(Member, member::Patience)],
-    ) -> Result<(Findings, Devices), MemberError> {
+    ) -> Result<Looked, MemberError> {
         let right = self.right();
+        let volume = self.register.record().uuid;
         let look = |member: &Member, patience| -> Result<_, MemberError> {
-            let disk = member::connect(&member.url, Some(&right), patience)?;
-            let away = |error| MemberError::Unreachable(format!("{error}"));
-            let head = member::read_head(&*disk).map_err(away)?;
+            let is_ours = |head: &Head| match head {
+                Head::Header(header) => header.volume == volume,
+                Head::Blank | Head::Broken => true,
+                Head::Other => false,
+            };
+            let (head, disk) = member::take(&member.url, &right, patience, is_ours)?;
             if disk.blocks() < member.blocks {
                 let text = format!("{} is smaller than it was", member.url);
                 return Err(MemberError::Unreachable(text));
-            }
-            if head == Head::Other {
-                let text = format!("{} holds something that is not a volume's", member.url);
-                return Err(MemberError::Foreign(text));
             }
             Ok((Found::from(head), disk))
         };
@@ -134,23 +142,24 @@ impl Keeper {
                 .collect();
             threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
         });
-        let (mut findings, mut devices) = (Findings::new(), Devices::new());
+        let mut all = Looked::default();
         for ((member, _), looked) in members.iter().zip(looked) {
             let looked = looked.unwrap_or_else(|_| {
                 Err(MemberError::Unreachable("connecting to it has failed".to_owned()))
             });
             match looked {
                 Ok((found, disk)) => {
-                    findings.insert(member.uuid, found);
-                    devices.insert(member.uuid, disk);
+                    all.findings.insert(member.uuid, found);
+                    all.devices.insert(member.uuid, disk);
                 }
-                Err(MemberError::Unreachable(reason) | MemberError::Foreign(reason)) => {
-                    findings.insert(member.uuid, Found::Unreachable(reason));
+                Err(error @ MemberError::Fenced(_)) => return Err(error),
+                Err(error) => {
+                    all.findings.insert(member.uuid, Found::Unreachable(error.to_string()));
+                    all.refusals.push(error);
                 }
-                Err(error) => return Err(error),
             }
         }
-        Ok((findings, devices))
+        Ok(all)
     }
 
     /// Writes the record's openings into the headers of `members`.
@@ -188,22 +197,17 @@ impl Keeper {
         let told = told.ok_or_else(|| away(&"it is not in the record"))?;
         let members: Vec<_> = told.on.members().into_iter().cloned().collect();
         let asked: Vec<_> = members.iter().map(|one| (one.clone(), COPY_PATIENCE)).collect();
-        let (findings, devices) = self.look(&asked)?;
+        let Looked { findings, devices, mut refusals } = self.look(&asked)?;
         self.connected();
-        let volume = self.register.record().uuid;
+        if let Some(error) = refusals.pop() {
+            return Err(error);
+        }
         for member in &members {
-            let found = &findings[&member.uuid];
-            if let Found::Unreachable(reason) = found {
-                return Err(away(reason));
-            }
-            if let Found::Header(header) = found
-                && (header.volume != volume || header.member != member.uuid)
+            if let Found::Header(header) = &findings[&member.uuid]
+                && header.member != member.uuid
             {
-                let whose = match header.volume == volume {
-                    true => "is another member of this volume",
-                    false => "belongs to another volume",
-                };
-                return Err(MemberError::Foreign(format!("{} {whose}", member.url)));
+                let text = format!("{} is another member of this volume", member.url);
+                return Err(MemberError::Foreign(text));
             }
         }
         let record = self.register.record();
@@ -214,7 +218,11 @@ impl Keeper {
             }
             away(&error)
         })?;
-        let full = !known || told.state.is_full();
+        if !known && !told.state.is_full() {
+            // The record must know that before the disk looks like one that is known.
+            return Ok(Attachment { disk: None, full: true });
+        }
+        let full = told.state.is_full();
         let wanted: Vec<_> = members.iter().collect();
         self.write_headers(&record, &wanted, &findings, &devices).map_err(|error| away(&error))?;
         let epoch = self.register.epoch();
@@ -222,9 +230,6 @@ impl Keeper {
             let Some(copies) = record.layout.mirror_mut(mirror) else { return };
             let Some(told) = copies.get_mut(copy.at()) else { return };
             told.since = epoch;
-            if full && matches!(told.state, CopyState::Stale { .. }) {
-                told.state = CopyState::Stale { full: true };
-            }
         });
         changed.map_err(|error| away(&error))?;
         let mut on = told.on.clone();
@@ -244,7 +249,7 @@ impl Keeper {
             return Err(away(&"it is smaller than the other copies"));
         }
         let disk = Arc::new(crate::window::Window::new(disk, 0, blocks));
-        Ok(Attachment { disk: disk as Arc<dyn Disk>, full })
+        Ok(Attachment { disk: Some(disk), full })
     }
 }
 
@@ -272,6 +277,10 @@ impl Keeper {
         let changed = self.register.change(|record| {
             let Some(copies) = record.layout.mirror_mut(mirror) else { return };
             for (copy, state) in copies.iter_mut().zip(states) {
+                if *state == CopyState::Removed && copy.wish != Wish::Remove {
+                    // Somebody has put a new disk there, which the mirror is yet to be told.
+                    continue;
+                }
                 if state.is_in_sync() && !copy.state.is_in_sync() {
                     copy.since = epoch;
                 }

@@ -137,6 +137,33 @@ pub enum Head {
     Other,
 }
 
+/// Connects to a member for writing, if what it holds is wanted. Who has something else there is
+/// not kept out of it: that is looked at before anything is taken.
+pub(crate) fn take(
+    url: &str,
+    right: &Right,
+    patience: Patience,
+    is_wanted: impl Fn(&Head) -> bool,
+) -> Result<(Head, Arc<dyn Disk>), MemberError> {
+    let look = |disk: &dyn Disk| {
+        let head = read_head(disk).map_err(unreachable)?;
+        match &head {
+            wanted if is_wanted(wanted) => Ok(head),
+            Head::Header(_) => {
+                Err(MemberError::Foreign(format!("{url} belongs to another volume")))
+            }
+            _ => {
+                let text = format!("{url} holds something that is not a volume's");
+                Err(MemberError::Foreign(text))
+            }
+        }
+    };
+    look(&*connect(url, None, patience)?)?;
+    let disk = connect(url, Some(right), patience)?;
+    // Somebody may have come between.
+    Ok((look(&*disk)?, disk))
+}
+
 /// Reads what stands at the head of a disk.
 pub fn read_head(disk: &dyn Disk) -> Result<Head, DiskError> {
     let mut blocks = vec![0; MEMBER_DATA_START.min(disk.blocks()) as usize * BLOCK_SIZE];

@@ -71,8 +71,9 @@ pub enum Recorded {
 
 /// A copy that has been connected.
 pub struct Attachment {
-    /// The copy.
-    pub disk: Arc<dyn Disk>,
+    /// The copy; nothing if it may lack anything and the record does not say so yet. Then it is to
+    /// be attached again when the record does.
+    pub disk: Option<Arc<dyn Disk>>,
     /// Whether it may lack anything.
     pub full: bool,
 }
@@ -536,7 +537,7 @@ impl Attacher<'_> {
         if state.closed || state.mirror.copies()[copy.at()].trust != Trust::Stale {
             return;
         }
-        state.gates[copy.at()] = Some(Arc::new(Gate::new(attachment.disk)));
+        state.gates[copy.at()] = attachment.disk.map(|disk| Arc::new(Gate::new(disk)));
         let input = Input::Attached { copy, full: attachment.full };
         self.shared.feed_locked(state, input, Thread::Own);
     }

@@ -25,7 +25,7 @@ use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record, Wish};
 use thiserror::Error;
 
 use crate::assembly::Assembly;
-use crate::keeper::{Behind, Keeper};
+use crate::keeper::{Behind, Keeper, Looked};
 use crate::member::{MemberError, Patience};
 use crate::mirror_disk::MirrorDisk;
 use crate::register::{self, Register, RegisterError};
@@ -210,8 +210,9 @@ fn put_together(keeper: &Arc<Keeper>, name: &str) -> Result<Assembled, VolumeErr
     let record = keeper.register.record();
     let mut asked = Vec::new();
     wanted_members(&record.layout, ONLY_PATIENCE, &mut asked);
-    let (findings, mut devices) =
-        keeper.look(&asked).map_err(|source| VolumeError::Member { volume: volume(), source })?;
+    let looked = keeper.look(&asked);
+    let Looked { findings, mut devices, .. } =
+        looked.map_err(|source| VolumeError::Member { volume: volume(), source })?;
     keeper.connected();
     let mut layout = opening::plan(&record, &findings).map_err(|source| {
         if let OpeningError::Apart { record, member, .. } = &source {

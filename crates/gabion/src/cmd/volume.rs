@@ -1,4 +1,5 @@
-//! `gabion volume`: makes volumes, shows them, and leaves the administrator's wishes in their records.
+//! `gabion volume`: makes volumes, shows them, and leaves the administrator's wishes in their
+//! records.
 //!
 //! A volume that is in use is never touched by these commands: they change its record, and whoever
 //! has it open, on whatever machine, sees to it.
@@ -6,7 +7,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
@@ -39,6 +40,8 @@ const OPENINGS_SHOWN: usize = 5;
 const GLANCE: Duration = Duration::from_millis(200);
 /// How long requests of an export's clients may take at its end.
 const GRACE: Duration = Duration::from_secs(10);
+/// Copies that do not answer for this long are not there.
+const PRESENCE: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
@@ -59,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Grow { name, url, force } => grow(name, url, occupied(*force), given),
         Command::Resync { name, verify } => resync(name, *verify, given),
         Command::Export { name, listen } => export(name, listen, given),
-        Command::Delete { name, yes } => delete(&*coordinator()?, name, *yes),
+        Command::Delete { name, yes } => delete(name, *yes, given),
     }
 }
 
@@ -90,10 +93,8 @@ fn make(args: &VolumeCreate, given: Option<&str>) -> Result<()> {
     let blocks = record.layout.blocks().unwrap_or_default();
     let size = Size(blocks.saturating_mul(BLOCK_SIZE as u64));
     let name = &args.name;
-    print::line(format!(
-        "{name}: made a volume of {size}, {}\nTo use it: gabion mkfs {name} && gabion mount {name} MOUNTPOINT",
-        record.uuid
-    ))
+    print::line(format!("{name}: made a volume of {size}, {}", record.uuid))?;
+    print::line(format!("To use it: gabion mkfs {name} && gabion mount {name} MOUNTPOINT"))
 }
 
 /// A layout whose paths hold wherever the volume is opened from.
@@ -356,9 +357,8 @@ fn add(name: &str, url: &str, occupied: Occupied, given: Option<&str>) -> Result
         }
         Ok(())
     })?;
-    print::line(format!(
-        "{name}: {url} was added; it is filled while the volume is in use, or by gabion volume resync {name}"
-    ))
+    let when = format!("while the volume is in use, or by gabion volume resync {name}");
+    print::line(format!("{name}: {url} was added; it is filled {when}"))
 }
 
 fn grow(name: &str, url: &str, occupied: Occupied, given: Option<&str>) -> Result<()> {
@@ -409,9 +409,8 @@ fn resync(name: &str, verify: bool, given: Option<&str>) -> Result<()> {
                 Ok::<_, Failure>(())
             })?;
         }
-        return print::line(format!(
-            "{name} is in use by {holder}, which does it; to see how it goes: gabion events --follow"
-        ));
+        let next = "to see how it goes: gabion events --follow";
+        return print::line(format!("{name} is in use by {holder}, which does it; {next}"));
     }
     let volume = volumes::open(name, &surroundings)?;
     let synced = bring_up_to_date(name, &volume);
@@ -437,6 +436,7 @@ fn resync(name: &str, verify: bool, given: Option<&str>) -> Result<()> {
 fn bring_up_to_date(name: &str, volume: &Volume) -> Result<()> {
     let bar = bar(BYTES);
     let mut total = 0;
+    let mut waiting = None;
     loop {
         let copies: Vec<_> = volume.status().into_values().flatten().collect();
         let is_over =
@@ -451,13 +451,13 @@ fn bring_up_to_date(name: &str, volume: &Volume) -> Result<()> {
         bar.set_position((total - missing) * BLOCK_SIZE as u64);
         if copies.iter().all(|copy| is_over(copy.trust) || copy.trust == Trust::Stale) {
             // Connecting is tried at once; who is not there after a moment is not there.
-            thread::sleep(Duration::from_secs(2));
-            let copies: Vec<_> = volume.status().into_values().flatten().collect();
-            if copies.iter().all(|copy| is_over(copy.trust) || copy.trust == Trust::Stale) {
+            if waiting.get_or_insert_with(Instant::now).elapsed() >= PRESENCE {
                 bar.finish_and_clear();
                 return Err(Failure::new(format!("some copies of {name} cannot be reached"))
                     .next(format!("To see them: gabion volume status {name}")));
             }
+        } else {
+            waiting = None;
         }
         thread::sleep(GLANCE);
     }
@@ -506,19 +506,21 @@ fn export(name: &str, listen: &[gabion_nbd::address::Address], given: Option<&st
     volume.close().map_err(|error| Failure::of(format!("cannot close volume {name}"), &error))
 }
 
-fn delete(coordinator: &dyn Coordinator, name: &str, yes: bool) -> Result<()> {
-    let (record, revision) = register::read(coordinator, name)?;
+fn delete(name: &str, yes: bool, given: Option<&str>) -> Result<()> {
+    let surroundings = volumes::surroundings(given, "gabion volume")?;
+    let coordinator = &surroundings.coordinator;
+    let (record, revision) = register::read(&**coordinator, name)?;
     if !yes {
         return Err(Failure::new(format!("deleting volume {name} destroys what is on it"))
             .next(format!("If that is what you want: gabion volume delete --yes {name}"))
             .exit(Exit::Usage));
     }
     let _claim = coordinator
-        .claim(name, "gabion volume delete")
+        .claim(name, &surroundings.holder)
         .map_err(|error| Failure::of(format!("cannot delete volume {name}"), &error))?;
     coordinator.remove(name, revision).map_err(volumes::unanswered)?;
     for member in record.layout.members() {
-        if let Err(error) = release_member(&member.url) {
+        if let Err(error) = release_member(&record, member, &surroundings) {
             eprintln!("gabion: {} keeps its header: {error}", member.url);
         }
     }

@@ -5,11 +5,11 @@
 //! 1. It replaces the record by one with a new opening, so that it has the next epoch.
 //! 2. It connects to all members with that epoch, which fences whoever had the volume before, and
 //!    reads their headers.
-//! 3. [`plan`]: a copy in sync that is not there, or is not what it was, becomes stale. Every mirror
-//!    must have one left. Members that were used by somebody whom the record does not know are
-//!    refused, and so is the whole volume: somebody must decide which history goes on.
-//! 4. It reads the bitmaps of the copies in sync. If a write may have been under way, they may differ
-//!    there: [`keep_one`], and the others are brought up to date from it.
+//! 3. [`plan`]: a copy in sync that is not there, or is not what it was, becomes stale. Every
+//!    mirror must have one left. Members that were used by somebody whom the record does not know
+//!    are refused, and so is the whole volume: somebody must decide which history goes on.
+//! 4. It reads the bitmaps of the copies in sync. If a write may have been under way, they may
+//!    differ there: [`keep_one`], and the others are brought up to date from it.
 //! 5. It writes the new opening into the headers of the members in sync, and then the plan into the
 //!    record ([`complete`]). From then on the volume may be used.
 //!

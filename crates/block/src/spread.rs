@@ -545,7 +545,8 @@ mod tests {
             let flat = MemDisk::new(400);
             let turns = stripe(chunk, lengths.into_iter().map(memory).collect());
             let parts = after.into_iter().map(memory);
-            let tried = linear(std::iter::once(Arc::new(turns) as Arc<dyn Disk>).chain(parts).collect());
+            let turns = std::iter::once(Arc::new(turns) as Arc<dyn Disk>);
+            let tried = linear(turns.chain(parts).collect());
             for (stamp, step) in steps.into_iter().enumerate() {
                 let request = match step {
                     Step::Read(addr, count) => {
@@ -553,10 +554,15 @@ mod tests {
                     }
                     Step::Write(addr, parts) => DiskRequest::Write {
                         addr: BlockAddr(addr),
-                        parts: parts.into_iter().map(|count| BlockSlice::new(bytes(count, stamp as u8))).collect(),
+                        parts: parts
+                            .into_iter()
+                            .map(|count| BlockSlice::new(bytes(count, stamp as u8)))
+                            .collect(),
                         durability: Durability::Cached,
                     },
-                    Step::Zero(addr, count) => DiskRequest::WriteZeroes { addr: BlockAddr(addr), count },
+                    Step::Zero(addr, count) => {
+                        DiskRequest::WriteZeroes { addr: BlockAddr(addr), count }
+                    }
                     Step::Flush => DiskRequest::Flush,
                     Step::Append(count) => {
                         let before = tried.blocks();
@@ -567,7 +573,8 @@ mod tests {
                 };
                 both(&flat, &tried, &request);
             }
-            both(&flat, &tried, &DiskRequest::Read { addr: BlockAddr(0), count: tried.blocks() as usize });
+            let count = tried.blocks() as usize;
+            both(&flat, &tried, &DiskRequest::Read { addr: BlockAddr(0), count });
         }
     }
 

@@ -1,12 +1,12 @@
 //! Reading what a device keeps several copies of, when one of them is wrong.
 //!
-//! A device with copies, such as a mirror, does not know which one is right; whoever has the checksum
-//! does. What [`read_right`] reads first may be any copy. If that is wrong, the others are tried, and
-//! the wrong ones are written again from the right one.
+//! A device with copies, such as a mirror, does not know which one is right; whoever has the
+//! checksum does. What [`read_right`] reads first may be any copy. If that is wrong, the others are
+//! tried, and the wrong ones are written again from the right one.
 //!
-//! Blocks that are read here are not written by anybody meanwhile: they belong to a pinned state, to
-//! a locked file, or to a filesystem that is just being opened. The device, too, replaces a copy only
-//! if it still is what was found to be wrong ([`Disk::repair_copy`]).
+//! Blocks that are read here are not written by anybody meanwhile: they belong to a pinned state,
+//! to a locked file, or to a filesystem that is just being opened. The device, too, replaces a copy
+//! only if it still is what was found to be wrong ([`Disk::repair_copy`]).
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
@@ -52,8 +52,8 @@ pub fn right_copy<T, E>(
     Err(complaint)
 }
 
-/// Makes all copies of the blocks at `addr` be `right`. Gives how many blocks were put right. A copy
-/// that cannot be read or written is the device's own concern.
+/// Makes all copies of the blocks at `addr` be `right`. Gives how many blocks were put right. A
+/// copy that cannot be read or written is the device's own concern.
 pub fn mend(disk: &dyn Disk, addr: BlockAddr, right: &BlockSlice) -> u64 {
     let mut mended = 0;
     for copy in 0..disk.copies() {

@@ -1,7 +1,7 @@
 //! Checking everything that is reachable, online.
 //!
-//! - [`scrub`] reads every node and every block of data past the caches and verifies checksums. On a
-//!   device with copies it looks at all of them, and puts right what is wrong.
+//! - [`scrub`] reads every node and every block of data past the caches and verifies checksums. On
+//!   a device with copies it looks at all of them, and puts right what is wrong.
 //! - [`audit`] compares the allocation map with what the trees reference, to the block.
 //!
 //! A scrub walks a pinned state. It renews the pin every few thousand nodes and goes on behind the

@@ -17,8 +17,8 @@
 //! - [`volume`]: a world of its own for mirrors: hosts, members, a network, a coordinator.
 //!
 //! Everything follows from seeds; there is no clock, no thread and no file here. What keeps a
-//! filesystem comes to it as a trait, and the judges share no code with it. Of the product the crate
-//! knows `gabion-base`, and `gabion-block` for [`volume`] alone.
+//! filesystem comes to it as a trait, and the judges share no code with it. Of the product the
+//! crate knows `gabion-base`, and `gabion-block` for [`volume`] alone.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! A disk that can be closed to whoever still holds it.
 //!
-//! A copy that is given up may still be asked by a thread that has not heard of it, and may still be
-//! working on what it was asked before. Until all of that has ended it must not be brought up to
+//! A copy that is given up may still be asked by a thread that has not heard of it, and may still
+//! be working on what it was asked before. Until all of that has ended it must not be brought up to
 //! date: an old write could come after a newer one.
 
 use std::io;

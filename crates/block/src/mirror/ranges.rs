@@ -1,7 +1,8 @@
 //! Who writes where: no two writers of a mirror are at one block at the same time.
 //!
 //! Copies that get two writes to one block in different orders would differ for ever. A writer
-//! whose blocks are taken waits; so does one whose blocks an earlier waiter wants, so nobody starves.
+//! whose blocks are taken waits; so does one whose blocks an earlier waiter wants, so nobody
+//! starves.
 
 use std::collections::{BTreeMap, VecDeque};
 

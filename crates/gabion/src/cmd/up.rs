@@ -8,8 +8,8 @@
 //!   DATA/ready                   there when all of that was made
 //! ```
 //!
-//! With `--single`, or where an earlier version has made `DATA/gabion.img`, the filesystem is in that
-//! one image.
+//! With `--single`, or where an earlier version has made `DATA/gabion.img`, the filesystem is in
+//! that one image.
 
 use std::fs::{self, File};
 use std::io;
@@ -68,8 +68,8 @@ pub fn run(args: &args::Up) -> Result<()> {
     let data = args.data.display();
     let made = match is_new {
         true => format!(
-            "Made a filesystem with a copy in each of {data}/a.img and {data}/b.img: sparse, it can \
-             grow to {}.\n",
+            "Made a filesystem with a copy in each of {data}/a.img and {data}/b.img: sparse, it \
+             can grow to {}.\n",
             args.size
         ),
         false => String::new(),

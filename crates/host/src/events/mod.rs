@@ -11,8 +11,9 @@
 //! - Lines are appended below a lock by any number of processes, one write for each, and numbered
 //!   without gaps. A log of [`LOG_BYTES_MAX`] becomes the old one, and the old one goes.
 //! - A multicast names the folder of its log, as all programs of a machine share the group
-//!   ([`GROUP`]). Followers are woken by it and read the log: what a slow one loses of the multicast
-//!   it finds there. Where they may not listen (it takes CAP_NET_ADMIN) they look once in a while.
+//!   ([`GROUP`]). Followers are woken by it and read the log: what a slow one loses of the
+//!   multicast it finds there. Where they may not listen (it takes CAP_NET_ADMIN) they look once in
+//!   a while.
 //! - An event that cannot be written to the log is sent all the same, with number 0. That is the
 //!   only kind that is taken from a multicast, and only from root or from the follower's own user.
 //!

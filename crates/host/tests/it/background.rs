@@ -30,7 +30,8 @@ fn run(folder: &TempDir, scenario: fn(&Path) -> !) -> Output {
     let mut command = Command::new("no program, because the scenario does not return");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: the scenario takes no lock that another thread may have held at the fork (the
-    // allocator's are made free by the fork itself), and does not return to what it was forked from.
+    // allocator's are made free by the fork itself), and does not return to what it was forked
+    // from.
     unsafe {
         command.pre_exec(move || {
             leave_the_tests();

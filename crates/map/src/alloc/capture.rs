@@ -4,7 +4,8 @@
 //! 2. Its reference changes, so the table that holds it is written, and so on up to the top one.
 //! 3. All writes are waited for, without a flush: the superblock of the commit comes after one.
 //! 4. Groups let in what was kept out of their pages, because it belongs to the transaction group
-//!    after the commit (see [`crate::alloc::group`]), and wait for the next commit if there was any.
+//!    after the commit (see [`crate::alloc::group`]), and wait for the next commit if there was
+//!    any.
 //!
 //! Every page has two places and alternates between them, so a commit that is never finished
 //! leaves the pages of the last one as they were.

@@ -1,6 +1,7 @@
 //! Accepted bytes become extents.
 //!
-//! 1. **Plan** (`plan`): take the segments as they are now; neighbours within a stripe make one run.
+//! 1. **Plan** (`plan`): take the segments as they are now; neighbours within a stripe make one
+//!    run.
 //! 2. **Write** (`send`): allocate blocks, compute checksums, keep many writes in flight. No object
 //!    is locked.
 //! 3. **Map** (`finish`): with the file locked, put extents for those blocks that nobody wrote over

@@ -182,6 +182,9 @@ impl Record {
 
     /// The record in `text`.
     pub fn decode(text: &str) -> Result<Self, RecordError> {
+        if text.len() > RECORD_BYTES_MAX {
+            return Err(RecordError::Field("length"));
+        }
         let value: Value =
             serde_json::from_str(text).map_err(|error| RecordError::Json(error.to_string()))?;
         let object = value.as_object().ok_or(RecordError::Field("outermost object"))?;
@@ -214,6 +217,9 @@ impl Record {
         if record.completed > record.epoch() {
             return Err(RecordError::Field("completed"));
         }
+        if record.layout.blocks().is_none() {
+            return Err(RecordError::Field("blocks"));
+        }
         Ok(record)
     }
 }
@@ -232,7 +238,8 @@ impl Layout {
         }
     }
 
-    /// Blocks that the device has for whoever uses it; nothing if its parts are too small.
+    /// Blocks that the device has for whoever uses it; nothing if its parts are too small, or do not
+    /// fit together.
     pub fn blocks(&self) -> Option<u64> {
         match self {
             Self::Member(member) => member.blocks.checked_sub(MEMBER_DATA_START),
@@ -243,7 +250,11 @@ impl Layout {
                 let least = parts.iter().map(Self::blocks).min().flatten()?;
                 (least / chunk_blocks * chunk_blocks).checked_mul(parts.len() as u64)
             }
-            Self::Mirror { blocks, .. } => Some(Geometry::of_copies(*blocks)?.blocks()),
+            Self::Mirror { blocks, copies, .. } => {
+                let mut there = copies.iter().filter(|copy| copy.state != CopyState::Removed);
+                let fits = there.all(|copy| copy.on.blocks().is_some_and(|on| on >= *blocks));
+                Some(Geometry::of_copies(*blocks).filter(|_| fits)?.blocks())
+            }
         }
         .filter(|blocks| *blocks > 0)
     }

@@ -238,8 +238,8 @@ impl Layout {
         }
     }
 
-    /// Blocks that the device has for whoever uses it; nothing if its parts are too small, or do not
-    /// fit together.
+    /// Blocks that the device has for whoever uses it; nothing if its parts are too small, or do
+    /// not fit together.
     pub fn blocks(&self) -> Option<u64> {
         match self {
             Self::Member(member) => member.blocks.checked_sub(MEMBER_DATA_START),

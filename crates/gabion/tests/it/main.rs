@@ -17,4 +17,5 @@ mod repairs;
 mod scrubbing;
 mod target;
 mod up;
+mod volumes;
 mod world;

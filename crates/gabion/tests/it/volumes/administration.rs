@@ -1,0 +1,129 @@
+//! Copies that are put in, taken out and left alone; layouts; exports.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::stage::{HEADERS, Stage, await_some, run};
+use super::writing::Writer;
+
+#[test]
+fn copies_come_and_go_while_the_volume_is_mounted() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = (stage.mirror(), stage.target("c"), stage.target("d"));
+    let [b, c, d] = ["b", "c", "d"].map(|name| stage.uri(name));
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    let volume = |arguments: &[&str]| host.gabion(&[&["volume"], arguments].concat());
+    volume(&["suspend", "tank", &b]).succeeded();
+    host.await_copies(&["in-sync", "suspended"]);
+    volume(&["remove", "tank", &stage.uri("a")]).failed(1, &["last copy", "in sync"]);
+    writer.await_more(5);
+    volume(&["resume", "tank", &b]).succeeded();
+    host.await_copies(&["in-sync", "in-sync"]);
+    volume(&["add", "tank", &c]).succeeded();
+    host.await_copies(&["in-sync", "in-sync", "in-sync"]);
+    volume(&["remove", "tank", &b]).succeeded();
+    host.await_copies(&["in-sync", "removed", "in-sync"]);
+    volume(&["remove", "tank", &b]).failed(1, &["no copy of volume tank is on", &b]);
+    // The new one takes the place that is free.
+    volume(&["replace", "tank", &c, &d]).succeeded();
+    host.await_copies(&["in-sync", "in-sync", "removed"]);
+    writer.await_more(5);
+    let (longest, written) = writer.finish();
+    println!("longest pause: {longest:?}");
+    volume(&["resync", "tank", "--verify"]).succeeded();
+    host.unmount();
+    stage.assert_equal("a.img", "d.img", HEADERS);
+    host.mount();
+    written.check();
+}
+
+#[test]
+fn lines_stripes_and_nested_mirrors_can_be_mounted() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (_a, _b) = (stage.target("a"), stage.target("b"));
+    let [c, d, e] = ["c.img", "d.img", "e.img"].map(|name| stage.disk(name));
+    let [c, d, e] = [c, d, e].map(|path| path.to_str().unwrap().to_owned());
+    let (a, b) = (stage.uri("a"), stage.uri("b"));
+    let host = stage.host();
+    let striped = format!("stripe({a},{c})");
+    let lined = format!("linear({b},mirror({d},{e}))");
+    for layout in
+        [&["--linear", &a, &c][..], &["--stripe", &a, &b, &c], &["--mirror", &striped, &lined]]
+    {
+        let create = [&["volume", "create", "tank", "--force", "--equal"], layout].concat();
+        host.gabion(&create).succeeded();
+        // The filesystem before may shine through.
+        host.gabion(&["mkfs", "--force", "tank"]).succeeded();
+        let mountpoint = host.mount();
+        let writer = Writer::start(&mountpoint.join("log"));
+        fs::write(mountpoint.join("large"), vec![9; 20 << 20]).unwrap();
+        writer.await_more(5);
+        let (_, written) = writer.finish();
+        host.unmount();
+        host.mount();
+        written.check();
+        assert_eq!(fs::read(mountpoint.join("large")).unwrap(), vec![9; 20 << 20]);
+        host.unmount();
+        host.gabion(&["volume", "delete", "--yes", "tank"]).succeeded();
+    }
+}
+
+#[test]
+fn a_volume_that_was_lengthened_keeps_what_it_has() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = (stage.mirror(), stage.target("c"));
+    let host = stage.host();
+    let mountpoint = host.mount();
+    fs::write(mountpoint.join("file"), "kept").unwrap();
+    host.unmount();
+    let before = host.volume("tank")["bytes"].as_u64().unwrap();
+    host.gabion(&["volume", "grow", "tank", &stage.uri("c")]).succeeded();
+    assert!(host.volume("tank")["bytes"].as_u64().unwrap() > before);
+    host.mount();
+    assert_eq!(fs::read_to_string(mountpoint.join("file")).unwrap(), "kept");
+    let refused = host.gabion(&["volume", "add", "tank", &stage.uri("c")]);
+    refused.failed(1, &["is not a mirror"]);
+}
+
+#[test]
+fn a_volume_is_exported_to_any_client_and_can_be_a_member() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (_a, b) = stage.mirror();
+    let host = stage.host();
+    let listen = format!("unix:{}", stage.text("export.sock"));
+    let export =
+        stage.start_target(host.command(&["volume", "export", "tank", "--listen", &listen]));
+    let folder = stage.folder.path();
+    let told = run(folder, "nbdinfo", &["--json", &export.uri]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let size = host.volume("tank")["bytes"].as_u64().unwrap();
+    assert_eq!(told["exports"][0]["export-size"], size);
+    for ability in ["flush", "fua", "trim", "zero", "multi_conn"] {
+        assert_eq!(told["exports"][0][format!("can_{ability}")], true, "{ability}");
+    }
+    run(folder, "sh", &["-c", &format!("head -c {size} /dev/urandom > source")]);
+    run(folder, "nbdcopy", &["--flush", "source", &export.uri]);
+    b.kill();
+    run(folder, "qemu-img", &["compare", "-f", "raw", "-F", "raw", "source", &export.uri]);
+    run(folder, "qemu-io", &["-f", "raw", &export.uri, "-c", "write -P 7 0 64k", "-c", "flush"]);
+    run(folder, "qemu-io", &["-f", "raw", &export.uri, "-c", "write -z 0 16M", "-c", "flush"]);
+    let _b = stage.target("b");
+    host.await_copies(&["in-sync", "in-sync"]);
+    // A volume on the volume.
+    let create = ["volume", "create", "upper", "--force", "--linear", &export.uri];
+    host.gabion(&create).succeeded();
+    host.gabion(&["mkfs", "upper"]).succeeded();
+    let mountpoint = host.mount_of("upper", "mnt");
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(5);
+    writer.finish().1.check();
+    host.unmount();
+    let mut export = export;
+    export.signal(rustix::process::Signal::TERM);
+    assert!(export.running.0.wait().unwrap().success());
+    await_some("the end", || host.volume("tank")["holder"].is_null().then_some(()));
+    stage.assert_equal("a.img", "b.img", HEADERS);
+}

@@ -1,0 +1,269 @@
+//! Targets and daemons that die, hang, fail, or talk nonsense.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::stage::{HEADERS, Stage, await_some, run};
+use super::writing::Writer;
+
+/// What a killed target may cost; two seconds are the promise on a machine that does nothing else.
+const PAUSE: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_killed_target_costs_a_short_pause_and_comes_back_in_sync() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (_a, b) = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(20);
+    b.kill();
+    writer.await_more(20);
+    assert_eq!(host.copies(), ["in-sync", "stale"]);
+    let told = host.await_event("member-stale");
+    assert_eq!(told["member"], stage.uri("b"));
+    let _b = stage.target("b");
+    host.await_copies(&["in-sync", "in-sync"]);
+    let (longest, written) = writer.finish();
+    println!("longest pause: {longest:?}");
+    assert!(longest < PAUSE, "{longest:?}");
+    written.check();
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+    host.gabion(&["volume", "resync", "tank", "--verify"]).succeeded();
+}
+
+#[test]
+fn what_was_synced_is_there_after_both_targets_were_killed() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (a, b) = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(20);
+    b.kill();
+    a.kill();
+    host.await_event("volume-unavailable");
+    let (_a, _b) = (stage.target("a"), stage.target("b"));
+    // Nobody is told of an error: the last copy is waited for.
+    writer.await_more(20);
+    let (longest, written) = writer.finish();
+    println!("longest pause: {longest:?}");
+    host.await_copies(&["in-sync", "in-sync"]);
+    host.kill_daemon();
+    host.mount();
+    written.check();
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+}
+
+#[test]
+fn a_killed_mount_leaves_copies_that_become_equal() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(50);
+    host.kill_daemon();
+    let written = writer.finish_in_failure();
+    host.mount();
+    written.check();
+    host.await_copies(&["in-sync", "in-sync"]);
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+}
+
+#[test]
+fn a_stopped_target_holds_nobody_longer_than_its_deadline() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (_a, b) = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(20);
+    b.signal(Signal::STOP);
+    writer.await_more(20);
+    assert_eq!(host.copies(), ["in-sync", "stale"]);
+    let (longest, written) = writer.finish();
+    println!("longest pause: {longest:?}");
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
+    written.check();
+    let began = Instant::now();
+    host.unmount();
+    println!("umount: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    b.signal(Signal::CONT);
+    host.mount();
+    written.check();
+    host.await_copies(&["in-sync", "in-sync"]);
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+}
+
+/// Answers every connection to `socket` with rubbish until it is dropped.
+struct Babbler {
+    socket: std::path::PathBuf,
+    stop: Arc<AtomicBool>,
+    heard: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Babbler {
+    fn start(socket: std::path::PathBuf) -> Self {
+        let _ = fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (stop, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (own_stop, own_heard) = (Arc::clone(&stop), Arc::clone(&heard));
+        let thread = thread::spawn(move || {
+            for client in listener.incoming() {
+                if own_stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let mut client = client.unwrap();
+                // It may hang up at any time.
+                let _ = client.write_all(&[0xa5; 64 << 10]);
+                let _ = client.read(&mut [0; 100]);
+                own_heard.store(true, Ordering::Release);
+            }
+        });
+        Self { socket, stop, heard, thread: Some(thread) }
+    }
+}
+
+impl Drop for Babbler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = std::os::unix::net::UnixStream::connect(&self.socket);
+        let _ = self.thread.take().unwrap().join();
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+#[test]
+fn a_target_that_talks_nonsense_is_done_without() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (_a, b) = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(5);
+    b.kill();
+    let babbler = Babbler::start(stage.path("b.sock"));
+    writer.await_more(20);
+    assert_eq!(host.copies(), ["in-sync", "stale"]);
+    await_some("a connection", || babbler.heard.load(Ordering::Acquire).then_some(()));
+    writer.await_more(5);
+    drop(babbler);
+    let _b = stage.target("b");
+    host.await_copies(&["in-sync", "in-sync"]);
+    let (longest, written) = writer.finish();
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
+    written.check();
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+}
+
+#[test]
+fn a_member_with_errors_is_done_without() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _a = stage.target("a");
+    let (socket, broken) = (stage.text("c.sock"), stage.text("broken"));
+    stage.disk("c.img");
+    let mut nbdkit = Command::new("nbdkit");
+    nbdkit.args([
+        "--foreground",
+        "--exit-with-parent",
+        "--unix",
+        &socket,
+        "--filter=error",
+        "file",
+    ]);
+    nbdkit.args(["c.img", "error=EIO", "error-pwrite-rate=100%"]);
+    nbdkit.arg(format!("error-file={broken}"));
+    let _nbdkit = stage.start(nbdkit.stderr(Stdio::null()));
+    await_some("the socket", || fs::exists(&socket).unwrap().then_some(()));
+    let (a, c) = (stage.uri("a"), format!("nbd+unix:///?socket={socket}"));
+    let host = stage.host();
+    host.gabion(&["volume", "create", "tank", "--equal", "--mirror", &a, &c]).succeeded();
+    host.gabion(&["mkfs", "tank"]).succeeded();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(5);
+    fs::write(&broken, "").unwrap();
+    let told = host.await_event("member-stale");
+    assert!(told["reason"].as_str().unwrap().contains("Input/output error"), "{told}");
+    writer.await_more(5);
+    fs::remove_file(&broken).unwrap();
+    host.await_copies(&["in-sync", "in-sync"]);
+    let (longest, written) = writer.finish();
+    assert!(longest < PAUSE, "{longest:?}");
+    written.check();
+    host.unmount();
+}
+
+#[test]
+fn a_member_whose_own_disk_is_full_is_done_without() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _a = stage.target("a");
+    fs::create_dir(stage.path("small")).unwrap();
+    run(stage.folder.path(), "mount", &["-t", "tmpfs", "-o", "size=8M", "none", "small"]);
+    // Of more bytes than there is room for.
+    let disk = fs::File::create(stage.path("small/disk")).unwrap();
+    disk.set_len(super::stage::SIZE).unwrap();
+    let mut command = stage.host().command(&["target", "--listen"]);
+    command.args([&format!("unix:{}", stage.text("b.sock")), "b=small/disk"]);
+    let _b = stage.start_target(command);
+    let (a, b) = (stage.uri("a"), stage.uri("b"));
+    let host = stage.host();
+    host.gabion(&["volume", "create", "tank", "--equal", "--mirror", &a, &b]).succeeded();
+    host.gabion(&["mkfs", "tank"]).succeeded();
+    let mountpoint = host.mount();
+    fs::write(mountpoint.join("large"), vec![7; 16 << 20]).unwrap();
+    fs::File::open(mountpoint.join("large")).unwrap().sync_all().unwrap();
+    let told = host.await_event("member-stale");
+    assert!(told["reason"].as_str().unwrap().contains("No space left"), "{told}");
+    assert_eq!(fs::read(mountpoint.join("large")).unwrap(), vec![7; 16 << 20]);
+    host.unmount();
+}
+
+#[test]
+fn umount_and_an_interrupt_end_though_all_targets_are_dead() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (a, b) = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    fs::create_dir(stage.path("front")).unwrap();
+    let [c, d] = ["c", "d"].map(|name| stage.target(name));
+    let (c_uri, d_uri) = (stage.uri("c"), stage.uri("d"));
+    let create = ["volume", "create", "fore", "--equal", "--mirror", &c_uri, &d_uri];
+    host.gabion(&create).succeeded();
+    host.gabion(&["mkfs", "fore"]).succeeded();
+    let mut command = host.command(&["mount", "--foreground", "-o", "commit=300", "fore", "front"]);
+    let mut foreground = stage.start(command.stderr(Stdio::null()).stdout(Stdio::null()));
+    await_some("the mount", || {
+        stage.folder.mountpoints().contains(&stage.path("front")).then_some(())
+    });
+    for folder in [&mountpoint, &stage.path("front")] {
+        fs::write(folder.join("file"), vec![1; 1 << 20]).unwrap();
+    }
+    [a, b, c, d].into_iter().for_each(super::stage::Target::kill);
+    let began = Instant::now();
+    foreground.signal(Signal::INT);
+    let outcome = host.gabion(&["umount", "mnt"]);
+    println!("umount: {:?}: {}", began.elapsed(), outcome.stderr);
+    outcome.failed(1, &["not all of it could be written"]);
+    let status = foreground.0.wait().unwrap();
+    println!("Ctrl-C: {:?}", began.elapsed());
+    assert!(!status.success());
+    assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
+    assert!(stage.folder.mountpoints().is_empty(), "{:?}", stage.folder.mountpoints());
+}

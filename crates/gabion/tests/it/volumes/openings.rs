@@ -1,0 +1,262 @@
+//! Two openers, and disks that are not what they were.
+
+use std::fs;
+use std::thread;
+
+use super::stage::{HEADERS, SIZE, Stage, run};
+use super::writing::Writer;
+
+/// Members that are files have no target's header.
+const MEMBER_HEADER: usize = 1 << 20;
+
+/// A mirror `tank` of two files with a filesystem.
+fn mirror_of_files(stage: &Stage) {
+    let (a, b) = (stage.disk("a.img"), stage.disk("b.img"));
+    let members = [a.to_str().unwrap(), b.to_str().unwrap()];
+    let create = [&["volume", "create", "tank", "--equal", "--mirror"], &members[..]].concat();
+    stage.host().gabion(&create).succeeded();
+    stage.host().gabion(&["mkfs", "tank"]).succeeded();
+}
+
+#[test]
+fn a_second_opener_is_told_who_has_the_volume() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    fs::create_dir(stage.path("other")).unwrap();
+    let holder = format!("process {}", host.daemon("mnt").as_raw_nonzero());
+    let socket = format!("unix:{}", stage.text("export.sock"));
+    let refused = |arguments: &[&str]| {
+        host.gabion(arguments).failed(1, &["tank", "in use by", &holder]);
+    };
+    // At the same time, as some wait for a moment.
+    thread::scope(|scope| {
+        scope.spawn(|| refused(&["mount", "tank", "other"]));
+        scope.spawn(|| refused(&["mkfs", "--force", "tank"]));
+        scope.spawn(|| refused(&["volume", "export", "tank", "--listen", &socket]));
+        scope.spawn(|| refused(&["volume", "delete", "tank", "--yes"]));
+        scope.spawn(|| refused(&["volume", "grow", "tank", "a.img"]));
+    });
+    fs::write(mountpoint.join("still"), "there").unwrap();
+    fs::File::open(mountpoint.join("still")).unwrap().sync_all().unwrap();
+    host.unmount();
+    assert_eq!(host.copies(), ["in-sync", "in-sync"]);
+}
+
+#[test]
+fn a_machine_that_opens_a_volume_fences_the_one_that_had_it() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = stage.mirror();
+    let (first, second) = (stage.host(), stage.host_with("second", None));
+    let mountpoint = first.mount();
+    fs::write(mountpoint.join("kept"), "by fsync").unwrap();
+    fs::File::open(mountpoint.join("kept")).unwrap().sync_all().unwrap();
+    // A coordinator that knows the same and does not know of the claim, as after a lease's end.
+    run(stage.folder.path(), "cp", &["-r", "state", "second"]);
+    let other = second.mount_of("tank", "other");
+    assert_eq!(fs::read_to_string(other.join("kept")).unwrap(), "by fsync");
+    fs::write(mountpoint.join("late"), "lost").unwrap();
+    let file = fs::File::open(mountpoint.join("late")).unwrap();
+    file.sync_all().expect_err("somebody else has the volume");
+    first.await_event("volume-fenced");
+    fs::write(other.join("new"), "kept").unwrap();
+    fs::File::open(other.join("new")).unwrap().sync_all().unwrap();
+    drop(file);
+    first.gabion(&["umount", "mnt"]).failed(1, &["not all of it could be written"]);
+    second.gabion(&["umount", "other"]).succeeded();
+    let other = second.mount_of("tank", "other");
+    assert!(!other.join("late").exists());
+    assert_eq!(fs::read_to_string(other.join("new")).unwrap(), "kept");
+}
+
+#[test]
+fn an_empty_disk_in_a_copys_place_is_filled() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (_a, b) = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(5);
+    b.kill();
+    writer.await_more(5);
+    stage.disk("b.img");
+    let b = stage.target("b");
+    host.await_copies(&["in-sync", "in-sync"]);
+    let (_, written) = writer.finish();
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+    // The same while nobody uses it.
+    b.kill();
+    stage.disk("b.img");
+    let _b = stage.target("b");
+    host.gabion(&["volume", "resync", "tank"]).succeeded();
+    assert_eq!(host.copies(), ["in-sync", "in-sync"]);
+    stage.assert_equal("a.img", "b.img", HEADERS);
+    host.mount();
+    written.check();
+}
+
+#[test]
+fn a_foreign_disk_is_left_alone_and_named() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    mirror_of_files(&stage);
+    let host = stage.host();
+    let b = stage.text("b.img");
+    fs::rename(stage.path("b.img"), stage.path("b.away")).unwrap();
+    // First another filesystem, then a member of another volume.
+    stage.disk("b.img");
+    run(stage.folder.path(), "mkfs.ext4", &["-q", "-E", "lazy_itable_init=0", "b.img"]);
+    for what in ["something that is not a volume's", "belongs to another volume"] {
+        if what.contains("belongs") {
+            stage.disk("b.img");
+            host.gabion(&["volume", "create", "other", "--linear", &b]).succeeded();
+        }
+        let before = fs::read(&b).unwrap();
+        let mountpoint = host.mount();
+        let writer = Writer::start(&mountpoint.join("log"));
+        writer.await_more(5);
+        let told = super::stage::await_some(what, || {
+            host.events().into_iter().find(|event| {
+                event["event"] == "member-foreign"
+                    && event["found"].as_str().unwrap().contains(what)
+            })
+        });
+        assert_eq!(told["member"], b.as_str());
+        writer.finish().1.check();
+        host.unmount();
+        assert!(fs::read(&b).unwrap() == before, "{what}");
+        assert_eq!(host.copies(), ["in-sync", "stale"]);
+    }
+    // The right one again.
+    fs::rename(stage.path("b.away"), &b).unwrap();
+    host.gabion(&["volume", "resync", "tank", "--verify"]).succeeded();
+    stage.assert_equal("a.img", "b.img", MEMBER_HEADER);
+}
+
+#[test]
+fn an_older_state_of_a_copy_is_filled_and_never_read() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    mirror_of_files(&stage);
+    let host = stage.host();
+    let mountpoint = host.mount();
+    fs::write(mountpoint.join("file"), "old").unwrap();
+    host.unmount();
+    fs::copy(stage.path("b.img"), stage.path("backup")).unwrap();
+    host.mount();
+    fs::write(mountpoint.join("file"), "new").unwrap();
+    host.unmount();
+    fs::copy(stage.path("backup"), stage.path("b.img")).unwrap();
+    // It alone is no volume.
+    fs::rename(stage.path("a.img"), stage.path("a.away")).unwrap();
+    let refused = host.gabion(&["mount", "tank", "mnt"]);
+    refused.failed(1, &["no copy that is in sync", "No such file", "older than it was"]);
+    fs::rename(stage.path("a.away"), stage.path("a.img")).unwrap();
+    host.mount();
+    assert_eq!(fs::read_to_string(mountpoint.join("file")).unwrap(), "new");
+    host.await_copies(&["in-sync", "in-sync"]);
+    let told = host.await_event("resync-started");
+    // All of it but the headers and the bitmaps.
+    assert_eq!(told["bytes"], SIZE - 2 * MEMBER_HEADER as u64);
+    assert_eq!(fs::read_to_string(mountpoint.join("file")).unwrap(), "new");
+    host.unmount();
+    stage.assert_equal("a.img", "b.img", MEMBER_HEADER);
+}
+
+#[test]
+fn copies_that_went_on_apart_are_refused_with_both_histories() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (a, b) = stage.mirror();
+    let (first, second) = (stage.host(), stage.host_with("second", None));
+    run(stage.folder.path(), "cp", &["-r", "state", "second"]);
+    let write = |host: &super::stage::Host<'_>, text: &str| {
+        let mountpoint = host.mount();
+        fs::write(mountpoint.join("whose"), text).unwrap();
+        host.gabion(&["umount", "mnt"]).succeeded();
+    };
+    b.kill();
+    write(&first, "first");
+    a.kill();
+    let b = stage.target("b");
+    write(&second, "second");
+    let a = stage.target("a");
+    for host in [&first, &second] {
+        let history = ["used apart from the rest", "The volume's history:", "The history of"];
+        let mut refused = host.gabion(&["mount", "tank", "mnt"]);
+        if refused.stderr.contains("belongs to epoch") {
+            // The other side has just tried with the same epoch.
+            refused = host.gabion(&["mount", "tank", "mnt"]);
+        }
+        refused.failed(1, &history);
+        let told = host.await_event("volume-split-brain");
+        assert_ne!(told["one"], told["other"]);
+    }
+    // Whoever decides for one side gives the other's disk back as an empty one.
+    b.kill();
+    stage.disk("b.img");
+    let _targets = (a, stage.target("b"));
+    // The other side has just tried with the same epoch, so that this may be the wrong one.
+    let _ = first.gabion(&["volume", "resync", "tank"]);
+    let mountpoint = first.mount();
+    first.await_copies(&["in-sync", "in-sync"]);
+    assert_eq!(fs::read_to_string(mountpoint.join("whose")).unwrap(), "first");
+    first.unmount();
+    stage.assert_equal("a.img", "b.img", HEADERS);
+}
+
+#[test]
+fn a_volume_that_is_not_made_disturbs_nobody() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = stage.mirror();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let refused = host.gabion(&["volume", "create", "new", "--linear", &stage.uri("a")]);
+    refused.failed(1, &["is a member of the volume", "--force"]);
+    let writer = Writer::start(&mountpoint.join("log"));
+    writer.await_more(5);
+    writer.finish().1.check();
+    assert_eq!(host.copies(), ["in-sync", "in-sync"]);
+}
+
+#[test]
+fn a_target_that_was_given_to_another_volume_stays_with_it() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _targets = stage.mirror();
+    let host = stage.host();
+    let b = stage.uri("b");
+    host.gabion(&["volume", "create", "other", "--force", "--linear", &b]).succeeded();
+    host.gabion(&["mkfs", "other"]).succeeded();
+    let other = host.mount_of("other", "mnt");
+    fs::create_dir(stage.path("second")).unwrap();
+    for _ in 0..4 {
+        // Until its epoch is higher than that of the other volume.
+        host.mount_of("tank", "second");
+        host.gabion(&["umount", "second"]).succeeded();
+    }
+    assert_eq!(host.copies(), ["in-sync", "stale"]);
+    let writer = Writer::start(&other.join("log"));
+    writer.await_more(5);
+    writer.finish().1.check();
+    host.unmount();
+    host.gabion(&["volume", "delete", "--yes", "tank"]).succeeded();
+    host.mount_of("other", "mnt");
+}
+
+#[test]
+fn a_deleted_volume_leaves_its_disks_free() {
+    let stage = Stage::new();
+    let _targets = (stage.target("a"), stage.target("b"));
+    let file = stage.disk("c.img");
+    let members = [stage.uri("a"), stage.uri("b"), file.to_str().unwrap().to_owned()];
+    let host = stage.host();
+    for _ in 0..2 {
+        let mut create = vec!["volume", "create", "tank", "--equal", "--mirror"];
+        create.extend(members.iter().map(String::as_str));
+        host.gabion(&create).succeeded();
+        host.gabion(&["volume", "delete", "tank"]).failed(2, &["--yes"]);
+        let deleted = host.gabion(&["volume", "delete", "tank", "--yes"]);
+        assert_eq!(deleted.stderr, "");
+        deleted.succeeded();
+        host.gabion(&["volume", "status", "tank"]).failed(1, &["tank", "gabion volume list"]);
+    }
+}

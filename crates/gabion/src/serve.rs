@@ -196,9 +196,10 @@ impl Daemon {
             Ok(End::Unmounted | End::Aborted | End::Shutdown) => None,
             Err(error) => Some(chain(&error)),
         };
-        let problem = match (problem, self.storage.close()) {
-            (None, Err(error)) => Some(chain(&error)),
-            (problem, _) => problem,
+        // Disks that have failed already would only be waited for once more.
+        let problem = match problem {
+            None => self.storage.close().err().map(|error| chain(&error)),
+            problem => problem,
         };
         self.server.end(problem.clone());
         match problem {

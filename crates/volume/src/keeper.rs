@@ -27,7 +27,7 @@ pub(crate) struct Looked {
     pub(crate) findings: Findings,
     pub(crate) devices: Devices,
     /// Why some of them cannot be used.
-    refusals: Vec<MemberError>,
+    pub(crate) refusals: BTreeMap<Uuid, MemberError>,
 }
 
 /// The owner of all mirrors of a volume.
@@ -115,10 +115,7 @@ impl Keeper {
     }
 
     /// Connects to members, all at once, and reads their headers.
-    pub(crate) fn look(
-        &self,
-        members: &[(Member, member::Patience)],
-    ) -> Result<Looked, MemberError> {
+    pub(crate) fn look(&self, members: &[(Member, member::Patience)]) -> Looked {
         let right = self.right();
         let volume = self.register.record().uuid;
         let look = |member: &Member, patience| -> Result<_, MemberError> {
@@ -152,14 +149,13 @@ impl Keeper {
                     all.findings.insert(member.uuid, found);
                     all.devices.insert(member.uuid, disk);
                 }
-                Err(error @ MemberError::Fenced(_)) => return Err(error),
                 Err(error) => {
                     all.findings.insert(member.uuid, Found::Unreachable(error.to_string()));
-                    all.refusals.push(error);
+                    all.refusals.insert(member.uuid, error);
                 }
             }
         }
-        Ok(all)
+        all
     }
 
     /// Writes the record's openings into the headers of `members`.
@@ -197,10 +193,18 @@ impl Keeper {
         let told = told.ok_or_else(|| away(&"it is not in the record"))?;
         let members: Vec<_> = told.on.members().into_iter().cloned().collect();
         let asked: Vec<_> = members.iter().map(|one| (one.clone(), COPY_PATIENCE)).collect();
-        let Looked { findings, devices, mut refusals } = self.look(&asked)?;
+        let Looked { findings, devices, mut refusals } = self.look(&asked);
         self.connected();
-        if let Some(error) = refusals.pop() {
-            return Err(error);
+        match refusals.pop_first() {
+            None => {}
+            // Whoever has fenced a stale copy has not got the volume, as long as the record is ours.
+            Some((_, MemberError::Fenced(reason))) => {
+                return Err(match self.register.refresh() {
+                    Err(RegisterError::Fenced(_)) => MemberError::Fenced(reason),
+                    _ => MemberError::Unreachable(reason),
+                });
+            }
+            Some((_, error)) => return Err(error),
         }
         for member in &members {
             if let Found::Header(header) = &findings[&member.uuid]

@@ -43,7 +43,7 @@ pub enum VolumeError {
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// Its members do not allow it.
-    #[error("cannot open volume {volume}: {source}")]
+    #[error("{source}")]
     Opening {
         /// The volume.
         volume: String,
@@ -51,7 +51,7 @@ pub enum VolumeError {
         source: OpeningError,
     },
     /// A member does not allow it.
-    #[error("cannot open volume {volume}: {source}")]
+    #[error("{source}")]
     Member {
         /// The volume.
         volume: String,
@@ -59,7 +59,7 @@ pub enum VolumeError {
         source: MemberError,
     },
     /// A disk has failed.
-    #[error("cannot open volume {volume}: {source}")]
+    #[error("{source}")]
     Disk {
         /// The volume.
         volume: String,
@@ -210,10 +210,13 @@ fn put_together(keeper: &Arc<Keeper>, name: &str) -> Result<Assembled, VolumeErr
     let record = keeper.register.record();
     let mut asked = Vec::new();
     wanted_members(&record.layout, ONLY_PATIENCE, &mut asked);
-    let looked = keeper.look(&asked);
-    let Looked { findings, mut devices, .. } =
-        looked.map_err(|source| VolumeError::Member { volume: volume(), source })?;
+    let Looked { findings, mut devices, refusals } = keeper.look(&asked);
     keeper.connected();
+    let trusted = opening::in_use(&record.layout);
+    let mut refused = trusted.iter().filter_map(|member| refusals.get(&member.uuid));
+    if let Some(source) = refused.find(|error| matches!(error, MemberError::Fenced(_))) {
+        return Err(VolumeError::Member { volume: volume(), source: source.clone() });
+    }
     let mut layout = opening::plan(&record, &findings).map_err(|source| {
         if let OpeningError::Apart { record, member, .. } = &source {
             let (one, other) = (record.clone(), member.clone());

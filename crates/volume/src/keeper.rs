@@ -197,7 +197,7 @@ impl Keeper {
         self.connected();
         match refusals.pop_first() {
             None => {}
-            // Whoever has fenced a stale copy has not got the volume, as long as the record is ours.
+            // Whoever has fenced a stale copy has not got the volume while the record is ours.
             Some((_, MemberError::Fenced(reason))) => {
                 return Err(match self.register.refresh() {
                     Err(RegisterError::Fenced(_)) => MemberError::Fenced(reason),

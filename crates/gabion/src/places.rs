@@ -1,5 +1,5 @@
 //! Where the program keeps what must survive it and the machine's restart: records of volumes,
-//! the log of events. Sockets and the daemons' log are elsewhere, see [`crate::control`].
+//! the log of events. Sockets and the daemons' log are elsewhere, see the module `control`.
 //!
 //! 1. `$GABION_STATE` if it is set, for tests and for machines with places of their own.
 //! 2. `/var/lib/gabion` for root.

@@ -202,8 +202,8 @@ fn report_mirror(figures: &Figures, gabion: &'static str, mirror: &'static str) 
     let mut table = Table::new(&["mount", gabion, mirror, "to gabion"]);
     for metric in figures.metrics() {
         let target = match metric.name {
-            name if name.contains("fsync") => Some(0.5),
             _ if metric.unit == Unit::MebibytesPerSecond => Some(0.6),
+            name if name.contains("fsync") => Some(0.5),
             _ => None,
         };
         table.row(vec![

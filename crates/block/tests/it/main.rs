@@ -1,8 +1,10 @@
-//! The machine that keeps copies equal, with disks in memory and a time that is told.
+//! The machine that keeps copies equal, with disks in memory and a time that is told; disks that are
+//! made of several; and what volumes keep.
 
 mod decoders;
 mod foreground;
 mod golden;
 mod resync;
 mod rig;
+mod spread;
 mod trust;

@@ -1,0 +1,103 @@
+//! Disks that take turns.
+
+use std::sync::Arc;
+
+use gabion_base::buffer::BlockSlice;
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
+use gabion_base::ids::BlockAddr;
+
+use super::pieces::{Piece, Run, flush_all, submit_pieces};
+use super::{most_copies, read_one, repair_one};
+
+/// Disks that take turns.
+pub struct Stripe {
+    name: Arc<str>,
+    chunk_blocks: u64,
+    disks: Vec<Arc<dyn Disk>>,
+    blocks: u64,
+}
+
+impl Stripe {
+    /// A device of `disks`, each of which has `chunk_blocks` blocks in its turn. As many rows are
+    /// used as fit on all of them.
+    pub fn new(name: Arc<str>, chunk_blocks: u64, disks: Vec<Arc<dyn Disk>>) -> Self {
+        assert!(chunk_blocks > 0 && !disks.is_empty(), "a stripe of nothing");
+        let shortest = disks.iter().map(|disk| disk.blocks()).min().unwrap_or(0);
+        let row_blocks = chunk_blocks * disks.len() as u64;
+        let blocks = (shortest / chunk_blocks).saturating_mul(row_blocks);
+        Self { name, chunk_blocks, disks, blocks }
+    }
+
+    fn row_blocks(&self) -> u64 {
+        self.chunk_blocks * self.disks.len() as u64
+    }
+
+    /// How many blocks of part `part` come before block `addr` of the whole.
+    fn before(&self, part: u64, addr: u64) -> u64 {
+        let (row, within) = (addr / self.row_blocks(), addr % self.row_blocks());
+        let chunk = within.saturating_sub(part * self.chunk_blocks).min(self.chunk_blocks);
+        row * self.chunk_blocks + chunk
+    }
+
+    /// Which part a block is on, and where.
+    fn place(&self, addr: BlockAddr) -> (&dyn Disk, BlockAddr) {
+        let part = addr.0 % self.row_blocks() / self.chunk_blocks;
+        (&*self.disks[part as usize], BlockAddr(self.before(part, addr.0)))
+    }
+}
+
+impl Disk for Stripe {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        if let Err(error) = request.check(&self.name, self.blocks) {
+            return Ticket::ready(Err(error));
+        }
+        if let DiskRequest::Flush = request {
+            return flush_all(self.disks.iter());
+        }
+        let (addr, count) = request.extent();
+        let (from, to) = (addr.0, addr.0 + count);
+        let pieces = self.disks.iter().zip(0..).filter_map(|(disk, part)| {
+            let (start, end) = (self.before(part, from), self.before(part, to));
+            let chunk = self.chunk_blocks;
+            let whole = start / chunk * self.row_blocks() + part * chunk + start % chunk;
+            (start < end).then(|| Piece {
+                disk,
+                addr: BlockAddr(start),
+                count: end - start,
+                run: Run { first: whole - from, length: chunk, period: self.row_blocks() },
+                lead: chunk - start % chunk,
+            })
+        });
+        submit_pieces(&request, pieces.collect())
+    }
+
+    fn copies(&self) -> usize {
+        most_copies(self.disks.iter())
+    }
+
+    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks)?;
+        let (disk, addr) = self.place(addr);
+        read_one(disk, copy, addr, into)
+    }
+
+    fn repair_copy(
+        &self,
+        copy: usize,
+        addr: BlockAddr,
+        bad: &[u8],
+        good: BlockSlice,
+    ) -> Result<Repair, DiskError> {
+        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks)?;
+        let (disk, addr) = self.place(addr);
+        repair_one(disk, copy, addr, bad, good)
+    }
+}

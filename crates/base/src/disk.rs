@@ -326,6 +326,19 @@ impl DiskRequest {
         }
     }
 
+    /// The same request `blocks` blocks further on.
+    #[must_use]
+    pub fn moved(mut self, blocks: u64) -> Self {
+        match &mut self {
+            Self::Read { addr, .. }
+            | Self::Write { addr, .. }
+            | Self::Discard { addr, .. }
+            | Self::WriteZeroes { addr, .. } => *addr = addr.plus(blocks),
+            Self::Flush => {}
+        }
+        self
+    }
+
     /// Fails if the request reaches past a device of `blocks` blocks.
     pub fn check(&self, device: &Arc<str>, blocks: u64) -> Result<(), DiskError> {
         let (addr, count) = self.extent();

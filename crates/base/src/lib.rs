@@ -19,6 +19,7 @@ pub mod ids;
 pub mod rng;
 pub mod sync;
 pub mod time;
+pub mod window;
 
 /// Bytes in a block, the unit of all storage and of all addresses.
 pub const BLOCK_SIZE: usize = 4096;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::{Disk, DiskError};
 use gabion_base::ids::{BlockAddr, Uuid};
+use gabion_base::window::Window;
 use gabion_block::geometry::{Geometry, METADATA_BLOCKS};
 use gabion_block::mirror::{Loaded, Mirror};
 use gabion_block::opening::keep_one;
@@ -14,7 +15,6 @@ use gabion_block::spread::{Linear, Stripe};
 
 use crate::member;
 use crate::mirror_disk::{MirrorDisk, Owner};
-use crate::window::Window;
 
 /// Connected members by their identities.
 pub(crate) type Devices = BTreeMap<Uuid, Arc<dyn Disk>>;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, DiskError, Durability};
 use gabion_base::ids::BlockAddr;
+use gabion_base::window::Window;
 use gabion_block::coordinator::{CoordinatorError, Revision};
 use gabion_block::epoch::{Epoch, Opening, holder};
 use gabion_block::format::header::{Header, MEMBER_DATA_START};
@@ -317,7 +318,7 @@ fn replicas(layout: &Layout, devices: &Devices) -> Vec<Arc<dyn Disk>> {
         Layout::Mirror { blocks, copies, .. } => {
             let data = gabion_block::geometry::METADATA_BLOCKS;
             let all = copies.iter().flat_map(|copy| replicas(&copy.on, devices));
-            let data = |disk| crate::window::Window::new(disk, data, *blocks - data);
+            let data = |disk| Window::new(disk, data, *blocks - data);
             all.map(|disk| Arc::new(data(disk)) as Arc<dyn Disk>).collect()
         }
     }

@@ -9,6 +9,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::event::{BlockEvent, Event, MemberEvent, ResyncEvent, VolumeEvent};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::Mutex;
+use gabion_base::window::Window;
 use gabion_block::copies::CopyIndex;
 use gabion_block::format::header::Header;
 use gabion_block::mirror::Notice;
@@ -59,7 +60,7 @@ impl Keeper {
     }
 
     pub(crate) fn volume(&self) -> String {
-        self.register.record().name
+        self.register.volume().to_owned()
     }
 
     /// The right to connect to members next.
@@ -252,7 +253,7 @@ impl Keeper {
         if disk.blocks() < blocks {
             return Err(away(&"it is smaller than the other copies"));
         }
-        let disk = Arc::new(crate::window::Window::new(disk, 0, blocks));
+        let disk = Arc::new(Window::new(disk, 0, blocks));
         Ok(Attachment { disk: Some(disk), full })
     }
 }

@@ -6,7 +6,7 @@
 //!   assembly      members put together                           layout   as people write it
 //!   mirror_disk   a mirror's machine with disks, time and threads
 //!   member        where members are, and their headers
-//!   gate, window  disks that can be closed, and parts of disks
+//!   gate          disks that can be closed
 //! ```
 //!
 //! What to trust and what to do is decided in `gabion-block`; here it is done.
@@ -23,4 +23,3 @@ pub mod mirror_disk;
 pub mod register;
 pub mod surroundings;
 pub mod volume;
-pub mod window;

@@ -15,14 +15,13 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::{Disk, DiskError, Durability};
 use gabion_base::ids::BlockAddr;
+use gabion_base::window::Window;
 use gabion_block::format::header::{Header, MEMBER_DATA_START, is_header};
 use gabion_block::opening::Found;
 use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_nbd::address::Uri;
 use gabion_nbd::client::{Client, ClientOptions, Epoch};
 use thiserror::Error;
-
-use crate::window::Window;
 
 /// Where a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -85,9 +85,12 @@ pub(crate) struct Register {
     volume: String,
     epoch: Epoch,
     nonce: u64,
+    /// Held by whoever talks with the coordinator. What is known can be asked for meanwhile.
+    turn: Mutex<()>,
     state: Mutex<State>,
 }
 
+#[derive(Clone)]
 struct State {
     record: Record,
     revision: Revision,
@@ -110,8 +113,14 @@ impl Register {
             volume: record.name.clone(),
             epoch: opening.epoch,
             nonce: opening.nonce,
+            turn: Mutex::default(),
             state: Mutex::new(State { record, revision, away: None }),
         }
+    }
+
+    /// The volume's name.
+    pub(crate) fn volume(&self) -> &str {
+        &self.volume
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -137,27 +146,27 @@ impl Register {
 
     /// Changes the record. Nobody else of this process changes it meanwhile.
     pub(crate) fn change(&self, mut change: impl FnMut(&mut Record)) -> Result<(), RegisterError> {
-        let mut state = self.state.lock();
+        let _turn = self.turn.lock();
         let mut last = None;
         for _ in 0..ATTEMPTS_MAX {
-            let mut record = state.record.clone();
+            let known = self.state.lock().clone();
+            let mut record = known.record.clone();
             change(&mut record);
-            if record == state.record && last.is_none() && state.away.is_none() {
+            if record == known.record && last.is_none() && known.away.is_none() {
                 return Ok(());
             }
             let text = record.encode();
-            match self.coordinator.replace(&self.volume, state.revision, &text) {
+            match self.coordinator.replace(&self.volume, known.revision, &text) {
                 Ok(revision) => {
-                    (state.record, state.revision) = (record, revision);
-                    self.answered(&mut state);
+                    self.know(record, revision);
                     return Ok(());
                 }
                 Err(error @ CoordinatorError::Conflict { .. }) => {
                     last = Some(error);
-                    self.read_again(&mut state)?;
+                    self.read_again()?;
                 }
                 Err(error) => {
-                    self.silent(&mut state, &error);
+                    self.silent(&error);
                     return Err(error.into());
                 }
             }
@@ -165,36 +174,45 @@ impl Register {
         Err(last.expect("it was tried").into())
     }
 
-    fn read_again(&self, state: &mut State) -> Result<(), RegisterError> {
+    /// Takes note of what somebody else has made of the record.
+    pub(crate) fn refresh(&self) -> Result<Record, RegisterError> {
+        let _turn = self.turn.lock();
+        self.read_again()
+    }
+
+    fn read_again(&self) -> Result<Record, RegisterError> {
         let read = self.coordinator.read(&self.volume);
-        let stored = read.inspect_err(|error| self.silent(state, error))?;
+        let stored = read.inspect_err(|error| self.silent(error))?;
         let stored = stored.ok_or(RegisterError::Fenced(None))?;
         let record = decode(&self.volume, &stored.text)?;
         self.is_ours(&record)?;
-        (state.record, state.revision) = (record, stored.revision);
-        self.answered(state);
-        Ok(())
+        self.know(record.clone(), stored.revision);
+        Ok(record)
     }
 
-    /// Takes note of what somebody else has made of the record.
-    pub(crate) fn refresh(&self) -> Result<Record, RegisterError> {
-        let mut state = self.state.lock();
-        self.read_again(&mut state)?;
-        Ok(state.record.clone())
-    }
-
-    fn silent(&self, state: &mut State, error: &CoordinatorError) {
-        if state.away.is_none() && matches!(error, CoordinatorError::Unavailable { .. }) {
-            let since = now_seconds();
-            state.away = Some(since);
-            let (since, reason) = (Timestamp::new(since, 0), error.to_string());
-            self.publish(CoordinatorEvent::Unreachable { since, reason });
+    /// The coordinator has said this.
+    fn know(&self, record: Record, revision: Revision) {
+        let known = State { record, revision, away: None };
+        let before = std::mem::replace(&mut *self.state.lock(), known);
+        if let Some(since) = before.away {
+            self.publish(CoordinatorEvent::Back { since: Timestamp::new(since, 0) });
         }
     }
 
-    fn answered(&self, state: &mut State) {
-        if let Some(since) = state.away.take() {
-            self.publish(CoordinatorEvent::Back { since: Timestamp::new(since, 0) });
+    /// The coordinator has said nothing.
+    fn silent(&self, error: &CoordinatorError) {
+        if !matches!(error, CoordinatorError::Unavailable { .. }) {
+            return;
+        }
+        let since = now_seconds();
+        // It stays away since the first time.
+        let mut state = self.state.lock();
+        let is_new = state.away.is_none();
+        state.away.get_or_insert(since);
+        drop(state);
+        if is_new {
+            let (since, reason) = (Timestamp::new(since, 0), error.to_string());
+            self.publish(CoordinatorEvent::Unreachable { since, reason });
         }
     }
 

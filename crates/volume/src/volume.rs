@@ -323,9 +323,10 @@ impl Watcher {
         self.each(|mirror| {
             let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror.uuid());
             let copies = copies.map_or(&[][..], |(_, copies)| copies);
+            let known = mirror.status();
             for (number, copy) in copies.iter().enumerate() {
                 let index = CopyIndex(number as u8);
-                let trust = mirror.status().get(number).map(|status| status.trust);
+                let trust = known.get(number).map(|status| status.trust);
                 let is_there = copy.state != CopyState::Removed;
                 match (trust, copy.wish) {
                     (None | Some(Trust::Removed), Wish::Use | Wish::Suspend) if is_there => {

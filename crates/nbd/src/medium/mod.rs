@@ -26,7 +26,6 @@
 //! A claim whose header could not be written is not granted, but may be found to have been taken
 //! after the next start. That fences the holder before it, and nobody else.
 
-mod area;
 pub mod format;
 
 use std::sync::Arc;
@@ -37,9 +36,9 @@ use gabion_base::codec::DecodeError;
 use gabion_base::disk::{Disk, DiskError, Durability};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::ReadMostly;
+use gabion_base::window::Window;
 use thiserror::Error;
 
-use self::area::Area;
 use self::format::{DATA_START, HOLDER_BYTES_MAX, Header, HeaderError, PLACES};
 use crate::wire::name::Claim;
 
@@ -146,7 +145,7 @@ impl Medium {
     }
 
     fn of(disk: Arc<dyn Disk>, header: Header) -> Self {
-        let data = Arc::new(Area::new(Arc::clone(&disk), DATA_START));
+        let data = Arc::new(Window::from(Arc::clone(&disk), DATA_START));
         let uuid = header.uuid;
         Self { disk, data, uuid, fence: ReadMostly::new(Fence { header, connection: 0 }) }
     }

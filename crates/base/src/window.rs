@@ -1,0 +1,127 @@
+//! A part of a disk as a disk.
+//!
+//! Failures name the block as the whole disk counts, as that is where people have to look.
+
+use std::sync::Arc;
+
+use crate::BLOCK_SIZE;
+use crate::buffer::BlockSlice;
+use crate::disk::{Disk, DiskError, DiskRequest, Durability, Repair, Ticket};
+use crate::ids::BlockAddr;
+
+/// The blocks of a disk from `start` on, `blocks` of them.
+pub struct Window {
+    disk: Arc<dyn Disk>,
+    start: u64,
+    blocks: u64,
+}
+
+impl Window {
+    /// A part of `disk`, which must have it.
+    pub fn new(disk: Arc<dyn Disk>, start: u64, blocks: u64) -> Self {
+        let end = start.checked_add(blocks);
+        assert!(end.is_some_and(|end| end <= disk.blocks()), "{start}+{blocks} of {}", disk.name());
+        Self { disk, start, blocks }
+    }
+
+    /// All of `disk` from block `start` on, which must be there.
+    pub fn from(disk: Arc<dyn Disk>, start: u64) -> Self {
+        let blocks = disk.blocks().saturating_sub(start);
+        Self::new(disk, start, blocks)
+    }
+
+    fn check(&self, request: &DiskRequest) -> Result<(), DiskError> {
+        request.check(&self.disk.name(), self.blocks)
+    }
+}
+
+impl Disk for Window {
+    fn name(&self) -> Arc<str> {
+        self.disk.name()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        if let Err(error) = self.check(&request) {
+            return Ticket::ready(Err(error));
+        }
+        self.disk.submit(request.moved(self.start))
+    }
+
+    fn read(&self, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        self.check(&DiskRequest::Read { addr, count: into.len() / BLOCK_SIZE })?;
+        self.disk.read(addr.plus(self.start), into)
+    }
+
+    fn write(
+        &self,
+        addr: BlockAddr,
+        part: BlockSlice,
+        durability: Durability,
+    ) -> Result<(), DiskError> {
+        // The length is all that is looked at.
+        self.check(&DiskRequest::WriteZeroes { addr, count: part.count() as u64 })?;
+        self.disk.write(addr.plus(self.start), part, durability)
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        self.disk.flush()
+    }
+
+    fn copies(&self) -> usize {
+        self.disk.copies()
+    }
+
+    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        self.check(&DiskRequest::Read { addr, count: 1 })?;
+        self.disk.read_copy(copy, addr.plus(self.start), into)
+    }
+
+    fn repair_copy(
+        &self,
+        copy: usize,
+        addr: BlockAddr,
+        bad: &[u8],
+        good: BlockSlice,
+    ) -> Result<Repair, DiskError> {
+        self.check(&DiskRequest::Read { addr, count: 1 })?;
+        self.disk.repair_copy(copy, addr.plus(self.start), bad, good)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::buffer::Blocks;
+    use crate::disk::MemDisk;
+
+    use super::*;
+
+    #[test]
+    fn every_request_lands_in_the_window_and_none_behind_its_end() {
+        let disk = Arc::new(MemDisk::from_image(vec![9; 10 * BLOCK_SIZE]));
+        let window = Window::new(disk.clone(), 3, 5);
+        let block = || BlockSlice::new(Blocks::from_bytes(&[5; BLOCK_SIZE]));
+        window.write(BlockAddr(0), block(), Durability::Cached).unwrap();
+        let (addr, parts) = (BlockAddr(1), vec![block()]);
+        let write = DiskRequest::Write { addr, parts, durability: Durability::Cached };
+        window.submit(write).wait().unwrap();
+        window.submit(DiskRequest::WriteZeroes { addr: BlockAddr(2), count: 1 }).wait().unwrap();
+        window.submit(DiskRequest::Discard { addr: BlockAddr(4), count: 1 }).wait().unwrap();
+        window.flush().unwrap();
+        let firsts: Vec<u8> = disk.image().chunks(BLOCK_SIZE).map(|block| block[0]).collect();
+        assert_eq!(firsts, [9, 9, 9, 5, 5, 0, 9, 9, 9, 9]);
+        let mut read = vec![0; 2 * BLOCK_SIZE];
+        window.read(BlockAddr(1), &mut read).unwrap();
+        assert_eq!((read[0], read[BLOCK_SIZE]), (5, 0));
+        window.read_copy(0, BlockAddr(1), &mut read[..BLOCK_SIZE]).unwrap();
+        assert_eq!(read[0], 5);
+        assert!(window.read(BlockAddr(4), &mut read).is_err());
+        assert!(window.read_copy(0, BlockAddr(5), &mut read[..BLOCK_SIZE]).is_err());
+        assert!(window.write(BlockAddr(5), block(), Durability::Cached).is_err());
+        assert!(window.submit(DiskRequest::Read { addr: BlockAddr(4), count: 2 }).wait().is_err());
+        assert_eq!((window.blocks(), Window::from(disk, 3).blocks()), (5, 7));
+    }
+}

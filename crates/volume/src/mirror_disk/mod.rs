@@ -1,0 +1,206 @@
+//! A mirror that is running: the machine of [`gabion_block::mirror`] with disks, time and threads.
+//!
+//! ```text
+//!   any caller      request -> machine -> sends to the copies
+//!   copies' threads answer  -> machine -> completes requests; what is to be sent goes to...
+//!   sender          sends that follow from answers: a copy's thread must not wait for its copy
+//!   clock           ticks
+//!   recorder        tells the record and the events what has happened, in this order
+//!   attacher        connects to stale copies, and closes what was given up
+//! ```
+//!
+//! The machine is behind one lock, which is never held while anything is sent or completed. The
+//! threads are in `running` and `attacher`; here is the disk that they make.
+
+mod attacher;
+mod running;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
+use gabion_base::ids::{BlockAddr, Uuid};
+use gabion_base::sync::Mutex;
+use gabion_block::copies::{COPIES_MAX, CopyIndex};
+use gabion_block::mirror::{Compared, CopyStatus, Input, Mirror, Notice, Order};
+use gabion_block::record::CopyState;
+
+use self::running::{Queues, Shared, Thread};
+use crate::member::MemberError;
+
+/// What a running mirror wants from the volume that it is part of. Calls may take some seconds.
+pub trait Owner: Send + Sync {
+    /// Makes the record say this of the copies.
+    fn record(&self, mirror: Uuid, states: &[CopyState]) -> Recorded;
+
+    /// Connects to a stale copy.
+    fn attach(&self, mirror: Uuid, copy: CopyIndex) -> Result<Attachment, MemberError>;
+
+    /// A copy cannot be connected; told once for each reason.
+    fn not_attached(&self, mirror: Uuid, copy: CopyIndex, reason: &MemberError);
+
+    /// A block of a copy was wrong and is right again.
+    fn repaired(&self, mirror: Uuid, copy: CopyIndex, addr: BlockAddr);
+
+    /// Somebody should know.
+    fn notice(&self, mirror: Uuid, notice: Notice);
+}
+
+/// What became of the wish to change the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It says so.
+    Done,
+    /// That is not known.
+    Unknown,
+    /// Somebody else has opened the volume.
+    Fenced(String),
+}
+
+/// A copy that has been connected.
+pub struct Attachment {
+    /// The copy; nothing if it may lack anything and the record does not say so yet. Then it is to
+    /// be attached again when the record does.
+    pub disk: Option<Arc<dyn Disk>>,
+    /// Whether it may lack anything.
+    pub full: bool,
+}
+
+/// A mirror in use.
+pub struct MirrorDisk {
+    shared: Arc<Shared>,
+    /// Until the threads are started.
+    waiting: Mutex<Option<Queues>>,
+}
+
+impl MirrorDisk {
+    /// A mirror of `copies`, those in sync. It works only half before [`MirrorDisk::start`].
+    pub fn new(
+        name: Arc<str>,
+        uuid: Uuid,
+        mirror: Mirror,
+        copies: Vec<Option<Arc<dyn Disk>>>,
+        owner: Arc<dyn Owner>,
+    ) -> Self {
+        let (shared, queues) = Shared::new(name, uuid, mirror, copies, owner);
+        Self { shared, waiting: Mutex::new(Some(queues)) }
+    }
+
+    /// Starts the threads. They end when the mirror is dropped.
+    pub fn start(&self) -> io::Result<()> {
+        match self.waiting.lock().take() {
+            Some(queues) => self.shared.start(queues),
+            None => Ok(()),
+        }
+    }
+
+    /// Names the mirror in the record.
+    pub fn uuid(&self) -> Uuid {
+        self.shared.uuid
+    }
+
+    /// How each copy is.
+    pub fn status(&self) -> Vec<CopyStatus> {
+        self.shared.state.lock().mirror.copies()
+    }
+
+    /// How far comparing is, while it is under way.
+    pub fn compared(&self) -> Option<Compared> {
+        self.shared.state.lock().mirror.compared()
+    }
+
+    /// The administrator wants something.
+    pub fn order(&self, order: Order) {
+        if let Order::PutIn(copy) = order {
+            let mut state = self.shared.state.lock();
+            while state.gates.len() <= copy.at() {
+                state.gates.push(None);
+            }
+        }
+        self.shared.feed(Input::Order(order), Thread::Own);
+    }
+
+    /// Somebody else has the volume.
+    pub fn fence(&self, reason: &Arc<str>) {
+        self.shared.feed(Input::Fenced { reason: Arc::clone(reason) }, Thread::Own);
+    }
+
+    /// Has everything written to all copies, so that the next opening finds nothing to be done.
+    pub fn settle(&self) -> Result<(), DiskError> {
+        self.flush()?;
+        self.shared.settle();
+        Ok(())
+    }
+}
+
+impl Drop for MirrorDisk {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Disk for MirrorDisk {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.shared.name)
+    }
+
+    fn blocks(&self) -> u64 {
+        self.shared.blocks
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        if let Err(error) = request.check(&self.shared.name, self.shared.blocks) {
+            return Ticket::ready(Err(error));
+        }
+        if !matches!(request, DiskRequest::Flush) && request.extent().1 == 0 {
+            return Ticket::ready(Ok(None));
+        }
+        self.shared.request(|state, id| {
+            let (ticket, completion) = Ticket::pair();
+            state.requests.insert(id, completion);
+            (Input::Request { id, request }, ticket)
+        })
+    }
+
+    fn copies(&self) -> usize {
+        self.shared.state.lock().gates.len()
+    }
+
+    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        assert!(copy < COPIES_MAX && into.len() == BLOCK_SIZE, "copy {copy}, {} B", into.len());
+        let ticket = self.shared.request(|state, id| {
+            let (ticket, completion) = Ticket::pair();
+            state.requests.insert(id, completion);
+            (Input::ReadCopy { id, copy: CopyIndex(copy as u8), addr }, ticket)
+        });
+        let blocks = ticket.wait()?.expect("a read completes with blocks");
+        into.copy_from_slice(blocks.bytes());
+        Ok(())
+    }
+
+    fn repair_copy(
+        &self,
+        copy: usize,
+        addr: BlockAddr,
+        bad: &[u8],
+        good: BlockSlice,
+    ) -> Result<Repair, DiskError> {
+        assert!(copy < COPIES_MAX && bad.len() == BLOCK_SIZE, "copy {copy}, {} B", bad.len());
+        let bad = BlockSlice::new(Blocks::from_bytes(bad));
+        let outcome = self.shared.request(|state, id| {
+            let (sender, receiver) = mpsc::channel();
+            state.repairs.insert(id, sender);
+            let copy = CopyIndex(copy as u8);
+            (Input::RepairCopy { id, copy, addr, bad, good }, receiver)
+        });
+        // If the mirror is closed meanwhile nobody is going to answer.
+        let outcome = outcome.recv().unwrap_or(Ok(Repair::Changed));
+        if let Ok(Repair::Repaired) = outcome {
+            self.shared.owner.repaired(self.shared.uuid, CopyIndex(copy as u8), addr);
+        }
+        outcome
+    }
+}

@@ -1,5 +1,5 @@
-//! The machine that keeps copies equal, with disks in memory and a time that is told; disks that are
-//! made of several; and what volumes keep.
+//! The machine that keeps copies equal, with disks in memory and a time that is told; disks that
+//! are made of several; and what volumes keep.
 
 mod decoders;
 mod foreground;

@@ -101,6 +101,7 @@ pub enum Error {
 fn stop_text(stop: &Stop) -> String {
     match stop {
         Stop::Need { file, mode } => format!("{file:?} has to be locked first ({mode:?})"),
+        Stop::Lease => "a lease has to be acquired first".to_owned(),
         Stop::Map(error) => error.to_string(),
     }
 }

@@ -53,6 +53,9 @@ pub enum Stop {
         /// How.
         mode: LockMode,
     },
+    /// Others have a say in what the operation touches. Its driver knows what that is and whom to
+    /// ask.
+    Lease,
     /// The world failed.
     Map(MapError),
 }
@@ -201,7 +204,7 @@ impl Failure for Stop {
     fn need(&self) -> Option<(FileId, LockMode)> {
         match self {
             Self::Need { file, mode } => Some((*file, *mode)),
-            Self::Map(_) => None,
+            Self::Lease | Self::Map(_) => None,
         }
     }
 }

@@ -117,5 +117,6 @@ fn world(stop: Stop) -> MapError {
     match stop {
         Stop::Map(error) => error,
         Stop::Need { file, .. } => unreachable!("the driver locks {file:?} itself"),
+        Stop::Lease => unreachable!("the map knows no leases"),
     }
 }

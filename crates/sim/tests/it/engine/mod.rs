@@ -139,7 +139,9 @@ impl Gabion {
         let blocks = map.space().available.saturating_sub(free);
         map.transact(|txn| txn.allocate(ballast, 0, blocks * 4096)).map_err(|stop| match stop {
             gabion_map::Stop::Map(error) => error,
-            gabion_map::Stop::Need { .. } => unreachable!("the map locks by itself"),
+            gabion_map::Stop::Need { .. } | gabion_map::Stop::Lease => {
+                unreachable!("the map locks by itself")
+            }
         })
     }
 }
@@ -212,6 +214,21 @@ impl Engine for Gabion {
         mounted.settle().map_err(|errno| format!("the background failed: {errno:?}"))?;
         mounted.map.sync().map_err(|error| error.to_string())?;
         mounted.verify()
+    }
+
+    fn grow(&self, mounted: &mut Mounted, blocks: u64) -> Result<(), String> {
+        mounted.settle().map_err(|errno| format!("the background failed: {errno:?}"))?;
+        let map = Arc::clone(&mounted.map);
+        if self.others == Others::Beside {
+            let grow = move || map.grow(blocks);
+            mounted.background = Some(Background::start(&mounted.gate, grow));
+            return Ok(());
+        }
+        map.grow(blocks).map_err(|error| error.to_string())
+    }
+
+    fn blocks(&self, mounted: &Mounted) -> Option<u64> {
+        Some(mounted.map.blocks())
     }
 }
 

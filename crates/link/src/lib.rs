@@ -1,0 +1,34 @@
+//! The link between machines: leases on ranges of the map, what clients cache under them, and the
+//! words in which both sides speak.
+//!
+//! A lease is the right to cache a range of keys. As everything in a filesystem is an item at a
+//! key, one mechanism keeps names, attributes and bytes coherent:
+//!
+//! ```text
+//!   client                                      server
+//!   an operation runs on the Cache
+//!     -> a range is not covered  -- Acquire -->  LeaseTable: others' leases stand against it?
+//!                                                  Revoke --> other clients --> Released
+//!     <-- the range and its items ------------   the range is read, the lease entered
+//!   the operation runs again
+//!   a change                     -- call ---->   the same operation runs on the map itself,
+//!                                                  touching only what the table lets it touch
+//!     <-- result, changed items --------------   the holds end when the answer is on its way
+//! ```
+//!
+//! - [`range`]: ranges of keys, and sets of them.
+//! - [`table`]: who has which lease, who waits for whom. A machine without clock and threads.
+//! - [`cache`]: a client's copy of leased ranges, as a transaction that operations can run on.
+//! - [`message`]: what both sides say, as values.
+//! - [`stream`]: every message once and in order, whatever connections do.
+//!
+//! Absent: sockets, threads, clocks, and the rules of files, which are `gabion_fs`'s on both
+//! sides.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod message;
+pub mod range;
+pub mod stream;
+pub mod table;

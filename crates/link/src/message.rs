@@ -1,0 +1,256 @@
+//! What client and server say to each other, as values. How they look as bytes is `wire`'s.
+//!
+//! ```text
+//!   client                                     server
+//!   Hello             ----------------------->
+//!                     <-----------------------  Welcome | Refusal        no numbers yet
+//!   ToServer::Call    ------- numbered ------>  an answer to each
+//!   ToServer::Note    ------- numbered ------>
+//!                     <------ numbered -------  ToClient::{Answer, Revoke}
+//! ```
+//!
+//! Order is what coherence rests on: an answer tells the state of the map before everything that
+//! is revoked after it, and a note says something that is true before every call after it.
+
+use gabion_base::ids::{SubvolId, Uuid};
+use gabion_fs::create::Linkable;
+use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{
+    Attributes, Caller, Changes, Disposition, Error, FileType, IfExists, IfTaken, Leave,
+    OpenRequest, Privileges, SpaceRequest, WriteAt,
+};
+use gabion_map::txn::{SeekTarget, Value};
+use gabion_map::{FileId, Key};
+
+use crate::range::KeyRange;
+
+/// Names a session; the server chose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Names a call; the client gives each of a session its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// A client's first words on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The session that goes on, with the server's secret of it; none to begin one.
+    pub session: Option<(SessionId, u64)>,
+    /// Messages that have arrived in that session.
+    pub received: u64,
+    /// The client's name for people: host and mountpoint.
+    pub name: String,
+}
+
+/// The server's first words: the client is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The session.
+    pub session: SessionId,
+    /// Whoever knows it may go on with the session on another connection.
+    pub secret: u64,
+    /// Messages that have arrived in this session. 0 in a new one: then whatever the client knew
+    /// from an earlier one no longer counts.
+    pub received: u64,
+    /// A session ends when nothing was heard for so long, in milliseconds.
+    pub patience_ms: u32,
+    /// The filesystem.
+    pub filesystem: Uuid,
+    /// Its subvolume that is served.
+    pub subvol: SubvolId,
+    /// Seed of its hashes of names.
+    pub seed: u64,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+}
+
+/// What a client says in a session.
+#[derive(Clone, Debug)]
+pub enum ToServer {
+    /// A question, which is answered.
+    Call {
+        /// The question's name.
+        id: CallId,
+        /// Who asks for it.
+        caller: Caller,
+        /// The question.
+        call: Call,
+    },
+    /// It still lives.
+    Ping,
+    /// It has the object open, or remembers it for another reason: it must not be removed.
+    Opened(FileId),
+    /// It has not any more.
+    Closed(FileId),
+    /// It has forgotten these ranges, and the kernel has.
+    Released(Vec<KeyRange>),
+    /// The call for a lock is given up, if it still waits.
+    Cancel(CallId),
+}
+
+/// What a client asks for.
+#[allow(missing_docs, reason = "the operations that are named tell what their arguments are")]
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// Leases, with what is there.
+    Acquire {
+        /// What is needed at least. Of one object each.
+        ranges: Vec<KeyRange>,
+        /// What would be welcome besides.
+        prefetch: Prefetch,
+    },
+    /// Bytes, with a lease on them.
+    Read { file: FileId, offset: u64, length: u32 },
+    /// To write bytes.
+    Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Vec<u8> },
+    /// See [`gabion_fs::create()`].
+    Create {
+        parent: FileId,
+        name: Vec<u8>,
+        permissions: u32,
+        if_exists: IfExists,
+        request: OpenRequest,
+    },
+    /// See [`gabion_fs::tmpfile`].
+    Tmpfile { parent: FileId, permissions: u32, linkable: Linkable },
+    /// See [`gabion_fs::mknod`].
+    Mknod { parent: FileId, name: Vec<u8>, file_type: FileType, permissions: u32, rdev: u32 },
+    /// See [`gabion_fs::mkdir`].
+    Mkdir { parent: FileId, name: Vec<u8>, permissions: u32 },
+    /// See [`gabion_fs::symlink`].
+    Symlink { parent: FileId, name: Vec<u8>, target: Vec<u8> },
+    /// See [`gabion_fs::link()`].
+    Link { file: FileId, parent: FileId, name: Vec<u8> },
+    /// See [`gabion_fs::unlink`].
+    Unlink { parent: FileId, name: Vec<u8> },
+    /// See [`gabion_fs::rmdir`].
+    Rmdir { parent: FileId, name: Vec<u8> },
+    /// See [`gabion_fs::rename()`].
+    Rename {
+        source_parent: FileId,
+        source_name: Vec<u8>,
+        target_parent: FileId,
+        target_name: Vec<u8>,
+        if_taken: IfTaken,
+        leave: Leave,
+    },
+    /// See [`gabion_fs::setattr()`].
+    Setattr { file: FileId, changes: Changes },
+    /// See [`gabion_fs::xattr::set`].
+    SetXattr {
+        file: FileId,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        condition: SetCondition,
+        set_group: SetGroupBit,
+    },
+    /// See [`gabion_fs::xattr::remove`].
+    RemoveXattr { file: FileId, name: Vec<u8> },
+    /// See [`gabion_fs::fallocate`].
+    Fallocate {
+        file: FileId,
+        request: SpaceRequest,
+        offset: u64,
+        length: u64,
+        privileges: Privileges,
+    },
+    /// See [`gabion_fs::copy_range`].
+    Copy {
+        source: FileId,
+        source_offset: u64,
+        target: FileId,
+        target_offset: u64,
+        length: u64,
+        privileges: Privileges,
+    },
+    /// See [`gabion_fs::seek`].
+    Seek { file: FileId, offset: u64, target: SeekTarget },
+    /// Everything that was answered before is to be durable.
+    Sync { file: Option<FileId> },
+    /// Space in numbers.
+    Space,
+    /// To have an advisory lock. Its owner's client is the session, whatever is said here.
+    Lock { lock: Lock, wait: Wait },
+    /// To give up an owner's advisory locks on a range.
+    Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },
+    /// Who stands in the way of an advisory lock.
+    TestLock { lock: Lock },
+}
+
+/// What is welcome besides the ranges of an [`Call::Acquire`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefetch {
+    /// The rest of each directory of which a name is asked for, unless it is large.
+    Names,
+    /// And the attributes of the objects that the names stand for.
+    Children,
+}
+
+/// What a server says in a session.
+#[derive(Clone, Debug)]
+pub enum ToClient {
+    /// To one call.
+    Answer {
+        /// Which.
+        id: CallId,
+        /// The result.
+        result: Result<Answer, Error>,
+        /// Items that the call has changed, as they are now; those that the client has leases on
+        /// replace what it has.
+        updates: Vec<(Key, Option<Value>)>,
+        /// Leases that the client has from now on, with all items in them.
+        grants: Vec<Grant>,
+    },
+    /// The [`ToServer::Ping`]s up to this number of messages have arrived.
+    Pong {
+        /// Messages that have arrived.
+        received: u64,
+    },
+    /// The client shall forget a range and say so.
+    Revoke(KeyRange),
+}
+
+/// A lease with what it covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The range.
+    pub range: KeyRange,
+    /// All items in it, in key order; none for ranges of bytes. The `FILE` item tells size and
+    /// blocks as they are, written or not.
+    pub items: Vec<(Key, Value)>,
+}
+
+/// A result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// An object.
+    Object(Attributes),
+    /// An object that was made or found.
+    Made(Attributes, Disposition),
+    /// Bytes of a file.
+    Bytes(Vec<u8>),
+    /// Where bytes were written, and how many.
+    Written {
+        /// In bytes.
+        offset: u64,
+        /// In bytes.
+        length: u64,
+    },
+    /// An offset, or a number of bytes.
+    Number(u64),
+    /// Blocks in all, and those that can still be filled.
+    Space {
+        /// In blocks.
+        total: u64,
+        /// In blocks.
+        available: u64,
+        /// In blocks.
+        used: u64,
+    },
+    /// A lock in the way, if there is one.
+    Lock(Option<Lock>),
+}

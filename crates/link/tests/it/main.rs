@@ -1,0 +1,3 @@
+//! The machines of the link, driven by histories.
+
+mod table;

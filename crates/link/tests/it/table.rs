@@ -1,0 +1,296 @@
+//! The table of leases: its invariants after every step of random histories, and what each rule
+//! is for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gabion_base::ids::{Ino, SubvolId};
+use gabion_link::range::KeyRange;
+use gabion_link::table::{Action, ClientId, LeaseTable, RequestId, Want};
+use gabion_map::{FileId, LockMode};
+use proptest::prelude::*;
+
+const A: ClientId = ClientId(1);
+const B: ClientId = ClientId(2);
+const C: ClientId = ClientId(3);
+
+fn bytes(from: u64, to: u64) -> KeyRange {
+    KeyRange::bytes(FileId::new(SubvolId(1), Ino(1)), from, to)
+}
+
+fn shared(range: KeyRange) -> Want {
+    (range, LockMode::Shared)
+}
+
+fn exclusive(range: KeyRange) -> Want {
+    (range, LockMode::Exclusive)
+}
+
+/// A request that holds all that it wants and has ended with leases on `grants`.
+fn lease(table: &mut LeaseTable, id: u64, client: ClientId, range: KeyRange) {
+    assert!(table.try_hold(RequestId(id), client, shared(range)));
+    assert_eq!(table.finish(RequestId(id), &[range]), []);
+}
+
+#[test]
+fn a_change_waits_for_others_leases_and_not_for_the_clients_own() {
+    let mut table = LeaseTable::default();
+    lease(&mut table, 1, A, bytes(0, 100));
+    lease(&mut table, 2, B, bytes(50, 150));
+    let wants = exclusive(bytes(40, 60));
+    assert!(!table.try_hold(RequestId(3), A, wants));
+    let revoke = Action::Revoke { client: B, range: bytes(50, 60) };
+    assert_eq!(table.park(RequestId(3), A, &[wants]), [revoke]);
+    assert_eq!(table.owed_by(B), [bytes(50, 60)]);
+    // What the client keeps beside it stays leased.
+    let resume = Action::Resume(RequestId(3));
+    assert_eq!(table.released(B, &bytes(50, 60)), [resume]);
+    assert!(table.has(B, &bytes(60, 150)) && !table.has(B, &bytes(59, 61)));
+    assert!(table.try_hold(RequestId(3), A, wants));
+    assert_eq!(table.finish(RequestId(3), &[bytes(40, 60)]), []);
+    assert!(table.has(A, &bytes(0, 100)));
+}
+
+#[test]
+fn who_comes_later_waits_behind_who_waits_already() {
+    let mut table = LeaseTable::default();
+    lease(&mut table, 1, A, bytes(0, 10));
+    assert_eq!(table.park(RequestId(2), B, &[exclusive(bytes(0, 10))]).len(), 1);
+    // It would not stand against the lease, but the writer would starve.
+    assert!(!table.try_hold(RequestId(3), C, shared(bytes(5, 6))));
+    assert_eq!(table.park(RequestId(3), C, &[shared(bytes(5, 6))]), []);
+    assert_eq!(table.released(A, &bytes(0, 10)), [Action::Resume(RequestId(2))]);
+    assert_eq!(table.finish(RequestId(2), &[]), [Action::Resume(RequestId(3))]);
+}
+
+#[test]
+fn what_is_leased_and_not_yet_given_up_is_read_past_who_waits() {
+    let mut table = LeaseTable::default();
+    lease(&mut table, 1, A, bytes(0, 10));
+    table.park(RequestId(2), B, &[exclusive(bytes(0, 10))]);
+    // The kernel may hold locks that it gives up only with the answer to this.
+    assert!(table.try_hold(RequestId(3), A, shared(bytes(2, 8))));
+    assert_eq!(table.finish(RequestId(3), &[]), []);
+    assert!(!table.try_hold(RequestId(4), A, exclusive(bytes(2, 8))));
+}
+
+#[test]
+fn who_needs_more_gives_up_what_it_holds_and_keeps_its_place() {
+    let mut table = LeaseTable::default();
+    let (low, high) = (bytes(0, 1), bytes(1, 2));
+    assert!(table.try_hold(RequestId(1), A, exclusive(low)));
+    assert!(table.try_hold(RequestId(2), B, exclusive(high)));
+    assert_eq!(table.park(RequestId(1), A, &[exclusive(high)]), []);
+    // The first waits for both of its ranges, and holds neither; the second goes behind it.
+    assert!(!table.try_hold(RequestId(2), B, exclusive(low)));
+    let resumed = table.park(RequestId(2), B, &[exclusive(low)]);
+    assert_eq!(resumed, [Action::Resume(RequestId(1))]);
+    assert_eq!(table.finish(RequestId(1), &[]), [Action::Resume(RequestId(2))]);
+}
+
+#[test]
+fn a_client_that_is_gone_stands_in_nobodys_way() {
+    let mut table = LeaseTable::default();
+    lease(&mut table, 1, A, bytes(0, 10));
+    table.park(RequestId(2), B, &[exclusive(bytes(0, 10))]);
+    table.park(RequestId(3), C, &[shared(bytes(0, 10))]);
+    assert_eq!(table.evict(B), [Action::Resume(RequestId(3))]);
+    assert_eq!(table.finish(RequestId(3), &[]), []);
+    assert_eq!(table.evict(A), []);
+    assert_eq!(table.leases().count(), 0);
+}
+
+/// One client or request does something, by number.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A request of a client asks for a range.
+    Ask { client: u64, from: u64, length: u64, is_exclusive: bool },
+    /// A request that runs asks for more.
+    More { pick: usize, from: u64, length: u64, is_exclusive: bool },
+    /// A request that runs ends, with a lease on the first range it held or without.
+    End { pick: usize, takes_lease: bool },
+    /// A client does what it was told.
+    Obey { pick: usize },
+    /// A client goes.
+    Leave { client: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let range = || (0..12_u64, 1..5_u64, any::<bool>());
+    prop_oneof![
+        4 => (1..4_u64, range()).prop_map(|(client, (from, length, is_exclusive))| {
+            Step::Ask { client, from, length, is_exclusive }
+        }),
+        2 => (any::<usize>(), range()).prop_map(|(pick, (from, length, is_exclusive))| {
+            Step::More { pick, from, length, is_exclusive }
+        }),
+        4 => (any::<usize>(), any::<bool>())
+            .prop_map(|(pick, takes_lease)| Step::End { pick, takes_lease }),
+        3 => any::<usize>().prop_map(|pick| Step::Obey { pick }),
+        1 => (1..4_u64).prop_map(|client| Step::Leave { client }),
+    ]
+}
+
+/// Clients and requests as they see themselves.
+#[derive(Default)]
+struct World {
+    table: LeaseTable,
+    next: u64,
+    running: BTreeMap<RequestId, (ClientId, Vec<Want>)>,
+    parked: BTreeMap<RequestId, (ClientId, Vec<Want>)>,
+    told: Vec<(ClientId, KeyRange)>,
+}
+
+impl World {
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Resume(id) => {
+                    let (client, wants) = self.parked.remove(&id).expect("it waits");
+                    for want in &wants {
+                        assert!(self.table.try_hold(id, client, *want), "{want:?} is held");
+                    }
+                    self.running.insert(id, (client, wants));
+                }
+                Action::Revoke { client, range } => {
+                    assert!(self.table.has(client, &range));
+                    let twice = |(who, what): &(ClientId, KeyRange)| {
+                        *who == client && what.overlaps(&range)
+                    };
+                    assert!(!self.told.iter().any(twice), "told twice: {range:?}");
+                    self.told.push((client, range));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, id: RequestId, client: ClientId, mut held: Vec<Want>, want: Want) {
+        if self.table.try_hold(id, client, want) {
+            held.push(want);
+            self.running.insert(id, (client, held));
+        } else {
+            let actions = self.table.park(id, client, &[want]);
+            held.push(want);
+            self.parked.insert(id, (client, held));
+            self.act(actions);
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let want = |from, length, is_exclusive| {
+            let mode = if is_exclusive { LockMode::Exclusive } else { LockMode::Shared };
+            (bytes(from, from + length), mode)
+        };
+        match step {
+            Step::Ask { client, from, length, is_exclusive } => {
+                self.next += 1;
+                let want = want(from, length, is_exclusive);
+                self.ask(RequestId(self.next), ClientId(client), Vec::new(), want);
+            }
+            Step::More { pick, from, length, is_exclusive } => {
+                let Some(id) = self.pick(pick) else { return };
+                let (client, held) = self.running.remove(&id).unwrap();
+                self.ask(id, client, held, want(from, length, is_exclusive));
+            }
+            Step::End { pick, takes_lease } => {
+                let Some(id) = self.pick(pick) else { return };
+                let (client, held) = self.running.remove(&id).unwrap();
+                let grants = if takes_lease { vec![held[0].0] } else { Vec::new() };
+                let actions = self.table.finish(id, &grants);
+                for grant in grants {
+                    // What is granted again need not be given up any more.
+                    let told = std::mem::take(&mut self.told);
+                    self.told = told
+                        .into_iter()
+                        .flat_map(|(who, range)| match who == client {
+                            true => without(range, grant).into_iter().map(|r| (who, r)).collect(),
+                            false => vec![(who, range)],
+                        })
+                        .collect();
+                }
+                self.act(actions);
+            }
+            Step::Obey { pick } => {
+                if self.told.is_empty() {
+                    return;
+                }
+                let (client, range) = self.told.remove(pick % self.told.len());
+                let actions = self.table.released(client, &range);
+                self.act(actions);
+            }
+            Step::Leave { client } => {
+                let client = ClientId(client);
+                self.told.retain(|(who, _)| *who != client);
+                self.parked.retain(|_, (who, _)| *who != client);
+                let actions = self.table.evict(client);
+                self.act(actions);
+            }
+        }
+    }
+
+    fn pick(&self, pick: usize) -> Option<RequestId> {
+        let ids: Vec<_> = self.running.keys().copied().collect();
+        (!ids.is_empty()).then(|| ids[pick % ids.len()])
+    }
+
+    /// The table's first three invariants, by brute force.
+    fn check(&self) {
+        let leases: Vec<_> = self.table.leases().collect();
+        let clash = |one: LockMode, other: LockMode| {
+            one == LockMode::Exclusive || other == LockMode::Exclusive
+        };
+        let running: Vec<_> = self.running.iter().collect();
+        for (index, (id, (client, held))) in running.iter().enumerate() {
+            for (range, mode) in held {
+                for lease in leases.iter().filter(|lease| lease.client != *client) {
+                    let apart = !lease.range.overlaps(range) || !clash(lease.mode, *mode);
+                    assert!(apart, "{id:?} holds {range:?} against {lease:?}");
+                }
+                for (other, (_, others)) in &running[index + 1..] {
+                    let apart =
+                        |(theirs, how): &Want| !theirs.overlaps(range) || !clash(*how, *mode);
+                    assert!(others.iter().all(apart), "{id:?} and {other:?} hold {range:?}");
+                }
+            }
+        }
+        let waiting: BTreeSet<_> = self.table.waiting().map(|(id, ..)| id).collect();
+        assert_eq!(waiting, self.parked.keys().copied().collect());
+    }
+
+    /// Everybody does what is to be done: then nobody waits.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if let Some(id) = self.pick(0) {
+                self.running.remove(&id);
+                let actions = self.table.finish(id, &[]);
+                self.act(actions);
+            } else if !self.told.is_empty() {
+                self.step(Step::Obey { pick: 0 });
+            } else {
+                assert!(self.parked.is_empty(), "stuck: {:?}", self.parked);
+                return;
+            }
+        }
+        panic!("no end");
+    }
+}
+
+fn without(range: KeyRange, cut: KeyRange) -> Vec<KeyRange> {
+    let mut set = gabion_link::range::RangeSet::default();
+    set.insert(&range);
+    set.remove(&cut);
+    set.of(range.file()).collect()
+}
+
+proptest! {
+    #[test]
+    fn rights_that_clash_never_meet_and_everybody_comes_to_an_end(
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::default();
+        for step in steps {
+            world.step(step);
+            world.check();
+        }
+        world.settle();
+    }
+}

@@ -24,6 +24,7 @@ use gabion_map::txn::{SeekTarget, Value};
 use gabion_map::{FileId, Key};
 
 use crate::range::KeyRange;
+use crate::table::RevokeId;
 
 /// Names a session; the server chose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,8 +85,10 @@ pub enum ToServer {
     Opened(FileId),
     /// It has not any more.
     Closed(FileId),
-    /// It has forgotten these ranges, and the kernel has.
-    Released(Vec<KeyRange>),
+    /// It has done what these said, and the kernel has.
+    Released(Vec<RevokeId>),
+    /// It would rather not have leases on these ranges any more. They end when it is told so.
+    Unwanted(Vec<KeyRange>),
     /// The call for a lock is given up, if it still waits.
     Cancel(CallId),
 }
@@ -101,8 +104,8 @@ pub enum Call {
         /// What would be welcome besides.
         prefetch: Prefetch,
     },
-    /// Bytes, with a lease on them.
-    Read { file: FileId, offset: u64, length: u32 },
+    /// Bytes.
+    Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
     /// To write bytes.
     Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Vec<u8> },
     /// See [`gabion_fs::create()`].
@@ -179,6 +182,18 @@ pub enum Call {
     TestLock { lock: Lock },
 }
 
+/// What [`Call::Read`] does about leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadLease {
+    /// The bytes are not kept.
+    None,
+    /// A lease on all pages that were asked for, but nobody is waited for:
+    /// [`Stop::Lease`](gabion_map::Stop::Lease) if somebody is in the way.
+    AtOnce,
+    /// A lease on all pages that were asked for, when it is their turn.
+    InTurn,
+}
+
 /// What is welcome besides the ranges of an [`Call::Acquire`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefetch {
@@ -208,8 +223,13 @@ pub enum ToClient {
         /// Messages that have arrived.
         received: u64,
     },
-    /// The client shall forget a range and say so.
-    Revoke(KeyRange),
+    /// The client shall forget a range, as far as it was granted before, and say so.
+    Revoke {
+        /// How to say so.
+        id: RevokeId,
+        /// What.
+        range: KeyRange,
+    },
 }
 
 /// A lease with what it covers.

@@ -40,6 +40,9 @@ pub enum StreamError {
     },
 }
 
+/// A message with its number.
+pub type Numbered = (u64, Arc<[u8]>);
+
 /// Messages to the other side.
 #[derive(Debug, Default)]
 pub struct Outgoing {
@@ -79,7 +82,7 @@ impl Outgoing {
 
     /// The messages that a new connection begins with, when the other side has said how far it
     /// has come. It cannot have lost what it had.
-    pub fn again(&mut self, received: u64) -> Result<Vec<(u64, Arc<[u8]>)>, StreamError> {
+    pub fn again(&mut self, received: u64) -> Result<Vec<Numbered>, StreamError> {
         let (sent, had) = (self.sent(), self.arrived);
         if received < had {
             return Err(StreamError::Impossible { received, sent, had });

@@ -16,7 +16,8 @@
 //!
 //! 1. Leases of two clients overlap only if both are shared.
 //! 2. Holds of two requests overlap only if both are shared.
-//! 3. A hold of one client and a lease of another overlap only if both are shared.
+//! 3. A hold of one client and a lease of another overlap only if both are shared. So do a hold on
+//!    bytes and the same client's lease.
 //! 4. Whoever waits holds nothing, and gets all that it waits for at once. So nobody waits in a
 //!    circle.
 //! 5. Of two that stand against each other, the one that came first goes first, however often it
@@ -30,7 +31,7 @@
 
 use std::collections::BTreeMap;
 
-use gabion_map::{FileId, LockMode};
+use gabion_map::{FileId, Kind, LockMode};
 
 use crate::range::{KeyRange, RangeSet};
 
@@ -41,6 +42,10 @@ pub struct ClientId(pub u64);
 /// Names a request; the driver gives each its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// Names what a client was told to give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RevokeId(pub u64);
 
 /// A range and how it is wanted.
 pub type Want = (KeyRange, LockMode);
@@ -54,6 +59,8 @@ pub enum Action {
     Revoke {
         /// Who.
         client: ClientId,
+        /// What the client answers with.
+        id: RevokeId,
         /// What.
         range: KeyRange,
     },
@@ -64,8 +71,8 @@ pub enum Action {
 struct Leases {
     shared: RangeSet,
     exclusive: RangeSet,
-    /// What it was told to give up.
-    revoked: RangeSet,
+    /// What it was told to give up and has not been granted again since.
+    revoked: BTreeMap<RevokeId, RangeSet>,
 }
 
 impl Leases {
@@ -79,6 +86,12 @@ impl Leases {
 
     fn is_empty(&self) -> bool {
         self.shared.is_empty() && self.exclusive.is_empty()
+    }
+
+    /// The parts of `range` that it was not told to give up yet.
+    fn not_revoked(&self, range: KeyRange) -> Vec<KeyRange> {
+        let sets = self.revoked.values();
+        sets.fold(vec![range], |parts, set| parts.iter().flat_map(|part| set.gaps(part)).collect())
     }
 }
 
@@ -122,6 +135,16 @@ pub struct LeaseTable {
     /// By arrival.
     waiting: BTreeMap<u64, Waiting>,
     arrivals: u64,
+    revokes: u64,
+    /// Of which object each was that a client has not answered.
+    unanswered: BTreeMap<(ClientId, RevokeId), FileId>,
+}
+
+/// Whether a client's own lease stands against what it wants. Nobody but the server can tell a
+/// kernel that bytes which it caches have changed, not even if its own programs changed them.
+fn minds_own(want: &Want) -> bool {
+    let (range, mode) = want;
+    *mode == LockMode::Exclusive && range.kind() == Some(Kind::DATA)
 }
 
 fn clash(one: LockMode, other: LockMode) -> bool {
@@ -165,10 +188,10 @@ impl LeaseTable {
             let held = object.holds.iter().any(|(other, held, how)| {
                 *other != id && clash(*how, *mode) && held.overlaps(range)
             });
-            let leased = object
-                .leases
-                .iter()
-                .any(|(other, leases)| *other != client && leases.stand_against(range, *mode));
+            let minds_own = minds_own(want);
+            let leased = object.leases.iter().any(|(other, leases)| {
+                (*other != client || minds_own) && leases.stand_against(range, *mode)
+            });
             if held || leased {
                 return false;
             }
@@ -228,8 +251,11 @@ impl LeaseTable {
             let object = self.objects.entry(range.file()).or_default();
             let leases = object.leases.entry(client).or_default();
             leases.shared.insert(range);
-            // It was given up, and is had again.
-            leases.revoked.remove(range);
+            // The client answers what it was told before it learns of this, or knows of this when
+            // it is told; in both cases its answer does not speak of this lease.
+            for set in leases.revoked.values_mut() {
+                set.remove(range);
+            }
         }
         self.drop_holds(id);
         self.requests.remove(&id);
@@ -245,17 +271,27 @@ impl LeaseTable {
         self.serve()
     }
 
-    /// The client has given up a range, whether it was told to or not.
-    pub fn released(&mut self, client: ClientId, range: &KeyRange) -> Vec<Action> {
-        if let Some(object) = self.objects.get_mut(&range.file())
+    /// The client has done what it was told.
+    pub fn released(&mut self, client: ClientId, id: RevokeId) -> Vec<Action> {
+        let Some(file) = self.unanswered.remove(&(client, id)) else { return Vec::new() };
+        if let Some(object) = self.objects.get_mut(&file)
             && let Some(leases) = object.leases.get_mut(&client)
         {
-            leases.shared.remove(range);
-            leases.exclusive.remove(range);
-            leases.revoked.remove(range);
+            let set = leases.revoked.remove(&id).unwrap_or_default();
+            for range in set.of(file) {
+                leases.shared.remove(&range);
+                leases.exclusive.remove(&range);
+            }
         }
-        self.tidy(range.file());
+        self.tidy(file);
         self.serve()
+    }
+
+    /// The client does not want leases on `range` any more. It loses them as anybody does.
+    pub fn unwanted(&mut self, client: ClientId, range: &KeyRange) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.revoke_from(client, &(*range, LockMode::Exclusive), &mut actions);
+        actions
     }
 
     /// The client is gone, and with it its leases and all of its requests that wait. Those that
@@ -265,6 +301,7 @@ impl LeaseTable {
             object.leases.remove(&client);
             !object.leases.is_empty() || !object.holds.is_empty()
         });
+        self.unanswered.retain(|(owing, _), _| *owing != client);
         let gone: Vec<(u64, RequestId)> = self
             .waiting
             .iter()
@@ -310,33 +347,40 @@ impl LeaseTable {
     }
 
     fn revoke(&mut self, client: ClientId, wants: &[Want], actions: &mut Vec<Action>) {
-        for (range, mode) in wants {
-            let Some(object) = self.objects.get_mut(&range.file()) else { continue };
-            for (other, leases) in object.leases.iter_mut().filter(|(other, _)| **other != client) {
-                let mut parts = leases.exclusive.parts(range);
-                if *mode == LockMode::Exclusive {
-                    parts.extend(leases.shared.parts(range));
-                }
-                for part in parts.iter().flat_map(|part| leases.revoked.gaps(part)) {
-                    actions.push(Action::Revoke { client: *other, range: part });
-                }
-                for part in &parts {
-                    leases.revoked.insert(part);
-                }
+        for want in wants {
+            let Some(object) = self.objects.get(&want.0.file()) else { continue };
+            let is_asked = |other: &ClientId| *other != client || minds_own(want);
+            let others: Vec<_> = object.leases.keys().copied().filter(is_asked).collect();
+            for other in others {
+                self.revoke_from(other, want, actions);
             }
         }
     }
 
-    /// Ranges that the client was told to give up and has not: to be told again on a new
-    /// connection, or a reason to evict it.
-    pub fn owed_by(&self, client: ClientId) -> Vec<KeyRange> {
-        let mut owed = Vec::new();
-        for (file, object) in &self.objects {
-            if let Some(leases) = object.leases.get(&client) {
-                owed.extend(leases.revoked.of(*file));
-            }
+    /// Tells a client to give up what stands against `want`.
+    fn revoke_from(&mut self, client: ClientId, want: &Want, actions: &mut Vec<Action>) {
+        let (range, mode) = want;
+        let file = range.file();
+        let Some(object) = self.objects.get_mut(&file) else { return };
+        let Some(leases) = object.leases.get_mut(&client) else { return };
+        let mut parts = leases.exclusive.parts(range);
+        if *mode == LockMode::Exclusive {
+            parts.extend(leases.shared.parts(range));
         }
-        owed
+        for range in parts.into_iter().flat_map(|part| leases.not_revoked(part)).collect::<Vec<_>>()
+        {
+            self.revokes += 1;
+            let id = RevokeId(self.revokes);
+            leases.revoked.entry(id).or_default().insert(&range);
+            self.unanswered.insert((client, id), file);
+            actions.push(Action::Revoke { client, id, range });
+        }
+    }
+
+    /// How many times the client was told to give something up and has not answered.
+    pub fn owed_by(&self, client: ClientId) -> usize {
+        let all = (client, RevokeId(0))..=(client, RevokeId(u64::MAX));
+        self.unanswered.range(all).count()
     }
 
     /// All leases.

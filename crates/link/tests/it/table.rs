@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_base::ids::{Ino, SubvolId};
-use gabion_link::range::KeyRange;
-use gabion_link::table::{Action, ClientId, LeaseTable, RequestId, Want};
+use gabion_link::range::{KeyRange, RangeSet};
+use gabion_link::table::{Action, ClientId, LeaseTable, RequestId, RevokeId, Want};
 use gabion_map::{FileId, LockMode};
 use proptest::prelude::*;
 
@@ -32,18 +32,21 @@ fn lease(table: &mut LeaseTable, id: u64, client: ClientId, range: KeyRange) {
 }
 
 #[test]
-fn a_change_waits_for_others_leases_and_not_for_the_clients_own() {
+fn a_change_of_bytes_waits_for_all_leases_on_them_and_takes_no_more_than_it_needs() {
     let mut table = LeaseTable::default();
     lease(&mut table, 1, A, bytes(0, 100));
     lease(&mut table, 2, B, bytes(50, 150));
     let wants = exclusive(bytes(40, 60));
     assert!(!table.try_hold(RequestId(3), A, wants));
-    let revoke = Action::Revoke { client: B, range: bytes(50, 60) };
-    assert_eq!(table.park(RequestId(3), A, &[wants]), [revoke]);
-    assert_eq!(table.owed_by(B), [bytes(50, 60)]);
+    let own = Action::Revoke { client: A, id: RevokeId(1), range: bytes(40, 60) };
+    let revoke = Action::Revoke { client: B, id: RevokeId(2), range: bytes(50, 60) };
+    assert_eq!(table.park(RequestId(3), A, &[wants]), [own, revoke]);
+    assert_eq!(table.owed_by(B), 1);
+    // Bytes are cached by a kernel, which has to be told by somebody.
+    assert_eq!(table.released(A, RevokeId(1)), []);
     // What the client keeps beside it stays leased.
     let resume = Action::Resume(RequestId(3));
-    assert_eq!(table.released(B, &bytes(50, 60)), [resume]);
+    assert_eq!(table.released(B, RevokeId(2)), [resume]);
     assert!(table.has(B, &bytes(60, 150)) && !table.has(B, &bytes(59, 61)));
     assert!(table.try_hold(RequestId(3), A, wants));
     assert_eq!(table.finish(RequestId(3), &[bytes(40, 60)]), []);
@@ -58,7 +61,7 @@ fn who_comes_later_waits_behind_who_waits_already() {
     // It would not stand against the lease, but the writer would starve.
     assert!(!table.try_hold(RequestId(3), C, shared(bytes(5, 6))));
     assert_eq!(table.park(RequestId(3), C, &[shared(bytes(5, 6))]), []);
-    assert_eq!(table.released(A, &bytes(0, 10)), [Action::Resume(RequestId(2))]);
+    assert_eq!(table.released(A, RevokeId(1)), [Action::Resume(RequestId(2))]);
     assert_eq!(table.finish(RequestId(2), &[]), [Action::Resume(RequestId(3))]);
 }
 
@@ -99,6 +102,30 @@ fn a_client_that_is_gone_stands_in_nobodys_way() {
     assert_eq!(table.leases().count(), 0);
 }
 
+#[test]
+fn a_change_of_names_does_not_cost_the_client_its_own_lease() {
+    let mut table = LeaseTable::default();
+    let names = KeyRange::names(FileId::new(SubvolId(1), Ino(1)));
+    lease(&mut table, 1, A, names);
+    assert!(table.try_hold(RequestId(2), A, exclusive(names)));
+    assert_eq!(table.finish(RequestId(2), &[]), []);
+    assert!(table.has(A, &names));
+}
+
+#[test]
+fn an_answer_to_a_revocation_does_not_take_what_was_granted_after_it() {
+    let mut table = LeaseTable::default();
+    lease(&mut table, 1, A, bytes(0, 10));
+    assert!(table.try_hold(RequestId(2), A, shared(bytes(0, 10))));
+    table.park(RequestId(3), B, &[exclusive(bytes(0, 10))]);
+    // The client has answered the first one when this reaches it, and keeps what it says.
+    let again = Action::Revoke { client: A, id: RevokeId(2), range: bytes(0, 10) };
+    assert_eq!(table.finish(RequestId(2), &[bytes(0, 10)]), [again]);
+    assert_eq!(table.released(A, RevokeId(1)), []);
+    assert!(table.has(A, &bytes(0, 10)));
+    assert_eq!(table.released(A, RevokeId(2)), [Action::Resume(RequestId(3))]);
+}
+
 /// One client or request does something, by number.
 #[derive(Clone, Debug)]
 enum Step {
@@ -137,7 +164,9 @@ struct World {
     next: u64,
     running: BTreeMap<RequestId, (ClientId, Vec<Want>)>,
     parked: BTreeMap<RequestId, (ClientId, Vec<Want>)>,
-    told: Vec<(ClientId, KeyRange)>,
+    told: Vec<(ClientId, RevokeId, KeyRange)>,
+    /// What each client believes to have.
+    believed: BTreeMap<ClientId, RangeSet>,
 }
 
 impl World {
@@ -151,13 +180,11 @@ impl World {
                     }
                     self.running.insert(id, (client, wants));
                 }
-                Action::Revoke { client, range } => {
+                Action::Revoke { client, id, range } => {
                     assert!(self.table.has(client, &range));
-                    let twice = |(who, what): &(ClientId, KeyRange)| {
-                        *who == client && what.overlaps(&range)
-                    };
-                    assert!(!self.told.iter().any(twice), "told twice: {range:?}");
-                    self.told.push((client, range));
+                    // The client forgets at once; that it says so takes a while.
+                    self.believed.entry(client).or_default().remove(&range);
+                    self.told.push((client, id, range));
                 }
             }
         }
@@ -195,31 +222,25 @@ impl World {
                 let Some(id) = self.pick(pick) else { return };
                 let (client, held) = self.running.remove(&id).unwrap();
                 let grants = if takes_lease { vec![held[0].0] } else { Vec::new() };
-                let actions = self.table.finish(id, &grants);
-                for grant in grants {
-                    // What is granted again need not be given up any more.
-                    let told = std::mem::take(&mut self.told);
-                    self.told = told
-                        .into_iter()
-                        .flat_map(|(who, range)| match who == client {
-                            true => without(range, grant).into_iter().map(|r| (who, r)).collect(),
-                            false => vec![(who, range)],
-                        })
-                        .collect();
+                // The answer with the grants is on its way before anything that follows.
+                for grant in &grants {
+                    self.believed.entry(client).or_default().insert(grant);
                 }
+                let actions = self.table.finish(id, &grants);
                 self.act(actions);
             }
             Step::Obey { pick } => {
                 if self.told.is_empty() {
                     return;
                 }
-                let (client, range) = self.told.remove(pick % self.told.len());
-                let actions = self.table.released(client, &range);
+                let (client, id, _) = self.told.remove(pick % self.told.len());
+                let actions = self.table.released(client, id);
                 self.act(actions);
             }
             Step::Leave { client } => {
                 let client = ClientId(client);
-                self.told.retain(|(who, _)| *who != client);
+                self.told.retain(|(who, ..)| *who != client);
+                self.believed.remove(&client);
                 self.parked.retain(|_, (who, _)| *who != client);
                 let actions = self.table.evict(client);
                 self.act(actions);
@@ -241,7 +262,9 @@ impl World {
         let running: Vec<_> = self.running.iter().collect();
         for (index, (id, (client, held))) in running.iter().enumerate() {
             for (range, mode) in held {
-                for lease in leases.iter().filter(|lease| lease.client != *client) {
+                for lease in
+                    leases.iter().filter(|l| l.client != *client || *mode == LockMode::Exclusive)
+                {
                     let apart = !lease.range.overlaps(range) || !clash(lease.mode, *mode);
                     assert!(apart, "{id:?} holds {range:?} against {lease:?}");
                 }
@@ -251,6 +274,11 @@ impl World {
                     assert!(others.iter().all(apart), "{id:?} and {other:?} hold {range:?}");
                 }
             }
+        }
+        // Nobody believes to have what the table does not know of.
+        for (client, set) in &self.believed {
+            let file = FileId::new(SubvolId(1), Ino(1));
+            assert!(set.of(file).all(|range| self.table.has(*client, &range)), "{client:?}");
         }
         let waiting: BTreeSet<_> = self.table.waiting().map(|(id, ..)| id).collect();
         assert_eq!(waiting, self.parked.keys().copied().collect());
@@ -272,13 +300,6 @@ impl World {
         }
         panic!("no end");
     }
-}
-
-fn without(range: KeyRange, cut: KeyRange) -> Vec<KeyRange> {
-    let mut set = gabion_link::range::RangeSet::default();
-    set.insert(&range);
-    set.remove(&cut);
-    set.of(range.file()).collect()
 }
 
 proptest! {

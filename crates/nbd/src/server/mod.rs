@@ -10,14 +10,19 @@
 //! client's; with certificates of clients (see [`crate::tls`]) not everybody can connect.
 //! Deliberately absent: permissions that depend on the certificate.
 
+mod answer;
 mod connection;
 mod entry;
 mod execute;
 mod export;
 pub mod handshake;
+mod input;
 mod listen;
+mod pace;
 mod pool;
 mod ranges;
+mod room;
+mod transmission;
 
 use std::collections::BTreeMap;
 use std::io;

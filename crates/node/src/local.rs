@@ -155,6 +155,11 @@ impl LocalFs {
         self.give_back(file, Reference::Open, 1);
     }
 
+    /// Counts an opening, by somebody who makes sure that the object has a name meanwhile.
+    pub(crate) fn refer(&self, file: FileId) {
+        self.references.take(file.ino, Reference::Open);
+    }
+
     fn give_back(&self, file: FileId, reference: Reference, count: u64) {
         if self.references.give_back(file.ino, reference, count) == Left::Orphan {
             self.reaper.push(file);

@@ -70,7 +70,7 @@ impl LocalFs {
             |txn| gabion_fs::tmpfile(txn, &ctx, parent, permissions, linkable),
             |found| found,
         )?;
-        self.references.mark_unnamed(made.file.ino);
+        self.expect_orphan(made.file);
         Ok(made)
     }
 
@@ -209,8 +209,13 @@ impl LocalFs {
         listing
     }
 
+    /// An object that is referred to has no name, and goes with its last reference.
+    pub(crate) fn expect_orphan(&self, file: FileId) {
+        self.references.mark_unnamed(file.ino);
+    }
+
     /// Sees to it that an object that lost a name is removed once nobody refers to it.
-    fn lost_name(&self, unnamed: Unnamed) {
+    pub(crate) fn lost_name(&self, unnamed: Unnamed) {
         let Unnamed { file, fate } = unnamed;
         if fate == Fate::Orphaned && self.references.mark_unnamed(file.ino) == Left::Orphan {
             self.reaper.push(file);

@@ -1,0 +1,295 @@
+//! A filesystem that is served to clients on other machines.
+//!
+//! ```text
+//!   connection -> receive -> Job -> queue -> run: the operation, guarded by the table of leases
+//!                    ^                         |  somebody else has a lease on what it touches
+//!                    |                         '-> parked; Revoke --> that client
+//!                    '----- Released <------------------------------------'
+//!                             '-> resumed jobs -> queue
+//! ```
+//!
+//! - No call waits on a thread: what has to wait is put aside and runs again from its start.
+//! - An answer is on its way before anything that the call held is free for others. So each client
+//!   learns what happened in the order in which it happened.
+//! - What a client has open stays, by a reference of its session; a session that has ended has
+//!   nothing: no references, no leases, no advisory locks.
+//!
+//! Absent: sockets and threads, which drive this; clocks, but for the one that is given.
+
+mod acquire;
+mod execute;
+mod grants;
+mod guarded;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gabion_base::sync::{Mutex, RwLock};
+use gabion_fs::{Caller, Error};
+use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_link::table::{Action, ClientId, Lease, RequestId, Want};
+use gabion_map::{Key, Value};
+
+use crate::local::LocalFs;
+
+use self::grants::{Due, Grants};
+pub use self::session::{Peer, Session};
+
+/// A call on its way to its answer.
+pub struct Job {
+    pub(crate) request: RequestId,
+    pub(crate) session: Arc<Session>,
+    pub(crate) id: CallId,
+    pub(crate) caller: Caller,
+    pub(crate) call: Call,
+}
+
+impl Job {
+    fn client(&self) -> ClientId {
+        ClientId(self.session.id.0)
+    }
+}
+
+/// What a call has come to.
+pub(crate) struct Outcome {
+    pub(crate) result: Result<Answer, Error>,
+    pub(crate) updates: Vec<(Key, Option<Value>)>,
+    pub(crate) grants: Vec<Grant>,
+}
+
+impl Outcome {
+    pub(crate) fn plain(result: Result<Answer, Error>) -> Self {
+        Self { result, updates: Vec::new(), grants: Vec::new() }
+    }
+}
+
+/// Takes calls that are to be run, soon and on any thread.
+pub type Queue = Box<dyn Fn(Job) + Send + Sync>;
+
+/// A filesystem with its clients.
+pub struct Served {
+    fs: Arc<LocalFs>,
+    grants: Mutex<Grants>,
+    sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
+    requests: AtomicU64,
+    queue: Queue,
+}
+
+/// A client, for people.
+#[derive(Clone, Debug)]
+pub struct ClientStatus {
+    /// Its session.
+    pub session: SessionId,
+    /// What it calls itself.
+    pub name: String,
+    /// Ranges that it has leases on.
+    pub leases: usize,
+    /// Objects that it has open.
+    pub opens: usize,
+    /// Revocations that it has not answered.
+    pub owed: usize,
+}
+
+impl Served {
+    /// Serves `fs`. Whatever `queue` gets is to be run by [`Served::run`].
+    pub fn new(fs: Arc<LocalFs>, queue: Queue) -> Self {
+        Self {
+            fs,
+            grants: Mutex::default(),
+            sessions: RwLock::default(),
+            requests: AtomicU64::new(0),
+            queue,
+        }
+    }
+
+    /// The filesystem.
+    pub fn fs(&self) -> &Arc<LocalFs> {
+        &self.fs
+    }
+
+    /// A client has come. `id` is one that was never used before.
+    pub fn begin(&self, id: SessionId, name: String, peer: Arc<dyn Peer>) -> Arc<Session> {
+        let session = Arc::new(Session::new(id, name, peer));
+        let before = self.sessions.write().insert(id, Arc::clone(&session));
+        assert!(before.is_none(), "{id:?} is used twice");
+        session
+    }
+
+    /// A client is gone, or has to be taken for gone.
+    pub fn end(&self, session: &Arc<Session>) {
+        if self.sessions.write().remove(&session.id).is_none() {
+            return;
+        }
+        let opens = session.end();
+        self.fs.locks().release_client(session.id.0);
+        let mut grants = self.grants.lock();
+        grants.drop_parked(|job| job.session.id == session.id);
+        let actions = grants.table.evict(ClientId(session.id.0));
+        let due = grants.due(actions);
+        drop(grants);
+        self.attend(due);
+        for file in opens {
+            self.fs.release(file);
+        }
+    }
+
+    /// Takes what a client says. A call becomes a job for the queue.
+    pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
+        match message {
+            ToServer::Call { id, caller, call } => {
+                let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+                let session = Arc::clone(session);
+                (self.queue)(Job { request, session, id, caller, call });
+            }
+            ToServer::Ping => {}
+            ToServer::Opened(file) => {
+                if session.opened(file) {
+                    self.fs.refer(file);
+                }
+            }
+            ToServer::Closed(file) => {
+                if session.closed(file) {
+                    self.fs.release(file);
+                }
+            }
+            ToServer::Released(ids) => {
+                let client = ClientId(session.id.0);
+                let mut grants = self.grants.lock();
+                let actions = ids.into_iter().flat_map(|id| grants.table.released(client, id));
+                let actions: Vec<Action> = actions.collect();
+                let due = grants.due(actions);
+                drop(grants);
+                self.attend(due);
+            }
+            ToServer::Unwanted(ranges) => {
+                let client = ClientId(session.id.0);
+                let mut grants = self.grants.lock();
+                let actions = ranges.iter().flat_map(|range| grants.table.unwanted(client, range));
+                let actions: Vec<Action> = actions.collect();
+                let due = grants.due(actions);
+                drop(grants);
+                self.attend(due);
+            }
+            ToServer::Cancel(id) => {
+                if let Some(ticket) = session.lock_wait_ended(id) {
+                    self.fs.locks().cancel(ticket);
+                }
+            }
+        }
+    }
+
+    /// Runs a call, once or once more, to its answer or until it has to wait.
+    pub fn run(&self, job: Job) {
+        if job.session.is_over() {
+            self.withdraw(job.request);
+            return;
+        }
+        match self.execute(&job) {
+            Executed::Ended(outcome) => self.answer(&job, outcome),
+            Executed::Blocked(wants) => {
+                let mut grants = self.grants.lock();
+                if job.session.is_over() {
+                    drop(grants);
+                    return self.withdraw(job.request);
+                }
+                let due = grants.park(job, &wants);
+                drop(grants);
+                self.attend(due);
+            }
+            Executed::AnswersLater => {}
+        }
+    }
+
+    /// Answers, then frees what the call held.
+    fn answer(&self, job: &Job, outcome: Outcome) {
+        let Outcome { result, updates, grants } = outcome;
+        let ranges: Vec<KeyRange> = grants.iter().map(|grant| grant.range).collect();
+        job.session.peer.send(ToClient::Answer { id: job.id, result, updates, grants });
+        let mut grants = self.grants.lock();
+        // A session that has ended meanwhile gets no leases any more.
+        let ranges: &[KeyRange] = if job.session.is_over() { &[] } else { &ranges };
+        let actions = grants.table.finish(job.request, ranges);
+        let due = grants.due(actions);
+        drop(grants);
+        self.attend(due);
+    }
+
+    fn withdraw(&self, request: RequestId) {
+        let mut grants = self.grants.lock();
+        let actions = grants.table.withdraw(request);
+        let due = grants.due(actions);
+        drop(grants);
+        self.attend(due);
+    }
+
+    fn attend(&self, due: Due) {
+        for action in due.revocations {
+            let Action::Revoke { client, id, range } = action else { continue };
+            let session = self.sessions.read().get(&SessionId(client.0)).cloned();
+            if let Some(session) = session {
+                session.peer.send(ToClient::Revoke { id, range });
+            }
+        }
+        for job in due.jobs {
+            (self.queue)(job);
+        }
+    }
+
+    /// All clients.
+    pub fn clients(&self) -> Vec<ClientStatus> {
+        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
+        let grants = self.grants.lock();
+        let mut leases: BTreeMap<ClientId, usize> = BTreeMap::new();
+        for lease in grants.table.leases() {
+            *leases.entry(lease.client).or_default() += 1;
+        }
+        let status = |session: Arc<Session>| {
+            let client = ClientId(session.id.0);
+            ClientStatus {
+                session: session.id,
+                name: session.name.clone(),
+                leases: leases.get(&client).copied().unwrap_or(0),
+                opens: session.opens(),
+                owed: grants.table.owed_by(client),
+            }
+        };
+        sessions.into_iter().map(status).collect()
+    }
+
+    /// Whether the client has revocations to answer.
+    pub fn owes(&self, session: &Session) -> bool {
+        self.grants.lock().table.owed_by(ClientId(session.id.0)) > 0
+    }
+
+    /// All leases, and all who wait for some.
+    pub fn leases(&self) -> (Vec<Lease>, Vec<(ClientId, Vec<Want>)>) {
+        let grants = self.grants.lock();
+        let waiting = grants.table.waiting().map(|(_, client, wants)| (client, wants.to_vec()));
+        (grants.table.leases().collect(), waiting.collect())
+    }
+
+    /// Ends all sessions.
+    pub fn close(&self) {
+        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
+        for session in sessions {
+            self.end(&session);
+        }
+    }
+}
+
+/// How far a call has come.
+pub(crate) enum Executed {
+    /// To its answer.
+    Ended(Outcome),
+    /// It has to wait for these.
+    Blocked(Vec<Want>),
+    /// Somebody else answers it.
+    AnswersLater,
+}
+
+/// How long a client may take to answer a revocation before it is taken for gone.
+pub const REVOKE_PATIENCE: Duration = Duration::from_secs(15);

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::stage::{HEADERS, Stage, Target, await_some};
+use super::stage::{HEADERS, Stage, Target};
 
 /// A target under strace, which writes to `NAME.trace` what the target does to disks.
 fn traced(stage: &Stage, name: &str) -> Target {
@@ -96,7 +96,7 @@ fn sqlite_keeps_what_it_commits_while_a_target_is_killed() {
     let missing: Vec<_> =
         committed.iter().filter(|row| !found.lines().any(|one| one == *row)).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    await_some("copies", || (host.copies() == ["in-sync", "in-sync"]).then_some(()));
+    host.await_copies(&["in-sync", "in-sync"]);
     host.unmount();
     stage.assert_equal("a.img", "b.img", HEADERS);
 }

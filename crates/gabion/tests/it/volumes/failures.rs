@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::stage::{HEADERS, Stage, await_some, run};
+use super::stage::{HEADERS, PATIENCE, Stage, run};
 use super::writing::Writer;
+use crate::world::Running;
 
 /// What a killed target may cost; two seconds are the promise on a machine that does nothing else.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -113,7 +116,8 @@ fn a_stopped_target_holds_nobody_longer_than_its_deadline() {
 struct Babbler {
     socket: std::path::PathBuf,
     stop: Arc<AtomicBool>,
-    heard: Arc<AtomicBool>,
+    /// Has a message for each connection that was answered.
+    heard: mpsc::Receiver<()>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -121,8 +125,9 @@ impl Babbler {
     fn start(socket: std::path::PathBuf) -> Self {
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
-        let (stop, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (own_stop, own_heard) = (Arc::clone(&stop), Arc::clone(&heard));
+        let stop = Arc::new(AtomicBool::new(false));
+        let own_stop = Arc::clone(&stop);
+        let (tell, heard) = mpsc::channel();
         let thread = thread::spawn(move || {
             for client in listener.incoming() {
                 if own_stop.load(Ordering::Acquire) {
@@ -132,7 +137,8 @@ impl Babbler {
                 // It may hang up at any time.
                 let _ = client.write_all(&[0xa5; 64 << 10]);
                 let _ = client.read(&mut [0; 100]);
-                own_heard.store(true, Ordering::Release);
+                // Nobody may want to know any more.
+                let _ = tell.send(());
             }
         });
         Self { socket, stop, heard, thread: Some(thread) }
@@ -160,7 +166,7 @@ fn a_target_that_talks_nonsense_is_done_without() {
     let babbler = Babbler::start(stage.path("b.sock"));
     writer.await_more(20);
     assert_eq!(host.copies(), ["in-sync", "stale"]);
-    await_some("a connection", || babbler.heard.load(Ordering::Acquire).then_some(()));
+    babbler.heard.recv_timeout(PATIENCE).expect("a connection");
     writer.await_more(5);
     drop(babbler);
     let _b = stage.target("b");
@@ -178,19 +184,14 @@ fn a_member_with_errors_is_done_without() {
     let _a = stage.target("a");
     let (socket, broken) = (stage.text("c.sock"), stage.text("broken"));
     stage.disk("c.img");
-    let mut nbdkit = Command::new("nbdkit");
-    nbdkit.args([
-        "--foreground",
-        "--exit-with-parent",
-        "--unix",
-        &socket,
-        "--filter=error",
-        "file",
-    ]);
-    nbdkit.args(["c.img", "error=EIO", "error-pwrite-rate=100%"]);
-    nbdkit.arg(format!("error-file={broken}"));
-    let _nbdkit = stage.start(nbdkit.stderr(Stdio::null()));
-    await_some("the socket", || fs::exists(&socket).unwrap().then_some(()));
+    // It is given a socket that listens already, so that nobody has to wait for it.
+    let listener = UnixListener::bind(&socket).unwrap();
+    let activate = "export LISTEN_PID=$$ LISTEN_FDS=1; exec nbdkit \"$@\" 3<&0 </dev/null";
+    let mut nbdkit = Command::new("sh");
+    nbdkit.args(["-c", activate, "sh", "--exit-with-parent", "--filter=error", "file", "c.img"]);
+    nbdkit.args(["error=EIO", "error-pwrite-rate=100%", &format!("error-file={broken}")]);
+    nbdkit.current_dir(stage.folder.path()).stdin(OwnedFd::from(listener)).stderr(Stdio::null());
+    let _nbdkit = Running(nbdkit.spawn().unwrap());
     let (a, c) = (stage.uri("a"), format!("nbd+unix:///?socket={socket}"));
     let host = stage.host();
     host.gabion(&["volume", "create", "tank", "--equal", "--mirror", &a, &c]).succeeded();
@@ -249,9 +250,7 @@ fn umount_and_an_interrupt_end_though_all_targets_are_dead() {
     host.gabion(&["mkfs", "fore"]).succeeded();
     let mut command = host.command(&["mount", "--foreground", "-o", "commit=300", "fore", "front"]);
     let mut foreground = stage.start(command.stderr(Stdio::null()).stdout(Stdio::null()));
-    await_some("the mount", || {
-        stage.folder.mountpoints().contains(&stage.path("front")).then_some(())
-    });
+    stage.await_mount("front");
     for folder in [&mountpoint, &stage.path("front")] {
         fs::write(folder.join("file"), vec![1; 1 << 20]).unwrap();
     }

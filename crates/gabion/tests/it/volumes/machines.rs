@@ -1,11 +1,15 @@
 //! Several machines: etcd, two hosts that share it, and a network that goes away.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::stage::{HEADERS, Stage, Target, await_some, run};
+use gabion_block::coordinator::Coordinator;
+use gabion_coordinator::Patience;
+
+use super::stage::{HEADERS, PATIENCE, Stage, Target, run};
 use super::writing::Writer;
 use crate::world::Running;
 
@@ -42,14 +46,43 @@ impl<'a> Etcd<'a> {
         command.args(["--initial-cluster", &format!("test={peer}")]);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.running = Some(self.stage.start(&mut command));
-        let list = ["volume", "list"];
-        let host = self.stage.host_with("asking", Some(self.url()));
-        await_some("etcd", || host.gabion(&list).status.success().then_some(()));
+        let endpoint = format!("127.0.0.1:{}", self.ports[0]);
+        let patience = Patience { call: PATIENCE, ..Patience::default() };
+        let asking = gabion_coordinator::Etcd::new(&endpoint, patience).unwrap();
+        asking.volumes().expect("etcd answers");
+    }
+
+    /// What happens to the claim on `tank` from now on.
+    fn watch_claim(&self) -> ClaimWatch {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports[0])).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The key is "/gabion/claims/tank".
+        let body = r#"{"create_request":{"key":"L2dhYmlvbi9jbGFpbXMvdGFuaw=="}}"#;
+        let head = format!("Host: etcd\r\nContent-Length: {}", body.len());
+        write!(stream, "POST /v3/watch HTTP/1.1\r\n{head}\r\n\r\n{body}").unwrap();
+        let mut watch = ClaimWatch(BufReader::new(stream).lines());
+        watch.await_line("\"created\":true");
+        watch
     }
 
     /// Ends it as a crash would.
     fn kill(&mut self) {
         self.running = None;
+    }
+}
+
+/// Etcd's account of the claim on `tank`, in JSON, one line at a time.
+struct ClaimWatch(Lines<BufReader<TcpStream>>);
+
+impl ClaimWatch {
+    /// Waits until nobody holds the claim any more.
+    fn await_end(mut self) {
+        self.await_line("\"DELETE\"");
+    }
+
+    fn await_line(&mut self, part: &str) {
+        let mut lines = self.0.by_ref().map(|line| line.expect("a line from etcd"));
+        assert!(lines.any(|line| line.contains(part)), "etcd ends without {part}");
     }
 }
 
@@ -101,10 +134,12 @@ fn another_host_takes_over_when_the_first_one_dies() {
     let holder = format!("process {}", first.daemon("mnt").as_raw_nonzero());
     let refused = second.gabion(&["volume", "export", "tank", "--listen", "unix:x.sock"]);
     refused.failed(1, &["tank", "in use by", &holder]);
+    let claim = etcd.watch_claim();
     first.kill_daemon();
     let written = writer.finish_in_failure();
-    // The claim ends with its lease.
-    await_some("the lease's end", || second.volume("tank")["holder"].is_null().then_some(()));
+    // With its lease.
+    claim.await_end();
+    assert!(second.volume("tank")["holder"].is_null());
     second.mount();
     written.check();
     second.await_copies(&["in-sync", "in-sync"]);

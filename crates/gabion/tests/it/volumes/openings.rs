@@ -116,11 +116,8 @@ fn a_foreign_disk_is_left_alone_and_named() {
         let mountpoint = host.mount();
         let writer = Writer::start(&mountpoint.join("log"));
         writer.await_more(5);
-        let told = super::stage::await_some(what, || {
-            host.events().into_iter().find(|event| {
-                event["event"] == "member-foreign"
-                    && event["found"].as_str().unwrap().contains(what)
-            })
+        let told = host.await_event_that("member-foreign", |event| {
+            event["found"].as_str().unwrap().contains(what)
         });
         assert_eq!(told["member"], b.as_str());
         writer.finish().1.check();

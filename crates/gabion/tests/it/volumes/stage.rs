@@ -7,6 +7,15 @@
 //! ```
 //!
 //! At the end, however it comes, daemons are killed first, then mounts and files go.
+//!
+//! Nothing here waits for time to pass. Whoever waits is woken by what it waits for:
+//!
+//! | for                         | woken by                                       |
+//! |-----------------------------|------------------------------------------------|
+//! | an event                    | its multicast                                  |
+//! | the states of copies        | the coordinator, when the record has changed   |
+//! | a mount                     | the kernel, when its list of mounts has changed |
+//! | a program                   | its end, or a line that it prints when ready   |
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -16,6 +25,9 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use gabion_block::coordinator::Revision;
+use gabion_host::events::{Follower, Start};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
@@ -26,18 +38,24 @@ pub const SIZE: u64 = 48 << 20;
 /// Bytes at the head of a target's file that are its own and the member's headers.
 pub const HEADERS: usize = 2 << 20;
 /// How long to wait for what must come: far longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` gives something.
+/// Waits until `look` finds something, and looks again whenever `wait` returns. That is given how
+/// long it may take.
 #[track_caller]
-pub fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+fn await_some<T>(
+    what: &str,
+    mut look: impl FnMut() -> Option<T>,
+    mut wait: impl FnMut(Duration),
+) -> T {
     let began = Instant::now();
     loop {
-        if let Some(found) = condition() {
+        if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < PATIENCE, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(10));
+        let left = PATIENCE.saturating_sub(began.elapsed());
+        assert!(!left.is_zero(), "{what} does not come");
+        wait(left);
     }
 }
 
@@ -139,6 +157,18 @@ impl Stage {
             .succeeded();
         self.host().gabion(&["mkfs", "tank"]).succeeded();
         targets
+    }
+
+    /// Waits until something is mounted at `name`.
+    #[track_caller]
+    pub fn await_mount(&self, name: &str) {
+        // It is told of what comes after it was opened.
+        let list = File::open("/proc/self/mountinfo").unwrap();
+        let is_there = || self.folder.mountpoints().contains(&self.path(name)).then_some(());
+        await_some(&format!("the mount at {name}"), is_there, |left| {
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&list, PollFlags::PRI)], Some(&left)).unwrap();
+        });
     }
 
     /// Asserts that the disks of two members hold the same behind their headers.
@@ -260,11 +290,19 @@ impl Host<'_> {
     /// Waits until the copies of `tank` are in these states.
     #[track_caller]
     pub fn await_copies(&self, states: &[&str]) {
-        let mut found = Vec::new();
+        let own = self.state.join("coordinator").to_str().unwrap().to_owned();
+        let coordinator = self.coordinator.as_ref().unwrap_or(&own);
+        let coordinator = gabion_coordinator::open(coordinator).unwrap();
+        let (mut known, mut found) = (Revision::ABSENT, Vec::new());
         let began = Instant::now();
         while found != states {
-            assert!(began.elapsed() < PATIENCE, "{states:?} do not come, only {found:?}");
-            found = self.copies();
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            assert!(!left.is_zero(), "{states:?} do not come, only {found:?}");
+            // States are in the record. While that is the same there is nothing new to see.
+            if let Some(stored) = coordinator.changed("tank", known, left).unwrap() {
+                known = stored.revision;
+                found = self.copies();
+            }
         }
     }
 
@@ -277,8 +315,17 @@ impl Host<'_> {
     /// Waits for an event of this name.
     #[track_caller]
     pub fn await_event(&self, name: &str) -> Value {
-        let last = || self.events().into_iter().rfind(|event| event["event"] == name);
-        await_some(name, last)
+        self.await_event_that(name, |_| true)
+    }
+
+    /// Waits for an event of this name for which `is_it` is true; the last one if there are more.
+    #[track_caller]
+    pub fn await_event_that(&self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        // Before the first look, so that nothing falls in between.
+        let mut follower = Follower::open(&self.state.join("events"), Start::Now).unwrap();
+        let is_it = |event: &Value| event["event"] == name && is_it(event);
+        let last = || self.events().into_iter().rfind(is_it);
+        await_some(name, last, |left| follower.wait(left).unwrap())
     }
 }
 

@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::stage::await_some;
+use super::stage::PATIENCE;
 
 /// Bytes of a record: not a whole number of blocks.
 const RECORD: usize = 5000;
@@ -17,9 +17,34 @@ const RECORD: usize = 5000;
 pub struct Writer {
     path: PathBuf,
     stop: Arc<AtomicBool>,
-    /// Records that fsync has said to be durable.
-    synced: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     thread: JoinHandle<(Duration, io::Result<()>)>,
+}
+
+/// How far a writer is, and who waits for that.
+#[derive(Default)]
+struct Progress {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    /// Records that fsync has said to be durable.
+    synced: u64,
+    /// Nothing more is written.
+    is_over: bool,
+}
+
+impl Progress {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn synced(&self) -> u64 {
+        self.state.lock().unwrap().synced
+    }
 }
 
 fn record(number: u64) -> Vec<u8> {
@@ -31,9 +56,9 @@ fn record(number: u64) -> Vec<u8> {
 impl Writer {
     /// Begins to write.
     pub fn start(path: &Path) -> Self {
-        let (stop, synced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (own_stop, own_synced, own_path) =
-            (Arc::clone(&stop), Arc::clone(&synced), path.to_owned());
+        let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::<Progress>::default());
+        let (own_stop, own_progress, own_path) =
+            (Arc::clone(&stop), Arc::clone(&progress), path.to_owned());
         let thread = thread::spawn(move || {
             let mut longest = Duration::ZERO;
             let mut write = || -> io::Result<()> {
@@ -43,7 +68,7 @@ impl Writer {
                     file.write_all(&record(number))?;
                     file.sync_data()?;
                     longest = longest.max(began.elapsed());
-                    own_synced.store(number + 1, Ordering::Release);
+                    own_progress.change(|state| state.synced = number + 1);
                     if own_stop.load(Ordering::Acquire) {
                         break;
                     }
@@ -51,19 +76,22 @@ impl Writer {
                 Ok(())
             };
             let outcome = write();
+            own_progress.change(|state| state.is_over = true);
             (longest, outcome)
         });
-        Self { path: path.to_owned(), stop, synced, thread }
+        Self { path: path.to_owned(), stop, progress, thread }
     }
 
     /// Waits until this many more records are durable.
     #[track_caller]
     pub fn await_more(&self, count: u64) {
-        let wanted = self.synced.load(Ordering::Acquire) + count;
-        await_some("what was written", || {
-            assert!(!self.thread.is_finished(), "writing has failed");
-            (self.synced.load(Ordering::Acquire) >= wanted).then_some(())
-        });
+        let state = self.progress.state.lock().unwrap();
+        let wanted = state.synced + count;
+        let is_wanting = |state: &mut State| !state.is_over && state.synced < wanted;
+        let waited = self.progress.changed.wait_timeout_while(state, PATIENCE, is_wanting);
+        let state = *waited.unwrap().0;
+        assert!(!state.is_over, "writing has failed");
+        assert!(state.synced >= wanted, "{} of {wanted} records are written", state.synced);
     }
 
     /// Ends, and says how long the longest write and sync took.
@@ -72,14 +100,14 @@ impl Writer {
         self.stop.store(true, Ordering::Release);
         let (longest, outcome) = self.thread.join().unwrap();
         outcome.expect("writing goes on");
-        (longest, Written { path: self.path, records: self.synced.load(Ordering::Acquire) })
+        (longest, Written { path: self.path, records: self.progress.synced() })
     }
 
     /// Ends although the filesystem was taken away.
     pub fn finish_in_failure(self) -> Written {
         self.stop.store(true, Ordering::Release);
         let _ = self.thread.join().unwrap();
-        Written { path: self.path, records: self.synced.load(Ordering::Acquire) }
+        Written { path: self.path, records: self.progress.synced() }
     }
 }
 

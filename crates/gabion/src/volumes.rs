@@ -133,29 +133,17 @@ pub fn open(name: &str, surroundings: &Surroundings) -> Result<Volume> {
             Ok(volume) => return Ok(volume),
             Err(error) => error,
         };
-        let claimed = CoordinatorErrorKind::of(&error) == CoordinatorErrorKind::Claimed;
-        if !claimed || began.elapsed() >= CLAIM_PATIENCE {
+        if !is_claimed(&error) || began.elapsed() >= CLAIM_PATIENCE {
             return Err(not_opened(name, &error));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum CoordinatorErrorKind {
-    Claimed,
-    Other,
-}
-
-impl CoordinatorErrorKind {
-    fn of(error: &VolumeError) -> Self {
-        match error {
-            VolumeError::Register(RegisterError::Coordinator(CoordinatorError::Claimed {
-                ..
-            })) => Self::Claimed,
-            _ => Self::Other,
-        }
-    }
+/// Whether somebody else has the volume.
+fn is_claimed(error: &VolumeError) -> bool {
+    let VolumeError::Register(RegisterError::Coordinator(error)) = error else { return false };
+    matches!(error, CoordinatorError::Claimed { .. })
 }
 
 fn not_opened(name: &str, error: &VolumeError) -> Failure {

@@ -111,6 +111,11 @@ impl<'c> CacheTxn<'c> {
     }
 
     /// What has to be acquired before the operation runs again.
+    pub fn missing(&self) -> &[KeyRange] {
+        &self.missing
+    }
+
+    /// The same, taken out.
     pub fn into_missing(self) -> Vec<KeyRange> {
         self.missing
     }

@@ -34,6 +34,7 @@ mod names;
 mod objects;
 mod reaper;
 mod references;
+pub mod remote;
 pub mod served;
 
 pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};

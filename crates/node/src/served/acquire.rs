@@ -50,7 +50,8 @@ impl Served {
             _ => *range == KeyRange::attributes(range.file()),
         };
         let subvol = self.fs.root().subvol;
-        let is_there = |range: &KeyRange| range.file().subvol == subvol && range.file().ino != Ino(0);
+        let is_there =
+            |range: &KeyRange| range.file().subvol == subvol && range.file().ino != Ino(0);
         if ranges.len() > RANGES_MAX || !ranges.iter().all(|r| is_leased_so(r) && is_there(r)) {
             return Executed::Ended(Outcome::plain(Err(Error::InvalidArgument)));
         }

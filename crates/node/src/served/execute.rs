@@ -246,14 +246,7 @@ impl Served {
                 gabion_fs::fallocate(txn, ctx, *file, request, offset, length, *privileges)
                     .map(done)
             }
-            Call::Copy {
-                source,
-                source_offset,
-                target,
-                target_offset,
-                length,
-                privileges,
-            } => {
+            Call::Copy { source, source_offset, target, target_offset, length, privileges } => {
                 let request = CopyRequest {
                     source: *source,
                     source_offset: *source_offset,

@@ -1,0 +1,230 @@
+//! Questions to the server and their answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_base::disk::DiskError;
+use gabion_base::ids::BlockAddr;
+use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::{Caller, Error, Result};
+use gabion_link::message::{Answer, Call, CallId, ToClient, ToServer};
+use gabion_map::MapError;
+
+use crate::locks::LockEnd;
+
+use super::gate::Pass;
+use super::{RemoteFs, Wire};
+
+/// How a call ended.
+enum End {
+    Answered(Result<Answer>, Pass),
+    /// With the session.
+    Lost,
+}
+
+#[derive(Default)]
+struct Slot {
+    end: Mutex<Option<End>>,
+    ended: Condvar,
+}
+
+enum Waiter {
+    /// A thread.
+    Thread(Arc<Slot>),
+    /// Somebody who is told, on a thread that may wait.
+    Told(LockEnd),
+}
+
+/// Calls under way.
+pub(super) struct Calls {
+    wire: Arc<dyn Wire>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last: u64,
+    waiting: BTreeMap<CallId, Waiter>,
+    /// What is told before the next call, or soon.
+    notes: Vec<ToServer>,
+}
+
+impl Calls {
+    pub(super) fn new(wire: Arc<dyn Wire>) -> Self {
+        Self { wire, state: Mutex::default() }
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.state.lock().last
+    }
+
+    /// Sends notes that wait, then `message`. The lock keeps the order.
+    fn send(&self, state: &mut State, message: ToServer) {
+        for note in state.notes.drain(..) {
+            self.wire.send(note);
+        }
+        self.wire.send(message);
+    }
+
+    fn ask(&self, caller: &Caller, call: &Call, waiter: Waiter) -> CallId {
+        let mut state = self.state.lock();
+        state.last += 1;
+        let id = CallId(state.last);
+        state.waiting.insert(id, waiter);
+        let (caller, call) = (caller.clone(), call.clone());
+        self.send(&mut state, ToServer::Call { id, caller, call });
+        id
+    }
+
+    /// Has something told, before the next call at the latest. Two that cancel each other out are
+    /// not told.
+    pub(super) fn note(&self, note: ToServer) {
+        let mut state = self.state.lock();
+        if let ToServer::Closed(file) = note {
+            let opened = |old: &ToServer| matches!(old, ToServer::Opened(other) if *other == file);
+            if let Some(index) = state.notes.iter().position(opened) {
+                state.notes.remove(index);
+                return;
+            }
+        }
+        state.notes.push(note);
+    }
+
+    /// Tells at once.
+    pub(super) fn tell(&self, message: ToServer) {
+        let mut state = self.state.lock();
+        self.send(&mut state, message);
+    }
+
+    /// The session has ended.
+    pub(super) fn lose_all(&self) {
+        let mut state = self.state.lock();
+        state.notes.clear();
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        for waiter in waiting.into_values() {
+            match waiter {
+                Waiter::Thread(slot) => {
+                    *slot.end.lock() = Some(End::Lost);
+                    slot.ended.notify_all();
+                }
+                Waiter::Told(end) => end(Err(lost("lock"))),
+            }
+        }
+    }
+
+    fn take(&self, id: CallId) -> Option<Waiter> {
+        self.state.lock().waiting.remove(&id)
+    }
+}
+
+/// Whether a call can be made once more without an effect that nobody asked for.
+fn can_repeat(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::Acquire { .. }
+            | Call::Read { .. }
+            | Call::Seek { .. }
+            | Call::Space
+            | Call::TestLock { .. }
+    )
+}
+
+fn trouble(operation: &'static str, kind: std::io::ErrorKind, text: String) -> Error {
+    let source = Arc::new(std::io::Error::new(kind, text));
+    let device: Arc<str> = Arc::from("the server");
+    MapError::Disk(DiskError::Io { device, operation, addr: BlockAddr(0), source }).into()
+}
+
+fn lost(operation: &'static str) -> Error {
+    let text = "the session has ended; whether this was done is not known".to_owned();
+    trouble(operation, std::io::ErrorKind::ConnectionAborted, text)
+}
+
+fn silent(deadline: Duration) -> Error {
+    let text = format!("no answer within {} s", deadline.as_secs());
+    trouble("call", std::io::ErrorKind::TimedOut, text)
+}
+
+/// An answer that does not fit the question.
+pub(super) fn nonsense() -> Error {
+    let text = "it answered something else than was asked".to_owned();
+    trouble("call", std::io::ErrorKind::InvalidData, text)
+}
+
+impl RemoteFs {
+    /// Asks the server and waits for the answer. This thread is inside the gate then.
+    pub(super) fn call(&self, caller: &Caller, call: &Call) -> Result<Answer> {
+        // Whoever waits for the server must not be waited for.
+        self.gate.leave_own();
+        let deadline = self.clock.monotonic() + self.settings.deadline;
+        loop {
+            if !self.wait_for_life(deadline) {
+                return Err(silent(self.settings.deadline));
+            }
+            let slot = Arc::new(Slot::default());
+            let id = self.calls.ask(caller, call, Waiter::Thread(Arc::clone(&slot)));
+            let mut end = slot.end.lock();
+            while end.is_none() {
+                let left = deadline.saturating_sub(self.clock.monotonic());
+                let timed_out = slot.ended.wait_for(&mut end, left).timed_out();
+                if timed_out && end.is_none() {
+                    drop(end);
+                    if self.calls.take(id).is_some() {
+                        return Err(silent(self.settings.deadline));
+                    }
+                    // It is being answered this moment.
+                    end = slot.end.lock();
+                    while end.is_none() {
+                        slot.ended.wait(&mut end);
+                    }
+                }
+            }
+            match end.take().expect("it was waited for") {
+                End::Answered(result, pass) => {
+                    self.gate.adopt(pass);
+                    return result;
+                }
+                End::Lost if can_repeat(call) => {}
+                End::Lost => return Err(lost("call")),
+            }
+        }
+    }
+
+    /// Asks the server; `end` is told on a thread that may wait.
+    pub(super) fn call_later(&self, caller: &Caller, call: &Call, end: LockEnd) -> CallId {
+        self.gate.leave_own();
+        self.calls.ask(caller, call, Waiter::Told(end))
+    }
+
+    /// Takes what the server says, in the order in which it says it.
+    pub fn receive(&self, message: ToClient) {
+        match message {
+            ToClient::Answer { id, result, updates, grants } => {
+                {
+                    let mut cache = self.cache.write();
+                    cache.update(updates);
+                    for grant in grants {
+                        cache.grant(grant);
+                    }
+                }
+                match self.calls.take(id) {
+                    None => {}
+                    Some(Waiter::Thread(slot)) => {
+                        // What is revoked after this answer waits until it was made use of.
+                        let pass = self.gate.enter();
+                        *slot.end.lock() = Some(End::Answered(result, pass));
+                        slot.ended.notify_all();
+                    }
+                    Some(Waiter::Told(end)) => {
+                        let result = result.map(drop);
+                        self.revocations.later(Box::new(move || end(result)));
+                    }
+                }
+            }
+            ToClient::Pong { .. } => {}
+            ToClient::Revoke { id, range } => self.revocations.push(id, range),
+        }
+    }
+}

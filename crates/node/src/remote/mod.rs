@@ -1,0 +1,262 @@
+//! A filesystem that a server keeps, used from here as if it were local.
+//!
+//! ```text
+//!   front end -> RemoteFs: operations that read run on the Cache, all others at the server
+//!                  |  calls, notes                       ^ answers      | revocations
+//!                  v                                     |              v
+//!                 Wire (every message once, in order)  receive        attend, a thread
+//!                                                                       | Kernel: forget
+//! ```
+//!
+//! What is true of everything that is answered from here:
+//!
+//! - It is covered by a lease, or the server has just said it.
+//! - The session is alive by this machine's own clock: a client that is cut off stops to answer
+//!   from its cache before the server gives its leases to others.
+//! - A revocation is answered when the kernel has forgotten, and nothing that was found out before
+//!   is still on its way to it.
+//!
+//! Every wait for the server ends after the deadline.
+//!
+//! Absent: sockets, which are the owner's; times of reading, which are not recorded.
+
+mod calls;
+mod gate;
+mod opens;
+mod operations;
+mod pages;
+mod revocations;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_base::ids::{Ino, SubvolId, Uuid};
+use gabion_base::sync::{Condvar, Mutex, RwLock};
+use gabion_fs::{Attributes, ROOT};
+use gabion_link::cache::Cache;
+use gabion_link::message::{ToServer, Welcome};
+use gabion_map::FileId;
+use gabion_map::map::SpaceReport;
+
+use crate::clock::Clock;
+
+use self::calls::Calls;
+use self::gate::Gate;
+use self::opens::Opens;
+use self::pages::Pages;
+use self::revocations::Revocations;
+
+/// Where messages to the server go. They arrive once, in the order in which they were sent, or the
+/// session ends.
+pub trait Wire: Send + Sync {
+    /// Sends, without waiting for anybody.
+    fn send(&self, message: ToServer);
+}
+
+/// The kernel's caches. Calls may be made from any thread but one that handles a request.
+pub trait Kernel: Send + Sync {
+    /// Attributes of an object are no longer true. Does not wait.
+    fn forget_attributes(&self, file: FileId);
+
+    /// Names are no longer true. Does not wait.
+    fn forget_names(&self);
+
+    /// The bytes `from..to` are no longer true. Waits for READs of them.
+    fn forget_bytes(&self, file: FileId, from: u64, to: u64);
+}
+
+/// What can be chosen about a filesystem in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteSettings {
+    /// How long an operation waits for the server.
+    pub deadline: Duration,
+}
+
+impl Default for RemoteSettings {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30) }
+    }
+}
+
+/// What the server told at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    filesystem: Uuid,
+    subvol: SubvolId,
+    seed: u64,
+    is_read_only: bool,
+}
+
+/// Whether the session lives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    /// By our clock: then the server may have given our leases to others.
+    ends: Duration,
+    is_closed: bool,
+}
+
+/// What is answered even if the server is away.
+#[derive(Default)]
+struct LastKnown {
+    root: Option<Attributes>,
+    space: Option<SpaceReport>,
+}
+
+/// A filesystem on another machine, in use.
+pub struct RemoteFs {
+    identity: Identity,
+    settings: RemoteSettings,
+    clock: Arc<dyn Clock>,
+    cache: RwLock<Cache>,
+    gate: Gate,
+    pages: Arc<Pages>,
+    calls: Calls,
+    opens: Opens,
+    revocations: Revocations,
+    kernel: Mutex<Option<Arc<dyn Kernel>>>,
+    life: Mutex<Life>,
+    revived: Condvar,
+    last: Mutex<LastKnown>,
+}
+
+impl RemoteFs {
+    /// The filesystem that the server told of. `clock` must go on while the machine sleeps.
+    pub fn new(
+        welcome: &Welcome,
+        settings: RemoteSettings,
+        clock: Arc<dyn Clock>,
+        wire: Arc<dyn Wire>,
+    ) -> Self {
+        let identity = Identity {
+            filesystem: welcome.filesystem,
+            subvol: welcome.subvol,
+            seed: welcome.seed,
+            is_read_only: welcome.read_only,
+        };
+        Self {
+            identity,
+            settings,
+            clock,
+            cache: RwLock::default(),
+            gate: Gate::default(),
+            pages: Arc::default(),
+            calls: Calls::new(wire),
+            opens: Opens::default(),
+            revocations: Revocations::default(),
+            kernel: Mutex::default(),
+            life: Mutex::default(),
+            revived: Condvar::new(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Whose caches have to be kept true from now on.
+    pub fn set_kernel(&self, kernel: Arc<dyn Kernel>) {
+        *self.kernel.lock() = Some(kernel);
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> FileId {
+        FileId::new(self.identity.subvol, ROOT)
+    }
+
+    /// The object with this number.
+    pub fn file(&self, ino: Ino) -> FileId {
+        FileId::new(self.identity.subvol, ino)
+    }
+
+    /// The filesystem's identity.
+    pub fn uuid(&self) -> Uuid {
+        self.identity.filesystem
+    }
+
+    /// Whether nothing may be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.identity.is_read_only
+    }
+
+    /// Ranges that are leased, and items that are kept.
+    pub fn cached(&self) -> (usize, usize) {
+        let cache = self.cache.read();
+        (cache.ranges().len(), cache.len())
+    }
+
+    /// Calls that were sent so far.
+    pub fn calls_sent(&self) -> u64 {
+        self.calls.sent()
+    }
+
+    /// The server has heard what was sent at `sent`, and keeps the session for `patience` from
+    /// then on at least.
+    pub fn confirmed(&self, sent: Duration, patience: Duration) {
+        let mut life = self.life.lock();
+        life.ends = life.ends.max(sent + patience);
+        drop(life);
+        self.revived.notify_all();
+    }
+
+    /// Whether what is cached may be used.
+    pub fn is_alive(&self) -> bool {
+        let life = *self.life.lock();
+        !life.is_closed && self.clock.monotonic() < life.ends
+    }
+
+    /// When the session ends unless it is confirmed before.
+    pub fn ends(&self) -> Duration {
+        self.life.lock().ends
+    }
+
+    /// Waits until the session lives, until `deadline` at most.
+    fn wait_for_life(&self, deadline: Duration) -> bool {
+        let mut life = self.life.lock();
+        loop {
+            let now = self.clock.monotonic();
+            if life.is_closed || now >= deadline {
+                return false;
+            }
+            if now < life.ends {
+                return true;
+            }
+            self.revived.wait_for(&mut life, deadline - now);
+        }
+    }
+
+    /// The session may have ended: nothing that was cached counts any more, here or in the kernel.
+    pub fn forget_everything(&self) {
+        let ranges = {
+            let mut cache = self.cache.write();
+            let ranges = cache.ranges();
+            cache.clear_all();
+            ranges
+        };
+        self.gate.barrier();
+        let Some(kernel) = self.kernel.lock().clone() else { return };
+        kernel.forget_names();
+        let mut files: Vec<FileId> = ranges.iter().map(|range| range.file()).collect();
+        files.dedup();
+        for file in files {
+            kernel.forget_attributes(file);
+            let has_bytes = |kind| kind == Some(gabion_map::Kind::DATA);
+            if ranges.iter().any(|range| range.file() == file && has_bytes(range.kind())) {
+                self.drop_pages(file, (0, u64::MAX));
+            }
+        }
+    }
+
+    /// A new session has begun in place of one that the server does not know any more. Calls that
+    /// can be repeated are; those that may have had an effect fail.
+    pub fn begin_again(&self) {
+        self.forget_everything();
+        self.revocations.clear();
+        self.calls.lose_all();
+        self.opens.tell_again();
+    }
+
+    /// Nobody is going to use it any more.
+    pub fn close(&self) {
+        self.life.lock().is_closed = true;
+        self.revived.notify_all();
+        self.calls.lose_all();
+        self.revocations.close();
+    }
+}

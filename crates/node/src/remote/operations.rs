@@ -1,0 +1,499 @@
+//! Operations: those that read run here, on what is leased; those that change run at the server.
+
+use gabion_fs::create::Linkable;
+use gabion_fs::format::dirent;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Ticket, Wait};
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{
+    Access, Attributes, Caller, Changes, Context, CopyRequest, Detail, Disposition, Error,
+    FileType, IfExists, Listing, OpenRequest, Privileges, RenameRequest, Result, SpaceRequest,
+    WriteAt, Written,
+};
+use gabion_link::cache::CacheTxn;
+use gabion_link::message::{Answer, Call, CallId, Prefetch, ReadLease, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_map::map::SpaceReport;
+use gabion_map::txn::SeekTarget;
+use gabion_map::{FileId, Kind, Payload, Stop};
+
+use crate::locks::LockEnd;
+
+use super::RemoteFs;
+use super::calls::nonsense;
+use super::pages::{Course, pages};
+
+/// How often an operation acquires what it lacks. It holds on to all that it had needed before, so
+/// each time it comes further, but for what others took away meanwhile.
+const ATTEMPTS_MAX: usize = 1000;
+
+impl RemoteFs {
+    fn context(&self, caller: &Caller) -> Context {
+        Context { seed: self.identity.seed, now: self.clock.now(), caller: caller.clone() }
+    }
+
+    /// Runs an operation that reads.
+    fn read_items<T>(
+        &self,
+        caller: &Caller,
+        prefetch: Prefetch,
+        mut operation: impl FnMut(&mut CacheTxn<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut needed: Vec<KeyRange> = Vec::new();
+        for _ in 0..ATTEMPTS_MAX {
+            // From here on nothing is revoked behind the back of what is found out.
+            self.gate.enter_own();
+            if self.is_alive() {
+                let cache = self.cache.read();
+                let mut txn = CacheTxn::new(&cache);
+                match operation(&mut txn) {
+                    Err(Error::Stop(Stop::Lease)) => {
+                        needed.retain(|range| !cache.covers(range) && !txn_lacks(&txn, range));
+                        needed.extend(txn.into_missing());
+                    }
+                    outcome => return outcome,
+                }
+            }
+            let ranges = needed.clone();
+            self.call(caller, &Call::Acquire { ranges, prefetch })?;
+        }
+        Err(Error::Busy)
+    }
+
+    fn done(&self, caller: &Caller, call: &Call) -> Result<()> {
+        match self.call(caller, call)? {
+            Answer::Done => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn object(&self, caller: &Caller, call: &Call) -> Result<Attributes> {
+        match self.call(caller, call)? {
+            Answer::Object(attributes) => Ok(attributes),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Whether an object's attributes are leased.
+    pub fn keeps_attributes(&self, file: FileId) -> bool {
+        self.is_alive() && self.cache.read().covers(&KeyRange::attributes(file))
+    }
+
+    /// Whether a name is leased, there or not.
+    pub fn keeps_name(&self, dir: FileId, name: &[u8]) -> bool {
+        let key = dir.key(Kind::DIRENT, dirent::position(name, self.identity.seed));
+        self.is_alive() && self.cache.read().covers(&KeyRange::key(key))
+    }
+
+    /// What was found out for this thread's request has reached the kernel.
+    pub fn answered(&self) {
+        self.pages.end_own();
+        self.gate.leave_own();
+    }
+
+    /// The object that `name` stands for.
+    pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        self.read_items(caller, Prefetch::Names, |txn| gabion_fs::lookup(txn, &ctx, parent, name))
+    }
+
+    /// The object with this number.
+    pub fn find(&self, file: FileId) -> Result<Attributes> {
+        match self.stat(file)? {
+            found if found.nlink == 0 => Err(Error::Stale),
+            found => Ok(found),
+        }
+    }
+
+    /// The attributes of an object.
+    pub fn stat(&self, file: FileId) -> Result<Attributes> {
+        if file == self.root() && !self.is_alive() {
+            // It is what df, mountpoint and umount ask for.
+            if let Some(root) = self.last.lock().root.clone() {
+                return Ok(root);
+            }
+        }
+        let caller = Caller::superuser();
+        let found = self.read_items(&caller, Prefetch::Names, |txn| gabion_fs::stat(txn, file))?;
+        if file == self.root() {
+            self.last.lock().root = Some(found.clone());
+        }
+        Ok(found)
+    }
+
+    /// Makes and opens a regular file, or opens what is there.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        permissions: u32,
+        if_exists: IfExists,
+        request: &OpenRequest,
+    ) -> Result<(Attributes, Disposition)> {
+        let (name, request) = (name.to_vec(), *request);
+        let call = Call::Create { parent, name, permissions, if_exists, request };
+        self.made(caller, &call)
+    }
+
+    /// Makes a regular file without a name.
+    pub fn tmpfile(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        permissions: u32,
+        linkable: Linkable,
+    ) -> Result<Attributes> {
+        let call = Call::Tmpfile { parent, permissions, linkable };
+        self.made(caller, &call).map(|(attributes, _)| attributes)
+    }
+
+    fn made(&self, caller: &Caller, call: &Call) -> Result<(Attributes, Disposition)> {
+        match self.call(caller, call)? {
+            Answer::Made(attributes, disposition) => {
+                self.opened(attributes.file, true);
+                Ok((attributes, disposition))
+            }
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Makes a file, pipe, socket or device.
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        file_type: FileType,
+        permissions: u32,
+        rdev: u32,
+    ) -> Result<Attributes> {
+        let name = name.to_vec();
+        self.object(caller, &Call::Mknod { parent, name, file_type, permissions, rdev })
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        permissions: u32,
+    ) -> Result<Attributes> {
+        self.object(caller, &Call::Mkdir { parent, name: name.to_vec(), permissions })
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        parent: FileId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Attributes> {
+        let (name, target) = (name.to_vec(), target.to_vec());
+        self.object(caller, &Call::Symlink { parent, name, target })
+    }
+
+    /// Gives `file` one more name.
+    pub fn link(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        parent: FileId,
+        name: &[u8],
+    ) -> Result<Attributes> {
+        self.object(caller, &Call::Link { file, parent, name: name.to_vec() })
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
+        self.done(caller, &Call::Unlink { parent, name: name.to_vec() })
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
+        self.done(caller, &Call::Rmdir { parent, name: name.to_vec() })
+    }
+
+    /// Gives an object another name.
+    pub fn rename(&self, caller: &Caller, request: &RenameRequest<'_>) -> Result<()> {
+        let call = Call::Rename {
+            source_parent: request.source_parent,
+            source_name: request.source_name.to_vec(),
+            target_parent: request.target_parent,
+            target_name: request.target_name.to_vec(),
+            if_taken: request.if_taken,
+            leave: request.leave,
+        };
+        self.done(caller, &call)
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
+        self.read_items(caller, Prefetch::Names, |txn| gabion_fs::readlink(txn, file))
+    }
+
+    /// At most `limit` entries of a directory after `cookie`; 0 starts.
+    pub fn readdir(
+        &self,
+        caller: &Caller,
+        dir: FileId,
+        cookie: u64,
+        limit: usize,
+        detail: Detail,
+    ) -> Result<Listing> {
+        let prefetch = match detail {
+            Detail::Names => Prefetch::Names,
+            Detail::Attributes => Prefetch::Children,
+        };
+        self.read_items(caller, prefetch, |txn| gabion_fs::readdir(txn, dir, cookie, limit, detail))
+    }
+
+    /// Changes attributes and answers with the new ones.
+    pub fn setattr(&self, caller: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
+        self.object(caller, &Call::Setattr { file, changes: changes.clone() })
+    }
+
+    /// Whether the caller may use an object in these ways.
+    pub fn access(&self, caller: &Caller, file: FileId, wanted: Access) -> Result<()> {
+        let ctx = self.context(caller);
+        self.read_items(caller, Prefetch::Names, |txn| gabion_fs::access(txn, &ctx, file, wanted))
+    }
+
+    /// Opens an object.
+    pub fn open_file(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        request: &OpenRequest,
+    ) -> Result<Attributes> {
+        let ctx = self.context(caller);
+        if let Some(privileges) = request.truncate {
+            let size = Some((0, privileges));
+            self.setattr(caller, file, &Changes { size, ..Changes::default() })?;
+        }
+        let request = OpenRequest { truncate: None, ..*request };
+        // With the lease, nobody takes its last name without our being told.
+        let found = self.read_items(caller, Prefetch::Names, |txn| {
+            gabion_fs::open(txn, &ctx, file, &request)
+        })?;
+        self.opened(file, false);
+        Ok(found)
+    }
+
+    /// Takes the opening of [`RemoteFs::open_file`] or [`RemoteFs::create`] back.
+    pub fn release(&self, file: FileId) {
+        self.closed(file);
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<Vec<u8>> {
+        let ctx = self.context(caller);
+        self.read_items(caller, Prefetch::Names, |txn| {
+            gabion_fs::xattr::value(txn, &ctx, file, name)
+        })
+    }
+
+    /// The names of the extended attributes, each ended by a NUL.
+    pub fn xattr_names(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
+        let ctx = self.context(caller);
+        self.read_items(caller, Prefetch::Names, |txn| gabion_fs::xattr::list(txn, &ctx, file))
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        name: &[u8],
+        value: &[u8],
+        condition: SetCondition,
+        set_group: SetGroupBit,
+    ) -> Result<()> {
+        let (name, value) = (name.to_vec(), value.to_vec());
+        self.done(caller, &Call::SetXattr { file, name, value, condition, set_group })
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<()> {
+        self.done(caller, &Call::RemoveXattr { file, name: name.to_vec() })
+    }
+
+    /// Reads bytes that nobody keeps.
+    pub fn read_now(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<usize> {
+        self.read_call(caller, file, offset, into, ReadLease::None)
+    }
+
+    /// Reads bytes that the kernel is going to keep.
+    pub fn read_pages(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<usize> {
+        let range = pages(offset, into.len().max(1) as u64);
+        if self.pages.begin(file, range) == Course::Flying {
+            match self.read_call(caller, file, offset, into, ReadLease::AtOnce) {
+                Err(Error::Stop(Stop::Lease)) => {}
+                outcome => return outcome,
+            }
+        }
+        self.gate.leave_own();
+        self.pages.is_in_the_way();
+        if !self.pages.wait_for_turn(self.settings.deadline) {
+            return Err(Error::Busy);
+        }
+        self.read_call(caller, file, offset, into, ReadLease::InTurn)
+    }
+
+    fn read_call(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        into: &mut [u8],
+        lease: ReadLease,
+    ) -> Result<usize> {
+        let length = into.len() as u32;
+        match self.call(caller, &Call::Read { file, offset, length, lease })? {
+            Answer::Bytes(bytes) if bytes.len() <= into.len() => {
+                into[..bytes.len()].copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Writes bytes, all of them.
+    pub fn write(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        at: WriteAt,
+        payload: &Payload<'_>,
+        privileges: Privileges,
+    ) -> Result<Written> {
+        let bytes = payload.bytes().to_vec();
+        match self.call(caller, &Call::Write { file, at, privileges, bytes })? {
+            Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Changes the layout of a file's bytes.
+    pub fn fallocate(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        request: SpaceRequest,
+        offset: u64,
+        length: u64,
+        privileges: Privileges,
+    ) -> Result<()> {
+        self.done(caller, &Call::Fallocate { file, request, offset, length, privileges })
+    }
+
+    /// The next data or hole at or after `offset`.
+    pub fn seek(&self, file: FileId, offset: u64, target: SeekTarget) -> Result<u64> {
+        self.number(&Caller::superuser(), &Call::Seek { file, offset, target })
+    }
+
+    fn number(&self, caller: &Caller, call: &Call) -> Result<u64> {
+        match self.call(caller, call)? {
+            Answer::Number(number) => Ok(number),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Copies bytes from file to file and says how many; fewer than asked for need not mean the
+    /// end.
+    pub fn copy_range(
+        &self,
+        caller: &Caller,
+        request: &CopyRequest,
+        privileges: Privileges,
+    ) -> Result<u64> {
+        let CopyRequest { source, source_offset, target, target_offset, length } = *request;
+        let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
+        self.number(caller, &call)
+    }
+
+    /// Makes an object and everything that completed before durable.
+    pub fn fsync(&self, file: FileId) -> Result<()> {
+        self.done(&Caller::superuser(), &Call::Sync { file: Some(file) })
+    }
+
+    /// Makes everything that completed before durable.
+    pub fn syncfs(&self) -> Result<()> {
+        self.done(&Caller::superuser(), &Call::Sync { file: None })
+    }
+
+    /// Space in numbers; as last known if the server is away.
+    pub fn space(&self) -> Result<SpaceReport> {
+        let known = self.last.lock().space;
+        if let Some(known) = known.filter(|_| !self.is_alive()) {
+            return Ok(known);
+        }
+        match self.call(&Caller::superuser(), &Call::Space)? {
+            Answer::Space { total, available, used } => {
+                let space = SpaceReport { total, available, used };
+                self.last.lock().space = Some(space);
+                Ok(space)
+            }
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// A lock that stands in the way of `lock`.
+    pub fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {
+        match self.call(&Caller::superuser(), &Call::TestLock { lock: *lock })? {
+            Answer::Lock(conflict) => Ok(conflict),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Asks for a lock. `end` is called before this returns if nobody has to be waited for.
+    pub fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
+        let caller = Caller::superuser();
+        self.opens.may_be_locked(lock.file);
+        let outcome = self.done(&caller, &Call::Lock { lock, wait: Wait::No });
+        if wait == Wait::Yes && matches!(outcome, Err(Error::WouldBlock)) {
+            let CallId(id) = self.call_later(&caller, &Call::Lock { lock, wait }, end);
+            return Some(Ticket(id));
+        }
+        end(outcome);
+        None
+    }
+
+    /// Gives up what waits.
+    pub fn cancel_lock(&self, ticket: Ticket) {
+        self.calls.tell(ToServer::Cancel(CallId(ticket.0)));
+    }
+
+    /// Gives up an owner's locks on a range.
+    pub fn unlock(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+    ) -> Result<()> {
+        if !self.opens.has_locks(file) {
+            return Ok(());
+        }
+        let owner = owner.number;
+        self.done(&Caller::superuser(), &Call::Unlock { file, class, owner, range })
+    }
+}
+
+/// Whether the attempt has found out itself that `range` is missing.
+fn txn_lacks(txn: &CacheTxn<'_>, range: &KeyRange) -> bool {
+    txn.missing().contains(range)
+}

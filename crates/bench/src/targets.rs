@@ -13,8 +13,9 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -194,7 +195,8 @@ impl Server {
         let export = if matches!(running, Running::Volume(_)) { "bench" } else { "disk" };
         let mut server = Self { running, socket, export };
         let start = Instant::now();
-        while !server.socket.exists() {
+        // That there is a socket does not mean yet that anybody listens.
+        while UnixStream::connect(&server.socket).is_err() {
             let has_ended = match &mut server.running {
                 Running::Program(child) => child.try_wait()?.is_some(),
                 Running::Volume(volume) => volume.has_ended()?,
@@ -247,11 +249,14 @@ impl Server {
             .args(job.arguments)
             .output()?;
         let said = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            bail!(failure(&output));
+        }
         // The fields of fio's terse format: KiB that were moved, and over how many milliseconds.
         let field = |index: usize| said.split(';').nth(index).and_then(|text| text.parse().ok());
         let (read, written): (Option<f64>, Option<f64>) = (field(5), field(46));
-        let (Some(read), Some(written), true) = (read, written, output.status.success()) else {
-            bail!("fio: {}", String::from_utf8_lossy(&output.stderr));
+        let (Some(read), Some(written)) = (read, written) else {
+            bail!(failure(&output));
         };
         let milliseconds: f64 = field(if read > 0.0 { 8 } else { 49 }).context("fio's format")?;
         let kibibytes = read + written;
@@ -261,6 +266,15 @@ impl Server {
         };
         Ok(job.metric.sample(count, milliseconds / 1000.0))
     }
+}
+
+/// Why there is no figure. Of its reasons, fio gives some on its standard output only, before the
+/// line of its figures, and none at all if it was killed.
+fn failure(output: &Output) -> String {
+    let lines = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes));
+    let lines = lines.iter().flat_map(|text| text.lines());
+    let told: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("3;")).collect();
+    format!("fio ({}): {}", output.status, told.join("; "))
 }
 
 impl Drop for Server {

@@ -1,6 +1,7 @@
 //! Gabion on a volume: a mirror of two targets of this machine, each with an image of its own.
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -33,7 +34,8 @@ impl Targets {
             command.stdin(Stdio::null()).stdout(Stdio::null());
             targets.0.push(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
             let start = Instant::now();
-            while !socket.exists() {
+            // That there is a socket does not mean yet that anybody listens.
+            while UnixStream::connect(&socket).is_err() {
                 if start.elapsed() > PATIENCE {
                     bail!("{command:?} does not listen");
                 }

@@ -327,6 +327,18 @@ impl Keeper {
                 let event = BlockEvent::ReadErrorRepaired { address: addr, copy };
                 self.publish(Event::Block { device: self.volume(), event });
             }
+            Notice::Unreadable { copy, addr, wanted_by: Some(wanted_by) } => {
+                let copy = self.copy_name(mirror, copy);
+                let reason = format!(
+                    "{addr} cannot be read from {copy}, and no other copy has it; it is \
+                     tried again, and is good as soon as it is written anew"
+                );
+                self.publish_resync(mirror, wanted_by, ResyncEvent::Interrupted { reason });
+            }
+            Notice::Unreadable { addr, wanted_by: None, .. } => {
+                let event = BlockEvent::ChecksumLost { address: addr };
+                self.publish(Event::Block { device: self.volume(), event });
+            }
             Notice::Different { copy, blocks, .. } => {
                 self.differences.fetch_add(blocks, Ordering::AcqRel);
                 let event = ResyncEvent::DifferencesFound { blocks };

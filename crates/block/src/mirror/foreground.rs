@@ -258,7 +258,13 @@ impl Mirror {
     }
 
     /// Writes to `bad` again what it could not read, unless somebody writes there anyway.
-    fn rewrite(&mut self, bad: CopyIndex, good: CopyIndex, addr: BlockAddr, count: usize) {
+    pub(super) fn rewrite(
+        &mut self,
+        bad: CopyIndex,
+        good: CopyIndex,
+        addr: BlockAddr,
+        count: usize,
+    ) {
         let span = Span { start: addr.0, end: addr.0 + count as u64 };
         if self.ranges.try_take(span) {
             let work = Work::One(One::Rewrite { copy: bad, addr });
@@ -278,8 +284,7 @@ impl Mirror {
                 tried.insert(copy);
                 gone
             }
-            // What could not be read of a copy that catches up is written.
-            Work::Chunk(chunk) => gone || !chunk.tolerates(copy),
+            Work::Chunk(chunk) => chunk.failed(copy, gone),
             Work::One(One::Read { .. } | One::Repair { .. } | One::Rewrite { .. }) => gone,
             _ => true,
         };

@@ -200,6 +200,16 @@ pub enum Notice {
         /// Blocks.
         count: u64,
     },
+    /// A block cannot be read from any copy in sync. Its region is tried again for as long as
+    /// somebody needs it. Told once for each block.
+    Unreadable {
+        /// The copy that should have it, or the first of them.
+        copy: CopyIndex,
+        /// The block.
+        addr: BlockAddr,
+        /// The copy that cannot be brought up to date without it; none if copies are compared.
+        wanted_by: Option<CopyIndex>,
+    },
     /// Copies in sync differ.
     Different {
         /// The copy that differs from the first one.
@@ -228,6 +238,8 @@ pub struct CopyStatus {
     pub trust: Trust,
     /// Blocks that it lacks, or may lack.
     pub missing_blocks: u64,
+    /// Blocks that it lacks and no other copy could read lately; it waits for them.
+    pub unreadable_blocks: u64,
 }
 
 /// How far comparing is.

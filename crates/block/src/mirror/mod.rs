@@ -20,7 +20,7 @@
 //!
 //! The machine is spread over these modules: `ranges` (who writes where), `bitmaps` (what may
 //! differ), `roster` (whom to trust), `regions` (what is settled), `foreground` (requests of the
-//! owner), `resync` (copies that catch up, and comparing).
+//! owner), `resync` (copies that catch up, and comparing), `scan` (which blocks of them are next).
 
 mod bitmaps;
 mod foreground;
@@ -29,6 +29,7 @@ mod ranges;
 mod regions;
 mod resync;
 mod roster;
+mod scan;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -46,8 +47,9 @@ use self::bitmaps::{Bitmaps, PageIndex};
 use self::foreground::{Answer, Request};
 use self::ranges::{Ranges, Span};
 use self::regions::Regions;
-use self::resync::{Chunk, Scan};
+use self::resync::Chunk;
 use self::roster::Roster;
+use self::scan::Scan;
 use crate::copies::{CopyIndex, CopySet};
 use crate::geometry::{Geometry, METADATA_BLOCKS};
 use crate::record::CopyState;
@@ -257,7 +259,9 @@ impl Mirror {
                 Trust::InSync | Trust::Joining | Trust::Removed => 0,
                 _ => self.bitmaps.count(slot) * self.geometry.region_blocks(),
             };
-            CopyStatus { trust, missing_blocks: missing.min(self.geometry.blocks()) }
+            let unreadable_blocks = self.scans.get(&copy).map_or(0, Scan::unreadable_blocks);
+            let missing_blocks = missing.min(self.geometry.blocks());
+            CopyStatus { trust, missing_blocks, unreadable_blocks }
         };
         self.roster.all().map(status).collect()
     }

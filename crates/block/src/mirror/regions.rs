@@ -142,6 +142,7 @@ impl Mirror {
         let (addr, count) = request.extent();
         for region in self.geometry.regions_of(addr, count) {
             self.regions.end(region, self.now);
+            self.scans.values_mut().for_each(|scan| scan.is_written(region));
         }
     }
 }

@@ -11,36 +11,37 @@
 //!    of its bitmap.
 //! 4. When none is left, and the bitmaps have reached the copy, it has caught up.
 //!
+//! A block that the copy in sync cannot read is read from the next one, and written again where it
+//! was bad. If it is bad on all of them its region stays missing, and is tried again later; it is
+//! right on the copy that catches up as soon as somebody writes it. How all this goes on in time is
+//! in `scan`.
+//!
 //! While there are requests of the owner, copying is limited to a number of blocks a second.
-
-use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{DiskRequest, Durability};
 use gabion_base::ids::BlockAddr;
 
-use super::{ATTACH_RETRY, Compared, FlightId, Mirror, Notice, Output, Span, TICK, Trust, Work};
+use super::scan::Scan;
+use super::{ATTACH_RETRY, FlightId, Mirror, Notice, Output, Span, Trust, Work};
 use crate::copies::{CopyIndex, CopySet};
 use crate::geometry::{METADATA_BLOCKS, Slot};
 
-/// Blocks in a chunk.
-const CHUNK_BLOCKS: u64 = 256;
-/// Chunks in flight when nobody else wants anything.
-const CHUNKS_MAX: usize = 4;
 /// Regions that are copied before the copy is flushed.
 const REGIONS_MAX: usize = 64;
-/// Requests that are this far back do not slow copying down.
-const BUSY: Duration = Duration::from_millis(200);
 
 /// A piece that is compared, and copied.
 pub(super) struct Chunk {
     /// Where it is copied to; if nowhere, copies are compared.
     target: Option<CopyIndex>,
-    source: CopyIndex,
     addr: BlockAddr,
     count: u64,
     read: Vec<(CopyIndex, Blocks)>,
+    /// Copies in sync that could not read it.
+    bad: CopySet,
+    /// One of them has answered nothing at all.
+    gone: bool,
     writing: bool,
     /// The scan that it belongs to.
     scan: u64,
@@ -54,61 +55,14 @@ impl Chunk {
         }
     }
 
-    /// Whether copying can do without reading from `copy`.
-    pub(super) fn tolerates(&self, copy: CopyIndex) -> bool {
-        !self.writing && (self.target == Some(copy) || self.target.is_none())
-    }
-}
-
-/// How far a copy, or comparing, has come.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    /// Tells it from an earlier one of the same copy, whose chunks may still be under way.
-    number: u64,
-    /// The next block to look at, and the end of the region that it is in.
-    next: u64,
-    end: u64,
-    in_flight: usize,
-    /// Regions that have been sent, of which not all may have arrived.
-    copied: Vec<u64>,
-    flushing: bool,
-    /// The copy was flushed before anything of it was read.
-    flushed: bool,
-    compared: u64,
-    different: u64,
-    /// Blocks that may be copied at once; what a chunk takes too much is missing next time.
-    budget: i64,
-    refilled: Duration,
-}
-
-impl Scan {
-    pub(super) fn start(number: u64) -> Self {
-        Self { number, ..Self::default() }
-    }
-
-    pub(super) fn compared(&self) -> Compared {
-        Compared { done: self.compared, different: self.different }
-    }
-
-    /// Whether another chunk may be started.
-    fn may_go_on(&mut self, now: Duration, busy_at: Duration, rate: u64) -> bool {
-        if now.saturating_sub(busy_at) >= BUSY {
-            return self.in_flight < CHUNKS_MAX;
+    /// `copy` has failed, as it is not there (`gone`) or cannot do it. Says whether another copy
+    /// cannot make up for that.
+    pub(super) fn failed(&mut self, copy: CopyIndex, gone: bool) -> bool {
+        if !self.writing && self.target != Some(copy) {
+            self.bad.insert(copy);
+            self.gone |= gone;
         }
-        if now.saturating_sub(self.refilled) >= TICK {
-            self.refilled = now;
-            let more = (rate * TICK.as_millis() as u64 / 1000).max(1) as i64;
-            self.budget = (self.budget + more).min(more);
-        }
-        self.in_flight < 1 && self.budget > 0
-    }
-
-    fn take_chunk(&mut self) -> (BlockAddr, u64) {
-        let (addr, count) = (self.next, CHUNK_BLOCKS.min(self.end - self.next));
-        self.next += count;
-        self.in_flight += 1;
-        self.budget -= count as i64;
-        (BlockAddr(addr), count)
+        gone || self.writing
     }
 }
 
@@ -137,29 +91,26 @@ impl Mirror {
         }
         let rate = self.options.busy_blocks_per_second;
         while scan.may_go_on(self.now, self.busy_at, rate) {
-            if scan.next == scan.end {
+            if scan.is_region_sent() {
                 if scan.copied.len() >= REGIONS_MAX {
                     break;
                 }
-                let from = scan.end / self.geometry.region_blocks();
-                let from = if scan.end == self.geometry.blocks() { u64::MAX } else { from };
-                let Some(region) = self.bitmaps.next_set(slot, from) else { break };
-                let (start, count) = self.geometry.extent(region);
-                (scan.next, scan.end) = (start.0, start.0 + count);
+                let from = scan.end.div_ceil(self.geometry.region_blocks());
+                let region = self.bitmaps.next_set(slot, from);
+                scan.begin_region(region.map(|region| self.geometry.extent(region)));
+                let Some(region) = region else { break };
                 scan.copied.push(region);
             }
             let (addr, count) = scan.take_chunk();
-            let Some(source) = self.roster.in_sync().iter().next() else { break };
-            self.start_chunk(Some(copy), scan.number, source, addr, count);
+            self.start_chunk(Some(copy), scan.number, addr, count);
         }
-        let all_sent = scan.next == scan.end;
-        if all_sent && scan.in_flight == 0 && !scan.flushing {
+        if scan.is_region_sent() && scan.in_flight == 0 && !scan.flushing {
             if !scan.copied.is_empty() {
                 scan.flushing = true;
                 let regions = std::mem::take(&mut scan.copied);
                 self.flush_copy(copy, regions);
             } else if self.bitmaps.next_set(slot, 0).is_some() {
-                (scan.next, scan.end) = (0, 0);
+                scan.begin_again(self.now);
             } else if self.bitmaps.is_renewed()
                 && !self.roster.is_full(copy)
                 && self.roster.fullness_is_recorded(copy)
@@ -182,13 +133,18 @@ impl Mirror {
     pub(super) fn go_on_comparing(&mut self) {
         let Some(mut scan) = self.comparing.take() else { return };
         let rate = self.options.busy_blocks_per_second;
-        scan.end = self.geometry.blocks();
-        while scan.next < scan.end && scan.may_go_on(self.now, self.busy_at, rate) {
+        while scan.may_go_on(self.now, self.busy_at, rate) {
+            if scan.is_region_sent() {
+                if scan.end == self.geometry.blocks() {
+                    break;
+                }
+                let region = scan.end / self.geometry.region_blocks();
+                scan.begin_region(Some(self.geometry.extent(region)));
+            }
             let (addr, count) = scan.take_chunk();
-            let Some(source) = self.roster.in_sync().iter().next() else { break };
-            self.start_chunk(None, scan.number, source, addr, count);
+            self.start_chunk(None, scan.number, addr, count);
         }
-        if scan.next == scan.end && scan.in_flight == 0 {
+        if scan.end == self.geometry.blocks() && scan.is_region_sent() && scan.in_flight == 0 {
             let different = scan.different;
             self.outputs.push_back(Output::Notice(Notice::Compared { different }));
             return;
@@ -196,16 +152,10 @@ impl Mirror {
         self.comparing = Some(scan);
     }
 
-    fn start_chunk(
-        &mut self,
-        target: Option<CopyIndex>,
-        scan: u64,
-        source: CopyIndex,
-        addr: BlockAddr,
-        count: u64,
-    ) {
+    fn start_chunk(&mut self, target: Option<CopyIndex>, scan: u64, addr: BlockAddr, count: u64) {
         let span = Span { start: addr.0, end: addr.0 + count };
-        let chunk = Chunk { target, source, addr, count, read: Vec::new(), writing: false, scan };
+        let (read, bad) = (Vec::new(), CopySet::EMPTY);
+        let chunk = Chunk { target, addr, count, read, bad, gone: false, writing: false, scan };
         let id = self.start(Work::Chunk(chunk), Some(span));
         if self.ranges.take(span, id) {
             self.read_chunk(id);
@@ -214,95 +164,147 @@ impl Mirror {
 
     /// Nobody writes there now: reads from all copies that the chunk is about.
     pub(super) fn read_chunk(&mut self, id: FlightId) {
-        let Work::Chunk(chunk) = &mut self.flights.get_mut(&id).expect("it is under way").work
-        else {
-            return;
-        };
+        let Work::Chunk(chunk) = &self.flights[&id].work else { return };
         let in_sync = self.roster.in_sync();
-        if !in_sync.contains(chunk.source) {
-            // It may have been given up while the chunk was waiting.
-            let Some(other) = in_sync.iter().next() else { return };
-            chunk.source = other;
-        }
         let copies = match chunk.target {
-            Some(target) => CopySet::only(chunk.source).or(CopySet::only(target)),
+            Some(target) => {
+                let source = in_sync.iter().next().expect("one copy is always in sync");
+                CopySet::only(source).or(CopySet::only(target))
+            }
             None => in_sync,
         };
-        let count = chunk.count as usize;
-        let request = DiskRequest::Read { addr: chunk.addr.plus(METADATA_BLOCKS), count };
-        // Whoever catches up may have been given up as well; then there is nothing to do for it.
-        for copy in copies.and(self.roster.written_to()).iter() {
-            self.send(id, copy, request.clone());
+        // Whoever catches up may have been given up; then there is nothing to do for it.
+        self.read_chunk_from(id, copies.and(self.roster.written_to()));
+    }
+
+    fn read_chunk_from(&mut self, id: FlightId, copies: CopySet) {
+        let Work::Chunk(chunk) = &self.flights[&id].work else { return };
+        let (addr, count) = (chunk.addr.plus(METADATA_BLOCKS), chunk.count as usize);
+        for copy in copies.iter() {
+            self.send(id, copy, DiskRequest::Read { addr, count });
         }
     }
 
     /// All that a chunk was waiting for has happened.
     pub(super) fn settle_chunk(&mut self, id: FlightId) {
+        let in_sync = self.roster.in_sync();
         let flight = self.flights.get_mut(&id).expect("it is under way");
-        let failed = flight.failed;
+        let (failed, asked) = (flight.failed, flight.failed.or(flight.succeeded));
         let Work::Chunk(chunk) = &mut flight.work else { return };
-        let source = chunk.read.iter().position(|(copy, _)| *copy == chunk.source);
-        let waits = chunk.read.is_empty() && failed.is_empty() && !chunk.writing;
-        let (Some(source), false) = (source, chunk.writing) else {
-            if !waits {
-                let arrived = chunk.writing && failed.is_empty();
-                self.end_chunk(id, arrived);
-            }
+        if chunk.writing {
+            return self.end_chunk(id, failed.is_empty());
+        }
+        if asked.is_empty() {
             return;
+        }
+        let sources = chunk.read.iter().filter(|(copy, _)| chunk.target != Some(*copy));
+        let Some(source) = sources.map(|(copy, _)| *copy).min() else {
+            return match in_sync.without(asked).iter().next() {
+                Some(other) => self.read_chunk_from(id, CopySet::only(other)),
+                None if chunk.gone => self.end_chunk(id, false),
+                None => self.split_chunk(id),
+            };
         };
-        let (_, right) = chunk.read.swap_remove(source);
+        let at = chunk.read.iter().position(|(copy, _)| *copy == source);
+        let (_, right) = chunk.read.swap_remove(at.expect("it was found"));
         let others = std::mem::take(&mut chunk.read);
-        let (addr, count, target, number) = (chunk.addr, chunk.count, chunk.target, chunk.scan);
-        let Some(target) = target else {
-            let differing =
-                others.into_iter().map(|(copy, blocks)| (copy, different(&right, &blocks)));
-            let differing: Vec<_> = differing.collect();
-            let mut found = 0;
-            for (copy, (blocks, _)) in differing {
-                if blocks > 0 {
-                    found += blocks;
-                    let notice = Notice::Different { copy, addr, blocks };
-                    self.outputs.push_back(Output::Notice(notice));
-                }
-            }
-            if let Some(scan) = self.comparing.as_mut().filter(|scan| scan.number == number) {
-                scan.compared += count;
-                scan.different += found;
-            }
-            return self.end_chunk(id, true);
-        };
-        let part = match others.first() {
+        match chunk.target {
+            Some(target) => self.copy_chunk(id, target, right, others.first()),
+            None => self.compare_chunk(id, &right, &others),
+        }
+    }
+
+    /// Writes what differs to the copy that catches up.
+    fn copy_chunk(
+        &mut self,
+        id: FlightId,
+        target: CopyIndex,
+        right: Blocks,
+        there: Option<&(CopyIndex, Blocks)>,
+    ) {
+        let flight = self.flights.get_mut(&id).expect("it is under way");
+        let Work::Chunk(chunk) = &mut flight.work else { return };
+        let part = match there {
             Some((_, blocks)) => different(&right, blocks).1,
-            None => Some((0, count as usize)),
+            None => Some((0, chunk.count as usize)),
         };
         let Some((start, length)) = part else { return self.end_chunk(id, true) };
-        chunk.writing = true;
-        flight.failed = CopySet::EMPTY;
         if self.roster.trust(target) != Trust::Syncing {
             return self.end_chunk(id, false);
         }
+        chunk.writing = true;
+        flight.failed = CopySet::EMPTY;
         let parts = vec![BlockSlice::new(right).part(start, length)];
-        let addr = addr.plus(METADATA_BLOCKS + start as u64);
+        let addr = chunk.addr.plus(METADATA_BLOCKS + start as u64);
         self.send(id, target, DiskRequest::Write { addr, parts, durability: Durability::Cached });
     }
 
-    /// Lets others write there again. A chunk that has not arrived makes its scan begin again.
-    fn end_chunk(&mut self, id: FlightId, arrived: bool) {
+    fn compare_chunk(&mut self, id: FlightId, right: &Blocks, others: &[(CopyIndex, Blocks)]) {
         let Work::Chunk(chunk) = &self.flights[&id].work else { return };
-        let (number, target) = (chunk.scan, chunk.target);
-        let scan = match target {
+        let (addr, count, number) = (chunk.addr, chunk.count, chunk.scan);
+        let mut found = 0;
+        for (copy, there) in others {
+            let (blocks, _) = different(right, there);
+            if blocks > 0 {
+                found += blocks;
+                let notice = Notice::Different { copy: *copy, addr, blocks };
+                self.outputs.push_back(Output::Notice(notice));
+            }
+        }
+        if let Some(scan) = self.comparing.as_mut().filter(|scan| scan.number == number) {
+            scan.compared += count;
+            scan.different += found;
+        }
+        self.end_chunk(id, true);
+    }
+
+    /// Nobody can read it: its halves are next, or a block was found that is lost as it seems.
+    fn split_chunk(&mut self, id: FlightId) {
+        let Work::Chunk(chunk) = &self.flights[&id].work else { return };
+        let (addr, count, bad, target) = (chunk.addr, chunk.count, chunk.bad, chunk.target);
+        let region = addr.0 / self.geometry.region_blocks();
+        let (start, blocks) = self.geometry.extent(region);
+        let is_told = self
+            .scan_of(id)
+            .is_some_and(|scan| scan.is_unreadable((region, start, blocks), addr, count));
+        if let (true, Some(copy)) = (is_told, bad.iter().next()) {
+            let notice = Notice::Unreadable { copy, addr, wanted_by: target };
+            self.outputs.push_back(Output::Notice(notice));
+        }
+        self.end_chunk(id, true);
+    }
+
+    /// The scan that a chunk belongs to, unless that is over.
+    fn scan_of(&mut self, id: FlightId) -> Option<&mut Scan> {
+        let Work::Chunk(chunk) = &self.flights[&id].work else { return None };
+        let scan = match chunk.target {
             Some(target) => self.scans.get_mut(&target),
             None => self.comparing.as_mut(),
         };
-        let scan = scan.filter(|scan| scan.number == number);
-        let is_current = scan.is_some();
-        if let Some(scan) = scan {
-            scan.in_flight -= 1;
-        }
+        scan.filter(|scan| scan.number == chunk.scan)
+    }
+
+    /// Lets others write there again. A chunk that has not arrived is looked at again later.
+    fn end_chunk(&mut self, id: FlightId, arrived: bool) {
+        let is_current = self.scan_of(id).map(|scan| scan.in_flight -= 1).is_some();
+        let flight = &self.flights[&id];
+        let Work::Chunk(chunk) = &flight.work else { return };
+        let (target, addr, count) = (chunk.target, chunk.addr, chunk.count as usize);
+        let in_sync = self.roster.in_sync();
+        let (bad, good) =
+            (chunk.bad.and(in_sync), flight.succeeded.and(in_sync).without(chunk.bad));
         self.finish(id, Ok(None));
-        if let (Some(target), false, true) = (target, arrived, is_current) {
+        if let Some(good) = good.iter().next() {
+            bad.iter().for_each(|bad| self.rewrite(bad, good, addr, count));
+        }
+        if arrived || !is_current {
+            return;
+        }
+        if let Some(target) = target {
             self.attach_again[target.at()] = self.now + ATTACH_RETRY;
             self.give_up(target, "what it lacks could not be copied");
+        } else if let Some(scan) = &mut self.comparing {
+            scan.try_again(addr, count as u64, self.now);
         }
     }
 
@@ -312,6 +314,9 @@ impl Mirror {
         let Some(scan) = self.scans.get_mut(&copy) else { return };
         if flight.succeeded.contains(copy) {
             (scan.flushing, scan.flushed) = (false, true);
+            if !regions.is_empty() {
+                scan.has_got_on();
+            }
             for region in regions {
                 self.bitmaps.clear(Slot::Missing(copy), region);
             }

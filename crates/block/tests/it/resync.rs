@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use gabion_base::ids::BlockAddr;
+use gabion_block::copies::CopyIndex;
 use gabion_block::mirror::{Notice, Options, Order, Trust};
 use gabion_block::record::CopyState;
 
-use crate::rig::{A, B, Behaviour, Event, FULL, Rig, STALE, write};
+use crate::rig::{A, B, Behaviour, Event, FULL, Rig, STALE, read, write};
 
 const BOTH: [CopyState; 2] = [CopyState::InSync; 2];
 const ONE: [CopyState; 2] = [CopyState::InSync, STALE];
@@ -101,4 +103,103 @@ fn comparing_finds_what_differs() {
     let different = |notice: &&Notice| matches!(notice, Notice::Different { copy: B, .. });
     assert!(rig.notices.iter().any(|notice| different(&notice)));
     assert_eq!((rig.content(A, 700), rig.content(B, 700)), (1, 9), "nobody knows who is right");
+}
+
+/// A mirror of 5000 blocks with data, whose second copy lacks everything, and whose first one
+/// cannot read `blocks`.
+fn rig_with_unreadable(blocks: impl IntoIterator<Item = u64>) -> Rig {
+    let fresh = Rig::new(5000, &[CopyState::InSync, FULL]);
+    let disks = vec![fresh_data(&fresh), fresh.disks[1].clone()];
+    let mut rig = Rig::open(&[CopyState::InSync, STALE], disks, Options::default());
+    rig.order(Order::Suspend(B));
+    rig.foreign = true;
+    rig.unreadable.extend(blocks.into_iter().map(|addr| (A, addr)));
+    rig.order(Order::Resume(B));
+    rig
+}
+
+fn told(rig: &Rig) -> Vec<Notice> {
+    let is_told = |notice: &&Notice| matches!(notice, Notice::Unreadable { .. });
+    rig.notices.iter().filter(is_told).cloned().collect()
+}
+
+#[test]
+fn an_unreadable_block_holds_up_its_region_and_no_other_one() {
+    let mut rig = rig_with_unreadable([1500]);
+    rig.pass(Duration::from_secs(600));
+    assert_eq!((rig.trust(B), &rig.record), (Trust::Syncing, &ONE.to_vec()));
+    let told = told(&rig);
+    let unreadable = Notice::Unreadable { copy: A, addr: BlockAddr(1500), wanted_by: Some(B) };
+    assert_eq!(told, [unreadable], "once, whatever comes after it");
+    for addr in (0..5000).filter(|addr| *addr != 1500) {
+        assert_eq!(rig.content(B, addr), 3, "{addr}");
+    }
+    let status = rig.mirror.copies()[B.at()];
+    assert_eq!((status.missing_blocks, status.unreadable_blocks), (1024, 1));
+    let attempts = rig.log.iter().filter(|event| **event == Event::Read(A)).count();
+    assert!(attempts < 200, "{attempts} reads in ten minutes");
+    assert_eq!(rig.log.iter().filter(|event| **event == Event::Detach(B)).count(), 2);
+}
+
+#[test]
+fn a_block_that_can_be_read_again_ends_the_resync() {
+    let mut rig = rig_with_unreadable([1500, 4999]);
+    rig.pass(Duration::from_secs(200));
+    rig.unreadable.clear();
+    rig.pass(Duration::from_secs(65));
+    assert_eq!((rig.trust(B), &rig.record), (Trust::InSync, &BOTH.to_vec()));
+    assert_eq!((rig.content(B, 1500), rig.content(B, 4999)), (3, 3));
+}
+
+#[test]
+fn a_write_makes_an_unreadable_block_good_and_ends_the_resync() {
+    let mut rig = rig_with_unreadable([1500]);
+    rig.pass(Duration::from_secs(200));
+    rig.ask(write(1500, 1, 4));
+    rig.pass(Duration::from_secs(5));
+    assert_eq!((rig.trust(B), rig.content(B, 1500)), (Trust::InSync, 4));
+}
+
+/// Of a disk of which nothing can be read it is not asked for each block without an end.
+#[test]
+fn many_unreadable_blocks_cost_a_bounded_number_of_attempts() {
+    let mut rig = rig_with_unreadable(0..4096);
+    rig.pass(Duration::from_secs(60));
+    assert!(told(&rig).len() <= 64, "{}", told(&rig).len());
+    assert_eq!(rig.content(B, 4500), 3, "what is behind them is copied");
+    let failed = rig.log.len();
+    assert!(failed < 1000, "{failed}");
+}
+
+#[test]
+fn a_block_that_one_copy_cannot_read_is_copied_from_the_next_and_written_again() {
+    const THREE: [CopyState; 3] = [CopyState::InSync; 3];
+    let mut rig = Rig::new(3000, &THREE);
+    let c = CopyIndex(2);
+    rig.ask(write(0, 3000, 1));
+    rig.set(c, Behaviour::Gone);
+    rig.ask(write(10, 1, 2));
+    rig.unreadable.insert((A, 700));
+    rig.set(c, Behaviour::Works);
+    rig.pass(Duration::from_secs(10));
+    assert_eq!((rig.trust(A), rig.record.as_slice()), (Trust::InSync, &THREE[..]));
+    assert!(!rig.log.contains(&Event::Detach(A)));
+    assert!(rig.notices.iter().any(|it| matches!(it, Notice::Rewritten { copy: A, .. })));
+    assert!(rig.unreadable.is_empty() && told(&rig).is_empty());
+}
+
+#[test]
+fn comparing_looks_at_what_some_copies_can_read_and_tells_what_none_can() {
+    let mut rig = Rig::new(3000, &BOTH);
+    rig.ask(write(0, 3000, 1));
+    rig.repair(B, 1101, 1, 9);
+    rig.unreadable.extend([(A, 40), (A, 1100), (B, 1100)]);
+    rig.order(Order::Compare);
+    rig.pass(Duration::from_secs(10));
+    assert!(rig.notices.contains(&Notice::Compared { different: 1 }), "{:?}", rig.notices);
+    let unreadable = Notice::Unreadable { copy: A, addr: BlockAddr(1100), wanted_by: None };
+    assert_eq!(told(&rig), [unreadable]);
+    assert!(!rig.unreadable.contains(&(A, 40)), "it was written again");
+    let id = rig.ask(read(40));
+    assert_eq!((rig.byte(id), rig.trust(A), rig.trust(B)), (1, Trust::InSync, Trust::InSync));
 }

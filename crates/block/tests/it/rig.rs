@@ -1,6 +1,6 @@
 //! A mirror on disks in memory that break when they are told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +70,8 @@ pub struct Rig {
     pub record: Vec<CopyState>,
     pub log: Vec<Event>,
     pub notices: Vec<Notice>,
+    /// Blocks of data that cannot be read until they are written.
+    pub unreadable: BTreeSet<(CopyIndex, u64)>,
     /// Whether copies that are attached count as other disks.
     pub foreign: bool,
     /// Copies that the mirror wants to have attached, and that are not answering.
@@ -127,6 +129,7 @@ impl Rig {
             record: states.to_vec(),
             log: Vec::new(),
             notices: Vec::new(),
+            unreadable: BTreeSet::new(),
             foreign: false,
             wanted: Vec::new(),
             held: Vec::new(),
@@ -298,6 +301,15 @@ impl Rig {
                 return error(io::ErrorKind::PermissionDenied);
             }
             Behaviour::Refuses | Behaviour::Works => {}
+        }
+        if addr.0 >= METADATA_BLOCKS {
+            let first = addr.0 - METADATA_BLOCKS;
+            let range = (copy, first)..(copy, first + count);
+            let is_read = matches!(request, DiskRequest::Read { .. });
+            if is_read && self.unreadable.range(range.clone()).next().is_some() {
+                return error(io::ErrorKind::InvalidData);
+            }
+            self.unreadable.retain(|bad| is_read || !range.contains(bad));
         }
         self.log.push(match request {
             DiskRequest::Read { .. } => Event::Read(copy),

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use gabion_block::copies::CopyIndex;
+use gabion_block::format::header::MEMBER_DATA_START;
+use gabion_block::geometry::METADATA_BLOCKS;
 use gabion_block::mirror::{Order, Trust};
 use gabion_block::record::{CopyState, Record};
 
@@ -18,6 +20,8 @@ pub(super) enum Fault {
     Slow(CopyIndex),
     CoordinatorCut(usize),
     LosesAnswers,
+    /// Some blocks of a copy cannot be read until it is over, or they are written.
+    Unreadable(CopyIndex),
     /// The host is down.
     Host(usize),
 }
@@ -50,7 +54,7 @@ impl World {
             56..64 => self.begin(Fault::Host(host), short),
             64..68 => self.take_over(host),
             68..73 => self.members[copy.at()].failing_writes = 1 + self.rng.below(3) as u32,
-            73..77 => self.spoil(copy),
+            73..77 => self.begin(Fault::Unreadable(copy), long),
             77..82 => self.back_up(copy),
             82..88 => self.swap(copy),
             _ => self.order_something(copy),
@@ -77,6 +81,7 @@ impl World {
             Fault::Slow(copy) => self.members[copy.at()].latency = Duration::from_millis(400),
             Fault::CoordinatorCut(host) => self.coordinator.cut[host] = true,
             Fault::LosesAnswers => self.coordinator.loses_answers = true,
+            Fault::Unreadable(copy) => self.spoil(copy),
             Fault::Host(host) => self.crash(host),
         }
         self.schedule(duration, Event::Undo(fault));
@@ -89,6 +94,11 @@ impl World {
             Fault::Slow(copy) => self.members[copy.at()].latency = Duration::from_millis(2),
             Fault::CoordinatorCut(host) => self.coordinator.cut[host] = false,
             Fault::LosesAnswers => self.coordinator.loses_answers = false,
+            Fault::Unreadable(copy) if self.phase == Phase::Breaking => {
+                self.members[copy.at()].unreadable.clear();
+            }
+            // A write makes it good, too.
+            Fault::Unreadable(_) => {}
             Fault::Host(host) => {
                 let is_down =
                     self.hosts.iter().all(|it| it.session.is_none() && it.opener.is_none());
@@ -114,14 +124,11 @@ impl World {
         self.open(host);
     }
 
-    /// A block goes bad. One copy at a time: nothing is promised of a block that is bad on
-    /// all.
+    /// Some blocks go bad, whether the copy is the last one or not.
     fn spoil(&mut self, copy: CopyIndex) {
-        let addr = self.hot[self.rng.below(self.hot.len() as u64) as usize];
-        if self.members.iter().all(|member| member.unreadable.is_empty()) {
-            let number = addr
-                + gabion_block::geometry::METADATA_BLOCKS
-                + gabion_block::format::header::MEMBER_DATA_START;
+        for _ in 0..1 + self.rng.below(4) {
+            let addr = self.hot[self.rng.below(self.hot.len() as u64) as usize];
+            let number = addr + METADATA_BLOCKS + MEMBER_DATA_START;
             self.members[copy.at()].unreadable.insert(number);
         }
     }
@@ -190,6 +197,7 @@ impl World {
         let mut member = Member::new(uuid, self.members[copy.at()].boot + 1);
         member.ignores_flushes = self.members[copy.at()].ignores_flushes;
         member.ignores_fences = self.members[copy.at()].ignores_fences;
+        member.invents_zeros = self.members[copy.at()].invents_zeros;
         self.members[copy.at()] = member;
         self.backups[copy.at()] = None;
         self.lose_all(copy);

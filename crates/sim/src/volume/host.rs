@@ -293,43 +293,58 @@ impl World {
         let turn = self.now.as_millis() as u64 / TURN_MS + self.rng.below(4);
         let addr = self.hot[(turn % self.hot.len() as u64) as usize];
         let count = 1 + self.rng.below(3);
-        let moment = self.judge.moment();
         let copy = CopyIndex(self.rng.below(copies) as u8);
         // Who mounts a filesystem reads before anything else.
         let is_mounting = now - since < MOUNTING;
         let choice = if is_mounting { 50 } else { self.rng.below(100) };
         let what = match choice {
             0..50 => {
-                self.stamp += 1;
                 let durability = match self.rng.chance(1, 6) {
                     true => Durability::Fua,
                     false => Durability::Cached,
                 };
-                What::Write { addr, count, stamp: self.stamp, durability }
+                return self.write(life, addr, count, durability);
             }
             50..82 => What::Read { addr, count },
             82..92 => What::Flush,
             _ => What::ReadCopy { copy, addr },
         };
-        let Some(session) = self.hosts[life.host].session.as_mut() else { return };
+        self.ask(life, what);
+    }
+
+    /// The host writes something that nobody has written before.
+    pub(super) fn write(&mut self, life: Life, addr: u64, count: u64, durability: Durability) {
+        self.stamp += 1;
+        self.ask(life, What::Write { addr, count, stamp: self.stamp, durability });
+    }
+
+    fn ask(&mut self, life: Life, what: What) {
+        let (now, moment) = (self.now, self.judge.moment());
+        let Some(session) = self.session(life) else { return };
         let epoch = session.epoch;
-        let (at, stamp) = (BlockAddr(addr), self.stamp);
         let request = match what {
-            What::Write { durability, .. } => {
+            What::Write { addr, count, stamp, durability } => {
                 let parts = vec![judge::slice(addr, count, stamp)];
                 self.judge.write_begins(epoch, addr, count, stamp);
-                DiskRequest::Write { addr: at, parts, durability }
+                Some(DiskRequest::Write { addr: BlockAddr(addr), parts, durability })
             }
-            What::Read { .. } => DiskRequest::Read { addr: at, count: count as usize },
-            _ => DiskRequest::Flush,
+            What::Read { addr, count } => {
+                Some(DiskRequest::Read { addr: BlockAddr(addr), count: count as usize })
+            }
+            What::Flush => Some(DiskRequest::Flush),
+            What::ReadCopy { .. } | What::Repair => None,
         };
-        let is_of_copy = matches!(what, What::ReadCopy { .. });
+        let of_copy = match what {
+            What::ReadCopy { copy, addr } => Some((copy, BlockAddr(addr))),
+            _ => None,
+        };
+        let Some(session) = self.session(life) else { return };
         let id = session.ask(Ask { what, moment, since: now });
-        let input = match is_of_copy {
-            true => Input::ReadCopy { id, copy, addr: at },
-            false => Input::Request { id, request },
-        };
-        self.answer(life, input);
+        if let Some(request) = request {
+            self.answer(life, Input::Request { id, request });
+        } else if let Some((copy, addr)) = of_copy {
+            self.answer(life, Input::ReadCopy { id, copy, addr });
+        }
     }
 
     /// Writes to a copy what was read there some time ago, as whoever repairs it would: it must be
@@ -353,12 +368,7 @@ impl World {
     /// Reads all blocks that were ever written; the judge looks at what comes.
     pub(super) fn read_all(&mut self, life: Life) {
         for addr in self.hot.clone() {
-            let (now, moment) = (self.now, self.judge.moment());
-            let Some(session) = self.session(life) else { return };
-            let what = What::Read { addr, count: 3 };
-            let id = session.ask(Ask { what, moment, since: now });
-            let request = DiskRequest::Read { addr: BlockAddr(addr), count: 3 };
-            self.answer(life, Input::Request { id, request });
+            self.ask(life, What::Read { addr, count: 3 });
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Member {
     pub(super) ignores_flushes: bool,
     /// Whoever comes may write.
     pub(super) ignores_fences: bool,
+    /// What cannot be read is read as zeros.
+    pub(super) invents_zeros: bool,
 }
 
 impl Member {
@@ -63,6 +65,7 @@ impl Member {
             failing_writes: 0,
             ignores_flushes: false,
             ignores_fences: false,
+            invents_zeros: false,
         }
     }
 
@@ -116,6 +119,9 @@ impl Member {
                 let mut blocks = Blocks::zeroed(*count);
                 let range = addr.0..addr.0 + *count as u64;
                 if self.unreadable.range(range.clone()).next().is_some() {
+                    if self.invents_zeros {
+                        return Ok(Some(blocks));
+                    }
                     return Err(failure(request, io::ErrorKind::InvalidData));
                 }
                 let mut place = |number: u64, block: &BlockSlice| {

@@ -88,6 +88,8 @@ pub enum Sabotage {
     UnflushedOpening,
     /// Copies are repaired without looking at them.
     BlindRepairs,
+    /// Members that cannot read a block say that it is zero.
+    ZerosForUnreadable,
     /// Requests are not answered.
     LostAnswers,
     /// Copies are never attached.
@@ -308,6 +310,7 @@ impl World {
         for member in &mut self.members {
             member.ignores_flushes = self.sabotage == Sabotage::IgnoredFlushes;
             member.ignores_fences = self.sabotage == Sabotage::IgnoredFences;
+            member.invents_zeros = self.sabotage == Sabotage::ZerosForUnreadable;
         }
     }
 

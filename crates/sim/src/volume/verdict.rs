@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gabion_base::disk::Durability;
 use gabion_block::copies::CopyIndex;
 use gabion_block::format::bitmap::PageIdentity;
 use gabion_block::geometry::{METADATA_BLOCKS, SLOTS};
@@ -17,6 +18,8 @@ impl World {
     /// All that was broken is repaired, and one host has the volume.
     pub(super) fn heal(&mut self) {
         self.note("everything is healed".to_owned());
+        // What cannot be read is either readable again, or somebody writes it.
+        let is_readable = self.rng.chance(1, 2);
         self.phase = Phase::Healing { since: self.now };
         self.coordinator.cut = [false; 2];
         self.coordinator.loses_answers = false;
@@ -27,7 +30,9 @@ impl World {
             member.frozen = self.now;
             member.latency = Duration::from_millis(2);
             member.failing_writes = 0;
-            member.unreadable.clear();
+            if is_readable {
+                member.unreadable.clear();
+            }
         }
         let owner = self.owner();
         for host in 0..2 {
@@ -106,9 +111,19 @@ impl World {
             }
             all = false;
         }
+        self.write_what_is_unreadable(owner);
         // A request that does not end keeps the trial from ending, too; one is always tried.
         self.work(owner);
         all
+    }
+
+    /// Writes a block that some copy cannot read, as an administrator would who was told.
+    fn write_what_is_unreadable(&mut self, owner: Life) {
+        let bad = self.members.iter().find_map(|member| member.unreadable.first().copied());
+        if let Some(number) = bad {
+            let begin = METADATA_BLOCKS + gabion_block::format::header::MEMBER_DATA_START;
+            self.write(owner, number - begin, 1, Durability::Cached);
+        }
     }
 
     fn resume_quietly(&mut self, owner: Life, copy: CopyIndex) {

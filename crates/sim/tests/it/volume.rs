@@ -90,6 +90,11 @@ fn a_repair_that_does_not_look_is_caught() {
 }
 
 #[test]
+fn zeros_in_place_of_what_cannot_be_read_are_caught() {
+    is_caught(Sabotage::ZerosForUnreadable, &["older than", "which cannot be", "and copy 0"]);
+}
+
+#[test]
 fn requests_without_an_answer_are_caught() {
     is_caught(Sabotage::LostAnswers, &["has no answer since"]);
 }

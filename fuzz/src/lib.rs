@@ -6,8 +6,8 @@
 //!
 //! The targets are run in two ways:
 //!
-//! - in the tests of `gabion-map`, `gabion-fs`, `gabion-nbd` and `gabion-block`, over seeded random
-//!   and damaged inputs ([`inputs`]), in a moment;
+//! - in the tests of `gabion-map`, `gabion-fs`, `gabion-nbd`, `gabion-block` and `gabion-link`,
+//!   over seeded random and damaged inputs ([`inputs`]), in a moment;
 //! - by libFuzzer, for as long as one likes: `cargo +nightly fuzz run node`, in this folder's
 //!   parent. This crate stands outside of the workspace for its sake.
 
@@ -16,5 +16,8 @@
 pub mod block;
 pub mod fs;
 pub mod inputs;
+pub mod link;
 pub mod map;
 pub mod nbd;
+#[path = "../../crates/link/tests/it/samples.rs"]
+mod samples;

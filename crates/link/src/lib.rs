@@ -20,6 +20,7 @@
 //! - [`table`]: who has which lease, who waits for whom. A machine without clock and threads.
 //! - [`cache`]: a client's copy of leased ranges, as a transaction that operations can run on.
 //! - [`message`]: what both sides say, as values.
+//! - [`wire`]: how these values look as bytes.
 //! - [`stream`]: every message once and in order, whatever connections do.
 //!
 //! Absent: sockets, threads, clocks, and the rules of files, which are `gabion_fs`'s on both
@@ -32,3 +33,4 @@ pub mod message;
 pub mod range;
 pub mod stream;
 pub mod table;
+pub mod wire;

@@ -67,6 +67,30 @@ pub struct Welcome {
     pub read_only: bool,
 }
 
+/// The server's last words, instead of a [`Welcome`] or later: the client is not in any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, for the client.
+    pub reason: RefusalReason,
+    /// Why, for people.
+    pub text: String,
+}
+
+/// Why a server refuses a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// They do not speak the same version, or not with the same features.
+    Version,
+    /// The client may not.
+    Unauthorized,
+    /// The session has ended, or its secret is another one.
+    Gone,
+    /// Not now: the client may try again.
+    Busy,
+    /// What the text says.
+    Other,
+}
+
 /// What a client says in a session.
 #[derive(Clone, Debug)]
 pub enum ToServer {

@@ -1,0 +1,50 @@
+//! What servers say. The result of an answer stands last: bytes of a file are in it.
+
+use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_fs::lock::Lock;
+use gabion_fs::{Attributes, Disposition};
+
+use super::error::Outcome;
+use super::fields::{Bytes, Update, follows, put_items, take_items};
+use super::layout::{Layout, tagged};
+use crate::message::{Answer, CallId, Grant, ToClient};
+use crate::range::KeyRange;
+use crate::table::RevokeId;
+
+tagged! {
+    ToClient, "what a server says";
+    1 => Answer { id: CallId, updates: Vec<Update>, grants: Vec<Grant>, result: Outcome },
+    2 => Pong { received: u64 },
+    3 => Revoke { id: RevokeId, range: KeyRange };
+}
+
+tagged! {
+    Answer, "a result";
+    1 => Done {},
+    5 => Written { offset: u64, length: u64 },
+    7 => Space { total: u64, available: u64, used: u64 };
+    2 => Object(attributes: Attributes),
+    3 => Made(attributes: Attributes, disposition: Disposition),
+    4 => Bytes(bytes: Bytes),
+    6 => Number(number: u64),
+    8 => Lock(lock: Option<Lock>)
+}
+
+impl Layout for Grant {
+    type Value = Self;
+    const BYTES_MIN: usize = KeyRange::BYTES_MIN + 4;
+
+    fn put(value: &Self, out: &mut Vec<u8>) {
+        let Grant { range, items } = value;
+        for (index, (key, _)) in items.iter().enumerate() {
+            assert!(follows(&items[..index], range, *key), "{key:?} does not follow in {range:?}");
+        }
+        KeyRange::put(range, out);
+        put_items(items, out);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let range = KeyRange::take(reader)?;
+        Ok(Self { range, items: take_items(range, reader)? })
+    }
+}

@@ -1,0 +1,137 @@
+//! What clients say. `bytes` of a write stand last.
+
+use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_fs::create::Linkable;
+use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{
+    Caller, Changes, Error, FileType, IfExists, IfTaken, Leave, OpenRequest, Privileges,
+    SpaceRequest, WriteAt,
+};
+use gabion_map::FileId;
+use gabion_map::txn::SeekTarget;
+
+use super::fields::{Bytes, Name, Target, XattrValue};
+use super::layout::{Layout, tagged};
+use super::{DATA_BYTES_MAX, GROUPS_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX};
+use crate::message::{Call, CallId, Prefetch, ReadLease, ToServer};
+use crate::range::KeyRange;
+use crate::table::RevokeId;
+
+tagged! {
+    ToServer, "what a client says";
+    1 => Call { id: CallId, caller: Caller, call: Call },
+    2 => Ping {};
+    3 => Opened(file: FileId),
+    4 => Closed(file: FileId),
+    5 => Released(revocations: Vec<RevokeId>),
+    6 => Unwanted(ranges: Vec<KeyRange>),
+    7 => Cancel(id: CallId)
+}
+
+tagged! {
+    Call, "what a client asks for";
+    1 => Acquire { ranges: Vec<KeyRange>, prefetch: Prefetch },
+    2 => Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
+    3 => Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Bytes },
+    4 => Create {
+        parent: FileId,
+        name: Name,
+        permissions: u32,
+        if_exists: IfExists,
+        request: OpenRequest,
+    },
+    5 => Tmpfile { parent: FileId, permissions: u32, linkable: Linkable },
+    6 => Mknod {
+        parent: FileId,
+        name: Name,
+        file_type: FileType,
+        permissions: u32,
+        rdev: u32,
+    },
+    7 => Mkdir { parent: FileId, name: Name, permissions: u32 },
+    8 => Symlink { parent: FileId, name: Name, target: Target },
+    9 => Link { file: FileId, parent: FileId, name: Name },
+    10 => Unlink { parent: FileId, name: Name },
+    11 => Rmdir { parent: FileId, name: Name },
+    12 => Rename {
+        source_parent: FileId,
+        source_name: Name,
+        target_parent: FileId,
+        target_name: Name,
+        if_taken: IfTaken,
+        leave: Leave,
+    },
+    13 => Setattr { file: FileId, changes: Changes },
+    14 => SetXattr {
+        file: FileId,
+        name: Name,
+        value: XattrValue,
+        condition: SetCondition,
+        set_group: SetGroupBit,
+    },
+    15 => RemoveXattr { file: FileId, name: Name },
+    16 => Fallocate {
+        file: FileId,
+        request: SpaceRequest,
+        offset: u64,
+        length: u64,
+        privileges: Privileges,
+    },
+    17 => Copy {
+        source: FileId,
+        source_offset: u64,
+        target: FileId,
+        target_offset: u64,
+        length: u64,
+        privileges: Privileges,
+    },
+    18 => Seek { file: FileId, offset: u64, target: SeekTarget },
+    19 => Sync { file: Option<FileId> },
+    20 => Space {},
+    21 => Lock { lock: Lock, wait: Wait },
+    22 => Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },
+    23 => TestLock { lock: Lock };
+}
+
+impl Call {
+    /// Fails if the call has a field that is too long to be sent, with the error that the call
+    /// itself would have: `NameTooLong`, `AttributeTooLarge`, `InvalidArgument` for bytes.
+    pub fn check(&self) -> Result<(), Error> {
+        let names: [&[u8]; 2] = match self {
+            Self::Create { name, .. }
+            | Self::Mknod { name, .. }
+            | Self::Mkdir { name, .. }
+            | Self::Symlink { name, .. }
+            | Self::Link { name, .. }
+            | Self::Unlink { name, .. }
+            | Self::Rmdir { name, .. }
+            | Self::SetXattr { name, .. }
+            | Self::RemoveXattr { name, .. } => [name, &[]],
+            Self::Rename { source_name, target_name, .. } => [source_name, target_name],
+            _ => [&[], &[]],
+        };
+        if names.iter().any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(Error::NameTooLong);
+        }
+        match self {
+            Self::Symlink { target, .. } if target.len() > TARGET_BYTES_MAX => {
+                Err(Error::NameTooLong)
+            }
+            Self::SetXattr { value, .. } if value.len() > XATTR_BYTES_MAX => {
+                Err(Error::AttributeTooLarge)
+            }
+            Self::Write { bytes, .. } if bytes.len() > DATA_BYTES_MAX => {
+                Err(Error::InvalidArgument)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+// The longest calls fit into a frame, whatever their callers' groups.
+const _: () = {
+    let fixed = 200;
+    let names = 2 * (4 + NAME_BYTES_MAX) + TARGET_BYTES_MAX;
+    assert!(GROUPS_MAX * 4 + DATA_BYTES_MAX + names + fixed < super::PAYLOAD_BYTES_MAX);
+};

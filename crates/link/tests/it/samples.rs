@@ -1,0 +1,283 @@
+//! One of everything that is said. The golden file is made of them, and fuzzing begins with them:
+//! they never change, but new ones may be added.
+
+use std::sync::Arc;
+
+use gabion_base::ids::{Ino, SubvolId, Uuid};
+use gabion_base::time::Timestamp;
+use gabion_fs::create::Linkable;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
+use gabion_fs::permission::Access;
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{
+    Attributes, Caller, Changes, Disposition, Error, FileType, Groups, IfExists, IfTaken, Leave,
+    OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
+};
+use gabion_map::txn::SeekTarget;
+use gabion_map::{FileId, Kind, MapError};
+
+use gabion_link::message::{
+    Answer, Call, CallId, Grant, Hello, Prefetch, ReadLease, Refusal, RefusalReason, SessionId,
+    ToClient, ToServer, Welcome,
+};
+use gabion_link::range::KeyRange;
+use gabion_link::table::RevokeId;
+use gabion_link::wire::{FrameKind, Header};
+
+const DIR: FileId = FileId::new(SubvolId(1), Ino(2));
+const FILE: FileId = FileId::new(SubvolId(1), Ino(0x0102_0304_0506_0708));
+
+fn name(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn time(seconds: i64) -> Timestamp {
+    Timestamp::new(seconds, 999_999_999)
+}
+
+/// Hellos.
+pub fn hellos() -> Vec<Hello> {
+    let session = Some((SessionId(0x1112), 0x2122_2324_2526_2728));
+    vec![
+        Hello { session: None, received: 0, name: "host1:/mnt".to_owned() },
+        Hello { session, received: 77, name: "h\u{f6}st".to_owned() },
+    ]
+}
+
+/// Welcomes.
+pub fn welcomes() -> Vec<Welcome> {
+    vec![Welcome {
+        session: SessionId(0x1112),
+        secret: 0x2122_2324_2526_2728,
+        received: 77,
+        patience_ms: 30_000,
+        filesystem: Uuid(std::array::from_fn(|at| 0x30 + at as u8)),
+        subvol: SubvolId(1),
+        seed: 0x4142_4344_4546_4748,
+        read_only: true,
+    }]
+}
+
+/// Refusals.
+pub fn refusals() -> Vec<Refusal> {
+    let reasons = [
+        RefusalReason::Version,
+        RefusalReason::Unauthorized,
+        RefusalReason::Gone,
+        RefusalReason::Busy,
+        RefusalReason::Other,
+    ];
+    reasons.map(|reason| Refusal { reason, text: "why".to_owned() }).into()
+}
+
+/// Headers.
+pub fn headers() -> Vec<Header> {
+    vec![Header::greeting(FrameKind::Hello, b"payload"), Header::message(7, 5, b"payload")]
+}
+
+fn lock(class: LockClass) -> Lock {
+    Lock {
+        file: FILE,
+        class,
+        owner: LockOwner { client: 3, number: 0x5152 },
+        pid: 4711,
+        strength: Strength::Exclusive,
+        range: LockRange::new(10, 19).expect("not upside down"),
+    }
+}
+
+fn changes() -> Changes {
+    Changes {
+        permissions: Some(0o4755),
+        uid: Some(1000),
+        gid: None,
+        size: Some((4097, Privileges::Clear)),
+        atime: Some(SetTime::Now),
+        mtime: Some(SetTime::At(time(-2))),
+        ctime: Some(time(3)),
+        through: Through::Handle,
+    }
+}
+
+/// Calls for bytes and space.
+fn calls_for_bytes() -> Vec<Call> {
+    let (file, offset, length) = (FILE, 4096, 8192);
+    let privileges = Privileges::Clear;
+    let space = |request| Call::Fallocate { file, request, offset, length, privileges };
+    vec![
+        Call::Read { file, offset, length: 100, lease: ReadLease::None },
+        Call::Read { file, offset, length: 100, lease: ReadLease::AtOnce },
+        Call::Read { file, offset, length: 100, lease: ReadLease::InTurn },
+        Call::Write { file, at: WriteAt::Offset(offset), privileges, bytes: name("bytes") },
+        Call::Write { file, at: WriteAt::End, privileges: Privileges::Keep, bytes: vec![] },
+        space(SpaceRequest::Allocate(SizeRule::Extend)),
+        space(SpaceRequest::Punch),
+        space(SpaceRequest::Zero(SizeRule::Keep)),
+        space(SpaceRequest::Collapse),
+        space(SpaceRequest::Insert),
+        Call::Copy {
+            source: FILE,
+            source_offset: 1,
+            target: DIR,
+            target_offset: 2,
+            length: 3,
+            privileges,
+        },
+        Call::Seek { file, offset, target: SeekTarget::Data },
+        Call::Seek { file, offset, target: SeekTarget::Hole },
+        Call::Sync { file: None },
+        Call::Sync { file: Some(FILE) },
+        Call::Space,
+    ]
+}
+
+/// Calls for names.
+fn calls_for_names() -> Vec<Call> {
+    let (parent, permissions) = (DIR, 0o640);
+    let create = |if_exists, request| {
+        let name = name("file");
+        Call::Create { parent, name, permissions, if_exists, request }
+    };
+    let access = Access::READ | Access::WRITE;
+    let truncating = OpenRequest { access, truncate: Some(Privileges::Keep) };
+    let rename = |if_taken, leave| Call::Rename {
+        source_parent: DIR,
+        source_name: name("old"),
+        target_parent: FILE,
+        target_name: name("new"),
+        if_taken,
+        leave,
+    };
+    let file_type = FileType::CharDevice;
+    vec![
+        create(IfExists::Fail, OpenRequest::READ),
+        create(IfExists::Open, truncating),
+        Call::Tmpfile { parent, permissions, linkable: Linkable::Yes },
+        Call::Tmpfile { parent, permissions, linkable: Linkable::No },
+        Call::Mknod { parent, name: name("null"), file_type, permissions, rdev: 0x103 },
+        Call::Mkdir { parent, name: name("dir"), permissions },
+        Call::Symlink { parent, name: name("link"), target: name("../target") },
+        Call::Link { file: FILE, parent, name: name("second") },
+        Call::Unlink { parent, name: name("file") },
+        Call::Rmdir { parent, name: name("dir") },
+        rename(IfTaken::Replace, Leave::Nothing),
+        rename(IfTaken::Fail, Leave::Whiteout),
+        rename(IfTaken::Exchange, Leave::Nothing),
+    ]
+}
+
+/// All other calls.
+fn calls_for_the_rest() -> Vec<Call> {
+    let ranges = vec![KeyRange::attributes(DIR), KeyRange::bytes(FILE, 0, 4096)];
+    let set = |condition, set_group| {
+        let (name, value) = (name("user.a"), name("value"));
+        Call::SetXattr { file: FILE, name, value, condition, set_group }
+    };
+    let range = LockRange::WHOLE;
+    vec![
+        Call::Acquire { ranges, prefetch: Prefetch::Names },
+        Call::Acquire { ranges: vec![], prefetch: Prefetch::Children },
+        Call::Setattr { file: FILE, changes: changes() },
+        Call::Setattr { file: FILE, changes: Changes::default() },
+        set(SetCondition::Always, SetGroupBit::Keep),
+        set(SetCondition::Absent, SetGroupBit::Clear),
+        set(SetCondition::Present, SetGroupBit::Keep),
+        Call::RemoveXattr { file: FILE, name: name("user.a") },
+        Call::Lock { lock: lock(LockClass::Posix), wait: Wait::Yes },
+        Call::Lock { lock: lock(LockClass::Flock), wait: Wait::No },
+        Call::Unlock { file: FILE, class: LockClass::OpenFile, owner: 0x5152, range },
+        Call::TestLock { lock: Lock { strength: Strength::Shared, ..lock(LockClass::OpenFile) } },
+    ]
+}
+
+/// What clients say.
+pub fn to_server() -> Vec<ToServer> {
+    let caller = Caller {
+        uid: 1000,
+        gid: 100,
+        groups: Groups::new(&[4, 27]),
+        umask: 0o22,
+        trust: Trust::CheckedByKernel,
+    };
+    let calls = [calls_for_bytes(), calls_for_names(), calls_for_the_rest()].concat();
+    let calls = calls.into_iter().zip(1..).map(|(call, id)| {
+        let callers = [caller.clone(), Caller::superuser()];
+        let caller = callers[usize::from(id > 1)].clone();
+        ToServer::Call { id: CallId(id), caller, call }
+    });
+    let others = [
+        ToServer::Ping,
+        ToServer::Opened(FILE),
+        ToServer::Closed(FILE),
+        ToServer::Released(vec![RevokeId(1), RevokeId(2)]),
+        ToServer::Unwanted(vec![KeyRange::names(DIR)]),
+        ToServer::Cancel(CallId(9)),
+    ];
+    calls.chain(others).collect()
+}
+
+fn attributes() -> Attributes {
+    Attributes {
+        file: FILE,
+        generation: 1,
+        mode: 0o100_644,
+        nlink: 2,
+        uid: 1000,
+        gid: 100,
+        rdev: 0,
+        size: 4097,
+        sectors: 16,
+        atime: time(1),
+        mtime: time(2),
+        ctime: time(3),
+        btime: time(4),
+        change: 5,
+    }
+}
+
+/// What servers say.
+pub fn to_client() -> Vec<ToClient> {
+    let results = vec![
+        Ok(Answer::Done),
+        Ok(Answer::Object(attributes())),
+        Ok(Answer::Made(attributes(), Disposition::Created)),
+        Ok(Answer::Made(Attributes { mode: 0o040_755, ..attributes() }, Disposition::Opened)),
+        Ok(Answer::Bytes(name("bytes"))),
+        Ok(Answer::Written { offset: 4096, length: 5 }),
+        Ok(Answer::Number(8192)),
+        Ok(Answer::Space { total: 100, available: 60, used: 40 }),
+        Ok(Answer::Lock(None)),
+        Ok(Answer::Lock(Some(lock(LockClass::Posix)))),
+        Err(Error::NotFound),
+        Err(MapError::NoSpace.into()),
+        Err(MapError::Stopped { uuid: Uuid([7; 16]), cause: "no flush".to_owned() }.into()),
+    ];
+    let answers = results.into_iter().zip(1..).map(|(result, id)| ToClient::Answer {
+        id: CallId(id),
+        result,
+        updates: vec![],
+        grants: vec![],
+    });
+    let value = |text: &str| Arc::from(text.as_bytes());
+    let range = KeyRange::attributes(DIR);
+    let items =
+        vec![(DIR.key(Kind::INODE, 0), value("inode")), (DIR.key(Kind::XATTR, 9), value(""))];
+    let with_items = ToClient::Answer {
+        id: CallId(99),
+        result: Ok(Answer::Done),
+        updates: vec![
+            (DIR.key(Kind::DIRENT, 0x6162), Some(value("entry"))),
+            (DIR.key(Kind::DIRENT, 0x6163), None),
+        ],
+        grants: vec![
+            Grant { range, items },
+            Grant { range: KeyRange::bytes_from(FILE, 4096), items: vec![] },
+        ],
+    };
+    let others = [
+        with_items,
+        ToClient::Pong { received: 12 },
+        ToClient::Revoke { id: RevokeId(3), range: KeyRange::names(DIR) },
+    ];
+    answers.chain(others).collect()
+}

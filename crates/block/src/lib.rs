@@ -3,7 +3,7 @@
 //! ```text
 //!   record    what the coordinator knows of a volume: members, layout, copies to be trusted
 //!   epoch     who has opened it, and how to tell that two did not know of each other
-//!   format    what members keep: their headers, and the bitmaps of mirrors
+//!   format    what is kept: the record's text, the headers of members, the bitmaps of mirrors
 //!   mirror    the machine that keeps copies equal
 //!   spread    linear and stripe
 //! ```

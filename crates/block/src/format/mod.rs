@@ -1,6 +1,8 @@
-//! The bytes that volumes keep on their members; nothing else in this crate makes bytes for disks.
+//! What volumes keep on their members and with the coordinator; nothing else in this crate makes
+//! bytes that last.
 //!
-//! All integers are little-endian. `docs/volumes.md` says where the structures are.
+//! All integers on disks are little-endian. `docs/volumes.md` says where the structures are.
 
 pub mod bitmap;
 pub mod header;
+pub mod record;

@@ -14,10 +14,9 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{DiskError, DiskRequest, Durability, Repair};
 use gabion_base::ids::BlockAddr;
 
-use super::{
-    Flight, FlightId, Mirror, Notice, Output, RETRY, RequestId, Span, Stage, Trust, Work, is_gone,
-    placed,
-};
+use super::flight::{Flight, Stage, Work, is_gone, placed};
+use super::ranges::Span;
+use super::{FlightId, Mirror, Notice, Output, RETRY, RequestId, Trust};
 use crate::copies::{CopyIndex, CopySet};
 use crate::geometry::{METADATA_BLOCKS, Slot};
 

@@ -18,11 +18,19 @@
 //!    request's deadline.
 //! 6. Once somebody else has opened the volume, everything fails, for ever.
 //!
-//! The machine is spread over these modules: `ranges` (who writes where), `bitmaps` (what may
-//! differ), `roster` (whom to trust), `regions` (what is settled), `foreground` (requests of the
-//! owner), `resync` (copies that catch up, and comparing), `scan` (which blocks of them are next).
+//! The machine is spread over these modules:
+//!
+//! | what is known                         | what is done                            |
+//! |---------------------------------------|-----------------------------------------|
+//! | `ranges`: who writes where            | `flight`: sends, and takes answers      |
+//! | `bitmaps`: what may differ            | `foreground`: requests of the owner     |
+//! | `roster`: whom to trust               | `attendance`: copies come and go        |
+//! | `regions`: what is settled            | `resync`: copies catch up, are compared |
+//! | `scan`: which blocks are next in that |                                         |
 
+mod attendance;
 mod bitmaps;
+mod flight;
 mod foreground;
 mod interface;
 mod ranges;
@@ -32,26 +40,25 @@ mod roster;
 mod scan;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gabion_base::disk::{DiskError, DiskRequest, DiskResult, Durability, Repair};
-use gabion_base::ids::{BlockAddr, Uuid};
+use gabion_base::disk::{DiskRequest, Durability};
+use gabion_base::ids::Uuid;
 
 pub use self::bitmaps::{Loaded, blank_pages};
 pub use self::interface::{Compared, CopyStatus, Input, Notice, Options, Order, Output, RequestId};
 pub use self::roster::Trust;
 
-use self::bitmaps::{Bitmaps, PageIndex};
-use self::foreground::{Answer, Request};
-use self::ranges::{Ranges, Span};
+use self::bitmaps::Bitmaps;
+use self::flight::{Flight, Work};
+use self::foreground::Request;
+use self::ranges::Ranges;
 use self::regions::Regions;
-use self::resync::Chunk;
 use self::roster::Roster;
 use self::scan::Scan;
 use crate::copies::{CopyIndex, CopySet};
-use crate::geometry::{Geometry, METADATA_BLOCKS};
+use crate::geometry::Geometry;
 use crate::record::CopyState;
 
 /// How often time matters while something is under way.
@@ -105,52 +112,6 @@ pub struct Mirror {
     busy_at: Duration,
     /// Whether it was said that the last copy fails.
     last_fails: bool,
-}
-
-/// Something that is under way.
-struct Flight {
-    work: Work,
-    span: Option<Span>,
-    since: Duration,
-    /// When a copy was last asked.
-    sent: Duration,
-    attempt: u32,
-    waiting: CopySet,
-    succeeded: CopySet,
-    failed: CopySet,
-    /// The owner has got an answer; what is left is to be ended properly.
-    answered: bool,
-    /// Tried again then, on the last copy.
-    again: Option<Duration>,
-    error: Option<DiskError>,
-}
-
-enum Work {
-    /// A write, zeroing or discard.
-    Change { id: RequestId, request: DiskRequest, stage: Stage },
-    /// A flush; nobody waits for the mirror's own.
-    Flush { id: Option<RequestId>, number: u64 },
-    /// A read, of whichever copy.
-    Read { id: RequestId, addr: BlockAddr, count: usize, tried: CopySet },
-    /// A request to one copy only.
-    One(foreground::One),
-    /// A page of a bitmap.
-    Page(PageIndex),
-    /// A piece that is compared, and copied if that is wanted.
-    Chunk(Chunk),
-    /// A flush of a copy that catches up.
-    SyncFlush { copy: CopyIndex, regions: Vec<u64> },
-}
-
-/// How far a change has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Others write there.
-    Queued,
-    /// Its regions are not in the intent yet.
-    Intending,
-    /// It was sent.
-    Sent,
 }
 
 impl Mirror {
@@ -287,129 +248,6 @@ impl Mirror {
         self.regions.settle_soon();
     }
 
-    fn handle_recorded(&mut self) {
-        let before = self.roster.in_sync();
-        self.roster.recorded();
-        for copy in self.roster.in_sync().without(before).iter() {
-            self.outputs.push_back(Output::Notice(Notice::SyncFinished { copy }));
-        }
-        // Their writes may be waiting for just that.
-        for id in self.flights.keys().copied().collect::<Vec<_>>() {
-            self.settle(id);
-        }
-    }
-
-    fn handle_order(&mut self, order: Order) {
-        // Whoever gives the order has looked before; meanwhile things may have changed.
-        if self.fenced.is_some() || !self.roster.fits(order) {
-            return;
-        }
-        match order {
-            Order::Suspend(copy) if self.may_leave(copy) => {
-                self.leave(copy, "it was suspended", Roster::suspend);
-            }
-            Order::TakeOut(copy) if self.may_leave(copy) => {
-                self.leave(copy, "it was taken out", Roster::take_out);
-            }
-            Order::Suspend(_) | Order::TakeOut(_) => {}
-            Order::Resume(copy) => self.roster.resume(copy),
-            Order::PutIn(copy) => {
-                self.roster.put_in(copy);
-                self.bitmaps.set_all(crate::geometry::Slot::Missing(copy));
-            }
-            Order::Compare => self.comparing = Some(Scan::start(self.next_flight)),
-        }
-    }
-
-    /// Whether the mirror can do without `copy`.
-    fn may_leave(&self, copy: CopyIndex) -> bool {
-        !self.roster.in_sync().contains(copy) || !self.roster.is_last(copy)
-    }
-
-    fn leave(&mut self, copy: CopyIndex, reason: &str, how: fn(&mut Roster, CopyIndex)) {
-        self.give_up(copy, reason);
-        how(&mut self.roster, copy);
-        if self.attaching.remove(copy) {
-            self.outputs.push_back(Output::Detach(copy));
-        }
-    }
-
-    /// Nothing more is done: somebody else has the volume.
-    fn fence(&mut self, reason: Arc<str>) {
-        if self.fenced.is_some() {
-            return;
-        }
-        self.outputs.push_back(Output::Notice(Notice::Fenced { reason: Arc::clone(&reason) }));
-        self.fenced = Some(reason);
-        for (id, mut flight) in std::mem::take(&mut self.flights) {
-            let error = self.fenced_error(flight.work.operation());
-            self.answer(&mut flight, Err(error));
-            self.ranges.forget(id);
-        }
-        for copy in self.roster.all() {
-            self.outputs.push_back(Output::Detach(copy));
-        }
-        self.scans.clear();
-        self.comparing = None;
-    }
-
-    fn fenced_error(&self, operation: &'static str) -> DiskError {
-        let reason = self.fenced.clone().expect("it was fenced");
-        DiskError::Fenced { device: Arc::clone(&self.name), operation, reason }
-    }
-
-    /// Does without `copy` from now on, if that is possible.
-    fn give_up(&mut self, copy: CopyIndex, reason: &str) {
-        let trust = self.roster.trust(copy);
-        if trust == Trust::InSync && self.roster.is_last(copy) {
-            return;
-        }
-        if !self.roster.written_to().contains(copy) {
-            return;
-        }
-        self.bitmaps.add_intent(copy);
-        self.roster.give_up(copy);
-        self.scans.remove(&copy);
-        self.reading[copy.at()] = 0;
-        self.outputs.push_back(Output::Detach(copy));
-        let notice = Notice::Stale { copy, reason: reason.into() };
-        self.outputs.push_back(Output::Notice(notice));
-        // Whatever it was asked is not going to be answered.
-        for id in self.flights.keys().copied().collect::<Vec<_>>() {
-            let Some(flight) = self.flights.get_mut(&id) else { continue };
-            if flight.waiting.remove(copy) {
-                flight.failed.insert(copy);
-            }
-            self.settle(id);
-        }
-    }
-
-    fn handle_attached(&mut self, copy: CopyIndex, full: bool) {
-        if self.roster.trust(copy) != Trust::Stale || self.fenced.is_some() {
-            self.outputs.push_back(Output::Detach(copy));
-            return;
-        }
-        self.attaching.remove(copy);
-        let slot = crate::geometry::Slot::Missing(copy);
-        if full {
-            self.roster.set_full(copy, true);
-        }
-        if self.roster.is_full(copy) {
-            self.bitmaps.set_all(slot);
-        }
-        if !self.roster.fullness_is_recorded(copy) {
-            self.outputs.push_back(Output::Detach(copy));
-            return;
-        }
-        self.bitmaps.add_intent(copy);
-        self.roster.attached(copy);
-        self.bitmaps.renew();
-        self.scans.insert(copy, Scan::start(self.next_flight));
-        let blocks = self.bitmaps.count(slot) * self.geometry.region_blocks();
-        let blocks = blocks.min(self.geometry.blocks());
-        self.outputs.push_back(Output::Notice(Notice::SyncStarted { copy, blocks }));
-    }
-
     fn handle_tick(&mut self) {
         self.settle_regions();
         let deadline = self.options.deadline;
@@ -472,122 +310,4 @@ impl Mirror {
             }
         }
     }
-
-    fn start(&mut self, work: Work, span: Option<Span>) -> FlightId {
-        let id = FlightId(self.next_flight);
-        self.next_flight += 1;
-        let flight = Flight {
-            work,
-            span,
-            since: self.now,
-            sent: self.now,
-            attempt: 0,
-            waiting: CopySet::EMPTY,
-            succeeded: CopySet::EMPTY,
-            failed: CopySet::EMPTY,
-            answered: false,
-            again: None,
-            error: None,
-        };
-        self.flights.insert(id, flight);
-        id
-    }
-
-    /// Sends a request for the mirror's metadata, or one whose addresses are the copy's already.
-    fn send(&mut self, id: FlightId, copy: CopyIndex, request: DiskRequest) {
-        let flight = self.flights.get_mut(&id).expect("only what is under way is sent");
-        flight.waiting.insert(copy);
-        flight.failed.remove(copy);
-        flight.sent = self.now;
-        let sent = Sent { flight: id, copy, attempt: flight.attempt };
-        self.outputs.push_back(Output::Send { copy, sent, request });
-    }
-
-    /// Ends a flight: the owner has its answer, and others may have its range.
-    fn finish(&mut self, id: FlightId, result: DiskResult) {
-        let mut flight = self.flights.remove(&id).expect("what ends was under way");
-        self.answer(&mut flight, result);
-        self.end_change(&flight.work);
-        if let Work::Change { stage: Stage::Queued, .. } = flight.work {
-            self.ranges.forget(id);
-        } else if let Some(span) = flight.span {
-            for next in self.ranges.release(span) {
-                self.range_taken(next);
-            }
-        }
-    }
-
-    fn handle_done(&mut self, sent: Sent, result: DiskResult) {
-        let Some(flight) = self.flights.get_mut(&sent.flight) else { return };
-        if flight.attempt != sent.attempt || !flight.waiting.remove(sent.copy) {
-            return;
-        }
-        if let Work::Read { .. } = flight.work {
-            let reading = &mut self.reading[sent.copy.at()];
-            *reading = reading.saturating_sub(1);
-        }
-        match result {
-            Err(DiskError::Fenced { reason, .. }) => return self.fence(reason),
-            Ok(blocks) => {
-                flight.succeeded.insert(sent.copy);
-                if self.last_fails && self.roster.in_sync().contains(sent.copy) {
-                    self.last_fails = false;
-                }
-                self.handle_success(sent.flight, sent.copy, blocks);
-            }
-            Err(error) => {
-                flight.failed.insert(sent.copy);
-                self.handle_failure(sent.flight, sent.copy, error);
-            }
-        }
-        self.settle(sent.flight);
-    }
-
-    /// Gives the owner the answer, if it has none yet.
-    fn answer(&mut self, flight: &mut Flight, result: DiskResult) {
-        if std::mem::replace(&mut flight.answered, true) {
-            return;
-        }
-        match flight.work.answer() {
-            Answer::Nobody => {}
-            Answer::Request(id) => self.outputs.push_back(Output::Complete { id, result }),
-            Answer::Repair(id) => {
-                let result = result.map(|_| Repair::Changed);
-                self.outputs.push_back(Output::Repaired { id, result });
-            }
-        }
-    }
-
-    fn timed_out(&self, operation: &'static str, addr: BlockAddr, reason: String) -> DiskError {
-        let source = Arc::new(io::Error::new(io::ErrorKind::TimedOut, reason));
-        DiskError::Io { device: Arc::clone(&self.name), operation, addr, source }
-    }
-}
-
-/// The same request, moved behind the mirror's own blocks.
-fn placed(request: &DiskRequest) -> DiskRequest {
-    let mut request = request.clone();
-    match &mut request {
-        DiskRequest::Read { addr, .. }
-        | DiskRequest::Write { addr, .. }
-        | DiskRequest::Discard { addr, .. }
-        | DiskRequest::WriteZeroes { addr, .. } => *addr = addr.plus(METADATA_BLOCKS),
-        DiskRequest::Flush => {}
-    }
-    request
-}
-
-/// Whether an error means that a device is not there, rather than that it cannot do something.
-fn is_gone(error: &DiskError) -> bool {
-    let DiskError::Io { source, .. } = error else { return false };
-    matches!(
-        source.kind(),
-        io::ErrorKind::TimedOut
-            | io::ErrorKind::NotConnected
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::UnexpectedEof
-    )
 }

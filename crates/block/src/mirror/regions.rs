@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Mirror;
 use super::bitmaps::Bitmaps;
-use super::{Mirror, Stage, Work};
+use super::flight::{Stage, Work};
 use crate::geometry::{Geometry, Slot};
 
 /// Regions whose intent is set beforehand when somebody writes from one into the next.

@@ -23,8 +23,10 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{DiskRequest, Durability};
 use gabion_base::ids::BlockAddr;
 
+use super::flight::Work;
+use super::ranges::Span;
 use super::scan::Scan;
-use super::{ATTACH_RETRY, FlightId, Mirror, Notice, Output, Span, Trust, Work};
+use super::{ATTACH_RETRY, FlightId, Mirror, Notice, Output, Trust};
 use crate::copies::{CopyIndex, CopySet};
 use crate::geometry::{METADATA_BLOCKS, Slot};
 

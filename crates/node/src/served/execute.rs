@@ -290,13 +290,16 @@ impl Served {
     fn lock(&self, job: &Job, lock: &Lock, wait: Wait) -> Executed {
         let (session, id) = (Arc::clone(&job.session), job.id);
         let end = move |result: Result<()>| {
-            session.lock_wait_ended(id);
+            session.lock_answered(id);
             let result = result.map(|()| Answer::Done);
             let (updates, grants) = (Vec::new(), Vec::new());
             session.peer.send(ToClient::Answer { id, result, updates, grants });
         };
-        if let Some(ticket) = self.fs.locks().acquire(own(job, lock), wait, Box::new(end)) {
-            job.session.waits_for_lock(job.id, ticket);
+        let locks = self.fs.locks();
+        if let Some(ticket) = locks.acquire(own(job, lock), wait, Box::new(end))
+            && job.session.lock_waits(job.id, ticket)
+        {
+            locks.cancel(ticket);
         }
         Executed::AnswersLater
     }

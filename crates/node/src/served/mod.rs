@@ -142,6 +142,9 @@ impl Served {
         match message {
             ToServer::Call { id, caller, call } => {
                 let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+                if let Call::Lock { .. } = call {
+                    session.lock_asked(id);
+                }
                 let session = Arc::clone(session);
                 (self.queue)(Job { request, session, id, caller, call });
             }
@@ -175,7 +178,7 @@ impl Served {
                 self.attend(due);
             }
             ToServer::Cancel(id) => {
-                if let Some(ticket) = session.lock_wait_ended(id) {
+                if let Some(ticket) = session.lock_given_up(id) {
                     self.fs.locks().cancel(ticket);
                 }
             }

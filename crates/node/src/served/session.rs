@@ -25,9 +25,16 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     opens: BTreeSet<FileId>,
-    /// Advisory locks that are waited for.
-    lock_waits: BTreeMap<CallId, Ticket>,
+    /// Calls for advisory locks that have no answer yet.
+    lock_calls: BTreeMap<CallId, LockCall>,
     is_over: bool,
+}
+
+enum LockCall {
+    Asked,
+    Waits(Ticket),
+    /// It was given up before it began to wait.
+    GivenUp,
 }
 
 impl Session {
@@ -65,19 +72,43 @@ impl Session {
         self.state.lock().opens.len()
     }
 
-    pub(crate) fn waits_for_lock(&self, id: CallId, ticket: Ticket) {
-        self.state.lock().lock_waits.insert(id, ticket);
+    /// A call for an advisory lock has come.
+    pub(crate) fn lock_asked(&self, id: CallId) {
+        self.state.lock().lock_calls.insert(id, LockCall::Asked);
     }
 
-    pub(crate) fn lock_wait_ended(&self, id: CallId) -> Option<Ticket> {
-        self.state.lock().lock_waits.remove(&id)
+    /// The call waits, unless it was answered already. Whether it was given up before.
+    pub(crate) fn lock_waits(&self, id: CallId, ticket: Ticket) -> bool {
+        match self.state.lock().lock_calls.get_mut(&id) {
+            Some(LockCall::GivenUp) => true,
+            Some(call) => {
+                *call = LockCall::Waits(ticket);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The call is given up: what to cancel, if it waits.
+    pub(crate) fn lock_given_up(&self, id: CallId) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        let call = state.lock_calls.get_mut(&id)?;
+        match std::mem::replace(call, LockCall::GivenUp) {
+            LockCall::Waits(ticket) => Some(ticket),
+            LockCall::Asked | LockCall::GivenUp => None,
+        }
+    }
+
+    /// The call has its answer.
+    pub(crate) fn lock_answered(&self, id: CallId) {
+        self.state.lock().lock_calls.remove(&id);
     }
 
     /// Ends it, and gives what it had open.
     pub(crate) fn end(&self) -> BTreeSet<FileId> {
         let mut state = self.state.lock();
         state.is_over = true;
-        state.lock_waits.clear();
+        state.lock_calls.clear();
         std::mem::take(&mut state.opens)
     }
 }

@@ -4,4 +4,5 @@ mod background;
 mod files;
 mod locks;
 mod orphans;
+mod shared;
 mod world;

@@ -36,7 +36,7 @@ impl Clock for TestClock {
 pub struct World {
     pub disk: Arc<MemDisk>,
     pub clock: Arc<TestClock>,
-    pub fs: LocalFs,
+    pub fs: Arc<LocalFs>,
     pub caller: Caller,
 }
 
@@ -63,7 +63,7 @@ impl World {
         let clock = Arc::new(TestClock::default());
         let limits = Limits::within(32 << 20);
         let fs = LocalFs::open(disk.clone(), mode, limits, settings, clock.clone());
-        Self { disk, clock, fs: fs.unwrap(), caller: Caller::superuser() }
+        Self { disk, clock, fs: Arc::new(fs.unwrap()), caller: Caller::superuser() }
     }
 
     /// What a crash at this moment leaves, opened anew.

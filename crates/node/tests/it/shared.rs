@@ -1,0 +1,450 @@
+//! Clients of one server, in one process: what each of them sees, what their kernels are told, and
+//! how many messages it takes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use gabion_base::sync::Mutex;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
+use gabion_fs::{
+    Access, Caller, Changes, Detail, Error, IfExists, OpenRequest, Privileges, Trust, WriteAt,
+};
+use gabion_link::message::{SessionId, ToClient, ToServer, Welcome};
+use gabion_map::{FileId, OpenMode, Payload};
+use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
+use gabion_node::served::{Job, Peer, Served, Session};
+
+use crate::world::{TestClock, World};
+
+/// A server with workers, until it is dropped.
+struct Server {
+    world: World,
+    served: Arc<Served>,
+    jobs: crossbeam_channel::Sender<Job>,
+    sessions: AtomicU64,
+}
+
+impl Server {
+    fn new() -> Self {
+        let world = World::new(64 << 20);
+        let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
+        let sender = jobs.clone();
+        let fs = Arc::clone(&world.fs);
+        let served = Served::new(fs, Box::new(move |job| drop(sender.send(job))));
+        let served = Arc::new(served);
+        for _ in 0..4 {
+            let (served, queue) = (Arc::downgrade(&served), queue.clone());
+            thread::spawn(move || {
+                while let Ok(job) = queue.recv() {
+                    let Some(served) = served.upgrade() else { return };
+                    served.run(job);
+                }
+            });
+        }
+        Self { world, served, jobs, sessions: AtomicU64::new(1) }
+    }
+
+    fn client(&self) -> Client {
+        let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
+        let (to_client, messages) = crossbeam_channel::unbounded();
+        let session =
+            self.served.begin(id, format!("client {}", id.0), Arc::new(ToPeer(to_client)));
+        let wire = Arc::new(ToSession { served: Arc::clone(&self.served), session });
+        let welcome = Welcome {
+            session: id,
+            secret: 0,
+            received: 0,
+            patience_ms: 1_000_000,
+            filesystem: self.world.fs.map().uuid(),
+            subvol: self.world.root().subvol,
+            seed: self.world.fs.map().name_seed(),
+            read_only: false,
+        };
+        let settings = RemoteSettings { deadline: Duration::from_secs(20) };
+        let session = Arc::clone(&wire.session);
+        let clock = Arc::new(TestClock::default());
+        let fs = Arc::new(RemoteFs::new(&welcome, settings, clock, wire));
+        fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
+        let kernel = Arc::new(FakeKernel::default());
+        fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
+        let receiver = Arc::clone(&fs);
+        thread::spawn(move || {
+            while let Ok(message) = messages.recv() {
+                receiver.receive(message);
+            }
+        });
+        for attend in [RemoteFs::attend, RemoteFs::attend_later] {
+            let fs = Arc::clone(&fs);
+            thread::spawn(move || attend(&fs));
+        }
+        Client { fs, kernel, session, root: self.world.root() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.served.close();
+        let _ = &self.jobs;
+    }
+}
+
+struct ToPeer(crossbeam_channel::Sender<ToClient>);
+
+impl Peer for ToPeer {
+    fn send(&self, message: ToClient) {
+        // As bytes and back, as on a wire.
+        let message = ToClient::decode(&message.encode()).expect("what is sent is understood");
+        let _ = self.0.send(message);
+    }
+}
+
+struct ToSession {
+    served: Arc<Served>,
+    session: Arc<Session>,
+}
+
+impl Wire for ToSession {
+    fn send(&self, message: ToServer) {
+        let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
+        self.served.receive(&self.session, message);
+    }
+}
+
+/// What a kernel was told to forget.
+#[derive(Default)]
+struct FakeKernel {
+    attributes: Mutex<BTreeSet<FileId>>,
+    names: AtomicU64,
+    bytes: Mutex<Vec<(FileId, u64, u64)>>,
+}
+
+impl Kernel for FakeKernel {
+    fn forget_attributes(&self, file: FileId) {
+        self.attributes.lock().insert(file);
+    }
+
+    fn forget_names(&self) {
+        self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
+        self.bytes.lock().push((file, from, to));
+    }
+}
+
+struct Client {
+    fs: Arc<RemoteFs>,
+    kernel: Arc<FakeKernel>,
+    session: Arc<Session>,
+    root: FileId,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.fs.close();
+    }
+}
+
+/// Somebody whose kernel has checked permissions.
+fn caller() -> Caller {
+    Caller { trust: Trust::CheckedByKernel, ..Caller::superuser() }
+}
+
+impl Client {
+    /// Runs one request to its answer.
+    fn run<T>(&self, request: impl FnOnce(&RemoteFs) -> T) -> T {
+        let value = request(&self.fs);
+        self.fs.answered();
+        value
+    }
+
+    fn create(&self, name: &str) -> FileId {
+        let request = OpenRequest { access: Access::WRITE, truncate: None };
+        let (name, how) = (name.as_bytes(), IfExists::Open);
+        self.run(|fs| fs.create(&caller(), self.root, name, 0o644, how, &request)).unwrap().0.file
+    }
+
+    fn lookup(&self, name: &str) -> Result<FileId, Error> {
+        let found = self.run(|fs| fs.lookup(&caller(), self.root, name.as_bytes()));
+        found.map(|found| found.file)
+    }
+
+    fn size(&self, file: FileId) -> u64 {
+        self.run(|fs| fs.stat(file)).unwrap().size
+    }
+
+    fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
+        let payload = Payload::Copied(bytes);
+        self.run(|fs| fs.write(&caller(), file, at, &payload, Privileges::Keep)).unwrap();
+    }
+
+    /// As a kernel that keeps what it reads.
+    fn read(&self, file: FileId, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let count = self.run(|fs| fs.read_pages(&caller(), file, offset, &mut bytes)).unwrap();
+        bytes.truncate(count);
+        bytes
+    }
+
+    fn names(&self, dir: FileId) -> Vec<String> {
+        let detail = Detail::Attributes;
+        let listing = self.run(|fs| fs.readdir(&caller(), dir, 2, 100_000, detail)).unwrap();
+        let name = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
+        listing.entries.iter().map(|entry| name(entry.name())).collect()
+    }
+
+    /// How many calls `run` takes.
+    fn calls<T>(&self, run: impl FnOnce(&Self) -> T) -> (T, u64) {
+        let before = self.fs.calls_sent();
+        let value = run(self);
+        (value, self.fs.calls_sent() - before)
+    }
+}
+
+#[test]
+fn what_one_client_makes_and_removes_the_others_see_at_once() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    assert!(matches!(b.lookup("file"), Err(Error::NotFound)));
+    let file = a.create("file");
+    assert_eq!(b.lookup("file").unwrap(), file);
+    a.write(file, WriteAt::Offset(0), b"content");
+    assert_eq!((b.size(file), b.read(file, 0, 100)), (7, b"content".to_vec()));
+    a.run(|fs| fs.rename(&caller(), &rename(a.root, "file", "other"))).unwrap();
+    assert!(matches!(b.lookup("file"), Err(Error::NotFound)));
+    assert_eq!(b.names(b.root), ["other"]);
+    a.run(|fs| fs.unlink(&caller(), a.root, b"other")).unwrap();
+    assert_eq!(b.names(b.root), [""; 0]);
+}
+
+fn rename<'a>(dir: FileId, from: &'a str, to: &'a str) -> gabion_fs::RenameRequest<'a> {
+    gabion_fs::RenameRequest {
+        source_parent: dir,
+        source_name: from.as_bytes(),
+        target_parent: dir,
+        target_name: to.as_bytes(),
+        if_taken: gabion_fs::IfTaken::Replace,
+        leave: gabion_fs::Leave::Nothing,
+    }
+}
+
+#[test]
+fn what_is_known_costs_no_message_until_somebody_changes_it() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    b.lookup("file").unwrap();
+    assert_eq!(b.calls(|b| (b.lookup("file").unwrap(), b.size(file))).1, 0);
+    // Absent names are known, too.
+    assert_eq!(b.calls(|b| b.lookup("absent").is_err()), (true, 0));
+    assert_eq!(b.kernel.attributes.lock().len(), 0);
+    a.write(file, WriteAt::Offset(0), b"1");
+    assert!(b.kernel.attributes.lock().contains(&file), "the kernel was told before");
+    assert_eq!(b.calls(|b| b.size(file)), (1, 1));
+    // A change of one name takes no more than that name.
+    let told = b.kernel.names.load(Ordering::Relaxed);
+    a.create("another");
+    assert_eq!(b.kernel.names.load(Ordering::Relaxed), told + 1);
+    assert_eq!(b.calls(|b| b.lookup("file").unwrap()).1, 0);
+}
+
+#[test]
+fn a_walk_costs_one_message_for_each_directory() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    for dir in 0..10 {
+        let name = format!("d{dir}");
+        let made = a.run(|fs| fs.mkdir(&caller(), a.root, name.as_bytes(), 0o755)).unwrap().file;
+        for file in 0..20 {
+            let name = format!("f{file}");
+            let mode = gabion_fs::FileType::Regular;
+            a.run(|fs| fs.mknod(&caller(), made, name.as_bytes(), mode, 0o644, 0)).unwrap();
+        }
+    }
+    let walk = |client: &Client| {
+        let mut count = 0;
+        for name in client.names(client.root) {
+            let dir = client.lookup(&name).unwrap();
+            for name in client.names(dir) {
+                let found = client.run(|fs| fs.lookup(&caller(), dir, name.as_bytes())).unwrap();
+                assert_eq!(found.nlink, 1);
+                count += 1;
+            }
+        }
+        count
+    };
+    let (count, calls) = b.calls(walk);
+    assert_eq!(count, 200);
+    assert!(calls <= 12, "{calls} calls for 11 directories");
+    assert_eq!(b.calls(walk), (200, 0));
+    // Who made it all knows it already.
+    assert!(a.calls(walk).1 <= 2);
+}
+
+#[test]
+fn pages_are_dropped_before_others_bytes_are_accepted() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    a.write(file, WriteAt::Offset(0), &[1; 20_000]);
+    assert_eq!(b.read(file, 0, 20_000), [1; 20_000]);
+    assert!(b.kernel.bytes.lock().is_empty());
+    a.write(file, WriteAt::Offset(5000), &[2; 10]);
+    assert_eq!(*b.kernel.bytes.lock(), [(file, 4096, 8192)]);
+    assert_eq!(b.read(file, 4096, 4096)[904..914], [2; 10]);
+    // A client's own pages go the same way: others than the writer may have read them.
+    a.read(file, 0, 4096);
+    a.write(file, WriteAt::Offset(0), &[3]);
+    assert_eq!(*a.kernel.bytes.lock(), [(file, 0, 4096)]);
+    // To cut and to extend a file are changes of bytes.
+    b.read(file, 16_384, 4096);
+    let size = Some((17_000, Privileges::Keep));
+    let changes = Changes { size, ..Changes::default() };
+    a.run(|fs| fs.setattr(&caller(), file, &changes)).unwrap();
+    assert_eq!(b.kernel.bytes.lock().last(), Some(&(file, 16_384, 20_480)));
+    assert_eq!(b.size(file), 17_000);
+}
+
+#[test]
+fn what_a_client_has_open_outlives_its_last_name() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    a.write(file, WriteAt::Offset(0), b"kept");
+    a.fs.release(file);
+    b.lookup("file").unwrap();
+    let request = OpenRequest { access: Access::READ, truncate: None };
+    b.run(|fs| fs.open_file(&caller(), file, &request)).unwrap();
+    a.run(|fs| fs.unlink(&caller(), a.root, b"file")).unwrap();
+    server.world.reap();
+    assert_eq!(b.read(file, 0, 10), b"kept");
+    b.fs.release(file);
+    b.fs.ping();
+    server.world.reap();
+    assert!(matches!(server.world.fs.stat(file), Err(Error::Stale)));
+}
+
+#[test]
+fn a_session_that_ends_leaves_nothing_behind() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    b.lookup("file").unwrap();
+    b.read(file, 0, 10);
+    let lock = lock_of(file, Strength::Exclusive);
+    let (told, locked) = crossbeam_channel::bounded(1);
+    let first = told.clone();
+    let end = Box::new(move |result: Result<(), Error>| first.send(result.is_ok()).unwrap());
+    b.run(|fs| fs.lock(lock, Wait::Yes, end));
+    assert!(locked.recv().unwrap());
+    let end = Box::new(move |result: Result<(), Error>| told.send(result.is_ok()).unwrap());
+    a.run(|fs| fs.lock(lock, Wait::Yes, end));
+    assert!(locked.try_recv().is_err());
+    // It does not answer any more.
+    b.fs.close();
+    server.served.end(&b.session);
+    assert!(locked.recv().unwrap());
+    a.write(file, WriteAt::Offset(0), b"x");
+    let clients = server.served.clients();
+    assert_eq!(clients.len(), 1);
+    let (leases, waiting) = server.served.leases();
+    assert!(waiting.is_empty());
+    assert!(leases.iter().all(|lease| lease.client.0 == a.session.id().0));
+}
+
+fn lock_of(file: FileId, strength: Strength) -> Lock {
+    let owner = LockOwner { client: 0, number: 7 };
+    let (class, range) = (LockClass::Posix, LockRange::WHOLE);
+    Lock { file, class, owner, pid: 1, strength, range }
+}
+
+#[test]
+fn a_lock_is_waited_for_across_clients_and_can_be_given_up() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    b.lookup("file").unwrap();
+    let lock = lock_of(file, Strength::Exclusive);
+    a.run(|fs| fs.lock(lock, Wait::No, Box::new(|result| result.unwrap())));
+    assert!(b.run(|fs| fs.lock_conflict(&lock)).unwrap().is_some());
+    let (told, ended) = crossbeam_channel::bounded(1);
+    let second = told.clone();
+    let end = Box::new(move |result| second.send(result).unwrap());
+    let ticket = b.run(|fs| fs.lock(lock, Wait::Yes, end));
+    b.fs.cancel_lock(ticket.unwrap());
+    assert!(matches!(ended.recv().unwrap(), Err(Error::Interrupted)));
+    let end = Box::new(move |result| told.send(result).unwrap());
+    assert!(b.run(|fs| fs.lock(lock, Wait::Yes, end)).is_some());
+    let (class, owner, range) = (lock.class, lock.owner, lock.range);
+    a.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
+    ended.recv().unwrap().unwrap();
+}
+
+/// Each client adds to counters that it reads as a kernel does, keeping what it has read until it
+/// is told to drop it, under a lock of its own making: the rename of a file.
+#[test]
+fn counters_in_files_are_exact_whoever_adds_to_them() {
+    const CLIENTS: usize = 4;
+    const ROUNDS: u64 = 60;
+    let server = Server::new();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| server.client()).collect();
+    let counter = clients[0].create("counter");
+    clients[0].write(counter, WriteAt::Offset(0), &0_u64.to_le_bytes());
+    clients[0].create("token");
+    thread::scope(|scope| {
+        for (index, client) in clients.iter().enumerate() {
+            scope.spawn(move || {
+                let own = format!("token of {index}");
+                client.lookup("counter").unwrap();
+                for _ in 0..ROUNDS {
+                    // Whoever has renamed it has it.
+                    let take = rename(client.root, "token", &own);
+                    while client.run(|fs| fs.rename(&caller(), &take)).is_err() {
+                        thread::yield_now();
+                    }
+                    let value = client.read(counter, 0, 8);
+                    let value = u64::from_le_bytes(value.try_into().unwrap()) + 1;
+                    client.write(counter, WriteAt::Offset(0), &value.to_le_bytes());
+                    let give = rename(client.root, &own, "token");
+                    client.run(|fs| fs.rename(&caller(), &give)).unwrap();
+                }
+            });
+        }
+    });
+    let value = clients[1].read(counter, 0, 8);
+    assert_eq!(u64::from_le_bytes(value.try_into().unwrap()), CLIENTS as u64 * ROUNDS);
+}
+
+#[test]
+fn appends_of_all_clients_are_all_there() {
+    let server = Server::new();
+    let clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    let file = clients[0].create("log");
+    thread::scope(|scope| {
+        for (index, client) in clients.iter().enumerate() {
+            scope.spawn(move || {
+                client.lookup("log").unwrap();
+                for round in 0..100_u32 {
+                    client.write(file, WriteAt::End, format!("{index} {round:05}\n").as_bytes());
+                }
+            });
+        }
+    });
+    let text = String::from_utf8(clients[2].read(file, 0, 1 << 16)).unwrap();
+    let lines: BTreeSet<_> = text.lines().collect();
+    assert_eq!((lines.len(), text.lines().count()), (300, 300));
+}
+
+#[test]
+fn what_was_made_durable_is_there_after_a_crash() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.write(file, WriteAt::Offset(0), b"durable");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    let world = server.world.after_crash(OpenMode::ReadOnly);
+    assert_eq!(world.read(world.lookup("file").unwrap().file), b"durable");
+}

@@ -13,8 +13,7 @@ fn copies_come_and_go_while_the_volume_is_mounted() {
     let _targets = (stage.mirror(), stage.target("c"), stage.target("d"));
     let [b, c, d] = ["b", "c", "d"].map(|name| stage.uri(name));
     let host = stage.host();
-    let mountpoint = host.mount();
-    let writer = Writer::start(&mountpoint.join("log"));
+    let writer = Writer::start(&host.mount());
     let volume = |arguments: &[&str]| host.gabion(&[&["volume"], arguments].concat());
     volume(&["suspend", "tank", &b]).succeeded();
     host.await_copies(&["in-sync", "suspended"]);
@@ -31,8 +30,7 @@ fn copies_come_and_go_while_the_volume_is_mounted() {
     volume(&["replace", "tank", &c, &d]).succeeded();
     host.await_copies(&["in-sync", "in-sync", "removed"]);
     writer.await_more(5);
-    let (longest, written) = writer.finish();
-    println!("longest pause: {longest:?}");
+    let written = writer.finish();
     volume(&["resync", "tank", "--verify"]).succeeded();
     host.unmount();
     stage.assert_equal("a.img", "d.img", HEADERS);
@@ -58,10 +56,10 @@ fn lines_stripes_and_nested_mirrors_can_be_mounted() {
         // The filesystem before may shine through.
         host.gabion(&["mkfs", "--force", "tank"]).succeeded();
         let mountpoint = host.mount();
-        let writer = Writer::start(&mountpoint.join("log"));
+        let writer = Writer::start(&mountpoint);
         fs::write(mountpoint.join("large"), vec![9; 20 << 20]).unwrap();
         writer.await_more(5);
-        let (_, written) = writer.finish();
+        let written = writer.finish();
         host.unmount();
         host.mount();
         written.check();
@@ -117,9 +115,9 @@ fn a_volume_is_exported_to_any_client_and_can_be_a_member() {
     host.gabion(&create).succeeded();
     host.gabion(&["mkfs", "upper"]).succeeded();
     let mountpoint = host.mount_of("upper", "mnt");
-    let writer = Writer::start(&mountpoint.join("log"));
+    let writer = Writer::start(&mountpoint);
     writer.await_more(5);
-    writer.finish().1.check();
+    writer.finish().check();
     host.unmount();
     let mut export = export;
     export.signal(rustix::process::Signal::TERM);

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::stage::{HEADERS, Stage, Target};
+use super::stage::{Stage, Target};
 
 /// A target under strace, which writes to `NAME.trace` what the target does to disks.
 fn traced(stage: &Stage, name: &str) -> Target {
@@ -43,10 +43,8 @@ fn forced(stage: &Stage, name: &str) -> usize {
 fn an_fsync_ends_on_the_disks_of_both_targets() {
     let Some(stage) = Stage::for_mounts() else { return };
     let _targets = (traced(&stage, "a"), traced(&stage, "b"));
-    let (a, b) = (stage.uri("a"), stage.uri("b"));
     let host = stage.host();
-    host.gabion(&["volume", "create", "tank", "--equal", "--mirror", &a, &b]).succeeded();
-    host.gabion(&["mkfs", "tank"]).succeeded();
+    host.make_mirror("tank", [&stage.uri("a"), &stage.uri("b")]);
     let mountpoint = host.mount();
     let mut file = fs::File::create(mountpoint.join("file")).unwrap();
     for _ in 0..3 {
@@ -60,8 +58,7 @@ fn an_fsync_ends_on_the_disks_of_both_targets() {
         }
     }
     drop(file);
-    host.unmount();
-    stage.assert_equal("a.img", "b.img", HEADERS);
+    host.unmount_equal();
 }
 
 #[test]
@@ -97,6 +94,5 @@ fn sqlite_keeps_what_it_commits_while_a_target_is_killed() {
         committed.iter().filter(|row| !found.lines().any(|one| one == *row)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     host.await_copies(&["in-sync", "in-sync"]);
-    host.unmount();
-    stage.assert_equal("a.img", "b.img", HEADERS);
+    host.unmount_equal();
 }

@@ -9,15 +9,6 @@ use super::writing::Writer;
 /// Members that are files have no target's header.
 const MEMBER_HEADER: usize = 1 << 20;
 
-/// A mirror `tank` of two files with a filesystem.
-fn mirror_of_files(stage: &Stage) {
-    let (a, b) = (stage.disk("a.img"), stage.disk("b.img"));
-    let members = [a.to_str().unwrap(), b.to_str().unwrap()];
-    let create = [&["volume", "create", "tank", "--equal", "--mirror"], &members[..]].concat();
-    stage.host().gabion(&create).succeeded();
-    stage.host().gabion(&["mkfs", "tank"]).succeeded();
-}
-
 #[test]
 fn a_second_opener_is_told_who_has_the_volume() {
     let Some(stage) = Stage::for_mounts() else { return };
@@ -75,17 +66,15 @@ fn an_empty_disk_in_a_copys_place_is_filled() {
     let Some(stage) = Stage::for_mounts() else { return };
     let (_a, b) = stage.mirror();
     let host = stage.host();
-    let mountpoint = host.mount();
-    let writer = Writer::start(&mountpoint.join("log"));
+    let writer = Writer::start(&host.mount());
     writer.await_more(5);
     b.kill();
     writer.await_more(5);
     stage.disk("b.img");
     let b = stage.target("b");
     host.await_copies(&["in-sync", "in-sync"]);
-    let (_, written) = writer.finish();
-    host.unmount();
-    stage.assert_equal("a.img", "b.img", HEADERS);
+    let written = writer.finish();
+    host.unmount_equal();
     // The same while nobody uses it.
     b.kill();
     stage.disk("b.img");
@@ -100,7 +89,7 @@ fn an_empty_disk_in_a_copys_place_is_filled() {
 #[test]
 fn a_foreign_disk_is_left_alone_and_named() {
     let Some(stage) = Stage::for_mounts() else { return };
-    mirror_of_files(&stage);
+    stage.mirror_of_files();
     let host = stage.host();
     let b = stage.text("b.img");
     fs::rename(stage.path("b.img"), stage.path("b.away")).unwrap();
@@ -114,13 +103,13 @@ fn a_foreign_disk_is_left_alone_and_named() {
         }
         let before = fs::read(&b).unwrap();
         let mountpoint = host.mount();
-        let writer = Writer::start(&mountpoint.join("log"));
+        let writer = Writer::start(&mountpoint);
         writer.await_more(5);
         let told = host.await_event_that("member-foreign", |event| {
             event["found"].as_str().unwrap().contains(what)
         });
         assert_eq!(told["member"], b.as_str());
-        writer.finish().1.check();
+        writer.finish().check();
         host.unmount();
         assert!(fs::read(&b).unwrap() == before, "{what}");
         assert_eq!(host.copies(), ["in-sync", "stale"]);
@@ -134,7 +123,7 @@ fn a_foreign_disk_is_left_alone_and_named() {
 #[test]
 fn an_older_state_of_a_copy_is_filled_and_never_read() {
     let Some(stage) = Stage::for_mounts() else { return };
-    mirror_of_files(&stage);
+    stage.mirror_of_files();
     let host = stage.host();
     let mountpoint = host.mount();
     fs::write(mountpoint.join("file"), "old").unwrap();
@@ -209,9 +198,9 @@ fn a_volume_that_is_not_made_disturbs_nobody() {
     let mountpoint = host.mount();
     let refused = host.gabion(&["volume", "create", "new", "--linear", &stage.uri("a")]);
     refused.failed(1, &["is a member of the volume", "--force"]);
-    let writer = Writer::start(&mountpoint.join("log"));
+    let writer = Writer::start(&mountpoint);
     writer.await_more(5);
-    writer.finish().1.check();
+    writer.finish().check();
     assert_eq!(host.copies(), ["in-sync", "in-sync"]);
 }
 
@@ -231,9 +220,9 @@ fn a_target_that_was_given_to_another_volume_stays_with_it() {
         host.gabion(&["umount", "second"]).succeeded();
     }
     assert_eq!(host.copies(), ["in-sync", "stale"]);
-    let writer = Writer::start(&other.join("log"));
+    let writer = Writer::start(&other);
     writer.await_more(5);
-    writer.finish().1.check();
+    writer.finish().check();
     host.unmount();
     host.gabion(&["volume", "delete", "--yes", "tank"]).succeeded();
     host.mount_of("other", "mnt");

@@ -151,12 +151,15 @@ impl Stage {
     #[track_caller]
     pub fn mirror(&self) -> (Target, Target) {
         let targets = (self.target("a"), self.target("b"));
-        let (a, b) = (self.uri("a"), self.uri("b"));
-        self.host()
-            .gabion(&["volume", "create", "tank", "--equal", "--mirror", &a, &b])
-            .succeeded();
-        self.host().gabion(&["mkfs", "tank"]).succeeded();
+        self.host().make_mirror("tank", [&self.uri("a"), &self.uri("b")]);
         targets
+    }
+
+    /// A mirror `tank` of the files `a.img` and `b.img` with a filesystem.
+    #[track_caller]
+    pub fn mirror_of_files(&self) {
+        let [a, b] = ["a.img", "b.img"].map(|name| self.disk(name));
+        self.host().make_mirror("tank", [a.to_str().unwrap(), b.to_str().unwrap()]);
     }
 
     /// Waits until something is mounted at `name`.
@@ -232,6 +235,13 @@ impl Host<'_> {
         }
     }
 
+    /// Makes a mirror of two empty disks, with a filesystem.
+    #[track_caller]
+    pub fn make_mirror(&self, name: &str, [one, other]: [&str; 2]) {
+        self.gabion(&["volume", "create", name, "--equal", "--mirror", one, other]).succeeded();
+        self.gabion(&["mkfs", name]).succeeded();
+    }
+
     /// Mounts `tank` at `mnt`. Nothing is committed unless somebody asks for it.
     #[track_caller]
     pub fn mount(&self) -> PathBuf {
@@ -270,6 +280,13 @@ impl Host<'_> {
     #[track_caller]
     pub fn unmount(&self) {
         self.gabion(&["umount", "mnt"]).succeeded();
+    }
+
+    /// The same, after which the disks of the targets `a` and `b` hold the same.
+    #[track_caller]
+    pub fn unmount_equal(&self) {
+        self.unmount();
+        self.stage.assert_equal("a.img", "b.img", HEADERS);
     }
 
     /// What is known of a volume.

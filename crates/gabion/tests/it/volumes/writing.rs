@@ -54,11 +54,12 @@ fn record(number: u64) -> Vec<u8> {
 }
 
 impl Writer {
-    /// Begins to write.
-    pub fn start(path: &Path) -> Self {
+    /// Begins to write to the file `log` in `folder`.
+    pub fn start(folder: &Path) -> Self {
+        let path = folder.join("log");
         let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::<Progress>::default());
         let (own_stop, own_progress, own_path) =
-            (Arc::clone(&stop), Arc::clone(&progress), path.to_owned());
+            (Arc::clone(&stop), Arc::clone(&progress), path.clone());
         let thread = thread::spawn(move || {
             let mut longest = Duration::ZERO;
             let mut write = || -> io::Result<()> {
@@ -79,7 +80,7 @@ impl Writer {
             own_progress.change(|state| state.is_over = true);
             (longest, outcome)
         });
-        Self { path: path.to_owned(), stop, progress, thread }
+        Self { path, stop, progress, thread }
     }
 
     /// Waits until this many more records are durable.
@@ -94,13 +95,21 @@ impl Writer {
         assert!(state.synced >= wanted, "{} of {wanted} records are written", state.synced);
     }
 
-    /// Ends, and says how long the longest write and sync took.
+    /// Ends. Everything was written, however long it took.
     #[track_caller]
-    pub fn finish(self) -> (Duration, Written) {
+    pub fn finish(self) -> Written {
+        self.finish_within(Duration::MAX)
+    }
+
+    /// Ends. No write and sync took longer than `limit`.
+    #[track_caller]
+    pub fn finish_within(self, limit: Duration) -> Written {
         self.stop.store(true, Ordering::Release);
         let (longest, outcome) = self.thread.join().unwrap();
         outcome.expect("writing goes on");
-        (longest, Written { path: self.path, records: self.progress.synced() })
+        println!("longest pause: {longest:?}");
+        assert!(longest < limit, "{longest:?}");
+        Written { path: self.path, records: self.progress.synced() }
     }
 
     /// Ends although the filesystem was taken away.

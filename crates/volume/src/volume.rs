@@ -3,6 +3,11 @@
 //! Opening goes through the steps in [`gabion_block::opening`]. While it is open a thread watches
 //! the record, because that is where administrators of whatever machine leave their wishes: a copy
 //! to be suspended, taken out or put in, or a comparison of all copies.
+//!
+//! The same thread sees to the claim. One that was lost, as while etcd was away for longer than its
+//! lease, is taken again as soon as the coordinator gives it. Until then the volume goes on: what
+//! keeps it from being written to by two are epochs, and a claim only spares it from being taken
+//! away. Whoever has been fenced lets go of the claim.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,12 +21,14 @@ use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
 use gabion_base::event::{ResyncEvent, VolumeEvent};
 use gabion_base::ids::{BlockAddr, Uuid};
+use gabion_base::sync::Mutex;
 use gabion_block::coordinator::{Claim, CoordinatorError};
 use gabion_block::copies::CopyIndex;
 use gabion_block::epoch::{Epoch, Opening, holder, remember};
-use gabion_block::mirror::{Compared, CopyStatus, Order, Trust};
+use gabion_block::mirror::{Compared, CopyStatus, Order};
 use gabion_block::opening::{self, OpeningError};
-use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record, Wish};
+use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record};
+use gabion_block::wishes;
 use thiserror::Error;
 
 use crate::assembly::Assembly;
@@ -83,14 +90,29 @@ pub struct Volume {
     mirrors: Vec<Arc<MirrorDisk>>,
     keeper: Arc<Keeper>,
     ended: Arc<AtomicBool>,
-    _claim: Box<dyn Claim>,
+    // The last one, as others may come when it goes.
+    _claim: HeldClaim,
+}
+
+/// A claim that ends with its volume, whoever looks at it meanwhile.
+struct HeldClaim(SharedClaim);
+
+type SharedClaim = Arc<Mutex<Option<Box<dyn Claim>>>>;
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        // Letting go may take time, and is nothing that others wait for.
+        let claim = self.0.lock().take();
+        drop(claim);
+    }
 }
 
 impl Volume {
     /// Opens a volume for reading and writing, and keeps everybody else out.
     pub fn open(name: &str, surroundings: Surroundings) -> Result<Self, VolumeError> {
         let coordinator = Arc::clone(&surroundings.coordinator);
-        let claim = coordinator.claim(name, &surroundings.holder)?;
+        let claim = Arc::new(Mutex::new(Some(coordinator.claim(name, &surroundings.holder)?)));
+        let held = HeldClaim(Arc::clone(&claim));
         let (mut record, revision) = register::read(&*coordinator, name)?;
         let opening = Opening {
             epoch: Epoch(record.epoch().0 + 1),
@@ -104,6 +126,13 @@ impl Volume {
         let register = Register::new(coordinator, sink, record, revision);
         let keeper = Arc::new(Keeper::new(surroundings, register));
         let (root, mirrors) = put_together(&keeper, name)?;
+        let (epoch, holder) = (keeper.register.epoch().0, keeper.surroundings.holder.clone());
+        keeper.publish_volume(VolumeEvent::Opened { epoch, holder });
+        // Before they start, so that news of copies that have caught up come after this.
+        let (working, members) = in_sync(&keeper.register.record().layout);
+        if working < members {
+            keeper.publish_volume(VolumeEvent::Degraded { working, members });
+        }
         for mirror in &mirrors {
             mirror.start()?;
         }
@@ -114,11 +143,11 @@ impl Volume {
             ended: Arc::clone(&ended),
             compare: keeper.register.record().compare,
             told: Instant::now(),
+            claim,
+            is_claim_lost: false,
         };
         thread::Builder::new().name("volume watcher".into()).spawn(move || watcher.run())?;
-        let (epoch, holder) = (keeper.register.epoch().0, keeper.surroundings.holder.clone());
-        keeper.publish_volume(VolumeEvent::Opened { epoch, holder });
-        Ok(Self { root, mirrors, keeper, ended, _claim: claim })
+        Ok(Self { root, mirrors, keeper, ended, _claim: held })
     }
 
     /// The record as it was known last.
@@ -264,6 +293,15 @@ fn wanted_members(layout: &Layout, patience: Patience, wanted: &mut Vec<(Member,
     }
 }
 
+/// How many copies of all mirrors are in sync, and how many there are.
+fn in_sync(layout: &Layout) -> (u64, u64) {
+    let mirrors = layout.mirrors();
+    let copies = mirrors.iter().flat_map(|(_, copies)| copies.iter());
+    let there: Vec<_> = copies.filter(|copy| copy.state != CopyState::Removed).collect();
+    let working = there.iter().filter(|copy| copy.state.is_in_sync()).count();
+    (working as u64, there.len() as u64)
+}
+
 /// Takes over the states of all copies, and leaves what administrators may have changed meanwhile.
 fn take_states(into: &mut Layout, from: &Layout) {
     for (uuid, copies) in from.mirrors() {
@@ -283,6 +321,9 @@ struct Watcher {
     compare: u64,
     /// When progress was last told.
     told: Instant,
+    /// Nothing, once the volume is at its end.
+    claim: SharedClaim,
+    is_claim_lost: bool,
 }
 
 impl Watcher {
@@ -293,7 +334,8 @@ impl Watcher {
         while !self.ended.load(Ordering::Acquire) {
             let known = self.keeper.register.revision();
             match coordinator.changed(&volume, known, WATCH) {
-                Ok(None) => {}
+                // A copy that has come in sync may be what another one has waited for.
+                Ok(None) => self.fulfil(&self.keeper.register.record()),
                 Ok(Some(_)) => match self.keeper.register.refresh() {
                     Ok(record) => {
                         self.fulfil(&record);
@@ -302,6 +344,8 @@ impl Watcher {
                     Err(RegisterError::Fenced(by)) => {
                         let reason: Arc<str> = RegisterError::Fenced(by).to_string().into();
                         self.each(|mirror| mirror.fence(&reason));
+                        let claim = self.claim.lock().take();
+                        drop(claim);
                         return;
                     }
                     Err(_) => thread::sleep(WATCH),
@@ -309,8 +353,35 @@ impl Watcher {
                 // Who asks at once again would only keep a processor busy.
                 Err(_) => thread::sleep(WATCH),
             }
+            self.see_to_claim();
             self.tell_progress();
         }
+    }
+
+    /// Tells of a claim that was lost, and takes it again if nobody else has it.
+    fn see_to_claim(&mut self) {
+        let is_held = match &*self.claim.lock() {
+            Some(claim) => claim.is_held(),
+            None => return,
+        };
+        if is_held {
+            return;
+        }
+        let epoch = self.keeper.register.epoch().0;
+        if !std::mem::replace(&mut self.is_claim_lost, true) {
+            self.keeper.publish_volume(VolumeEvent::ClaimLost { epoch });
+        }
+        let Surroundings { coordinator, holder, .. } = &self.keeper.surroundings;
+        // Nobody waits for that: it is asked for without the lock.
+        let Ok(new) = coordinator.claim(self.keeper.register.volume(), holder) else { return };
+        let old = match &mut *self.claim.lock() {
+            Some(claim) => std::mem::replace(claim, new),
+            // The volume has ended meanwhile.
+            None => return drop(new),
+        };
+        drop(old);
+        self.is_claim_lost = false;
+        self.keeper.publish_volume(VolumeEvent::ClaimBack { epoch });
     }
 
     fn each(&self, act: impl Fn(&MirrorDisk)) {
@@ -323,23 +394,8 @@ impl Watcher {
         self.each(|mirror| {
             let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror.uuid());
             let copies = copies.map_or(&[][..], |(_, copies)| copies);
-            let known = mirror.status();
-            for (number, copy) in copies.iter().enumerate() {
-                let index = CopyIndex(number as u8);
-                let trust = known.get(number).map(|status| status.trust);
-                let is_there = copy.state != CopyState::Removed;
-                match (trust, copy.wish) {
-                    (None | Some(Trust::Removed), Wish::Use | Wish::Suspend) if is_there => {
-                        mirror.order(Order::PutIn(index));
-                    }
-                    (Some(Trust::Suspended), Wish::Use) => mirror.order(Order::Resume(index)),
-                    (Some(Trust::Suspended | Trust::Removed) | None, Wish::Suspend)
-                    | (Some(Trust::Removed) | None, Wish::Remove) => {}
-                    (Some(_), Wish::Suspend) => mirror.order(Order::Suspend(index)),
-                    (Some(_), Wish::Remove) => mirror.order(Order::TakeOut(index)),
-                    _ => {}
-                }
-            }
+            let trust: Vec<_> = mirror.status().iter().map(|copy| copy.trust).collect();
+            wishes::orders(copies, &trust).into_iter().for_each(|order| mirror.order(order));
             if record.compare != self.compare {
                 mirror.order(Order::Compare);
             }

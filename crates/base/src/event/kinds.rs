@@ -75,6 +75,16 @@ kinds! {
             /// The epoch of who has it now.
             by = "by": u64,
         }
+        /// The coordinator lets others have it, although it is in use.
+        ClaimLost = "volume-claim-lost" {
+            /// The epoch that it is open with.
+            epoch = "epoch": u64,
+        }
+        /// The coordinator keeps others from it again.
+        ClaimBack = "volume-claim-back" {
+            /// The epoch that it is open with.
+            epoch = "epoch": u64,
+        }
         /// Not all members are in sync.
         Degraded = "volume-degraded" {
             /// Members in sync.

@@ -125,6 +125,18 @@ fn volume(event: &VolumeEvent) -> Answers {
             "Nothing more is written here; what was not flushed here may be missing.",
             "See who has opened the volume, and unmount it here.",
         ),
+        VolumeEvent::ClaimLost { epoch } => answers(
+            Severity::Warning,
+            format!("epoch {epoch} has lost its claim"),
+            "It goes on here; but whoever opens it now is not refused, and takes it away.",
+            "Open it nowhere else; see to the coordinator, and the claim is taken again.",
+        ),
+        VolumeEvent::ClaimBack { epoch } => answers(
+            Severity::Note,
+            format!("epoch {epoch} has its claim again"),
+            "Whoever else opens it is told that it is in use.",
+            NOTHING,
+        ),
         VolumeEvent::Degraded { working, members } => answers(
             Severity::Warning,
             format!("{working} of {members} members are in sync"),

@@ -1,4 +1,5 @@
 //! Volumes on real files and real targets.
 
 mod mirrors;
+mod telling;
 mod world;

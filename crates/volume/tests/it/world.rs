@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, Durability};
-use gabion_base::event::{Event, Sink};
+use gabion_base::event::{Event, Sink, VolumeEvent};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::Mutex;
 use gabion_block::mirror::{Options, Trust};
@@ -41,7 +41,7 @@ impl Sink for Events {
 /// All that a test needs.
 pub struct World {
     folder: PathBuf,
-    coordinator: Arc<MemCoordinator>,
+    pub coordinator: Arc<MemCoordinator>,
     events: Arc<Events>,
 }
 
@@ -117,6 +117,16 @@ impl World {
 
     pub fn open(&self) -> Volume {
         Volume::open("tank", self.surroundings()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What has happened to the volume itself, the newest last.
+    pub fn volume_events(&self) -> Vec<VolumeEvent> {
+        let events = self.events.0.lock();
+        let volume = events.iter().filter_map(|event| match event {
+            Event::Volume { event, .. } => Some(event.clone()),
+            _ => None,
+        });
+        volume.collect()
     }
 
     /// Waits until an event is there for which `is_it` is true.

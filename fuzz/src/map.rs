@@ -16,7 +16,8 @@ use gabion_map::format::journal::{
     encode_unit,
 };
 use gabion_map::format::node::{Draft, Expected, ItemKey, NODE_SIZE, Node, NodePtr, Place};
-use gabion_map::format::superblock::{JournalStart, Superblock};
+use gabion_map::format::superblock::{JournalStart, LAID_OUT, Superblock};
+use gabion_map::layout::LaidOut;
 use gabion_map::txn::FileExtent;
 use gabion_map::{FileId, Kind};
 
@@ -70,7 +71,7 @@ fn superblock_sample() -> Vec<u8> {
     let sample = Superblock {
         compatible: 0,
         read_only_compatible: 0,
-        incompatible: 0,
+        incompatible: LAID_OUT,
         uuid: UUID,
         txg: Txg(9),
         blocks: 4096,
@@ -83,8 +84,9 @@ fn superblock_sample() -> Vec<u8> {
         journal: JournalStart { position: 3, sequence: 4, previous: 5 },
         created: 6,
         label: "label".into(),
+        laid_out: Some(LaidOut { blocks: 8192, journal_blocks: 256 }),
     };
-    sample.encode(ADDR).bytes()[..260].to_vec()
+    sample.encode(ADDR).bytes()[..264].to_vec()
 }
 
 fn pointer() -> NodePtr {

@@ -30,7 +30,7 @@ use crate::file::dirty::InJournal;
 use crate::format::item::{Access, Dead, SubvolRecord};
 use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
 use crate::format::node::{NODE_BLOCKS, Node, NodePtr};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{LAID_OUT, Superblock};
 use crate::journal::{DataOnDisk, Position};
 use crate::key::{FileId, Key, Kind};
 use crate::layout::Layout;
@@ -69,6 +69,16 @@ struct Frozen {
     required: Position,
 }
 
+/// What a commit does besides making durable what operations did.
+pub(crate) enum Besides {
+    /// Nothing.
+    Nothing,
+    /// It makes a snapshot of this subvolume.
+    Snapshot(SubvolId),
+    /// It gives the filesystem this layout.
+    Growth(Layout),
+}
+
 impl LocalMap {
     /// Makes everything that completed before durable, but for accepted bytes that could not be
     /// written for lack of space. Returns the last durable transaction group.
@@ -78,7 +88,7 @@ impl LocalMap {
         if superblock.txg >= wanted || self.is_committed() {
             return Ok(superblock.txg);
         }
-        self.commit_locked(&mut superblock, None)?;
+        self.commit_locked(&mut superblock, Besides::Nothing)?;
         Ok(superblock.txg)
     }
 
@@ -86,7 +96,7 @@ impl LocalMap {
     pub fn snapshot(&self, of: SubvolId) -> Result<SubvolId, MapError> {
         self.write_back_all(&|_| true)?;
         let mut superblock = self.superblock.lock();
-        self.commit_locked(&mut superblock, Some(of))?.ok_or(MapError::NotGabion {
+        self.commit_locked(&mut superblock, Besides::Snapshot(of))?.ok_or(MapError::NotGabion {
             device: self.disk.name().to_string(),
             reason: format!("there is no {of} to make a snapshot of"),
         })
@@ -125,10 +135,11 @@ impl LocalMap {
             && self.files.unsettled().is_empty()
     }
 
-    fn commit_locked(
+    /// Makes a commit, whether there is anything to commit or not. Returns the snapshot it made.
+    pub(crate) fn commit_locked(
         &self,
         superblock: &mut Superblock,
-        snapshot_of: Option<SubvolId>,
+        besides: Besides,
     ) -> Result<Option<SubvolId>, MapError> {
         self.check_writable()?;
         match self.write_back_all(&|_| true) {
@@ -137,9 +148,14 @@ impl LocalMap {
             Err(error) => return Err(error),
         }
         self.forest_changed.store(false, Ordering::Release);
+        let (snapshot_of, grown) = match besides {
+            Besides::Nothing => (None, None),
+            Besides::Snapshot(of) => (Some(of), None),
+            Besides::Growth(grown) => (None, Some(grown)),
+        };
         let frozen = self.freeze(superblock, snapshot_of)?;
         let snapshot = frozen.snapshot.map(|(id, _)| id);
-        let outcome = self.write_commit(superblock, frozen);
+        let outcome = self.write_commit(superblock, frozen, grown);
         if let Err(failure) = &outcome {
             self.stop(failure);
         }
@@ -226,13 +242,21 @@ impl LocalMap {
     }
 
     /// Steps 3 to 6.
-    fn write_commit(&self, superblock: &mut Superblock, frozen: Frozen) -> Result<(), MapError> {
+    fn write_commit(
+        &self,
+        superblock: &mut Superblock,
+        frozen: Frozen,
+        grown: Option<Layout>,
+    ) -> Result<(), MapError> {
         let txg = frozen.txg;
         let required = frozen.required;
         let (roots, records) = self.merge_subvolumes(&frozen)?;
         let forest = self.merge_forest(superblock, &frozen, &records)?;
         self.write_held(0)?;
-        let map = self.alloc.capture(txg)?;
+        if let Some(grown) = &grown {
+            self.alloc.free_end(grown, txg)?;
+        }
+        let map = self.alloc.capture(txg, grown.as_ref())?;
         let start = self.journal.seal(required)?;
         self.disk.flush()?;
 
@@ -243,6 +267,11 @@ impl LocalMap {
         next.alloc = map.top;
         next.free_blocks = map.free;
         next.journal = start;
+        if let Some(grown) = &grown {
+            next.blocks = grown.blocks;
+            next.incompatible |= LAID_OUT;
+            next.laid_out = Some(grown.laid_out());
+        }
         let addr = self.alloc.layout().slot(txg.0 % Layout::slots());
         let block = BlockSlice::new(next.encode(addr));
         self.disk.write(addr, block, Durability::Fua)?;
@@ -251,6 +280,11 @@ impl LocalMap {
         self.committed.store(txg.0, Ordering::Release);
         self.journal.unseal(start, required);
         self.publish(roots, &records);
+        if let Some(grown) = grown {
+            // In this order there is no moment with less to be had than before.
+            self.alloc.publish(grown.clone());
+            self.space.follow(&grown);
+        }
         self.release(txg)
     }
 

@@ -60,7 +60,10 @@ pub enum MapError {
         bits: u64,
     },
     /// The device is smaller than the filesystem on it.
-    #[error("{device} has {actual} blocks, but the filesystem on it needs {needed}")]
+    #[error(
+        "{device} has {actual} blocks, but the filesystem on it needs {needed}; give it that length \
+         again"
+    )]
     Truncated {
         /// The device's name.
         device: String,
@@ -76,6 +79,41 @@ pub enum MapError {
         blocks: u64,
         /// The least there is, in blocks.
         minimum: u64,
+    },
+    /// A filesystem was to become shorter.
+    #[error(
+        "the filesystem has {blocks} blocks of 4 KiB and cannot become shorter, as {wanted} would \
+         be; to have less, make a new one and copy the files"
+    )]
+    Shrinking {
+        /// The filesystem's length in blocks.
+        blocks: u64,
+        /// The length asked for, in blocks.
+        wanted: u64,
+    },
+    /// A filesystem was to become longer than its device.
+    #[error(
+        "{device} has {actual} blocks of 4 KiB, but the filesystem is to have {wanted}; make the \
+         device longer first"
+    )]
+    DiskTooShort {
+        /// The device's name.
+        device: String,
+        /// The device's length in blocks.
+        actual: u64,
+        /// The length asked for, in blocks.
+        wanted: u64,
+    },
+    /// The tables of the allocation map have no place for so many blocks.
+    #[error(
+        "the filesystem cannot have {wanted} blocks of 4 KiB: the tables that were laid out when \
+         it was made reach {reach}; grow it to that, or make a new one and copy the files"
+    )]
+    TooFar {
+        /// The length asked for, in blocks.
+        wanted: u64,
+        /// The most it can have, in blocks.
+        reach: u64,
     },
     /// No space for what was asked.
     #[error("no space left on the filesystem")]

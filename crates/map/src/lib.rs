@@ -26,6 +26,7 @@ pub mod error;
 mod extents;
 pub mod file;
 pub mod format;
+mod grow;
 pub mod journal;
 pub mod key;
 pub mod layout;

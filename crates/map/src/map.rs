@@ -156,7 +156,7 @@ pub struct Activity {
 
 impl LocalMap {
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let space = Space::new(parts.alloc.layout());
+        let space = Space::new(&parts.alloc.layout());
         let tree_nodes = parts.subvols.values().map(|record| record.nodes).sum();
         let subvols = parts.subvols.into_iter().map(|(id, record)| {
             let next_ino = AtomicU64::new(record.next_ino);
@@ -223,10 +223,8 @@ impl LocalMap {
         let layout = self.alloc.layout();
         let free = self.alloc.free();
         // Fixed structures and the reserve are no part of what can be filled.
-        let fixed: u64 = (0..layout.groups)
-            .map(|group| if group == 0 { layout.journal.0 + layout.journal_blocks } else { 2 })
-            .sum::<u64>()
-            + crate::layout::SLOTS_EACH_END;
+        let first = layout.journal.0 + layout.journal_blocks;
+        let fixed = first + 2 * (layout.groups - 1) + crate::layout::SLOTS_EACH_END;
         let total = layout.blocks.saturating_sub(fixed + 4 * layout.reserve_clusters);
         let available = self.space.available(free, self.uncommitted()).max(0) as u64;
         let available = available.min(total);

@@ -22,11 +22,11 @@ use crate::format::alloc::PageRef;
 use crate::format::item::{Access, SubvolRecord};
 use crate::format::journal::Batch;
 use crate::format::superblock::{
-    INCOMPATIBLE, JournalStart, MAGIC, READ_ONLY_COMPATIBLE, Superblock,
+    INCOMPATIBLE, JournalStart, LAID_OUT, MAGIC, READ_ONLY_COMPATIBLE, Superblock,
 };
 use crate::journal::{Journal, replay};
 use crate::key::{FileId, INO_END, Key, Kind};
-use crate::layout::{BLOCKS_MIN, HEAD_SLOTS, Layout, SLOTS_EACH_END};
+use crate::layout::{BLOCKS_MAX, BLOCKS_MIN, HEAD_SLOTS, LaidOut, Layout, SLOTS_EACH_END};
 use crate::map::{Limits, LocalMap, OpenMode, Parts};
 use crate::memtable::Memtable;
 use crate::store::NodeCache;
@@ -67,12 +67,15 @@ pub struct Slot {
 
 /// Makes an empty filesystem: no subvolumes, nothing in use. Whatever was on the device is lost.
 pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<Superblock, MapError> {
-    let blocks = options.blocks.unwrap_or(disk.blocks()).min(disk.blocks());
-    let layout = Layout::new(blocks)?;
+    let blocks = options.blocks.unwrap_or(disk.blocks()).min(disk.blocks()).min(BLOCKS_MAX);
+    let layout = Layout::new(blocks, LaidOut::with_room(blocks))?;
     // Old superblocks must not be found again. The journal's ring is written with real zeros, so
     // that the first writes to it find their place on the medium below already.
     zero(&**disk, BlockAddr(0), HEAD_SLOTS + SLOTS_EACH_END)?;
     zero(&**disk, BlockAddr(layout.blocks - SLOTS_EACH_END), SLOTS_EACH_END)?;
+    if disk.blocks() >= layout.blocks + SLOTS_EACH_END {
+        zero(&**disk, BlockAddr(disk.blocks() - SLOTS_EACH_END), SLOTS_EACH_END)?;
+    }
     zero(&**disk, layout.journal, layout.journal_blocks)?;
     disk.flush()?;
     let alloc = Allocator::format(Arc::clone(disk), options.uuid, layout.clone());
@@ -80,7 +83,7 @@ pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<Superbloc
     let superblock = Superblock {
         compatible: 0,
         read_only_compatible: 0,
-        incompatible: 0,
+        incompatible: LAID_OUT,
         uuid: options.uuid,
         txg: gabion_base::ids::Txg(1),
         blocks: layout.blocks,
@@ -93,13 +96,15 @@ pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<Superbloc
         journal: JournalStart { position: 0, sequence: 1, previous: options.name_seed },
         created: options.created,
         label: options.label.clone(),
+        laid_out: Some(layout.laid_out()),
     };
     let addr = layout.slot(superblock.txg.0 % Layout::slots());
     disk.write(addr, BlockSlice::new(superblock.encode(addr)), Durability::Fua)?;
     Ok(superblock)
 }
 
-fn zero(disk: &dyn Disk, addr: BlockAddr, count: u64) -> Result<(), MapError> {
+/// Writes zeros, without a flush.
+pub(crate) fn zero(disk: &dyn Disk, addr: BlockAddr, count: u64) -> Result<(), MapError> {
     let zeros = BlockSlice::new(Blocks::zeroed(ZERO_BLOCKS));
     let mut done = 0;
     while done < count {
@@ -113,33 +118,37 @@ fn zero(disk: &dyn Disk, addr: BlockAddr, count: u64) -> Result<(), MapError> {
 
 /// All superblock slots of a device, newest commit last, unreadable ones first. A slot that the
 /// device cannot read is one of the latter; fails only if there is no other.
+///
+/// The tail stands at the end of the filesystem, as the newest slot at the head has it. The others
+/// there may know an earlier end, where there are files now. Without any, the end of the device is
+/// all there is to go by.
 pub fn superblocks(disk: &dyn Disk) -> Result<Vec<Slot>, MapError> {
     let blocks = disk.blocks();
-    let mut places: Vec<BlockAddr> = (0..SLOTS_EACH_END)
-        .map(|index| BlockAddr(HEAD_SLOTS + index))
-        .filter(|addr| addr.0 < blocks)
-        .collect();
-    let mut slots = Vec::new();
-    let mut tail_known = false;
     let mut first_failure = None;
-    while let Some(addr) = places.pop() {
-        let content = read_slot(disk, addr).unwrap_or_else(|failure| {
-            let reason = failure.to_string();
-            first_failure.get_or_insert(failure);
-            Err(reason)
-        });
-        // The tail slots stand at the filesystem's end, which need not be the device's.
-        let end = content.as_ref().map(|superblock| superblock.blocks);
-        if !tail_known && (end.is_ok() || places.is_empty()) {
-            tail_known = true;
-            let end = end.unwrap_or(blocks).min(blocks);
-            let tail = end.saturating_sub(SLOTS_EACH_END).max(HEAD_SLOTS + SLOTS_EACH_END);
-            let mut all: Vec<_> = (tail..end).map(BlockAddr).collect();
-            all.append(&mut places);
-            places = all;
+    let mut read = |range: std::ops::Range<u64>| -> Vec<Slot> {
+        let slot = |addr| {
+            let content = read_slot(disk, addr).unwrap_or_else(|failure| {
+                let reason = failure.to_string();
+                first_failure.get_or_insert(failure);
+                Err(reason)
+            });
+            Slot { addr, content }
+        };
+        range.map(BlockAddr).map(slot).collect()
+    };
+    let head_end = HEAD_SLOTS + SLOTS_EACH_END;
+    let mut slots = read(HEAD_SLOTS..head_end.min(blocks));
+    let heads = slots.iter().filter_map(|slot| slot.content.as_ref().ok());
+    let newest = heads.max_by_key(|superblock| superblock.txg);
+    let end = newest.map_or(blocks, |newest| newest.blocks).min(blocks);
+    let mut tail = read(end.saturating_sub(SLOTS_EACH_END).max(head_end)..end);
+    for slot in &mut tail {
+        // Left over from when the filesystem, or one before it, had another length.
+        if slot.content.as_ref().is_ok_and(|superblock| superblock.blocks != end) {
+            slot.content = Err("of another length".to_string());
         }
-        slots.push(Slot { addr, content });
     }
+    slots.append(&mut tail);
     match first_failure {
         Some(failure) if slots.iter().all(|slot| slot.content.is_err()) => {
             return Err(failure.into());
@@ -222,7 +231,7 @@ impl LocalMap {
         if superblock.blocks < BLOCKS_MIN {
             return Err(damaged("its length is impossible"));
         }
-        let layout = Layout::new(superblock.blocks)?;
+        let layout = superblock.layout()?;
         let journal = &superblock.journal;
         if journal.position > layout.journal_blocks
             || journal.sequence >= COUNT_END

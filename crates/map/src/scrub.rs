@@ -288,7 +288,7 @@ impl Cover {
 /// a block in memory: for tests and for checks on request. Commits wait meanwhile.
 pub fn audit(map: &LocalMap) -> Result<Audit, MapError> {
     let superblock = map.superblock.lock();
-    let layout = map.alloc.layout().clone();
+    let layout = map.alloc.layout();
     let mut seen = Cover::new(layout.blocks);
     // What counts once however often it is referenced.
     let mut shared = Cover::new(layout.blocks);

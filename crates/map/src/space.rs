@@ -28,7 +28,8 @@ const COMMIT_NODES_BASE: u64 = 16;
 
 /// Promises of space.
 pub struct Space {
-    reserve: i64,
+    /// Follows the length of the filesystem.
+    reserve: AtomicI64,
     promised: CachePadded<AtomicI64>,
     /// Blocks that were given out for promised bytes which still count as promised: counted twice.
     in_flight: CachePadded<AtomicI64>,
@@ -61,15 +62,24 @@ impl Uncommitted {
 impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
-        let reserve = 4 * layout.reserve_clusters as i64;
+        let reserve = AtomicI64::new(reserve_blocks(layout));
         Self { reserve, promised: CachePadded::default(), in_flight: CachePadded::default() }
+    }
+
+    /// The filesystem has this layout now.
+    pub fn follow(&self, layout: &Layout) {
+        self.reserve.store(reserve_blocks(layout), Ordering::Relaxed);
+    }
+
+    fn reserve(&self) -> i64 {
+        self.reserve.load(Ordering::Relaxed)
     }
 
     /// Blocks that can still be promised; negative if the reserve has been touched.
     pub fn available(&self, free: FreeBlocks, uncommitted: Uncommitted) -> i64 {
         let promised = self.promised.load(Ordering::Acquire);
         free.after_commit
-            - self.reserve
+            - self.reserve()
             - promised
             - promised / BLOCKS_PER_ITEM_BLOCK
             - uncommitted.growth()
@@ -79,7 +89,7 @@ impl Space {
     /// come, and the trees had not grown at all.
     pub fn is_hopeless(&self, free: FreeBlocks, blocks: u64) -> bool {
         let promised = self.promised.load(Ordering::Acquire) - self.in_flight();
-        free.after_commit - self.reserve - promised < blocks as i64
+        free.after_commit - self.reserve() - promised < blocks as i64
     }
 
     /// Blocks were given out for bytes that are still promised.
@@ -100,7 +110,7 @@ impl Space {
 
     /// Blocks that must be free right now for a promise of `blocks` to be kept without a commit.
     pub fn covers(&self, free: FreeBlocks, blocks: u64) -> bool {
-        free.now - self.reserve / 2 > self.promised.load(Ordering::Acquire) + blocks as i64
+        free.now - self.reserve() / 2 > self.promised.load(Ordering::Acquire) + blocks as i64
     }
 
     /// Promises blocks.
@@ -121,8 +131,12 @@ impl Space {
 
     /// Whether the next commit has become so large that it should start now.
     pub fn wants_commit(&self, uncommitted: Uncommitted) -> bool {
-        uncommitted.commit_blocks() as i64 > self.reserve / 2
+        uncommitted.commit_blocks() as i64 > self.reserve() / 2
     }
+}
+
+fn reserve_blocks(layout: &Layout) -> i64 {
+    4 * layout.reserve_clusters as i64
 }
 
 #[cfg(test)]
@@ -130,6 +144,7 @@ mod tests {
     use super::*;
 
     fn space(reserve: i64) -> Space {
+        let reserve = AtomicI64::new(reserve);
         Space { reserve, promised: CachePadded::default(), in_flight: CachePadded::default() }
     }
 

@@ -101,6 +101,11 @@ impl CrashImage {
     pub fn disk(&self) -> SimDisk {
         SimDisk::from_image(self.image.clone())
     }
+
+    /// The same, if the disk has only `blocks` blocks then.
+    pub fn disk_of(&self, blocks: u64) -> SimDisk {
+        self.disk().cut_to(blocks)
+    }
 }
 
 impl fmt::Display for CrashImage {

@@ -16,11 +16,15 @@
 //! any moment follows from the log alone, see [`crate::crash`]: a workload runs once, however many
 //! crashes are tried.
 //!
+//! A disk may have room behind its end, and be lengthened into it ([`SimDisk::lengthen`]). The log
+//! does not tell of lengths: whoever makes a crash decides how long the disk is afterwards.
+//!
 //! The log has no end; [`SimDisk::restart_log`] forgets it and takes what is there as stable.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
@@ -121,7 +125,7 @@ struct Shared {
 
 /// The simulated disk.
 pub struct SimDisk {
-    blocks: u64,
+    blocks: AtomicU64,
     shared: Arc<Shared>,
 }
 
@@ -147,7 +151,24 @@ impl SimDisk {
         let in_flight = BTreeMap::new();
         let state = State { recording, cached: image, in_flight, faults, rng };
         let shared = Shared { name: Arc::from("simulated"), state: Mutex::new(state) };
-        Self { blocks, shared: Arc::new(shared) }
+        Self { blocks: AtomicU64::new(blocks), shared: Arc::new(shared) }
+    }
+
+    /// The same disk, of which only the first `blocks` blocks are there.
+    #[must_use]
+    pub fn cut_to(self, blocks: u64) -> Self {
+        let room = self.blocks();
+        assert!(blocks <= room, "{blocks} of {room} blocks");
+        self.blocks.store(blocks, Ordering::Release);
+        self
+    }
+
+    /// From now on the disk has `blocks` blocks: more than before, and no more than it has room
+    /// for.
+    pub fn lengthen(&self, blocks: u64) {
+        let room = self.shared.state.lock().cached.blocks();
+        assert!((self.blocks()..=room).contains(&blocks), "{blocks} of {room} blocks");
+        self.blocks.store(blocks, Ordering::Release);
     }
 
     /// From now on these things go wrong.
@@ -290,11 +311,11 @@ impl Disk for SimDisk {
     }
 
     fn blocks(&self) -> u64 {
-        self.blocks
+        self.blocks.load(Ordering::Acquire)
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
-        if let Err(error) = request.check(&self.shared.name, self.blocks) {
+        if let Err(error) = request.check(&self.shared.name, self.blocks()) {
             return Ticket::ready(Err(error));
         }
         let (operation, extent) = (request.operation(), request.extent());
@@ -386,6 +407,15 @@ mod tests {
         assert!(disk.write(BlockAddr(8), block(1), Durability::Fua).is_err());
         assert!(disk.read(BlockAddr(u64::MAX), &mut [0; BLOCK_SIZE]).is_err());
         assert_eq!(disk.position(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_is_lengthened_has_more_blocks() {
+        let disk = SimDisk::new(8).cut_to(4);
+        let write = |addr| disk.write(BlockAddr(addr), block(5), Durability::Fua);
+        assert!(write(3).is_ok() && write(4).is_err());
+        disk.lengthen(8);
+        assert!(write(7).is_ok() && write(8).is_err());
     }
 
     #[test]

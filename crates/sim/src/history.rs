@@ -14,6 +14,8 @@
 //!
 //! Blocks that two versions share are kept once.
 //!
+//! Beside the operations the filesystem may grow ([`Growth`]), which changes no state.
+//!
 //! Two answers need not be the model's ([`carried_out`]): a copy may end early, and where space is
 //! scarce an operation that adds something may have no room and then has done nothing.
 
@@ -173,11 +175,25 @@ pub fn carried_out(op: &Op, answered: &Outcome, room: Room) -> Option<Op> {
     Some(op)
 }
 
+/// The filesystem became longer.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth {
+    /// Position on the disk's time line when it was asked for.
+    pub begun: usize,
+    /// And when the filesystem said that it has its new length, if it has.
+    pub done: Option<usize>,
+    /// Its length before, in blocks.
+    pub from: u64,
+    /// Its length afterwards, in blocks.
+    pub to: u64,
+}
+
 /// The record of a run.
 pub struct History {
     model: Model,
     room: Room,
     steps: Vec<Step>,
+    growths: Vec<Growth>,
     refused: usize,
     states: Vec<State>,
     files: BTreeMap<Number, FileHistory>,
@@ -189,8 +205,15 @@ impl History {
         let namespace = Arc::new(model.namespace());
         let digest = namespace.digest();
         let states = vec![State { namespace, digest }];
-        let mut history =
-            Self { model, room, steps: Vec::new(), refused: 0, states, files: BTreeMap::new() };
+        let mut history = Self {
+            model,
+            room,
+            steps: Vec::new(),
+            growths: Vec::new(),
+            refused: 0,
+            states,
+            files: BTreeMap::new(),
+        };
         history.record_births(0);
         history
     }
@@ -238,6 +261,25 @@ impl History {
         }
         self.steps.push(Step { op: op.clone(), events, barrier: false });
         self.record_state();
+    }
+
+    /// The filesystem was asked to grow. It does that while operations go on, until
+    /// [`History::end_growth`].
+    pub fn begin_growth(&mut self, begun: usize, from: u64, to: u64) {
+        self.growths.push(Growth { begun, done: None, from, to });
+    }
+
+    /// The filesystem has `blocks` blocks: if that is what it was asked for, it has grown.
+    pub fn end_growth(&mut self, position: usize, blocks: u64) {
+        let growing = self.growths.last_mut().filter(|growth| growth.to == blocks);
+        if let Some(growth) = growing {
+            growth.done.get_or_insert(position);
+        }
+    }
+
+    /// The last growth that was begun before position `issued`.
+    pub fn growth(&self, issued: usize) -> Option<Growth> {
+        self.growths.iter().rev().find(|growth| growth.begun < issued).copied()
     }
 
     fn record_births(&mut self, state: usize) {

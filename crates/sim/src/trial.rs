@@ -11,6 +11,11 @@
 //! 5. Some recoveries are crashed as well, everywhere.
 //! 6. Some recovered filesystems live on: more operations run, and they are crashed once more.
 //!
+//! The filesystem may grow meanwhile, because its disk became longer. A crash then leaves it with
+//! one of the two lengths, and with the new one after it was told. It is recovered on a disk of
+//! the new length, and once more on one that has lost it again: what has not grown is recovered
+//! there as well, what has grown must be refused.
+//!
 //! [`compare`] does steps 2 and 4 alone, for a system that is not crashed.
 
 use std::fmt;
@@ -22,7 +27,7 @@ use crate::check::{Violation, verify};
 use crate::crash::{CrashImage, CrashPlan, CrashPoints};
 use crate::disk::SimDisk;
 use crate::faults::Faults;
-use crate::history::{History, Mismatch, Room, carried_out};
+use crate::history::{Growth, History, Mismatch, Room, carried_out};
 use crate::model::Model;
 use crate::op::{Errno, Op, Value};
 use crate::tree::{System, Tree};
@@ -41,6 +46,17 @@ pub trait Engine {
 
     /// Unmounts; after that all is durable and the disk is left alone.
     fn unmount(&self, mounted: Self::Mounted) -> Result<(), String>;
+
+    /// Has the filesystem grow to `blocks` blocks, which its disk has already. It may go on doing
+    /// that while operations run.
+    fn grow(&self, _mounted: &mut Self::Mounted, _blocks: u64) -> Result<(), String> {
+        Err("it cannot grow".to_owned())
+    }
+
+    /// How many blocks the filesystem has, durably, if it can grow.
+    fn blocks(&self, _mounted: &Self::Mounted) -> Option<u64> {
+        None
+    }
 }
 
 /// One trial.
@@ -50,6 +66,8 @@ pub struct Trial {
     pub ops: Vec<Op>,
     /// Length of the disk in blocks.
     pub blocks: u64,
+    /// Before which operation the disk and the filesystem become how many blocks long, in order.
+    pub growth: Vec<(usize, u64)>,
     /// Which crashes to make.
     pub plan: CrashPlan,
     /// How many operations to do after each recovery.
@@ -64,6 +82,13 @@ pub struct Trial {
     pub room: Room,
     /// From which operation on the disk fails, and how.
     pub breakdown: Option<(usize, Faults)>,
+}
+
+/// What happens in one life of a filesystem. See the fields of [`Trial`].
+struct Script<'a> {
+    ops: &'a [Op],
+    growth: &'a [(usize, u64)],
+    breakdown: Option<&'a (usize, Faults)>,
 }
 
 /// What a trial that found nothing did.
@@ -94,6 +119,13 @@ pub enum Reason {
     Outcome(String),
     /// A crash broke a promise.
     Promise(Violation),
+    /// A crash beside a growth left a filesystem of a length that it cannot have.
+    Length {
+        /// The growth.
+        growth: Growth,
+        /// The length that was found, in blocks.
+        found: u64,
+    },
 }
 
 /// A trial that failed.
@@ -121,6 +153,7 @@ impl fmt::Display for Failure {
             Reason::Unreadable(errno) => write!(f, "it cannot be read: {errno:?}"),
             Reason::Outcome(difference) => write!(f, "it is not as it should be: {difference}"),
             Reason::Promise(violation) => write!(f, "{violation}"),
+            Reason::Length { growth, found } => write!(f, "it has {found} blocks after {growth:?}"),
         }
     }
 }
@@ -142,6 +175,7 @@ impl Trial {
         Self {
             ops,
             blocks,
+            growth: Vec::new(),
             plan: CrashPlan::quick(seed),
             afterwards: 4,
             recovery_crashed_of: 50,
@@ -154,13 +188,15 @@ impl Trial {
 
     /// Runs it.
     pub fn run<E: Engine>(&self, engine: &E) -> Result<Summary, Failure> {
-        let disk = Arc::new(SimDisk::new(self.blocks));
+        let room = self.growth.last().map_or(self.blocks, |(_, blocks)| *blocks);
+        let disk = Arc::new(SimDisk::new(room).cut_to(self.blocks));
         engine.format(as_disk(&disk)).map_err(Reason::Engine)?;
         disk.restart_log();
         let mounted = engine.mount(as_disk(&disk)).map_err(Reason::Engine)?;
         let history = History::new(Model::new(), self.room);
         let breakdown = self.breakdown.as_ref();
-        let history = self.live(engine, &disk, mounted, history, (&self.ops, breakdown))?;
+        let script = Script { ops: &self.ops, growth: &self.growth, breakdown };
+        let history = self.live(engine, &disk, mounted, history, script)?;
         let recording = disk.recording();
         let (events, refused) = (recording.events.len(), history.refused());
         let mut summary = Summary { events, refused, ..Summary::default() };
@@ -187,9 +223,18 @@ impl Trial {
         disk: &SimDisk,
         mut system: E::Mounted,
         mut history: History,
-        (ops, breakdown): (&[Op], Option<&(usize, Faults)>),
+        script: Script<'_>,
     ) -> Result<History, Failure> {
+        let Script { ops, growth, breakdown } = script;
         for (at, op) in ops.iter().enumerate() {
+            if let Some((_, blocks)) = growth.iter().find(|(before, _)| *before == at) {
+                history.begin_growth(disk.position(), disk.blocks(), *blocks);
+                disk.lengthen(*blocks);
+                engine.grow(&mut system, *blocks).map_err(Reason::Engine)?;
+            }
+            if let Some(blocks) = engine.blocks(&system) {
+                history.end_growth(disk.position(), blocks);
+            }
             if let Some((_, faults)) = breakdown.filter(|(after, _)| *after == at) {
                 disk.set_faults(faults.clone());
             }
@@ -212,11 +257,12 @@ impl Trial {
             return Ok(history);
         }
         unmounted.map_err(Reason::Engine)?;
+        history.end_growth(disk.position(), disk.blocks());
         history.record(&Op::Sync, Ok(Value::Done), events).map_err(Reason::Answer)?;
         Ok(history)
     }
 
-    /// Mounts `crash` and judges it as what is left of `history` at `position`.
+    /// Recovers from `crash`, on every length that the disk may have then.
     fn recover<E: Engine>(
         &self,
         engine: &E,
@@ -224,8 +270,34 @@ impl Trial {
         position: usize,
         crash: &CrashImage,
     ) -> Result<(), Reason> {
-        let disk: Arc<dyn Disk> = Arc::new(crash.disk());
-        let mut system = engine.mount(disk).map_err(Reason::Engine)?;
+        let blocks = self.recover_on(engine, history, position, crash, crash.disk())?;
+        let Some((growth, blocks)) = history.growth(position).zip(blocks) else { return Ok(()) };
+        let done = growth.done.is_some_and(|done| done <= position);
+        if blocks != growth.to && (done || blocks != growth.from) {
+            return Err(Reason::Length { growth, found: blocks });
+        }
+        let short = crash.disk_of(growth.from);
+        if blocks == growth.from {
+            return self.recover_on(engine, history, position, crash, short).map(drop);
+        }
+        match engine.mount(Arc::new(short)) {
+            Ok(_) => Err(Reason::Length { growth, found: growth.from }),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Mounts a disk after `crash` and judges it as what is left of `history` at `position`.
+    /// Returns how long the filesystem is.
+    fn recover_on<E: Engine>(
+        &self,
+        engine: &E,
+        history: &History,
+        position: usize,
+        crash: &CrashImage,
+        disk: SimDisk,
+    ) -> Result<Option<u64>, Reason> {
+        let mut system = engine.mount(Arc::new(disk)).map_err(Reason::Engine)?;
+        let blocks = engine.blocks(&system);
         let tree = system.dump().map_err(Reason::Unreadable)?;
         verify(history, position, position, &tree).map_err(Reason::Promise)?;
         if self.afterwards > 0 {
@@ -235,7 +307,8 @@ impl Trial {
             let ops: Vec<Op> = ops.take(self.afterwards).collect();
             compare_with(model, &mut system, &ops, self.room)?;
         }
-        engine.unmount(system).map_err(Reason::Engine)
+        engine.unmount(system).map_err(Reason::Engine)?;
+        Ok(blocks)
     }
 
     fn crash_recovery<E: Engine>(
@@ -264,9 +337,10 @@ impl Trial {
         let seed = !self.plan.seed ^ crash.number;
         let ops = Workload::continuing(seed, Profile::CRASHES, model.clone());
         let ops: Vec<Op> = ops.take(self.second_life).collect();
+        let script = Script { ops: &ops, growth: &[], breakdown: None };
         let history = History::new(model, self.room);
         let history =
-            self.live(engine, &disk, mounted, history, (&ops, None)).map_err(|mut failure| {
+            self.live(engine, &disk, mounted, history, script).map_err(|mut failure| {
                 failure.crashes.push(crash.to_string());
                 failure
             })?;

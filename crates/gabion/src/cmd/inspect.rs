@@ -93,7 +93,7 @@ fn show(disk: &Arc<dyn Disk>, structure: Structure, out: &mut dyn Write) -> Show
         return show_superblocks(&**disk, out);
     }
     let superblock = newest(&**disk)?;
-    let layout = Layout::new(superblock.blocks)?;
+    let layout = superblock.layout()?;
     let image = Image {
         nodes: NodeCache::new(Arc::clone(disk), superblock.uuid, NODE_CACHE),
         disk: &**disk,
@@ -131,6 +131,10 @@ fn show_superblocks(disk: &dyn Disk, out: &mut dyn Write) -> Shown {
     writeln!(out, "label {:?}", newest.label)?;
     writeln!(out, "created {}", date::seconds(newest.created))?;
     writeln!(out, "blocks {}", newest.blocks)?;
+    if let Some(laid_out) = newest.laid_out {
+        let (blocks, journal) = (laid_out.blocks, laid_out.journal_blocks);
+        writeln!(out, "laid-out {blocks} journal-blocks {journal}")?;
+    }
     writeln!(out, "free-blocks {}", newest.free_blocks)?;
     writeln!(out, "txg {}", newest.txg.0)?;
     writeln!(out, "features compatible {:#x}", newest.compatible)?;
@@ -215,7 +219,7 @@ impl Image<'_> {
         for level in (0..self.layout.tables.len()).rev() {
             let below = match level {
                 0 => self.layout.groups,
-                level => self.layout.tables[level - 1],
+                level => self.layout.table_pages(level - 1),
             };
             let mut children = Vec::new();
             for (index, page) in refs.iter().enumerate() {

@@ -21,7 +21,7 @@ use crate::alloc::Allocator;
 use crate::alloc::pages::free_below;
 use crate::error::MapError;
 use crate::format::alloc::{PageRef, encode_table, page_checksum};
-use crate::layout::{GROUP_BLOCKS, TABLE_ENTRIES};
+use crate::layout::{GROUP_BLOCKS, Layout, TABLE_ENTRIES};
 
 /// What a commit's superblock says about the allocation map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,14 @@ pub struct CapturedMap {
 }
 
 impl Allocator {
-    /// Writes the pages of commit `txg` (without a flush). No allocation or retirement for `txg`
-    /// may come any more.
-    pub fn capture(&self, txg: Txg) -> Result<CapturedMap, MapError> {
+    /// Writes the pages of commit `txg` (without a flush), by which the filesystem gets the layout
+    /// `grown` if there is one. No allocation or retirement for `txg` may come any more.
+    pub fn capture(&self, txg: Txg, grown: Option<&Layout>) -> Result<CapturedMap, MapError> {
         assert_eq!(txg, self.captured().next(), "commits come in order");
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let mut tickets = Vec::new();
         let mut tables = self.tables.lock();
+        let layout = self.layout.load();
         for index in &dirty {
             let mut slot = self.load_with(*index, &tables)?;
             let group = slot.as_mut().expect("just loaded");
@@ -52,13 +53,16 @@ impl Allocator {
             let clusters = bitmap.count_clusters() as u16;
             let page = bitmap.to_page();
             drop(slot);
-            let place = self.layout.bitmap_page(*index as u64);
+            let place = layout.bitmap_page(*index as u64);
             let page_ref = &mut tables[0][*index];
             *page_ref = self.submit_page(*page_ref, place, page, &mut tickets);
             (page_ref.free, page_ref.clusters) = (free, clusters);
         }
         let mut changed = dirty;
-        for level in 0..self.layout.tables.len() {
+        if let Some(grown) = grown {
+            changed.extend(self.lengthen(&mut tables, grown));
+        }
+        for level in 0..layout.tables.len() {
             let pages: BTreeSet<usize> =
                 changed.iter().map(|child| child / TABLE_ENTRIES as usize).collect();
             for index in &pages {
@@ -67,7 +71,7 @@ impl Allocator {
                 let children = &tables[level][first..last];
                 let free = free_below(children);
                 let page = encode_table(level as u8 + 1, txg, children);
-                let place = self.layout.table_page(level, *index as u64);
+                let place = layout.table_page(level, *index as u64);
                 let page_ref = &mut tables[level + 1][*index];
                 *page_ref = self.submit_page(*page_ref, place, page, &mut tickets);
                 page_ref.free = free;
@@ -80,7 +84,7 @@ impl Allocator {
         self.captured.store(txg.0, Ordering::Release);
         self.settle_all();
         let free = tables[0].iter().map(|page| u64::from(page.free)).sum();
-        Ok(CapturedMap { top: tables[self.layout.tables.len()][0], free })
+        Ok(CapturedMap { top: tables[layout.tables.len()][0], free })
     }
 
     fn submit_page(
@@ -100,8 +104,8 @@ impl Allocator {
 
     /// After the pages were captured, what waited for that can be written down.
     fn settle_all(&self) {
-        for (index, slot) in self.groups.iter().enumerate() {
-            let mut slot = slot.lock();
+        for index in 0..self.count() {
+            let mut slot = self.place(index).group.lock();
             if slot.as_mut().is_some_and(|group| group.settle(self.captured())) {
                 drop(slot);
                 self.mark_dirty(index);
@@ -132,13 +136,13 @@ mod tests {
         map.own(late, Txg(2)).expect("allocated");
         map.retire(early, Txg(2)).expect("in use");
         map.own(node, Txg(1)).expect("allocated");
-        let captured = map.capture(Txg(1)).expect("a working disk");
-        let layout = map.layout().clone();
+        let captured = map.capture(Txg(1), None).expect("a working disk");
+        let layout = Layout::clone(&map.layout());
         let again = Allocator::open(disk, Uuid([3; 16]), layout, captured.top, Txg(1));
         let again = again.expect("what was written");
         assert!(again.check_in_use(early).is_ok() && again.check_in_use(node).is_ok());
         assert!(again.check_in_use(late).is_err(), "nothing of this commit references it");
-        map.capture(Txg(2)).expect("a working disk");
+        map.capture(Txg(2), None).expect("a working disk");
         let bitmap = map.committed_bitmap(0).expect("just written");
         assert!(bitmap.all(late.addr.0, 8, true) && bitmap.all(early.addr.0, 4, false));
     }

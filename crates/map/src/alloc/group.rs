@@ -80,6 +80,20 @@ impl Bitmap {
         self.words.iter().zip(other.words.iter()).all(|(ours, theirs)| theirs & !ours == 0)
     }
 
+    /// Runs (first, count) of bits that are set here and clear in `other`.
+    pub fn runs_beyond(&self, other: &Self) -> Vec<(u64, u64)> {
+        let mut only = self.clone();
+        let words = only.words.iter_mut().zip(other.words.iter());
+        words.for_each(|(ours, theirs)| *ours &= !theirs);
+        let mut runs = Vec::new();
+        let mut from = 0;
+        while let Some(start) = only.next_bit(from, true) {
+            from = only.next_bit(start, false).unwrap_or(GROUP_BLOCKS);
+            runs.push((start, from - start));
+        }
+        runs
+    }
+
     /// Number of set bits.
     pub fn count_set(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()

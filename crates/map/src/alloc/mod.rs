@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `runs` has the life of a block, `capture` what a commit writes of it, `pages` what is read back,
-//! [`group`] the bitmaps of one group.
+//! [`group`] the bitmaps of one group, `growth` how there come to be more of them.
 //!
 //! Invariants: a group's hint says what its bitmap says whenever nobody holds the group's lock; a
 //! group that differs from its page is in memory. Lock order: the tables, then a group.
@@ -21,13 +21,15 @@
 
 mod capture;
 pub mod group;
+mod growth;
 mod pages;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Txg, Uuid};
 use gabion_base::sync::{Mutex, MutexGuard};
@@ -51,10 +53,10 @@ const STREAMS: usize = 4;
 pub struct Allocator {
     disk: Arc<dyn Disk>,
     uuid: Uuid,
-    layout: Layout,
-    groups: Vec<Mutex<Option<Box<Group>>>>,
-    /// What is free in each group, to choose one without locking or loading it.
-    hints: Vec<Hint>,
+    /// Changes when the filesystem grows, under the lock of the tables.
+    layout: ArcSwap<Layout>,
+    /// The groups of each table page of the lowest level. There are those of the layout.
+    spans: Box<[OnceLock<Span>]>,
     /// References to bitmap pages, then to each level of tables.
     tables: Mutex<Vec<Vec<PageRef>>>,
     dirty: Mutex<BTreeSet<usize>>,
@@ -67,7 +69,14 @@ pub struct Allocator {
     retiring: AtomicI64,
 }
 
-struct Hint {
+/// The groups that one table page lists.
+type Span = Box<[Place]>;
+
+/// What memory has for a group.
+#[derive(Default)]
+struct Place {
+    group: Mutex<Option<Box<Group>>>,
+    /// What is free in it, to choose one without locking or loading it.
     free: AtomicU32,
     clusters: AtomicU32,
 }
@@ -106,7 +115,7 @@ impl Allocator {
     ) -> Result<Self, MapError> {
         let mut tables = vec![vec![top]];
         for level in (0..layout.tables.len()).rev() {
-            let children = if level == 0 { layout.groups } else { layout.tables[level - 1] };
+            let children = if level == 0 { layout.groups } else { layout.table_pages(level - 1) };
             let refs = load_table_level(&*disk, uuid, &layout, level, &tables[0], children)?;
             tables.insert(0, refs);
         }
@@ -120,21 +129,12 @@ impl Allocator {
         tables: Vec<Vec<PageRef>>,
         txg: Txg,
     ) -> Self {
-        let groups = (0..layout.groups).map(|_| Mutex::new(None)).collect();
-        let hints: Vec<Hint> = tables[0]
-            .iter()
-            .map(|page| Hint {
-                free: AtomicU32::new(page.free),
-                clusters: AtomicU32::new(u32::from(page.clusters)),
-            })
-            .collect();
         let free = tables[0].iter().map(|page| i64::from(page.free)).sum();
         let clusters = tables[0].iter().map(|page| i64::from(page.clusters)).sum();
-        Self {
+        let map = Self {
             disk,
             uuid,
-            groups,
-            hints,
+            spans: (0..layout.tables[0]).map(|_| OnceLock::new()).collect(),
             tables: Mutex::new(tables),
             dirty: Mutex::default(),
             retired: Mutex::default(),
@@ -146,13 +146,17 @@ impl Allocator {
             free: AtomicI64::new(free),
             clusters: AtomicI64::new(clusters),
             retiring: AtomicI64::new(0),
-            layout,
+            layout: ArcSwap::from_pointee(layout),
+        };
+        for (index, page) in map.tables.lock()[0].iter().enumerate() {
+            map.hint(index, page.free, u32::from(page.clusters));
         }
+        map
     }
 
-    /// The layout of the filesystem.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    /// The layout of the filesystem as it is now.
+    pub fn layout(&self) -> Arc<Layout> {
+        self.layout.load_full()
     }
 
     /// What is free.
@@ -164,16 +168,16 @@ impl Allocator {
     /// The bitmap of `group` as the last commit wrote it, read from disk.
     pub fn committed_bitmap(&self, group: u64) -> Result<Bitmap, MapError> {
         let page_ref = self.tables.lock()[0][group as usize];
-        load_bitmap(&*self.disk, self.uuid, &self.layout, group, page_ref)
+        load_bitmap(&*self.disk, self.uuid, &self.layout.load(), group, page_ref)
     }
 
     /// Drops bitmaps that need not stay in memory.
     pub fn trim(&self) {
-        for slot in &self.groups {
+        for index in 0..self.count() {
             if self.resident.load(Ordering::Relaxed) <= RESIDENT_GROUPS_MAX {
                 return;
             }
-            if let Some(mut slot) = slot.try_lock()
+            if let Some(mut slot) = self.place(index).group.try_lock()
                 && slot.as_ref().is_some_and(|group| group.is_idle())
             {
                 *slot = None;
@@ -182,8 +186,26 @@ impl Allocator {
         }
     }
 
+    /// Number of groups.
+    fn count(&self) -> usize {
+        self.layout.load().groups as usize
+    }
+
+    /// The place of a group of the layout, or of one that is about to be.
+    fn place(&self, index: usize) -> &Place {
+        let entries = TABLE_ENTRIES as usize;
+        let new = || (0..entries).map(|_| Place::default()).collect();
+        &self.spans[index / entries].get_or_init(new)[index % entries]
+    }
+
+    fn hint(&self, index: usize, free: u32, clusters: u32) {
+        let place = self.place(index);
+        place.free.store(free, Ordering::Relaxed);
+        place.clusters.store(clusters, Ordering::Relaxed);
+    }
+
     fn load(&self, index: usize) -> Result<MutexGuard<'_, Option<Box<Group>>>, MapError> {
-        let slot = self.groups[index].lock();
+        let slot = self.place(index).group.lock();
         if slot.is_some() {
             return Ok(slot);
         }
@@ -198,10 +220,11 @@ impl Allocator {
         index: usize,
         tables: &[Vec<PageRef>],
     ) -> Result<MutexGuard<'_, Option<Box<Group>>>, MapError> {
-        let mut slot = self.groups[index].lock();
+        let mut slot = self.place(index).group.lock();
         if slot.is_none() {
             let page_ref = tables[0][index];
-            let bitmap = load_bitmap(&*self.disk, self.uuid, &self.layout, index as u64, page_ref)?;
+            let layout = self.layout.load();
+            let bitmap = load_bitmap(&*self.disk, self.uuid, &layout, index as u64, page_ref)?;
             *slot = Some(Box::new(Group::new(bitmap)));
             self.resident.fetch_add(1, Ordering::Relaxed);
         }
@@ -213,8 +236,7 @@ impl Allocator {
     }
 
     fn account(&self, index: usize, group: &Group, delta: Delta) {
-        self.hints[index].free.store(group.free() as u32, Ordering::Relaxed);
-        self.hints[index].clusters.store(group.clusters() as u32, Ordering::Relaxed);
+        self.hint(index, group.free() as u32, group.clusters() as u32);
         self.free.fetch_add(delta.blocks, Ordering::AcqRel);
         self.clusters.fetch_add(delta.clusters, Ordering::AcqRel);
     }
@@ -225,10 +247,11 @@ mod tests {
     use gabion_base::disk::MemDisk;
 
     use super::*;
+    use crate::layout::LaidOut;
 
     pub(super) fn allocator(blocks: u64) -> (Arc<MemDisk>, Allocator) {
         let disk = Arc::new(MemDisk::new(blocks));
-        let layout = Layout::new(blocks).expect("large enough");
+        let layout = Layout::new(blocks, LaidOut::with_room(blocks)).expect("large enough");
         let map = Allocator::format(Arc::clone(&disk) as Arc<dyn Disk>, Uuid([3; 16]), layout);
         (disk, map)
     }
@@ -240,8 +263,8 @@ mod tests {
         let node = map.allocate(Purpose::Node).expect("room");
         map.own(data, Txg(1)).expect("allocated");
         map.own(node, Txg(1)).expect("allocated");
-        let captured = map.capture(Txg(1)).expect("a working disk");
-        let layout = map.layout().clone();
+        let captured = map.capture(Txg(1), None).expect("a working disk");
+        let layout = Layout::clone(&map.layout());
         let disk = disk as Arc<dyn Disk>;
         let again =
             Allocator::open(Arc::clone(&disk), Uuid([3; 16]), layout.clone(), captured.top, Txg(1))

@@ -119,7 +119,7 @@ pub(super) fn initial_ref(layout: &Layout, group: u64) -> PageRef {
     }
 }
 
-fn initial_bitmap(layout: &Layout, group: u64) -> Bitmap {
+pub(super) fn initial_bitmap(layout: &Layout, group: u64) -> Bitmap {
     let mut bitmap = Bitmap::empty();
     let length = layout.group_blocks(group);
     if length < GROUP_BLOCKS {
@@ -143,10 +143,12 @@ mod tests {
 
     use super::*;
     use crate::alloc::Allocator;
+    use crate::layout::LaidOut;
 
     #[test]
     fn the_largest_devices_have_more_free_blocks_than_a_page_can_say() {
-        let layout = Layout::new(1 << 33).expect("large enough");
+        let blocks = 1 << 33;
+        let layout = Layout::new(blocks, LaidOut::with_room(blocks)).expect("large enough");
         let disk = Arc::new(MemDisk::new(1));
         let map = Allocator::format(disk, Uuid([3; 16]), layout);
         assert!(map.free().now > i64::from(u32::MAX));

@@ -53,7 +53,7 @@ impl Allocator {
                 let stream = 1 + (hint % STREAMS as u64) as usize;
                 let count = u64::from(count);
                 let spare = self.clusters.load(Ordering::Acquire)
-                    - self.layout.reserve_clusters as i64
+                    - self.layout.load().reserve_clusters as i64
                     - count.div_ceil(4) as i64;
                 if spare < 0
                     && let Some(run) = self.allocate_from(stream, Want::Fragment(count))?
@@ -104,6 +104,17 @@ impl Allocator {
     /// The commit `txg` and later ones no longer use `run`.
     pub fn retire(&self, run: Run, txg: Txg) -> Result<(), MapError> {
         let (index, start) = self.locate(run)?;
+        self.retire_in(index, start, run, txg)
+    }
+
+    /// As [`Allocator::retire`], of a run that starts at `start` of the group `index`.
+    pub(super) fn retire_in(
+        &self,
+        index: usize,
+        start: u64,
+        run: Run,
+        txg: Txg,
+    ) -> Result<(), MapError> {
         let mut slot = self.load(index)?;
         let group = slot.as_mut().expect("just loaded");
         let retired = group.retire(start, u64::from(run.count), txg, self.captured());
@@ -170,7 +181,7 @@ impl Allocator {
         for (stream, cursor) in self.cursors.iter().enumerate() {
             let want = if stream == 0 { Want::Node } else { Want::Data(1) };
             let roomy = |group: &usize| self.room(*group, want) > GROUP_BLOCKS as u32 / 2;
-            let mut roomy = (0..self.groups.len()).filter(roomy);
+            let mut roomy = (0..self.count()).filter(roomy);
             if let Some(group) = roomy.nth(stream).or_else(|| roomy.next()) {
                 cursor.store(group, Ordering::Relaxed);
             }
@@ -184,7 +195,7 @@ impl Allocator {
         }
         // First a group with plenty of room, so that runs stay long; then whatever there is.
         for least in [GROUP_BLOCKS as u32 / 4, 1] {
-            for group in 0..self.groups.len() {
+            for group in 0..self.count() {
                 if self.room(group, want) < least {
                     continue;
                 }
@@ -199,8 +210,9 @@ impl Allocator {
 
     /// Blocks of a group that can serve `want`, as far as the hints know.
     fn room(&self, group: usize, want: Want) -> u32 {
-        let free = self.hints[group].free.load(Ordering::Relaxed);
-        let clusters = self.hints[group].clusters.load(Ordering::Relaxed);
+        let place = self.place(group);
+        let free = place.free.load(Ordering::Relaxed);
+        let clusters = place.clusters.load(Ordering::Relaxed);
         match want {
             Want::Node => clusters * 4,
             Want::Data(_) => free,
@@ -223,7 +235,8 @@ impl Allocator {
 
     fn locate(&self, run: Run) -> Result<(usize, u64), MapError> {
         let count = u64::from(run.count);
-        if count == 0 || !self.layout.contains(run.addr, count) {
+        let layout = self.layout.load();
+        if count == 0 || !layout.contains(run.addr, count) {
             return Err(misuse(run, "it reaches past the device"));
         }
         let (group, start) = (run.addr.0 / GROUP_BLOCKS, run.addr.0 % GROUP_BLOCKS);
@@ -231,7 +244,7 @@ impl Allocator {
             return Err(misuse(run, "it crosses allocation groups"));
         }
         let overlaps = |fixed: &(u64, u64)| start < fixed.0 + fixed.1 && fixed.0 < start + count;
-        if self.layout.fixed_runs(group).iter().any(overlaps) {
+        if layout.fixed_runs(group).iter().any(overlaps) {
             return Err(misuse(run, "it covers fixed structures"));
         }
         Ok((group as usize, start))
@@ -253,11 +266,11 @@ mod tests {
         let before = map.free();
         let run = map.allocate(Purpose::Data { count: 8, hint: 0 }).expect("room");
         map.own(run, Txg(1)).expect("allocated");
-        map.capture(Txg(1)).expect("a working disk");
+        map.capture(Txg(1), None).expect("a working disk");
         map.retire(run, Txg(2)).expect("in use");
         assert_eq!(map.free().now, before.now - 8);
         assert_eq!(map.free().after_commit, before.now);
-        map.capture(Txg(2)).expect("a working disk");
+        map.capture(Txg(2), None).expect("a working disk");
         assert_eq!(map.release(Txg(2)).expect("consistent"), vec![run]);
         assert_eq!(map.free(), before);
         assert!(map.retire(run, Txg(3)).is_err(), "freeing twice is refused");

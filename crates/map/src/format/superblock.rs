@@ -25,9 +25,14 @@
 //!    168     8  journal: checksum of the unit before it
 //!    176     8  creation time, seconds
 //!    184    64  label, UTF-8, zero-padded
-//!    248  3840  reserved, zero
+//!    248     8  laid out: blocks that the tables have places for; zero without the feature
+//!    256     8  length of the journal (blocks); zero without the feature
+//!    264  3824  reserved, zero
 //!   4088     8  CRC-64/NVME of all before
 //! ```
+//!
+//! Incompatible feature 1 says that the fields "laid out" and "length of the journal" count.
+//! Without it both follow from the length of the filesystem, as [`LaidOut::exactly`] has it.
 //!
 //! Commit N writes slot N mod 16 with FUA after a flush. A mount takes the valid superblock with
 //! the greatest transaction group, so a torn write of one leaves the commit before it.
@@ -38,21 +43,25 @@ use gabion_base::checksum::crc64;
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{BlockAddr, SubvolId, Txg, Uuid};
 
+use crate::error::MapError;
 use crate::format::alloc::PageRef;
 use crate::format::node::{LEVEL_MAX, NodePtr};
+use crate::layout::{LaidOut, Layout};
 
 /// First bytes of every superblock.
 pub const MAGIC: &[u8; 8] = b"GABIONFS";
 /// The version of the whole format that this program writes.
 pub const VERSION: u32 = 1;
-/// Incompatible features that this program knows. None yet.
-pub const INCOMPATIBLE: u64 = 0;
+/// Incompatible feature: the superblock says what the fixed structures were laid out for.
+pub const LAID_OUT: u64 = 1;
+/// Incompatible features that this program knows.
+pub const INCOMPATIBLE: u64 = LAID_OUT;
 /// Read-only compatible features that this program knows. None yet.
 pub const READ_ONLY_COMPATIBLE: u64 = 0;
 /// Longest label in bytes.
 pub const LABEL_LENGTH_MAX: usize = 64;
 
-const RESERVED_AT: usize = 248;
+const RESERVED_AT: usize = 264;
 const CHECKSUM_AT: usize = BLOCK_SIZE - 8;
 
 /// Where replaying starts.
@@ -99,11 +108,20 @@ pub struct Superblock {
     pub created: i64,
     /// The label.
     pub label: String,
+    /// What the fixed structures were laid out for; there is one with [`LAID_OUT`] only.
+    pub laid_out: Option<LaidOut>,
 }
 
 impl Superblock {
+    /// Where everything fixed is. Fails if the lengths are impossible.
+    pub fn layout(&self) -> Result<Layout, MapError> {
+        Layout::new(self.blocks, self.laid_out.unwrap_or(LaidOut::exactly(self.blocks)))
+    }
+
     /// The block as it stands at `addr`.
     pub fn encode(&self, addr: BlockAddr) -> Blocks {
+        let has_feature = self.incompatible & LAID_OUT != 0;
+        assert_eq!(has_feature, self.laid_out.is_some(), "a feature and its fields");
         assert!(self.label.len() <= LABEL_LENGTH_MAX, "label of {} bytes", self.label.len());
         let mut out = Vec::with_capacity(BLOCK_SIZE);
         out.extend_from_slice(MAGIC);
@@ -129,6 +147,11 @@ impl Superblock {
         out.put_u64(self.journal.previous);
         out.put_u64(self.created as u64);
         out.extend_from_slice(self.label.as_bytes());
+        out.put_zeros(LABEL_LENGTH_MAX - self.label.len());
+        if let Some(laid_out) = self.laid_out {
+            out.put_u64(laid_out.blocks);
+            out.put_u64(laid_out.journal_blocks);
+        }
         out.put_zeros(CHECKSUM_AT - out.len());
         let checksum = crc64(&out);
         out.put_u64(checksum);
@@ -178,7 +201,16 @@ impl Superblock {
         let length = label.iter().position(|byte| *byte == 0).unwrap_or(label.len());
         let label = String::from_utf8(label[..length].to_vec());
         let label = label.map_err(|_| DecodeError::Invalid("label"))?;
-        reader.zeros(CHECKSUM_AT - RESERVED_AT)?;
+        let laid_out = if incompatible & LAID_OUT == 0 {
+            reader.zeros(16)?;
+            None
+        } else {
+            Some(LaidOut { blocks: reader.u64()?, journal_blocks: reader.u64()? })
+        };
+        // What stands behind may be the fields of a feature that is refused by its name.
+        if incompatible & !INCOMPATIBLE == 0 {
+            reader.zeros(CHECKSUM_AT - RESERVED_AT)?;
+        }
         Ok(Self {
             compatible,
             read_only_compatible,
@@ -195,6 +227,7 @@ impl Superblock {
             journal,
             created,
             label,
+            laid_out,
         })
     }
 }
@@ -207,7 +240,7 @@ mod tests {
         Superblock {
             compatible: 1,
             read_only_compatible: 2,
-            incompatible: 3,
+            incompatible: 1,
             uuid: Uuid([4; 16]),
             txg: Txg(5),
             blocks: 4096,
@@ -220,6 +253,7 @@ mod tests {
             journal: JournalStart { position: 10, sequence: 11, previous: 12 },
             created: -13,
             label: "label".into(),
+            laid_out: Some(LaidOut { blocks: 14, journal_blocks: 15 }),
         }
     }
 
@@ -250,5 +284,25 @@ mod tests {
         assert_eq!(forged(128, &[13]), invalid("level of the forest's root"));
         assert_eq!(forged(184, &[0xff; 64]), invalid("label"));
         assert_eq!(forged(4087, &[1]), invalid("reserved bytes"));
+    }
+
+    #[test]
+    fn fields_count_only_with_their_feature() {
+        let invalid = Err(DecodeError::Invalid("reserved bytes"));
+        assert_eq!(forged(32, &[0]), invalid, "there are fields, but the feature is not set");
+        let sample = Superblock { incompatible: 0, laid_out: None, ..sample() };
+        let block = sample.encode(BlockAddr(20));
+        assert_eq!(Superblock::decode(block.bytes(), BlockAddr(20)), Ok(sample));
+        assert!(block.bytes()[248..CHECKSUM_AT].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_later_feature_is_named_although_it_has_fields_of_its_own() {
+        let mut block = sample().encode(BlockAddr(20)).bytes().to_vec();
+        (block[32], block[300]) = (3, 7);
+        let checksum = crc64(&block[..CHECKSUM_AT]);
+        block[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
+        let decoded = Superblock::decode(&block, BlockAddr(20));
+        assert_eq!(decoded.map(|superblock| superblock.incompatible), Ok(3));
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! - `v1-whole.gbimg`: a filesystem after a commit, with one of everything;
 //! - `v1-journal.gbimg`: the same one a little later, with a journal that waits to be replayed;
+//! - `v1-grown.gbimg`: one that says what it was laid out for, as all do by now, and has grown;
 //! - a listing (`.txt`) of all that is in each, as the version that made it saw it;
 //! - `v1-format.txt`: every size, place and constant, and an encoded sample of every structure.
 //!
@@ -163,6 +164,35 @@ fn the_journal_of_version_1_is_replayed() {
     assert_eq!(read(&map, 3), content::large()[..5000]);
     assert_eq!(read(&map, 10), b"made in the journal");
     use_it(image);
+}
+
+#[test]
+fn a_filesystem_that_has_grown_is_read_as_it_was_written() {
+    let image = golden("v1-grown.gbimg", content::grown);
+    let (_, map) = open(image.clone(), OpenMode::ReadOnly);
+    check_text("v1-grown.txt", &listing::of(&map));
+    assert_eq!(map.blocks(), image.blocks);
+    assert_eq!(read(&map, 3), content::large());
+    assert_eq!(read(&map, 11), content::large()[..3 * BLOCK_SIZE]);
+    use_it(image);
+}
+
+#[test]
+fn what_was_made_without_room_to_grow_grows_as_far_as_its_tables_reach() {
+    let image = golden("v1-whole.gbimg", content::whole);
+    let (disk, map) = open(image, OpenMode::ReadWrite);
+    assert_eq!(map.superblock().laid_out, None);
+    let reach = map.reach();
+    assert_eq!(reach, 255 * 32_768);
+    disk.lengthen(reach + 1);
+    map.grow(reach + 1).expect_err("one block too far");
+    map.grow(40_000).expect("a long enough disk");
+    assert!(map.superblock().laid_out.is_some());
+    use_it(disk.image());
+    map.grow(reach).expect("a long enough disk");
+    drop(map);
+    let (_, map) = open(disk.image(), OpenMode::ReadOnly);
+    assert_eq!((map.blocks(), read(&map, 3)), (reach, content::large()));
 }
 
 #[test]

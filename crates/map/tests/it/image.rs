@@ -59,13 +59,24 @@ impl Image {
 
 /// A disk that starts as an image.
 pub struct ImageDisk {
-    blocks: u64,
     state: Mutex<(Image, u64)>,
 }
 
 impl ImageDisk {
     pub fn new(image: Image) -> Arc<Self> {
-        Arc::new(Self { blocks: image.blocks, state: Mutex::new((image, 0)) })
+        Arc::new(Self { state: Mutex::new((image, 0)) })
+    }
+
+    /// Puts something else on it.
+    pub fn replace(&self, image: Image) {
+        self.state.lock().0 = image;
+    }
+
+    /// Makes the disk longer.
+    pub fn lengthen(&self, blocks: u64) {
+        let image = &mut self.state.lock().0;
+        assert!(blocks >= image.blocks, "{blocks} of {} blocks", image.blocks);
+        image.blocks = blocks;
     }
 
     /// What is on it now.
@@ -80,11 +91,11 @@ impl Disk for ImageDisk {
     }
 
     fn blocks(&self) -> u64 {
-        self.blocks
+        self.state.lock().0.blocks
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
-        if let Err(error) = request.check(&self.name(), self.blocks) {
+        if let Err(error) = request.check(&self.name(), self.blocks()) {
             return Ticket::ready(Err(error));
         }
         let (addr, count) = request.extent();

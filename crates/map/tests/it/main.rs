@@ -3,6 +3,7 @@
 mod beside_commits;
 mod decoders;
 mod golden;
+mod grow;
 mod hostile;
 mod image;
 mod local;

@@ -148,3 +148,70 @@ fn it_keeps_its_promises_when_the_disk_fails() {
         run(seed, &Trial { breakdown: Some((after, faults)), ..trial }, &engine);
     }
 }
+
+/// Lengths whose ends lie to those of groups in every way that makes a difference: the old tail
+/// and the new one overlap, lie over a group's bitmap page, or on both sides of a group's start;
+/// there are new groups, without and with a block to use.
+const GROWTHS: [&[u64]; 8] = [
+    &[4096, 4099],
+    &[4096, 8192, 8200],
+    &[4096, 40_000],
+    &[32_767, 32_770],
+    &[32_768, 40_000],
+    &[32_775, 32_778, 32_779],
+    &[32_776, 65_540],
+    &[32_779, 33_000],
+];
+
+/// A trial in which the filesystem grows once or twice while everything goes on.
+fn growing(seed: u64) -> (Trial, Gabion) {
+    let (trial, engine) = trial(seed);
+    let mut rng = Rng::new(seed ^ 0x9e37);
+    let lengths = GROWTHS[seed as usize % GROWTHS.len()];
+    let ops = Workload::generate(seed, Profile::CRASHES, 50);
+    let mut before = 0;
+    let growth = lengths[1..].iter().map(|blocks| {
+        before += 3 + rng.below(20) as usize;
+        (before, *blocks)
+    });
+    let growth = growth.collect();
+    (Trial { ops, growth, blocks: lengths[0], ..trial }, engine)
+}
+
+#[test]
+fn it_keeps_its_promises_when_it_grows() {
+    for seed in seeds(GROWTHS.len() as u64) {
+        let (trial, engine) = growing(seed);
+        run(seed, &trial, &engine);
+    }
+}
+
+#[test]
+fn it_keeps_its_promises_when_it_grows_because_it_is_full() {
+    for seed in seeds(3) {
+        let (trial, engine) = growing(seed);
+        let ops = Workload::generate(seed, Profile::FULL, 80);
+        let (blocks, growth) = (4096, vec![(40, 4096 + 200 * seed)]);
+        let trial = Trial { ops, blocks, growth, room: Room::Scarce, ..trial };
+        let free_blocks = 10 + Rng::new(!seed).below(60);
+        run(seed, &trial, &engine.with_free_blocks(free_blocks));
+    }
+}
+
+#[test]
+fn every_crash_of_a_growth_leaves_the_old_length_or_the_new_one() {
+    for (seed, lengths) in (0..).zip(GROWTHS) {
+        let ops = Workload::generate(seed, Profile::CRASHES, 5);
+        let growth = vec![(3, lengths[1])];
+        let plan = match env::var("GABION_THOROUGH") {
+            Ok(_) => CrashPlan::thorough(seed),
+            Err(_) => CrashPlan::quick(seed),
+        };
+        let (afterwards, recovery_crashed_of) = (2, 0);
+        let blocks = lengths[0];
+        let trial =
+            Trial { plan, growth, afterwards, recovery_crashed_of, ..Trial::of(seed, ops, blocks) };
+        // With commits between the operations, or beside them.
+        run(seed, &trial, &Gabion::of_seed(5 + seed % 2));
+    }
+}

@@ -9,12 +9,15 @@ use gabion_base::codec::Put;
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 
+use gabion_map::format::superblock::Superblock;
 use gabion_map::open::{FormatOptions, format};
 use gabion_map::{FileId, Kind, Limits, LocalMap, OpenMode, Payload, Stop, Txn};
 
 use crate::image::{Image, ImageDisk};
 
 const BLOCKS: u64 = 4096;
+/// Two groups, the second of which is short.
+const GROWN: u64 = 40_000;
 const SEED: u64 = 0x5eed;
 const SUBVOL: SubvolId = SubvolId(1);
 const DIRECTORY: u16 = 0o040_755;
@@ -148,7 +151,26 @@ fn make_bytes(map: &LocalMap) {
     map.sync().expect("a working disk");
 }
 
+/// As it was before superblocks said what was laid out: at this length that changes no place.
+fn forget_what_was_laid_out(disk: &Arc<ImageDisk>) {
+    let mut image = disk.image();
+    // mkfs is commit 1, and writes nothing else.
+    let addr = image.written()[0];
+    let mut superblock = Superblock::decode(&image.read(addr, 1), addr).expect("just made");
+    superblock.incompatible = 0;
+    superblock.laid_out = None;
+    image.write(addr, superblock.encode(addr).bytes());
+    disk.replace(image);
+}
+
 fn make() -> Arc<ImageDisk> {
+    let disk = make_empty();
+    forget_what_was_laid_out(&disk);
+    fill(&disk);
+    disk
+}
+
+fn make_empty() -> Arc<ImageDisk> {
     let disk = ImageDisk::new(Image::zeroed(BLOCKS));
     let options = FormatOptions {
         uuid: Uuid(*b"gabion golden v1"),
@@ -158,7 +180,11 @@ fn make() -> Arc<ImageDisk> {
         blocks: None,
     };
     format(&(Arc::clone(&disk) as Arc<dyn Disk>), &options).expect("a large enough disk");
-    let map = open(&disk);
+    disk
+}
+
+fn fill(disk: &Arc<ImageDisk>) {
+    let map = open(disk);
     assert_eq!(map.create_subvolume().expect("writable"), SUBVOL);
     make_names(&map);
     make_bytes(&map);
@@ -167,7 +193,19 @@ fn make() -> Arc<ImageDisk> {
     write(&map, 5, 8192, &block("copy", 2));
     map.transact(|txn| txn.punch(file(4), 16_384, 32_768)).expect("space");
     map.sync().expect("a working disk");
-    disk
+}
+
+/// Made with room to grow, and grown twice.
+pub fn grown() -> Image {
+    let disk = make_empty();
+    fill(&disk);
+    disk.lengthen(GROWN);
+    let map = open(&disk);
+    map.grow(GROWN - 5000).expect("a long enough disk");
+    map.grow(GROWN).expect("a long enough disk");
+    write(&map, 11, 0, &large()[..3 * BLOCK_SIZE]);
+    map.sync().expect("a working disk");
+    disk.image()
 }
 
 /// After a commit.

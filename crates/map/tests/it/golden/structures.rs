@@ -22,7 +22,8 @@ use gabion_map::format::superblock::{
 };
 use gabion_map::key::INO_END;
 use gabion_map::layout::{
-    BLOCKS_MAX, BLOCKS_MIN, GROUP_BLOCKS, HEAD_SLOTS, Layout, SLOTS_EACH_END, TABLE_ENTRIES,
+    BLOCKS_MAX, BLOCKS_MIN, GROUP_BLOCKS, HEAD_SLOTS, LaidOut, Layout, SLOTS_EACH_END,
+    TABLE_ENTRIES,
 };
 use gabion_map::txn::{FILE_SIZE_MAX, FileExtent, VALUE_LENGTH_MAX};
 use gabion_map::{FileId, Kind};
@@ -71,11 +72,15 @@ fn numbers() -> Vec<(&'static str, u64)> {
     ]
 }
 
-fn layout(blocks: u64) -> String {
-    let layout = Layout::new(blocks).expect("large enough");
+fn layout(blocks: u64, laid_out: LaidOut) -> String {
+    let layout = Layout::new(blocks, laid_out).expect("large enough");
     let top = layout.tables.len() - 1;
+    let room = match laid_out {
+        _ if laid_out == LaidOut::exactly(blocks) => String::new(),
+        LaidOut { blocks: room, .. } => format!(", laid out for {room} of {}", layout.reach()),
+    };
     format!(
-        "layout of {blocks} blocks: {} groups, tables {:?}, top table at {}, bitmap 0 at {}, \
+        "layout of {blocks} blocks{room}: {} groups, tables {:?}, top table at {}, bitmap 0 at {}, \
          journal at {} of {}, reserve {}, slots 0, 1, 2, 15 at {:?}, last group fixed {:?}",
         layout.groups,
         layout.tables,
@@ -124,6 +129,7 @@ fn superblock() -> Superblock {
         journal: JournalStart { position: 0x1a, sequence: 0x1b, previous: 0x1c },
         created: 0x1d,
         label: "label".into(),
+        laid_out: Some(LaidOut { blocks: 0x1e, journal_blocks: 0x1f }),
     }
 }
 
@@ -190,8 +196,12 @@ fn items() -> Vec<(&'static str, Vec<u8>)> {
 pub fn text() -> String {
     let mut lines = Vec::new();
     lines.extend(numbers().into_iter().map(|(name, value)| format!("{name} = {value}")));
-    let lengths = [4096, 16_384, 32_768, 32_775, 40_000, 1 << 20, (1 << 24) + 5, 1 << 33, 1 << 38];
-    lines.extend(lengths.map(layout));
+    let lengths = [4096, 16_384, 32_768, 32_775, 40_000, 1 << 20, (1 << 24) + 5, 1 << 33, 1 << 36];
+    lines.extend(lengths.map(|blocks| layout(blocks, LaidOut::exactly(blocks))));
+    lines.extend([4096, 40_000, 1 << 20, 1 << 33, 1 << 36].map(|blocks| {
+        layout(blocks, LaidOut::with_room(blocks)) // As mkfs makes it.
+    }));
+    lines.extend([40_000, 1 << 20].map(|blocks| layout(blocks, LaidOut::with_room(4096))));
     lines.push(dump("superblock", superblock().encode(ADDR).bytes()));
     lines.extend(nodes().map(|(name, bytes)| dump(name, &bytes)));
     let page = encode_table(2, Txg(0x81), &[page_ref(), PageRef::default()]);

@@ -125,7 +125,7 @@ impl Forge {
         let slots = superblocks(&*disk as &dyn Disk).expect("readable");
         let newest = slots.last().expect("there are slots");
         let superblock = newest.content.clone().expect("the sample is whole");
-        let layout = Layout::new(superblock.blocks).expect("the sample is large enough");
+        let layout = superblock.layout().expect("the sample is large enough");
         Self { image: disk.image(), superblock, layout, place: newest.addr }
     }
 

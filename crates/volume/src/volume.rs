@@ -25,10 +25,9 @@ use gabion_base::sync::Mutex;
 use gabion_block::coordinator::{Claim, CoordinatorError};
 use gabion_block::copies::CopyIndex;
 use gabion_block::epoch::{Epoch, Opening, holder, remember};
-use gabion_block::mirror::{Compared, CopyStatus, Order};
+use gabion_block::mirror::{Compared, CopyStatus, Order, Trust};
 use gabion_block::opening::{self, OpeningError};
-use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record};
-use gabion_block::wishes;
+use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record, Wish};
 use thiserror::Error;
 
 use crate::assembly::Assembly;
@@ -334,8 +333,7 @@ impl Watcher {
         while !self.ended.load(Ordering::Acquire) {
             let known = self.keeper.register.revision();
             match coordinator.changed(&volume, known, WATCH) {
-                // A copy that has come in sync may be what another one has waited for.
-                Ok(None) => self.fulfil(&self.keeper.register.record()),
+                Ok(None) => {}
                 Ok(Some(_)) => match self.keeper.register.refresh() {
                     Ok(record) => {
                         self.fulfil(&record);
@@ -394,8 +392,23 @@ impl Watcher {
         self.each(|mirror| {
             let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror.uuid());
             let copies = copies.map_or(&[][..], |(_, copies)| copies);
-            let trust: Vec<_> = mirror.status().iter().map(|copy| copy.trust).collect();
-            wishes::orders(copies, &trust).into_iter().for_each(|order| mirror.order(order));
+            let known = mirror.status();
+            for (number, copy) in copies.iter().enumerate() {
+                let index = CopyIndex(number as u8);
+                let trust = known.get(number).map(|status| status.trust);
+                let is_there = copy.state != CopyState::Removed;
+                match (trust, copy.wish) {
+                    (None | Some(Trust::Removed), Wish::Use | Wish::Suspend) if is_there => {
+                        mirror.order(Order::PutIn(index));
+                    }
+                    (Some(Trust::Suspended), Wish::Use) => mirror.order(Order::Resume(index)),
+                    (Some(Trust::Suspended | Trust::Removed) | None, Wish::Suspend)
+                    | (Some(Trust::Removed) | None, Wish::Remove) => {}
+                    (Some(_), Wish::Suspend) => mirror.order(Order::Suspend(index)),
+                    (Some(_), Wish::Remove) => mirror.order(Order::TakeOut(index)),
+                    _ => {}
+                }
+            }
             if record.compare != self.compare {
                 mirror.order(Order::Compare);
             }

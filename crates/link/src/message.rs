@@ -115,6 +115,8 @@ pub enum ToServer {
     Unwanted(Vec<KeyRange>),
     /// The call for a lock is given up, if it still waits.
     Cancel(CallId),
+    /// The client ends the session.
+    Goodbye,
 }
 
 /// What a client asks for.

@@ -66,6 +66,11 @@ impl Outgoing {
         self.arrived + self.kept.len() as u64
     }
 
+    /// How many have arrived, by the other side's word.
+    pub fn arrived_so_far(&self) -> u64 {
+        self.arrived
+    }
+
     /// The other side says that all up to `received` have arrived.
     pub fn arrived(&mut self, received: u64) -> Result<(), StreamError> {
         let (sent, had) = (self.sent(), self.arrived);
@@ -105,6 +110,11 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    /// All up to `received` have come.
+    pub fn at(received: u64) -> Self {
+        Self { received }
+    }
+
     /// Whether message `number` is new: a repetition is not, and is to be ignored.
     pub fn accept(&mut self, number: u64) -> Result<bool, StreamError> {
         if number <= self.received {

@@ -21,7 +21,8 @@ use crate::table::RevokeId;
 tagged! {
     ToServer, "what a client says";
     1 => Call { id: CallId, caller: Caller, call: Call },
-    2 => Ping {};
+    2 => Ping {},
+    8 => Goodbye {};
     3 => Opened(file: FileId),
     4 => Closed(file: FileId),
     5 => Released(revocations: Vec<RevokeId>),

@@ -212,6 +212,7 @@ pub fn to_server() -> Vec<ToServer> {
         ToServer::Released(vec![RevokeId(1), RevokeId(2)]),
         ToServer::Unwanted(vec![KeyRange::names(DIR)]),
         ToServer::Cancel(CallId(9)),
+        ToServer::Goodbye,
     ];
     calls.chain(others).collect()
 }

@@ -256,6 +256,7 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         10 => (any::<u64>(), caller(), call)
             .prop_map(|(id, caller, call)| ToServer::Call { id: CallId(id), caller, call }),
         1 => Just(ToServer::Ping),
+        1 => Just(ToServer::Goodbye),
         1 => file().prop_map(ToServer::Opened),
         1 => file().prop_map(ToServer::Closed),
         1 => vec(any::<u64>().prop_map(RevokeId), 0..5).prop_map(ToServer::Released),

@@ -149,6 +149,7 @@ impl Served {
                 (self.queue)(Job { request, session, id, caller, call });
             }
             ToServer::Ping => {}
+            ToServer::Goodbye => self.end(session),
             ToServer::Opened(file) => {
                 if session.opened(file) {
                     self.fs.refer(file);

@@ -82,7 +82,7 @@ pub enum DiskError {
     Io {
         /// The device's name as the administrator knows it.
         device: Arc<str>,
-        /// "read", "write", "flush", "discard" or "write zeroes".
+        /// "read", "write", "flush", "discard", "write zeroes" or "seek".
         operation: &'static str,
         /// Where.
         addr: BlockAddr,
@@ -111,6 +111,45 @@ pub enum DiskError {
         /// Who fenced it, as far as is known.
         reason: Arc<str>,
     },
+}
+
+/// Blocks side by side of which the same is known without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Number of blocks, not 0.
+    pub count: u64,
+    /// What is known of them.
+    pub content: Content,
+}
+
+/// What is known of blocks without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing: they may hold anything.
+    Data,
+    /// They read as zeros, and may take no space.
+    Hole,
+}
+
+impl Extent {
+    /// Puts an extent behind the last of `list`, or makes that one longer if it is alike. Nothing
+    /// is put there if there are no blocks.
+    pub fn append(self, list: &mut Vec<Self>) {
+        match list.last_mut() {
+            _ if self.count == 0 => {}
+            Some(last) if last.content == self.content => last.count += self.count,
+            _ => list.push(self),
+        }
+    }
+}
+
+/// What became of zeros that were asked for only if they are cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroing {
+    /// The blocks read as zeros, as after [`DiskRequest::WriteZeroes`].
+    Done,
+    /// It would take as long as to write them, as far as the device knows: nothing has changed.
+    NotFaster,
 }
 
 /// The outcome of a request: the blocks read (for [`DiskRequest::Read`]), or nothing.
@@ -265,6 +304,28 @@ pub trait Disk: Send + Sync {
         self.submit(DiskRequest::Flush).wait().map(drop)
     }
 
+    /// What is known of `count` blocks from `addr` on: one extent at least and `extents_max` at
+    /// most (both numbers must not be 0), side by side, which may end before the blocks do. Blocks
+    /// whose write completed before the call are [`Content::Data`] for sure, unless they
+    /// were discarded or zeroed since; whatever happens at the same time may be told or not.
+    fn extents(
+        &self,
+        addr: BlockAddr,
+        count: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, DiskError> {
+        assert!(count > 0 && extents_max > 0, "{extents_max} extents of {count} blocks");
+        DiskRequest::Read { addr, count: count as usize }.check(&self.name(), self.blocks())?;
+        Ok(vec![Extent { count, content: Content::Data }])
+    }
+
+    /// Makes the blocks read as zeros and waits, but only if that takes less time than to write
+    /// them.
+    fn zero_if_fast(&self, addr: BlockAddr, count: u64) -> Result<Zeroing, DiskError> {
+        DiskRequest::WriteZeroes { addr, count }.check(&self.name(), self.blocks())?;
+        Ok(Zeroing::NotFaster)
+    }
+
     /// How many copies of each block the device keeps in different places.
     fn copies(&self) -> usize {
         1
@@ -412,5 +473,39 @@ impl Disk for MemDisk {
             }
             DiskRequest::Flush | DiskRequest::Discard { .. } => None,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_that_are_alike_become_one() {
+        let mut list = Vec::new();
+        let runs = [
+            (3, Content::Hole),
+            (0, Content::Data),
+            (4, Content::Hole),
+            (1, Content::Data),
+            (2, Content::Data),
+            (1, Content::Hole),
+        ];
+        for (count, content) in runs {
+            Extent { count, content }.append(&mut list);
+        }
+        let told: Vec<_> = list.iter().map(|extent| (extent.count, extent.content)).collect();
+        assert_eq!(told, [(7, Content::Hole), (3, Content::Data), (1, Content::Hole)]);
+    }
+
+    #[test]
+    fn a_disk_that_knows_nothing_says_data_and_zeroes_nothing() {
+        let disk = MemDisk::from_image(vec![5; 4 * BLOCK_SIZE]);
+        let told = disk.extents(BlockAddr(1), 3, 1).unwrap();
+        assert_eq!(told, [Extent { count: 3, content: Content::Data }]);
+        assert!(disk.extents(BlockAddr(1), 4, 1).is_err());
+        assert_eq!(disk.zero_if_fast(BlockAddr(0), 4).unwrap(), Zeroing::NotFaster);
+        assert!(disk.zero_if_fast(BlockAddr(0), 5).is_err());
+        assert!(disk.image().iter().all(|byte| *byte == 5));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::BLOCK_SIZE;
 use crate::buffer::BlockSlice;
-use crate::disk::{Disk, DiskError, DiskRequest, Durability, Repair, Ticket};
+use crate::disk::{Disk, DiskError, DiskRequest, Durability, Extent, Repair, Ticket, Zeroing};
 use crate::ids::BlockAddr;
 
 /// The blocks of a disk from `start` on, `blocks` of them.
@@ -71,6 +71,21 @@ impl Disk for Window {
         self.disk.flush()
     }
 
+    fn extents(
+        &self,
+        addr: BlockAddr,
+        count: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, DiskError> {
+        self.check(&DiskRequest::Read { addr, count: count as usize })?;
+        self.disk.extents(addr.plus(self.start), count, extents_max)
+    }
+
+    fn zero_if_fast(&self, addr: BlockAddr, count: u64) -> Result<Zeroing, DiskError> {
+        self.check(&DiskRequest::WriteZeroes { addr, count })?;
+        self.disk.zero_if_fast(addr.plus(self.start), count)
+    }
+
     fn copies(&self) -> usize {
         self.disk.copies()
     }
@@ -118,6 +133,9 @@ mod tests {
         assert_eq!((read[0], read[BLOCK_SIZE]), (5, 0));
         window.read_copy(0, BlockAddr(1), &mut read[..BLOCK_SIZE]).unwrap();
         assert_eq!(read[0], 5);
+        assert_eq!(window.extents(BlockAddr(4), 1, 1).unwrap()[0].count, 1);
+        assert!(window.extents(BlockAddr(4), 2, 1).is_err());
+        assert!(window.zero_if_fast(BlockAddr(4), 2).is_err());
         assert!(window.read(BlockAddr(4), &mut read).is_err());
         assert!(window.read_copy(0, BlockAddr(5), &mut read[..BLOCK_SIZE]).is_err());
         assert!(window.write(BlockAddr(5), block(), Durability::Cached).is_err());

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -60,7 +61,8 @@ impl Target {
 
 fn image(folder: &Folder) -> PathBuf {
     let path = folder.join("image");
-    File::create(&path).unwrap().set_len(SIZE).unwrap();
+    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    file.unwrap().set_len(SIZE).unwrap();
     path
 }
 
@@ -108,8 +110,6 @@ fn a_target_says_where_its_exports_are_and_what_they_can_do() {
     }
     let list = run(&folder, "nbdinfo", &["--list", &target.uris[0]]);
     assert!(list.contains("export=\"a\"") && list.contains("export=\"b c\""), "{list}");
-    let map = run(&folder, "nbdinfo", &["--map", &target.uris[0]]);
-    assert!(map.contains("data"), "{map}");
     target.stop();
     assert!(!folder.join("socket").exists());
 }
@@ -132,6 +132,56 @@ fn nbdcopy_and_qemu_copy_there_and_back() {
     run(&folder, "qemu-img", &["compare", "q", target.uri()]);
     target.stop();
     assert!(fs::read(folder.join("image")).unwrap() == source);
+}
+
+#[test]
+fn holes_are_told_to_other_clients_and_stay_holes_in_copies() {
+    let folder = Folder::new();
+    let image = File::options().write(true).open(image(&folder)).unwrap();
+    image.write_all_at(&[7; 1 << 20], 4 << 20).unwrap();
+    image.write_all_at(&[7; 4096], 9 << 20).unwrap();
+    let target = Target::of_image(&folder);
+    let map = run(&folder, "nbdinfo", &["--map", "--json", target.uri()]);
+    let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+    let number = |extent: &Value, name: &str| extent[name].as_u64().unwrap();
+    let told: Vec<_> =
+        map.iter().map(|extent| (number(extent, "offset"), number(extent, "type"))).collect();
+    // 3 is a hole of zeros, 0 is data.
+    let after = (9 << 20) + 4096;
+    assert_eq!(told, [(0, 3), (4 << 20, 0), (5 << 20, 3), (9 << 20, 0), (after, 3)]);
+    let map = run(&folder, "qemu-img", &["map", "--output=json", "-f", "raw", target.uri()]);
+    let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+    let data = map.iter().filter(|extent| extent["data"] == true);
+    let data: Vec<_> =
+        data.map(|extent| (number(extent, "start"), number(extent, "length"))).collect();
+    assert_eq!(data, [(4 << 20, 1 << 20), (9 << 20, 4096)]);
+    // What is written from now on is data at once, zeros in a hole as well.
+    let write = ["-f", "raw", target.uri(), "-c", "write -P 0 1M 64k"];
+    run(&folder, "qemu-io", &write);
+    let map = run(&folder, "nbdinfo", &["--map", "--totals", target.uri()]);
+    assert!(map.contains("1118208 "), "{map}");
+    run(&folder, "nbdcopy", &[target.uri(), "back"]);
+    let copy = fs::metadata(folder.join("back")).unwrap();
+    assert!(copy.len() == SIZE && copy.blocks() * 512 < 3 << 20, "{} sectors", copy.blocks());
+    target.stop();
+    assert!(fs::read(folder.join("back")).unwrap() == fs::read(folder.join("image")).unwrap());
+}
+
+#[test]
+fn zeros_that_must_be_fast_are_zeros_or_are_refused() {
+    let folder = Folder::new();
+    fs::write(folder.join("image"), [7; 1 << 20]).unwrap();
+    let listen = ["--raw", "--listen", "127.0.0.1:0", "disk=image"];
+    let target = Target::start(&folder, 1, &listen);
+    let zeroes = ["-f", "raw", target.uri(), "-c", "write -z -n 64k 128k"];
+    let output = folder.run(Command::new("qemu-io").args(zeroes)).succeeded();
+    let content = if output.contains("wrote 131072/131072") { 0 } else { 7 };
+    target.stop();
+    let image = fs::read(folder.join("image")).unwrap();
+    for (at, byte) in image.iter().enumerate() {
+        let inside = (64 << 10..192 << 10).contains(&at);
+        assert_eq!(*byte, if inside { content } else { 7 }, "byte {at}");
+    }
 }
 
 #[test]

@@ -23,9 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{DiskError, DiskRequest, DiskResult, Durability};
+use gabion_base::disk::{Content, DiskError, DiskRequest, DiskResult, Durability, Extent, Zeroing};
 use gabion_base::ids::BlockAddr;
 
+use super::holes;
 use super::transfer::{Progress, ReadCursor, WriteCursor};
 use crate::sys::{os_error, retried};
 
@@ -225,6 +226,38 @@ impl Backing {
             done += step;
         }
         Ok(())
+    }
+
+    /// Only a filesystem marks zeros without writing any; a device may do so or not, and does not
+    /// say which.
+    pub(super) fn zero_if_fast(&self, addr: BlockAddr, count: u64) -> io::Result<Zeroing> {
+        if self.kind == Kind::Device {
+            return Ok(Zeroing::NotFaster);
+        }
+        match self.allocate(libc::FALLOC_FL_ZERO_RANGE, addr, count) {
+            Err(error) if is_unsupported(&error) => Ok(Zeroing::NotFaster),
+            zeroed => zeroed.map(|()| Zeroing::Done),
+        }
+    }
+
+    /// See [`holes`] for when it is known where the holes are.
+    pub(super) fn extents(
+        &self,
+        addr: BlockAddr,
+        count: u64,
+        extents_max: usize,
+    ) -> io::Result<Vec<Extent>> {
+        let data = || Ok(vec![Extent { count, content: Content::Data }]);
+        match (self.kind, self.access) {
+            (Kind::Device, _) | (_, Access::Buffered) => return data(),
+            (Kind::Image, Access::Direct) => {}
+        }
+        match holes::extents(&self.file, addr.0, addr.0 + count, extents_max) {
+            Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {
+                data()
+            }
+            told => told,
+        }
     }
 
     fn allocate(&self, mode: libc::c_int, addr: BlockAddr, count: u64) -> io::Result<()> {

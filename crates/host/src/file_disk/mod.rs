@@ -16,6 +16,7 @@
 //!   `FileDisk` waits for what is in flight.
 
 mod backing;
+mod holes;
 mod lock;
 mod ring;
 mod transfer;
@@ -32,7 +33,7 @@ use std::{fmt, process, thread};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Ticket};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Extent, Ticket, Zeroing};
 use gabion_base::ids::BlockAddr;
 use thiserror::Error;
 
@@ -321,6 +322,25 @@ impl Disk for FileDisk {
 
     fn flush(&self) -> Result<(), DiskError> {
         self.backing.execute(DiskRequest::Flush).map(drop)
+    }
+
+    fn extents(
+        &self,
+        addr: BlockAddr,
+        count: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, DiskError> {
+        assert!(count > 0 && extents_max > 0, "{extents_max} extents of {count} blocks");
+        self.backing.check(&DiskRequest::Read { addr, count: count as usize })?;
+        let told = self.backing.extents(addr, count, extents_max);
+        told.map_err(|error| self.backing.failure("seek", addr, error))
+    }
+
+    fn zero_if_fast(&self, addr: BlockAddr, count: u64) -> Result<Zeroing, DiskError> {
+        let request = DiskRequest::WriteZeroes { addr, count };
+        self.backing.check(&request)?;
+        let zeroed = self.backing.zero_if_fast(addr, count);
+        zeroed.map_err(|error| self.backing.failure(request.operation(), addr, error))
     }
 }
 

@@ -3,20 +3,20 @@
 //! | request               | simple replies        | structured replies                      |
 //! |-----------------------|-----------------------|-----------------------------------------|
 //! | a read                | simple, then the data | data; or a hole, if all of it is zeros  |
-//! | anything else         | simple                | simple                                  |
 //! | block status          | (is not admitted)     | status                                  |
+//! | anything else         | simple                | simple                                  |
 //! | what has failed       | simple                | error, with words                       |
 //!
 //! Every answer is one message: a chunk that is the last of its reply.
 
 use std::ops::Range;
 
-use super::execute::{Refusal, span};
+use super::execute::{Outcome, Refusal, span};
 use super::export::Replies;
 use super::handshake::ALLOCATION_ID;
 use super::pool::Buffer;
 use crate::wire::reply;
-use crate::wire::request::{Command, Request};
+use crate::wire::request::Request;
 
 /// An answer to a request.
 pub(super) struct Answer {
@@ -26,17 +26,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What a request is answered that was done, or was refused, or has failed. A read comes with
-    /// the blocks of its [`span`].
-    pub(super) fn new(
-        request: &Request,
-        done: Result<(Command, Option<Buffer>), Refusal>,
-        replies: Replies,
-    ) -> Self {
+    /// What a request is answered that was done, or was refused, or has failed.
+    pub(super) fn new(request: &Request, done: Result<Outcome, Refusal>, replies: Replies) -> Self {
         let cookie = request.cookie;
         let structured = replies == Replies::Structured;
         match done {
-            Ok((_, Some(buffer))) => {
+            Ok(Outcome::Read(buffer)) => {
                 let (_, _, within) = span(request);
                 let range = within..within + request.length as usize;
                 if !structured {
@@ -48,10 +43,10 @@ impl Answer {
                 let head = reply::data_head(cookie, request.offset, request.length);
                 Self::with_data(&head, buffer, range)
             }
-            Ok((Command::BlockStatus, None)) => {
-                Self::plain(&reply::status(cookie, ALLOCATION_ID, request.length))
+            Ok(Outcome::Status(descriptors)) => {
+                Self::plain(&reply::status(cookie, ALLOCATION_ID, &descriptors))
             }
-            Ok((_, None)) => Self::plain(&reply::simple(None, cookie)),
+            Ok(Outcome::Done) => Self::plain(&reply::simple(None, cookie)),
             Err(refusal) if structured => {
                 Self::plain(&reply::failure(cookie, refusal.code, &refusal.reason))
             }

@@ -4,21 +4,23 @@
 //! 2. [`execute`] does the rest. Requests count in bytes, disks in blocks: a write of less than a
 //!    block reads it, changes it and writes it back, alone with that block.
 //!
-//! Zeros are written by the disk itself, which cannot say whether that is faster than writing
-//! them: requests that depend on it are refused, as the standard wants.
+//! Zeros are written by the disk itself. Those that are asked for only if that is faster than
+//! writing them are whole blocks first, and nothing at all where the disk knows no faster way.
 
 use std::sync::Arc;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Zeroing};
 use gabion_base::ids::BlockAddr;
 
 use super::export::{Export, Permission, Replies};
 use super::handshake::{Contexts, Session};
 use super::pool::{Buffer, Pool};
 use super::ranges::Sharing;
+use super::status::block_status;
 use crate::wire::error::ErrorCode;
+use crate::wire::reply::Descriptor;
 use crate::wire::request::{Command, Request};
 use crate::wire::{PAYLOAD_BYTES_MAX, command_flag};
 
@@ -41,6 +43,16 @@ impl From<DiskError> for Refusal {
     fn from(error: DiskError) -> Self {
         Self::new(ErrorCode::of_disk(&error), error.to_string())
     }
+}
+
+/// What has come out of a request.
+pub(super) enum Outcome {
+    /// It is done, and that is all.
+    Done,
+    /// The blocks of its [`span`].
+    Read(Buffer),
+    /// What is known of its range.
+    Status(Vec<Descriptor>),
 }
 
 /// Finds out what a request wants, or why it cannot have that.
@@ -86,10 +98,6 @@ pub(super) fn admit(request: &Request, session: &Session) -> Result<Command, Ref
     if command == Command::BlockStatus && session.contexts == Contexts::None {
         return invalid("no metadata context was chosen");
     }
-    if request.flags & command_flag::FAST_ZERO != 0 {
-        let reason = "whether zeros are faster than data is not known";
-        return Err(Refusal::new(ErrorCode::NotSupported, reason));
-    }
     Ok(command)
 }
 
@@ -104,15 +112,15 @@ pub(super) fn span(request: &Request) -> (BlockAddr, usize, usize) {
     (BlockAddr(first), (end - first) as usize, (request.offset % BLOCK) as usize)
 }
 
-/// Does an admitted request, except a farewell. A read gives the blocks of its [`span`]; a write
-/// comes with them, its data in the place where it belongs, and whatever else in them.
+/// Does an admitted request, except a farewell. A write comes with the blocks of its [`span`], its
+/// data in the place where it belongs, and whatever else in them.
 pub(super) fn execute(
     command: Command,
     request: &Request,
     data: Option<Buffer>,
     session: &Session,
     pool: &Arc<Pool>,
-) -> Result<Option<Buffer>, Refusal> {
+) -> Result<Outcome, Refusal> {
     let export = &*session.export;
     // Until the request is done, so that no claim of an epoch is granted in the middle of it.
     let _entered = match &export.medium {
@@ -132,7 +140,7 @@ pub(super) fn execute(
             let (addr, count, _) = span(request);
             let mut buffer = pool.take(count);
             disk.read(addr, buffer.bytes_mut())?;
-            return Ok(Some(buffer));
+            return Ok(Outcome::Read(buffer));
         }
         Command::Write => {
             let data = data.ok_or_else(|| Refusal::new(ErrorCode::Invalid, "no data came"))?;
@@ -154,10 +162,11 @@ pub(super) fn execute(
             write_zeroes(request, export, pool)?;
             flush_if(durability, disk)?;
         }
-        // There is no cache that could be filled, and nothing better to say about extents.
-        Command::Cache | Command::BlockStatus | Command::Disconnect => {}
+        Command::BlockStatus => return Ok(Outcome::Status(block_status(request, disk)?)),
+        // There is no cache that could be filled.
+        Command::Cache | Command::Disconnect => {}
     }
-    Ok(None)
+    Ok(Outcome::Done)
 }
 
 fn flush_if(durability: Durability, disk: &dyn Disk) -> Result<(), DiskError> {
@@ -199,10 +208,29 @@ fn write(
 }
 
 /// Whole blocks by the disk, their edges as writes.
-fn write_zeroes(request: &Request, export: &Export, pool: &Arc<Pool>) -> Result<(), DiskError> {
+fn write_zeroes(request: &Request, export: &Export, pool: &Arc<Pool>) -> Result<(), Refusal> {
     let (start, end) = (request.offset, request.offset + u64::from(request.length));
     let first = start.next_multiple_of(BLOCK).min(end);
     let last = (end / BLOCK * BLOCK).max(first);
+    let only_if_fast = request.flags & command_flag::FAST_ZERO != 0;
+    let zeroing = match first < last {
+        true => {
+            let (addr, count) = (BlockAddr(first / BLOCK), (last - first) / BLOCK);
+            let _held = export.ranges.enter(addr.0, addr.0 + count, Sharing::Shared);
+            if only_if_fast {
+                export.disk.zero_if_fast(addr, count)?
+            } else {
+                export.disk.submit(DiskRequest::WriteZeroes { addr, count }).wait()?;
+                Zeroing::Done
+            }
+        }
+        false if only_if_fast => Zeroing::NotFaster,
+        false => Zeroing::Done,
+    };
+    if zeroing == Zeroing::NotFaster {
+        let reason = "these zeros take as long as data";
+        return Err(Refusal::new(ErrorCode::NotSupported, reason));
+    }
     for (from, to) in [(start, first), (last, end)] {
         if from < to {
             let edge = Request { offset: from, length: (to - from) as u32, ..*request };
@@ -212,17 +240,12 @@ fn write_zeroes(request: &Request, export: &Export, pool: &Arc<Pool>) -> Result<
             write(&edge, zeros, Durability::Cached, export)?;
         }
     }
-    if first < last {
-        let (addr, count) = (BlockAddr(first / BLOCK), (last - first) / BLOCK);
-        let _held = export.ranges.enter(addr.0, addr.0 + count, Sharing::Shared);
-        export.disk.submit(DiskRequest::WriteZeroes { addr, count }).wait()?;
-    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use gabion_base::disk::MemDisk;
+    use gabion_base::disk::{MemDisk, Ticket};
     use proptest::prelude::*;
 
     use super::*;
@@ -244,8 +267,10 @@ mod tests {
 
     fn content(session: &Session) -> Vec<u8> {
         let all = request(Command::Read, 0, BYTES as u32);
-        let blocks = execute(Command::Read, &all, None, session, &Arc::default()).unwrap().unwrap();
-        blocks.bytes().to_vec()
+        match execute(Command::Read, &all, None, session, &Arc::default()) {
+            Ok(Outcome::Read(blocks)) => blocks.bytes().to_vec(),
+            _ => panic!("a read gives blocks"),
+        }
     }
 
     proptest! {
@@ -283,7 +308,10 @@ mod tests {
             if let Ok(command) = admit(&request, &session) {
                 let (_, count, _) = span(&request);
                 let data = (command == Command::Write).then(|| pool.take(count));
-                execute(command, &request, data, &session, &pool).unwrap();
+                let done = execute(command, &request, data, &session, &pool);
+                let code = done.map_err(|refusal| refusal.code).err();
+                let not_fast = request.flags & command_flag::FAST_ZERO != 0;
+                prop_assert_eq!(code, not_fast.then_some(ErrorCode::NotSupported));
             }
         }
     }
@@ -305,9 +333,56 @@ mod tests {
         assert_eq!(writable(request(Command::BlockStatus, 0, 1)), Err(ErrorCode::Invalid));
         assert_eq!(writable(Request { command: 99, ..write }), Err(ErrorCode::Invalid));
         assert_eq!(writable(Request { flags: 1 << 9, ..write }), Err(ErrorCode::Invalid));
-        let fast = Request { flags: 1 << 4, ..request(Command::WriteZeroes, 0, 512) };
-        assert_eq!(writable(fast), Err(ErrorCode::NotSupported));
+        let fast = Request { flags: command_flag::FAST_ZERO, ..write };
+        assert_eq!(writable(fast), Err(ErrorCode::Invalid), "a write is no zeros");
         let durable = Request { flags: 1, ..request(Command::Read, 0, 512) };
         assert_eq!(writable(durable), Ok(Command::Read));
+    }
+    /// A disk that zeroes fast, and no other way.
+    struct Fast(MemDisk);
+
+    impl Disk for Fast {
+        fn name(&self) -> Arc<str> {
+            "fast".into()
+        }
+
+        fn blocks(&self) -> u64 {
+            self.0.blocks()
+        }
+
+        fn submit(&self, request: DiskRequest) -> Ticket {
+            assert!(!matches!(request, DiskRequest::WriteZeroes { .. }), "zeros take long");
+            self.0.submit(request)
+        }
+
+        fn zero_if_fast(&self, addr: BlockAddr, count: u64) -> Result<Zeroing, DiskError> {
+            self.0.submit(DiskRequest::WriteZeroes { addr, count }).wait()?;
+            Ok(Zeroing::Done)
+        }
+    }
+
+    #[test]
+    fn zeros_that_must_be_fast_are_all_written_or_none() {
+        let slow = session(Permission::ReadWrite);
+        let before = content(&slow);
+        let disk = Arc::new(Fast(MemDisk::from_image(before.clone())));
+        let export = Arc::new(Export::new("e", disk, Permission::ReadWrite));
+        let fast = Session { export, ..slow.clone() };
+        let zeroed = |session: &Session, offset, length| {
+            let flags = command_flag::FAST_ZERO;
+            let request = Request { flags, ..request(Command::WriteZeroes, offset, length) };
+            let command = admit(&request, session).unwrap();
+            let done = execute(command, &request, None, session, &Arc::default());
+            done.map(drop).map_err(|refusal| refusal.code)
+        };
+        let not_fast = Err(ErrorCode::NotSupported);
+        assert_eq!(zeroed(&slow, 100, 9000), not_fast);
+        assert!(content(&slow) == before);
+        assert_eq!(zeroed(&fast, 100, 4000), not_fast, "it has no whole block");
+        assert!(content(&fast) == before);
+        assert_eq!(zeroed(&fast, 100, 9000), Ok(()));
+        let mut wanted = before;
+        wanted[100..9100].fill(0);
+        assert!(content(&fast) == wanted);
     }
 }

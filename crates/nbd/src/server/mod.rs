@@ -22,6 +22,7 @@ mod pace;
 mod pool;
 mod ranges;
 mod room;
+mod status;
 mod transmission;
 
 use std::collections::BTreeMap;

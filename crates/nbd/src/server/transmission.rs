@@ -232,10 +232,8 @@ impl<'a> Transmission<'a> {
         let small = job.small();
         let Job { request, verdict, data, .. } = job;
         let start = Instant::now();
-        let done = verdict.and_then(|command| {
-            let read = execute(command, &request, data, &self.session, &self.pool)?;
-            Ok((command, read))
-        });
+        let done =
+            verdict.and_then(|command| execute(command, &request, data, &self.session, &self.pool));
         if let Some(kind) = small {
             self.paces.record(kind, start.elapsed());
         }

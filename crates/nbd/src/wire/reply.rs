@@ -115,10 +115,29 @@ pub fn failure(cookie: u64, code: ErrorCode, message: &str) -> Vec<u8> {
     [&head[..], &code.number().to_be_bytes(), &words, message].concat()
 }
 
-/// The last chunk of a block status: one extent of unknown content.
-pub fn status(cookie: u64, context: u32, length: u32) -> Vec<u8> {
-    let head = chunk_head(FLAG_DONE, chunk::BLOCK_STATUS, cookie, 12);
-    [&head[..], &context.to_be_bytes(), &length.to_be_bytes(), &0_u32.to_be_bytes()].concat()
+/// Bytes side by side with the same status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Number of bytes, not 0.
+    pub length: u32,
+    /// Whether they are known to be zeros and may take no space; else nothing is known of them.
+    pub is_hole: bool,
+}
+
+/// Flags of a descriptor of `base:allocation` that is a hole: `HOLE` and `ZERO`.
+const HOLE_FLAGS: u32 = 1 | 1 << 1;
+
+/// The last chunk of a block status: one descriptor at least, side by side.
+pub fn status(cookie: u64, context: u32, descriptors: &[Descriptor]) -> Vec<u8> {
+    let length = 4 + 8 * descriptors.len() as u32;
+    let mut chunk = chunk_head(FLAG_DONE, chunk::BLOCK_STATUS, cookie, length).to_vec();
+    chunk.extend(context.to_be_bytes());
+    for descriptor in descriptors {
+        let flags = if descriptor.is_hole { HOLE_FLAGS } else { 0 };
+        chunk.extend(descriptor.length.to_be_bytes());
+        chunk.extend(flags.to_be_bytes());
+    }
+    chunk
 }
 
 /// The payload of a chunk that carries no data of the export.
@@ -216,10 +235,12 @@ mod tests {
         ];
         assert_eq!(failure(9, ErrorCode::Io, "no"), golden);
         let golden = [
-            0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 12, 0, 0, 0, 1, 0,
-            0, 2, 0, 0, 0, 0, 0,
+            0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 20, 0, 0, 0, 1, 0,
+            0, 2, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 3,
         ];
-        assert_eq!(status(9, 1, 512), golden);
+        let descriptors = [(512, false), (4096, true)];
+        let descriptors = descriptors.map(|(length, is_hole)| Descriptor { length, is_hole });
+        assert_eq!(status(9, 1, &descriptors), golden);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   and is what the kernel's own filesystems stamp their files with.
 //! - [`monotonic`] never goes backward and is for durations and deadlines; it stands still while
 //!   the machine sleeps.
+//! - [`boottime`] is the same, but does not stand still then.
 
 use std::time::Duration;
 
@@ -25,6 +26,12 @@ pub fn coarse_now() -> Timestamp {
 /// Time since an arbitrary point in the past that is the same for the whole machine.
 pub fn monotonic() -> Duration {
     let time = read(libc::CLOCK_MONOTONIC);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The same, but it goes on while the machine sleeps: for what others wait for meanwhile.
+pub fn boottime() -> Duration {
+    let time = read(libc::CLOCK_BOOTTIME);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 

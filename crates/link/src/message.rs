@@ -208,6 +208,38 @@ pub enum Call {
     TestLock { lock: Lock },
 }
 
+impl Call {
+    /// The objects that it names.
+    pub fn files(&self) -> Vec<FileId> {
+        match self {
+            Self::Acquire { ranges, .. } => ranges.iter().map(KeyRange::file).collect(),
+            Self::Read { file, .. }
+            | Self::Write { file, .. }
+            | Self::Setattr { file, .. }
+            | Self::SetXattr { file, .. }
+            | Self::RemoveXattr { file, .. }
+            | Self::Fallocate { file, .. }
+            | Self::Seek { file, .. }
+            | Self::Unlock { file, .. } => vec![*file],
+            Self::Create { parent, .. }
+            | Self::Tmpfile { parent, .. }
+            | Self::Mknod { parent, .. }
+            | Self::Mkdir { parent, .. }
+            | Self::Symlink { parent, .. }
+            | Self::Unlink { parent, .. }
+            | Self::Rmdir { parent, .. } => vec![*parent],
+            Self::Link { file, parent, .. } => vec![*file, *parent],
+            Self::Rename { source_parent, target_parent, .. } => {
+                vec![*source_parent, *target_parent]
+            }
+            Self::Copy { source, target, .. } => vec![*source, *target],
+            Self::Sync { file } => file.iter().copied().collect(),
+            Self::Space => Vec::new(),
+            Self::Lock { lock, .. } | Self::TestLock { lock } => vec![lock.file],
+        }
+    }
+}
+
 /// What [`Call::Read`] does about leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadLease {

@@ -286,7 +286,8 @@ mod tests {
                 let held: Vec<u64> =
                     set.of(FILE).flat_map(|r| r.first().at..=r.last().at).collect();
                 prop_assert_eq!(held, model.iter().copied().collect::<Vec<_>>());
-                let runs = model.iter().filter(|n| n.checked_sub(1).is_none_or(|b| !model.contains(&b)));
+                let begins = |n: &&u64| n.checked_sub(1).is_none_or(|b| !model.contains(&b));
+                let runs = model.iter().filter(begins);
                 prop_assert_eq!(set.len(), runs.count());
             }
         }

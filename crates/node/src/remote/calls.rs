@@ -156,6 +156,7 @@ pub(super) fn nonsense() -> Error {
 impl RemoteFs {
     /// Asks the server and waits for the answer. This thread is inside the gate then.
     pub(super) fn call(&self, caller: &Caller, call: &Call) -> Result<Answer> {
+        call.check()?;
         // Whoever waits for the server must not be waited for.
         self.gate.leave_own();
         let deadline = self.clock.monotonic() + self.settings.deadline;

@@ -38,6 +38,9 @@ enum Rest {
 
 impl Served {
     pub(super) fn execute(&self, job: &Job) -> Executed {
+        if !job.call.files().iter().all(|file| self.is_served(*file)) {
+            return plain(Err(Error::Stale));
+        }
         match &job.call {
             Call::Acquire { ranges, prefetch } => self.acquire(job, ranges, *prefetch),
             Call::Read { file, offset, length, lease } => {

@@ -27,12 +27,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use gabion_base::ids::Ino;
 use gabion_base::sync::{Mutex, RwLock};
 use gabion_fs::{Caller, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Action, ClientId, Lease, RequestId, Want};
-use gabion_map::{Key, Value};
+use gabion_map::{FileId, Key, Value};
 
 use crate::local::LocalFs;
 
@@ -151,7 +152,7 @@ impl Served {
             ToServer::Ping => {}
             ToServer::Goodbye => self.end(session),
             ToServer::Opened(file) => {
-                if session.opened(file) {
+                if self.is_served(file) && session.opened(file) {
                     self.fs.refer(file);
                 }
             }
@@ -184,6 +185,11 @@ impl Served {
                 }
             }
         }
+    }
+
+    /// Whether clients may name the object. Inode 0 is where the filesystem keeps what is its own.
+    fn is_served(&self, file: FileId) -> bool {
+        file.subvol == self.fs.root().subvol && file.ino != Ino(0)
     }
 
     /// Runs a call, once or once more, to its answer or until it has to wait.

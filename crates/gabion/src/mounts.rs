@@ -88,14 +88,14 @@ pub fn life(mount: &Mount) -> Life {
 
 /// Takes away a mount whose daemon is gone, whoever still has files of it open.
 pub fn bury(mount: &Mount) -> Result<()> {
+    // Nobody listens there. Once it is unmounted its number, and with it the socket's name, may be
+    // another mount's.
+    let _ = fs::remove_file(folder::socket_of(mount));
     unmount(&mount.mountpoint, Unmount::Lazy).map_err(|error| {
         let mountpoint = mount.mountpoint.display();
         Failure::of(format!("cannot clean up the dead mount at {mountpoint}"), &error)
             .next("Try the same as root.")
-    })?;
-    // Nobody listens there, and the next mount with this number would replace it, too.
-    let _ = fs::remove_file(folder::socket_of(mount));
-    Ok(())
+    })
 }
 
 /// Takes away what killed daemons have left at this mountpoint or of this target.

@@ -10,6 +10,13 @@
 //!   writes is in the page cache and nowhere else until a flush.
 //!
 //! The target for every figure is the better one of the peers.
+//!
+//! Volumes are measured in a third place: in memory, and with each target at a [`Distance`] as of a
+//! machine of its own. In the others all copies share the processors and the disk that one target
+//! has for itself, so that the ratio shows what a second copy costs those; with the distance, both
+//! volumes wait for it alike, and the ratio shows what the mirror itself adds.
+//!
+//! [`Distance`]: crate::systems::Distance
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -32,6 +39,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Where images in memory are made.
 const MEMORY: &str = "/dev/shm";
+/// How far away a machine of its own is: half of what a small request takes there and back, with a
+/// disk that is not idle.
+const ONE_WAY: Duration = Duration::from_micros(500);
+
+/// Where servers are measured.
+struct Place<'a> {
+    title: &'static str,
+    folder: &'a Path,
+    /// How far away the targets of volumes are.
+    one_way: Option<Duration>,
+}
 
 /// What fio does.
 struct Job {
@@ -78,16 +96,24 @@ pub fn run(args: &args::Targets) -> Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("gabion"),
     };
+    let volumes: &[_] = &[MIRROR, ONE];
     if !args.no_memory {
         let folder = Folder::new(Path::new(MEMORY))?;
-        let servers: &[_] = if args.volumes { &[MIRROR, ONE] } else { &[GABION, NBDKIT, QEMU] };
-        measure("in memory", folder.0.as_path(), servers, &gabion, args)?;
+        let near = Place { title: "in memory", folder: &folder.0, one_way: None };
+        if args.volumes {
+            measure(&near, volumes, &gabion, args)?;
+            let title = "in memory, 1 ms away";
+            let far = Place { title, one_way: Some(ONE_WAY), ..near };
+            measure(&far, volumes, &gabion, args)?;
+        } else {
+            measure(&near, &[GABION, NBDKIT, QEMU], &gabion, args)?;
+        }
     }
     if !args.no_disk {
         let scratch = Scratch::new(&args.dir)?;
-        let servers: &[_] =
-            if args.volumes { &[MIRROR, ONE] } else { &[GABION, NBDKIT, QEMU_DIRECT] };
-        measure("on disk", scratch.path(), servers, &gabion, args)?;
+        let place = Place { title: "on disk", folder: scratch.path(), one_way: None };
+        let servers = if args.volumes { volumes } else { &[GABION, NBDKIT, QEMU_DIRECT] };
+        measure(&place, servers, &gabion, args)?;
     }
     Ok(())
 }
@@ -110,12 +136,12 @@ impl Drop for Folder {
 }
 
 fn measure(
-    place: &str,
-    folder: &Path,
+    place: &Place<'_>,
     servers: &[&'static str],
     gabion: &Path,
     args: &args::Targets,
 ) -> Result<()> {
+    let folder = place.folder;
     let image = folder.join("image");
     fill(&image, args.image << 20)?;
     if args.volumes {
@@ -126,17 +152,17 @@ fn measure(
     let mut figures = Figures::default();
     for round in 0..args.rounds {
         for (turn, job) in JOBS.iter().enumerate() {
-            for place in 0..servers.len() {
-                let name = servers[(round as usize + turn + place) % servers.len()];
+            for next in 0..servers.len() {
+                let name = servers[(round as usize + turn + next) % servers.len()];
                 File::open(&image)?.sync_all()?;
                 fs::write("/proc/sys/vm/drop_caches", "1")?;
-                let server = Server::start(name, gabion, &image, folder)?;
+                let server = Server::start(name, gabion, &image, place)?;
                 let sample = server.measure(job, args)?;
                 figures.add(name, round, sample);
             }
         }
     }
-    println!("{place}:\n{}", report(&figures, servers));
+    println!("{}:\n{}", place.title, report(&figures, servers));
     Ok(())
 }
 
@@ -183,10 +209,11 @@ enum Running {
 }
 
 impl Server {
-    fn start(name: &str, gabion: &Path, image: &Path, folder: &Path) -> Result<Self> {
+    fn start(name: &str, gabion: &Path, image: &Path, place: &Place<'_>) -> Result<Self> {
+        let (folder, one_way) = (place.folder, place.one_way);
         let socket = folder.join("socket");
         let _ = fs::remove_file(&socket);
-        let volume = |images: &[&str]| Exported::start(gabion, folder, images, &socket);
+        let volume = |images: &[&str]| Exported::start(gabion, folder, images, &socket, one_way);
         let running = match name {
             MIRROR => Running::Volume(volume(&MIRROR_IMAGES)?),
             ONE => Running::Volume(volume(&ONE_IMAGE)?),

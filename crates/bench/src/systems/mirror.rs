@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::daemon::Daemon;
+use super::distance::Distance;
 use super::{System, drop_caches, full_image, run, sync_of};
 
 /// A target that needs longer to listen is taken for broken.
@@ -20,19 +21,30 @@ const PAUSE: Duration = Duration::from_millis(5);
 const VOLUME: &str = "bench";
 
 /// Targets that are running. Dropping them ends them.
-pub struct Targets(Vec<Child>);
+pub struct Targets {
+    programs: Vec<Child>,
+    _distances: Vec<Distance>,
+}
 
 impl Targets {
-    /// Starts one for each image, which lie in `folder`; gives where they are.
-    pub fn start(binary: &Path, folder: &Path, images: &[&str]) -> Result<(Self, Vec<String>)> {
-        let (mut targets, mut urls) = (Self(Vec::new()), Vec::new());
+    /// Starts one for each image, which lie in `folder`; gives where they are. Each is as far away
+    /// as is said.
+    pub fn start(
+        binary: &Path,
+        folder: &Path,
+        images: &[&str],
+        one_way: Option<Duration>,
+    ) -> Result<(Self, Vec<String>)> {
+        let mut targets = Self { programs: Vec::new(), _distances: Vec::new() };
+        let mut urls = Vec::new();
         for image in images {
             let socket = folder.join(format!("{image}.sock"));
             let mut command = Command::new(binary);
             command.args(["target", "--listen"]).arg(format!("unix:{}", socket.display()));
             command.arg(format!("{image}={}", folder.join(image).display()));
             command.stdin(Stdio::null()).stdout(Stdio::null());
-            targets.0.push(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
+            let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+            targets.programs.push(child);
             let start = Instant::now();
             // That there is a socket does not mean yet that anybody listens.
             while UnixStream::connect(&socket).is_err() {
@@ -41,7 +53,15 @@ impl Targets {
                 }
                 thread::sleep(PAUSE);
             }
-            urls.push(format!("nbd+unix:///{image}?socket={}", socket.display()));
+            let near = match one_way {
+                Some(one_way) => {
+                    let near = folder.join(format!("{image}.far"));
+                    targets._distances.push(Distance::start(&near, &socket, one_way)?);
+                    near
+                }
+                None => socket,
+            };
+            urls.push(format!("nbd+unix:///{image}?socket={}", near.display()));
         }
         Ok((targets, urls))
     }
@@ -49,7 +69,7 @@ impl Targets {
 
 impl Drop for Targets {
     fn drop(&mut self) {
-        for target in &mut self.0 {
+        for target in &mut self.programs {
             let _ = target.kill();
             let _ = target.wait();
         }
@@ -75,7 +95,7 @@ impl Mirror {
             full_image(&scratch.join(image), mebibytes)?;
         }
         let state = scratch.join("state");
-        let (targets, urls) = Targets::start(&binary, scratch, &images)?;
+        let (targets, urls) = Targets::start(&binary, scratch, &images, None)?;
         let gabion = |arguments: &[&str]| {
             let mut command = Command::new(&binary);
             run(command.args(arguments).env("GABION_STATE", &state))
@@ -130,8 +150,15 @@ pub struct Exported {
 }
 
 impl Exported {
-    /// Makes a volume of as many images as are given, and offers it at `socket`.
-    pub fn start(binary: &Path, folder: &Path, images: &[&str], socket: &Path) -> Result<Self> {
+    /// Makes a volume of as many images as are given, whose targets are as far away as is said, and
+    /// offers it at `socket`.
+    pub fn start(
+        binary: &Path,
+        folder: &Path,
+        images: &[&str],
+        socket: &Path,
+        one_way: Option<Duration>,
+    ) -> Result<Self> {
         let state = folder.join("state");
         let _ = std::fs::remove_dir_all(&state);
         for image in images {
@@ -140,7 +167,7 @@ impl Exported {
             std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; 3 << 20], 0)?;
             let _ = std::fs::remove_file(folder.join(format!("{image}.sock")));
         }
-        let (targets, urls) = Targets::start(binary, folder, images)?;
+        let (targets, urls) = Targets::start(binary, folder, images, one_way)?;
         let mut create = Command::new(binary);
         create.args(["volume", "create", VOLUME, "--equal", "--mirror"]).args(&urls);
         run(create.env("GABION_STATE", &state))?;

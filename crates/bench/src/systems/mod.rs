@@ -1,6 +1,7 @@
 //! The systems that are measured: where they are mounted, and how they forget what they cached.
 
 mod daemon;
+mod distance;
 mod ext4;
 mod gabion;
 mod image;

@@ -6,6 +6,7 @@
 //!   format    what is kept: the record's text, the headers of members, the bitmaps of mirrors
 //!   mirror    the machine that keeps copies equal
 //!   spread    linear and stripe
+//!   wishes    what administrators want of copies, and what follows from it
 //! ```
 //!
 //! Nothing here talks to a peer, starts a thread or reads a clock. A mirror is a machine that takes
@@ -23,3 +24,4 @@ pub mod mirror;
 pub mod opening;
 pub mod record;
 pub mod spread;
+pub mod wishes;

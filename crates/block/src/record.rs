@@ -110,6 +110,11 @@ pub enum Wish {
     Suspend,
     /// That it is taken out.
     Remove,
+    /// That it is taken out once the copy with this first member is in sync.
+    Replace {
+        /// The identity of that member.
+        by: Uuid,
+    },
 }
 
 impl CopyState {
@@ -188,6 +193,20 @@ impl Layout {
             Self::Mirror { uuid, copies, .. } => {
                 let inner = copies.iter().flat_map(|copy| copy.on.mirrors());
                 std::iter::once((*uuid, copies.as_slice())).chain(inner).collect()
+            }
+        }
+    }
+
+    /// Blocks of each copy of the mirror `wanted` that are used, if it is in here.
+    pub fn blocks_of_copies(&self, wanted: Uuid) -> Option<u64> {
+        match self {
+            Self::Member(_) => None,
+            Self::Linear(parts) | Self::Stripe { parts, .. } => {
+                parts.iter().find_map(|part| part.blocks_of_copies(wanted))
+            }
+            Self::Mirror { uuid, blocks, .. } if *uuid == wanted => Some(*blocks),
+            Self::Mirror { copies, .. } => {
+                copies.iter().find_map(|copy| copy.on.blocks_of_copies(wanted))
             }
         }
     }

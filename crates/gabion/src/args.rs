@@ -249,7 +249,7 @@ pub enum VolumeCommand {
         /// Where the copy is
         url: String,
     },
-    /// Take a copy out of a mirror, and add one elsewhere
+    /// Add a copy to a mirror, and take another one out when it is in sync
     Replace {
         /// The volume
         name: String,

@@ -14,7 +14,8 @@ use gabion_block::copies::CopyIndex;
 use gabion_block::format::header::Header;
 use gabion_block::mirror::Notice;
 use gabion_block::opening::{self, Findings, Found, OpeningError};
-use gabion_block::record::{CopyState, Layout, Member, Record, Wish};
+use gabion_block::record::{CopyState, Member, Record};
+use gabion_block::wishes;
 
 use crate::assembly::{Assembly, Devices};
 use crate::member::{self, Head, MemberError, Right};
@@ -249,26 +250,12 @@ impl Keeper {
         for inner in &assembly.mirrors {
             inner.start().map_err(|error| away(&error))?;
         }
-        let blocks = mirror_blocks(&record.layout, mirror).unwrap_or_default();
+        let blocks = record.layout.blocks_of_copies(mirror).unwrap_or_default();
         if disk.blocks() < blocks {
             return Err(away(&"it is smaller than the other copies"));
         }
         let disk = Arc::new(Window::new(disk, 0, blocks));
         Ok(Attachment { disk: Some(disk), full })
-    }
-}
-
-/// Blocks of each copy of the mirror `wanted` that are used.
-fn mirror_blocks(layout: &Layout, wanted: Uuid) -> Option<u64> {
-    match layout {
-        Layout::Member(_) => None,
-        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
-            parts.iter().find_map(|part| mirror_blocks(part, wanted))
-        }
-        Layout::Mirror { uuid, blocks, .. } if *uuid == wanted => Some(*blocks),
-        Layout::Mirror { copies, .. } => {
-            copies.iter().find_map(|copy| mirror_blocks(&copy.on, wanted))
-        }
     }
 }
 
@@ -282,8 +269,8 @@ impl Keeper {
         let changed = self.register.change(|record| {
             let Some(copies) = record.layout.mirror_mut(mirror) else { return };
             for (copy, state) in copies.iter_mut().zip(states) {
-                if *state == CopyState::Removed && copy.wish != Wish::Remove {
-                    // Somebody has put a new disk there, which the mirror is yet to be told.
+                if *state == CopyState::Removed {
+                    wishes::leave(copy);
                     continue;
                 }
                 if state.is_in_sync() && !copy.state.is_in_sync() {

@@ -25,9 +25,10 @@ use gabion_base::sync::Mutex;
 use gabion_block::coordinator::{Claim, CoordinatorError};
 use gabion_block::copies::CopyIndex;
 use gabion_block::epoch::{Epoch, Opening, holder, remember};
-use gabion_block::mirror::{Compared, CopyStatus, Order, Trust};
+use gabion_block::mirror::{Compared, CopyStatus, Order};
 use gabion_block::opening::{self, OpeningError};
 use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record, Wish};
+use gabion_block::wishes;
 use thiserror::Error;
 
 use crate::assembly::Assembly;
@@ -162,6 +163,17 @@ impl Volume {
     /// The mirrors, inner ones first.
     pub fn mirror_uuids(&self) -> Vec<Uuid> {
         self.mirrors.iter().map(|mirror| mirror.uuid()).collect()
+    }
+
+    /// Whether a copy is about to leave, as the one that replaces it is in sync.
+    pub fn is_replacing(&self) -> bool {
+        let record = self.record();
+        let mirrors = record.layout.mirrors();
+        let copies = mirrors.iter().flat_map(|(_, copies)| copies.iter());
+        let mut replaced = copies.filter(|copy| matches!(copy.wish, Wish::Replace { .. }));
+        let is_taken_out = |order: &Order| matches!(order, Order::TakeOut(_));
+        replaced.next().is_some()
+            && self.mirrors.iter().any(|one| orders(&record, one).iter().any(is_taken_out))
     }
 
     /// Has all copies in sync compared; [`Volume::compared`] tells how far that is.
@@ -301,6 +313,15 @@ fn in_sync(layout: &Layout) -> (u64, u64) {
     (working as u64, there.len() as u64)
 }
 
+/// What `mirror` is to be told, as administrators want it.
+fn orders(record: &Record, mirror: &MirrorDisk) -> Vec<Order> {
+    let mirrors = record.layout.mirrors();
+    let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror.uuid());
+    let copies = copies.map_or(&[][..], |(_, copies)| copies);
+    let trust: Vec<_> = mirror.status().iter().map(|copy| copy.trust).collect();
+    wishes::orders(copies, &trust)
+}
+
 /// Takes over the states of all copies, and leaves what administrators may have changed meanwhile.
 fn take_states(into: &mut Layout, from: &Layout) {
     for (uuid, copies) in from.mirrors() {
@@ -333,7 +354,8 @@ impl Watcher {
         while !self.ended.load(Ordering::Acquire) {
             let known = self.keeper.register.revision();
             match coordinator.changed(&volume, known, WATCH) {
-                Ok(None) => {}
+                // A copy that has come in sync may be what another one has waited for.
+                Ok(None) => self.fulfil(&self.keeper.register.record()),
                 Ok(Some(_)) => match self.keeper.register.refresh() {
                     Ok(record) => {
                         self.fulfil(&record);
@@ -388,27 +410,8 @@ impl Watcher {
 
     /// Does what administrators want and is not so.
     fn fulfil(&self, record: &Record) {
-        let mirrors = record.layout.mirrors();
         self.each(|mirror| {
-            let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror.uuid());
-            let copies = copies.map_or(&[][..], |(_, copies)| copies);
-            let known = mirror.status();
-            for (number, copy) in copies.iter().enumerate() {
-                let index = CopyIndex(number as u8);
-                let trust = known.get(number).map(|status| status.trust);
-                let is_there = copy.state != CopyState::Removed;
-                match (trust, copy.wish) {
-                    (None | Some(Trust::Removed), Wish::Use | Wish::Suspend) if is_there => {
-                        mirror.order(Order::PutIn(index));
-                    }
-                    (Some(Trust::Suspended), Wish::Use) => mirror.order(Order::Resume(index)),
-                    (Some(Trust::Suspended | Trust::Removed) | None, Wish::Suspend)
-                    | (Some(Trust::Removed) | None, Wish::Remove) => {}
-                    (Some(_), Wish::Suspend) => mirror.order(Order::Suspend(index)),
-                    (Some(_), Wish::Remove) => mirror.order(Order::TakeOut(index)),
-                    _ => {}
-                }
-            }
+            orders(record, mirror).into_iter().for_each(|order| mirror.order(order));
             if record.compare != self.compare {
                 mirror.order(Order::Compare);
             }

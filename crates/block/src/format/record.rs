@@ -121,13 +121,17 @@ fn encode_layout(layout: &Layout) -> Value {
         }
         Layout::Mirror { uuid, blocks, copies } => {
             let copy = |copy: &MirrorCopy| {
-                json!({
+                let mut value = json!({
                     "state": state_name(copy.state),
                     "wish": wish_name(copy.wish),
                     "full": copy.state.is_full(),
                     "since": copy.since.0,
                     "on": encode_layout(&copy.on),
-                })
+                });
+                if let Wish::Replace { by } = copy.wish {
+                    value["by"] = by.to_string().into();
+                }
+                value
             };
             let copies: Vec<_> = copies.iter().map(copy).collect();
             json!({ "mirror": copies, "uuid": uuid.to_string(), "blocks": blocks })
@@ -149,6 +153,7 @@ fn wish_name(wish: Wish) -> &'static str {
         Wish::Use => "use",
         Wish::Suspend => "suspend",
         Wish::Remove => "remove",
+        Wish::Replace { .. } => "replace",
     }
 }
 
@@ -211,6 +216,7 @@ fn decode_copy(
         "use" => Wish::Use,
         "suspend" => Wish::Suspend,
         "remove" => Wish::Remove,
+        "replace" => Wish::Replace { by: uuid(object, "by")? },
         _ => return Err(RecordError::Field("wish")),
     };
     let since = Epoch(number(object, "since")?);
@@ -277,6 +283,17 @@ mod tests {
     #[test]
     fn records_round_trip() {
         assert_eq!(Record::decode(&record().encode()), Ok(record()));
+    }
+
+    #[test]
+    fn a_copy_that_is_replaced_says_by_which() {
+        let mut record = record();
+        let Layout::Mirror { copies, .. } = &mut record.layout else { unreachable!("a mirror") };
+        copies[1].wish = Wish::Replace { by: Uuid([5; 16]) };
+        let text = record.encode();
+        assert_eq!(Record::decode(&text), Ok(record));
+        let error = Record::decode(&text.replacen("\"by\"", "\"other\"", 1)).unwrap_err();
+        assert_eq!(error, RecordError::Field("by"));
     }
 
     #[test]

@@ -3,22 +3,34 @@
 //! A host may be cut off from it; a change may be made and the answer lost; and a change whose
 //! answer was not waited for may be made later, if nobody was faster.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use gabion_base::ids::Uuid;
 use gabion_block::epoch::Epoch;
 use gabion_block::mirror::Input;
-use gabion_block::record::Record;
+use gabion_block::record::{CopyState, Record, Wish};
+use gabion_block::wishes;
 
-use super::host::Life;
+use super::host::{Life, copies_mut};
 use super::{Event, World};
 
 pub(super) struct Coordinator {
     pub(super) record: Record,
     pub(super) revision: u64,
+    /// Disks of which the record has once said that they are in sync.
+    pub(super) filled: BTreeSet<Uuid>,
     /// Which hosts are cut off from it.
     pub(super) cut: [bool; 2],
     /// Whether answers get lost now and then.
     pub(super) loses_answers: bool,
+}
+
+impl Coordinator {
+    pub(super) fn new(record: Record) -> Self {
+        let (cut, filled) = ([false; 2], BTreeSet::new());
+        Self { record, revision: 1, filled, cut, loses_answers: false }
+    }
 }
 
 /// What came of an attempt.
@@ -57,8 +69,27 @@ impl World {
         // What people read must be what was meant.
         debug_assert_eq!(Record::decode(&record.encode()), Ok(record.clone()));
         self.coordinator.revision += 1;
-        self.coordinator.record = record;
+        let before = std::mem::replace(&mut self.coordinator.record, record);
+        self.judge_replacements(before);
         Replaced::Done(self.coordinator.revision)
+    }
+
+    /// No copy that is replaced has left before the new one was in sync.
+    fn judge_replacements(&mut self, mut before: Record) {
+        let mut record = self.coordinator.record.clone();
+        let now = copies_mut(&mut record);
+        let filled = now.iter().filter(|copy| copy.state.is_in_sync());
+        self.coordinator.filled.extend(filled.map(|copy| wishes::name(&copy.on)));
+        for (before, now) in copies_mut(&mut before).iter().zip(now) {
+            if let Wish::Replace { by } = before.wish
+                && now.state == CopyState::Removed
+                && before.state != CopyState::Removed
+                && !self.coordinator.filled.contains(&by)
+            {
+                let left = wishes::name(&before.on);
+                self.violated(format!("{left} left before {by} was in sync"));
+            }
+        }
     }
 
     /// Changes the record for a host that has the volume open; says what its mirror is to be told.

@@ -6,11 +6,12 @@ use gabion_block::copies::CopyIndex;
 use gabion_block::format::header::MEMBER_DATA_START;
 use gabion_block::geometry::METADATA_BLOCKS;
 use gabion_block::mirror::{Order, Trust};
-use gabion_block::record::{CopyState, Record};
+use gabion_block::record::{CopyState, Record, Wish};
+use gabion_block::wishes;
 
 use super::host::{Life, copies_mut};
 use super::member::Image;
-use super::{Event, Member, Phase, World};
+use super::{Event, Member, Phase, Sabotage, World};
 
 /// Something that ends again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,18 +175,56 @@ impl World {
 
     fn order_something(&mut self, copy: CopyIndex) {
         let Some(owner) = self.owner() else { return };
-        let order = match self.rng.below(8) {
+        let order = match self.rng.below(10) {
             0 | 1 => Order::Suspend(copy),
             2..=4 => Order::Resume(copy),
+            5 if self.is_replaced(copy) => return,
             5 => Order::TakeOut(copy),
-            6 => return self.put_in(owner, copy),
+            6 => return self.put_in(owner, copy, None),
+            7 | 8 => return self.replace(owner, copy),
             _ => Order::Compare,
         };
         self.order(owner, order);
     }
 
-    /// Puts a new disk at the place of a copy that was taken out.
-    pub(super) fn put_in(&mut self, owner: Life, copy: CopyIndex) {
+    fn is_replaced(&mut self, copy: CopyIndex) -> bool {
+        let told = &copies_mut(&mut self.coordinator.record)[copy.at()];
+        matches!(told.wish, Wish::Replace { .. })
+    }
+
+    /// A new disk, at a place that is free, is to take over from `old`.
+    fn replace(&mut self, owner: Life, old: CopyIndex) {
+        let copies = copies_mut(&mut self.coordinator.record);
+        let free = copies.iter().position(|copy| copy.state == CopyState::Removed);
+        if let (Some(free), false) = (free, copies[old.at()].state == CopyState::Removed) {
+            self.note(format!("copy {free} is to replace {old}"));
+            self.put_in(owner, CopyIndex(free as u8), Some(old));
+        }
+    }
+
+    /// What follows from what is wanted in the record, and can be done now.
+    pub(super) fn replacements(&mut self, life: Life) -> Vec<Order> {
+        let early = self.sabotage == Sabotage::EarlyReplacement;
+        let Some(session) = self.session(life) else { return Vec::new() };
+        let trust: Vec<_> = session.mirror.copies().iter().map(|copy| copy.trust).collect();
+        let mut record = session.record.clone();
+        let copies = copies_mut(&mut record);
+        let is_replaced = |copy: CopyIndex| {
+            let told = &copies[copy.at()];
+            let is_there = trust[copy.at()] != Trust::Removed;
+            matches!(told.wish, Wish::Replace { .. }) && is_there
+        };
+        if early {
+            let all = (0..copies.len() as u8).map(CopyIndex);
+            return all.filter(|copy| is_replaced(*copy)).map(Order::TakeOut).collect();
+        }
+        let mut orders = wishes::orders(copies, &trust);
+        orders.retain(|order| matches!(order, Order::TakeOut(copy) if is_replaced(*copy)));
+        orders
+    }
+
+    /// Puts a new disk at the place of a copy that was taken out, for `old` if it replaces one.
+    pub(super) fn put_in(&mut self, owner: Life, copy: CopyIndex, old: Option<CopyIndex>) {
         let told = copies_mut(&mut self.coordinator.record)[copy.at()].clone();
         let trust = self.session(owner).map(|session| session.trust(copy));
         if told.state != CopyState::Removed || trust != Some(Trust::Removed) {
@@ -202,7 +241,11 @@ impl World {
         self.backups[copy.at()] = None;
         self.lose_all(copy);
         let change = |record: &mut Record, _| {
-            copies_mut(record)[copy.at()].on = super::place(uuid);
+            let copies = copies_mut(record);
+            (copies[copy.at()].on, copies[copy.at()].wish) = (super::place(uuid), Wish::Use);
+            if let Some(old) = old {
+                copies[old.at()].wish = Wish::Replace { by: uuid };
+            }
         };
         let changed = self.change_record(owner, change);
         if changed.is_some_and(|it| matches!(it, gabion_block::mirror::Input::Recorded)) {

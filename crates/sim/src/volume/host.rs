@@ -9,6 +9,7 @@ use gabion_base::ids::BlockAddr;
 use gabion_block::copies::CopyIndex;
 use gabion_block::mirror::{Input, Mirror, Order, Output, RequestId, Sent, TICK, Trust};
 use gabion_block::record::{CopyState, Layout, Record};
+use gabion_block::wishes;
 
 use super::attach::Attaching;
 use super::client::ClientId;
@@ -169,6 +170,9 @@ impl World {
         if let Some((id, ask)) = silent {
             let text = format!("{id:?} has no answer since {:?}", ask.since);
             self.violated(text);
+        }
+        for order in self.replacements(life) {
+            self.order(life, order);
         }
         self.answer(life, Input::Tick);
     }
@@ -388,7 +392,9 @@ impl World {
                 if state.is_in_sync() && !copy.state.is_in_sync() {
                     copy.since = epoch;
                 }
-                copy.state = *state;
+                if *state != CopyState::Removed || !wishes::leave(copy) {
+                    copy.state = *state;
+                }
             }
         };
         let input = match self.change_record(life, change) {

@@ -15,7 +15,8 @@
 //!    repairs.
 //! 2. Meanwhile things fail (`faults`): power, disks, the network, hosts (also while they open the
 //!    volume or bring copies up to date), the coordinator; hosts take the volume from each other;
-//!    administrators suspend copies, take them out and put new ones in; disks are swapped.
+//!    administrators suspend copies, replace them, take them out and put new ones in; disks are
+//!    swapped.
 //! 3. Everything is healed, and progress is demanded: within [`HEALING_MAX`] all copies are in
 //!    sync.
 //! 4. At the end all blocks are read, the mirror settles, and the copies are compared.
@@ -90,6 +91,8 @@ pub enum Sabotage {
     BlindRepairs,
     /// Members that cannot read a block say that it is zero.
     ZerosForUnreadable,
+    /// Copies that are replaced are taken out at once.
+    EarlyReplacement,
     /// Requests are not answered.
     LostAnswers,
     /// Copies are never attached.
@@ -286,7 +289,7 @@ impl World {
             members,
             clients: Vec::new(),
             hosts: Default::default(),
-            coordinator: Coordinator { record, revision: 1, cut: [false; 2], loses_answers: false },
+            coordinator: Coordinator::new(record),
             judge: Judge::default(),
             hot,
             stamp: 0,

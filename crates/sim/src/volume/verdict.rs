@@ -105,12 +105,13 @@ impl World {
             match session.trust(copy) {
                 Trust::InSync => continue,
                 Trust::Suspended => self.order(owner, Order::Resume(copy)),
-                Trust::Removed => self.put_in(owner, copy),
+                Trust::Removed => self.put_in(owner, copy, None),
                 // It may have been told to leave after it has failed.
                 _ => self.resume_quietly(owner, copy),
             }
             all = false;
         }
+        all &= self.replacements(owner).is_empty();
         self.write_what_is_unreadable(owner);
         // A request that does not end keeps the trial from ending, too; one is always tried.
         self.work(owner);

@@ -95,6 +95,11 @@ fn zeros_in_place_of_what_cannot_be_read_are_caught() {
 }
 
 #[test]
+fn a_copy_that_leaves_before_the_one_that_replaces_it_is_filled_is_caught() {
+    is_caught(Sabotage::EarlyReplacement, &["left before"]);
+}
+
+#[test]
 fn requests_without_an_answer_are_caught() {
     is_caught(Sabotage::LostAnswers, &["has no answer since"]);
 }

@@ -233,3 +233,51 @@ fn a_new_disk_takes_the_place_of_one_that_was_taken_out() {
     let (a, c) = (fs::read(a).unwrap(), fs::read(c).unwrap());
     assert!(a[HEADER_BYTES..] == c[HEADER_BYTES..]);
 }
+
+#[test]
+fn a_replaced_copy_leaves_when_the_new_one_is_filled_whoever_has_the_volume() {
+    use gabion_block::copies::CopyIndex;
+    use gabion_block::record::{Layout, Wish};
+    use gabion_block::wishes;
+    use gabion_volume::create::{Occupied, prepare_member};
+
+    let world = World::new();
+    let (a, _b, target) = (world.file("a"), world.target("b"), world.target("c"));
+    world.create(&format!("mirror({a},{})", world.url("b")));
+    let volume = world.open();
+    write(&volume, 7, 7);
+    let uuid = volume.mirror_uuids()[0];
+    let surroundings = world.surroundings();
+    let url = world.url("c");
+    let record = volume.record();
+    let member = prepare_member(&record, &url, Occupied::Refuse, &surroundings).unwrap();
+    let change = |edit: &dyn Fn(&mut Vec<gabion_block::record::MirrorCopy>)| {
+        change::<_, RegisterError>(&*surroundings.coordinator, "tank", |record| {
+            edit(record.layout.mirror_mut(uuid).unwrap());
+            Ok(())
+        })
+        .unwrap();
+    };
+    // The new one is not there: the old one stays, also for the next who opens the volume.
+    drop(target);
+    let on = Layout::Member(member);
+    change(&|copies| {
+        wishes::replace(copies, CopyIndex(1), on.clone()).unwrap();
+    });
+    until("the new copy", || trust(&volume).len() == 3);
+    write(&volume, 7, 8);
+    drop(volume);
+    let volume = world.open();
+    until("the copies that are there", || {
+        trust(&volume) == [Trust::InSync, Trust::InSync, Trust::Stale]
+    });
+    let _c = world.target("c");
+    until("the end", || trust(&volume) == [Trust::InSync, Trust::Removed, Trust::InSync]);
+    until("the record", || !volume.is_replacing());
+    assert_eq!(volume.record().layout.mirrors()[0].1[1].wish, Wish::Remove);
+    assert_block(&volume, 7, 8);
+    end(volume);
+    let (a, c) = (fs::read(a).unwrap(), fs::read(world.path("c")).unwrap());
+    // The file has the room that a target needs for itself left at its end.
+    assert!(a[HEADER_BYTES..a.len() - OWN_BYTES] == c[OWN_BYTES + HEADER_BYTES..]);
+}

@@ -33,8 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Suspend { name, url } => members::wish(&*coordinator()?, name, url, Wish::Suspend),
         Command::Resume { name, url } => members::wish(&*coordinator()?, name, url, Wish::Use),
         Command::Replace { name, old, new, force } => {
-            members::add(name, new, occupied(*force), given)?;
-            members::wish(&*coordinator()?, name, old, Wish::Remove)
+            members::replace(name, old, new, occupied(*force), given)
         }
         Command::Grow { name, url, force } => members::grow(name, url, occupied(*force), given),
         Command::Resync { name, verify } => resync::resync(name, *verify, given),

@@ -71,7 +71,7 @@ fn bring_up_to_date(name: &str, volume: &Volume) -> Result<()> {
         let copies: Vec<_> = volume.status().into_values().flatten().collect();
         let is_over =
             |trust: Trust| matches!(trust, Trust::InSync | Trust::Suspended | Trust::Removed);
-        if copies.iter().all(|copy| is_over(copy.trust)) {
+        if copies.iter().all(|copy| is_over(copy.trust)) && !volume.is_replacing() {
             bar.finish_and_clear();
             return Ok(());
         }

@@ -138,6 +138,9 @@ fn state_text(copy: &MirrorCopy) -> String {
     match (copy.wish, copy.state) {
         (Wish::Suspend, CopyState::Suspended { .. }) | (Wish::Use, _) => state,
         (Wish::Suspend, _) => format!("{state}; is to be suspended"),
-        (Wish::Remove, _) => format!("{state}; is to be taken out"),
+        (Wish::Remove, _) | (Wish::Replace { .. }, CopyState::Removed) => {
+            format!("{state}; is to be taken out")
+        }
+        (Wish::Replace { .. }, _) => format!("{state}; leaves when the new copy is in sync"),
     }
 }

@@ -28,7 +28,7 @@ use gabion_host::memory;
 use gabion_host::signals::{Signals, Wake, Waker};
 use gabion_map::Limits;
 use gabion_map::format::superblock::Superblock;
-use gabion_node::LocalFs;
+use gabion_node::{Filesystem, LocalFs};
 use gabion_volume::volume::Volume;
 
 use crate::check;
@@ -326,7 +326,8 @@ fn attach(
         request.users = plan.settings.users;
         request.writes = plan.settings.policy.unwrap_or(request.writes);
         request.memory = plan.settings.cache.0 / 2;
-        Mounted::start(Arc::clone(fs), &request).map(|mounted| (mounted, source))
+        Mounted::start(Arc::clone(fs) as Arc<dyn Filesystem>, &request)
+            .map(|mounted| (mounted, source))
     };
     let by_name = || mount(Source::Name(plan.target.name()));
     let by_device = |path: &Path| {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   front end (FUSE mount, tests, simulator)
-//!        |  operations, forget                |  threads: keep_committed, keep_reaped
+//!        |  Filesystem: operations, forget    |  threads: what is to be done in the background
 //!        v                                    v
 //!   LocalFs: one subvolume of one map, and what is true of it only while it is in use
 //!        |   References   who still refers to which object
@@ -12,6 +12,7 @@
 //!   gabion_fs operations  over  gabion_map::LocalMap
 //! ```
 //!
+//! - [`Filesystem`]: what a front end needs, whoever keeps the files;
 //! - [`LocalFs`]: all file operations of one local filesystem;
 //! - [`format_filesystem`]: makes a filesystem with one empty subvolume;
 //! - [`Locks`]: advisory locks with waiters, on top of the state machine of `gabion_fs`.
@@ -27,8 +28,10 @@
 mod background;
 mod bytes;
 mod clock;
+mod filesystem;
 mod format;
 mod local;
+mod local_filesystem;
 mod locks;
 mod names;
 mod objects;
@@ -39,6 +42,7 @@ pub mod served;
 
 pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};
 pub use clock::Clock;
+pub use filesystem::{BackgroundLoop, Filesystem, Kept};
 pub use format::format_filesystem;
 pub use local::{LocalFs, Settings};
 pub use locks::{LockEnd, Locks};

@@ -9,8 +9,8 @@ use gabion_fuse::{CopyFileRange, PAYLOAD_MAX, Read, Reply, Write};
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
 
-use super::encode;
 use super::front::{Ask, done, failed, refuse};
+use super::{Coherence, encode};
 
 /// Payloads above this size are kept in the memory they came in: the protocol hands over no
 /// smaller ones without a copy.
@@ -37,10 +37,9 @@ impl Ask<'_> {
     }
 
     pub(super) fn write(&self, write: Write<'_>, reply: Reply) {
+        let at = self.place(&write);
         let Write { offset, payload, kill_suidgid, .. } = write;
         let privileges = encode::privileges(kill_suidgid);
-        // The kernel knows where the file ends: it is the only one that moves the end.
-        let at = WriteAt::Offset(offset);
         let length = payload.len();
         let is_whole =
             length.is_multiple_of(BLOCK_SIZE) && offset.is_multiple_of(BLOCK_SIZE as u64);
@@ -58,6 +57,16 @@ impl Ask<'_> {
             Ok(written) => reply.written(written.length as u32),
             Err(error) => failed(reply, &error),
         };
+    }
+
+    /// Where to write. A kernel that is alone knows where the file ends, for nobody else moves the
+    /// end; what it writes back of its pages has its place in any case.
+    fn place(&self, write: &Write<'_>) -> WriteAt {
+        let appends = write.flags & libc::O_APPEND as u32 != 0 && !write.from_page_cache;
+        match self.coherence {
+            Coherence::Shared if appends => WriteAt::End,
+            Coherence::Alone | Coherence::Shared => WriteAt::Offset(write.offset),
+        }
     }
 
     /// The kernel does not say whether set-id bits shall go here; they go unless the superuser

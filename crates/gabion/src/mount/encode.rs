@@ -1,10 +1,10 @@
 //! Values of the filesystem in the words of the kernel's protocol, and back.
 
+use std::time::Duration;
+
 use gabion_base::time::Timestamp;
 use gabion_fs::{Attributes, Caller, Changes, Groups, Privileges, SetTime, Through, Trust};
 use gabion_fuse as fuse;
-
-use super::kernel::FOREVER;
 
 /// The unit of I/O that programs are told, in bytes.
 const IO_SIZE: u32 = gabion_base::BLOCK_SIZE as u32;
@@ -43,13 +43,17 @@ pub(super) fn extended_attr(attributes: &Attributes) -> fuse::ExtendedAttr {
     }
 }
 
-pub(super) fn entry(attributes: &Attributes) -> fuse::Entry {
+pub(super) fn entry(
+    attributes: &Attributes,
+    entry_ttl: Duration,
+    attr_ttl: Duration,
+) -> fuse::Entry {
     fuse::Entry {
         node: fuse::NodeId(attributes.file.ino.0),
         generation: attributes.generation,
         attr: attr(attributes),
-        entry_ttl: FOREVER,
-        attr_ttl: FOREVER,
+        entry_ttl,
+        attr_ttl,
     }
 }
 

@@ -1,21 +1,23 @@
 //! Every request of the kernel, and which call answers it.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
 use gabion_fs::{Caller, Error, Result, errno};
 use gabion_fuse::{Handler, InitReply, KernelOffer, NodeId, Op, Outcome, Reply, Request};
 use gabion_map::FileId;
-use gabion_node::LocalFs;
+use gabion_node::{Filesystem, Kept};
 
 use super::kernel::{FOREVER, init_reply};
-use super::{Locking, MountRequest, WritePolicy, encode};
+use super::{Coherence, Locking, MountRequest, WritePolicy, encode};
 
-/// A local filesystem as the kernel sees it.
+/// A filesystem as the kernel sees it.
 pub(super) struct Front {
     /// The mount owns it: the threads of a session may outlive both by a moment.
-    fs: Weak<LocalFs>,
+    fs: Weak<dyn Filesystem>,
+    coherence: Coherence,
     locking: Locking,
     writes: WritePolicy,
     /// For requests under way, in bytes.
@@ -25,9 +27,14 @@ pub(super) struct Front {
 }
 
 impl Front {
-    pub(super) fn new(fs: &Arc<LocalFs>, request: &MountRequest) -> Self {
-        let MountRequest { writes, locking, memory, .. } = *request;
-        Self { fs: Arc::downgrade(fs), locking, writes, memory, closed: Mutex::default() }
+    pub(super) fn new(fs: &Arc<dyn Filesystem>, request: &MountRequest) -> Self {
+        let MountRequest { coherence, writes, locking, memory, .. } = *request;
+        let (writes, locking) = match coherence {
+            Coherence::Alone => (writes, locking),
+            Coherence::Shared => (WritePolicy::Through, Locking::Filesystem),
+        };
+        let fs = Arc::downgrade(fs);
+        Self { fs, coherence, locking, writes, memory, closed: Mutex::default() }
     }
 
     /// How closing the filesystem went, asked once.
@@ -38,7 +45,8 @@ impl Front {
 
 /// One request on its way to its answer.
 pub(super) struct Ask<'a> {
-    pub(super) fs: &'a Arc<LocalFs>,
+    pub(super) fs: &'a Arc<dyn Filesystem>,
+    pub(super) coherence: Coherence,
     pub(super) locking: Locking,
     pub(super) caller: Caller,
     pub(super) file: FileId,
@@ -46,7 +54,7 @@ pub(super) struct Ask<'a> {
 
 impl Handler for Front {
     fn init(&self, offer: &KernelOffer) -> InitReply {
-        init_reply(offer, self.writes, self.locking, self.memory)
+        init_reply(offer, self.coherence, self.writes, self.locking, self.memory)
     }
 
     fn handle(&self, request: Request<'_>, reply: Reply) {
@@ -60,10 +68,13 @@ impl Handler for Front {
         let Some(fs) = self.fs.upgrade() else {
             return refuse(reply, libc::ENODEV);
         };
+        // Told also if handling it panics: its answer is an error then, but it is one.
+        let _answered = Answered(&*fs);
         let ask = Ask {
+            coherence: self.coherence,
             locking: self.locking,
             caller: encode::caller(&request, umask),
-            file: file_of(&fs, request.node),
+            file: file_of(&*fs, request.node),
             fs: &fs,
         };
         ask.dispatch(request.op, reply);
@@ -71,7 +82,7 @@ impl Handler for Front {
 
     fn forget(&self, node: NodeId, lookups: u64) {
         if let Some(fs) = self.fs.upgrade() {
-            fs.forget(file_of(&fs, node), lookups);
+            fs.forget(file_of(&*fs, node), lookups);
         }
     }
 
@@ -80,8 +91,17 @@ impl Handler for Front {
     }
 }
 
+/// Tells the filesystem at its end that a request was answered.
+struct Answered<'a>(&'a dyn Filesystem);
+
+impl Drop for Answered<'_> {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
 /// The kernel's numbers are ours.
-fn file_of(fs: &LocalFs, node: NodeId) -> FileId {
+fn file_of(fs: &dyn Filesystem, node: NodeId) -> FileId {
     fs.file(Ino(node.0))
 }
 
@@ -99,10 +119,10 @@ impl Ask<'_> {
             Op::Unlink { name } => done(reply, self.fs.unlink(&self.caller, self.file, name)),
             Op::Rmdir { name } => done(reply, self.fs.rmdir(&self.caller, self.file, name)),
             Op::Rename { name, new_parent, new_name, flags } => {
-                self.rename(name, file_of(self.fs, new_parent), new_name, flags, reply);
+                self.rename(name, file_of(&**self.fs, new_parent), new_name, flags, reply);
             }
-            Op::Link { source, name } => self.link(file_of(self.fs, source), name, reply),
-            Op::Open { .. } => self.open(reply),
+            Op::Link { source, name } => self.link(file_of(&**self.fs, source), name, reply),
+            Op::Open { flags, .. } => self.open(flags, reply),
             Op::Create { name, mode, flags, kill_suidgid, .. } => {
                 self.create(name, mode, flags, encode::privileges(kill_suidgid), reply);
             }
@@ -132,17 +152,33 @@ impl Ask<'_> {
             }
             Op::Lseek { offset, whence, .. } => self.lseek(offset, whence, reply),
             Op::CopyFileRange(copy) => {
-                self.copy_file_range(&copy, file_of(self.fs, copy.target), reply)
+                self.copy_file_range(&copy, file_of(&**self.fs, copy.target), reply)
             }
             Op::Ioctl(_) => refuse(reply, libc::ENOTTY),
-            // The kernel does without: it opens directories by itself, has checked permissions,
-            // takes files for always ready, and is not told where their blocks are.
-            Op::Opendir { .. }
-            | Op::Releasedir { .. }
-            | Op::Access { .. }
-            | Op::Poll { .. }
-            | Op::Bmap { .. } => refuse(reply, libc::ENOSYS),
+            Op::Opendir { .. } => self.opendir(reply),
+            Op::Releasedir { .. } => {
+                reply.ok();
+            }
+            // The kernel does without: it has checked permissions, takes files for always ready,
+            // and is not told where their blocks are.
+            Op::Access { .. } | Op::Poll { .. } | Op::Bmap { .. } => refuse(reply, libc::ENOSYS),
         }
+    }
+}
+
+impl Ask<'_> {
+    /// How long the kernel may take a name in the directory that is asked of for what it was told.
+    pub(super) fn name_ttl(&self, name: &[u8]) -> Duration {
+        self.ttl(Kept::Name { dir: self.file, name })
+    }
+
+    /// How long the kernel may keep attributes that it was told.
+    pub(super) fn attributes_ttl(&self, file: FileId) -> Duration {
+        self.ttl(Kept::Attributes(file))
+    }
+
+    fn ttl(&self, subject: Kept<'_>) -> Duration {
+        if self.fs.is_kept(subject) { FOREVER } else { Duration::ZERO }
     }
 }
 
@@ -162,9 +198,4 @@ pub(super) fn done(reply: Reply, result: Result<()>) {
         Ok(()) => reply.ok(),
         Err(error) => failed(reply, &error),
     };
-}
-
-/// Answers that there is no such name, for ever.
-pub(super) fn absent(reply: Reply) {
-    reply.entry_absent(FOREVER);
 }

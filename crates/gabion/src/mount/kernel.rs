@@ -1,4 +1,4 @@
-//! How the kernel shall treat a local mount.
+//! How the kernel shall treat a mount.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use gabion_fuse::{Features, InitReply, KernelOffer, PAYLOAD_MAX, mountinfo};
 
-use super::{Locking, WritePolicy};
+use super::{Coherence, Locking, WritePolicy};
 
-/// Nothing that the kernel caches gets untrue by itself.
+/// What the kernel caches does not get untrue without its being told.
 pub(super) const FOREVER: Duration = Duration::MAX;
 
 /// Asynchronous requests in flight at most: readahead and writeback, of up to 1 MiB each.
@@ -22,6 +22,7 @@ const READ_AHEAD_KIB: u32 = 2048;
 /// What is taken of the kernel's offer.
 pub(super) fn init_reply(
     offer: &KernelOffer,
+    coherence: Coherence,
     writes: WritePolicy,
     locking: Locking,
     memory: u64,
@@ -37,8 +38,10 @@ pub(super) fn init_reply(
         | Features::POSIX_ACL
         | Features::DONT_MASK
         | Features::EXPORT_SUPPORT
-        | Features::NO_OPENDIR_SUPPORT
         | Features::ABORT_ERROR;
+    if coherence == Coherence::Alone {
+        features |= Features::NO_OPENDIR_SUPPORT;
+    }
     match locking {
         Locking::Kernel => features |= Features::NO_OPEN_SUPPORT,
         Locking::Filesystem => features |= Features::POSIX_LOCKS | Features::FLOCK_LOCKS,

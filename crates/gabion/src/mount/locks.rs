@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use gabion_fs::errno;
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
+use gabion_fs::{Result, errno};
 use gabion_fuse as fuse;
 use gabion_fuse::{LockFamily, LockKind, Outcome, Reply};
 
 use super::Locking;
-use super::front::{Ask, refuse};
+use super::front::{Ask, done, refuse};
 
 /// All locks of one mount are one client's; its owners are told apart by the kernel's numbers.
 const CLIENT: u64 = 0;
@@ -56,7 +56,11 @@ impl Ask<'_> {
         let Some(wanted) = self.wanted(request) else {
             return refuse(reply, libc::EINVAL);
         };
-        let conflict = self.fs.locks().conflict(&wanted).map(|lock| fuse::Lock {
+        let conflict = match self.fs.lock_conflict(&wanted) {
+            Ok(conflict) => conflict,
+            Err(error) => return refuse(reply, errno(&error)),
+        };
+        let conflict = conflict.map(|lock| fuse::Lock {
             start: lock.range.start(),
             end: lock.range.end(),
             kind: match lock.strength {
@@ -82,23 +86,22 @@ impl Ask<'_> {
         };
         let Lock { file, class, owner, range, .. } = wanted;
         if request.lock.kind == LockKind::Unlock {
-            self.fs.locks().release(file, class, owner, range);
-            reply.ok();
-            return;
+            return done(reply, self.fs.unlock(file, class, owner, range));
         }
         let cancel = reply.cancel();
         let fs = Arc::clone(self.fs);
         let end = move |result| match result {
             Ok(()) => {
                 if reply.ok() == Outcome::Gone {
-                    fs.locks().release(file, class, owner, range);
+                    // Who it was for is gone, so that nobody is left to be told of a failure.
+                    let _ = fs.unlock(file, class, owner, range);
                 }
             }
             Err(error) => refuse(reply, errno(&error)),
         };
-        if let Some(ticket) = self.fs.locks().acquire(wanted, wait, Box::new(end)) {
+        if let Some(ticket) = self.fs.lock(wanted, wait, Box::new(end)) {
             let fs = Arc::clone(self.fs);
-            cancel.on_cancel(move |_| fs.locks().cancel(ticket));
+            cancel.on_cancel(move |_| fs.cancel_lock(ticket));
         }
     }
 
@@ -107,12 +110,11 @@ impl Ask<'_> {
             return refuse(reply, libc::ENOSYS);
         }
         let (class, owner) = (LockClass::Posix, owner(closed_by));
-        self.fs.locks().release(self.file, class, owner, LockRange::WHOLE);
-        reply.ok();
+        done(reply, self.fs.unlock(self.file, class, owner, LockRange::WHOLE));
     }
 
-    pub(super) fn release_flock(&self, closed_by: fuse::LockOwner) {
+    pub(super) fn release_flock(&self, closed_by: fuse::LockOwner) -> Result<()> {
         let (class, owner) = (LockClass::Flock, owner(closed_by));
-        self.fs.locks().release(self.file, class, owner, LockRange::WHOLE);
+        self.fs.unlock(self.file, class, owner, LockRange::WHOLE)
     }
 }

@@ -1,14 +1,15 @@
-//! The front end of a local mount: takes the kernel's requests to a
-//! [`LocalFs`](gabion_node::LocalFs) and the answers back.
+//! The front end of a mount: takes the kernel's requests to a
+//! [`Filesystem`](gabion_node::Filesystem) and the answers back.
 //!
 //! ```text
-//!   kernel <-> gabion_fuse::Session --(Front: decode, call, encode)--> LocalFs --> map --> disk
-//!                                          keep_committed, keep_reaped ---^   (two threads)
+//!   kernel <-> gabion_fuse::Session --(Front: decode, call, encode)--> Filesystem
+//!      ^                                   its background loops ---^   |  (a thread each)
+//!      +------------------------ Notifier <----------------------------+  (only if shared)
 //! ```
 //!
-//! Only this kernel changes the filesystem, so whatever it caches stays true: names, absent names,
-//! attributes, pages and listings are cached without end, and it invalidates by itself what its
-//! own operations change. What follows from that:
+//! With [`Coherence::Alone`], only this kernel changes the filesystem, so whatever it caches stays
+//! true: names, absent names, attributes, pages and listings are cached without end, and it
+//! invalidates by itself what its own operations change. What follows from that:
 //!
 //! - Nobody is asked to open or close ([`Locking::Kernel`]): the first OPEN is answered ENOSYS, and
 //!   the kernel opens by itself from then on. Unlinked files are safe, because the kernel does not
@@ -18,6 +19,16 @@
 //!   table, opens are counted, and FLUSH and RELEASE are listened to: for a filesystem that is
 //!   reached in other ways too.
 //! - The kernel checks permissions, by mode, owner and ACL.
+//!
+//! With [`Coherence::Shared`], others change it, too:
+//!
+//! - Names and attributes are cached without end where the filesystem says that it will tell when
+//!   they are no longer true, and else not at all. It tells through [`Mounted::notifier`], once the
+//!   request is answered, which it learns on the thread that handled it.
+//! - All files and directories are opened and closed, and locks are the filesystem's. Listings are
+//!   not cached, and the kernel collects no writes: it would take its own size and times for true.
+//! - A file that is open for writing is read and written past the page cache; one that is open for
+//!   reading keeps its pages. What is appended is put where the file ends by then.
 //!
 //! The end: unmounted (or the connection aborted) -> all requests answered -> orphans reaped,
 //! everything committed -> on a block device, umount(2) returns -> background threads end ->
@@ -56,6 +67,15 @@ pub enum Locking {
     Kernel,
     /// The filesystem, for everybody who reaches it.
     Filesystem,
+}
+
+/// Who changes the filesystem of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coherence {
+    /// Only this kernel.
+    Alone,
+    /// Others, too. Locks are the filesystem's and writes go through, whatever else is said.
+    Shared,
 }
 
 /// Who may use a mount.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fuse::mount::{MountError, MountFlags, MountOptions, Source, Unmount, mount, unmount};
-use gabion_fuse::{Config, PAYLOAD_MAX, Session, SessionError};
-use gabion_node::LocalFs;
+use gabion_fuse::{Config, Notifier, PAYLOAD_MAX, Session, SessionError};
+use gabion_node::{BackgroundLoop, Filesystem};
 use thiserror::Error;
 
 use super::front::Front;
 use super::kernel::lift_limits;
-use super::{Locking, Users, WritePolicy};
+use super::{Coherence, Locking, Users, WritePolicy};
 
 /// The filesystem's type, after `fuse.` or `fuseblk.`.
 const SUBTYPE: &str = "gabion";
@@ -45,6 +45,8 @@ pub struct MountRequest {
     pub source: Source,
     /// Flags of the mount; `READ_ONLY` if the filesystem was opened so.
     pub flags: MountFlags,
+    /// Who changes it.
+    pub coherence: Coherence,
     /// Who may use it.
     pub users: Users,
     /// Who keeps bytes that were just written.
@@ -57,13 +59,15 @@ pub struct MountRequest {
 }
 
 impl MountRequest {
-    /// The usual: for everybody, with writes collected by the kernel, which makes many small ones
-    /// five times as fast (4 KiB at random places), and locks in the kernel.
+    /// The usual: changed by this kernel alone, for everybody, with writes collected by the kernel,
+    /// which makes many small ones five times as fast (4 KiB at random places), and locks in the
+    /// kernel.
     pub fn new(mountpoint: PathBuf, source: Source) -> Self {
         Self {
             mountpoint,
             source,
             flags: MountFlags::NONE,
+            coherence: Coherence::Alone,
             users: Users::Everybody,
             writes: WritePolicy::Back,
             locking: Locking::Kernel,
@@ -115,13 +119,10 @@ pub enum Error {
 /// How a mount ended.
 pub use gabion_fuse::End;
 
-/// What a thread in the background does until the end, and whom it tells what fails.
-type BackgroundLoop = fn(&LocalFs, &dyn Fn(&gabion_fs::Error));
-
 /// A mounted filesystem. Dropped, it is unmounted, by force if it is in use.
 pub struct Mounted {
     session: Session,
-    fs: Arc<LocalFs>,
+    fs: Arc<dyn Filesystem>,
     front: Arc<Front>,
     mountpoint: PathBuf,
     background: Mutex<Vec<JoinHandle<()>>>,
@@ -129,7 +130,7 @@ pub struct Mounted {
 
 impl Mounted {
     /// Mounts `fs` and begins to serve.
-    pub fn start(fs: Arc<LocalFs>, request: &MountRequest) -> Result<Self, Error> {
+    pub fn start(fs: Arc<dyn Filesystem>, request: &MountRequest) -> Result<Self, Error> {
         let front = Arc::new(Front::new(&fs, request));
         let device = mount(&request.mountpoint, &request.options())?;
         // Threads inherit what is said here.
@@ -149,14 +150,14 @@ impl Mounted {
             mountpoint: request.mountpoint.clone(),
             background: Mutex::default(),
         };
-        mounted.start_background("gabion-commit", LocalFs::keep_committed)?;
-        mounted.start_background("gabion-reap", LocalFs::keep_reaped)?;
+        for (name, run) in Arc::clone(&mounted.fs).background() {
+            mounted.start_background(name, run)?;
+        }
         lift_limits(&request.mountpoint);
         Ok(mounted)
     }
 
     fn start_background(&self, name: &str, run: BackgroundLoop) -> Result<(), Error> {
-        let fs = Arc::clone(&self.fs);
         let mountpoint = self.mountpoint.display().to_string();
         let last = Mutex::new(String::new());
         // What fails once mostly fails again, which nobody wants to read.
@@ -169,14 +170,14 @@ impl Mounted {
             }
         };
         let thread = thread::Builder::new().name(name.to_owned());
-        let thread = thread.spawn(move || run(&fs, &report));
+        let thread = thread.spawn(move || run(&report));
         self.background.lock().push(thread.map_err(Error::Thread)?);
         Ok(())
     }
 
-    /// The filesystem.
-    pub fn fs(&self) -> &Arc<LocalFs> {
-        &self.fs
+    /// Tells the kernel what it caches in vain.
+    pub fn notifier(&self) -> Notifier {
+        self.session.notifier()
     }
 
     /// Unmounts. `Unmount::Plain` fails if it is in use; the others cannot wait for what the kernel

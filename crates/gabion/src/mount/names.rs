@@ -1,20 +1,23 @@
 //! Requests on names. What the kernel is told of an object counts one lookup of it, which is taken
 //! back if the answer did not arrive.
 
+use std::time::Duration;
+
 use gabion_fs::create::Linkable;
 use gabion_fs::{
     Access, Attributes, Detail, Error, FileType, IfExists, IfTaken, Leave, Listed, OpenRequest,
     Privileges, RenameRequest, Result, errno,
 };
+use gabion_fuse as fuse;
 use gabion_fuse::{
     DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, OpenFlags, Opened, Outcome,
     ReadDirectory, Reply,
 };
 use gabion_map::FileId;
 
-use super::Locking;
-use super::encode;
-use super::front::{Ask, absent, done, failed, refuse};
+use super::front::{Ask, done, failed, refuse};
+use super::kernel::FOREVER;
+use super::{Coherence, Locking, encode};
 
 /// Bytes of the shortest entry of READDIR and of READDIRPLUS: what bounds how many are asked for.
 const ENTRY_MIN: usize = 32;
@@ -25,15 +28,20 @@ const ENTRIES_MAX: usize = 4096;
 const PERMISSIONS: u32 = 0o7777;
 
 impl Ask<'_> {
-    fn entry(&self, found: Result<Attributes>, reply: Reply) {
+    /// Answers with what `name` in the directory that is asked of stands for.
+    fn entry(&self, name: &[u8], found: Result<Attributes>, reply: Reply) {
         match found {
             Ok(found) => {
-                if reply.entry(&encode::entry(&found)) == Outcome::Gone {
+                if reply.entry(&self.encoded(name, &found)) == Outcome::Gone {
                     self.fs.forget(found.file, 1);
                 }
             }
             Err(error) => refuse(reply, errno(&error)),
         }
+    }
+
+    fn encoded(&self, name: &[u8], found: &Attributes) -> fuse::Entry {
+        encode::entry(found, self.name_ttl(name), self.attributes_ttl(found.file))
     }
 
     pub(super) fn lookup(&self, name: &[u8], reply: Reply) {
@@ -43,13 +51,15 @@ impl Ask<'_> {
             _ => self.fs.lookup(&self.caller, self.file, name),
         };
         match found {
-            Err(Error::NotFound) => absent(reply),
-            found => self.entry(found, reply),
+            Err(Error::NotFound) => {
+                reply.entry_absent(self.name_ttl(name));
+            }
+            found => self.entry(name, found, reply),
         }
     }
 
     pub(super) fn symlink(&self, name: &[u8], target: &[u8], reply: Reply) {
-        self.entry(self.fs.symlink(&self.caller, self.file, name, target), reply);
+        self.entry(name, self.fs.symlink(&self.caller, self.file, name, target), reply);
     }
 
     pub(super) fn mknod(&self, name: &[u8], mode: u32, rdev: u32, reply: Reply) {
@@ -63,15 +73,15 @@ impl Ask<'_> {
         };
         let permissions = mode & PERMISSIONS;
         let made = self.fs.mknod(&self.caller, self.file, name, file_type, permissions, rdev);
-        self.entry(made, reply);
+        self.entry(name, made, reply);
     }
 
     pub(super) fn mkdir(&self, name: &[u8], mode: u32, reply: Reply) {
-        self.entry(self.fs.mkdir(&self.caller, self.file, name, mode & PERMISSIONS), reply);
+        self.entry(name, self.fs.mkdir(&self.caller, self.file, name, mode & PERMISSIONS), reply);
     }
 
     pub(super) fn link(&self, source: FileId, name: &[u8], reply: Reply) {
-        self.entry(self.fs.link(&self.caller, source, self.file, name), reply);
+        self.entry(name, self.fs.link(&self.caller, source, self.file, name), reply);
     }
 
     pub(super) fn rename(
@@ -120,7 +130,8 @@ impl Ask<'_> {
         let request = OpenRequest { access: Access::EXISTS, truncate };
         let permissions = mode & PERMISSIONS;
         let made = self.fs.create(&self.caller, self.file, name, permissions, if_exists, &request);
-        self.created(made.map(|(attributes, _)| attributes), reply);
+        let made = made.map(|(attributes, _)| attributes);
+        self.created(made, self.name_ttl(name), flags, reply);
     }
 
     pub(super) fn tmpfile(&self, mode: u32, flags: u32, reply: Reply) {
@@ -129,10 +140,11 @@ impl Ask<'_> {
             _ => Linkable::No,
         };
         let made = self.fs.tmpfile(&self.caller, self.file, mode & PERMISSIONS, linkable);
-        self.created(made, reply);
+        // No name, nothing that could change.
+        self.created(made, FOREVER, flags, reply);
     }
 
-    fn created(&self, made: Result<Attributes>, reply: Reply) {
+    fn created(&self, made: Result<Attributes>, name_ttl: Duration, flags: u32, reply: Reply) {
         let made = match made {
             Ok(made) => made,
             Err(error) => return refuse(reply, errno(&error)),
@@ -141,12 +153,26 @@ impl Ask<'_> {
         if self.locking == Locking::Kernel {
             self.fs.release(made.file);
         }
-        if reply.create(&encode::entry(&made), &opened()) == Outcome::Gone {
+        let entry = encode::entry(&made, name_ttl, self.attributes_ttl(made.file));
+        if reply.create(&entry, &self.opened(flags)) == Outcome::Gone {
             self.fs.forget(made.file, 1);
             if self.locking == Locking::Filesystem {
                 self.fs.release(made.file);
             }
         }
+    }
+
+    /// A file that was opened with these `O_*` flags. Its pages stay cached, whoever had it open
+    /// before, but what others shall see at once does not wait in pages.
+    pub(super) fn opened(&self, flags: u32) -> Opened {
+        let is_written = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
+        let flags = match self.coherence {
+            Coherence::Shared if is_written => {
+                OpenFlags::DIRECT_IO | OpenFlags::PARALLEL_DIRECT_WRITES
+            }
+            Coherence::Alone | Coherence::Shared => OpenFlags::KEEP_CACHE,
+        };
+        Opened { flags, ..Opened::default() }
     }
 
     pub(super) fn readlink(&self, reply: Reply) {
@@ -183,7 +209,8 @@ impl Ask<'_> {
         let mut buffer = DirectoryPlusBuffer::new(read.size);
         let mut told = 0;
         for entry in &listing.entries {
-            let found = entry.attributes.as_ref().map(encode::entry);
+            let found = entry.attributes.as_ref();
+            let found = found.map(|found| self.encoded(entry.name(), found));
             if buffer.push(&directory_entry(entry), found.as_ref()) == Fit::Full {
                 break;
             }
@@ -197,11 +224,6 @@ impl Ask<'_> {
             self.fs.forget(found.file, 1);
         }
     }
-}
-
-/// An open file: its pages stay cached, whoever had it open before.
-pub(super) fn opened() -> Opened {
-    Opened { flags: OpenFlags::KEEP_CACHE, ..Opened::default() }
 }
 
 fn directory_entry(entry: &Listed) -> DirectoryEntry<'_> {

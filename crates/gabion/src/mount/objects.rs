@@ -4,44 +4,43 @@ use gabion_base::BLOCK_SIZE;
 use gabion_fs::format::dirent::NAME_LENGTH_MAX;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{OpenRequest, errno};
-use gabion_fuse::{Outcome, Release, Reply, Setattr, Statfs};
+use gabion_fuse::{Opened, Outcome, Release, Reply, Setattr, Statfs};
 
-use super::Locking;
-use super::encode;
 use super::front::{Ask, done, failed, refuse};
-use super::kernel::FOREVER;
-use super::names::opened;
+use super::{Coherence, Locking, encode};
 
 impl Ask<'_> {
     pub(super) fn getattr(&self, reply: Reply) {
         match self.fs.stat(self.file) {
-            Ok(attributes) => reply.attr(&encode::attr(&attributes), FOREVER),
+            Ok(found) => reply.attr(&encode::attr(&found), self.attributes_ttl(self.file)),
             Err(error) => failed(reply, &error),
         };
     }
 
     pub(super) fn statx(&self, reply: Reply) {
         match self.fs.stat(self.file) {
-            Ok(attributes) => reply.statx(&encode::extended_attr(&attributes), FOREVER),
+            Ok(found) => {
+                reply.statx(&encode::extended_attr(&found), self.attributes_ttl(self.file))
+            }
             Err(error) => failed(reply, &error),
         };
     }
 
     pub(super) fn setattr(&self, setattr: &Setattr, reply: Reply) {
         match self.fs.setattr(&self.caller, self.file, &encode::changes(setattr)) {
-            Ok(attributes) => reply.attr(&encode::attr(&attributes), FOREVER),
+            Ok(changed) => reply.attr(&encode::attr(&changed), self.attributes_ttl(self.file)),
             Err(error) => failed(reply, &error),
         };
     }
 
-    pub(super) fn open(&self, reply: Reply) {
+    pub(super) fn open(&self, flags: u32, reply: Reply) {
         if self.locking == Locking::Kernel {
             return refuse(reply, libc::ENOSYS);
         }
         let request = OpenRequest { access: gabion_fs::Access::EXISTS, truncate: None };
         match self.fs.open_file(&self.caller, self.file, &request) {
             Ok(_) => {
-                if reply.open(&opened()) == Outcome::Gone {
+                if reply.open(&self.opened(flags)) == Outcome::Gone {
                     self.fs.release(self.file);
                 }
             }
@@ -50,13 +49,23 @@ impl Ask<'_> {
     }
 
     pub(super) fn release(&self, release: &Release, reply: Reply) {
-        if self.locking == Locking::Filesystem {
-            if let Some(owner) = release.unlock_flock {
-                self.release_flock(owner);
-            }
-            self.fs.release(self.file);
+        if self.locking == Locking::Kernel {
+            reply.ok();
+            return;
         }
-        reply.ok();
+        let unlocked = release.unlock_flock.map_or(Ok(()), |owner| self.release_flock(owner));
+        self.fs.release(self.file);
+        done(reply, unlocked);
+    }
+
+    /// A kernel that is alone opens directories by itself.
+    pub(super) fn opendir(&self, reply: Reply) {
+        match self.coherence {
+            Coherence::Alone => refuse(reply, libc::ENOSYS),
+            Coherence::Shared => {
+                reply.open(&Opened::default());
+            }
+        }
     }
 
     pub(super) fn getxattr(&self, name: &[u8], room: u32, reply: Reply) {
@@ -94,7 +103,10 @@ impl Ask<'_> {
 
     /// The number of objects has no limit of its own, which is what zeros say.
     pub(super) fn statfs(&self, reply: Reply) {
-        let space = self.fs.space();
+        let space = match self.fs.space() {
+            Ok(space) => space,
+            Err(error) => return refuse(reply, errno(&error)),
+        };
         reply.statfs(&Statfs {
             blocks: space.total,
             blocks_free: space.available,

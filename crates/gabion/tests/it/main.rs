@@ -8,6 +8,7 @@ mod hostile;
 mod mount8;
 mod mount_files;
 mod mount_locks;
+mod mount_shared;
 mod mount_sync;
 mod mount_world;
 mod mounting;

@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::mount_world::{BACK, BLOCK_DEVICE, LOCKS, USUAL, World};
+use crate::mount_world::{BACK, BLOCK_DEVICE, LOCKS, SHARED, USUAL, World};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|index| (((index + seed) * 31) >> 3) as u8).collect()
@@ -21,7 +21,7 @@ fn pattern(length: usize, seed: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_written_is_read_back_before_and_after_mounting_again() {
-    for kind in [USUAL, BACK, LOCKS, BLOCK_DEVICE] {
+    for kind in [USUAL, BACK, LOCKS, SHARED, BLOCK_DEVICE] {
         let Some(mut world) = World::new(kind) else { return };
         let sizes = [0, 1, 100, 4096, 5000, 70_000, 1 << 20, 5_000_000];
         fs::create_dir(world.path("dir")).unwrap();

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use gabion::mount::Locking;
+use gabion::mount::{Coherence, Locking};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 
-use crate::mount_world::{Kind, LOCKS, Role, USUAL, World};
+use crate::mount_world::{Kind, LOCKS, Role, SHARED, USUAL, World};
 
 /// Not a test: what processes of tests do.
 #[test]
@@ -32,8 +32,9 @@ fn in_a_role() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-fn kinds() -> [(Kind, &'static str); 4] {
-    [(USUAL, "flock"), (USUAL, "fcntl"), (LOCKS, "flock"), (LOCKS, "fcntl")]
+fn kinds() -> impl Iterator<Item = (Kind, &'static str)> {
+    let classes = ["flock", "fcntl"];
+    [USUAL, LOCKS, SHARED].into_iter().flat_map(move |kind| classes.map(|class| (kind, class)))
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn who_waits_gets_the_lock_when_its_holder_is_gone() {
         holder.expect("holds");
         let mut waiter = Role::start(&format!("wait-{class}"), &path);
         waiter.expect("waits");
-        if kind.locking == Locking::Filesystem {
+        if kind.locking == Locking::Filesystem || kind.coherence == Coherence::Shared {
             assert_eq!(world.fs().locks().held().len(), 1);
         }
         holder.finish();

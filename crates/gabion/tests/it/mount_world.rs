@@ -7,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gabion::mount::{Locking, MountRequest, Mounted, SystemClock, WritePolicy};
+use gabion::mount::{Coherence, Locking, MountRequest, Mounted, SystemClock, WritePolicy};
 use gabion_base::ids::Uuid;
 use gabion_fuse::mount::{Source, Unmount};
 use gabion_host::file_disk::{Claim, FileDisk, OpenMode as DiskMode, OpenOptions, create_image};
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
 use gabion_map::open::FormatOptions;
 use gabion_map::{Limits, OpenMode};
-use gabion_node::{LocalFs, Settings};
+use gabion_node::{Filesystem, LocalFs, Settings};
 
 use crate::world::Folder;
 
@@ -26,30 +26,47 @@ const ROLE: &str = "GABION_TEST_ROLE";
 /// How a test wants its mount.
 #[derive(Clone, Copy)]
 pub struct Kind {
+    pub coherence: Coherence,
     pub writes: WritePolicy,
     pub locking: Locking,
     /// Whether the mount is made over a block device.
     pub block_device: bool,
 }
 
-pub const USUAL: Kind =
-    Kind { writes: WritePolicy::Through, locking: Locking::Kernel, block_device: false };
+pub const USUAL: Kind = Kind {
+    coherence: Coherence::Alone,
+    writes: WritePolicy::Through,
+    locking: Locking::Kernel,
+    block_device: false,
+};
 pub const BACK: Kind = Kind { writes: WritePolicy::Back, ..USUAL };
 pub const LOCKS: Kind = Kind { locking: Locking::Filesystem, ..USUAL };
+/// The policies are those that must give way.
+pub const SHARED: Kind = Kind { coherence: Coherence::Shared, writes: WritePolicy::Back, ..USUAL };
 pub const BLOCK_DEVICE: Kind = Kind { block_device: true, ..USUAL };
+
+/// What is mounted for a local filesystem.
+type Serve = Box<dyn Fn(Arc<LocalFs>) -> Arc<dyn Filesystem>>;
 
 /// A mounted filesystem. Nothing is committed unless somebody asks for it.
 pub struct World {
     // In the order in which they have to go.
     pub mounted: Option<Mounted>,
+    fs: Option<Arc<LocalFs>>,
     device: Option<LoopDevice>,
     pub folder: Folder,
     kind: Kind,
+    serve: Serve,
 }
 
 impl World {
     /// A new filesystem; `None` where mounting is not possible.
     pub fn new(kind: Kind) -> Option<Self> {
+        Self::serving(kind, Box::new(|fs| fs))
+    }
+
+    /// A new filesystem, which `serve` stands before.
+    pub fn serving(kind: Kind, serve: Serve) -> Option<Self> {
         let folder = Folder::for_mounts()?;
         let image = folder.join("image");
         create_image(&image, IMAGE_BYTES).unwrap();
@@ -63,7 +80,7 @@ impl World {
         let disk = FileDisk::open(&image, DiskMode::ReadWrite).unwrap();
         gabion_node::format_filesystem(Arc::new(disk), &options).unwrap();
         fs::create_dir(folder.join("mnt")).unwrap();
-        let mut world = Self { mounted: None, device: None, folder, kind };
+        let mut world = Self { mounted: None, fs: None, device: None, folder, kind, serve };
         world.mount();
         Some(world)
     }
@@ -83,11 +100,13 @@ impl World {
         };
         let settings =
             Settings { commit_interval: Duration::from_secs(100_000), ..Settings::default() };
-        let fs = open(disk, OpenMode::ReadWrite, settings);
+        let fs = Arc::new(open(disk, OpenMode::ReadWrite, settings));
         let mut request = MountRequest::new(self.folder.join("mnt"), source);
+        request.coherence = self.kind.coherence;
         request.writes = self.kind.writes;
         request.locking = self.kind.locking;
-        self.mounted = Some(Mounted::start(Arc::new(fs), &request).unwrap());
+        self.mounted = Some(Mounted::start((self.serve)(fs.clone()), &request).unwrap());
+        self.fs = Some(fs);
     }
 
     pub fn image(&self) -> PathBuf {
@@ -99,7 +118,7 @@ impl World {
     }
 
     pub fn fs(&self) -> &LocalFs {
-        self.mounted.as_ref().unwrap().fs()
+        self.fs.as_ref().unwrap()
     }
 
     /// Unmounts, as umount(8) does, and waits for the end.
@@ -108,6 +127,7 @@ impl World {
         mounted.unmount(Unmount::Plain).unwrap();
         mounted.wait().unwrap();
         drop(mounted);
+        self.fs = None;
         if let Some(device) = self.device.take() {
             device.detach().unwrap();
         }

@@ -34,6 +34,8 @@ pub enum Command {
     Status(Status),
     /// Read everything and compare it with its checksums
     Scrub(Scrub),
+    /// Make a filesystem use a disk that became longer
+    Grow(Grow),
     /// Show what has happened to volumes, members and filesystems
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug
@@ -124,6 +126,18 @@ pub struct Scrub {
     #[arg(long)]
     pub json: bool,
     /// A mountpoint, a block device or an image file
+    #[arg(value_name = "MOUNTPOINT|TARGET")]
+    pub subject: PathBuf,
+}
+
+/// Arguments of `gabion grow`.
+#[derive(Debug, Args)]
+pub struct Grow {
+    /// Length of the filesystem afterwards; makes an image file longer if it is shorter than that.
+    /// All of the disk if not given
+    #[arg(long, value_name = "SIZE")]
+    pub to: Option<Size>,
+    /// A mountpoint, a block device, an image file or a volume
     #[arg(value_name = "MOUNTPOINT|TARGET")]
     pub subject: PathBuf,
 }

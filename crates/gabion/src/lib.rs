@@ -3,7 +3,7 @@
 //! ```text
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
 //!                -> mount, up -> serve -> mount    the daemon: disk, map, files, FUSE
-//!                -> status, scrub, umount          ask the daemon through control
+//!                -> status, scrub, grow, umount    ask the daemon through control
 //!                -> volume -> volumes              records of volumes, and volumes themselves
 //! ```
 //!
@@ -20,6 +20,7 @@ mod control;
 mod date;
 mod failure;
 mod frugality;
+mod growth;
 pub mod mount;
 mod mounts;
 mod options;
@@ -60,6 +61,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Umount(args) => cmd::umount::run(args),
         Command::Status(args) => cmd::status::run(args),
         Command::Scrub(args) => cmd::scrub::run(args),
+        Command::Grow(args) => cmd::grow::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Target(args) => cmd::target::run(args),

@@ -34,8 +34,9 @@ use gabion_volume::volume::Volume;
 use crate::check;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
-use crate::control::wire::{MountStatus, Progress, Report, Status};
+use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
 use crate::failure::{Failure, Result, chain};
+use crate::growth;
 use crate::mount::{self, End, MountRequest, Mounted, SystemClock};
 use crate::mounts;
 use crate::options::{Access, Settings};
@@ -426,5 +427,13 @@ impl Subject for Service {
             self.fs.map().sync().map_err(|error| chain(&error))?;
         }
         check::scrub(self.fs.map(), &self.plan.target.name(), watch)
+    }
+
+    fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
+        let file = match &self.storage {
+            Storage::File(disk) => Some(&**disk),
+            Storage::Volume(_) => None,
+        };
+        growth::grow(self.fs.map(), file, &self.plan.target.name(), to_bytes)
     }
 }

@@ -61,8 +61,8 @@ pub enum MapError {
     },
     /// The device is smaller than the filesystem on it.
     #[error(
-        "{device} has {actual} blocks, but the filesystem on it needs {needed}; give it that length \
-         again"
+        "{device} has {actual} blocks, but the filesystem on it needs {needed}; give it that \
+         length again"
     )]
     Truncated {
         /// The device's name.

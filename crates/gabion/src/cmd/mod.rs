@@ -1,6 +1,7 @@
 //! The subcommands, one module each: they ask, call and print, and have no rules of their own.
 
 pub mod events;
+pub mod grow;
 pub mod inspect;
 pub mod mkfs;
 pub mod mount;

@@ -7,6 +7,8 @@
 //!    |  <--------------------  {"status":{..}}|
 //!    | {"request":"scrub"}   -------------->  |
 //!    |  <-------  {"progress":{..}} ... {"report":{..}} or {"error":{"message":".."}}
+//!    | {"request":"grow","to_bytes":null} ->  |
+//!    |  <---------------------  {"grown":{..}}|
 //!    | {"request":"await-end"} ------------>  |     answered when the daemon ends
 //!    |  <-----------------  {"ended":{"problem":null}}
 //! ```

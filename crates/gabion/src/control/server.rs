@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use gabion_base::sync::Mutex;
 
-use super::wire::{Ended, Progress, Reply, Report, Request, Status};
+use super::wire::{Ended, Grown, Progress, Reply, Report, Request, Status};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 32;
@@ -35,6 +35,9 @@ pub trait Subject: Send + Sync {
 
     /// Verifies everything. `watch` is called often and may stop it.
     fn scrub(&self, watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Report, String>;
+
+    /// Makes the filesystem so many bytes long, or as long as its disk.
+    fn grow(&self, to_bytes: Option<u64>) -> Result<Grown, String>;
 }
 
 /// A server, until it is dropped or [`Server::end`]ed.
@@ -130,6 +133,10 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
                 send(&mut stream, &Reply::Status(Box::new(shared.subject.status())))?;
             }
             Ok(Request::Scrub) => scrub(shared, &mut stream)?,
+            Ok(Request::Grow { to_bytes }) => {
+                let grown = shared.subject.grow(to_bytes).map(Reply::Grown);
+                send(&mut stream, &grown.unwrap_or_else(|message| Reply::Error { message }))?;
+            }
             Ok(Request::AwaitEnd) => {
                 let mut waiting = shared.waiting.lock();
                 // Those that gave up leave room for others.

@@ -13,6 +13,11 @@ pub enum Request {
     Status,
     /// Some [`Reply::Progress`], then a [`Reply::Report`].
     Scrub,
+    /// A [`Reply::Grown`].
+    Grow {
+        /// How long the filesystem shall be; as long as its disk if not given.
+        to_bytes: Option<u64>,
+    },
     /// A [`Reply::Ended`], when the daemon ends.
     AwaitEnd,
 }
@@ -27,6 +32,8 @@ pub enum Reply {
     Progress(Progress),
     /// What a scrub found.
     Report(Report),
+    /// The filesystem has its new length.
+    Grown(Grown),
     /// The daemon ends.
     Ended(Ended),
     /// The request was not possible.
@@ -142,6 +149,19 @@ pub struct Finding {
     pub what: String,
 }
 
+/// A filesystem that was to grow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grown {
+    /// The image, device or volume.
+    pub target: String,
+    /// How long it was.
+    pub from_bytes: u64,
+    /// How long it is now.
+    pub to_bytes: u64,
+    /// How long it can become.
+    pub most_bytes: u64,
+}
+
 /// The end of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
@@ -165,5 +185,7 @@ mod tests {
         let await_end = serde_json::to_string(&Request::AwaitEnd).unwrap();
         assert_eq!(await_end, r#"{"request":"await-end"}"#);
         assert_eq!(serde_json::from_str::<Reply>(&line(&ended)).unwrap(), ended);
+        let grow = serde_json::to_string(&Request::Grow { to_bytes: Some(4096) }).unwrap();
+        assert_eq!(grow, r#"{"request":"grow","to_bytes":4096}"#);
     }
 }

@@ -4,6 +4,7 @@
 
 mod events;
 mod formatting;
+mod grow;
 mod hostile;
 mod mount8;
 mod mount_files;

@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
@@ -70,15 +70,15 @@ pub(super) struct Backing {
     pub(super) kind: Kind,
     pub(super) access: Access,
     pub(super) permission: Permission,
-    /// Length in bytes when it was opened.
-    pub(super) bytes: u64,
+    /// Length in bytes when it was last measured.
+    pub(super) bytes: AtomicU64,
     /// Set once the kernel has refused `RWF_DSYNC`.
     pub(super) dsync_refused: AtomicBool,
 }
 
 impl Backing {
     pub(super) fn blocks(&self) -> u64 {
-        self.bytes / BLOCK_SIZE as u64
+        self.bytes.load(Ordering::Acquire) / BLOCK_SIZE as u64
     }
 
     pub(super) fn fd(&self) -> RawFd {

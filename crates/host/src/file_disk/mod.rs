@@ -5,8 +5,9 @@
 //! - **Submitted requests** go through an io_uring, or through a few threads where the kernel
 //!   offers none. Both are started by the first request and not before, so that a program may open
 //!   its disks first and go to the background then.
-//! - **Length** is that of the file or device when it was opened, rounded down to whole blocks. An
-//!   image that somebody makes shorter afterwards reads as zeros behind its end.
+//! - **Length** is that of the file or device when it was opened, rounded down to whole blocks, or
+//!   when it was measured again and had become longer ([`FileDisk::measure`]). An image that
+//!   somebody makes shorter afterwards reads as zeros behind its end.
 //! - **One writer**: see [`OpenMode`]. The lock belongs to the opening, and a forked child keeps
 //!   it.
 //! - **Direct I/O** where the filesystem below allows it, else through the page cache; durability
@@ -27,7 +28,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, process, thread};
 
@@ -169,10 +170,7 @@ impl FileDisk {
                 _ => failed("lock")(error),
             })?;
         }
-        let bytes = match kind {
-            Kind::Image => metadata.len(),
-            Kind::Device => device_bytes(&file).map_err(failed("measure"))?,
-        };
+        let bytes = AtomicU64::new(length(&file, kind).map_err(failed("measure"))?);
         let permission = match options.mode {
             OpenMode::ReadWrite => Permission::ReadWrite,
             OpenMode::ReadOnly | OpenMode::ReadOnlyShared => Permission::ReadOnly,
@@ -206,7 +204,28 @@ impl FileDisk {
 
     /// Length in bytes, before it is rounded down to whole blocks.
     pub fn bytes(&self) -> u64 {
-        self.backing.bytes
+        self.backing.bytes.load(Ordering::Acquire)
+    }
+
+    /// Looks how long the file or device is by now. From now on all of it can be used; if it has
+    /// become shorter the length stays, as what is missing reads as zeros or fails.
+    pub fn measure(&self) -> io::Result<()> {
+        let bytes = length(&self.backing.file, self.backing.kind)?;
+        self.backing.bytes.fetch_max(bytes, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Makes an image at least `bytes` bytes long, sparsely and durably. Fails for a device, which
+    /// has the length that it has.
+    pub fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        if self.backing.kind == Kind::Device {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if length(&self.backing.file, Kind::Image)? < bytes {
+            self.backing.file.set_len(bytes)?;
+            self.backing.file.sync_all()?;
+        }
+        self.measure()
     }
 
     /// One line for people: what this is, and how it is read and written.
@@ -427,6 +446,13 @@ fn settle_access(file: &File, opened: Access) -> io::Result<Access> {
     // SAFETY: takes no pointers.
     retried(|| unsafe { libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_DIRECT) })?;
     Ok(Access::Buffered)
+}
+
+fn length(file: &File, kind: Kind) -> io::Result<u64> {
+    match kind {
+        Kind::Image => file.metadata().map(|metadata| metadata.len()),
+        Kind::Device => device_bytes(file),
+    }
 }
 
 fn device_bytes(file: &File) -> io::Result<u64> {

@@ -421,3 +421,28 @@ fn a_failed_write_keeps_the_systems_reason() {
         assert_eq!(errno(&error), Some(libc::ENOSPC), "{error}");
     }
 }
+
+#[test]
+fn an_image_that_became_longer_is_used_once_it_was_measured() {
+    let folder = TempDir::new();
+    for way in WAYS {
+        let disk = image(&folder, 8, way);
+        let path = folder.join(&format!("image-{way:?}"));
+        let write = |addr| disk.submit(write(addr, 1, 1, Durability::Fua)).wait();
+        File::options().write(true).open(&path).unwrap().set_len(16 * 4096 + 100).unwrap();
+        assert_eq!(disk.blocks(), 8);
+        assert!(write(8).is_err());
+        disk.measure().unwrap();
+        assert_eq!(disk.blocks(), 16);
+        write(15).unwrap();
+        disk.lengthen(32 * 4096).unwrap();
+        write(31).unwrap();
+        assert_eq!((disk.blocks(), fs::metadata(&path).unwrap().len()), (32, 32 * 4096));
+        assert_eq!(read(&disk, 15, 1).bytes(), content(15, 1, 1).bytes());
+        // It is never made shorter, and what is missing is not forgotten.
+        disk.lengthen(4096).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+        disk.measure().unwrap();
+        assert_eq!(disk.blocks(), 32);
+    }
+}

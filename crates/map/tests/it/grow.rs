@@ -1,5 +1,5 @@
-//! A filesystem grows with its disk: what is there afterwards, what is found at the next mount, what
-//! is refused.
+//! A filesystem grows with its disk: what is there afterwards, what the next mount finds, what is
+//! refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

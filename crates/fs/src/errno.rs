@@ -6,8 +6,8 @@ use crate::error::Error;
 
 /// The positive errno of an error, as Linux programs expect it.
 ///
-/// [`Stop::Need`], [`Stop::Lease`] and [`Error::UnwrittenBytes`] are wishes to the driver and no answers; should
-/// one of them slip through all the same, the caller may try again (`EAGAIN`).
+/// [`Stop::Need`], [`Stop::Lease`] and [`Error::UnwrittenBytes`] are wishes to the driver and no
+/// answers; should one of them slip through all the same, the caller may try again (`EAGAIN`).
 pub fn errno(error: &Error) -> i32 {
     match error {
         Error::Stop(Stop::Need { .. } | Stop::Lease) | Error::UnwrittenBytes(_) => libc::EAGAIN,

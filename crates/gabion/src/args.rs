@@ -40,6 +40,8 @@ pub enum Command {
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug
     Inspect(Inspect),
+    /// Let other machines mount a filesystem, until Ctrl-C
+    Serve(Serve),
     /// Offer files and devices to NBD clients, until Ctrl-C
     Target(Target),
     /// Make and tend volumes: disks of several machines as one
@@ -92,7 +94,7 @@ pub struct Mount {
     /// Stay in the foreground, until Ctrl-C
     #[arg(long)]
     pub foreground: bool,
-    /// A block device or an image file
+    /// A block device, an image file, a volume, or gabion://HOST:PORT/
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
     /// Where to mount
@@ -185,6 +187,30 @@ pub enum Structure {
     Alloc,
     /// The journal's records since the last commit
     Journal,
+}
+
+/// Arguments of `gabion serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7777")]
+    pub listen: String,
+    /// Listen where other machines can reach it, without encryption
+    #[arg(long)]
+    pub insecure: bool,
+    /// Refuse to change anything
+    #[arg(long)]
+    pub read_only: bool,
+    /// After how many seconds of silence a machine is taken for gone
+    #[arg(long, value_name = "N", default_value = "10",
+          value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub session_seconds: u64,
+    /// Options, separated by commas: cache, commit
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// A block device, an image file or a volume
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
 }
 
 /// Arguments of `gabion target`.

@@ -4,6 +4,7 @@
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
 //!                -> mount, up -> serve -> mount    the daemon: disk, map, files, FUSE
 //!                -> status, scrub, grow, umount    ask the daemon through control
+//!                -> serve -> link                  sessions of other machines' mounts
 //!                -> volume -> volumes              records of volumes, and volumes themselves
 //! ```
 //!
@@ -21,12 +22,14 @@ mod date;
 mod failure;
 mod frugality;
 mod growth;
+mod link;
 pub mod mount;
 mod mounts;
 mod options;
 mod patience;
 pub mod places;
 mod print;
+mod remote;
 mod serve;
 mod size;
 mod state;
@@ -64,6 +67,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Grow(args) => cmd::grow::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Serve(args) => cmd::serve::run(args),
         Command::Target(args) => cmd::target::run(args),
         Command::Volume(args) => cmd::volume::run(args),
     })

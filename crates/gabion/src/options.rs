@@ -23,6 +23,11 @@ const COMMIT_SECONDS_DEFAULT: u64 = 5;
 /// The longest time between commits, in seconds.
 const COMMIT_SECONDS_MAX: u64 = 300;
 
+/// Seconds that an operation waits for a server if `deadline` is not given.
+const DEADLINE_SECONDS_DEFAULT: u64 = 30;
+/// The longest time that an operation may wait for a server, in seconds.
+const DEADLINE_SECONDS_MAX: u64 = 24 * 3600;
+
 /// Meant for others.
 const IGNORED: &[&str] = &[
     "defaults",
@@ -69,6 +74,8 @@ pub struct Settings {
     pub cache: Size,
     /// `commit`: the time between commits.
     pub commit: Duration,
+    /// `deadline`: how long an operation waits for a server.
+    pub deadline: Duration,
     /// `writeback`, `writethrough`; the mount's own choice if not given.
     pub policy: Option<WritePolicy>,
     /// `allow_other`; by default for root.
@@ -94,6 +101,7 @@ impl Settings {
             restrictions: MountFlags::NONE,
             cache: CACHE_DEFAULT,
             commit: Duration::from_secs(COMMIT_SECONDS_DEFAULT),
+            deadline: Duration::from_secs(DEADLINE_SECONDS_DEFAULT),
             policy: None,
             users,
         }
@@ -129,7 +137,10 @@ impl Settings {
             ("writethrough", None) => self.policy = Some(WritePolicy::Through),
             ("allow_other", None) => self.users = Users::Everybody,
             ("cache", Some(value)) => self.cache = cache(value)?,
-            ("commit", Some(value)) => self.commit = commit(value)?,
+            ("commit", Some(value)) => self.commit = seconds("commit", value, COMMIT_SECONDS_MAX)?,
+            ("deadline", Some(value)) => {
+                self.deadline = seconds("deadline", value, DEADLINE_SECONDS_MAX)?;
+            }
             ("remount", None) => {
                 return Err(Failure::new("a mount's options cannot be changed while it is there")
                     .next("Unmount it, and mount it again with the new options."));
@@ -165,19 +176,19 @@ fn cache(value: &str) -> Result<Size> {
     Ok(size)
 }
 
-fn commit(value: &str) -> Result<Duration> {
+fn seconds(name: &str, value: &str, most: u64) -> Result<Duration> {
     match value.parse() {
-        Ok(seconds @ 1..=COMMIT_SECONDS_MAX) => Ok(Duration::from_secs(seconds)),
-        _ => Err(Failure::new(format!(
-            "commit={value} is not a number of seconds from 1 to {COMMIT_SECONDS_MAX}"
-        ))),
+        Ok(seconds) if (1..=most).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => {
+            Err(Failure::new(format!("{name}={value} is not a number of seconds from 1 to {most}")))
+        }
     }
 }
 
 fn unknown(option: &str) -> Failure {
     Failure::new(format!("there is no mount option {option:?}")).next(
         "There are: ro, noatime, relatime, strictatime, nodiratime, nosuid, nodev, noexec, sync, \
-         dirsync,\n        cache=SIZE, commit=SECONDS, writeback, writethrough, allow_other.",
+         dirsync,\n        cache=SIZE, commit=SECONDS, deadline=SECONDS, writeback, writethrough, allow_other.",
     )
 }
 

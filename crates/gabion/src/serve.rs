@@ -37,10 +37,12 @@ use crate::control::server::{Server, Subject};
 use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
+use crate::link::Connected;
 use crate::mount::{self, End, MountRequest, Mounted, SystemClock};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
+use crate::remote::{self, RemoteTarget};
 use crate::state;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
@@ -55,11 +57,30 @@ const UNSEEN_GLANCE: Duration = Duration::from_millis(20);
 /// Block size that the kernel is told: that of the filesystem, in bytes.
 const KERNEL_BLOCK: u32 = 4096;
 
+/// What can be mounted.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Something of this machine.
+    Here(Place),
+    /// What another one serves.
+    Remote(RemoteTarget),
+}
+
+impl Target {
+    /// What people call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Here(place) => place.name(),
+            Self::Remote(target) => target.name(),
+        }
+    }
+}
+
 /// What shall be mounted where.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The image or device, absolute, or the volume.
-    pub target: Place,
+    /// The image or device, absolute, or the volume, or where it is served.
+    pub target: Target,
     /// The directory, absolute.
     pub mountpoint: PathBuf,
     /// How.
@@ -69,40 +90,35 @@ pub struct Plan {
 /// A filesystem that is mounted and served by this process.
 pub struct Daemon {
     plan: Plan,
-    storage: Storage,
-    fs: Arc<LocalFs>,
+    behind: Behind,
     mounted: Mounted,
     server: Server,
     /// Device number of the mount.
     device: (u32, u32),
 }
 
+/// What is behind a mount.
+enum Behind {
+    Disk(Storage, Arc<LocalFs>),
+    Server(Connected),
+}
+
 impl Daemon {
     /// Opens, mounts and begins to serve.
     pub fn start(plan: Plan) -> Result<Self> {
-        let cannot = |cause: &dyn std::error::Error| {
-            let (target, mountpoint) = (plan.target.name(), plan.mountpoint.display());
-            Failure::of(format!("cannot mount {target} at {mountpoint}"), cause)
+        let (behind, mounted, subject) = match &plan.target {
+            Target::Here(place) => start_here(place, &plan)?,
+            Target::Remote(target) => {
+                let started = remote::start(target, &plan.mountpoint, &plan.settings)?;
+                let (connected, mounted, subject) = started;
+                (Behind::Server(connected), mounted, subject)
+            }
         };
-        let storage = Storage::open(&plan)?;
-        let fs = open_fs(storage.disk(), &plan.settings).map_err(|error| cannot(&error))?;
-        let fs = Arc::new(fs);
-        let (mounted, source) = attach(&fs, storage.kind(), &plan)
-            .map_err(|error| with_advice(cannot(&error), &error))?;
-        let found = mountinfo::find(&plan.mountpoint).map_err(|error| cannot(&error))?;
+        let found = mountinfo::find(&plan.mountpoint).map_err(|error| cannot(&plan, &error))?;
         let device = found.map_or((0, 0), |mount| mount.device);
-        let service = Service {
-            plan: plan.clone(),
-            fs: Arc::clone(&fs),
-            storage: storage.clone(),
-            source,
-            superblock: fs.map().superblock(),
-            started: Instant::now(),
-        };
-        let server =
-            folder::own_socket(device).and_then(|socket| Server::start(&socket, Arc::new(service)));
+        let server = folder::own_socket(device).and_then(|socket| Server::start(&socket, subject));
         match server {
-            Ok(server) => Ok(Self { plan, storage, fs, mounted, server, device }),
+            Ok(server) => Ok(Self { plan, behind, mounted, server, device }),
             Err(error) => {
                 // Nobody uses it yet.
                 let _ = unmount(&plan.mountpoint, Unmount::Lazy);
@@ -182,7 +198,9 @@ impl Daemon {
     }
 
     fn sync(&self) {
-        if let Err(error) = self.fs.map().sync() {
+        // What a server has answered is not ours to write.
+        let Behind::Disk(_, fs) = &self.behind else { return };
+        if let Err(error) = fs.map().sync() {
             eprintln!("gabion: {}: {}", self.plan.mountpoint.display(), chain(&error));
         }
     }
@@ -197,10 +215,15 @@ impl Daemon {
             Ok(End::Unmounted | End::Aborted | End::Shutdown) => None,
             Err(error) => Some(chain(&error)),
         };
-        // Disks that have failed already would only be waited for once more.
-        let problem = match problem {
-            None => self.storage.close().err().map(|error| chain(&error)),
-            problem => problem,
+        let problem = match (problem, self.behind) {
+            (None, Behind::Disk(storage, _)) => storage.close().err().map(|error| chain(&error)),
+            // Disks that have failed already would only be waited for once more.
+            (problem, Behind::Disk(..)) => problem,
+            (problem, Behind::Server(connected)) => {
+                // The server is told before those who wait.
+                drop(connected);
+                problem
+            }
         };
         self.server.end(problem.clone());
         match problem {
@@ -213,25 +236,50 @@ impl Daemon {
     }
 }
 
+fn cannot(plan: &Plan, cause: &dyn std::error::Error) -> Failure {
+    let (target, mountpoint) = (plan.target.name(), plan.mountpoint.display());
+    Failure::of(format!("cannot mount {target} at {mountpoint}"), cause)
+}
+
+fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Subject>)> {
+    let storage = Storage::open(place, &plan.settings)?;
+    let fs = open_fs(storage.disk(), &plan.settings).map_err(|error| cannot(plan, &error))?;
+    let fs = Arc::new(fs);
+    let (mounted, source) = attach(&fs, storage.kind(), place, plan)
+        .map_err(|error| with_advice(cannot(plan, &error), &error))?;
+    let service = Service {
+        plan: plan.clone(),
+        fs: Arc::clone(&fs),
+        storage: storage.clone(),
+        source,
+        superblock: fs.map().superblock(),
+        started: Instant::now(),
+    };
+    Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
+}
+
 /// What a filesystem is on.
 #[derive(Clone)]
-enum Storage {
+pub enum Storage {
+    /// An image file or a device.
     File(Arc<FileDisk>),
+    /// A volume.
     Volume(Arc<Volume>),
 }
 
 impl Storage {
-    fn open(plan: &Plan) -> Result<Self> {
-        match &plan.target.volume {
-            None => Ok(Self::File(Arc::new(open_disk(plan)?))),
+    /// Opens what is at `place`.
+    pub fn open(place: &Place, settings: &Settings) -> Result<Self> {
+        match &place.volume {
+            None => Ok(Self::File(Arc::new(open_disk(&place.path, settings)?))),
             Some(name) => {
-                let surroundings = match &plan.target.state {
+                let surroundings = match &place.state {
                     Some(state) => volumes::surroundings_in(state, "gabion up")?,
                     None => volumes::surroundings(None, "gabion mount")?,
                 };
                 let volume = volumes::open(name, &surroundings)?;
                 // It stands for the volume, also in what lsblk and df show.
-                let stand_in = std::fs::File::options().write(true).open(&plan.target.path);
+                let stand_in = std::fs::File::options().write(true).open(&place.path);
                 stand_in
                     .and_then(|file| file.set_len(volumes::bytes(&volume)))
                     .map_err(|error| Failure::of(format!("cannot mount {name}"), &error))?;
@@ -240,7 +288,8 @@ impl Storage {
         }
     }
 
-    fn disk(&self) -> Arc<dyn Disk> {
+    /// Its blocks.
+    pub fn disk(&self) -> Arc<dyn Disk> {
         match self {
             Self::File(disk) => Arc::clone(disk) as Arc<dyn Disk>,
             Self::Volume(volume) => Arc::clone(volume) as Arc<dyn Disk>,
@@ -262,7 +311,7 @@ impl Storage {
     }
 
     /// Nobody is going to write any more.
-    fn close(&self) -> std::result::Result<(), DiskError> {
+    pub fn close(&self) -> std::result::Result<(), DiskError> {
         match self {
             Self::File(_) => Ok(()),
             Self::Volume(volume) => volume.close(),
@@ -272,13 +321,12 @@ impl Storage {
 
 /// Opens the disk. If another of our daemons has just lost its mount, waits until it has ended. One
 /// that was killed may hold the disk for a moment when it is not seen any more.
-fn open_disk(plan: &Plan) -> Result<FileDisk> {
-    let mode = match plan.settings.access {
+fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
+    let mode = match settings.access {
         Access::ReadWrite => OpenMode::ReadWrite,
         Access::ReadOnly => OpenMode::ReadOnly,
     };
     let options = OpenOptions { claim: claim(), ..OpenOptions::new(mode) };
-    let target = &plan.target.path;
     let open = || FileDisk::open_with(target, options);
     let mut opened = match open() {
         Err(OpenError::InUse { holder: Some(holder), .. })
@@ -304,7 +352,8 @@ fn open_disk(plan: &Plan) -> Result<FileDisk> {
     opened.map_err(|error| not_opened("cannot mount", target, &error))
 }
 
-fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<LocalFs> {
+/// Opens the filesystem on `disk`.
+pub fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<LocalFs> {
     let mode = match settings.access {
         Access::ReadWrite => gabion_map::OpenMode::ReadWrite,
         Access::ReadOnly => gabion_map::OpenMode::ReadOnly,
@@ -319,6 +368,7 @@ fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<LocalF
 fn attach(
     fs: &Arc<LocalFs>,
     kind: Kind,
+    place: &Place,
     plan: &Plan,
 ) -> std::result::Result<(Mounted, Source), mount::Error> {
     let mount = |source: Source| {
@@ -336,14 +386,14 @@ fn attach(
     };
     match kind {
         // No way round a refusal: it may mean that somebody else has the device mounted.
-        Kind::Device if claim() == Claim::Shared => by_device(&plan.target.path),
+        Kind::Device if claim() == Claim::Shared => by_device(&place.path),
         Kind::Device => by_name(),
         Kind::Image => {
             let access = match plan.settings.access {
                 Access::ReadWrite => LoopAccess::ReadWrite,
                 Access::ReadOnly => LoopAccess::ReadOnly,
             };
-            let refused = match LoopDevice::attach(&plan.target.path, access) {
+            let refused = match LoopDevice::attach(&place.path, access) {
                 // The guard keeps the device until the mount itself does.
                 Ok(device) => match by_device(device.path()) {
                     Ok(mounted) => return Ok(mounted),

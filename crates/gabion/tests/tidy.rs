@@ -24,7 +24,19 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("sim", &["base", "block", "map", "fs", "node"]),
     (
         "gabion",
-        &["base", "block", "map", "fs", "host", "fuse", "nbd", "coordinator", "volume", "node"],
+        &[
+            "base",
+            "block",
+            "map",
+            "fs",
+            "link",
+            "host",
+            "fuse",
+            "nbd",
+            "coordinator",
+            "volume",
+            "node",
+        ],
     ),
     ("bench", &["base", "block", "map", "fs", "host", "fuse", "nbd", "volume", "node"]),
 ];

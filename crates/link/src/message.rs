@@ -65,6 +65,9 @@ pub struct Welcome {
     pub seed: u64,
     /// Whether nothing can be changed.
     pub read_only: bool,
+    /// Drawn when the server started. A server with another one may not have what was answered
+    /// before and not made durable.
+    pub start: u64,
 }
 
 /// The server's last words, instead of a [`Welcome`] or later: the client is not in any more.

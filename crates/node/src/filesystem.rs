@@ -41,6 +41,16 @@ pub enum Kept<'a> {
     },
 }
 
+/// Who keeps bytes that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A program, which looks at them once.
+    Program,
+    /// The kernel, in pages that it has locked until they come and keeps until it is told
+    /// otherwise.
+    Cache,
+}
+
 /// What a thread does in the background until [`Filesystem::end_background`], telling whom it is
 /// given what fails.
 pub type BackgroundLoop = Box<dyn FnOnce(&dyn Fn(&Error)) + Send>;
@@ -169,7 +179,14 @@ pub trait Filesystem: Send + Sync {
     fn remove_xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<()>;
 
     /// Reads bytes; fewer than asked for only at the file's end.
-    fn read(&self, caller: &Caller, file: FileId, offset: u64, into: &mut [u8]) -> Result<usize>;
+    fn read(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        into: &mut [u8],
+        reader: Reader,
+    ) -> Result<usize>;
 
     /// Writes bytes, all of them.
     fn write(

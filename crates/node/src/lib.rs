@@ -42,7 +42,7 @@ pub mod served;
 
 pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};
 pub use clock::Clock;
-pub use filesystem::{BackgroundLoop, Filesystem, Kept};
+pub use filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 pub use format::format_filesystem;
 pub use local::{LocalFs, Settings};
 pub use locks::{LockEnd, Locks};

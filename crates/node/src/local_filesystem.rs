@@ -17,7 +17,7 @@ use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
 
-use crate::filesystem::{BackgroundLoop, Filesystem, Kept};
+use crate::filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 use crate::local::LocalFs;
 use crate::locks::LockEnd;
 
@@ -166,7 +166,14 @@ impl Filesystem for LocalFs {
         LocalFs::remove_xattr(self, caller, file, name)
     }
 
-    fn read(&self, caller: &Caller, file: FileId, offset: u64, into: &mut [u8]) -> Result<usize> {
+    fn read(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        into: &mut [u8],
+        _: Reader,
+    ) -> Result<usize> {
         LocalFs::read(self, caller, file, offset, into)
     }
 

@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod mkfs;
 pub mod mount;
 pub mod scrub;
+pub mod serve;
 pub mod status;
 pub mod target;
 pub mod umount;

@@ -17,9 +17,10 @@ use crate::control::folder;
 use crate::failure::{Exit, Failure, Result};
 use crate::frugality;
 use crate::mount::Users;
-use crate::mounts;
+use crate::mounts::{self, Life};
 use crate::options::Settings;
-use crate::serve::{Daemon, Plan};
+use crate::remote::RemoteTarget;
+use crate::serve::{Daemon, Plan, Target};
 use crate::volumes::Place;
 
 /// Whether the command returns when the mount is there.
@@ -110,27 +111,48 @@ fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -
 
 /// Checks both places, after taking away what killed daemons have left there.
 pub fn plan(target: &Path, mountpoint: &Path, settings: Settings) -> Result<Plan> {
-    plan_at(Place::of(target)?, mountpoint, settings)
+    match RemoteTarget::of(target) {
+        Some(target) => plan_remote(target?, mountpoint, settings),
+        None => plan_at(Place::of(target)?, mountpoint, settings),
+    }
+}
+
+fn plan_remote(target: RemoteTarget, mountpoint: &Path, settings: Settings) -> Result<Plan> {
+    while let Some(mount) = mounts::at(mountpoint)?.filter(mounts::is_gabion) {
+        if mounts::life(&mount) == Life::Serving {
+            break;
+        }
+        mounts::bury(&mount)?;
+    }
+    let mountpoint = free_folder(&target.name(), mountpoint)?;
+    Ok(Plan { target: Target::Remote(target), mountpoint, settings })
 }
 
 /// The same for a target that is known already.
 pub fn plan_at(mut place: Place, mountpoint: &Path, settings: Settings) -> Result<Plan> {
     let target = place.name();
-    let cannot = |place: &Path, error: &std::io::Error| {
-        Failure::of(format!("cannot mount {target}: {}", place.display()), error)
-    };
     mounts::bury_dead(&place.path, mountpoint)?;
+    place.path = place.path.canonicalize().map_err(|error| {
+        Failure::of(format!("cannot mount {target}: {}", place.path.display()), &error)
+    })?;
+    let mountpoint = free_folder(&target, mountpoint)?;
+    Ok(Plan { target: Target::Here(place), mountpoint, settings })
+}
+
+/// The folder, absolute, if none of our filesystems is mounted there.
+fn free_folder(target: &str, mountpoint: &Path) -> Result<PathBuf> {
     if let Some(mount) = mounts::at(mountpoint)?.filter(mounts::is_gabion) {
         let (name, source) = (mountpoint.display(), Path::new(&mount.source).display());
         return Err(Failure::new(format!("{name} is a mountpoint already, of {source}"))
             .next(format!("To unmount it: gabion umount {name}")));
     }
-    place.path = place.path.canonicalize().map_err(|error| cannot(&place.path, &error))?;
-    let folder = mountpoint.canonicalize().map_err(|error| cannot(mountpoint, &error))?;
-    if !folder.is_dir() {
-        return Err(Failure::new(format!("{} is not a directory", mountpoint.display())));
+    let folder = mountpoint.canonicalize().map_err(|error| {
+        Failure::of(format!("cannot mount {target}: {}", mountpoint.display()), &error)
+    })?;
+    match folder.is_dir() {
+        true => Ok(folder),
+        false => Err(Failure::new(format!("{} is not a directory", mountpoint.display()))),
     }
-    Ok(Plan { target: place, mountpoint: folder, settings })
 }
 
 /// Keeps the signals that ask for the end; before any thread is started, as threads inherit that.

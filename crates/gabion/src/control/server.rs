@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +43,9 @@ pub trait Subject: Send + Sync {
 /// A server, until it is dropped or [`Server::end`]ed.
 pub struct Server {
     path: PathBuf,
+    /// Device and inode of the socket: the mount's number, after which it is named, may be another
+    /// mount's when this one ends.
+    identity: Option<(u64, u64)>,
     shared: Arc<Shared>,
 }
 
@@ -69,7 +72,8 @@ impl Server {
             ending: AtomicBool::new(false),
             waiting: Mutex::default(),
         });
-        let server = Self { path: path.to_owned(), shared: Arc::clone(&shared) };
+        let (path, identity) = (path.to_owned(), identity(path));
+        let server = Self { path, identity, shared: Arc::clone(&shared) };
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || accept(&listener, &shared))?;
@@ -94,8 +98,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {

@@ -8,6 +8,7 @@ use gabion_fs::{CopyRequest, Privileges, SizeRule, SpaceRequest, WriteAt};
 use gabion_fuse::{CopyFileRange, PAYLOAD_MAX, Read, Reply, Write};
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
+use gabion_node::Reader;
 
 use super::front::{Ask, done, failed, refuse};
 use super::{Coherence, encode};
@@ -25,11 +26,16 @@ thread_local! {
 impl Ask<'_> {
     pub(super) fn read(&self, read: &Read, reply: Reply) {
         let size = (read.size as usize).min(PAYLOAD_MAX);
+        // The kernel says who reads only where no page is filled.
+        let reader = match read.lock_owner {
+            Some(_) => Reader::Program,
+            None => Reader::Cache,
+        };
         BUFFER.with_borrow_mut(|buffer| {
             // Memory that is never touched takes none.
             let blocks = buffer.get_or_insert_with(|| Blocks::zeroed(PAYLOAD_MAX / BLOCK_SIZE));
             let into = &mut blocks.bytes_mut()[..size];
-            match self.fs.read(&self.caller, self.file, read.offset, into) {
+            match self.fs.read(&self.caller, self.file, read.offset, into, reader) {
                 Ok(count) => reply.bytes(&into[..count]),
                 Err(error) => failed(reply, &error),
             };

@@ -17,6 +17,7 @@ mod ordinary;
 mod readme;
 mod repairs;
 mod scrubbing;
+mod shared;
 mod target;
 mod up;
 mod volumes;

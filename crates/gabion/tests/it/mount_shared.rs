@@ -22,7 +22,7 @@ use gabion_fuse::{ByteRange, NodeId};
 use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
-use gabion_node::{BackgroundLoop, Filesystem, Kept, LocalFs, LockEnd};
+use gabion_node::{BackgroundLoop, Filesystem, Kept, LocalFs, LockEnd, Reader};
 
 use crate::mount_world::{SHARED, World};
 
@@ -85,7 +85,7 @@ impl Filesystem for Witness {
         set_xattr(by: &Caller, file: FileId, name: &[u8], value: &[u8], condition: SetCondition,
             set_group: SetGroupBit) -> Result<()>;
         remove_xattr(by: &Caller, file: FileId, name: &[u8]) -> Result<()>;
-        read(by: &Caller, file: FileId, offset: u64, into: &mut [u8]) -> Result<usize>;
+        read(by: &Caller, file: FileId, offset: u64, into: &mut [u8], reader: Reader) -> Result<usize>;
         write(by: &Caller, file: FileId, at: WriteAt, payload: &Payload<'_>,
             privileges: Privileges) -> Result<Written>;
         fallocate(by: &Caller, file: FileId, request: SpaceRequest, offset: u64, length: u64,

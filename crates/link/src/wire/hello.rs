@@ -28,6 +28,7 @@ record!(Welcome {
     subvol: SubvolId,
     seed: u64,
     read_only: bool,
+    start: u64,
 });
 
 record!(Refusal { reason: RefusalReason, text: Text });

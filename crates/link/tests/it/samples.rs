@@ -55,6 +55,7 @@ pub fn welcomes() -> Vec<Welcome> {
         subvol: SubvolId(1),
         seed: 0x4142_4344_4546_4748,
         read_only: true,
+        start: 0x5152_5354_5556_5758,
     }]
 }
 

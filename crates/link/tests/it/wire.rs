@@ -371,19 +371,19 @@ proptest! {
     #[test]
     fn greetings_are_understood(
         session in option::of(any::<(u64, u64)>()),
-        numbers: [u64; 4],
+        numbers: [u64; 5],
         (patience_ms, subvol, read_only) in any::<(u32, u32, bool)>(),
         uuid: [u8; 16],
         name in "\\PC{0,60}",
     ) {
-        let [id, secret, received, seed] = numbers;
+        let [id, secret, received, seed, start] = numbers;
         let session = session.map(|(id, secret)| (SessionId(id), secret));
         let hello = Hello { session, received, name: name.clone() };
         prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         let (filesystem, subvol) = (Uuid(uuid), SubvolId(subvol));
         let session = SessionId(id);
         let welcome = Welcome {
-            session, secret, received, patience_ms, filesystem, subvol, seed, read_only,
+            session, secret, received, patience_ms, filesystem, subvol, seed, read_only, start,
         };
         prop_assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         let refusal = Refusal { reason: RefusalReason::Gone, text: name };

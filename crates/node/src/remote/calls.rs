@@ -147,6 +147,12 @@ fn silent(deadline: Duration) -> Error {
     trouble("call", std::io::ErrorKind::TimedOut, text)
 }
 
+/// What was written before the server started again may be lost.
+pub(super) fn written_off() -> Error {
+    let text = "the server has started again, and may not have all that was written before";
+    trouble("fsync", std::io::ErrorKind::ConnectionReset, text.to_owned())
+}
+
 /// An answer that does not fit the question.
 pub(super) fn nonsense() -> Error {
     let text = "it answered something else than was asked".to_owned();

@@ -32,55 +32,67 @@ impl Filesystem for RemoteFs {
         RemoteFs::find(self, file)
     }
 
-    fn create(&self,
+    fn create(
+        &self,
         caller: &Caller,
         parent: FileId,
         name: &[u8],
         permissions: u32,
         if_exists: IfExists,
-        request: &OpenRequest,) -> Result<(Attributes, Disposition)> {
+        request: &OpenRequest,
+    ) -> Result<(Attributes, Disposition)> {
         RemoteFs::create(self, caller, parent, name, permissions, if_exists, request)
     }
 
-    fn tmpfile(&self,
+    fn tmpfile(
+        &self,
         caller: &Caller,
         parent: FileId,
         permissions: u32,
-        linkable: Linkable,) -> Result<Attributes> {
+        linkable: Linkable,
+    ) -> Result<Attributes> {
         RemoteFs::tmpfile(self, caller, parent, permissions, linkable)
     }
 
-    fn mknod(&self,
+    fn mknod(
+        &self,
         caller: &Caller,
         parent: FileId,
         name: &[u8],
         file_type: FileType,
         permissions: u32,
-        rdev: u32,) -> Result<Attributes> {
+        rdev: u32,
+    ) -> Result<Attributes> {
         RemoteFs::mknod(self, caller, parent, name, file_type, permissions, rdev)
     }
 
-    fn mkdir(&self,
+    fn mkdir(
+        &self,
         caller: &Caller,
         parent: FileId,
         name: &[u8],
-        permissions: u32,) -> Result<Attributes> {
+        permissions: u32,
+    ) -> Result<Attributes> {
         RemoteFs::mkdir(self, caller, parent, name, permissions)
     }
 
-    fn symlink(&self,
+    fn symlink(
+        &self,
         caller: &Caller,
         parent: FileId,
         name: &[u8],
-        target: &[u8],) -> Result<Attributes> {
+        target: &[u8],
+    ) -> Result<Attributes> {
         RemoteFs::symlink(self, caller, parent, name, target)
     }
 
-    fn link(&self,
+    fn link(
+        &self,
         caller: &Caller,
         file: FileId,
         parent: FileId,
-        name: &[u8],) -> Result<Attributes> {
+        name: &[u8],
+    ) -> Result<Attributes> {
         RemoteFs::link(self, caller, file, parent, name)
     }
 
@@ -100,12 +112,14 @@ impl Filesystem for RemoteFs {
         RemoteFs::readlink(self, caller, file)
     }
 
-    fn readdir(&self,
+    fn readdir(
+        &self,
         caller: &Caller,
         dir: FileId,
         cookie: u64,
         limit: usize,
-        detail: Detail,) -> Result<Listing> {
+        detail: Detail,
+    ) -> Result<Listing> {
         RemoteFs::readdir(self, caller, dir, cookie, limit, detail)
     }
 
@@ -117,8 +131,12 @@ impl Filesystem for RemoteFs {
         RemoteFs::setattr(self, caller, file, changes)
     }
 
-    fn open_file(&self, caller: &Caller, file: FileId, request: &OpenRequest)
-    -> Result<Attributes> {
+    fn open_file(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        request: &OpenRequest,
+    ) -> Result<Attributes> {
         RemoteFs::open_file(self, caller, file, request)
     }
 
@@ -130,13 +148,15 @@ impl Filesystem for RemoteFs {
         RemoteFs::xattr_names(self, caller, file)
     }
 
-    fn set_xattr(&self,
+    fn set_xattr(
+        &self,
         caller: &Caller,
         file: FileId,
         name: &[u8],
         value: &[u8],
         condition: SetCondition,
-        set_group: SetGroupBit,) -> Result<()> {
+        set_group: SetGroupBit,
+    ) -> Result<()> {
         RemoteFs::set_xattr(self, caller, file, name, value, condition, set_group)
     }
 
@@ -144,29 +164,40 @@ impl Filesystem for RemoteFs {
         RemoteFs::remove_xattr(self, caller, file, name)
     }
 
-    fn read(&self, caller: &Caller, file: FileId, offset: u64, into: &mut [u8], reader: Reader) -> Result<usize> {
+    fn read(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        into: &mut [u8],
+        reader: Reader,
+    ) -> Result<usize> {
         match reader {
             Reader::Program => self.read_now(caller, file, offset, into),
             Reader::Cache => self.read_pages(caller, file, offset, into),
         }
     }
 
-    fn write(&self,
+    fn write(
+        &self,
         caller: &Caller,
         file: FileId,
         at: WriteAt,
         payload: &Payload<'_>,
-        privileges: Privileges,) -> Result<Written> {
+        privileges: Privileges,
+    ) -> Result<Written> {
         RemoteFs::write(self, caller, file, at, payload, privileges)
     }
 
-    fn fallocate(&self,
+    fn fallocate(
+        &self,
         caller: &Caller,
         file: FileId,
         request: SpaceRequest,
         offset: u64,
         length: u64,
-        privileges: Privileges,) -> Result<()> {
+        privileges: Privileges,
+    ) -> Result<()> {
         RemoteFs::fallocate(self, caller, file, request, offset, length, privileges)
     }
 
@@ -174,10 +205,12 @@ impl Filesystem for RemoteFs {
         RemoteFs::seek(self, file, offset, target)
     }
 
-    fn copy_range(&self,
+    fn copy_range(
+        &self,
         caller: &Caller,
         request: &CopyRequest,
-        privileges: Privileges,) -> Result<u64> {
+        privileges: Privileges,
+    ) -> Result<u64> {
         RemoteFs::copy_range(self, caller, request, privileges)
     }
 
@@ -205,11 +238,13 @@ impl Filesystem for RemoteFs {
         RemoteFs::cancel_lock(self, ticket)
     }
 
-    fn unlock(&self,
+    fn unlock(
+        &self,
         file: FileId,
         class: LockClass,
         owner: LockOwner,
-        range: LockRange,) -> Result<()> {
+        range: LockRange,
+    ) -> Result<()> {
         RemoteFs::unlock(self, file, class, owner, range)
     }
 

@@ -21,11 +21,13 @@
 //! Absent: sockets, which are the owner's; times of reading, which are not recorded.
 
 mod calls;
+mod filesystem;
 mod gate;
 mod opens;
 mod operations;
 mod pages;
 mod revocations;
+mod unsynced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,7 @@ use self::gate::Gate;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::revocations::Revocations;
+use self::unsynced::Unsynced;
 
 /// Where messages to the server go. They arrive once, in the order in which they were sent, or the
 /// session ends.
@@ -92,7 +95,12 @@ struct Identity {
 struct Life {
     /// By our clock: then the server may have given our leases to others.
     ends: Duration,
+    /// There is no connection just now. What is asked waits for one: asked before, it could be
+    /// lost without anybody knowing.
+    is_cut_off: bool,
     is_closed: bool,
+    /// Of the server that was last heard of.
+    start: u64,
 }
 
 /// What is answered even if the server is away.
@@ -117,6 +125,7 @@ pub struct RemoteFs {
     life: Mutex<Life>,
     revived: Condvar,
     last: Mutex<LastKnown>,
+    unsynced: Unsynced,
 }
 
 impl RemoteFs {
@@ -144,9 +153,10 @@ impl RemoteFs {
             opens: Opens::default(),
             revocations: Revocations::default(),
             kernel: Mutex::default(),
-            life: Mutex::default(),
+            life: Mutex::new(Life { start: welcome.start, ..Life::default() }),
             revived: Condvar::new(),
             last: Mutex::default(),
+            unsynced: Unsynced::default(),
         }
     }
 
@@ -195,6 +205,17 @@ impl RemoteFs {
         self.revived.notify_all();
     }
 
+    /// There is no connection to the server.
+    pub fn disconnected(&self) {
+        self.life.lock().is_cut_off = true;
+    }
+
+    /// There is one again.
+    pub fn connected(&self) {
+        self.life.lock().is_cut_off = false;
+        self.revived.notify_all();
+    }
+
     /// Whether what is cached may be used.
     pub fn is_alive(&self) -> bool {
         let life = *self.life.lock();
@@ -206,7 +227,7 @@ impl RemoteFs {
         self.life.lock().ends
     }
 
-    /// Waits until the session lives, until `deadline` at most.
+    /// Waits until the session lives and the server can be reached, until `deadline` at most.
     fn wait_for_life(&self, deadline: Duration) -> bool {
         let mut life = self.life.lock();
         loop {
@@ -214,7 +235,7 @@ impl RemoteFs {
             if life.is_closed || now >= deadline {
                 return false;
             }
-            if now < life.ends {
+            if now < life.ends && !life.is_cut_off {
                 return true;
             }
             self.revived.wait_for(&mut life, deadline - now);
@@ -244,8 +265,13 @@ impl RemoteFs {
     }
 
     /// A new session has begun in place of one that the server does not know any more. Calls that
-    /// can be repeated are; those that may have had an effect fail.
-    pub fn begin_again(&self) {
+    /// can be repeated are; those that may have had an effect fail. If the server itself has
+    /// started again, what was written and not synced may be lost, which the next fsync tells.
+    pub fn begin_again(&self, welcome: &Welcome) {
+        let before = std::mem::replace(&mut self.life.lock().start, welcome.start);
+        if before != welcome.start {
+            self.unsynced.lose();
+        }
         self.forget_everything();
         self.revocations.clear();
         self.calls.lose_all();

@@ -19,7 +19,7 @@ use gabion_map::{FileId, Kind, Payload, Stop};
 use crate::locks::LockEnd;
 
 use super::RemoteFs;
-use super::calls::nonsense;
+use super::calls::{nonsense, written_off};
 use super::pages::{Course, pages};
 
 /// How often an operation acquires what it lacks. It holds on to all that it had needed before, so
@@ -150,6 +150,7 @@ impl RemoteFs {
     fn made(&self, caller: &Caller, call: &Call) -> Result<(Attributes, Disposition)> {
         match self.call(caller, call)? {
             Answer::Made(attributes, disposition) => {
+                self.unsynced.written(attributes.file);
                 self.opened(attributes.file, true);
                 Ok((attributes, disposition))
             }
@@ -251,6 +252,7 @@ impl RemoteFs {
 
     /// Changes attributes and answers with the new ones.
     pub fn setattr(&self, caller: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
+        self.unsynced.written(file);
         self.object(caller, &Call::Setattr { file, changes: changes.clone() })
     }
 
@@ -381,6 +383,7 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<Written> {
         let bytes = payload.bytes().to_vec();
+        self.unsynced.written(file);
         match self.call(caller, &Call::Write { file, at, privileges, bytes })? {
             Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
             _ => Err(nonsense()),
@@ -397,6 +400,7 @@ impl RemoteFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
+        self.unsynced.written(file);
         self.done(caller, &Call::Fallocate { file, request, offset, length, privileges })
     }
 
@@ -421,18 +425,28 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<u64> {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
+        self.unsynced.written(target);
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
         self.number(caller, &call)
     }
 
     /// Makes an object and everything that completed before durable.
     pub fn fsync(&self, file: FileId) -> Result<()> {
-        self.done(&Caller::superuser(), &Call::Sync { file: Some(file) })
+        self.sync(Some(file))
+    }
+
+    fn sync(&self, file: Option<FileId>) -> Result<()> {
+        self.done(&Caller::superuser(), &Call::Sync { file })?;
+        self.unsynced.synced(file);
+        match self.unsynced.take_lost(file) {
+            true => Err(written_off()),
+            false => Ok(()),
+        }
     }
 
     /// Makes everything that completed before durable.
     pub fn syncfs(&self) -> Result<()> {
-        self.done(&Caller::superuser(), &Call::Sync { file: None })
+        self.sync(None)
     }
 
     /// Space in numbers; as last known if the server is away.

@@ -62,6 +62,7 @@ impl Server {
             subvol: self.world.root().subvol,
             seed: self.world.fs.map().name_seed(),
             read_only: false,
+            start: 1,
         };
         let settings = RemoteSettings { deadline: Duration::from_secs(20) };
         let session = Arc::clone(&wire.session);

@@ -1,0 +1,112 @@
+//! `gabion serve`: lets other machines mount a filesystem, until it is asked to stop.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use gabion_host::signals::Wake;
+use gabion_node::LocalFs;
+
+use crate::args;
+use crate::cmd::mount::{signals, users};
+use crate::failure::{Exit, Failure, Result, chain};
+use crate::frugality;
+use crate::link::{LinkServer, ServeOptions};
+use crate::options::{Access, Settings};
+use crate::print;
+use crate::serve::{Storage, open_fs};
+use crate::volumes::Place;
+
+/// How long ending the background waits before it wakes it again.
+const WAKE_AGAIN: Duration = Duration::from_millis(2);
+
+/// Runs the command.
+pub fn run(args: &args::Serve) -> Result<()> {
+    frugality::restart();
+    let listener = listen(args)?;
+    let mut settings = Settings::new(users());
+    args.options.iter().try_for_each(|options| settings.apply(options))?;
+    if args.read_only {
+        settings.access = Access::ReadOnly;
+    }
+    let mut place = Place::of(&args.target)?;
+    let cannot = |cause: &dyn std::error::Error| {
+        Failure::of(format!("cannot serve {}", args.target.display()), cause)
+    };
+    place.path = place.path.canonicalize().map_err(|error| cannot(&error))?;
+    // Before any thread is started, as threads inherit what is blocked.
+    let signals = signals()?;
+    let storage = Storage::open(&place, &settings)?;
+    let fs = open_fs(storage.disk(), &settings).map_err(|error| cannot(&error))?;
+    let fs = Arc::new(fs);
+    let background = Background::start(&fs).map_err(|error| cannot(&error))?;
+    let options = ServeOptions { patience: Duration::from_secs(args.session_seconds) };
+    let server = LinkServer::start(Arc::clone(&fs), listener, options);
+    let server = server.map_err(|error| cannot(&error))?;
+    print::line(format_args!("gabion://{}/", server.address()))?;
+    // A terminal that goes away is no reason to leave the clients alone.
+    while signals.wait().map_err(|error| Failure::of("cannot wait for signals", &error))?
+        == Wake::HangUp
+    {}
+    drop(server);
+    background.end();
+    let closed = fs.close();
+    storage.close().map_err(|error| cannot(&error))?;
+    closed.map_err(|error| cannot(&error))
+}
+
+/// Listens, if that is not forbidden.
+fn listen(args: &args::Serve) -> Result<TcpListener> {
+    let what = || format!("cannot listen at {}", args.listen);
+    let addresses: Vec<SocketAddr> = args
+        .listen
+        .to_socket_addrs()
+        .map_err(|error| Failure::of(what(), &error).exit(Exit::Usage))?
+        .collect();
+    let is_local = |address: &SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    if !args.insecure && !addresses.iter().all(is_local) {
+        let text = format!("{} can be reached by other machines", args.listen);
+        return Err(Failure::new(text).exit(Exit::Usage).next(
+            "What is said there is not encrypted, and whoever can reach it may do everything. \
+             --insecure allows that.",
+        ));
+    }
+    TcpListener::bind(&addresses[..]).map_err(|error| Failure::of(what(), &error))
+}
+
+/// What a thread does until the end, and whom it tells what fails.
+type Loop = fn(&LocalFs, &dyn Fn(&gabion_fs::Error));
+
+/// Threads that commit and reap.
+struct Background {
+    fs: Arc<LocalFs>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Background {
+    fn start(fs: &Arc<LocalFs>) -> std::io::Result<Self> {
+        let spawn = |name: &str, run: Loop| {
+            let fs = Arc::clone(fs);
+            let report = |error: &gabion_fs::Error| eprintln!("gabion: {}", chain(error));
+            thread::Builder::new().name(name.to_owned()).spawn(move || run(&fs, &report))
+        };
+        let commit = spawn("gabion-commit", LocalFs::keep_committed)?;
+        let reap = spawn("gabion-reap", LocalFs::keep_reaped)?;
+        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap] })
+    }
+
+    fn end(self) {
+        for thread in self.threads {
+            // A thread that was about to wait may have missed it.
+            while !thread.is_finished() {
+                self.fs.end_background();
+                thread::sleep(WAKE_AGAIN);
+            }
+            let _ = thread.join();
+        }
+    }
+}

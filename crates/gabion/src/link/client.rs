@@ -1,0 +1,307 @@
+//! The client's side: a connection that is made again whenever it breaks.
+
+use std::io::{self, BufReader, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gabion_base::sync::{Condvar, Mutex};
+use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
+use gabion_link::wire::{FrameKind, Header, encode_frame};
+use gabion_node::Clock;
+use gabion_node::remote::{RemoteFs, RemoteSettings, Wire};
+use thiserror::Error;
+
+use super::pipe::{Pipe, read_frame};
+
+/// How long connecting and greeting may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to rest between two attempts to connect.
+const REST: Duration = Duration::from_millis(100);
+/// In how many parts a session's time is cut: each brings a sign of life.
+const PINGS: u32 = 5;
+/// How often it is looked whether a session has ended.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Why there is no session.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Nobody answers there.
+    #[error("{address} cannot be reached: {source}")]
+    Unreachable {
+        /// The server.
+        address: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The server does not want us.
+    #[error("{address} refuses: {}", refusal.text)]
+    Refused {
+        /// The server.
+        address: String,
+        /// Its words.
+        refusal: Refusal,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+struct ToPipe(Arc<Pipe>);
+
+impl Wire for ToPipe {
+    fn send(&self, message: ToServer) {
+        self.0.send(message.encode());
+    }
+}
+
+/// A filesystem of a server, with the threads that keep it alive.
+pub struct Connected {
+    fs: Arc<RemoteFs>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    address: String,
+    name: String,
+    clock: Arc<dyn Clock>,
+    pipe: Arc<Pipe>,
+    session: Mutex<(SessionId, u64)>,
+    patience: Mutex<Duration>,
+    /// Pings that were not confirmed yet: message and time.
+    pings: Mutex<Vec<(u64, Duration)>>,
+    is_ending: AtomicBool,
+    end: Mutex<()>,
+    ending: Condvar,
+}
+
+/// Connects to the server at `address`, HOST:PORT, as `name`.
+pub fn connect(
+    address: &str,
+    name: &str,
+    settings: RemoteSettings,
+    clock: Arc<dyn Clock>,
+) -> Result<Connected, ConnectError> {
+    let sent = clock.monotonic();
+    let (connection, welcome) = greet(address, name, None, 0)?;
+    let pipe = Pipe::new();
+    let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
+    let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock), wire));
+    let patience = Duration::from_millis(welcome.patience_ms.into());
+    fs.confirmed(sent, patience);
+    let shared = Arc::new(Shared {
+        address: address.to_owned(),
+        name: name.to_owned(),
+        clock,
+        pipe,
+        session: Mutex::new((welcome.session, welcome.secret)),
+        patience: Mutex::new(patience),
+        pings: Mutex::default(),
+        is_ending: AtomicBool::new(false),
+        end: Mutex::default(),
+        ending: Condvar::new(),
+    });
+    let connection = Arc::new(connection);
+    shared.pipe.attach(&connection, welcome.received).map_err(ConnectError::Thread)?;
+    let mut connected = Connected { fs, shared, threads: Vec::new() };
+    connected.start(connection).map_err(ConnectError::Thread)?;
+    Ok(connected)
+}
+
+impl Connected {
+    /// The filesystem.
+    pub fn fs(&self) -> &Arc<RemoteFs> {
+        &self.fs
+    }
+
+    fn start(&mut self, connection: Arc<TcpStream>) -> io::Result<()> {
+        let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = thread::Builder::new().name(name.to_owned());
+            self.threads.push(thread.spawn(run)?);
+            io::Result::Ok(())
+        };
+        let (shared, fs) = (Arc::clone(&self.shared), Arc::clone(&self.fs));
+        spawn("reader", Box::new(move || shared.converse(&fs, connection)))?;
+        let (shared, fs) = (Arc::clone(&self.shared), Arc::clone(&self.fs));
+        spawn("pinger", Box::new(move || shared.keep_alive(&fs)))?;
+        let fs = Arc::clone(&self.fs);
+        spawn("revocations", Box::new(move || fs.attend()))?;
+        let fs = Arc::clone(&self.fs);
+        spawn("later", Box::new(move || fs.attend_later()))
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.shared.pipe.send(ToServer::Goodbye.encode());
+        self.fs.close();
+        {
+            let _end = self.shared.end.lock();
+            self.shared.is_ending.store(true, Ordering::Release);
+        }
+        self.shared.ending.notify_all();
+        self.shared.pipe.close();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
+    fn rest(&self, time: Duration) {
+        let mut end = self.end.lock();
+        if !self.is_ending() {
+            self.ending.wait_for(&mut end, time);
+        }
+    }
+
+    /// Reads until the connection breaks, and makes another one, until the end.
+    fn converse(&self, fs: &RemoteFs, mut connection: Arc<TcpStream>) {
+        loop {
+            let patience = *self.patience.lock();
+            // The answers to pings come more often.
+            let _ = connection.set_read_timeout(Some(patience));
+            let mut input = BufReader::with_capacity(256 << 10, &*connection);
+            while let Ok(payload) = self.pipe.receive(&mut input) {
+                self.confirm(fs);
+                let Some(payload) = payload else { continue };
+                match ToClient::decode(&payload) {
+                    Ok(message) => fs.receive(message),
+                    Err(error) => {
+                        eprintln!("gabion: {} does not make sense: {error}", self.address);
+                        break;
+                    }
+                }
+            }
+            self.pipe.detach(&connection);
+            fs.disconnected();
+            connection = match self.connect_again(fs) {
+                Some(connection) => connection,
+                None => return,
+            };
+        }
+    }
+
+    /// The server has got a message: so it has heard of us since that was sent.
+    fn confirm(&self, fs: &RemoteFs) {
+        let arrived = self.pipe.arrived();
+        let mut pings = self.pings.lock();
+        let heard = pings.iter().filter(|(number, _)| *number <= arrived).map(|ping| ping.1).max();
+        pings.retain(|(number, _)| *number > arrived);
+        drop(pings);
+        if let Some(sent) = heard {
+            fs.confirmed(sent, *self.patience.lock());
+        }
+    }
+
+    fn connect_again(&self, fs: &RemoteFs) -> Option<Arc<TcpStream>> {
+        let mut session = Some(*self.session.lock());
+        while !self.is_ending() {
+            let sent = self.clock.monotonic();
+            let received = if session.is_some() { self.pipe.received() } else { 0 };
+            match greet(&self.address, &self.name, session, received) {
+                Ok((connection, welcome)) => {
+                    if session.is_none() {
+                        self.pings.lock().clear();
+                        self.pipe.reset();
+                        fs.begin_again(&welcome);
+                        eprintln!("gabion: {}: a new session has begun", self.address);
+                    }
+                    let connection = Arc::new(connection);
+                    if self.pipe.attach(&connection, welcome.received).is_err() {
+                        session = None;
+                        continue;
+                    }
+                    let patience = Duration::from_millis(welcome.patience_ms.into());
+                    *self.session.lock() = (welcome.session, welcome.secret);
+                    *self.patience.lock() = patience;
+                    fs.confirmed(sent, patience);
+                    fs.connected();
+                    return Some(connection);
+                }
+                Err(ConnectError::Refused { refusal, .. })
+                    if refusal.reason == RefusalReason::Gone && session.is_some() =>
+                {
+                    session = None;
+                }
+                Err(_) => self.rest(REST),
+            }
+        }
+        None
+    }
+
+    /// Tells the server that we live, and forgets everything if it may not know any more.
+    fn keep_alive(&self, fs: &RemoteFs) {
+        let mut next = Duration::ZERO;
+        let mut was_alive = true;
+        while !self.is_ending() {
+            let now = self.clock.monotonic();
+            if now >= next {
+                next = now + *self.patience.lock() / PINGS;
+                fs.ping();
+                self.pings.lock().push((self.pipe.sent(), now));
+            }
+            let is_alive = fs.is_alive();
+            if was_alive && !is_alive {
+                eprintln!("gabion: {} is silent: nothing is answered from memory", self.address);
+                fs.forget_everything();
+            }
+            was_alive = is_alive;
+            self.rest(GLANCE);
+        }
+    }
+}
+
+/// Connects and says who we are.
+fn greet(
+    address: &str,
+    name: &str,
+    session: Option<(SessionId, u64)>,
+    received: u64,
+) -> Result<(TcpStream, Welcome), ConnectError> {
+    let unreachable =
+        |source: io::Error| ConnectError::Unreachable { address: address.to_owned(), source };
+    let hello = Hello { session, received, name: name.to_owned() }.encode();
+    let greeting = || -> io::Result<(TcpStream, Header, Vec<u8>)> {
+        let mut last = io::Error::other("the name has no address");
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, PATIENCE) {
+                Ok(mut connection) => {
+                    connection.set_nodelay(true)?;
+                    connection.set_read_timeout(Some(PATIENCE))?;
+                    let header = Header::greeting(FrameKind::Hello, &hello);
+                    connection.write_all(&encode_frame(&header, &hello))?;
+                    let (header, payload) = read_frame(&mut connection)?;
+                    return Ok((connection, header, payload));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let (connection, header, payload) = greeting().map_err(unreachable)?;
+    let understood = match header.kind {
+        FrameKind::Welcome => Welcome::decode(&payload).map_err(io::Error::other),
+        FrameKind::Refusal => {
+            let refusal = Refusal::decode(&payload).map_err(io::Error::other);
+            let refusal = refusal.map_err(unreachable)?;
+            let address = address.to_owned();
+            return Err(ConnectError::Refused { address, refusal });
+        }
+        FrameKind::Hello | FrameKind::Message => Err(io::Error::other("a welcome was due")),
+    };
+    match understood {
+        Ok(welcome) => Ok((connection, welcome)),
+        Err(error) => {
+            let _ = connection.shutdown(Shutdown::Both);
+            Err(unreachable(error))
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The kernel's caches of one mount, as a client of a server needs them.
+
+use gabion_fuse::{ByteRange, NodeId, Notifier};
+use gabion_map::FileId;
+use gabion_node::remote::Kernel;
+
+/// Tells the kernel by notifications. That it knows nothing of what it shall forget, or that the
+/// mount is gone, is as good.
+pub struct NotifiedKernel {
+    notifier: Notifier,
+}
+
+impl NotifiedKernel {
+    /// For the mount of `notifier`.
+    pub fn new(notifier: Notifier) -> Self {
+        Self { notifier }
+    }
+}
+
+impl Kernel for NotifiedKernel {
+    fn forget_attributes(&self, file: FileId) {
+        let _ = self.notifier.inval_attr(NodeId(file.ino.0));
+    }
+
+    fn forget_names(&self) {
+        // Names are looked up again before their next use; here that costs no message.
+        let _ = self.notifier.inc_epoch();
+    }
+
+    fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
+        let range = match to {
+            u64::MAX => ByteRange::From(from),
+            to => ByteRange::Part { offset: from, length: to - from },
+        };
+        let _ = self.notifier.inval_inode(NodeId(file.ino.0), range);
+    }
+}

@@ -1,0 +1,222 @@
+//! One side of a session on whatever connection it has just now.
+//!
+//! ```text
+//!   send --> numbered, kept --> this thread writes, if the socket takes it all at once
+//!                          '--> the flusher, a thread of the connection, writes what is left
+//! ```
+//!
+//! What was sent is kept until the other side has it. A new connection begins with what may have
+//! been lost on the one before.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use gabion_base::sync::{Condvar, Mutex};
+use gabion_link::stream::{Incoming, Outgoing};
+use gabion_link::wire::{FrameKind, HEADER_BYTES, Header, encode_frame};
+
+/// What may wait for the other side, in bytes. Who lets more wait is not there any more.
+const KEPT_MAX: usize = 256 << 20;
+
+/// One side of a session.
+pub(super) struct Pipe {
+    out: Mutex<Out>,
+    more: Condvar,
+    /// Messages that have arrived from the other side.
+    received: AtomicU64,
+}
+
+#[derive(Default)]
+struct Out {
+    stream: Outgoing,
+    connection: Option<Arc<TcpStream>>,
+    /// Frames for the connection, the first of which was written up to `written`.
+    waiting: VecDeque<Arc<[u8]>>,
+    written: usize,
+    /// The flusher is at it.
+    is_flushing: bool,
+}
+
+impl Pipe {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { out: Mutex::default(), more: Condvar::new(), received: AtomicU64::new(0) })
+    }
+
+    /// Messages that have arrived.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+
+    /// Sends a message and gives its number. Does not wait.
+    pub(super) fn send(&self, payload: Vec<u8>) -> u64 {
+        let payload: Arc<[u8]> = Arc::from(payload);
+        let mut out = self.out.lock();
+        let number = out.stream.push(Arc::clone(&payload));
+        if out.stream.bytes() > KEPT_MAX {
+            out.drop_connection();
+        }
+        if out.connection.is_some() {
+            let frame = self.frame(number, &payload);
+            out.waiting.push_back(frame);
+            if !out.is_flushing && !out.write_at_once() {
+                out.is_flushing = true;
+                self.more.notify_all();
+            }
+        }
+        number
+    }
+
+    fn frame(&self, number: u64, payload: &[u8]) -> Arc<[u8]> {
+        let header = Header::message(number, self.received(), payload);
+        Arc::from(encode_frame(&header, payload))
+    }
+
+    /// The number of the last message.
+    pub(super) fn sent(&self) -> u64 {
+        self.out.lock().stream.sent()
+    }
+
+    /// Goes on with another connection, of which the other side says that `received` messages had
+    /// arrived before.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        connection: &Arc<TcpStream>,
+        received: u64,
+    ) -> io::Result<()> {
+        let mut out = self.out.lock();
+        out.drop_connection();
+        let again = out.stream.again(received).map_err(io::Error::other)?;
+        out.waiting = again.iter().map(|(number, payload)| self.frame(*number, payload)).collect();
+        out.connection = Some(Arc::clone(connection));
+        out.is_flushing = true;
+        drop(out);
+        let (pipe, connection) = (Arc::clone(self), Arc::clone(connection));
+        let flusher = thread::Builder::new().name("flusher".to_owned());
+        flusher.spawn(move || pipe.flush(&connection))?;
+        Ok(())
+    }
+
+    /// Begins again, in a new session.
+    pub(super) fn reset(&self) {
+        let mut out = self.out.lock();
+        out.drop_connection();
+        out.stream = Outgoing::default();
+        self.received.store(0, Ordering::Release);
+    }
+
+    /// Closes the connection, if it is still this one.
+    pub(super) fn detach(&self, connection: &Arc<TcpStream>) {
+        let mut out = self.out.lock();
+        if out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
+            out.drop_connection();
+        }
+        drop(out);
+        self.more.notify_all();
+    }
+
+    /// Closes whatever connection there is.
+    pub(super) fn close(&self) {
+        self.out.lock().drop_connection();
+        self.more.notify_all();
+    }
+
+    /// Writes what the socket did not take at once, until the connection is replaced.
+    fn flush(&self, connection: &Arc<TcpStream>) {
+        let mut out = self.out.lock();
+        loop {
+            if !out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
+                return;
+            }
+            let Some(frame) = out.waiting.front().cloned() else {
+                out.is_flushing = false;
+                self.more.wait(&mut out);
+                continue;
+            };
+            if !out.is_flushing {
+                self.more.wait(&mut out);
+                continue;
+            }
+            let from = out.written;
+            drop(out);
+            let outcome = (&**connection).write_all(&frame[from..]);
+            out = self.out.lock();
+            if !out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
+                return;
+            }
+            if outcome.is_err() {
+                out.drop_connection();
+                return;
+            }
+            out.waiting.pop_front();
+            out.written = 0;
+        }
+    }
+
+    /// Reads the next message that is new.
+    pub(super) fn receive(&self, input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+        let (header, payload) = read_frame(input)?;
+        if header.kind != FrameKind::Message {
+            return Err(io::Error::other("a message was due"));
+        }
+        self.out.lock().stream.arrived(header.received).map_err(io::Error::other)?;
+        let mut incoming = Incoming::at(self.received());
+        let is_new = incoming.accept(header.number).map_err(io::Error::other)?;
+        self.received.store(incoming.received(), Ordering::Release);
+        Ok(is_new.then_some(payload))
+    }
+
+    /// How many messages the other side has, by its own word.
+    pub(super) fn arrived(&self) -> u64 {
+        self.out.lock().stream.arrived_so_far()
+    }
+}
+
+impl Out {
+    fn drop_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+        self.waiting.clear();
+        self.written = 0;
+        self.is_flushing = false;
+    }
+
+    /// Writes without waiting. Whether all is written.
+    fn write_at_once(&mut self) -> bool {
+        let Some(connection) = self.connection.clone() else { return true };
+        while let Some(frame) = self.waiting.front() {
+            use rustix::net::{SendFlags, send};
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&*connection, &frame[self.written..], flags) {
+                Ok(count) => self.written += count,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => return false,
+                Err(_) => {
+                    // The reader of the connection notices, too, and does what is to be done.
+                    self.drop_connection();
+                    return true;
+                }
+            }
+            if self.written == frame.len() {
+                self.waiting.pop_front();
+                self.written = 0;
+            }
+        }
+        true
+    }
+}
+
+/// Reads one frame whole.
+pub(super) fn read_frame(input: &mut impl Read) -> io::Result<(Header, Vec<u8>)> {
+    let mut head = [0; HEADER_BYTES];
+    input.read_exact(&mut head)?;
+    let header = Header::decode(&head).map_err(io::Error::other)?;
+    let mut payload = vec![0; header.length as usize];
+    input.read_exact(&mut payload)?;
+    header.check_payload(&payload).map_err(io::Error::other)?;
+    Ok((header, payload))
+}

@@ -1,0 +1,313 @@
+//! The server's side: connections, workers, and the end of sessions that fell silent.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use gabion_base::sync::Mutex;
+use gabion_host::random;
+use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
+use gabion_link::wire::{FrameKind, Header, encode_frame};
+use gabion_node::LocalFs;
+use gabion_node::served::{Job, Peer, REVOKE_PATIENCE, Served, Session};
+
+use super::pipe::{Pipe, read_frame};
+
+/// Threads that run calls. A call never waits for another client, only for the disk.
+const WORKERS: usize = 8;
+/// How long a connection may take to say who it is.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// By how much the server is more patient than it told the client.
+const MARGIN: Duration = Duration::from_secs(2);
+/// How often it is looked for sessions that fell silent.
+const GLANCE: Duration = Duration::from_millis(250);
+/// Sessions at the same time.
+const SESSIONS_MAX: usize = 4096;
+
+/// What can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    /// After how much silence a session ends.
+    pub patience: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(10) }
+    }
+}
+
+/// A session with its connections.
+struct Link {
+    session: Arc<Session>,
+    secret: u64,
+    pipe: Arc<Pipe>,
+    heard: Mutex<Instant>,
+    /// Since when it has revocations to answer, as far as was looked.
+    owing: Mutex<Option<Instant>>,
+}
+
+struct Outbox(Arc<Pipe>);
+
+impl Peer for Outbox {
+    fn send(&self, message: ToClient) {
+        self.0.send(message.encode());
+    }
+}
+
+struct Shared {
+    served: Arc<Served>,
+    options: ServeOptions,
+    start: u64,
+    links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
+    is_ending: AtomicBool,
+}
+
+/// A filesystem that is served.
+pub struct LinkServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    threads: Vec<JoinHandle<()>>,
+    jobs: Option<crossbeam_channel::Sender<Job>>,
+}
+
+impl LinkServer {
+    /// Serves `fs` to whoever connects to `listener`.
+    pub fn start(
+        fs: Arc<LocalFs>,
+        listener: TcpListener,
+        options: ServeOptions,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
+        let sender = jobs.clone();
+        let served = Served::new(
+            fs,
+            Box::new(move |job| {
+                // At the end nobody runs it, and nobody waits for it.
+                let _ = sender.send(job);
+            }),
+        );
+        let served = Arc::new(served);
+        let shared = Arc::new(Shared {
+            served: Arc::clone(&served),
+            options,
+            start: draw(),
+            links: Mutex::default(),
+            is_ending: AtomicBool::new(false),
+        });
+        let mut threads = Vec::new();
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_owned()).spawn(run)
+        };
+        for _ in 0..WORKERS {
+            let (served, queue, shared) = (Arc::clone(&served), queue.clone(), Arc::clone(&shared));
+            let work = move || {
+                while !shared.is_ending.load(Ordering::Acquire) {
+                    match queue.recv_timeout(GLANCE) {
+                        Ok(job) => served.run(job),
+                        Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                        Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+            };
+            threads.push(spawn("worker", Box::new(work))?);
+        }
+        let keeper = Arc::clone(&shared);
+        threads.push(spawn("sessions", Box::new(move || keeper.keep_sessions()))?);
+        let greeter = Arc::clone(&shared);
+        threads.push(spawn("listener", Box::new(move || greeter.listen(&listener)))?);
+        Ok(Self { shared, address, threads, jobs: Some(jobs) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for LinkServer {
+    fn drop(&mut self) {
+        self.shared.is_ending.store(true, Ordering::Release);
+        // Wakes who waits for connections.
+        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        drop(self.jobs.take());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        let links = std::mem::take(&mut *self.shared.links.lock());
+        for link in links.values() {
+            self.shared.end(link);
+        }
+    }
+}
+
+impl Shared {
+    fn listen(self: &Arc<Self>, listener: &TcpListener) {
+        for connection in listener.incoming() {
+            if self.is_ending.load(Ordering::Acquire) {
+                return;
+            }
+            let Ok(connection) = connection else {
+                // Out of descriptors or memory: others may give some back.
+                thread::sleep(GLANCE);
+                continue;
+            };
+            let shared = Arc::clone(self);
+            let reader = thread::Builder::new().name("reader".to_owned());
+            // Without a thread for it the connection closes, and its client tries again.
+            let _ = reader.spawn(move || shared.converse(connection));
+        }
+    }
+
+    fn keep_sessions(&self) {
+        while !self.is_ending.load(Ordering::Acquire) {
+            thread::sleep(GLANCE);
+            let links: Vec<_> = self.links.lock().values().cloned().collect();
+            for link in links {
+                let is_silent = link.heard.lock().elapsed() > self.options.patience + MARGIN;
+                let mut owing = link.owing.lock();
+                match self.served.owes(&link.session) {
+                    true => drop(owing.get_or_insert_with(Instant::now)),
+                    false => *owing = None,
+                }
+                let is_stubborn = owing.is_some_and(|since| since.elapsed() > REVOKE_PATIENCE);
+                drop(owing);
+                if is_silent || is_stubborn {
+                    self.links.lock().remove(&link.session.id());
+                    let why = if is_silent { "is silent" } else { "does not give back leases" };
+                    eprintln!("gabion: the client {} {why}: evicted", link.session.name());
+                    self.end(&link);
+                }
+            }
+        }
+    }
+
+    fn end(&self, link: &Link) {
+        self.served.end(&link.session);
+        link.pipe.close();
+    }
+
+    /// One connection from its first byte to its last.
+    fn converse(&self, connection: TcpStream) {
+        let _ = connection.set_nodelay(true);
+        let connection = Arc::new(connection);
+        let mut input = BufReader::with_capacity(256 << 10, &*connection);
+        let _ = connection.set_read_timeout(Some(GREETING_PATIENCE));
+        let link = match self.greet(&connection, &mut input) {
+            Ok(link) => link,
+            Err(_) => {
+                let _ = connection.shutdown(Shutdown::Both);
+                return;
+            }
+        };
+        // A client pings long before this.
+        let _ = connection.set_read_timeout(Some(self.options.patience + MARGIN));
+        while let Ok(payload) = link.pipe.receive(&mut input) {
+            *link.heard.lock() = Instant::now();
+            let Some(payload) = payload else { continue };
+            match ToServer::decode(&payload) {
+                Ok(ToServer::Goodbye) => {
+                    self.links.lock().remove(&link.session.id());
+                    self.end(&link);
+                    return;
+                }
+                Ok(ToServer::Ping) => {
+                    let received = link.pipe.received();
+                    link.pipe.send(ToClient::Pong { received }.encode());
+                }
+                Ok(message) => self.served.receive(&link.session, message),
+                Err(error) => {
+                    eprintln!("gabion: the client {}: {error}", link.session.name());
+                    break;
+                }
+            }
+        }
+        link.pipe.detach(&connection);
+    }
+
+    /// Finds out who has connected, and lets it in.
+    fn greet(
+        &self,
+        connection: &Arc<TcpStream>,
+        input: &mut BufReader<&TcpStream>,
+    ) -> io::Result<Arc<Link>> {
+        let (header, payload) = read_frame(input)?;
+        if header.kind != FrameKind::Hello {
+            return Err(io::Error::other("a hello was due"));
+        }
+        let hello = match Hello::decode(&payload) {
+            Ok(hello) => hello,
+            Err(error) => {
+                return Err(refuse(connection, RefusalReason::Version, &error.to_string()));
+            }
+        };
+        let link = match hello.session {
+            None => self.begin(hello.name, connection)?,
+            Some((id, secret)) => {
+                let known = self.links.lock().get(&id).cloned();
+                let known = known.filter(|link| link.secret == secret);
+                known.ok_or_else(|| {
+                    refuse(connection, RefusalReason::Gone, "the session has ended")
+                })?
+            }
+        };
+        *link.heard.lock() = Instant::now();
+        let fs = self.served.fs();
+        let welcome = Welcome {
+            session: link.session.id(),
+            secret: link.secret,
+            received: link.pipe.received(),
+            patience_ms: self.options.patience.as_millis() as u32,
+            filesystem: fs.map().uuid(),
+            subvol: fs.root().subvol,
+            seed: fs.map().name_seed(),
+            read_only: fs.is_read_only(),
+            start: self.start,
+        };
+        greet_with(connection, FrameKind::Welcome, &welcome.encode())?;
+        link.pipe.attach(connection, hello.received)?;
+        Ok(link)
+    }
+
+    fn begin(&self, name: String, connection: &Arc<TcpStream>) -> io::Result<Arc<Link>> {
+        let (id, secret) = (SessionId(draw()), draw());
+        let mut links = self.links.lock();
+        if links.len() >= SESSIONS_MAX {
+            return Err(refuse(connection, RefusalReason::Busy, "too many clients"));
+        }
+        let pipe = Pipe::new();
+        let session = self.served.begin(id, name, Arc::new(Outbox(Arc::clone(&pipe))));
+        let link = Arc::new(Link {
+            session,
+            secret,
+            pipe,
+            heard: Mutex::new(Instant::now()),
+            owing: Mutex::default(),
+        });
+        links.insert(id, Arc::clone(&link));
+        Ok(link)
+    }
+}
+
+/// A number that nobody can guess.
+fn draw() -> u64 {
+    u64::from_le_bytes(*random::bytes().first_chunk().expect("16 bytes hold 8"))
+}
+
+fn greet_with(mut connection: &TcpStream, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let frame = encode_frame(&Header::greeting(kind, payload), payload);
+    connection.write_all(&frame)
+}
+
+fn refuse(connection: &TcpStream, reason: RefusalReason, text: &str) -> io::Error {
+    let refusal = Refusal { reason, text: text.to_owned() };
+    // Who does not hear it sees that the connection closes.
+    let _ = greet_with(connection, FrameKind::Refusal, &refusal.encode());
+    io::Error::other(text.to_owned())
+}

@@ -1,0 +1,330 @@
+//! Several mounts of one filesystem that is served: every machine sees what the others do, at once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::world::{Folder, GABION, Running};
+
+/// A served filesystem with its mounts.
+struct Shared {
+    server: Running,
+    uri: String,
+    folder: Folder,
+}
+
+impl Shared {
+    fn new() -> Option<Self> {
+        let folder = Folder::for_mounts()?;
+        folder.image();
+        let (server, uri) = serve(&folder, "127.0.0.1:0");
+        Some(Self { server, uri, folder })
+    }
+
+    fn mount(&self, name: &str) -> PathBuf {
+        self.mount_with(name, "deadline=60")
+    }
+
+    fn mount_with(&self, name: &str, options: &str) -> PathBuf {
+        let mountpoint = self.folder.join(name);
+        fs::create_dir(&mountpoint).unwrap();
+        self.folder.gabion(&["mount", "-o", options, &self.uri, name]).succeeded();
+        mountpoint
+    }
+
+    fn two(&self) -> (PathBuf, PathBuf) {
+        (self.mount("a"), self.mount("b"))
+    }
+
+    /// The server dies, and another one takes its place.
+    fn restart(&mut self) {
+        self.server.signal(Signal::KILL);
+        let _ = self.server.0.wait();
+        let address = self.uri.trim_start_matches("gabion://").trim_end_matches('/');
+        let (server, uri) = serve(&self.folder, address);
+        assert_eq!(uri, self.uri);
+        self.server = server;
+    }
+
+    /// All that was written is well.
+    fn finish(mut self, mounts: &[&str]) {
+        for name in mounts {
+            self.folder.gabion(&["umount", name]).succeeded();
+        }
+        self.server.signal(Signal::TERM);
+        assert!(self.server.0.wait().unwrap().success());
+        self.folder.gabion(&["scrub", "disk.img"]).succeeded();
+    }
+}
+
+fn serve(folder: &Folder, address: &str) -> (Running, String) {
+    let mut command = Command::new(GABION);
+    command.args(["serve", "disk.img", "--session-seconds", "3", "--listen", address]);
+    command.current_dir(folder.path()).env("GABION_STATE", folder.join("state"));
+    let mut server = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("gabion://"), "{line:?}");
+    (server, line.trim_end().to_owned())
+}
+
+/// Runs a script of the shell in `folder`.
+#[track_caller]
+fn sh(folder: &Path, script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn in_background(folder: &Path, script: &str) -> Running {
+    let mut command = Command::new("sh");
+    Running(command.args(["-ec", script]).current_dir(folder).spawn().unwrap())
+}
+
+#[track_caller]
+fn succeeds(mut running: Running) {
+    assert!(running.0.wait().unwrap().success());
+}
+
+#[test]
+fn what_one_mount_changes_the_other_sees_at_once() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    assert!(!b.join("file").exists());
+    fs::write(a.join("file"), "one").unwrap();
+    for round in 0..50 {
+        let (from, to) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        // The other one has the old content in its cache.
+        fs::read(to.join("file")).unwrap();
+        let text = format!("{round}").repeat(1 + round * 200);
+        fs::write(from.join("file"), &text).unwrap();
+        assert_eq!(to.join("file").metadata().unwrap().len(), text.len() as u64);
+        assert_eq!(fs::read_to_string(to.join("file")).unwrap(), text);
+        let (old, new) = (format!("name{round}"), format!("name{}", round + 1));
+        if round == 0 {
+            fs::write(from.join(&old), "").unwrap();
+        }
+        assert!(!to.join(&new).exists());
+        fs::rename(from.join(&old), from.join(&new)).unwrap();
+        assert!(to.join(&new).exists() && !to.join(&old).exists());
+        let mode = 0o600 + round as u32 % 8;
+        fs::set_permissions(from.join(&new), fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(to.join(&new).metadata().unwrap().mode() & 0o777, mode);
+    }
+    // In both mounts the kernel has checked what is there.
+    sh(&a, "mkdir -p d/e && echo x > d/e/f && ln -s d/e/f l && ln d/e/f h");
+    assert_eq!(sh(&b, "cat l h; stat -c %h h; ls d/e"), "x\nx\n2\nf\n");
+    sh(&b, "rm l h && mv d d2");
+    assert_eq!(sh(&a, "ls"), "d2\nfile\nname50\n");
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn a_file_that_is_open_elsewhere_keeps_its_bytes_when_its_name_goes() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("file"), "content").unwrap();
+    let mut open = File::open(b.join("file")).unwrap();
+    fs::remove_file(a.join("file")).unwrap();
+    assert_eq!(File::open(b.join("file")).unwrap_err().kind(), ErrorKind::NotFound);
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content");
+    drop(open);
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn appends_of_two_mounts_lose_no_line() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    let append = |mount: &Path, who: &str| {
+        let mut file =
+            OpenOptions::new().append(true).create(true).open(mount.join("log")).unwrap();
+        for round in 0..300 {
+            file.write_all(format!("{who} {round}\n").as_bytes()).unwrap();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| append(&a, "a"));
+        scope.spawn(|| append(&b, "b"));
+    });
+    for mount in [&a, &b] {
+        let text = fs::read_to_string(mount.join("log")).unwrap();
+        for who in ["a", "b"] {
+            let own: Vec<_> = text.lines().filter(|line| line.starts_with(who)).collect();
+            let expected: Vec<_> = (0..300).map(|round| format!("{who} {round}")).collect();
+            assert_eq!(own, expected);
+        }
+    }
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn counters_under_locks_are_exact() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("counter"), "0\n").unwrap();
+    let count = "for i in $(seq 60); do \
+                 flock lock sh -c 'read n < counter; echo $((n + 1)) > counter'; done";
+    let both = [in_background(&a, count), in_background(&b, count)];
+    both.into_iter().for_each(succeeds);
+    assert_eq!(fs::read_to_string(a.join("counter")).unwrap(), "120\n");
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn sqlite_is_written_from_two_mounts() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    sh(&a, "sqlite3 db 'create table t(who text, n int, unique(who, n))'");
+    let insert = |who: &str| {
+        format!(
+            "for i in $(seq 40); do \
+             echo \".timeout 60000\ninsert into t values('{who}', $i);\" | sqlite3 db; done"
+        )
+    };
+    let both = [in_background(&a, &insert("a")), in_background(&b, &insert("b"))];
+    both.into_iter().for_each(succeeds);
+    for mount in [&a, &b] {
+        let found = sh(mount, "sqlite3 db 'pragma integrity_check; select count(*) from t'");
+        assert_eq!(found, "ok\n80\n");
+    }
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn git_commits_from_two_mounts_into_one_repository() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    let who = "git config user.name x && git config user.email x@example.org";
+    sh(&a, &format!("git init -q -b main r && cd r && {who} && git config gc.auto 0"));
+    for round in 0..8 {
+        let mount = if round % 2 == 0 { &a } else { &b };
+        sh(mount, &format!("cd r && echo {round} >> f && git add f && git commit -qm {round}"));
+    }
+    for mount in [&a, &b] {
+        assert_eq!(sh(mount, "cd r && git log --format=%s | wc -l && git status -s"), "8\n");
+        sh(mount, "cd r && git fsck --strict");
+    }
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn pages_of_a_mapped_file_follow_what_others_write() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("file"), [b'0'; 8192]).unwrap();
+    // Reads through a mapping, each time that a line comes.
+    let script = "import mmap, sys\n\
+                  f = open('file', 'rb')\n\
+                  m = mmap.mmap(f.fileno(), 8192, prot=mmap.PROT_READ)\n\
+                  for line in sys.stdin:\n    print(chr(m[0]) + chr(m[5000]), flush=True)\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(&b).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut reader = Running(command.spawn().unwrap());
+    let mut ask = reader.0.stdin.take().unwrap();
+    let mut answers = BufReader::new(reader.0.stdout.take().unwrap()).lines();
+    let file = File::options().write(true).open(a.join("file")).unwrap();
+    for round in 1..=9_u8 {
+        file.write_all_at(&[b'0' + round], 0).unwrap();
+        file.write_all_at(&[b'a' + round], 5000).unwrap();
+        writeln!(ask).unwrap();
+        let expected = String::from_utf8(vec![b'0' + round, b'a' + round]).unwrap();
+        assert_eq!(answers.next().unwrap().unwrap(), expected);
+    }
+    drop((ask, answers, file));
+    succeeds(reader);
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn a_server_that_is_killed_and_comes_back_is_used_again() {
+    let Some(mut shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("file"), "kept").unwrap();
+    File::open(a.join("file")).unwrap().sync_all().unwrap();
+    fs::read(b.join("file")).unwrap();
+    let mut unsynced = File::create(a.join("unsynced")).unwrap();
+    unsynced.write_all(b"x").unwrap();
+    // It is there in any case, so that the fsync finds it.
+    File::open(b.join("unsynced")).unwrap().sync_all().unwrap();
+    shared.restart();
+    // What was not synced may be gone, which is told at its next fsync, once.
+    assert!(unsynced.sync_all().is_err());
+    unsynced.sync_all().unwrap();
+    // Both find a new session by themselves.
+    fs::write(a.join("other"), "new").unwrap();
+    assert_eq!(fs::read_to_string(b.join("file")).unwrap(), "kept");
+    assert_eq!(fs::read_to_string(b.join("other")).unwrap(), "new");
+    drop(unsynced);
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn a_client_that_is_killed_holds_nobody_up_for_longer_than_its_session() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("file"), "x").unwrap();
+    let text = shared.folder.gabion(&["status", "--json", "b"]).succeeded();
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    fs::read(b.join("file")).unwrap();
+    let pid = status["mount"]["pid"].as_i64().unwrap() as i32;
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    let began = Instant::now();
+    fs::write(a.join("file"), "y").unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // The dead mount is taken away by the next one.
+    shared.folder.gabion(&["umount", "b"]).succeeded();
+    shared.folder.gabion(&["mount", &shared.uri, "b"]).succeeded();
+    assert_eq!(fs::read_to_string(b.join("file")).unwrap(), "y");
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
+    let Some(shared) = Shared::new() else { return };
+    let mount = shared.mount_with("a", "deadline=5");
+    fs::write(mount.join("file"), "x").unwrap();
+    shared.server.signal(Signal::STOP);
+    let began = Instant::now();
+    let failed = fs::write(mount.join("other"), "y").unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+    // What is asked before a mount is left is answered from memory.
+    rustix::fs::statvfs(&mount).unwrap();
+    assert!(mount.metadata().unwrap().is_dir());
+    shared.server.signal(Signal::CONT);
+    // The session may have ended meanwhile; then there is a new one.
+    assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "x");
+    shared.server.signal(Signal::STOP);
+    let began = Instant::now();
+    shared.folder.gabion(&["umount", "a"]).succeeded();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    shared.server.signal(Signal::CONT);
+    shared.finish(&[]);
+}
+
+#[test]
+fn what_others_could_reach_is_served_only_if_that_is_wanted() {
+    let folder = Folder::new();
+    folder.image();
+    let listen = ["serve", "disk.img", "--listen", "0.0.0.0:0"];
+    folder.gabion(&listen).failed(2, &["can be reached by other machines", "--insecure"]);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    fs::create_dir(folder.join("mnt")).unwrap();
+    let outcome = folder.gabion(&["mount", "gabion://127.0.0.1:1/", "mnt"]);
+    outcome.failed(1, &["cannot mount gabion://127.0.0.1:1/", "gabion serve"]);
+}

@@ -1,0 +1,132 @@
+//! Files whose bytes were written and not made durable since.
+//!
+//! ```text
+//!   written --> unsynced --fsync--> nothing is known against it
+//!                  | the server starts again
+//!                  v
+//!                lost --fsync: fails, once--> nothing is known against it
+//! ```
+//!
+//! A server commits by itself every few seconds, of which nobody here is told. So a file may be
+//! called lost that is not; never the other way round.
+
+use std::collections::BTreeSet;
+
+use gabion_base::sync::Mutex;
+use gabion_map::FileId;
+
+/// Files that are remembered one by one. With more of them, all are meant.
+const FILES_MAX: usize = 65_536;
+
+#[derive(Default)]
+struct Files {
+    some: BTreeSet<FileId>,
+    /// All, but for those in `spared`.
+    are_all: bool,
+    spared: BTreeSet<FileId>,
+}
+
+impl Files {
+    fn insert(&mut self, file: FileId) {
+        if self.are_all {
+            self.spared.remove(&file);
+            return;
+        }
+        self.some.insert(file);
+        if self.some.len() > FILES_MAX {
+            *self = Self { are_all: true, ..Self::default() };
+        }
+    }
+
+    fn remove(&mut self, file: FileId) -> bool {
+        match self.are_all {
+            true if self.spared.len() < FILES_MAX => self.spared.insert(file),
+            true => true,
+            false => self.some.remove(&file),
+        }
+    }
+}
+
+/// What is known of files that were written.
+#[derive(Default)]
+pub(super) struct Unsynced {
+    unsynced: Mutex<Files>,
+    lost: Mutex<Files>,
+}
+
+impl Unsynced {
+    /// Bytes of the file were written.
+    pub(super) fn written(&self, file: FileId) {
+        self.unsynced.lock().insert(file);
+    }
+
+    /// Everything of the file, or of all files, is durable.
+    pub(super) fn synced(&self, file: Option<FileId>) {
+        let mut unsynced = self.unsynced.lock();
+        match file {
+            Some(file) => drop(unsynced.remove(file)),
+            None => *unsynced = Files::default(),
+        }
+    }
+
+    /// Whether bytes of the file, or of any, may be lost. Told once.
+    pub(super) fn take_lost(&self, file: Option<FileId>) -> bool {
+        let mut lost = self.lost.lock();
+        match file {
+            Some(file) => lost.remove(file),
+            None => {
+                let lost = std::mem::take(&mut *lost);
+                lost.are_all || !lost.some.is_empty()
+            }
+        }
+    }
+
+    /// Whatever was not made durable may be lost.
+    pub(super) fn lose(&self) {
+        let unsynced = std::mem::take(&mut *self.unsynced.lock());
+        let mut lost = self.lost.lock();
+        if unsynced.are_all {
+            *lost = unsynced;
+        } else {
+            unsynced.some.into_iter().for_each(|file| lost.insert(file));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::ids::{Ino, SubvolId};
+
+    use super::*;
+
+    fn file(number: u64) -> FileId {
+        FileId::new(SubvolId(1), Ino(number))
+    }
+
+    #[test]
+    fn what_was_not_synced_before_the_server_started_again_is_told_once() {
+        let unsynced = Unsynced::default();
+        for number in 1..4 {
+            unsynced.written(file(number));
+        }
+        unsynced.synced(Some(file(2)));
+        unsynced.lose();
+        unsynced.written(file(4));
+        let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
+        assert_eq!(told, [1, 3]);
+        assert!(!unsynced.take_lost(Some(file(1))) && !unsynced.take_lost(None));
+    }
+
+    #[test]
+    fn of_very_many_files_all_are_told() {
+        let unsynced = Unsynced::default();
+        for number in 0..=FILES_MAX as u64 {
+            unsynced.written(file(number));
+        }
+        unsynced.synced(Some(file(5)));
+        unsynced.lose();
+        assert!(!unsynced.take_lost(Some(file(5))));
+        assert!(unsynced.take_lost(Some(file(1_000_000))));
+        assert!(unsynced.take_lost(None) && !unsynced.take_lost(None));
+    }
+}

@@ -236,6 +236,8 @@ impl World {
         let mut member = Member::new(uuid, self.members[copy.at()].boot + 1);
         member.ignores_flushes = self.members[copy.at()].ignores_flushes;
         member.ignores_fences = self.members[copy.at()].ignores_fences;
+        member.forgets_zeros = self.members[copy.at()].forgets_zeros;
+        member.discards_more = self.members[copy.at()].discards_more;
         member.invents_zeros = self.members[copy.at()].invents_zeros;
         self.members[copy.at()] = member;
         self.backups[copy.at()] = None;

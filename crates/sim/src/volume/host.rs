@@ -13,7 +13,7 @@ use gabion_block::wishes;
 
 use super::attach::Attaching;
 use super::client::ClientId;
-use super::judge::{self, Stamp};
+use super::judge::{self, Left, Stamp};
 use super::opening::Opener;
 use super::{Event, Sabotage, World};
 
@@ -68,7 +68,7 @@ struct Ask {
 }
 
 enum What {
-    Write { addr: u64, count: u64, stamp: Stamp, durability: Durability },
+    Change { addr: u64, count: u64, stamp: Stamp, left: Left, durability: Durability },
     Read { addr: u64, count: u64 },
     Flush,
     ReadCopy { copy: CopyIndex, addr: u64 },
@@ -230,7 +230,7 @@ impl World {
         let succeeded = result.is_ok();
         self.count(succeeded);
         let judged = match ask.what {
-            What::Write { addr, count, stamp, durability } => {
+            What::Change { addr, count, stamp, durability, .. } => {
                 let durable = durability == Durability::Fua;
                 self.judge.write_ends((addr, count, stamp), succeeded, durable);
                 if succeeded { self.judge.acknowledged(epoch, ask.moment) } else { Ok(()) }
@@ -300,7 +300,7 @@ impl World {
         let copy = CopyIndex(self.rng.below(copies) as u8);
         // Who mounts a filesystem reads before anything else.
         let is_mounting = now - since < MOUNTING;
-        let choice = if is_mounting { 50 } else { self.rng.below(100) };
+        let choice = if is_mounting { 60 } else { self.rng.below(100) };
         let what = match choice {
             0..50 => {
                 let durability = match self.rng.chance(1, 6) {
@@ -309,7 +309,9 @@ impl World {
                 };
                 return self.write(life, addr, count, durability);
             }
-            50..82 => What::Read { addr, count },
+            50..54 => return self.change(life, addr, count, Left::Zeros, Durability::Cached),
+            54..57 => return self.change(life, addr, count, Left::Anything, Durability::Cached),
+            57..82 => What::Read { addr, count },
             82..92 => What::Flush,
             _ => What::ReadCopy { copy, addr },
         };
@@ -318,8 +320,12 @@ impl World {
 
     /// The host writes something that nobody has written before.
     pub(super) fn write(&mut self, life: Life, addr: u64, count: u64, durability: Durability) {
+        self.change(life, addr, count, Left::Data, durability);
+    }
+
+    fn change(&mut self, life: Life, addr: u64, count: u64, left: Left, durability: Durability) {
         self.stamp += 1;
-        self.ask(life, What::Write { addr, count, stamp: self.stamp, durability });
+        self.ask(life, What::Change { addr, count, stamp: self.stamp, left, durability });
     }
 
     fn ask(&mut self, life: Life, what: What) {
@@ -327,10 +333,17 @@ impl World {
         let Some(session) = self.session(life) else { return };
         let epoch = session.epoch;
         let request = match what {
-            What::Write { addr, count, stamp, durability } => {
-                let parts = vec![judge::slice(addr, count, stamp)];
-                self.judge.write_begins(epoch, addr, count, stamp);
-                Some(DiskRequest::Write { addr: BlockAddr(addr), parts, durability })
+            What::Change { addr, count, stamp, left, durability } => {
+                self.judge.write_begins(epoch, (addr, count, stamp), left);
+                let at = BlockAddr(addr);
+                Some(match left {
+                    Left::Data => {
+                        let parts = vec![judge::slice(addr, count, stamp)];
+                        DiskRequest::Write { addr: at, parts, durability }
+                    }
+                    Left::Zeros => DiskRequest::WriteZeroes { addr: at, count },
+                    Left::Anything => DiskRequest::Discard { addr: at, count },
+                })
             }
             What::Read { addr, count } => {
                 Some(DiskRequest::Read { addr: BlockAddr(addr), count: count as usize })

@@ -8,7 +8,10 @@
 //! 2. A flush makes durable what was known before it began; FUA what it writes itself.
 //! 3. When the volume is opened again, what is not durable may have happened or not. But whichever
 //!    it is, it stays so: once a block was read, no other of its old writes is ever seen again.
-//! 4. Nothing that was asked under an older epoch after that is acknowledged.
+//! 4. Zeros are a write, too, which cannot be told from others of their kind: nothing follows from
+//!    reading them but that there may be zeros. After a discard anything may be read, until there
+//!    is a write that began after it had ended.
+//! 5. Nothing that was asked under an older epoch after that is acknowledged.
 
 use std::collections::BTreeMap;
 
@@ -42,9 +45,20 @@ pub(super) fn stamp_of(addr: u64, bytes: &[u8]) -> Option<Stamp> {
     (word(8) == expected && word(BLOCK_SIZE - 8) == stamp).then_some(stamp)
 }
 
+/// What a change leaves in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// What its stamp says.
+    Data,
+    Zeros,
+    /// The block was discarded.
+    Anything,
+}
+
 #[derive(Clone, Debug)]
 struct Write {
     stamp: Stamp,
+    left: Left,
     epoch: u64,
     start: u64,
     /// When it had been answered, somehow.
@@ -61,6 +75,17 @@ pub(super) struct Judge {
     epoch: u64,
     opened: u64,
     blocks: BTreeMap<u64, Vec<Write>>,
+}
+
+impl Write {
+    /// Whether it can have left what has this stamp; none if nobody has written that.
+    fn can_leave(&self, stamp: Option<Stamp>) -> bool {
+        match self.left {
+            Left::Data => stamp == Some(self.stamp),
+            Left::Zeros => stamp == Some(0),
+            Left::Anything => true,
+        }
+    }
 }
 
 impl Judge {
@@ -84,10 +109,16 @@ impl Judge {
         }
     }
 
-    pub(super) fn write_begins(&mut self, epoch: u64, addr: u64, count: u64, stamp: Stamp) {
+    pub(super) fn write_begins(
+        &mut self,
+        epoch: u64,
+        (addr, count, stamp): (u64, u64, Stamp),
+        left: Left,
+    ) {
         let start = self.moment();
         for block in addr..addr + count {
-            let write = Write { stamp, epoch, start, end: None, known: None, durable: false };
+            let (end, known, durable) = (None, None, false);
+            let write = Write { stamp, left, epoch, start, end, known, durable };
             self.blocks.entry(block).or_insert_with(unwritten).push(write);
         }
     }
@@ -149,9 +180,7 @@ impl Judge {
         let now = self.moment();
         let opened = self.opened;
         let writes = self.blocks.entry(addr).or_insert_with(unwritten);
-        let Some(stamp) = stamp_of(addr, bytes) else {
-            return Err(format!("block {addr} has what nobody wrote there"));
-        };
+        let stamp = stamp_of(addr, bytes);
         let superseded = |write: &Write| {
             let end = write.end.unwrap_or(u64::MAX);
             let later = |other: &&Write| {
@@ -159,31 +188,58 @@ impl Judge {
             };
             writes.iter().find(later).map(|other| other.stamp)
         };
-        let found = writes.iter().position(|write| write.stamp == stamp);
-        let Some(found) = found else {
-            return Err(format!(
-                "block {addr} has write {stamp}, which cannot be: there are {writes:?}"
-            ));
-        };
-        if let Some(later) = superseded(&writes[found]) {
-            return Err(format!("block {addr} has write {stamp}, older than {later}: {writes:?}"));
+        let can_be: Vec<_> = writes.iter().filter(|write| write.can_leave(stamp)).collect();
+        let valid: Vec<_> = can_be.iter().filter(|write| superseded(write).is_none()).collect();
+        match (stamp, can_be.first(), valid.is_empty()) {
+            (_, Some(_), false) => {}
+            (None, ..) => return Err(format!("block {addr} has what nobody wrote there")),
+            (Some(stamp), None, _) => {
+                return Err(format!(
+                    "block {addr} has write {stamp}, which cannot be: there are {writes:?}"
+                ));
+            }
+            (Some(stamp), Some(first), _) => {
+                let later = superseded(first);
+                return Err(format!(
+                    "block {addr} has write {stamp}, older than {later:?}: {writes:?}"
+                ));
+            }
         }
-        let write = &mut writes[found];
+        if valid.iter().any(|write| write.left == Left::Anything) {
+            return Ok(());
+        }
+        let [start] = valid.iter().map(|write| write.start).collect::<Vec<_>>()[..] else {
+            return Ok(());
+        };
+        let Some(write) = writes.iter_mut().find(|write| write.start == start) else {
+            return Ok(());
+        };
         if write.end.is_none() {
             return Ok(());
         }
         write.known.get_or_insert(now);
-        if write.start < opened {
+        if start < opened {
             // What was found at the opening was made durable by it.
             write.durable = true;
-            writes.retain(|write| write.stamp == stamp || write.start > opened);
+            writes.retain(|write| write.start == start || write.start > opened);
         }
         Ok(())
+    }
+
+    /// Whether a discard is the last that is known of block `addr`.
+    pub(super) fn is_discarded(&self, addr: u64) -> bool {
+        let Some(writes) = self.blocks.get(&addr) else { return false };
+        let mut discards = writes.iter().filter(|write| write.left == Left::Anything);
+        discards.any(|discard| {
+            let end = discard.end.unwrap_or(u64::MAX);
+            !writes.iter().any(|write| write.start > end && write.known.is_some())
+        })
     }
 }
 
 fn unwritten() -> Vec<Write> {
-    vec![Write { stamp: 0, epoch: 0, start: 0, end: Some(0), known: Some(0), durable: true }]
+    let (end, known) = (Some(0), Some(0));
+    vec![Write { stamp: 0, left: Left::Zeros, epoch: 0, start: 0, end, known, durable: true }]
 }
 
 /// What ended before something began that is durable is never seen again.
@@ -198,7 +254,7 @@ mod tests {
     use super::*;
 
     fn wrote(judge: &mut Judge, stamp: Stamp) {
-        judge.write_begins(1, 5, 1, stamp);
+        judge.write_begins(1, (5, 1, stamp), Left::Data);
         judge.write_ends((5, 1, stamp), true, false);
     }
 
@@ -217,13 +273,33 @@ mod tests {
         read(&mut judge, 2).unwrap();
         read(&mut judge, 1).unwrap_err();
         read(&mut judge, 3).unwrap_err();
-        judge.write_begins(1, 5, 1, 4);
+        judge.write_begins(1, (5, 1, 4), Left::Data);
         read(&mut judge, 4).unwrap();
         read(&mut judge, 2).unwrap();
         judge.write_ends((5, 1, 4), false, false);
         read(&mut judge, 4).unwrap();
         read(&mut judge, 2).unwrap_err();
         judge.read(1, judge.clock, 6, &content(5, 2)).unwrap_err();
+    }
+
+    #[test]
+    fn zeros_and_discards_end_what_was_there() {
+        let mut judge = Judge::default();
+        judge.opened(1);
+        wrote(&mut judge, 1);
+        judge.write_begins(1, (5, 1, 2), Left::Zeros);
+        read(&mut judge, 1).unwrap();
+        judge.write_ends((5, 1, 2), true, false);
+        read(&mut judge, 0).unwrap();
+        read(&mut judge, 1).unwrap_err();
+        judge.write_begins(1, (5, 1, 3), Left::Anything);
+        judge.write_ends((5, 1, 3), true, false);
+        assert!(judge.is_discarded(5));
+        read(&mut judge, 1).unwrap();
+        read(&mut judge, 0).unwrap();
+        wrote(&mut judge, 4);
+        read(&mut judge, 0).unwrap_err();
+        assert!(!judge.is_discarded(5));
     }
 
     #[test]

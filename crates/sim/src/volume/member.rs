@@ -46,6 +46,12 @@ pub(super) struct Member {
     pub(super) ignores_flushes: bool,
     /// Whoever comes may write.
     pub(super) ignores_fences: bool,
+    /// Discarded blocks keep what they had.
+    pub(super) keeps_discarded: bool,
+    /// Zeros are acknowledged and not written.
+    pub(super) forgets_zeros: bool,
+    /// Discards take one more block with them.
+    pub(super) discards_more: bool,
     /// What cannot be read is read as zeros.
     pub(super) invents_zeros: bool,
 }
@@ -65,6 +71,9 @@ impl Member {
             failing_writes: 0,
             ignores_flushes: false,
             ignores_fences: false,
+            keeps_discarded: false,
+            forgets_zeros: false,
+            discards_more: false,
             invents_zeros: false,
         }
     }
@@ -148,9 +157,13 @@ impl Member {
                     }
                 }
             }
+            DiskRequest::Discard { .. } if self.keeps_discarded => {}
+            DiskRequest::WriteZeroes { .. } if self.forgets_zeros => {}
             DiskRequest::WriteZeroes { addr, count } | DiskRequest::Discard { addr, count } => {
                 let zeros = BlockSlice::new(Blocks::zeroed(1));
-                for number in addr.0..addr.0 + count {
+                let is_discard = matches!(request, DiskRequest::Discard { .. });
+                let more = u64::from(self.discards_more && is_discard);
+                for number in addr.0..addr.0 + count + more {
                     self.write(number, zeros.clone(), Durability::Cached);
                 }
             }

@@ -11,8 +11,8 @@
 //! ([`gabion_block::opening`]); what carries requests (`client`) and the order of an opening
 //! (`opening`, `attach`) are written down here a second time, as short as they can be.
 //!
-//! 1. A volume of 2 to 5 copies is opened and used: writes, with FUA or not, reads, flushes,
-//!    repairs.
+//! 1. A volume of 2 to 5 copies is opened and used: writes, with FUA or not, zeros, discards,
+//!    reads, flushes, repairs.
 //! 2. Meanwhile things fail (`faults`): power, disks, the network, hosts (also while they open the
 //!    volume or bring copies up to date), the coordinator; hosts take the volume from each other;
 //!    administrators suspend copies, replace them, take them out and put new ones in; disks are
@@ -91,6 +91,10 @@ pub enum Sabotage {
     BlindRepairs,
     /// Members that cannot read a block say that it is zero.
     ZerosForUnreadable,
+    /// Members acknowledge zeros and do not write them.
+    ForgottenZeros,
+    /// Members discard more than they are told to.
+    WideDiscards,
     /// Copies that are replaced are taken out at once.
     EarlyReplacement,
     /// Requests are not answered.
@@ -311,6 +315,10 @@ impl World {
 
     fn sabotage_members(&mut self) {
         for member in &mut self.members {
+            // Some disks cannot discard.
+            member.keeps_discarded = member.uuid.0[0] % 2 == 0;
+            member.forgets_zeros = self.sabotage == Sabotage::ForgottenZeros;
+            member.discards_more = self.sabotage == Sabotage::WideDiscards;
             member.ignores_flushes = self.sabotage == Sabotage::IgnoredFlushes;
             member.ignores_fences = self.sabotage == Sabotage::IgnoredFences;
             member.invents_zeros = self.sabotage == Sabotage::ZerosForUnreadable;

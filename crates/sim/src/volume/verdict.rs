@@ -142,7 +142,9 @@ impl World {
                 let addr = number - begin;
                 image.get(&number).map_or(Some(0), |it| super::judge::stamp_of(addr, it.bytes()))
             };
-            let differs = numbers.copied().find(|it| stamp(&first, *it) != stamp(&image, *it));
+            let mut kept =
+                numbers.copied().filter(|number| !self.judge.is_discarded(number - begin));
+            let differs = kept.find(|it| stamp(&first, *it) != stamp(&image, *it));
             if let Some(number) = differs {
                 let addr = number - begin;
                 let (a, b) = (stamp(&first, number), stamp(&image, number));

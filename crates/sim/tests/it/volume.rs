@@ -100,6 +100,16 @@ fn a_copy_that_leaves_before_the_one_that_replaces_it_is_filled_is_caught() {
 }
 
 #[test]
+fn zeros_that_are_not_written_are_caught() {
+    is_caught(Sabotage::ForgottenZeros, &["older than", "which cannot be"]);
+}
+
+#[test]
+fn discards_of_more_than_was_asked_for_are_caught() {
+    is_caught(Sabotage::WideDiscards, &["older than", "which cannot be", "and copy 0"]);
+}
+
+#[test]
 fn requests_without_an_answer_are_caught() {
     is_caught(Sabotage::LostAnswers, &["has no answer since"]);
 }

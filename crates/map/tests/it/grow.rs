@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gabion_base::buffer::BlockSlice;
-use gabion_base::disk::{Disk, Durability};
+use gabion_base::disk::{Disk, DiskRequest, Durability, Ticket};
 use gabion_base::ids::{BlockAddr, Txg, Uuid};
 use gabion_base::rng::Rng;
+use gabion_base::sync::Mutex;
 
 use gabion_map::format::superblock::Superblock;
 use gabion_map::layout::{GROUP_BLOCKS, SLOTS_EACH_END, TABLE_ENTRIES};
@@ -294,5 +295,73 @@ fn it_grows_while_others_write() {
     for thread in 0..3 {
         let ino = 10 + thread * 100;
         assert!(read(&map, file(ino), 0, 30_000) == [ino as u8; 30_000]);
+    }
+}
+
+/// Keeps what is on a disk before and after each superblock, with the newest durable one.
+struct Witness {
+    disk: Arc<ImageDisk>,
+    newest: Mutex<Option<Superblock>>,
+    seen: Mutex<Vec<(Image, Superblock)>>,
+}
+
+impl Witness {
+    fn look(&self) {
+        if let Some(newest) = &*self.newest.lock() {
+            self.seen.lock().push((self.disk.image(), newest.clone()));
+        }
+    }
+}
+
+impl Disk for Witness {
+    fn name(&self) -> Arc<str> {
+        self.disk.name()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.disk.blocks()
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        let superblock = match &request {
+            DiskRequest::Write { addr, parts, durability: Durability::Fua } => {
+                Superblock::decode(parts[0].bytes(), *addr).ok()
+            }
+            _ => None,
+        };
+        if superblock.is_none() {
+            return self.disk.submit(request);
+        }
+        self.look();
+        let ticket = self.disk.submit(request);
+        *self.newest.lock() = superblock;
+        self.look();
+        ticket
+    }
+}
+
+#[test]
+fn the_newest_superblock_is_found_at_every_moment_of_a_growth() {
+    for (from, to) in [(4096, 4099), (4096, 9000), (32_775, 40_000), (32_776, 65_540)] {
+        // Wherever in the ring it begins.
+        for commits in 0..16 {
+            let (disk, map) = made(from);
+            for _ in 0..commits {
+                map.transact(|txn| txn.set_size(file(10), commits)).expect("space");
+                map.transact(|txn| txn.set_size(file(10), 0)).expect("space");
+                map.commit().expect("a working disk");
+            }
+            let newest = Mutex::new(Some(map.superblock()));
+            drop(map);
+            disk.lengthen(to);
+            let witness = Arc::new(Witness { disk, newest, seen: Mutex::default() });
+            open(&(witness.clone() as Arc<dyn Disk>)).grow(to).expect("a long enough disk");
+            let seen = witness.seen.lock();
+            assert!(seen.len() >= 4, "{} moments", seen.len());
+            for (image, newest) in seen.iter() {
+                let found = opened(image.clone()).1.superblock();
+                assert_eq!(found, *newest, "from {from} to {to} after {commits} commits");
+            }
+        }
     }
 }

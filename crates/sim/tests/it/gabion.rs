@@ -201,8 +201,8 @@ fn it_keeps_its_promises_when_it_grows_because_it_is_full() {
 #[test]
 fn every_crash_of_a_growth_leaves_the_old_length_or_the_new_one() {
     for (seed, lengths) in (0..).zip(GROWTHS) {
-        let ops = Workload::generate(seed, Profile::CRASHES, 5);
-        let growth = vec![(3, lengths[1])];
+        let ops = Workload::generate(seed, Profile::SYNCS, 12);
+        let growth = vec![(2, lengths[1])];
         let plan = match env::var("GABION_THOROUGH") {
             Ok(_) => CrashPlan::thorough(seed),
             Err(_) => CrashPlan::quick(seed),

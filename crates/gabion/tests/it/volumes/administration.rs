@@ -10,8 +10,8 @@ use super::writing::Writer;
 #[test]
 fn copies_come_and_go_while_the_volume_is_mounted() {
     let Some(stage) = Stage::for_mounts() else { return };
-    let _targets = (stage.mirror(), stage.target("c"), stage.target("d"));
-    let [b, c, d] = ["b", "c", "d"].map(|name| stage.uri(name));
+    let _targets = (stage.mirror(), ["c", "d", "e"].map(|name| stage.target(name)));
+    let [b, c, d, e] = ["b", "c", "d", "e"].map(|name| stage.uri(name));
     let host = stage.host();
     let writer = Writer::start(&host.mount());
     let volume = |arguments: &[&str]| host.gabion(&[&["volume"], arguments].concat());
@@ -34,8 +34,17 @@ fn copies_come_and_go_while_the_volume_is_mounted() {
     volume(&["resync", "tank", "--verify"]).succeeded();
     host.unmount();
     stage.assert_equal("a.img", "d.img", HEADERS);
+    // What is wanted is in the record; whoever comes next fills the new copy, and then lets go of
+    // the old one.
+    volume(&["replace", "tank", &d, &e]).succeeded();
+    assert_eq!(host.copies(), ["in-sync", "in-sync", "stale"]);
+    let shown = volume(&["status", "tank"]).succeeded();
+    assert!(shown.contains("leaves when the new copy is in sync"), "{shown}");
     host.mount();
+    host.await_copies(&["in-sync", "removed", "in-sync"]);
     written.check();
+    host.unmount();
+    stage.assert_equal("a.img", "e.img", HEADERS);
 }
 
 #[test]

@@ -188,7 +188,8 @@ fn seconds(name: &str, value: &str, most: u64) -> Result<Duration> {
 fn unknown(option: &str) -> Failure {
     Failure::new(format!("there is no mount option {option:?}")).next(
         "There are: ro, noatime, relatime, strictatime, nodiratime, nosuid, nodev, noexec, sync, \
-         dirsync,\n        cache=SIZE, commit=SECONDS, deadline=SECONDS, writeback, writethrough, allow_other.",
+         dirsync,\n        cache=SIZE, commit=SECONDS, deadline=SECONDS, writeback, writethrough, \
+         allow_other.",
     )
 }
 

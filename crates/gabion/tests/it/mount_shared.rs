@@ -85,7 +85,8 @@ impl Filesystem for Witness {
         set_xattr(by: &Caller, file: FileId, name: &[u8], value: &[u8], condition: SetCondition,
             set_group: SetGroupBit) -> Result<()>;
         remove_xattr(by: &Caller, file: FileId, name: &[u8]) -> Result<()>;
-        read(by: &Caller, file: FileId, offset: u64, into: &mut [u8], reader: Reader) -> Result<usize>;
+        read(by: &Caller, file: FileId, offset: u64, into: &mut [u8], reader: Reader)
+            -> Result<usize>;
         write(by: &Caller, file: FileId, at: WriteAt, payload: &Payload<'_>,
             privileges: Privileges) -> Result<Written>;
         fallocate(by: &Caller, file: FileId, request: SpaceRequest, offset: u64, length: u64,

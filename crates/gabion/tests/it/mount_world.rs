@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gabion::mount::{Coherence, Locking, MountRequest, Mounted, SystemClock, WritePolicy};
-use gabion_base::ids::Uuid;
+use gabion_base::BLOCK_SIZE;
+use gabion_base::buffer::Blocks;
+use gabion_base::disk::Disk;
+use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_fuse::mount::{Source, Unmount};
 use gabion_host::file_disk::{Claim, FileDisk, OpenMode as DiskMode, OpenOptions, create_image};
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
@@ -20,6 +24,8 @@ use crate::world::Folder;
 
 const IMAGE_BYTES: u64 = 256 << 20;
 const MEMORY: u64 = 64 << 20;
+/// Blocks of an image that are copied at once.
+const COPIED_BLOCKS: usize = 256;
 /// Tells the test program that it is to be a process of a test.
 const ROLE: &str = "GABION_TEST_ROLE";
 
@@ -142,7 +148,19 @@ impl World {
     /// What a crash of this moment would leave: a copy of the image, opened to read.
     pub fn after_crash(&self) -> LocalFs {
         let copy = self.folder.join("copy");
-        fs::copy(self.image(), &copy).unwrap();
+        // Past the page cache, which need not notice what is written past it meanwhile.
+        let disk = FileDisk::open(&self.image(), DiskMode::ReadOnlyShared).unwrap();
+        let file = fs::File::create(&copy).unwrap();
+        file.set_len(disk.blocks() * BLOCK_SIZE as u64).unwrap();
+        let mut blocks = Blocks::zeroed(COPIED_BLOCKS);
+        for from in (0..disk.blocks()).step_by(COPIED_BLOCKS) {
+            let count = COPIED_BLOCKS.min((disk.blocks() - from) as usize);
+            let bytes = &mut blocks.bytes_mut()[..count * BLOCK_SIZE];
+            disk.read(BlockAddr(from), bytes).unwrap();
+            if bytes.iter().any(|byte| *byte != 0) {
+                file.write_all_at(bytes, from * BLOCK_SIZE as u64).unwrap();
+            }
+        }
         let disk = FileDisk::open(&copy, DiskMode::ReadOnly).unwrap();
         open(disk, OpenMode::ReadOnly, Settings::default())
     }

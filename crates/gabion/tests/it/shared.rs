@@ -1,10 +1,13 @@
 //! Several mounts of one filesystem that is served: every machine sees what the others do, at once.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -243,6 +246,61 @@ fn pages_of_a_mapped_file_follow_what_others_write() {
     drop((ask, answers, file));
     succeeds(reader);
     shared.finish(&["a", "b"]);
+}
+
+/// Writers on all mounts count in blocks of one file, each in turn; readers on all mounts, with the
+/// kernel's caches between them and the file, never see less than was written when they began.
+#[test]
+fn no_reader_sees_less_than_was_written_before_it_began() {
+    const BLOCKS: usize = 6;
+    const BLOCK: u64 = 4096;
+    const ROUNDS: u64 = 150;
+    let Some(shared) = Shared::new() else { return };
+    let mounts = [shared.mount("a"), shared.mount("b"), shared.mount("c")];
+    fs::write(mounts[0].join("file"), vec![0; BLOCKS * BLOCK as usize]).unwrap();
+    // What is in each block at least, and whose turn it is to write there.
+    let written: Vec<AtomicU64> = (0..BLOCKS).map(|_| AtomicU64::new(0)).collect();
+    let turns: Vec<Mutex<()>> = (0..BLOCKS).map(|_| Mutex::new(())).collect();
+    let writing = AtomicU64::new(mounts.len() as u64);
+    let write = |mount: &Path, seed: usize| {
+        let file = File::options().write(true).open(mount.join("file")).unwrap();
+        for round in 0..ROUNDS as usize {
+            let block = (round * 5 + seed) % BLOCKS;
+            let _turn = turns[block].lock().unwrap();
+            let value = written[block].load(Ordering::Acquire) + 1;
+            let bytes = value.to_le_bytes().repeat(BLOCK as usize / 8);
+            file.write_all_at(&bytes, block as u64 * BLOCK).unwrap();
+            written[block].store(value, Ordering::Release);
+        }
+        writing.fetch_sub(1, Ordering::AcqRel);
+    };
+    let read = |mount: &Path, seed: usize| {
+        let file = File::open(mount.join("file")).unwrap();
+        let mut block = seed;
+        let mut bytes = [0; BLOCK as usize];
+        while writing.load(Ordering::Acquire) > 0 {
+            block = (block + 1) % BLOCKS;
+            let least = written[block].load(Ordering::Acquire);
+            file.read_exact_at(&mut bytes, block as u64 * BLOCK).unwrap();
+            let values: BTreeSet<u64> = bytes
+                .chunks_exact(8)
+                .map(|value| u64::from_le_bytes(value.try_into().unwrap()))
+                .collect();
+            let value = *values.first().unwrap();
+            assert_eq!(values.len(), 1, "block {block} is torn: {values:?}");
+            assert!(value >= least, "block {block} of {mount:?} is {value}, after {least}");
+        }
+    };
+    thread::scope(|scope| {
+        for (seed, mount) in mounts.iter().enumerate() {
+            let (write, read) = (&write, &read);
+            scope.spawn(move || write(mount, seed));
+            scope.spawn(move || read(mount, seed));
+        }
+    });
+    let total: u64 = written.iter().map(|value| value.load(Ordering::Acquire)).sum();
+    assert_eq!(total, ROUNDS * mounts.len() as u64);
+    shared.finish(&["a", "b", "c"]);
 }
 
 #[test]

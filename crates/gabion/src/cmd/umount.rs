@@ -5,7 +5,11 @@
 //! 3. Unmount. If somebody uses the mount, nothing has changed, and is said who.
 //! 4. Wait for the end of the daemon's process: only then are its locks gone, too. It does not come
 //!    while the filesystem is mounted in another mount namespace; then that is said.
+//!
+//! A daemon that cannot be asked, for any reason but that we may not, is told as a failure: the
+//! mount is gone, but nobody knows whether all of it is on the disk.
 
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +18,7 @@ use gabion_fuse::mountinfo::Mount;
 
 use crate::args;
 use crate::control::client::Connection;
+use crate::control::folder;
 use crate::control::wire::{Reply, Request};
 use crate::failure::{Failure, Result};
 use crate::mounts::{self, Life};
@@ -40,9 +45,10 @@ pub fn run(args: &args::Umount) -> Result<()> {
     let daemon = Daemon::of(&mount);
     unmount(&mount.mountpoint, Unmount::Plain).map_err(|error| not_unmounted(&mount, &error))?;
     match daemon {
-        Some(daemon) => daemon.await_end(&mount),
+        Ok(daemon) => daemon.await_end(&mount),
         // Not ours to talk to; the kernel has unmounted it all the same.
-        None => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(not_awaited(&mount, &error)),
     }
 }
 
@@ -68,14 +74,18 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn of(mount: &Mount) -> Option<Self> {
-        let mut connection = Connection::open(mount).ok()?;
-        connection.ask(Request::Status, ANSWER).ok()?;
-        let Reply::Status(status) = connection.reply().ok()? else { return None };
-        let pid = status.mount.as_ref()?.pid;
-        let end = patience::End::of(pid)?;
-        connection.ask(Request::AwaitEnd, ANSWER).ok()?;
-        Some(Self { connection, pid, end })
+    fn of(mount: &Mount) -> io::Result<Self> {
+        let mut connection = Connection::open(mount)?;
+        connection.ask(Request::Status, ANSWER)?;
+        let pid = match connection.reply()? {
+            Reply::Status(status) => status.mount.map(|mount| mount.pid),
+            _ => None,
+        };
+        let pid = pid.ok_or_else(|| io::Error::other("it does not say which process it is"))?;
+        let end = patience::End::of(pid);
+        let end = end.ok_or_else(|| io::Error::other(format!("there is no process {pid}")))?;
+        connection.ask(Request::AwaitEnd, ANSWER)?;
+        Ok(Self { connection, pid, end })
     }
 
     fn await_end(mut self, mount: &Mount) -> Result<()> {
@@ -110,6 +120,20 @@ impl Daemon {
                 .next("What had been synced is safe: the next mount replays the journal.")),
         }
     }
+}
+
+fn not_awaited(mount: &Mount, error: &io::Error) -> Failure {
+    let name = mount.mountpoint.display();
+    let socket = folder::socket_of(mount);
+    let text = format!(
+        "{name} is unmounted, but the end of its daemon could not be awaited: no answer at {}",
+        socket.display()
+    );
+    let log = socket.with_file_name(folder::LOG);
+    Failure::of(text, error).next(format!(
+        "It may still be writing. The next mount waits for that; what fails is told in {}.",
+        log.display()
+    ))
 }
 
 fn not_unmounted(mount: &Mount, error: &MountError) -> Failure {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use gabion_fuse::mountinfo::Mount;
 
+/// The name of the log.
+pub const LOG: &str = "gabion.log";
 /// A log that is longer than this many bytes starts anew.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
@@ -63,7 +65,7 @@ pub fn socket_of(mount: &Mount) -> PathBuf {
 
 /// The file that daemons in the background write to, together.
 pub fn log() -> io::Result<PathBuf> {
-    let log = own()?.join("gabion.log");
+    let log = own()?.join(LOG);
     if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
         fs::rename(&log, log.with_extension("log.old"))?;
     }

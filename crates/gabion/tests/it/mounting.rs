@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use crate::world::{Folder, Outcome, Running};
@@ -115,6 +116,23 @@ fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
     drop(elsewhere);
     daemon.await_end();
     folder.mount("");
+}
+
+#[test]
+fn umount_tells_if_it_cannot_await_the_daemon() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mountpoint = folder.mount("rw");
+    let daemon = folder.daemon();
+    fs::write(mountpoint.join("file"), "content").unwrap();
+    let device = mountpoint.metadata().unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    fs::remove_file(format!("/run/gabion/{major}-{minor}.sock")).unwrap();
+    let outcome = folder.gabion(&["umount", "mnt"]);
+    outcome.failed(1, &["is unmounted, but", "not be awaited", "No such file", "gabion.log"]);
+    assert_eq!(folder.mountpoints(), [] as [std::path::PathBuf; 0]);
+    daemon.await_end();
+    folder.gabion(&["scrub", "disk.img"]).succeeded();
 }
 
 #[test]

@@ -42,6 +42,12 @@ pub enum Command {
     Inspect(Inspect),
     /// Let other machines mount a filesystem, until Ctrl-C
     Serve(Serve),
+    /// Show who has mounted what is served here
+    Clients(Clients),
+    /// Show what the clients of what is served here may cache
+    Leases(Leases),
+    /// End the session of a client of what is served here
+    Evict(Evict),
     /// Offer files and devices to NBD clients, until Ctrl-C
     Target(Target),
     /// Make and tend volumes: disks of several machines as one
@@ -211,6 +217,39 @@ pub struct Serve {
     /// A block device, an image file or a volume
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
+}
+
+/// Arguments of `gabion clients`.
+#[derive(Debug, Args)]
+pub struct Clients {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What is served, as `gabion serve` was told
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+}
+
+/// Arguments of `gabion leases`.
+#[derive(Debug, Args)]
+pub struct Leases {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What is served, as `gabion serve` was told
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+}
+
+/// Arguments of `gabion evict`.
+#[derive(Debug, Args)]
+pub struct Evict {
+    /// What is served, as `gabion serve` was told
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+    /// The client's session, or its name, as `gabion clients` shows them
+    #[arg(value_name = "CLIENT")]
+    pub client: String,
 }
 
 /// Arguments of `gabion target`.

@@ -40,14 +40,17 @@ pub enum StreamError {
     },
 }
 
+/// A message's bytes. Whoever sends them again need not copy them.
+pub type Payload = Arc<Vec<u8>>;
+
 /// A message with its number.
-pub type Numbered = (u64, Arc<[u8]>);
+pub type Numbered = (u64, Payload);
 
 /// Messages to the other side.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     /// Those that may not have arrived.
-    kept: VecDeque<Arc<[u8]>>,
+    kept: VecDeque<Payload>,
     /// How many have arrived: all up to this number.
     arrived: u64,
     bytes: usize,
@@ -55,7 +58,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Takes a message and gives it its number.
-    pub fn push(&mut self, payload: Arc<[u8]>) -> u64 {
+    pub fn push(&mut self, payload: Payload) -> u64 {
         self.bytes += payload.len();
         self.kept.push_back(payload);
         self.sent()
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn impossible_claims_are_refused() {
         let mut out = Outgoing::default();
-        out.push(Arc::from([1_u8]));
+        out.push(Arc::new(vec![1]));
         assert!(out.arrived(2).is_err());
         out.arrived(1).unwrap();
         assert_eq!(out.bytes(), 0);
@@ -162,7 +165,7 @@ mod tests {
             for (pushed, through, tells) in connections {
                 for _ in 0..pushed {
                     let next = out.sent() + 1;
-                    prop_assert_eq!(out.push(Arc::from(next.to_le_bytes())), next);
+                    prop_assert_eq!(out.push(Arc::new(next.to_le_bytes().to_vec())), next);
                 }
                 let again = out.again(into.received()).unwrap();
                 for (number, payload) in again.into_iter().take(through) {

@@ -1,8 +1,11 @@
 //! The subcommands, one module each: they ask, call and print, and have no rules of their own.
 
+pub mod clients;
 pub mod events;
+pub mod evict;
 pub mod grow;
 pub mod inspect;
+pub mod leases;
 pub mod mkfs;
 pub mod mount;
 pub mod scrub;

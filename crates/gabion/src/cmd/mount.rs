@@ -15,7 +15,7 @@ use gabion_host::signals::Signals;
 use crate::args;
 use crate::control::folder;
 use crate::failure::{Exit, Failure, Result};
-use crate::frugality;
+use crate::frugality::{self, Keep};
 use crate::mount::Users;
 use crate::mounts::{self, Life};
 use crate::options::Settings;
@@ -101,7 +101,10 @@ pub fn users() -> Users {
 }
 
 fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -> Result<()> {
-    frugality::restart();
+    frugality::restart(match RemoteTarget::of(target) {
+        Some(_) => Keep::Messages,
+        None => Keep::Nothing,
+    });
     let plan = plan(target, mountpoint, settings)?;
     match ground {
         Ground::Fore => in_foreground(plan, &signals()?, || Ok(())),

@@ -9,9 +9,10 @@ use gabion_host::signals::Wake;
 use gabion_node::LocalFs;
 
 use crate::args;
+use crate::clients;
 use crate::cmd::mount::{signals, users};
 use crate::failure::{Exit, Failure, Result, chain};
-use crate::frugality;
+use crate::frugality::{self, Keep};
 use crate::link::{LinkServer, ServeOptions};
 use crate::options::{Access, Settings};
 use crate::print;
@@ -23,7 +24,7 @@ const WAKE_AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs the command.
 pub fn run(args: &args::Serve) -> Result<()> {
-    frugality::restart();
+    frugality::restart(Keep::Messages);
     let listener = listen(args)?;
     let mut settings = Settings::new(users());
     args.options.iter().try_for_each(|options| settings.apply(options))?;
@@ -44,11 +45,16 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let options = ServeOptions { patience: Duration::from_secs(args.session_seconds) };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
+    let control = clients::start(&place, &fs, server.sessions(), server.address());
+    let control =
+        control.map_err(|error| Failure::of("cannot listen for other commands", &error))?;
     print::line(format_args!("gabion://{}/", server.address()))?;
     // A terminal that goes away is no reason to leave the clients alone.
     while signals.wait().map_err(|error| Failure::of("cannot wait for signals", &error))?
         == Wake::HangUp
     {}
+    // While the disk is locked still: later its name may be another server's.
+    drop(control);
     drop(server);
     background.end();
     let closed = fs.close();

@@ -67,7 +67,8 @@ fn all(as_json: bool) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn json<T: serde::Serialize>(value: &T) -> String {
+/// A value as JSON for people and programs.
+pub fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string_pretty(value).expect("numbers and text can always be written")
 }
 

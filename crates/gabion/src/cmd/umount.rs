@@ -85,6 +85,8 @@ impl Daemon {
         let end = patience::End::of(pid);
         let end = end.ok_or_else(|| io::Error::other(format!("there is no process {pid}")))?;
         connection.ask(Request::AwaitEnd, ANSWER)?;
+        // From here on it will not end without a word.
+        connection.reply()?;
         Ok(Self { connection, pid, end })
     }
 

@@ -41,7 +41,7 @@ const OWN_BYTES: u64 = 3 << 20;
 
 /// Runs the command.
 pub fn run(args: &args::Up) -> Result<()> {
-    frugality::restart();
+    frugality::restart(frugality::Keep::Nothing);
     let signals = mount::signals()?;
     make_folder(&args.data)?;
     if args.single || args.data.join(IMAGE).exists() {

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use gabion_fuse::mountinfo::Mount;
@@ -25,7 +26,12 @@ pub fn is_listening(mount: &Mount) -> bool {
 impl Connection {
     /// Connects to the daemon of a mount.
     pub fn open(mount: &Mount) -> io::Result<Self> {
-        let stream = UnixStream::connect(folder::socket_of(mount))?;
+        Self::at(&folder::socket_of(mount))
+    }
+
+    /// Connects to whoever listens at `socket`.
+    pub fn at(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
         Ok(Self { lines: BufReader::new(stream) })
     }
 

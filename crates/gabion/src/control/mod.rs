@@ -11,6 +11,15 @@
 //!    |  <---------------------  {"grown":{..}}|
 //!    | {"request":"await-end"} ------------>  |     answered when the daemon ends
 //!    |  <-----------------  {"ended":{"problem":null}}
+//!
+//! command                                   `gabion serve`
+//!    | connect  /run/gabion/served-9-2a.sock  |     see `crate::clients`
+//!    | {"request":"clients"} -------------->  |
+//!    |  <-------------------  {"clients":{..}}|
+//!    | {"request":"leases"}  -------------->  |
+//!    |  <--------------------  {"leases":{..}}|
+//!    | {"request":"evict","client":"ab.."} -> |
+//!    |  <-------------------  {"evicted":{..}}|
 //! ```
 //!
 //! - One connection takes requests one after the other. A line that makes no sense is answered by

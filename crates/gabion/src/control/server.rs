@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use gabion_base::sync::Mutex;
 
-use super::wire::{Ended, Grown, Progress, Reply, Report, Request, Status};
+use super::wire::{
+    Clients, Ended, Evicted, Grown, Leases, Progress, Reply, Report, Request, Status,
+};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 32;
@@ -25,6 +27,8 @@ const CONNECTIONS_MAX: usize = 32;
 const LINE_BYTES_MAX: u64 = 4096;
 /// How long a connection may be silent, and how long it may leave a reply unread.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a daemon says that has no clients.
+const NOT_SERVED: &str = "it is mounted here, and not served";
 /// Least time between two messages of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -38,6 +42,21 @@ pub trait Subject: Send + Sync {
 
     /// Makes the filesystem so many bytes long, or as long as its disk.
     fn grow(&self, to_bytes: Option<u64>) -> Result<Grown, String>;
+
+    /// Who has mounted what is served.
+    fn clients(&self) -> Result<Clients, String> {
+        Err(NOT_SERVED.to_owned())
+    }
+
+    /// What those may cache.
+    fn leases(&self) -> Result<Leases, String> {
+        Err(NOT_SERVED.to_owned())
+    }
+
+    /// Ends the session of a client, which is named by its session or its name.
+    fn evict(&self, _client: &str) -> Result<Evicted, String> {
+        Err(NOT_SERVED.to_owned())
+    }
 }
 
 /// A server, until it is dropped or [`Server::end`]ed.
@@ -145,14 +164,24 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             }
             Ok(Request::Scrub) => scrub(shared, &mut stream)?,
             Ok(Request::Grow { to_bytes }) => {
-                let grown = shared.subject.grow(to_bytes).map(Reply::Grown);
-                send(&mut stream, &grown.unwrap_or_else(|message| Reply::Error { message }))?;
+                answer(&mut stream, shared.subject.grow(to_bytes).map(Reply::Grown))?;
+            }
+            Ok(Request::Clients) => {
+                answer(&mut stream, shared.subject.clients().map(Reply::Clients))?;
+            }
+            Ok(Request::Leases) => {
+                answer(&mut stream, shared.subject.leases().map(Reply::Leases))?;
+            }
+            Ok(Request::Evict { client }) => {
+                answer(&mut stream, shared.subject.evict(&client).map(Reply::Evicted))?;
             }
             Ok(Request::AwaitEnd) => {
                 let mut waiting = shared.waiting.lock();
                 // Those that gave up leave room for others.
                 waiting.retain(|stream| !is_closed(stream));
                 if waiting.len() < CONNECTIONS_MAX {
+                    // Whoever gets this is told of the end, however soon it comes.
+                    send(&mut stream, &Reply::Progress(Progress::default()))?;
                     waiting.push(stream);
                 }
                 return Ok(());
@@ -162,6 +191,10 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             }
         }
     }
+}
+
+fn answer(stream: &mut UnixStream, reply: Result<Reply, String>) -> io::Result<()> {
+    send(stream, &reply.unwrap_or_else(|message| Reply::Error { message }))
 }
 
 fn is_closed(stream: &UnixStream) -> bool {

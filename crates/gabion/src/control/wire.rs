@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What a command asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     /// A [`Reply::Status`].
@@ -18,8 +18,17 @@ pub enum Request {
         /// How long the filesystem shall be; as long as its disk if not given.
         to_bytes: Option<u64>,
     },
-    /// A [`Reply::Ended`], when the daemon ends.
+    /// A [`Reply::Progress`] at once, and a [`Reply::Ended`] when the daemon ends.
     AwaitEnd,
+    /// A [`Reply::Clients`].
+    Clients,
+    /// A [`Reply::Leases`].
+    Leases,
+    /// A [`Reply::Evicted`].
+    Evict {
+        /// Its session, or its name if no other has that.
+        client: String,
+    },
 }
 
 /// What a daemon answers.
@@ -36,6 +45,12 @@ pub enum Reply {
     Grown(Grown),
     /// The daemon ends.
     Ended(Ended),
+    /// Who has mounted what is served.
+    Clients(Clients),
+    /// What those may cache.
+    Leases(Leases),
+    /// The session of a client has ended.
+    Evicted(Evicted),
     /// The request was not possible.
     Error {
         /// Why.
@@ -169,6 +184,73 @@ pub struct Ended {
     pub problem: Option<String>,
 }
 
+/// The clients of a filesystem that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// The image, device or volume.
+    pub target: String,
+    /// Where it is served, HOST:PORT.
+    pub address: String,
+    /// They themselves.
+    pub clients: Vec<Client>,
+}
+
+/// A client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Its session, 16 hexadecimal digits.
+    pub session: String,
+    /// What it calls itself: host and mountpoint.
+    pub name: String,
+    /// Ranges that it has leases on.
+    pub leases: u64,
+    /// Objects that it has open.
+    pub opens: u64,
+    /// Revocations that it has not answered.
+    pub owed: u64,
+}
+
+/// What clients may cache, and what they wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leases {
+    /// The image, device or volume.
+    pub target: String,
+    /// Leases; at most 10,000.
+    pub leases: Vec<LeaseRow>,
+    /// How many more there are.
+    pub more_leases: u64,
+    /// What is waited for; at most 10,000.
+    pub waiting: Vec<LeaseRow>,
+    /// How much more that is.
+    pub more_waiting: u64,
+}
+
+/// A lease on a part of an object, or that it is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// The client's session.
+    pub client: String,
+    /// The object's inode number.
+    pub inode: u64,
+    /// "attributes", "names" or "bytes".
+    pub what: String,
+    /// The first byte, or the first hash of a name; null for attributes.
+    pub from: Option<u64>,
+    /// Behind the last one; null for all that there are.
+    pub to: Option<u64>,
+    /// "shared" or "exclusive".
+    pub mode: String,
+}
+
+/// A client whose session was ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evicted {
+    /// Its session.
+    pub session: String,
+    /// What it calls itself.
+    pub name: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +269,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Reply>(&line(&ended)).unwrap(), ended);
         let grow = serde_json::to_string(&Request::Grow { to_bytes: Some(4096) }).unwrap();
         assert_eq!(grow, r#"{"request":"grow","to_bytes":4096}"#);
+        let evict = serde_json::to_string(&Request::Evict { client: "host:/mnt".to_owned() });
+        assert_eq!(evict.unwrap(), r#"{"request":"evict","client":"host:/mnt"}"#);
     }
 }

@@ -249,7 +249,7 @@ impl Shared {
                 self.pings.lock().push((self.pipe.sent(), now));
             }
             let is_alive = fs.is_alive();
-            if was_alive && !is_alive {
+            if was_alive && !is_alive && !fs.is_closed() {
                 eprintln!("gabion: {} is silent: nothing is answered from memory", self.address);
                 fs.forget_everything();
             }

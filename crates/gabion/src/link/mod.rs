@@ -22,4 +22,4 @@ mod server;
 
 pub use client::{Connected, connect};
 pub use kernel::NotifiedKernel;
-pub use server::{LinkServer, ServeOptions};
+pub use server::{LinkServer, ServeOptions, Sessions};

@@ -9,15 +9,16 @@
 //! been lost on the one before.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_link::stream::{Incoming, Outgoing};
-use gabion_link::wire::{FrameKind, HEADER_BYTES, Header, encode_frame};
+use gabion_link::stream::{Incoming, Outgoing, Payload};
+use gabion_link::wire::{FrameKind, HEADER_BYTES, Header};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 /// What may wait for the other side, in bytes. Who lets more wait is not there any more.
 const KEPT_MAX: usize = 256 << 20;
@@ -35,10 +36,30 @@ struct Out {
     stream: Outgoing,
     connection: Option<Arc<TcpStream>>,
     /// Frames for the connection, the first of which was written up to `written`.
-    waiting: VecDeque<Arc<[u8]>>,
+    waiting: VecDeque<Frame>,
     written: usize,
     /// The flusher is at it.
     is_flushing: bool,
+}
+
+/// A message as it is sent.
+#[derive(Clone)]
+struct Frame {
+    head: [u8; HEADER_BYTES],
+    payload: Payload,
+}
+
+impl Frame {
+    fn length(&self) -> usize {
+        HEADER_BYTES + self.payload.len()
+    }
+
+    /// What is left after the first `written` bytes.
+    fn rest(&self, written: usize) -> [IoSlice<'_>; 2] {
+        let head = &self.head[written.min(HEADER_BYTES)..];
+        let payload = &self.payload[written.saturating_sub(HEADER_BYTES)..];
+        [IoSlice::new(head), IoSlice::new(payload)]
+    }
 }
 
 impl Pipe {
@@ -53,7 +74,7 @@ impl Pipe {
 
     /// Sends a message and gives its number. Does not wait.
     pub(super) fn send(&self, payload: Vec<u8>) -> u64 {
-        let payload: Arc<[u8]> = Arc::from(payload);
+        let payload: Payload = Arc::new(payload);
         let mut out = self.out.lock();
         let number = out.stream.push(Arc::clone(&payload));
         if out.stream.bytes() > KEPT_MAX {
@@ -70,9 +91,9 @@ impl Pipe {
         number
     }
 
-    fn frame(&self, number: u64, payload: &[u8]) -> Arc<[u8]> {
-        let header = Header::message(number, self.received(), payload);
-        Arc::from(encode_frame(&header, payload))
+    fn frame(&self, number: u64, payload: &Payload) -> Frame {
+        let head = Header::message(number, self.received(), payload).encode();
+        Frame { head, payload: Arc::clone(payload) }
     }
 
     /// The number of the last message.
@@ -140,9 +161,17 @@ impl Pipe {
                 self.more.wait(&mut out);
                 continue;
             }
-            let from = out.written;
+            let mut written = out.written;
             drop(out);
-            let outcome = (&**connection).write_all(&frame[from..]);
+            let mut outcome = Ok(());
+            while written < frame.length() && outcome.is_ok() {
+                match (&**connection).write_vectored(&frame.rest(written)) {
+                    Ok(0) => outcome = Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => outcome = Err(error),
+                }
+            }
             out = self.out.lock();
             if !out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
                 return;
@@ -189,9 +218,9 @@ impl Out {
     fn write_at_once(&mut self) -> bool {
         let Some(connection) = self.connection.clone() else { return true };
         while let Some(frame) = self.waiting.front() {
-            use rustix::net::{SendFlags, send};
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&*connection, &frame[self.written..], flags) {
+            let mut nothing = SendAncillaryBuffer::default();
+            match sendmsg(&*connection, &frame.rest(self.written), &mut nothing, flags) {
                 Ok(count) => self.written += count,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::AGAIN) => return false,
@@ -201,7 +230,7 @@ impl Out {
                     return true;
                 }
             }
-            if self.written == frame.len() {
+            if self.written == frame.length() {
                 self.waiting.pop_front();
                 self.written = 0;
             }
@@ -215,8 +244,12 @@ pub(super) fn read_frame(input: &mut impl Read) -> io::Result<(Header, Vec<u8>)>
     let mut head = [0; HEADER_BYTES];
     input.read_exact(&mut head)?;
     let header = Header::decode(&head).map_err(io::Error::other)?;
-    let mut payload = vec![0; header.length as usize];
-    input.read_exact(&mut payload)?;
+    let length = header.length as usize;
+    let mut payload = Vec::with_capacity(length);
+    input.take(header.length.into()).read_to_end(&mut payload)?;
+    if payload.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     header.check_payload(&payload).map_err(io::Error::other)?;
     Ok((header, payload))
 }

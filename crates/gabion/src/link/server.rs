@@ -124,9 +124,34 @@ impl LinkServer {
         Ok(Self { shared, address, threads, jobs: Some(jobs) })
     }
 
+    /// Its sessions, for those who tend them. They may outlive it.
+    pub fn sessions(&self) -> Sessions {
+        Sessions(Arc::clone(&self.shared))
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// The sessions of a filesystem that is served.
+#[derive(Clone)]
+pub struct Sessions(Arc<Shared>);
+
+impl Sessions {
+    /// What is served, with its clients and leases.
+    pub fn served(&self) -> &Served {
+        &self.0.served
+    }
+
+    /// Ends a session; false if there is none of this name. Its client learns it when it comes
+    /// back, and begins another one.
+    pub fn evict(&self, id: SessionId) -> bool {
+        let Some(link) = self.0.links.lock().remove(&id) else { return false };
+        eprintln!("gabion: the client {}: evicted by a command", link.session.name());
+        self.0.end(&link);
+        true
     }
 }
 

@@ -18,6 +18,7 @@ mod readme;
 mod repairs;
 mod scrubbing;
 mod shared;
+mod shared_admin;
 mod target;
 mod up;
 mod volumes;

@@ -67,12 +67,12 @@ impl Calls {
         self.wire.send(message);
     }
 
-    fn ask(&self, caller: &Caller, call: &Call, waiter: Waiter) -> CallId {
+    fn ask(&self, caller: &Caller, call: Call, waiter: Waiter) -> CallId {
         let mut state = self.state.lock();
         state.last += 1;
         let id = CallId(state.last);
         state.waiting.insert(id, waiter);
-        let (caller, call) = (caller.clone(), call.clone());
+        let caller = caller.clone();
         self.send(&mut state, ToServer::Call { id, caller, call });
         id
     }
@@ -161,12 +161,15 @@ pub(super) fn nonsense() -> Error {
 
 impl RemoteFs {
     /// Asks the server and waits for the answer. This thread is inside the gate then.
-    pub(super) fn call(&self, caller: &Caller, call: &Call) -> Result<Answer> {
+    pub(super) fn call(&self, caller: &Caller, call: Call) -> Result<Answer> {
         call.check()?;
         // Whoever waits for the server must not be waited for.
         self.gate.leave_own();
         let deadline = self.clock.monotonic() + self.settings.deadline;
-        loop {
+        // Those are small.
+        let again = can_repeat(&call).then(|| call.clone());
+        let mut next = Some(call);
+        while let Some(call) = next.take() {
             if !self.wait_for_life(deadline) {
                 return Err(silent(self.settings.deadline));
             }
@@ -193,14 +196,14 @@ impl RemoteFs {
                     self.gate.adopt(pass);
                     return result;
                 }
-                End::Lost if can_repeat(call) => {}
-                End::Lost => return Err(lost("call")),
+                End::Lost => next = again.clone(),
             }
         }
+        Err(lost("call"))
     }
 
     /// Asks the server; `end` is told on a thread that may wait.
-    pub(super) fn call_later(&self, caller: &Caller, call: &Call, end: LockEnd) -> CallId {
+    pub(super) fn call_later(&self, caller: &Caller, call: Call, end: LockEnd) -> CallId {
         self.gate.leave_own();
         self.calls.ask(caller, call, Waiter::Told(end))
     }

@@ -222,9 +222,9 @@ impl RemoteFs {
         !life.is_closed && self.clock.monotonic() < life.ends
     }
 
-    /// When the session ends unless it is confirmed before.
-    pub fn ends(&self) -> Duration {
-        self.life.lock().ends
+    /// Whether nobody is going to use it any more.
+    pub fn is_closed(&self) -> bool {
+        self.life.lock().is_closed
     }
 
     /// Waits until the session lives and the server can be reached, until `deadline` at most.

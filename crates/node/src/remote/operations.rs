@@ -54,19 +54,19 @@ impl RemoteFs {
                 }
             }
             let ranges = needed.clone();
-            self.call(caller, &Call::Acquire { ranges, prefetch })?;
+            self.call(caller, Call::Acquire { ranges, prefetch })?;
         }
         Err(Error::Busy)
     }
 
-    fn done(&self, caller: &Caller, call: &Call) -> Result<()> {
+    fn done(&self, caller: &Caller, call: Call) -> Result<()> {
         match self.call(caller, call)? {
             Answer::Done => Ok(()),
             _ => Err(nonsense()),
         }
     }
 
-    fn object(&self, caller: &Caller, call: &Call) -> Result<Attributes> {
+    fn object(&self, caller: &Caller, call: Call) -> Result<Attributes> {
         match self.call(caller, call)? {
             Answer::Object(attributes) => Ok(attributes),
             _ => Err(nonsense()),
@@ -132,7 +132,7 @@ impl RemoteFs {
     ) -> Result<(Attributes, Disposition)> {
         let (name, request) = (name.to_vec(), *request);
         let call = Call::Create { parent, name, permissions, if_exists, request };
-        self.made(caller, &call)
+        self.made(caller, call)
     }
 
     /// Makes a regular file without a name.
@@ -144,10 +144,10 @@ impl RemoteFs {
         linkable: Linkable,
     ) -> Result<Attributes> {
         let call = Call::Tmpfile { parent, permissions, linkable };
-        self.made(caller, &call).map(|(attributes, _)| attributes)
+        self.made(caller, call).map(|(attributes, _)| attributes)
     }
 
-    fn made(&self, caller: &Caller, call: &Call) -> Result<(Attributes, Disposition)> {
+    fn made(&self, caller: &Caller, call: Call) -> Result<(Attributes, Disposition)> {
         match self.call(caller, call)? {
             Answer::Made(attributes, disposition) => {
                 self.unsynced.written(attributes.file);
@@ -169,7 +169,7 @@ impl RemoteFs {
         rdev: u32,
     ) -> Result<Attributes> {
         let name = name.to_vec();
-        self.object(caller, &Call::Mknod { parent, name, file_type, permissions, rdev })
+        self.object(caller, Call::Mknod { parent, name, file_type, permissions, rdev })
     }
 
     /// Makes a directory.
@@ -180,7 +180,7 @@ impl RemoteFs {
         name: &[u8],
         permissions: u32,
     ) -> Result<Attributes> {
-        self.object(caller, &Call::Mkdir { parent, name: name.to_vec(), permissions })
+        self.object(caller, Call::Mkdir { parent, name: name.to_vec(), permissions })
     }
 
     /// Makes a symbolic link.
@@ -192,7 +192,7 @@ impl RemoteFs {
         target: &[u8],
     ) -> Result<Attributes> {
         let (name, target) = (name.to_vec(), target.to_vec());
-        self.object(caller, &Call::Symlink { parent, name, target })
+        self.object(caller, Call::Symlink { parent, name, target })
     }
 
     /// Gives `file` one more name.
@@ -203,17 +203,17 @@ impl RemoteFs {
         parent: FileId,
         name: &[u8],
     ) -> Result<Attributes> {
-        self.object(caller, &Call::Link { file, parent, name: name.to_vec() })
+        self.object(caller, Call::Link { file, parent, name: name.to_vec() })
     }
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
-        self.done(caller, &Call::Unlink { parent, name: name.to_vec() })
+        self.done(caller, Call::Unlink { parent, name: name.to_vec() })
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
-        self.done(caller, &Call::Rmdir { parent, name: name.to_vec() })
+        self.done(caller, Call::Rmdir { parent, name: name.to_vec() })
     }
 
     /// Gives an object another name.
@@ -226,7 +226,7 @@ impl RemoteFs {
             if_taken: request.if_taken,
             leave: request.leave,
         };
-        self.done(caller, &call)
+        self.done(caller, call)
     }
 
     /// The target of a symbolic link.
@@ -253,7 +253,7 @@ impl RemoteFs {
     /// Changes attributes and answers with the new ones.
     pub fn setattr(&self, caller: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
         self.unsynced.written(file);
-        self.object(caller, &Call::Setattr { file, changes: changes.clone() })
+        self.object(caller, Call::Setattr { file, changes: changes.clone() })
     }
 
     /// Whether the caller may use an object in these ways.
@@ -313,12 +313,12 @@ impl RemoteFs {
         set_group: SetGroupBit,
     ) -> Result<()> {
         let (name, value) = (name.to_vec(), value.to_vec());
-        self.done(caller, &Call::SetXattr { file, name, value, condition, set_group })
+        self.done(caller, Call::SetXattr { file, name, value, condition, set_group })
     }
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<()> {
-        self.done(caller, &Call::RemoveXattr { file, name: name.to_vec() })
+        self.done(caller, Call::RemoveXattr { file, name: name.to_vec() })
     }
 
     /// Reads bytes that nobody keeps.
@@ -364,7 +364,7 @@ impl RemoteFs {
         lease: ReadLease,
     ) -> Result<usize> {
         let length = into.len() as u32;
-        match self.call(caller, &Call::Read { file, offset, length, lease })? {
+        match self.call(caller, Call::Read { file, offset, length, lease })? {
             Answer::Bytes(bytes) if bytes.len() <= into.len() => {
                 into[..bytes.len()].copy_from_slice(&bytes);
                 Ok(bytes.len())
@@ -384,7 +384,7 @@ impl RemoteFs {
     ) -> Result<Written> {
         let bytes = payload.bytes().to_vec();
         self.unsynced.written(file);
-        match self.call(caller, &Call::Write { file, at, privileges, bytes })? {
+        match self.call(caller, Call::Write { file, at, privileges, bytes })? {
             Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
             _ => Err(nonsense()),
         }
@@ -401,15 +401,15 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<()> {
         self.unsynced.written(file);
-        self.done(caller, &Call::Fallocate { file, request, offset, length, privileges })
+        self.done(caller, Call::Fallocate { file, request, offset, length, privileges })
     }
 
     /// The next data or hole at or after `offset`.
     pub fn seek(&self, file: FileId, offset: u64, target: SeekTarget) -> Result<u64> {
-        self.number(&Caller::superuser(), &Call::Seek { file, offset, target })
+        self.number(&Caller::superuser(), Call::Seek { file, offset, target })
     }
 
-    fn number(&self, caller: &Caller, call: &Call) -> Result<u64> {
+    fn number(&self, caller: &Caller, call: Call) -> Result<u64> {
         match self.call(caller, call)? {
             Answer::Number(number) => Ok(number),
             _ => Err(nonsense()),
@@ -427,7 +427,7 @@ impl RemoteFs {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
         self.unsynced.written(target);
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
-        self.number(caller, &call)
+        self.number(caller, call)
     }
 
     /// Makes an object and everything that completed before durable.
@@ -436,7 +436,7 @@ impl RemoteFs {
     }
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
-        self.done(&Caller::superuser(), &Call::Sync { file })?;
+        self.done(&Caller::superuser(), Call::Sync { file })?;
         self.unsynced.synced(file);
         match self.unsynced.take_lost(file) {
             true => Err(written_off()),
@@ -455,7 +455,7 @@ impl RemoteFs {
         if let Some(known) = known.filter(|_| !self.is_alive()) {
             return Ok(known);
         }
-        match self.call(&Caller::superuser(), &Call::Space)? {
+        match self.call(&Caller::superuser(), Call::Space)? {
             Answer::Space { total, available, used } => {
                 let space = SpaceReport { total, available, used };
                 self.last.lock().space = Some(space);
@@ -467,7 +467,7 @@ impl RemoteFs {
 
     /// A lock that stands in the way of `lock`.
     pub fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {
-        match self.call(&Caller::superuser(), &Call::TestLock { lock: *lock })? {
+        match self.call(&Caller::superuser(), Call::TestLock { lock: *lock })? {
             Answer::Lock(conflict) => Ok(conflict),
             _ => Err(nonsense()),
         }
@@ -477,9 +477,9 @@ impl RemoteFs {
     pub fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
         let caller = Caller::superuser();
         self.opens.may_be_locked(lock.file);
-        let outcome = self.done(&caller, &Call::Lock { lock, wait: Wait::No });
+        let outcome = self.done(&caller, Call::Lock { lock, wait: Wait::No });
         if wait == Wait::Yes && matches!(outcome, Err(Error::WouldBlock)) {
-            let CallId(id) = self.call_later(&caller, &Call::Lock { lock, wait }, end);
+            let CallId(id) = self.call_later(&caller, Call::Lock { lock, wait }, end);
             return Some(Ticket(id));
         }
         end(outcome);
@@ -503,7 +503,7 @@ impl RemoteFs {
             return Ok(());
         }
         let owner = owner.number;
-        self.done(&Caller::superuser(), &Call::Unlock { file, class, owner, range })
+        self.done(&Caller::superuser(), Call::Unlock { file, class, owner, range })
     }
 }
 

@@ -106,6 +106,7 @@ impl RemoteFs {
     pub fn attend_later(&self) {
         while let Some(run) = self.revocations.next_later() {
             run();
+            self.answered();
         }
     }
 

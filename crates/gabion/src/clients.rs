@@ -1,0 +1,253 @@
+//! What a filesystem that is served tells other commands on its machine, and how they ask.
+//!
+//! The control socket of a server is called after the disk that it serves, and is in the same
+//! folder as those of mounts:
+//!
+//! ```text
+//!   served-<device>-<inode>.sock     an image, or the file that stands for a volume
+//!   served-<number>.sock             a device, by the number that all nodes of it have
+//! ```
+//!
+//! A disk is served by one process at a time, as serving locks it. So whatever is found at its name
+//! is of a server that was killed, and is replaced. Volumes of two coordinators may have one name:
+//! who finds somebody alive there does not serve.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gabion_link::message::SessionId;
+use gabion_link::range::KeyRange;
+use gabion_link::table::ClientId;
+use gabion_map::format::superblock::Superblock;
+use gabion_map::{Kind, LockMode};
+use gabion_node::LocalFs;
+
+use crate::cmd::status::PATIENCE;
+use crate::control::client::Connection;
+use crate::control::folder;
+use crate::control::server::{Server, Subject};
+use crate::control::wire::{
+    Client, Clients, Evicted, Grown, LeaseRow, Leases, Progress, Reply, Report, Request, Status,
+};
+use crate::failure::{Failure, Result};
+use crate::link::Sessions;
+use crate::state;
+use crate::volumes::Place;
+
+/// So many leases are told, and so many that are waited for.
+const ROWS_MAX: usize = 10_000;
+/// How long a server that was killed may seem to live, and how often that is looked at.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(2);
+const UNSEEN_GLANCE: Duration = Duration::from_millis(20);
+
+fn socket_name(metadata: &Metadata) -> String {
+    match metadata.file_type().is_block_device() {
+        true => format!("served-{:x}.sock", metadata.rdev()),
+        false => format!("served-{:x}-{:x}.sock", metadata.dev(), metadata.ino()),
+    }
+}
+
+fn socket_of(place: &Place) -> io::Result<PathBuf> {
+    let metadata = fs::metadata(&place.path)?;
+    Ok(folder::own()?.join(socket_name(&metadata)))
+}
+
+/// Begins to answer other commands about a filesystem that this process has open and serves.
+pub fn start(
+    place: &Place,
+    fs: &Arc<LocalFs>,
+    sessions: Sessions,
+    address: SocketAddr,
+) -> io::Result<Server> {
+    let socket = socket_of(place)?;
+    let began = Instant::now();
+    while Connection::at(&socket).is_ok() {
+        if began.elapsed() > UNSEEN_PATIENCE {
+            return Err(io::Error::other("a volume of another coordinator has this name, too"));
+        }
+        thread::sleep(UNSEEN_GLANCE);
+    }
+    let superblock = fs.map().superblock();
+    let (target, fs) = (place.name(), Arc::clone(fs));
+    let service = Service { target, fs, superblock, sessions, address };
+    Server::start(&socket, Arc::new(service))
+}
+
+/// Asks whoever serves `target` on this machine.
+pub fn ask(target: &Path, request: Request) -> Result<Reply> {
+    let place = Place::of(target)?;
+    let name = place.name();
+    let socket = socket_of(&place);
+    let socket = socket.map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
+    let ask = || -> io::Result<Reply> {
+        let mut connection = Connection::at(&socket)?;
+        connection.ask(request, PATIENCE)?;
+        connection.reply()
+    };
+    match ask() {
+        Ok(Reply::Error { message }) => Err(Failure::new(message)),
+        Ok(reply) => Ok(reply),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Err(Failure::new(format!("{name} is not served on this machine by this user"))
+                .next(format!("To serve it: gabion serve {name}")))
+        }
+        Err(error) => Err(Failure::of(format!("cannot talk to the server of {name}"), &error)),
+    }
+}
+
+/// A failure for a reply that is not the one that was due.
+pub fn unexpected(reply: &Reply) -> Failure {
+    Failure::new(format!("the server answered {reply:?}"))
+}
+
+/// What others have put into a text, without what would do something to a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}
+
+struct Service {
+    target: String,
+    fs: Arc<LocalFs>,
+    /// As of the start.
+    superblock: Superblock,
+    sessions: Sessions,
+    address: SocketAddr,
+}
+
+impl Subject for Service {
+    fn status(&self) -> Status {
+        state::of_map(self.fs.map(), &self.superblock, &self.target, None)
+    }
+
+    fn scrub(
+        &self,
+        _: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> std::result::Result<Report, String> {
+        Err(format!("{} is served: it can be scrubbed when it is not", self.target))
+    }
+
+    fn grow(&self, _: Option<u64>) -> std::result::Result<Grown, String> {
+        Err(format!("{} is served: it can grow when it is not", self.target))
+    }
+
+    fn clients(&self) -> std::result::Result<Clients, String> {
+        let clients = self.sessions.served().clients().into_iter().map(|client| Client {
+            session: session_text(client.session),
+            name: client.name,
+            leases: client.leases as u64,
+            opens: client.opens as u64,
+            owed: client.owed as u64,
+        });
+        let (target, address) = (self.target.clone(), self.address.to_string());
+        Ok(Clients { target, address, clients: clients.collect() })
+    }
+
+    fn leases(&self) -> std::result::Result<Leases, String> {
+        let (leases, waiting) = self.sessions.served().leases();
+        let held = leases.iter().flat_map(|lease| rows(lease.client, &lease.range, lease.mode));
+        let wanted = waiting.iter().flat_map(|(client, wants)| {
+            wants.iter().flat_map(|(range, mode)| rows(*client, range, *mode))
+        });
+        let (leases, more_leases) = bounded(held);
+        let (waiting, more_waiting) = bounded(wanted);
+        let target = self.target.clone();
+        Ok(Leases { target, leases, more_leases, waiting, more_waiting })
+    }
+
+    fn evict(&self, client: &str) -> std::result::Result<Evicted, String> {
+        let mut meant = self.sessions.served().clients();
+        meant.retain(|status| session_text(status.session) == client || status.name == client);
+        let gone = || format!("{} has no client {client}", self.target);
+        match meant.as_slice() {
+            [] => Err(gone()),
+            [one] if self.sessions.evict(one.session) => {
+                Ok(Evicted { session: session_text(one.session), name: one.name.clone() })
+            }
+            [_] => Err(gone()),
+            several => {
+                Err(format!("{} clients are called {client}: name the session", several.len()))
+            }
+        }
+    }
+}
+
+fn session_text(session: SessionId) -> String {
+    format!("{:016x}", session.0)
+}
+
+fn bounded(mut rows: impl Iterator<Item = LeaseRow>) -> (Vec<LeaseRow>, u64) {
+    let first = rows.by_ref().take(ROWS_MAX).collect();
+    (first, rows.count() as u64)
+}
+
+/// A range as it is told: a row for each kind of thing in it.
+fn rows(client: ClientId, range: &KeyRange, mode: LockMode) -> Vec<LeaseRow> {
+    let file = range.file();
+    let parts = [
+        ("attributes", KeyRange::attributes(file)),
+        ("names", KeyRange::names(file)),
+        ("bytes", KeyRange::bytes_from(file, 0)),
+    ];
+    let row = |(what, all): (&str, KeyRange)| {
+        let part = range.intersection(&all)?;
+        let (first, last) = (part.first(), part.last());
+        let has_places = first.kind > Kind::XATTR;
+        Some(LeaseRow {
+            client: session_text(SessionId(client.0)),
+            inode: file.ino.0,
+            what: what.to_owned(),
+            from: has_places.then_some(first.at),
+            to: if has_places { last.at.checked_add(1) } else { None },
+            mode: match mode {
+                LockMode::Shared => "shared",
+                LockMode::Exclusive => "exclusive",
+            }
+            .to_owned(),
+        })
+    };
+    parts.into_iter().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::ids::{Ino, SubvolId};
+    use gabion_map::FileId;
+
+    use super::*;
+
+    #[test]
+    fn a_range_is_told_by_the_things_in_it() {
+        let file = FileId { subvol: SubvolId(1), ino: Ino(7) };
+        let told = |range: KeyRange| -> Vec<_> {
+            let rows = rows(ClientId(1), &range, LockMode::Shared);
+            rows.into_iter().map(|row| (row.what, row.from, row.to)).collect()
+        };
+        let row = |what: &str, from, to| (what.to_owned(), from, to);
+        assert_eq!(told(KeyRange::attributes(file)), [row("attributes", None, None)]);
+        assert_eq!(told(KeyRange::bytes(file, 4096, 8192)), [row("bytes", Some(4096), Some(8192))]);
+        assert_eq!(told(KeyRange::bytes_from(file, 1)), [row("bytes", Some(1), None)]);
+        let (attributes, names) = (KeyRange::attributes(file), KeyRange::names(file));
+        let both = KeyRange::new(attributes.first(), names.last()).unwrap();
+        assert_eq!(told(both), [row("attributes", None, None), row("names", Some(0), None)]);
+    }
+
+    #[test]
+    fn what_is_not_told_is_counted() {
+        let file = FileId { subvol: SubvolId(1), ino: Ino(7) };
+        let row = rows(ClientId(1), &KeyRange::names(file), LockMode::Exclusive).remove(0);
+        let (told, more) = bounded(std::iter::repeat_n(row, ROWS_MAX + 3));
+        assert_eq!((told.len(), more), (ROWS_MAX, 3));
+    }
+}

@@ -1,0 +1,185 @@
+//! What can be seen and done at a served filesystem: its clients, their leases, evicting one.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::{Folder, GABION, Running};
+
+/// How long a client may take to begin or end a session, or to tell what is open.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A served filesystem with one mount.
+struct Served {
+    server: Running,
+    folder: Folder,
+    mountpoint: PathBuf,
+}
+
+impl Served {
+    fn new() -> Option<Self> {
+        let folder = Folder::for_mounts()?;
+        folder.image();
+        let (server, uri) = serve(&folder);
+        let mountpoint = folder.join("mnt");
+        fs::create_dir(&mountpoint).unwrap();
+        folder.gabion(&["mount", "-o", "deadline=60", &uri, "mnt"]).succeeded();
+        Some(Self { server, folder, mountpoint })
+    }
+
+    #[track_caller]
+    fn asked(&self, command: &str) -> Value {
+        let text = self.folder.gabion(&[command, "--json", "disk.img"]).succeeded();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The session of the mount, if it has one.
+    #[track_caller]
+    fn session(&self) -> Option<String> {
+        let clients = self.asked("clients");
+        let clients = clients["clients"].as_array().unwrap();
+        assert!(clients.len() <= 1, "{clients:?}");
+        Some(clients.first()?["session"].as_str().unwrap().to_owned())
+    }
+
+    /// Waits until what `gabion clients` tells is as it shall be.
+    #[track_caller]
+    fn await_clients(&self, wanted: impl Fn(&[Value]) -> bool) {
+        let began = Instant::now();
+        loop {
+            let clients = self.asked("clients");
+            if wanted(clients["clients"].as_array().unwrap()) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{clients}");
+            thread::yield_now();
+        }
+    }
+
+    /// The leases on the file or folder at `path`: what, from, to.
+    #[track_caller]
+    fn leases_on(&self, path: &Path) -> Vec<(String, Value, Value)> {
+        let inode = path.metadata().unwrap().ino();
+        let leases = self.asked("leases");
+        assert_eq!(
+            (&leases["more_leases"], &leases["waiting"]),
+            (&0.into(), &Value::Array(vec![]))
+        );
+        let session = self.session().unwrap();
+        let rows = leases["leases"].as_array().unwrap().iter();
+        let of_it = rows.filter(|row| row["inode"] == inode);
+        let told = of_it.map(|row| {
+            assert_eq!(
+                (&row["client"], &row["mode"]),
+                (&session.as_str().into(), &"shared".into())
+            );
+            (row["what"].as_str().unwrap().to_owned(), row["from"].clone(), row["to"].clone())
+        });
+        told.collect()
+    }
+
+    fn stop(&mut self, signal: Signal) -> Option<i32> {
+        self.server.signal(signal);
+        self.server.0.wait().unwrap().code()
+    }
+}
+
+fn serve(folder: &Folder) -> (Running, String) {
+    let mut command = Command::new(GABION);
+    command.args(["serve", "disk.img", "--listen", "127.0.0.1:0"]);
+    command.current_dir(folder.path()).env("GABION_STATE", folder.join("state"));
+    let mut server = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("gabion://"), "{line:?}");
+    (server, line.trim_end().to_owned())
+}
+
+#[test]
+fn clients_and_their_leases_can_be_seen() {
+    let Some(mut served) = Served::new() else { return };
+    let file = served.mountpoint.join("file");
+    fs::write(&file, "content").unwrap();
+    let clients = served.asked("clients");
+    let client = &clients["clients"][0];
+    assert!(client["name"].as_str().unwrap().ends_with("/mnt"), "{clients}");
+    assert_eq!(client["owed"], 0, "{clients}");
+    let text = served.folder.gabion(&["clients", "disk.img"]).succeeded();
+    assert!(text.contains(client["session"].as_str().unwrap()), "{text}");
+
+    fs::read(&file).unwrap();
+    let leases = served.leases_on(&file);
+    let kinds: Vec<_> = leases.iter().map(|(what, ..)| what.as_str()).collect();
+    assert_eq!(kinds, ["attributes", "bytes"], "{leases:?}");
+    assert_eq!(leases[0], ("attributes".to_owned(), Value::Null, Value::Null));
+    assert_eq!(leases[1].1, 0);
+    fs::read_dir(&served.mountpoint).unwrap().for_each(drop);
+    let names = ("names".to_owned(), 0.into(), Value::Null);
+    let leases = served.leases_on(&served.mountpoint);
+    assert!(leases.contains(&names), "{leases:?}");
+    let text = served.folder.gabion(&["leases", "disk.img"]).succeeded();
+    let line = text.lines().find(|line| line.contains("names")).unwrap();
+    assert!(line.ends_with("all"), "{text}");
+
+    // The kernel tells of the last close when it is done with it.
+    served.await_clients(|clients| clients[0]["opens"] == 0);
+    let open = File::open(&file).unwrap();
+    served.await_clients(|clients| clients[0]["opens"] == 1);
+    drop(open);
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    served.await_clients(|clients| clients.is_empty());
+    let nobody = served.folder.gabion(&["clients", "disk.img"]).succeeded();
+    assert!(nobody.contains("has no clients"), "{nobody}");
+    let nothing = served.folder.gabion(&["leases", "disk.img"]).succeeded();
+    assert!(nothing.starts_with("nobody has leases on /"), "{nothing}");
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn a_client_that_is_evicted_begins_a_new_session_and_goes_on() {
+    let Some(mut served) = Served::new() else { return };
+    let file = served.mountpoint.join("file");
+    fs::write(&file, "before").unwrap();
+    let session = served.session().unwrap();
+    let evict = |client: &str| served.folder.gabion(&["evict", "disk.img", client]);
+    evict("nobody").failed(1, &["disk.img has no client nobody"]);
+    let told = evict(&session).succeeded();
+    assert!(told.contains(&session) && told.contains("/mnt"), "{told}");
+    evict(&session).failed(1, &["has no client"]);
+    served.await_clients(|clients| clients.len() == 1);
+    assert_ne!(served.session().unwrap(), session);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "before");
+    fs::write(&file, "behind").unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "behind");
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+    served.folder.gabion(&["scrub", "disk.img"]).succeeded();
+}
+
+#[test]
+fn what_is_not_served_has_no_clients_to_be_seen() {
+    let Some(mut served) = Served::new() else { return };
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    let is_not_served = |served: &Served| {
+        let outcome = served.folder.gabion(&["clients", "disk.img"]);
+        outcome.failed(1, &["is not served on this machine", "gabion serve disk.img"]);
+    };
+    served.stop(Signal::KILL);
+    is_not_served(&served);
+    // What the killed one has left is replaced.
+    served.server = serve(&served.folder).0;
+    assert_eq!(served.session(), None);
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+    is_not_served(&served);
+    let image = served.folder.join("disk.img").metadata().unwrap();
+    let socket = format!("/run/gabion/served-{:x}-{:x}.sock", image.dev(), image.ino());
+    assert!(!Path::new(&socket).exists());
+    served.folder.gabion(&["clients", "none.img"]).failed(1, &["cannot look at none.img"]);
+}

@@ -11,12 +11,10 @@
 //!
 //! The target for every figure is the better one of the peers.
 //!
-//! Volumes are measured in a third place: in memory, and with each target at a [`Distance`] as of a
+//! Volumes are measured in a third place: in memory, and with each target at a distance as of a
 //! machine of its own. In the others all copies share the processors and the disk that one target
 //! has for itself, so that the ratio shows what a second copy costs those; with the distance, both
 //! volumes wait for it alike, and the ratio shows what the mirror itself adds.
-//!
-//! [`Distance`]: crate::systems::Distance
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -19,8 +19,10 @@ use super::{Executed, Job, Outcome, Served};
 
 /// Names of a directory that one answer tells; larger directories are told in parts.
 const NAMES_MAX: usize = 4096;
-/// Bytes of items that one answer tells; a range that was asked for comes all the same.
+/// Bytes of items after which an answer tells no more ranges; who lacks one asks again.
 const BYTES_MAX: usize = 1 << 20;
+/// Bytes of items of one range. With what was told before, it fits into an answer.
+const RANGE_BYTES_MAX: usize = 2 << 20;
 /// Ranges that one call may ask for.
 const RANGES_MAX: usize = 1024;
 
@@ -33,14 +35,18 @@ struct Found {
 
 impl Found {
     fn add(&mut self, range: KeyRange, items: Vec<(Key, Value)>) {
-        let length = |(_, value): &(Key, Value)| size_of::<Key>() + value.len();
-        self.bytes += items.iter().map(length).sum::<usize>() + size_of::<KeyRange>();
+        self.bytes += items.iter().map(item_bytes).sum::<usize>() + size_of::<KeyRange>();
         self.grants.push(Grant { range, items });
     }
 
     fn is_full(&self) -> bool {
         self.bytes >= BYTES_MAX
     }
+}
+
+/// What an item takes in an answer, at most.
+fn item_bytes((_, value): &(Key, Value)) -> usize {
+    size_of::<Key>() + value.len()
 }
 
 impl Served {
@@ -93,6 +99,9 @@ impl Served {
     fn tell(&self, grip: &Grip<'_>, ranges: &[KeyRange], prefetch: Prefetch) -> Result<Found> {
         let mut found = Found::default();
         for range in ranges {
+            if found.is_full() {
+                return Ok(found);
+            }
             match range.kind() {
                 Some(Kind::DIRENT) => self.tell_names(*range, &mut found)?,
                 _ => self.tell_attributes(range.file(), &mut found)?,
@@ -106,7 +115,11 @@ impl Served {
                 }
                 let child = self.fs.file(ino);
                 if grip.try_hold((KeyRange::attributes(child), LockMode::Shared)) {
-                    self.tell_attributes(child, &mut found)?;
+                    match self.tell_attributes(child, &mut found) {
+                        // Nobody has asked for it yet.
+                        Ok(()) | Err(Error::AttributeTooLarge) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
@@ -117,8 +130,14 @@ impl Served {
         let (first, last) = (range.first(), range.last());
         let mut items = self.fs.run(|txn| Ok(txn.scan(first, last, NAMES_MAX + 1)?))?;
         let mut told = range;
-        if items.len() > NAMES_MAX {
-            items.truncate(NAMES_MAX);
+        let mut bytes = 0;
+        let fits = |item: &&(Key, Value)| {
+            bytes += item_bytes(item);
+            bytes <= RANGE_BYTES_MAX
+        };
+        let count = items.iter().take(NAMES_MAX).take_while(fits).count();
+        if count < items.len() {
+            items.truncate(count);
             let end = items.last().map_or(first, |(key, _)| *key);
             told = KeyRange::new(first, end).expect("items come in order");
         }
@@ -143,6 +162,9 @@ impl Served {
             }
             Ok(items)
         })?;
+        if items.iter().map(item_bytes).sum::<usize>() > RANGE_BYTES_MAX {
+            return Err(Error::AttributeTooLarge);
+        }
         found.add(range, items);
         Ok(())
     }

@@ -304,6 +304,10 @@ impl Served {
         {
             locks.cancel(ticket);
         }
+        // The session may have ended, and given up all of its locks, just before this one.
+        if job.session.is_over() {
+            locks.release_client(job.session.id.0);
+        }
         Executed::AnswersLater
     }
 }

@@ -152,8 +152,12 @@ impl Served {
             ToServer::Ping => {}
             ToServer::Goodbye => self.end(session),
             ToServer::Opened(file) => {
-                if self.is_served(file) && session.opened(file) {
+                if self.is_served(file) {
+                    // First the reference: whatever ends the session gives it back.
                     self.fs.refer(file);
+                    if !session.opened(file) {
+                        self.fs.release(file);
+                    }
                 }
             }
             ToServer::Closed(file) => {

@@ -219,6 +219,11 @@ impl Shared {
                         session = None;
                         continue;
                     }
+                    if self.is_ending() {
+                        // Attached after the end has closed what there was.
+                        self.pipe.close();
+                        return None;
+                    }
                     let patience = Duration::from_millis(welcome.patience_ms.into());
                     *self.session.lock() = (welcome.session, welcome.secret);
                     *self.patience.lock() = patience;

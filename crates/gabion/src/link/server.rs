@@ -46,6 +46,9 @@ struct Link {
     session: Arc<Session>,
     secret: u64,
     pipe: Arc<Pipe>,
+    /// Held by who reads what the client says: one connection after the other, lest a message
+    /// should be taken twice or overtaken.
+    reading: Mutex<()>,
     heard: Mutex<Instant>,
     /// Since when it has revocations to answer, as far as was looked.
     owing: Mutex<Option<Instant>>,
@@ -194,7 +197,6 @@ impl Shared {
             thread::sleep(GLANCE);
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
-                let is_silent = link.heard.lock().elapsed() > self.options.patience + MARGIN;
                 let mut owing = link.owing.lock();
                 match self.served.owes(&link.session) {
                     true => drop(owing.get_or_insert_with(Instant::now)),
@@ -202,8 +204,13 @@ impl Shared {
                 }
                 let is_stubborn = owing.is_some_and(|since| since.elapsed() > REVOKE_PATIENCE);
                 drop(owing);
+                // Decided and removed at once: a client that comes back just now is heard before,
+                // or does not find its session.
+                let mut links = self.links.lock();
+                let is_silent = link.heard.lock().elapsed() > self.options.patience + MARGIN;
                 if is_silent || is_stubborn {
-                    self.links.lock().remove(&link.session.id());
+                    links.remove(&link.session.id());
+                    drop(links);
                     let why = if is_silent { "is silent" } else { "does not give back leases" };
                     eprintln!("gabion: the client {} {why}: evicted", link.session.name());
                     self.end(&link);
@@ -223,16 +230,24 @@ impl Shared {
         let connection = Arc::new(connection);
         let mut input = BufReader::with_capacity(256 << 10, &*connection);
         let _ = connection.set_read_timeout(Some(GREETING_PATIENCE));
-        let link = match self.greet(&connection, &mut input) {
-            Ok(link) => link,
-            Err(_) => {
-                let _ = connection.shutdown(Shutdown::Both);
-                return;
-            }
+        let greeted = self.meet(&connection, &mut input);
+        let Ok((link, received)) = greeted else {
+            let _ = connection.shutdown(Shutdown::Both);
+            return;
         };
+        // Whatever has come on the connection before is taken first, to its end.
+        link.pipe.close();
+        let _reading = link.reading.lock();
+        if self.welcome(&link, &connection, received).is_err() {
+            let _ = connection.shutdown(Shutdown::Both);
+            return;
+        }
         // A client pings long before this.
         let _ = connection.set_read_timeout(Some(self.options.patience + MARGIN));
         while let Ok(payload) = link.pipe.receive(&mut input) {
+            if link.session.is_over() {
+                break;
+            }
             *link.heard.lock() = Instant::now();
             let Some(payload) = payload else { continue };
             match ToServer::decode(&payload) {
@@ -255,12 +270,12 @@ impl Shared {
         link.pipe.detach(&connection);
     }
 
-    /// Finds out who has connected, and lets it in.
-    fn greet(
+    /// Finds out who has connected, and how far that client has come.
+    fn meet(
         &self,
         connection: &Arc<TcpStream>,
         input: &mut BufReader<&TcpStream>,
-    ) -> io::Result<Arc<Link>> {
+    ) -> io::Result<(Arc<Link>, u64)> {
         let (header, payload) = read_frame(input)?;
         if header.kind != FrameKind::Hello {
             return Err(io::Error::other("a hello was due"));
@@ -274,14 +289,25 @@ impl Shared {
         let link = match hello.session {
             None => self.begin(hello.name, connection)?,
             Some((id, secret)) => {
-                let known = self.links.lock().get(&id).cloned();
-                let known = known.filter(|link| link.secret == secret);
+                let links = self.links.lock();
+                let known = links.get(&id).filter(|link| link.secret == secret).cloned();
+                if let Some(link) = &known {
+                    *link.heard.lock() = Instant::now();
+                }
+                drop(links);
                 known.ok_or_else(|| {
                     refuse(connection, RefusalReason::Gone, "the session has ended")
                 })?
             }
         };
-        *link.heard.lock() = Instant::now();
+        Ok((link, hello.received))
+    }
+
+    /// Lets a client in that has come as far as `received`.
+    fn welcome(&self, link: &Link, connection: &Arc<TcpStream>, received: u64) -> io::Result<()> {
+        if link.session.is_over() {
+            return Err(refuse(connection, RefusalReason::Gone, "the session has ended"));
+        }
         let fs = self.served.fs();
         let welcome = Welcome {
             session: link.session.id(),
@@ -295,8 +321,7 @@ impl Shared {
             start: self.start,
         };
         greet_with(connection, FrameKind::Welcome, &welcome.encode())?;
-        link.pipe.attach(connection, hello.received)?;
-        Ok(link)
+        link.pipe.attach(connection, received)
     }
 
     fn begin(&self, name: String, connection: &Arc<TcpStream>) -> io::Result<Arc<Link>> {
@@ -311,6 +336,7 @@ impl Shared {
             session,
             secret,
             pipe,
+            reading: Mutex::default(),
             heard: Mutex::new(Instant::now()),
             owing: Mutex::default(),
         });

@@ -110,7 +110,8 @@ pub enum ToServer {
     Ping,
     /// It has the object open, or remembers it for another reason: it must not be removed.
     Opened(FileId),
-    /// It has not any more.
+    /// It has not any more, as often as it says so: once for each [`ToServer::Opened`],
+    /// [`Call::Create`] and [`Call::Tmpfile`].
     Closed(FileId),
     /// It has done what these said, and the kernel has.
     Released(Vec<RevokeId>),

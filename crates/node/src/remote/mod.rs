@@ -274,8 +274,7 @@ impl RemoteFs {
         }
         self.forget_everything();
         self.revocations.clear();
-        self.calls.lose_all();
-        self.opens.tell_again();
+        self.tell_opens_again();
     }
 
     /// Nobody is going to use it any more.

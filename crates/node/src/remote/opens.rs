@@ -14,15 +14,9 @@ pub(super) struct Opens {
     files: Mutex<BTreeMap<FileId, u32>>,
     /// Files with advisory locks: others need not be unlocked when they are closed.
     locked: Mutex<BTreeMap<FileId, u32>>,
-    again: Mutex<bool>,
 }
 
 impl Opens {
-    /// The server has to be told of everything once more.
-    pub(super) fn tell_again(&self) {
-        *self.again.lock() = true;
-    }
-
     /// A lock on the file was asked for, and may be held.
     pub(super) fn may_be_locked(&self, file: FileId) {
         *self.locked.lock().entry(file).or_default() += 1;
@@ -34,20 +28,20 @@ impl Opens {
 }
 
 impl RemoteFs {
-    /// Counts an opening. The server knows of it if `is_told`.
+    /// Counts an opening. The server has counted it if `is_told`; one of them it has to keep.
     pub(super) fn opened(&self, file: FileId, is_told: bool) {
-        self.tell_opens_again();
         let mut files = self.opens.files.lock();
         let count = files.entry(file).or_default();
         *count += 1;
-        if *count == 1 && !is_told {
-            self.calls.note(ToServer::Opened(file));
+        match (*count == 1, is_told) {
+            (true, false) => self.calls.note(ToServer::Opened(file)),
+            (false, true) => self.calls.note(ToServer::Closed(file)),
+            (true, true) | (false, false) => {}
         }
     }
 
     /// Takes an opening back.
     pub(super) fn closed(&self, file: FileId) {
-        self.tell_opens_again();
         let mut files = self.opens.files.lock();
         let Some(count) = files.get_mut(&file) else { return };
         *count -= 1;
@@ -58,18 +52,21 @@ impl RemoteFs {
         }
     }
 
-    fn tell_opens_again(&self) {
-        if !std::mem::take(&mut *self.opens.again.lock()) {
-            return;
-        }
-        for file in self.opens.files.lock().keys() {
+    /// The session has ended with all that was asked in it. The next one is told what is open
+    /// before anything else.
+    pub(super) fn tell_opens_again(&self) {
+        // Nothing is opened or closed between what is forgotten and what is told.
+        let files = self.opens.files.lock();
+        self.calls.lose_all();
+        for file in files.keys() {
             self.calls.note(ToServer::Opened(*file));
         }
+        drop(files);
+        self.ping();
     }
 
     /// Lets the server know that this client lives, and what waits to be told.
     pub fn ping(&self) {
-        self.tell_opens_again();
         self.calls.tell(ToServer::Ping);
     }
 }

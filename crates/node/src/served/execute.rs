@@ -154,7 +154,7 @@ impl Served {
             if attributes.nlink == 0 {
                 self.fs.expect_orphan(attributes.file);
             }
-            // The session needs one reference only.
+            // The session needs one reference only, however often it counts.
             if !job.session.opened(attributes.file) {
                 self.fs.release(attributes.file);
             }

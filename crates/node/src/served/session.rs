@@ -1,6 +1,6 @@
 //! What the server knows of one client.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gabion_base::sync::Mutex;
@@ -24,7 +24,8 @@ pub struct Session {
 
 #[derive(Default)]
 struct State {
-    opens: BTreeSet<FileId>,
+    /// How often each object is open: it may be closed while it is being opened once more.
+    opens: BTreeMap<FileId, u32>,
     /// Calls for advisory locks that have no answer yet.
     lock_calls: BTreeMap<CallId, LockCall>,
     is_over: bool,
@@ -60,12 +61,24 @@ impl Session {
     /// Whether the object was not open before, and is now.
     pub(crate) fn opened(&self, file: FileId) -> bool {
         let mut state = self.state.lock();
-        !state.is_over && state.opens.insert(file)
+        if state.is_over {
+            return false;
+        }
+        let count = state.opens.entry(file).or_default();
+        *count = count.saturating_add(1);
+        *count == 1
     }
 
     /// Whether the object was open before, and is not any more.
     pub(crate) fn closed(&self, file: FileId) -> bool {
-        self.state.lock().opens.remove(&file)
+        let mut state = self.state.lock();
+        let Some(count) = state.opens.get_mut(&file) else { return false };
+        *count -= 1;
+        let is_last = *count == 0;
+        if is_last {
+            state.opens.remove(&file);
+        }
+        is_last
     }
 
     pub(crate) fn opens(&self) -> usize {
@@ -105,10 +118,10 @@ impl Session {
     }
 
     /// Ends it, and gives what it had open.
-    pub(crate) fn end(&self) -> BTreeSet<FileId> {
+    pub(crate) fn end(&self) -> Vec<FileId> {
         let mut state = self.state.lock();
         state.is_over = true;
         state.lock_calls.clear();
-        std::mem::take(&mut state.opens)
+        std::mem::take(&mut state.opens).into_keys().collect()
     }
 }

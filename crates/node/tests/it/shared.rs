@@ -2,17 +2,22 @@
 //! how many messages it takes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
     Access, Caller, Changes, Detail, Error, IfExists, OpenRequest, Privileges, Trust, WriteAt,
 };
-use gabion_link::message::{SessionId, ToClient, ToServer, Welcome};
+use gabion_link::message::{
+    Answer, Call, CallId, Prefetch, SessionId, ToClient, ToServer, Welcome,
+};
+use gabion_link::range::KeyRange;
+use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
 use gabion_node::served::{Job, Peer, Served, Session};
@@ -52,22 +57,12 @@ impl Server {
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, format!("client {}", id.0), Arc::new(ToPeer(to_client)));
-        let wire = Arc::new(ToSession { served: Arc::clone(&self.served), session });
-        let welcome = Welcome {
-            session: id,
-            secret: 0,
-            received: 0,
-            patience_ms: 1_000_000,
-            filesystem: self.world.fs.map().uuid(),
-            subvol: self.world.root().subvol,
-            seed: self.world.fs.map().name_seed(),
-            read_only: false,
-            start: 1,
-        };
+        let wire = ToSession { served: Arc::clone(&self.served), session: Mutex::new(session) };
+        let wire = Arc::new(wire);
         let settings = RemoteSettings { deadline: Duration::from_secs(20) };
-        let session = Arc::clone(&wire.session);
         let clock = Arc::new(TestClock::default());
-        let fs = Arc::new(RemoteFs::new(&welcome, settings, clock, wire));
+        let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
+        let fs = Arc::new(RemoteFs::new(&self.welcome(id), settings, clock, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -81,7 +76,31 @@ impl Server {
             let fs = Arc::clone(&fs);
             thread::spawn(move || attend(&fs));
         }
-        Client { fs, kernel, session, root: self.world.root() }
+        Client { fs, kernel, wire, root: self.world.root() }
+    }
+
+    fn welcome(&self, session: SessionId) -> Welcome {
+        Welcome {
+            session,
+            secret: 0,
+            received: 0,
+            patience_ms: 1_000_000,
+            filesystem: self.world.fs.map().uuid(),
+            subvol: self.world.root().subvol,
+            seed: self.world.fs.map().name_seed(),
+            read_only: false,
+            start: 1,
+        }
+    }
+
+    /// The client's session ends, and it begins another one, in which nobody answers it.
+    fn begin_again(&self, client: &Client) {
+        self.served.end(&client.session());
+        let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
+        let (to_client, _) = crossbeam_channel::unbounded();
+        let session = self.served.begin(id, String::new(), Arc::new(ToPeer(to_client)));
+        *client.wire.session.lock() = session;
+        client.fs.begin_again(&self.welcome(id));
     }
 }
 
@@ -97,20 +116,23 @@ struct ToPeer(crossbeam_channel::Sender<ToClient>);
 impl Peer for ToPeer {
     fn send(&self, message: ToClient) {
         // As bytes and back, as on a wire.
-        let message = ToClient::decode(&message.encode()).expect("what is sent is understood");
+        let bytes = message.encode();
+        assert!(bytes.len() <= PAYLOAD_BYTES_MAX, "{} bytes fit into no frame", bytes.len());
+        let message = ToClient::decode(&bytes).expect("what is sent is understood");
         let _ = self.0.send(message);
     }
 }
 
 struct ToSession {
     served: Arc<Served>,
-    session: Arc<Session>,
+    session: Mutex<Arc<Session>>,
 }
 
 impl Wire for ToSession {
     fn send(&self, message: ToServer) {
         let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
-        self.served.receive(&self.session, message);
+        let session = Arc::clone(&*self.session.lock());
+        self.served.receive(&session, message);
     }
 }
 
@@ -139,7 +161,7 @@ impl Kernel for FakeKernel {
 struct Client {
     fs: Arc<RemoteFs>,
     kernel: Arc<FakeKernel>,
-    session: Arc<Session>,
+    wire: Arc<ToSession>,
     root: FileId,
 }
 
@@ -155,6 +177,10 @@ fn caller() -> Caller {
 }
 
 impl Client {
+    fn session(&self) -> Arc<Session> {
+        Arc::clone(&*self.wire.session.lock())
+    }
+
     /// Runs one request to its answer.
     fn run<T>(&self, request: impl FnOnce(&RemoteFs) -> T) -> T {
         let value = request(&self.fs);
@@ -329,6 +355,46 @@ fn what_a_client_has_open_outlives_its_last_name() {
 }
 
 #[test]
+fn a_new_session_knows_at_once_what_the_client_has_open() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = b.create("file");
+    server.begin_again(&b);
+    a.run(|fs| fs.unlink(&caller(), a.root, b"file")).unwrap();
+    server.world.reap();
+    assert_eq!(server.world.fs.stat(file).unwrap().nlink, 0);
+}
+
+#[test]
+fn a_file_that_is_closed_while_it_is_opened_once_more_stays() {
+    let server = Server::new();
+    let a = server.client();
+    let (peer, messages) = crossbeam_channel::unbounded();
+    let session = server.served.begin(SessionId(1000), String::new(), Arc::new(ToPeer(peer)));
+    let create = |id| {
+        let (name, if_exists) = (b"file".to_vec(), IfExists::Open);
+        let request = OpenRequest { access: Access::EXISTS, truncate: None };
+        let call = Call::Create { parent: a.root, name, permissions: 0o644, if_exists, request };
+        let call = ToServer::Call { id: CallId(id), caller: caller(), call };
+        server.served.receive(&session, call);
+        match messages.recv_timeout(Duration::from_secs(20)) {
+            Ok(ToClient::Answer { result: Ok(Answer::Made(made, _)), .. }) => made.file,
+            other => panic!("{other:?}"),
+        }
+    };
+    let file = create(1);
+    // The client says that it has closed it before it hears that it is open once more.
+    assert_eq!(create(2), file);
+    server.served.receive(&session, ToServer::Closed(file));
+    server.world.fs.unlink(&caller(), a.root, b"file").unwrap();
+    server.world.reap();
+    assert_eq!(server.world.fs.stat(file).unwrap().nlink, 0);
+    server.served.receive(&session, ToServer::Closed(file));
+    server.world.reap();
+    assert!(matches!(server.world.fs.stat(file), Err(Error::Stale)));
+}
+
+#[test]
 fn a_session_that_ends_leaves_nothing_behind() {
     let server = Server::new();
     let (a, b) = (server.client(), server.client());
@@ -346,14 +412,14 @@ fn a_session_that_ends_leaves_nothing_behind() {
     assert!(locked.try_recv().is_err());
     // It does not answer any more.
     b.fs.close();
-    server.served.end(&b.session);
+    server.served.end(&b.session());
     assert!(locked.recv().unwrap());
     a.write(file, WriteAt::Offset(0), b"x");
     let clients = server.served.clients();
     assert_eq!(clients.len(), 1);
     let (leases, waiting) = server.served.leases();
     assert!(waiting.is_empty());
-    assert!(leases.iter().all(|lease| lease.client.0 == a.session.id().0));
+    assert!(leases.iter().all(|lease| lease.client.0 == a.session().id().0));
 }
 
 fn lock_of(file: FileId, strength: Strength) -> Lock {
@@ -382,6 +448,95 @@ fn a_lock_is_waited_for_across_clients_and_can_be_given_up() {
     let (class, owner, range) = (lock.class, lock.owner, lock.range);
     a.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
     ended.recv().unwrap().unwrap();
+}
+
+#[test]
+fn whoever_asks_the_server_without_a_request_of_the_kernel_holds_up_no_revocation() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    // As `gabion status` does, on a thread that handles no requests.
+    b.run(RemoteFs::space).unwrap();
+    let see_and_change = |byte: &[u8]| {
+        b.lookup("file").unwrap();
+        a.write(file, WriteAt::Offset(0), byte);
+    };
+    see_and_change(b"1");
+    // As a lock that was waited for and whose owner is gone.
+    let lock = lock_of(file, Strength::Exclusive);
+    let (class, owner, range) = (lock.class, lock.owner, lock.range);
+    a.run(|fs| fs.lock(lock, Wait::No, Box::new(|result| result.unwrap())));
+    let (told, ended) = crossbeam_channel::bounded(1);
+    let fs = Arc::clone(&b.fs);
+    let end = Box::new(move |result: Result<(), Error>| {
+        result.unwrap();
+        fs.unlock(file, class, owner, range).unwrap();
+        told.send(()).unwrap();
+    });
+    assert!(b.run(|fs| fs.lock(lock, Wait::Yes, end)).is_some());
+    a.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
+    ended.recv().unwrap();
+    see_and_change(b"2");
+}
+
+#[test]
+fn a_lock_that_is_asked_for_while_the_session_ends_is_nobodys() {
+    let world = World::new(16 << 20);
+    let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
+    let served = Served::new(Arc::clone(&world.fs), Box::new(move |job| jobs.send(job).unwrap()));
+    let lock = lock_of(world.root(), Strength::Exclusive);
+    for round in 1..2000 {
+        let (peer, _messages) = crossbeam_channel::unbounded();
+        let session = served.begin(SessionId(round), String::new(), Arc::new(ToPeer(peer)));
+        let call = Call::Lock { lock, wait: Wait::Yes };
+        served.receive(&session, ToServer::Call { id: CallId(1), caller: caller(), call });
+        let job = queue.recv().unwrap();
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                served.run(job);
+            });
+            both.wait();
+            served.end(&session);
+        });
+        assert_eq!(world.fs.locks().held(), [], "in round {round}");
+    }
+}
+
+#[test]
+fn what_is_asked_for_at_once_and_fits_into_no_answer_comes_in_parts() {
+    let server = Server::new();
+    let a = server.client();
+    let value = [7; 4000];
+    let make = |name: &str, attributes: usize| {
+        let file = a.create(name);
+        for number in 0..attributes {
+            let attribute = format!("user.{number}");
+            let (how, bit) = (SetCondition::Always, SetGroupBit::Keep);
+            let set = |fs: &RemoteFs| {
+                fs.set_xattr(&caller(), file, attribute.as_bytes(), &value, how, bit)
+            };
+            a.run(set).unwrap();
+        }
+        file
+    };
+    let files: Vec<FileId> = (0..4).map(|file| make(&format!("file {file}"), 280)).collect();
+    let (peer, messages) = crossbeam_channel::unbounded();
+    let session = server.served.begin(SessionId(1000), String::new(), Arc::new(ToPeer(peer)));
+    let ranges = files.iter().map(|file| KeyRange::attributes(*file)).collect();
+    let call = Call::Acquire { ranges, prefetch: Prefetch::Names };
+    server.served.receive(&session, ToServer::Call { id: CallId(1), caller: caller(), call });
+    let answer = messages.recv_timeout(Duration::from_secs(20));
+    let Ok(ToClient::Answer { result: Ok(_), grants, .. }) = answer else {
+        panic!("it is answered");
+    };
+    assert_eq!(grants.len(), 1);
+    // What does not fit at all is refused.
+    let large = make("large", 600);
+    let b = server.client();
+    assert!(matches!(b.run(|fs| fs.stat(large)), Err(Error::AttributeTooLarge)));
+    assert_eq!(b.run(|fs| fs.stat(files[3])).unwrap().file, files[3]);
 }
 
 /// Each client adds to counters that it reads as a kernel does, keeping what it has read until it

@@ -37,8 +37,9 @@ use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_fs::{Attributes, ROOT};
 use gabion_link::cache::Cache;
 use gabion_link::message::{ToServer, Welcome};
-use gabion_map::FileId;
+use gabion_link::range::KeyRange;
 use gabion_map::map::SpaceReport;
+use gabion_map::{FileId, Kind};
 
 use crate::clock::Clock;
 
@@ -255,13 +256,13 @@ impl RemoteFs {
         kernel.forget_names();
         let mut files: Vec<FileId> = ranges.iter().map(|range| range.file()).collect();
         files.dedup();
-        for file in files {
-            kernel.forget_attributes(file);
-            let has_bytes = |kind| kind == Some(gabion_map::Kind::DATA);
-            if ranges.iter().any(|range| range.file() == file && has_bytes(range.kind())) {
-                self.drop_pages(file, (0, u64::MAX));
-            }
-        }
+        // Pages last: to drop them takes longest.
+        files.iter().for_each(|file| kernel.forget_attributes(*file));
+        let has_bytes = |range: &KeyRange| range.kind() == Some(Kind::DATA);
+        let mut files: Vec<FileId> =
+            ranges.iter().filter(|range| has_bytes(range)).map(KeyRange::file).collect();
+        files.dedup();
+        files.into_iter().for_each(|file| self.drop_pages(file, (0, u64::MAX)));
     }
 
     /// A new session has begun in place of one that the server does not know any more. Calls that

@@ -14,6 +14,8 @@
 //!             3. the kernel drops all pages but those that READs wait for: they hold nothing yet
 //! ```
 //!
+//! When the session has ended, 3 comes alone: what is in flight may get no answer for long.
+//!
 //! A READ that the kernel has begun without our knowledge may stop 3. It gets here, waits, and 3 is
 //! tried again without its pages; the attempt that hangs ends by itself when the READ is through.
 
@@ -169,7 +171,7 @@ impl Pages {
     ) {
         let is_done = Arc::new(Mutex::new(false));
         loop {
-            let pieces = self.without_waiting(file, range);
+            let pieces = self.without_reads(file, range);
             let (this, done) = (Arc::clone(self), Arc::clone(&is_done));
             let (drop_pages, attempt) = (Arc::clone(drop_pages), pieces.clone());
             let run = move || {
@@ -192,7 +194,7 @@ impl Pages {
                     return;
                 }
                 let timed_out = self.changed.wait_for(&mut state, GLANCE).timed_out();
-                if timed_out && !*is_done.lock() && without_waiting(&state, file, range) != pieces {
+                if timed_out && !*is_done.lock() && without_reads(&state, file, range) != pieces {
                     break;
                 }
             }
@@ -212,16 +214,16 @@ impl Pages {
         self.changed.notify_all();
     }
 
-    fn without_waiting(&self, file: FileId, range: Range) -> Vec<Range> {
-        without_waiting(&self.state.lock(), file, range)
+    fn without_reads(&self, file: FileId, range: Range) -> Vec<Range> {
+        without_reads(&self.state.lock(), file, range)
     }
 }
 
 /// The parts of `range` that no READ waits for.
-fn without_waiting(state: &State, file: FileId, range: Range) -> Vec<Range> {
+fn without_reads(state: &State, file: FileId, range: Range) -> Vec<Range> {
     let mut holes: Vec<Range> = match state.files.get(&file) {
         None => Vec::new(),
-        Some(entry) => entry.waiting.values().copied().collect(),
+        Some(entry) => entry.waiting.values().chain(entry.flying.values()).copied().collect(),
     };
     holes.sort_unstable();
     let mut pieces = Vec::new();
@@ -260,10 +262,23 @@ mod tests {
         for (id, range) in (1..).zip(reads) {
             pages.state.lock().files.entry(FILE).or_default().waiting.insert(id, range);
         }
-        let pieces = pages.without_waiting(FILE, (0, 32768));
+        let pieces = pages.without_reads(FILE, (0, 32768));
         assert_eq!(pieces, [(0, 4096), (8192, 16384), (20480, 32768)]);
-        assert_eq!(pages.without_waiting(FILE, (4096, 8192)), []);
-        assert_eq!(pages.without_waiting(FILE, (8192, 12288)), [(8192, 12288)]);
+        assert_eq!(pages.without_reads(FILE, (4096, 8192)), []);
+        assert_eq!(pages.without_reads(FILE, (8192, 12288)), [(8192, 12288)]);
+    }
+
+    #[test]
+    fn a_read_that_nobody_answers_does_not_stop_the_end_of_a_session() {
+        let pages = Arc::new(Pages::default());
+        assert_eq!(pages.begin(FILE, (4096, 8192)), Course::Flying);
+        let (tell, dropped) = mpsc::channel();
+        let drop_pages: Arc<dyn Fn(FileId, Range) + Send + Sync> =
+            Arc::new(move |_, piece| tell.send(piece).unwrap());
+        pages.drop_pages(FILE, (0, u64::MAX), &drop_pages);
+        drop(drop_pages);
+        pages.end_own();
+        assert_eq!(dropped.iter().collect::<Vec<_>>(), [(0, 4096), (8192, u64::MAX)]);
     }
 
     #[test]

@@ -8,12 +8,15 @@ use gabion_node::remote::Kernel;
 /// mount is gone, is as good.
 pub struct NotifiedKernel {
     notifier: Notifier,
+    can_forget_names: bool,
 }
 
 impl NotifiedKernel {
     /// For the mount of `notifier`.
     pub fn new(notifier: Notifier) -> Self {
-        Self { notifier }
+        // Older kernels do not know it (Linux 6.16 does).
+        let can_forget_names = notifier.inc_epoch().is_ok();
+        Self { notifier, can_forget_names }
     }
 }
 
@@ -25,6 +28,10 @@ impl Kernel for NotifiedKernel {
     fn forget_names(&self) {
         // Names are looked up again before their next use; here that costs no message.
         let _ = self.notifier.inc_epoch();
+    }
+
+    fn can_forget_names(&self) -> bool {
+        self.can_forget_names
     }
 
     fn forget_bytes(&self, file: FileId, from: u64, to: u64) {

@@ -250,8 +250,8 @@ impl Filesystem for RemoteFs {
 
     fn is_kept(&self, subject: Kept<'_>) -> bool {
         match subject {
-            Kept::Attributes(file) => self.keeps_attributes(file),
-            Kept::Name { dir, name } => self.keeps_name(dir, name),
+            Kept::Attributes(file) => self.can_forget_attributes() && self.keeps_attributes(file),
+            Kept::Name { dir, name } => self.can_forget_names() && self.keeps_name(dir, name),
         }
     }
 

@@ -65,6 +65,9 @@ pub trait Kernel: Send + Sync {
     /// Names are no longer true. Does not wait.
     fn forget_names(&self);
 
+    /// Whether [`Kernel::forget_names`] can be relied on. Where not, the kernel keeps no names.
+    fn can_forget_names(&self) -> bool;
+
     /// The bytes `from..to` are no longer true. Waits for READs of them.
     fn forget_bytes(&self, file: FileId, from: u64, to: u64);
 }
@@ -161,9 +164,18 @@ impl RemoteFs {
         }
     }
 
-    /// Whose caches have to be kept true from now on.
+    /// Whose caches have to be kept true from now on. Before, nothing is kept there.
     pub fn set_kernel(&self, kernel: Arc<dyn Kernel>) {
         *self.kernel.lock() = Some(kernel);
+    }
+
+    /// Whether there is a kernel that forgets attributes when it is told.
+    fn can_forget_attributes(&self) -> bool {
+        self.kernel.lock().is_some()
+    }
+
+    fn can_forget_names(&self) -> bool {
+        self.kernel.lock().as_ref().is_some_and(|kernel| kernel.can_forget_names())
     }
 
     /// The root directory.

@@ -2,7 +2,7 @@
 //! how many messages it takes.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
 use gabion_node::served::{Job, Peer, Served, Session};
+use gabion_node::{Filesystem, Kept};
 
 use crate::world::{TestClock, World};
 
@@ -141,6 +142,7 @@ impl Wire for ToSession {
 struct FakeKernel {
     attributes: Mutex<BTreeSet<FileId>>,
     names: AtomicU64,
+    is_old: AtomicBool,
     bytes: Mutex<Vec<(FileId, u64, u64)>>,
 }
 
@@ -151,6 +153,10 @@ impl Kernel for FakeKernel {
 
     fn forget_names(&self) {
         self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn can_forget_names(&self) -> bool {
+        !self.is_old.load(Ordering::Relaxed)
     }
 
     fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
@@ -276,6 +282,19 @@ fn what_is_known_costs_no_message_until_somebody_changes_it() {
     a.create("another");
     assert_eq!(b.kernel.names.load(Ordering::Relaxed), told + 1);
     assert_eq!(b.calls(|b| b.lookup("file").unwrap()).1, 0);
+}
+
+#[test]
+fn a_kernel_that_cannot_forget_names_keeps_none() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    let (attributes, name) =
+        (Kept::Attributes(file), Kept::Name { dir: client.root, name: b"file" });
+    let kept = || [attributes, name].map(|kept| client.run(|fs| Filesystem::is_kept(fs, kept)));
+    assert_eq!(kept(), [true, true]);
+    client.kernel.is_old.store(true, Ordering::Relaxed);
+    assert_eq!(kept(), [true, false]);
 }
 
 #[test]

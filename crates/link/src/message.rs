@@ -213,6 +213,19 @@ pub enum Call {
 }
 
 impl Call {
+    /// Whether it may change what others have leases on, or what they have locked.
+    pub fn changes(&self) -> bool {
+        !matches!(
+            self,
+            Self::Acquire { .. }
+                | Self::Read { .. }
+                | Self::Seek { .. }
+                | Self::Sync { .. }
+                | Self::Space
+                | Self::TestLock { .. }
+        )
+    }
+
     /// The objects that it names.
     pub fn files(&self) -> Vec<FileId> {
         match self {

@@ -152,6 +152,12 @@ fn clash(one: LockMode, other: LockMode) -> bool {
 }
 
 impl LeaseTable {
+    /// An empty table whose revocations are numbered from `first` on: those of an earlier table may
+    /// still be answered.
+    pub fn from(first: RevokeId) -> Self {
+        Self { revokes: first.0, ..Self::default() }
+    }
+
     /// Holds `range` for the request, unless somebody stands against that. A request's first hold
     /// makes it known.
     pub fn try_hold(&mut self, id: RequestId, client: ClientId, want: Want) -> bool {

@@ -1,6 +1,7 @@
 //! `gabion serve`: lets other machines mount a filesystem, until it is asked to stop.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::failure::{Exit, Failure, Result, chain};
 use crate::frugality::{self, Keep};
 use crate::link::{LinkServer, ServeOptions};
 use crate::options::{Access, Settings};
+use crate::places;
 use crate::print;
 use crate::serve::{Storage, open_fs};
 use crate::volumes::Place;
@@ -42,7 +44,9 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let fs = open_fs(storage.disk(), &settings).map_err(|error| cannot(&error))?;
     let fs = Arc::new(fs);
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;
-    let options = ServeOptions { patience: Duration::from_secs(args.session_seconds) };
+    let patience = Duration::from_secs(args.session_seconds);
+    let marker = marker(&fs).map_err(|error| cannot(&error))?;
+    let options = ServeOptions { patience, marker };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
     let control = clients::start(&place, &fs, server.sessions(), server.address());
@@ -60,6 +64,13 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let closed = fs.close();
     storage.close().map_err(|error| cannot(&error))?;
     closed.map_err(|error| cannot(&error))
+}
+
+/// The file that tells the next start of sessions.
+fn marker(fs: &LocalFs) -> std::io::Result<PathBuf> {
+    let folder = places::state()?.join("served");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder.join(fs.map().uuid().to_string()))
 }
 
 /// Listens, if that is not forbidden.

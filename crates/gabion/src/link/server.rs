@@ -1,8 +1,10 @@
 //! The server's side: connections, workers, and the end of sessions that fell silent.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufReader};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -25,19 +27,61 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(2);
 /// How often it is looked for sessions that fell silent.
 const GLANCE: Duration = Duration::from_millis(250);
+/// The longest time after which silence ends a session.
+const SESSION_MAX: Duration = Duration::from_secs(600);
 /// Sessions at the same time.
 const SESSIONS_MAX: usize = 4096;
 
 /// What can be chosen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// After how much silence a session ends.
     pub patience: Duration,
+    /// The file that says that there are sessions, for the next start.
+    pub marker: PathBuf,
 }
 
-impl Default for ServeOptions {
-    fn default() -> Self {
-        Self { patience: Duration::from_secs(10) }
+/// What the marker file says, and why it may have to go on saying so.
+struct Marker {
+    is_there: bool,
+    /// When a session was ended last whose client may not have known: it may live by its own clock.
+    cut: Option<Instant>,
+}
+
+/// The time after a start in which clients of the start before may still answer from what they have
+/// cached, because their sessions have not ended by their own clocks. Nothing is changed in it.
+struct Grace {
+    jobs: crossbeam_channel::Sender<Job>,
+    /// When it ends, with what waits for that; nothing when it has ended.
+    state: Mutex<Option<(Instant, Vec<Job>)>>,
+}
+
+impl Grace {
+    /// Lasts as long as the sessions of which `marker` tells; without one there were none.
+    fn begin(marker: &Path, jobs: crossbeam_channel::Sender<Job>) -> Self {
+        let patience = match fs::read_to_string(marker) {
+            Ok(text) => Some(text.trim().parse().map_or(SESSION_MAX, Duration::from_millis)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => Some(SESSION_MAX),
+        };
+        let ends = patience.map(|patience| Instant::now() + patience + MARGIN);
+        Self { jobs, state: Mutex::new(ends.map(|ends| (ends, Vec::new()))) }
+    }
+
+    fn queue(&self, job: Job) {
+        let mut state = self.state.lock();
+        match &mut *state {
+            Some((_, waiting)) if job.changes() => waiting.push(job),
+            // At the end nobody runs it, and nobody waits for it.
+            _ => drop(self.jobs.send(job)),
+        }
+    }
+
+    fn end_if_due(&self) {
+        let mut state = self.state.lock();
+        if let Some((_, waiting)) = state.take_if(|(ends, _)| Instant::now() >= *ends) {
+            waiting.into_iter().for_each(|job| drop(self.jobs.send(job)));
+        }
     }
 }
 
@@ -66,6 +110,8 @@ struct Shared {
     served: Arc<Served>,
     options: ServeOptions,
     start: u64,
+    grace: Arc<Grace>,
+    marker: Mutex<Marker>,
     links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
     is_ending: AtomicBool,
 }
@@ -87,19 +133,17 @@ impl LinkServer {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
-        let sender = jobs.clone();
-        let served = Served::new(
-            fs,
-            Box::new(move |job| {
-                // At the end nobody runs it, and nobody waits for it.
-                let _ = sender.send(job);
-            }),
-        );
-        let served = Arc::new(served);
+        let start = draw();
+        let has_marker = options.marker.exists();
+        let grace = Arc::new(Grace::begin(&options.marker, jobs.clone()));
+        let queued = Arc::clone(&grace);
+        let served = Arc::new(Served::new(fs, start, Box::new(move |job| queued.queue(job))));
         let shared = Arc::new(Shared {
             served: Arc::clone(&served),
             options,
-            start: draw(),
+            start,
+            grace,
+            marker: Mutex::new(Marker { is_there: has_marker, cut: Some(Instant::now()) }),
             links: Mutex::default(),
             is_ending: AtomicBool::new(false),
         });
@@ -153,6 +197,7 @@ impl Sessions {
     pub fn evict(&self, id: SessionId) -> bool {
         let Some(link) = self.0.links.lock().remove(&id) else { return false };
         eprintln!("gabion: the client {}: evicted by a command", link.session.name());
+        self.0.marker.lock().cut = Some(Instant::now());
         self.0.end(&link);
         true
     }
@@ -167,6 +212,7 @@ impl Drop for LinkServer {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        self.shared.unmark();
         let links = std::mem::take(&mut *self.shared.links.lock());
         for link in links.values() {
             self.shared.end(link);
@@ -195,6 +241,8 @@ impl Shared {
     fn keep_sessions(&self) {
         while !self.is_ending.load(Ordering::Acquire) {
             thread::sleep(GLANCE);
+            self.grace.end_if_due();
+            self.unmark();
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
                 let mut owing = link.owing.lock();
@@ -213,9 +261,39 @@ impl Shared {
                     drop(links);
                     let why = if is_silent { "is silent" } else { "does not give back leases" };
                     eprintln!("gabion: the client {} {why}: evicted", link.session.name());
+                    if is_stubborn {
+                        self.marker.lock().cut = Some(Instant::now());
+                    }
                     self.end(&link);
                 }
             }
+        }
+    }
+
+    /// Makes sure that the next start knows of sessions, before the first one begins.
+    fn mark(&self) -> io::Result<()> {
+        let mut marker = self.marker.lock();
+        if marker.is_there {
+            return Ok(());
+        }
+        let mut file = File::create(&self.options.marker)?;
+        writeln!(file, "{}", self.options.patience.as_millis())?;
+        file.sync_all()?;
+        if let Some(folder) = self.options.marker.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        marker.is_there = true;
+        Ok(())
+    }
+
+    /// Takes the marker away when nobody is left who could believe in a session.
+    fn unmark(&self) {
+        let links = self.links.lock();
+        let mut marker = self.marker.lock();
+        let patience = self.options.patience + MARGIN;
+        let is_quiet = marker.cut.is_none_or(|cut| cut.elapsed() > patience);
+        if marker.is_there && links.is_empty() && is_quiet {
+            marker.is_there = fs::remove_file(&self.options.marker).is_err();
         }
     }
 
@@ -330,6 +408,7 @@ impl Shared {
         if links.len() >= SESSIONS_MAX {
             return Err(refuse(connection, RefusalReason::Busy, "too many clients"));
         }
+        self.mark()?;
         let pipe = Pipe::new();
         let session = self.served.begin(id, name, Arc::new(Outbox(Arc::clone(&pipe))));
         let link = Arc::new(Link {

@@ -330,6 +330,31 @@ fn a_server_that_is_killed_and_comes_back_is_used_again() {
     shared.finish(&["a", "b"]);
 }
 
+/// A server that starts again has forgotten who has leases. Whoever has not come back yet shows
+/// what it has cached, until its session has ended by its own clock.
+#[test]
+fn nothing_is_changed_after_a_start_while_others_may_still_show_what_was() {
+    let Some(mut shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("file"), "old").unwrap();
+    File::open(a.join("file")).unwrap().sync_all().unwrap();
+    assert_eq!(b.join("file").metadata().unwrap().len(), 3);
+    // This one does not notice the restart for a while.
+    let text = shared.folder.gabion(&["status", "--json", "b"]).succeeded();
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let pid = status["mount"]["pid"].as_i64().unwrap() as i32;
+    let daemon = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(daemon, Signal::STOP).unwrap();
+    shared.restart();
+    let began = Instant::now();
+    fs::write(a.join("file"), "newer").unwrap();
+    // Its session lasts 3 s by its clock, and a margin of 2 s is added to that.
+    assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    rustix::process::kill_process(daemon, Signal::CONT).unwrap();
+    assert_eq!(fs::read_to_string(b.join("file")).unwrap(), "newer");
+    shared.finish(&["a", "b"]);
+}
+
 #[test]
 fn a_client_that_is_killed_holds_nobody_up_for_longer_than_its_session() {
     let Some(shared) = Shared::new() else { return };

@@ -364,12 +364,16 @@ impl RemoteFs {
         lease: ReadLease,
     ) -> Result<usize> {
         let length = into.len() as u32;
-        match self.call(caller, Call::Read { file, offset, length, lease })? {
-            Answer::Bytes(bytes) if bytes.len() <= into.len() => {
-                into[..bytes.len()].copy_from_slice(&bytes);
-                Ok(bytes.len())
+        loop {
+            match self.call(caller, Call::Read { file, offset, length, lease })? {
+                // It came after the session's end: nobody would tell the kernel to drop it.
+                Answer::Bytes(_) if lease != ReadLease::None && !self.is_alive() => {}
+                Answer::Bytes(bytes) if bytes.len() <= into.len() => {
+                    into[..bytes.len()].copy_from_slice(&bytes);
+                    return Ok(bytes.len());
+                }
+                _ => return Err(nonsense()),
             }
-            _ => Err(nonsense()),
         }
     }
 
@@ -384,7 +388,10 @@ impl RemoteFs {
     ) -> Result<Written> {
         let bytes = payload.bytes().to_vec();
         self.unsynced.written(file);
-        match self.call(caller, Call::Write { file, at, privileges, bytes })? {
+        let answer = self.call(caller, Call::Write { file, at, privileges, bytes })?;
+        // A sync that was under way may not have it.
+        self.unsynced.written(file);
+        match answer {
             Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
             _ => Err(nonsense()),
         }
@@ -436,8 +443,15 @@ impl RemoteFs {
     }
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
-        self.done(&Caller::superuser(), Call::Sync { file })?;
-        self.unsynced.synced(file);
+        let start = self.life.lock().start;
+        let marks = self.unsynced.take(file);
+        let synced = self.done(&Caller::superuser(), Call::Sync { file });
+        // A server that has started again has synced what it has, not what was written before.
+        let is_lost = self.life.lock().start != start;
+        if is_lost || synced.is_err() {
+            self.unsynced.put_back(marks, is_lost);
+        }
+        synced?;
         match self.unsynced.take_lost(file) {
             true => Err(written_off()),
             false => Ok(()),

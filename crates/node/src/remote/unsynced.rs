@@ -19,7 +19,7 @@ use gabion_map::FileId;
 const FILES_MAX: usize = 65_536;
 
 #[derive(Default)]
-struct Files {
+pub(super) struct Files {
     some: BTreeSet<FileId>,
     /// All, but for those in `spared`.
     are_all: bool,
@@ -47,6 +47,14 @@ impl Files {
     }
 }
 
+/// What is being made durable.
+pub(super) enum Marks {
+    /// This file, if anything was known against it.
+    One(Option<FileId>),
+    /// All that were known.
+    All(Files),
+}
+
 /// What is known of files that were written.
 #[derive(Default)]
 pub(super) struct Unsynced {
@@ -60,12 +68,23 @@ impl Unsynced {
         self.unsynced.lock().insert(file);
     }
 
-    /// Everything of the file, or of all files, is durable.
-    pub(super) fn synced(&self, file: Option<FileId>) {
+    /// The file, or all files, are about to be made durable. Whoever writes from now on says so
+    /// anew, before and after.
+    pub(super) fn take(&self, file: Option<FileId>) -> Marks {
         let mut unsynced = self.unsynced.lock();
         match file {
-            Some(file) => drop(unsynced.remove(file)),
-            None => *unsynced = Files::default(),
+            Some(file) => Marks::One(unsynced.remove(file).then_some(file)),
+            None => Marks::All(std::mem::take(&mut unsynced)),
+        }
+    }
+
+    /// They were not made durable, and may be lost already.
+    pub(super) fn put_back(&self, marks: Marks, is_lost: bool) {
+        let mut into = if is_lost { self.lost.lock() } else { self.unsynced.lock() };
+        match marks {
+            Marks::One(file) => file.into_iter().for_each(|file| into.insert(file)),
+            Marks::All(files) if files.are_all => *into = files,
+            Marks::All(files) => files.some.into_iter().for_each(|file| into.insert(file)),
         }
     }
 
@@ -109,7 +128,10 @@ mod tests {
         for number in 1..4 {
             unsynced.written(file(number));
         }
-        unsynced.synced(Some(file(2)));
+        drop(unsynced.take(Some(file(2))));
+        // A sync that fails leaves what was known.
+        let marks = unsynced.take(Some(file(3)));
+        unsynced.put_back(marks, false);
         unsynced.lose();
         unsynced.written(file(4));
         let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
@@ -123,7 +145,7 @@ mod tests {
         for number in 0..=FILES_MAX as u64 {
             unsynced.written(file(number));
         }
-        unsynced.synced(Some(file(5)));
+        drop(unsynced.take(Some(file(5))));
         unsynced.lose();
         assert!(!unsynced.take_lost(Some(file(5))));
         assert!(unsynced.take_lost(Some(file(1_000_000))));

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use gabion_link::table::{Action, LeaseTable, RequestId, Want};
+use gabion_link::table::{Action, LeaseTable, RequestId, RevokeId, Want};
 
 use super::Job;
 
 /// Who may touch what, and whose turn comes later.
-#[derive(Default)]
 pub(crate) struct Grants {
     pub(crate) table: LeaseTable,
     parked: BTreeMap<RequestId, Job>,
@@ -23,6 +22,11 @@ pub(crate) struct Due {
 }
 
 impl Grants {
+    /// With an empty table whose revocations are numbered from `first` on.
+    pub(crate) fn from(first: RevokeId) -> Self {
+        Self { table: LeaseTable::from(first), parked: BTreeMap::new() }
+    }
+
     /// Lets a call wait for `wants`.
     pub(crate) fn park(&mut self, job: Job, wants: &[Want]) -> Due {
         let (request, client) = (job.request, job.client());

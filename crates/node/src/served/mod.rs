@@ -32,7 +32,7 @@ use gabion_base::sync::{Mutex, RwLock};
 use gabion_fs::{Caller, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
 use gabion_link::range::KeyRange;
-use gabion_link::table::{Action, ClientId, Lease, RequestId, Want};
+use gabion_link::table::{Action, ClientId, Lease, RequestId, RevokeId, Want};
 use gabion_map::{FileId, Key, Value};
 
 use crate::local::LocalFs;
@@ -50,6 +50,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether it may change what clients have leases on, or what they have locked.
+    pub fn changes(&self) -> bool {
+        self.call.changes()
+    }
+
     fn client(&self) -> ClientId {
         ClientId(self.session.id.0)
     }
@@ -97,10 +102,11 @@ pub struct ClientStatus {
 
 impl Served {
     /// Serves `fs`. Whatever `queue` gets is to be run by [`Served::run`].
-    pub fn new(fs: Arc<LocalFs>, queue: Queue) -> Self {
+    /// `start` is drawn for each start of the server.
+    pub fn new(fs: Arc<LocalFs>, start: u64, queue: Queue) -> Self {
         Self {
             fs,
-            grants: Mutex::default(),
+            grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
             queue,

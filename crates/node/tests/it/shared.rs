@@ -39,7 +39,7 @@ impl Server {
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let sender = jobs.clone();
         let fs = Arc::clone(&world.fs);
-        let served = Served::new(fs, Box::new(move |job| drop(sender.send(job))));
+        let served = Served::new(fs, 1, Box::new(move |job| drop(sender.send(job))));
         let served = Arc::new(served);
         for _ in 0..4 {
             let (served, queue) = (Arc::downgrade(&served), queue.clone());
@@ -502,7 +502,8 @@ fn whoever_asks_the_server_without_a_request_of_the_kernel_holds_up_no_revocatio
 fn a_lock_that_is_asked_for_while_the_session_ends_is_nobodys() {
     let world = World::new(16 << 20);
     let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
-    let served = Served::new(Arc::clone(&world.fs), Box::new(move |job| jobs.send(job).unwrap()));
+    let served =
+        Served::new(Arc::clone(&world.fs), 1, Box::new(move |job| jobs.send(job).unwrap()));
     let lock = lock_of(world.root(), Strength::Exclusive);
     for round in 1..2000 {
         let (peer, _messages) = crossbeam_channel::unbounded();

@@ -44,8 +44,20 @@ pub struct ServeOptions {
 /// What the marker file says, and why it may have to go on saying so.
 struct Marker {
     is_there: bool,
+    /// The longest time that a session may live without being heard of, as the file has it.
+    patience: Duration,
     /// When a session was ended last whose client may not have known: it may live by its own clock.
     cut: Option<Instant>,
+}
+
+/// How long sessions of an earlier start may live without being heard of, if there may be any. What
+/// cannot be read may say anything.
+fn told_by(marker: &Path) -> Option<Duration> {
+    match fs::read_to_string(marker) {
+        Ok(text) => Some(text.trim().parse().map_or(SESSION_MAX, Duration::from_millis)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(SESSION_MAX),
+    }
 }
 
 /// The time after a start in which clients of the start before may still answer from what they have
@@ -57,13 +69,8 @@ struct Grace {
 }
 
 impl Grace {
-    /// Lasts as long as the sessions of which `marker` tells; without one there were none.
-    fn begin(marker: &Path, jobs: crossbeam_channel::Sender<Job>) -> Self {
-        let patience = match fs::read_to_string(marker) {
-            Ok(text) => Some(text.trim().parse().map_or(SESSION_MAX, Duration::from_millis)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(_) => Some(SESSION_MAX),
-        };
+    /// Lasts until sessions that are heard of for the last time now have ended.
+    fn begin(patience: Option<Duration>, jobs: crossbeam_channel::Sender<Job>) -> Self {
         let ends = patience.map(|patience| Instant::now() + patience + MARGIN);
         Self { jobs, state: Mutex::new(ends.map(|ends| (ends, Vec::new()))) }
     }
@@ -134,8 +141,13 @@ impl LinkServer {
         let address = listener.local_addr()?;
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let start = draw();
-        let has_marker = options.marker.exists();
-        let grace = Arc::new(Grace::begin(&options.marker, jobs.clone()));
+        let before = told_by(&options.marker);
+        let grace = Arc::new(Grace::begin(before, jobs.clone()));
+        let marker = Marker {
+            is_there: before.is_some(),
+            patience: before.unwrap_or_default(),
+            cut: Some(Instant::now()),
+        };
         let queued = Arc::clone(&grace);
         let served = Arc::new(Served::new(fs, start, Box::new(move |job| queued.queue(job))));
         let shared = Arc::new(Shared {
@@ -143,7 +155,7 @@ impl LinkServer {
             options,
             start,
             grace,
-            marker: Mutex::new(Marker { is_there: has_marker, cut: Some(Instant::now()) }),
+            marker: Mutex::new(marker),
             links: Mutex::default(),
             is_ending: AtomicBool::new(false),
         });
@@ -273,11 +285,13 @@ impl Shared {
     /// Makes sure that the next start knows of sessions, before the first one begins.
     fn mark(&self) -> io::Result<()> {
         let mut marker = self.marker.lock();
-        if marker.is_there {
+        if marker.is_there && marker.patience >= self.options.patience {
             return Ok(());
         }
+        // Sessions of an earlier start may have been promised more.
+        marker.patience = marker.patience.max(self.options.patience);
         let mut file = File::create(&self.options.marker)?;
-        writeln!(file, "{}", self.options.patience.as_millis())?;
+        writeln!(file, "{}", marker.patience.as_millis())?;
         file.sync_all()?;
         if let Some(folder) = self.options.marker.parent() {
             File::open(folder)?.sync_all()?;
@@ -290,10 +304,11 @@ impl Shared {
     fn unmark(&self) {
         let links = self.links.lock();
         let mut marker = self.marker.lock();
-        let patience = self.options.patience + MARGIN;
+        let patience = marker.patience + MARGIN;
         let is_quiet = marker.cut.is_none_or(|cut| cut.elapsed() > patience);
         if marker.is_there && links.is_empty() && is_quiet {
             marker.is_there = fs::remove_file(&self.options.marker).is_err();
+            marker.patience = Duration::ZERO;
         }
     }
 

@@ -15,7 +15,7 @@ use gabion_host::random;
 use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::{FrameKind, Header, encode_frame};
 use gabion_node::LocalFs;
-use gabion_node::served::{Job, Peer, REVOKE_PATIENCE, Served, Session};
+use gabion_node::served::{Job, Peer, Served, Session};
 
 use super::pipe::{Pipe, read_frame};
 
@@ -25,6 +25,8 @@ const WORKERS: usize = 8;
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 /// By how much the server is more patient than it told the client.
 const MARGIN: Duration = Duration::from_secs(2);
+/// How long a client may take to give back what was revoked before it is taken for gone.
+const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is looked for sessions that fell silent.
 const GLANCE: Duration = Duration::from_millis(250);
 /// The longest time after which silence ends a session.

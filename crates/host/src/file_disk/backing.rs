@@ -34,6 +34,8 @@ use crate::sys::{os_error, retried};
 const BLKDISCARD: libc::Ioctl = libc::_IO(0x12, 119);
 /// `BLKZEROOUT` of `linux/fs.h`.
 const BLKZEROOUT: libc::Ioctl = libc::_IO(0x12, 127);
+/// `BLKGETSIZE64` of `linux/fs.h`.
+const BLKGETSIZE64: libc::Ioctl = libc::_IOR::<libc::size_t>(0x12, 114);
 /// How much is written at once where zeros have to be written.
 const ZEROES_BLOCKS: u64 = 256;
 
@@ -79,6 +81,25 @@ pub(super) struct Backing {
 impl Backing {
     pub(super) fn blocks(&self) -> u64 {
         self.bytes.load(Ordering::Acquire) / BLOCK_SIZE as u64
+    }
+
+    /// See [`super::FileDisk::measure`].
+    pub(super) fn measure(&self) -> io::Result<()> {
+        let bytes = length(&self.file, self.kind)?;
+        self.bytes.fetch_max(bytes, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// See [`super::FileDisk::lengthen`].
+    pub(super) fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        if self.kind == Kind::Device {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if length(&self.file, Kind::Image)? < bytes {
+            self.file.set_len(bytes)?;
+            self.file.sync_all()?;
+        }
+        self.measure()
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -289,4 +310,19 @@ impl Backing {
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     let errno = error.raw_os_error().unwrap_or(0);
     [libc::EOPNOTSUPP, libc::ENOSYS, libc::ENOTTY].contains(&errno)
+}
+
+/// Length in bytes.
+pub(super) fn length(file: &File, kind: Kind) -> io::Result<u64> {
+    match kind {
+        Kind::Image => file.metadata().map(|metadata| metadata.len()),
+        Kind::Device => device_bytes(file),
+    }
+}
+
+fn device_bytes(file: &File) -> io::Result<u64> {
+    let mut bytes = 0_u64;
+    // SAFETY: the command writes one u64 to the pointer.
+    retried(|| unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &mut bytes) })?;
+    Ok(bytes)
 }

@@ -19,119 +19,30 @@
 mod backing;
 mod holes;
 mod lock;
+mod opening;
 mod ring;
 mod transfer;
 mod workers;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::{fmt, process, thread};
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::buffer::{BlockSlice, Blocks};
+use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Extent, Ticket, Zeroing};
 use gabion_base::ids::BlockAddr;
-use thiserror::Error;
 
 pub use self::backing::{Access, Kind};
 use self::backing::{Backing, Permission};
 pub use self::lock::Holder;
-use self::lock::Sharing;
+pub use self::opening::{Claim, OpenError, OpenMode, OpenOptions, Submission, create_image};
 use self::ring::Ring;
 use self::workers::Workers;
 use crate::signature::{self, Signature};
-use crate::sys::retried;
-
-/// `BLKGETSIZE64` of `linux/fs.h`.
-const BLKGETSIZE64: libc::Ioctl = libc::_IOR::<libc::size_t>(0x12, 114);
-
-/// What a disk is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenMode {
-    /// To write. Nobody else may have it open in this mode or in [`OpenMode::ReadOnly`].
-    ReadWrite,
-    /// To read what nobody changes: there may be other readers, but no writer.
-    ReadOnly,
-    /// To look at it whatever others do, without a lock. What is read may change at any time.
-    ReadOnlyShared,
-}
-
-/// Whether a writer of a block device keeps everybody else from claiming it, with `O_EXCL`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// Kernel filesystems, swap, LVM and RAID are kept out while it is open, and keep us out.
-    Exclusive,
-    /// Only the advisory lock is taken. Needed if the kernel shall mount with this device's name.
-    Shared,
-}
-
-/// How submitted requests are carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Submission {
-    /// By io_uring where there is one, else by threads.
-    Best,
-    /// By threads.
-    Threads,
-}
-
-/// How to open a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenOptions {
-    /// To read or to write.
-    pub mode: OpenMode,
-    /// For a block device that is opened to write.
-    pub claim: Claim,
-    /// For submitted requests.
-    pub submission: Submission,
-}
-
-impl OpenOptions {
-    /// What is right nearly always.
-    pub fn new(mode: OpenMode) -> Self {
-        Self { mode, claim: Claim::Exclusive, submission: Submission::Best }
-    }
-}
-
-/// Why a disk cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Another process, or the kernel, has it open in a way that conflicts.
-    #[error("{} is in use by {}", path.display(), holder_text(holder.as_ref()))]
-    InUse {
-        /// The file or device.
-        path: PathBuf,
-        /// Who that is, as far as can be seen.
-        holder: Option<Holder>,
-    },
-    /// It is a directory, a terminal, or something else without blocks.
-    #[error("{} is neither a regular file nor a block device", path.display())]
-    NotADisk {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The system says no.
-    #[error("cannot {operation} {}: {source}", path.display())]
-    Io {
-        /// "create", "open", "lock" or "measure".
-        operation: &'static str,
-        /// The file or device.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
-fn holder_text(holder: Option<&Holder>) -> String {
-    match holder {
-        Some(holder) => holder.to_string(),
-        None => "another process or the kernel (mounted, swap, LVM or RAID)".to_owned(),
-    }
-}
 
 /// An image file or block device that is open.
 pub struct FileDisk {
@@ -150,45 +61,11 @@ impl FileDisk {
 
     /// Opens what is at `path`.
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Self, OpenError> {
-        let failed =
-            |operation| move |source| OpenError::Io { operation, path: path.to_owned(), source };
-        let kind = kind_of(&fs::metadata(path).map_err(failed("open"))?)
-            .ok_or_else(|| OpenError::NotADisk { path: path.to_owned() })?;
-        let (file, access) = open_file(path, kind, options)?;
-        let metadata = file.metadata().map_err(failed("open"))?;
-        if kind_of(&metadata) != Some(kind) {
-            return Err(OpenError::NotADisk { path: path.to_owned() });
-        }
-        let sharing = match options.mode {
-            OpenMode::ReadWrite => Some(Sharing::Exclusive),
-            OpenMode::ReadOnly => Some(Sharing::Shared),
-            OpenMode::ReadOnlyShared => None,
-        };
-        if let Some(sharing) = sharing {
-            lock::lock(&file, sharing).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => in_use(path),
-                _ => failed("lock")(error),
-            })?;
-        }
-        let bytes = AtomicU64::new(length(&file, kind).map_err(failed("measure"))?);
-        let permission = match options.mode {
-            OpenMode::ReadWrite => Permission::ReadWrite,
-            OpenMode::ReadOnly | OpenMode::ReadOnlyShared => Permission::ReadOnly,
-        };
-        let backing = Backing {
-            access: settle_access(&file, access).map_err(failed("open"))?,
-            file,
-            name: path.to_string_lossy().into(),
-            kind,
-            permission,
-            bytes,
-            dsync_refused: AtomicBool::new(false),
-        };
         Ok(Self {
             ring: OnceLock::new(),
             workers: OnceLock::new(),
             submission: options.submission,
-            backing: Arc::new(backing),
+            backing: Arc::new(opening::open(path, options)?),
         })
     }
 
@@ -210,22 +87,13 @@ impl FileDisk {
     /// Looks how long the file or device is by now. From now on all of it can be used; if it has
     /// become shorter the length stays, as what is missing reads as zeros or fails.
     pub fn measure(&self) -> io::Result<()> {
-        let bytes = length(&self.backing.file, self.backing.kind)?;
-        self.backing.bytes.fetch_max(bytes, Ordering::AcqRel);
-        Ok(())
+        self.backing.measure()
     }
 
     /// Makes an image at least `bytes` bytes long, sparsely and durably. Fails for a device, which
     /// has the length that it has.
     pub fn lengthen(&self, bytes: u64) -> io::Result<()> {
-        if self.backing.kind == Kind::Device {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        if length(&self.backing.file, Kind::Image)? < bytes {
-            self.backing.file.set_len(bytes)?;
-            self.backing.file.sync_all()?;
-        }
-        self.measure()
+        self.backing.lengthen(bytes)
     }
 
     /// One line for people: what this is, and how it is read and written.
@@ -369,99 +237,6 @@ impl fmt::Debug for FileDisk {
     }
 }
 
-/// Makes a sparse image of `bytes` bytes that only its owner may read. Fails if `path` exists.
-pub fn create_image(path: &Path, bytes: u64) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Io { operation: "create", path: path.to_owned(), source };
-    let mut options = File::options();
-    let options = options.write(true).create_new(true).mode(0o600);
-    let file = options.open(path).map_err(failed)?;
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let sized = file.set_len(bytes).and_then(|()| file.sync_all());
-    // The folder, too, so that the image itself is not lost in a crash.
-    sized.and_then(|()| File::open(folder)?.sync_all()).map_err(|error| {
-        // What was made is of no use, and the reason why is what counts.
-        let _ = fs::remove_file(path);
-        failed(error)
-    })
-}
-
-fn kind_of(metadata: &fs::Metadata) -> Option<Kind> {
-    let file_type = metadata.file_type();
-    if file_type.is_file() {
-        Some(Kind::Image)
-    } else if file_type.is_block_device() {
-        Some(Kind::Device)
-    } else {
-        None
-    }
-}
-
-/// Opens for direct I/O, or without where that is refused.
-fn open_file(path: &Path, kind: Kind, options: OpenOptions) -> Result<(File, Access), OpenError> {
-    let writes = options.mode == OpenMode::ReadWrite;
-    let claims = writes && kind == Kind::Device && options.claim == Claim::Exclusive;
-    let claim = if claims { libc::O_EXCL } else { 0 };
-    let open = |flags| File::options().read(true).write(writes).custom_flags(flags).open(path);
-    let opened = match open(libc::O_DIRECT | claim) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            open(claim).map(|file| (file, Access::Buffered))
-        }
-        opened => opened.map(|file| (file, Access::Direct)),
-    };
-    opened.map_err(|source| match source.raw_os_error() {
-        Some(libc::EBUSY) => in_use(path),
-        _ => OpenError::Io { operation: "open", path: path.to_owned(), source },
-    })
-}
-
-fn in_use(path: &Path) -> OpenError {
-    let holder = fs::metadata(path).ok().and_then(|metadata| lock::holder(&metadata));
-    OpenError::InUse { path: path.to_owned(), holder }
-}
-
-/// Some filesystems accept the flag for direct I/O and refuse the first read of a block, or want
-/// larger units than ours: then the flag is taken back.
-fn settle_access(file: &File, opened: Access) -> io::Result<Access> {
-    if opened == Access::Buffered {
-        return Ok(Access::Buffered);
-    }
-    let mut probe = Blocks::zeroed(1);
-    let probe = probe.bytes_mut();
-    let fd = file.as_raw_fd();
-    // The second block, as the first is aligned to everything.
-    let offset = BLOCK_SIZE as i64;
-    // SAFETY: the pointer and the length describe `probe`.
-    let read =
-        retried(|| unsafe { libc::pread(fd, probe.as_mut_ptr().cast(), probe.len(), offset) });
-    match read {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        // Any other failure is for whoever reads there.
-        _ => return Ok(Access::Direct),
-    }
-    // SAFETY: takes no pointers.
-    let flags = retried(|| unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
-    // SAFETY: takes no pointers.
-    retried(|| unsafe { libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_DIRECT) })?;
-    Ok(Access::Buffered)
-}
-
-fn length(file: &File, kind: Kind) -> io::Result<u64> {
-    match kind {
-        Kind::Image => file.metadata().map(|metadata| metadata.len()),
-        Kind::Device => device_bytes(file),
-    }
-}
-
-fn device_bytes(file: &File) -> io::Result<u64> {
-    let mut bytes = 0_u64;
-    // SAFETY: the command writes one u64 to the pointer.
-    retried(|| unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &mut bytes) })?;
-    Ok(bytes)
-}
-
 /// A thread that completes tickets must not end without having done so, or its waiters would hang:
 /// the process ends instead.
 struct AbortOnPanic;
@@ -476,7 +251,9 @@ impl Drop for AbortOnPanic {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
+    use std::fs;
+
+    use gabion_base::buffer::Blocks;
 
     use super::*;
 

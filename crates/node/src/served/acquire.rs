@@ -55,10 +55,7 @@ impl Served {
             Some(Kind::DIRENT) => true,
             _ => *range == KeyRange::attributes(range.file()),
         };
-        let subvol = self.fs.root().subvol;
-        let is_there =
-            |range: &KeyRange| range.file().subvol == subvol && range.file().ino != Ino(0);
-        if ranges.len() > RANGES_MAX || !ranges.iter().all(|r| is_leased_so(r) && is_there(r)) {
+        if ranges.len() > RANGES_MAX || !ranges.iter().all(is_leased_so) {
             return Executed::Ended(Outcome::plain(Err(Error::InvalidArgument)));
         }
         let mut grip = Grip::new(&self.grants, job.request, job.client());

@@ -22,7 +22,7 @@ use super::grants::Grants;
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
 /// What one request holds, wants and has changed, over all of its attempts.
-pub(crate) struct Grip<'g> {
+pub(super) struct Grip<'g> {
     grants: &'g Mutex<Grants>,
     request: RequestId,
     client: ClientId,
@@ -33,7 +33,7 @@ pub(crate) struct Grip<'g> {
 }
 
 impl<'g> Grip<'g> {
-    pub(crate) fn new(grants: &'g Mutex<Grants>, request: RequestId, client: ClientId) -> Self {
+    pub(super) fn new(grants: &'g Mutex<Grants>, request: RequestId, client: ClientId) -> Self {
         Self {
             grants,
             request,
@@ -45,7 +45,7 @@ impl<'g> Grip<'g> {
     }
 
     /// Begins an attempt on `inner`.
-    pub(crate) fn on<'a, T: Txn + ?Sized>(&'a mut self, inner: &'a mut T) -> Guarded<'a, 'g, T> {
+    pub(super) fn on<'a, T: Txn + ?Sized>(&'a mut self, inner: &'a mut T) -> Guarded<'a, 'g, T> {
         self.denied.clear();
         self.changed.clear();
         self.resized.clear();
@@ -53,22 +53,22 @@ impl<'g> Grip<'g> {
     }
 
     /// What others stand against.
-    pub(crate) fn denied(&self) -> &[Want] {
+    pub(super) fn denied(&self) -> &[Want] {
         &self.denied
     }
 
     /// What the last attempt has changed.
-    pub(crate) fn into_changed(self) -> BTreeMap<Key, Option<Value>> {
+    pub(super) fn into_changed(self) -> BTreeMap<Key, Option<Value>> {
         self.changed
     }
 
     /// Whether `want` is held now. It is not waited for.
-    pub(crate) fn try_hold(&self, want: Want) -> bool {
+    pub(super) fn try_hold(&self, want: Want) -> bool {
         self.grants.lock().table.try_hold(self.request, self.client, want)
     }
 
     /// Holds `want`, or remembers that it is needed.
-    pub(crate) fn ensure(&mut self, want: Want) -> Result<(), Stop> {
+    pub(super) fn ensure(&mut self, want: Want) -> Result<(), Stop> {
         if self.try_hold(want) {
             return Ok(());
         }
@@ -78,7 +78,7 @@ impl<'g> Grip<'g> {
 }
 
 /// One attempt.
-pub(crate) struct Guarded<'a, 'g, T: Txn + ?Sized> {
+pub(super) struct Guarded<'a, 'g, T: Txn + ?Sized> {
     inner: &'a mut T,
     grip: &'a mut Grip<'g>,
 }
@@ -92,7 +92,7 @@ impl<T: Txn + ?Sized> Guarded<'_, '_, T> {
     }
 
     /// Holds more than the operation itself has touched.
-    pub(crate) fn hold(&mut self, range: KeyRange, mode: LockMode) -> Result<(), Stop> {
+    pub(super) fn hold(&mut self, range: KeyRange, mode: LockMode) -> Result<(), Stop> {
         self.ensure(range, mode)
     }
 
@@ -120,7 +120,7 @@ impl<T: Txn + ?Sized> Guarded<'_, '_, T> {
 
     /// To be called when the operation is through: writes down how long the files are that it
     /// changed.
-    pub(crate) fn settle(&mut self) -> Result<(), Stop> {
+    pub(super) fn settle(&mut self) -> Result<(), Stop> {
         for file in std::mem::take(&mut self.grip.resized) {
             let is_gone = self.grip.changed.get(&file.key(Kind::INODE, 0)) == Some(&None);
             let extent = match is_gone {

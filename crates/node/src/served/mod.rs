@@ -14,7 +14,8 @@
 //! - What a client has open stays, by a reference of its session; a session that has ended has
 //!   nothing: no references, no leases, no advisory locks.
 //!
-//! Absent: sockets and threads, which drive this; clocks, but for the one that is given.
+//! Absent: sockets and threads, which drive this; how long a client may be silent, or take to give
+//! back what was revoked.
 
 mod acquire;
 mod execute;
@@ -25,7 +26,6 @@ mod session;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Mutex, RwLock};
@@ -37,16 +37,16 @@ use gabion_map::{FileId, Key, Value};
 
 use crate::local::LocalFs;
 
-use self::grants::{Due, Grants};
+use self::grants::{Grants, Revocation};
 pub use self::session::{Peer, Session};
 
 /// A call on its way to its answer.
 pub struct Job {
-    pub(crate) request: RequestId,
-    pub(crate) session: Arc<Session>,
-    pub(crate) id: CallId,
-    pub(crate) caller: Caller,
-    pub(crate) call: Call,
+    request: RequestId,
+    session: Arc<Session>,
+    id: CallId,
+    caller: Caller,
+    call: Call,
 }
 
 impl Job {
@@ -61,14 +61,14 @@ impl Job {
 }
 
 /// What a call has come to.
-pub(crate) struct Outcome {
-    pub(crate) result: Result<Answer, Error>,
-    pub(crate) updates: Vec<(Key, Option<Value>)>,
-    pub(crate) grants: Vec<Grant>,
+struct Outcome {
+    result: Result<Answer, Error>,
+    updates: Vec<(Key, Option<Value>)>,
+    grants: Vec<Grant>,
 }
 
 impl Outcome {
-    pub(crate) fn plain(result: Result<Answer, Error>) -> Self {
+    fn plain(result: Result<Answer, Error>) -> Self {
         Self { result, updates: Vec::new(), grants: Vec::new() }
     }
 }
@@ -133,12 +133,7 @@ impl Served {
         }
         let opens = session.end();
         self.fs.locks().release_client(session.id.0);
-        let mut grants = self.grants.lock();
-        grants.drop_parked(|job| job.session.id == session.id);
-        let actions = grants.table.evict(ClientId(session.id.0));
-        let due = grants.due(actions);
-        drop(grants);
-        self.attend(due);
+        self.settle(|grants| grants.evict(session.id));
         for file in opens {
             self.fs.release(file);
         }
@@ -146,6 +141,7 @@ impl Served {
 
     /// Takes what a client says. A call becomes a job for the queue.
     pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
+        let client = ClientId(session.id.0);
         match message {
             ToServer::Call { id, caller, call } => {
                 let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
@@ -171,24 +167,12 @@ impl Served {
                     self.fs.release(file);
                 }
             }
-            ToServer::Released(ids) => {
-                let client = ClientId(session.id.0);
-                let mut grants = self.grants.lock();
-                let actions = ids.into_iter().flat_map(|id| grants.table.released(client, id));
-                let actions: Vec<Action> = actions.collect();
-                let due = grants.due(actions);
-                drop(grants);
-                self.attend(due);
-            }
-            ToServer::Unwanted(ranges) => {
-                let client = ClientId(session.id.0);
-                let mut grants = self.grants.lock();
-                let actions = ranges.iter().flat_map(|range| grants.table.unwanted(client, range));
-                let actions: Vec<Action> = actions.collect();
-                let due = grants.due(actions);
-                drop(grants);
-                self.attend(due);
-            }
+            ToServer::Released(ids) => self.settle(|grants| {
+                ids.into_iter().flat_map(|id| grants.table.released(client, id)).collect()
+            }),
+            ToServer::Unwanted(ranges) => self.settle(|grants| {
+                ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
+            }),
             ToServer::Cancel(id) => {
                 if let Some(ticket) = session.lock_given_up(id) {
                     self.fs.locks().cancel(ticket);
@@ -205,21 +189,15 @@ impl Served {
     /// Runs a call, once or once more, to its answer or until it has to wait.
     pub fn run(&self, job: Job) {
         if job.session.is_over() {
-            self.withdraw(job.request);
-            return;
+            return self.settle(|grants| grants.table.withdraw(job.request));
         }
         match self.execute(&job) {
             Executed::Ended(outcome) => self.answer(&job, outcome),
-            Executed::Blocked(wants) => {
-                let mut grants = self.grants.lock();
-                if job.session.is_over() {
-                    drop(grants);
-                    return self.withdraw(job.request);
-                }
-                let due = grants.park(job, &wants);
-                drop(grants);
-                self.attend(due);
-            }
+            // Whoever ends a session says so before, and then looks for what it has parked.
+            Executed::Blocked(wants) => self.settle(|grants| match job.session.is_over() {
+                true => grants.table.withdraw(job.request),
+                false => grants.park(job, &wants),
+            }),
             Executed::AnswersLater => {}
         }
     }
@@ -229,26 +207,20 @@ impl Served {
         let Outcome { result, updates, grants } = outcome;
         let ranges: Vec<KeyRange> = grants.iter().map(|grant| grant.range).collect();
         job.session.peer.send(ToClient::Answer { id: job.id, result, updates, grants });
-        let mut grants = self.grants.lock();
-        // A session that has ended meanwhile gets no leases any more.
-        let ranges: &[KeyRange] = if job.session.is_over() { &[] } else { &ranges };
-        let actions = grants.table.finish(job.request, ranges);
-        let due = grants.due(actions);
-        drop(grants);
-        self.attend(due);
+        self.settle(|grants| {
+            // A session that has ended meanwhile gets no leases any more.
+            let ranges: &[KeyRange] = if job.session.is_over() { &[] } else { &ranges };
+            grants.table.finish(job.request, ranges)
+        });
     }
 
-    fn withdraw(&self, request: RequestId) {
+    /// Changes the table, and does what follows from that.
+    fn settle(&self, change: impl FnOnce(&mut Grants) -> Vec<Action>) {
         let mut grants = self.grants.lock();
-        let actions = grants.table.withdraw(request);
+        let actions = change(&mut grants);
         let due = grants.due(actions);
         drop(grants);
-        self.attend(due);
-    }
-
-    fn attend(&self, due: Due) {
-        for action in due.revocations {
-            let Action::Revoke { client, id, range } = action else { continue };
+        for Revocation { client, id, range } in due.revocations {
             let session = self.sessions.read().get(&SessionId(client.0)).cloned();
             if let Some(session) = session {
                 session.peer.send(ToClient::Revoke { id, range });
@@ -302,7 +274,7 @@ impl Served {
 }
 
 /// How far a call has come.
-pub(crate) enum Executed {
+enum Executed {
     /// To its answer.
     Ended(Outcome),
     /// It has to wait for these.
@@ -310,6 +282,3 @@ pub(crate) enum Executed {
     /// Somebody else answers it.
     AnswersLater,
 }
-
-/// How long a client may take to answer a revocation before it is taken for gone.
-pub const REVOKE_PATIENCE: Duration = Duration::from_secs(15);

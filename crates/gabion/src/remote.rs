@@ -159,7 +159,7 @@ impl Subject for Service {
             uptime_seconds: self.started.elapsed().as_secs(),
             cache_bytes: self.settings.cache.0,
             resident_bytes: memory::resident_bytes().unwrap_or(0),
-            unwritten_bytes: 0,
+            unwritten_bytes: self.fs.under_way().1,
             uncommitted_bytes: 0,
             disk: format!("at the server; {leases} leases, {items} items kept here"),
         };

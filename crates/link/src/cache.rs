@@ -1,11 +1,14 @@
 //! A client's copy of the ranges that it has leases on.
 //!
-//! Operations that only read run on it as they run on the map itself. What they touch that is not
-//! covered is what has to be acquired; then they run again. Bytes of files are covered, but not
-//! kept here: the kernel keeps them.
+//! Operations that only read run on it as they run on the map itself ([`CacheTxn`]); those that
+//! change something, too, where the leases are exclusive ([`ChangeTxn`](crate::change::ChangeTxn)).
+//! What they touch that is not covered is what has to be acquired; then they run again. Bytes of
+//! files are covered, but not kept here: the kernel keeps them.
 //!
-//! Invariant: every item in a covered range is here as it is at the server, and no item outside of
-//! covered ranges is here at all.
+//! Invariants: every item in a covered range is here, as it is at the server or, if the lease is
+//! exclusive, as it will be there when all changes that were made here are applied. No item
+//! outside of covered ranges is here at all. What is exclusive is covered. An object that is gone
+//! is not covered.
 
 use std::collections::BTreeMap;
 
@@ -16,55 +19,135 @@ use gabion_map::{FileId, Key, Kind, LockMode, MapError, Stop, Txn, Value};
 
 use crate::message::Grant;
 use crate::range::{KeyRange, RangeSet};
+use crate::table::Keep;
+
+/// What is leased of one object.
+#[derive(Debug, Default)]
+struct Covered {
+    all: RangeSet,
+    exclusive: RangeSet,
+}
 
 /// Leased ranges and their items.
 #[derive(Debug, Default)]
 pub struct Cache {
-    covered: BTreeMap<FileId, RangeSet>,
+    covered: BTreeMap<FileId, Covered>,
     items: BTreeMap<Key, Value>,
 }
 
 impl Cache {
     /// Whether all of `range` is covered.
     pub fn covers(&self, range: &KeyRange) -> bool {
-        self.covered.get(&range.file()).is_some_and(|set| set.covers(range))
+        self.covered.get(&range.file()).is_some_and(|covered| covered.all.covers(range))
+    }
+
+    /// Whether all of `range` is covered as `mode` says.
+    pub fn covers_as(&self, range: &KeyRange, mode: LockMode) -> bool {
+        self.covered.get(&range.file()).is_some_and(|covered| match mode {
+            LockMode::Shared => covered.all.covers(range),
+            LockMode::Exclusive => covered.exclusive.covers(range),
+        })
     }
 
     /// The covered parts of `range`.
     pub fn parts(&self, range: &KeyRange) -> Vec<KeyRange> {
-        self.covered.get(&range.file()).map_or_else(Vec::new, |set| set.parts(range))
+        self.covered.get(&range.file()).map_or_else(Vec::new, |covered| covered.all.parts(range))
     }
 
-    /// Takes a lease with what is in it.
+    /// The item at `key`, if it is covered and there.
+    pub fn item(&self, key: Key) -> Option<&Value> {
+        self.items.get(&key)
+    }
+
+    /// The keys of all items in `range`.
+    pub fn keys(&self, range: &KeyRange) -> impl Iterator<Item = Key> {
+        self.items.range(range.first()..=range.last()).map(|(key, _)| *key)
+    }
+
+    /// Takes a lease with what is in it. What is exclusive already stays as it is: the server does
+    /// not know it yet.
     pub fn grant(&mut self, grant: Grant) {
-        self.clear(&grant.range);
-        self.covered.entry(grant.range.file()).or_default().insert(&grant.range);
-        let inside = grant.items.into_iter().filter(|(key, _)| grant.range.contains(*key));
-        self.items.extend(inside);
+        let Grant { range, mode, items } = grant;
+        let covered = self.covered.entry(range.file()).or_default();
+        let parts = match mode {
+            LockMode::Shared => covered.exclusive.gaps(&range),
+            LockMode::Exclusive => vec![range],
+        };
+        covered.all.insert(&range);
+        if mode == LockMode::Exclusive {
+            covered.exclusive.insert(&range);
+        }
+        parts.iter().for_each(|part| self.clear(part));
+        let inside = |(key, _): &(Key, Value)| parts.iter().any(|part| part.contains(*key));
+        self.items.extend(items.into_iter().filter(inside));
     }
 
     /// Takes note of items as they are now.
-    pub fn update(&mut self, updates: Vec<(Key, Option<Value>)>) {
+    pub fn update(&mut self, updates: impl IntoIterator<Item = (Key, Option<Value>)>) {
         for (key, value) in updates {
             if !self.covers(&KeyRange::key(key)) {
                 continue;
             }
             match value {
-                Some(value) => self.items.insert(key, value),
-                None => self.items.remove(&key),
+                Some(value) => drop(self.items.insert(key, value)),
+                None if key.kind == Kind::INODE => self.revoke(&KeyRange::object(key.file())),
+                None => drop(self.items.remove(&key)),
             };
         }
     }
 
+    /// All of a new object is this client's.
+    pub fn made(&mut self, file: FileId) {
+        let covered = self.covered.entry(file).or_default();
+        covered.all.insert(&KeyRange::object(file));
+        covered.exclusive.insert(&KeyRange::object(file));
+    }
+
     /// Forgets a range.
     pub fn revoke(&mut self, range: &KeyRange) {
-        self.clear(range);
-        if let Some(set) = self.covered.get_mut(&range.file()) {
-            set.remove(range);
-            if set.is_empty() {
+        self.give_up(range, Keep::Nothing);
+    }
+
+    /// Gives up a range, but for what is to be kept of it.
+    pub fn give_up(&mut self, range: &KeyRange, keep: Keep) {
+        if keep == Keep::Nothing {
+            self.clear(range);
+        }
+        if let Some(covered) = self.covered.get_mut(&range.file()) {
+            covered.exclusive.remove(range);
+            if keep == Keep::Nothing {
+                covered.all.remove(range);
+            }
+            if covered.all.is_empty() {
                 self.covered.remove(&range.file());
             }
         }
+    }
+
+    /// Whether any bytes of the file are exclusively leased.
+    pub fn has_bytes(&self, file: FileId) -> bool {
+        let bytes = KeyRange::bytes_from(file, 0);
+        self.covered.get(&file).is_some_and(|covered| covered.exclusive.overlaps(&bytes))
+    }
+
+    /// Whether any of `range` is leased, but not exclusively.
+    pub fn is_shared(&self, range: &KeyRange) -> bool {
+        self.covered.get(&range.file()).is_some_and(|covered| {
+            let gaps = covered.exclusive.gaps(range);
+            gaps.iter().any(|gap| covered.all.overlaps(gap))
+        })
+    }
+
+    /// Gives up what is exclusive of the bytes of a file, of which nothing is kept here. Whether
+    /// there was any.
+    pub fn yield_bytes(&mut self, file: FileId) -> bool {
+        let is_yielded = self.has_bytes(file);
+        if is_yielded {
+            let bytes = KeyRange::bytes_from(file, 0);
+            let parts = self.covered[&file].exclusive.parts(&bytes);
+            parts.iter().for_each(|part| self.give_up(part, Keep::Nothing));
+        }
+        is_yielded
     }
 
     /// Forgets everything.
@@ -75,7 +158,7 @@ impl Cache {
 
     /// All ranges that are covered.
     pub fn ranges(&self) -> Vec<KeyRange> {
-        self.covered.iter().flat_map(|(file, set)| set.of(*file)).collect()
+        self.covered.iter().flat_map(|(file, covered)| covered.all.of(*file)).collect()
     }
 
     /// Items that are kept.
@@ -90,9 +173,7 @@ impl Cache {
 
     fn clear(&mut self, range: &KeyRange) {
         // Ranges of bytes have no items here, and most others few.
-        let keys: Vec<Key> =
-            self.items.range(range.first()..=range.last()).map(|(key, _)| *key).collect();
-        for key in keys {
+        for key in self.keys(range).collect::<Vec<Key>>() {
             self.items.remove(&key);
         }
     }

@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod change;
 pub mod message;
 pub mod range;
 pub mod stream;

@@ -5,14 +5,17 @@
 //!   Hello             ----------------------->
 //!                     <-----------------------  Welcome | Refusal        no numbers yet
 //!   ToServer::Call    ------- numbered ------>  an answer to each
-//!   ToServer::Note    ------- numbered ------>
-//!                     <------ numbered -------  ToClient::{Answer, Revoke}
+//!   ToServer::Change  ------- numbered ------>  told when applied, with others
+//!   all others        ------- numbered ------>
+//!                     <------ numbered -------  ToClient::{Answer, Applied, Revoke}
 //! ```
 //!
 //! Order is what coherence rests on: an answer tells the state of the map before everything that
-//! is revoked after it, and a note says something that is true before every call after it.
+//! is revoked after it. What a client has done under its exclusive leases it says before it gives
+//! one of them back, and the server applies it before it takes that for given back.
 
-use gabion_base::ids::{SubvolId, Uuid};
+use gabion_base::ids::{Ino, SubvolId, Uuid};
+use gabion_base::time::Timestamp;
 use gabion_fs::create::Linkable;
 use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
@@ -21,10 +24,10 @@ use gabion_fs::{
     OpenRequest, Privileges, SpaceRequest, WriteAt,
 };
 use gabion_map::txn::{SeekTarget, Value};
-use gabion_map::{FileId, Key};
+use gabion_map::{FileId, Key, LockMode};
 
 use crate::range::KeyRange;
-use crate::table::RevokeId;
+use crate::table::{Keep, RevokeId, Want};
 
 /// Names a session; the server chose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +36,10 @@ pub struct SessionId(pub u64);
 /// Names a call; the client gives each of a session its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
+
+/// Counts the changes that a client makes in a session by itself, from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChangeNumber(pub u64);
 
 /// A client's first words on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +75,10 @@ pub struct Welcome {
     /// Drawn when the server started. A server with another one may not have what was answered
     /// before and not made durable.
     pub start: u64,
+    /// The server's clock.
+    pub now: Timestamp,
+    /// Bytes of changes that the client may have under way.
+    pub credit: u64,
 }
 
 /// The server's last words, instead of a [`Welcome`] or later: the client is not in any more.
@@ -105,7 +116,11 @@ pub enum ToServer {
         caller: Caller,
         /// The question.
         call: Call,
+        /// What has to be applied before it is looked at; 0 for nothing.
+        after: ChangeNumber,
     },
+    /// It has made a change under its exclusive leases.
+    Change(Change),
     /// It still lives.
     Ping,
     /// It has the object open, or remembers it for another reason: it must not be removed.
@@ -115,12 +130,29 @@ pub enum ToServer {
     Closed(FileId),
     /// It has done what these said, and the kernel has.
     Released(Vec<RevokeId>),
+    /// It gives up what it has exclusively of these ranges, without having been told.
+    Yielded(Vec<KeyRange>),
     /// It would rather not have leases on these ranges any more. They end when it is told so.
     Unwanted(Vec<KeyRange>),
     /// The call for a lock is given up, if it still waits.
     Cancel(CallId),
     /// The client ends the session.
     Goodbye,
+}
+
+/// A change that a client has made by itself: under its leases, the server comes to the same result.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its place among the client's changes.
+    pub number: ChangeNumber,
+    /// The time that it recorded.
+    pub now: Timestamp,
+    /// The number of the object that it made, if it made one: of those that the client was given.
+    pub made: Option<Ino>,
+    /// Who made it.
+    pub caller: Caller,
+    /// What was done.
+    pub call: Call,
 }
 
 /// What a client asks for.
@@ -130,10 +162,14 @@ pub enum Call {
     /// Leases, with what is there.
     Acquire {
         /// What is needed at least. Of one object each.
-        ranges: Vec<KeyRange>,
-        /// What would be welcome besides.
+        needed: Vec<Want>,
+        /// What would be welcome if nobody has to be asked.
+        welcome: Vec<Want>,
+        /// What else would be.
         prefetch: Prefetch,
     },
+    /// Numbers for that many objects, which nobody else gets: the first of them.
+    Numbers { count: u32 },
     /// Bytes.
     Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
     /// To write bytes.
@@ -222,6 +258,7 @@ impl Call {
                 | Self::Seek { .. }
                 | Self::Sync { .. }
                 | Self::Space
+                | Self::Numbers { .. }
                 | Self::TestLock { .. }
         )
     }
@@ -229,7 +266,9 @@ impl Call {
     /// The objects that it names.
     pub fn files(&self) -> Vec<FileId> {
         match self {
-            Self::Acquire { ranges, .. } => ranges.iter().map(KeyRange::file).collect(),
+            Self::Acquire { needed, welcome, .. } => {
+                needed.iter().chain(welcome).map(|(range, _)| range.file()).collect()
+            }
             Self::Read { file, .. }
             | Self::Write { file, .. }
             | Self::Setattr { file, .. }
@@ -251,7 +290,7 @@ impl Call {
             }
             Self::Copy { source, target, .. } => vec![*source, *target],
             Self::Sync { file } => file.iter().copied().collect(),
-            Self::Space => Vec::new(),
+            Self::Space | Self::Numbers { .. } => Vec::new(),
             Self::Lock { lock, .. } | Self::TestLock { lock } => vec![lock.file],
         }
     }
@@ -292,18 +331,40 @@ pub enum ToClient {
         updates: Vec<(Key, Option<Value>)>,
         /// Leases that the client has from now on, with all items in them.
         grants: Vec<Grant>,
+        /// Nothing that was done before has a later time.
+        now: Timestamp,
     },
     /// The [`ToServer::Ping`]s up to this number of messages have arrived.
     Pong {
         /// Messages that have arrived.
         received: u64,
+        /// The server's clock.
+        now: Timestamp,
     },
-    /// The client shall forget a range, as far as it was granted before, and say so.
+    /// The client's changes up to this one are applied.
+    Applied {
+        /// The last one.
+        number: ChangeNumber,
+        /// How long the files are that they changed.
+        extents: Vec<(Key, Option<Value>)>,
+        /// Bytes of changes that may be under way from now on.
+        credit: u64,
+    },
+    /// A change could not be applied, though the client has made it.
+    Failed {
+        /// Which.
+        number: ChangeNumber,
+        /// Why.
+        error: Error,
+    },
+    /// The client shall give up a range, as far as it was granted before, and say so.
     Revoke {
         /// How to say so.
         id: RevokeId,
         /// What.
         range: KeyRange,
+        /// What it keeps of it.
+        keep: Keep,
     },
 }
 
@@ -312,6 +373,8 @@ pub enum ToClient {
 pub struct Grant {
     /// The range.
     pub range: KeyRange,
+    /// Whether others may read it, too, or the client may change it.
+    pub mode: LockMode,
     /// All items in it, in key order; none for ranges of bytes. The `FILE` item tells size and
     /// blocks as they are, written or not.
     pub items: Vec<(Key, Value)>,

@@ -45,6 +45,12 @@ impl KeyRange {
         Self { file: key.file(), first: at, last: at }
     }
 
+    /// All keys of an object.
+    pub fn object(file: FileId) -> Self {
+        let (first, last) = (place(Kind::INODE, 0), place(Kind::DATA, u64::MAX));
+        Self { file, first, last }
+    }
+
     /// All attributes of an object: inode, size, target, extended attributes.
     pub fn attributes(file: FileId) -> Self {
         let (first, last) = (place(Kind::INODE, 0), place(Kind::XATTR, u64::MAX));

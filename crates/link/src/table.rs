@@ -6,6 +6,11 @@
 //! - a *hold* is one request's (an operation that the server runs), lasts until the request has
 //!   ended, and says what the operation may touch meanwhile.
 //!
+//! What a client has an exclusive lease on it may have changed already, and the server learns it
+//! later, as a *change*. A request that makes such a change here, or that reads and comes after all
+//! of them (an *informed* one), is not stopped by its own client's leases. Every other request waits
+//! until they are given up, also one of the same client.
+//!
 //! ```text
 //!   request --try_hold--> held ... held --finish--> holds end, some become leases
 //!               |  somebody stands against it
@@ -17,15 +22,18 @@
 //! 1. Leases of two clients overlap only if both are shared.
 //! 2. Holds of two requests overlap only if both are shared.
 //! 3. A hold of one client and a lease of another overlap only if both are shared. So do a hold on
-//!    bytes and the same client's lease.
+//!    bytes and the same client's lease, and a hold that is not informed and the same client's
+//!    exclusive lease.
 //! 4. Whoever waits holds nothing, and gets all that it waits for at once. So nobody waits in a
 //!    circle.
 //! 5. Of two that stand against each other, the one that came first goes first, however often it
 //!    has to ask for more. So nobody starves. Only what the client has a lease on already is held
-//!    past others that wait: until it has given up the lease, nothing has changed.
+//!    past others that wait, as until it has given up the lease nothing has changed; and whatever a
+//!    change is about, as it has been made already.
 //!
-//! What stands in the way of who waits is revoked, each part once. When it is given up is the
-//! client's business, how long that may take the driver's.
+//! What stands in the way of who waits is revoked, each part once. Who stands in the way of
+//! readers only keeps a shared lease. When it is given up is the client's business, how long that
+//! may take the driver's.
 //!
 //! Absent: clocks, sessions, what the items are.
 
@@ -50,6 +58,15 @@ pub struct RevokeId(pub u64);
 /// A range and how it is wanted.
 pub type Want = (KeyRange, LockMode);
 
+/// What a client keeps of what it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// A shared lease on what it had an exclusive one on.
+    Shared,
+}
+
 /// What the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -63,6 +80,8 @@ pub enum Action {
         id: RevokeId,
         /// What.
         range: KeyRange,
+        /// What is left to the client.
+        keep: Keep,
     },
 }
 
@@ -72,7 +91,7 @@ struct Leases {
     shared: RangeSet,
     exclusive: RangeSet,
     /// What it was told to give up and has not been granted again since.
-    revoked: BTreeMap<RevokeId, RangeSet>,
+    revoked: BTreeMap<RevokeId, (RangeSet, Keep)>,
 }
 
 impl Leases {
@@ -81,7 +100,12 @@ impl Leases {
     }
 
     fn allow(&self, range: &KeyRange, mode: LockMode) -> bool {
-        self.exclusive.covers(range) || mode == LockMode::Shared && self.shared.covers(range)
+        match mode {
+            LockMode::Exclusive => self.exclusive.covers(range),
+            LockMode::Shared => {
+                self.exclusive.gaps(range).iter().all(|gap| self.shared.covers(gap))
+            }
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -91,7 +115,37 @@ impl Leases {
     /// The parts of `range` that it was not told to give up yet.
     fn not_revoked(&self, range: KeyRange) -> Vec<KeyRange> {
         let sets = self.revoked.values();
-        sets.fold(vec![range], |parts, set| parts.iter().flat_map(|part| set.gaps(part)).collect())
+        let without = |parts: Vec<KeyRange>, (set, _): &(RangeSet, Keep)| {
+            parts.iter().flat_map(|part| set.gaps(part)).collect()
+        };
+        sets.fold(vec![range], without)
+    }
+
+    fn grant(&mut self, range: &KeyRange, mode: LockMode) {
+        match mode {
+            LockMode::Shared => self.shared.insert(range),
+            LockMode::Exclusive => {
+                self.shared.remove(range);
+                self.exclusive.insert(range);
+            }
+        }
+        // The client answers what it was told before it learns of this, or knows of this when it
+        // is told; in both cases its answer does not speak of this lease.
+        for (set, _) in self.revoked.values_mut() {
+            set.remove(range);
+        }
+    }
+
+    fn give_up(&mut self, range: &KeyRange, keep: Keep) {
+        match keep {
+            Keep::Nothing => self.shared.remove(range),
+            Keep::Shared => {
+                for part in self.exclusive.parts(range) {
+                    self.shared.insert(&part);
+                }
+            }
+        }
+        self.exclusive.remove(range);
     }
 }
 
@@ -104,9 +158,25 @@ struct Object {
 #[derive(Debug)]
 struct Request {
     client: ClientId,
+    kind: RequestKind,
     /// When it waited for the first time, in the order of all who ever did.
     arrival: Option<u64>,
     holds: Vec<Want>,
+}
+
+impl Request {
+    fn new(client: ClientId, kind: RequestKind) -> Self {
+        Self { client, kind, arrival: None, holds: Vec::new() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestKind {
+    /// The client has made it already.
+    Change,
+    /// It comes after all that the client has changed.
+    Informed,
+    Other,
 }
 
 #[derive(Debug)]
@@ -140,7 +210,7 @@ pub struct LeaseTable {
     unanswered: BTreeMap<(ClientId, RevokeId), FileId>,
 }
 
-/// Whether a client's own lease stands against what it wants. Nobody but the server can tell a
+/// Whether a client's own shared lease stands against what it wants. Nobody but the server can tell a
 /// kernel that bytes which it caches have changed, not even if its own programs changed them.
 fn minds_own(want: &Want) -> bool {
     let (range, mode) = want;
@@ -158,15 +228,25 @@ impl LeaseTable {
         Self { revokes: first.0, ..Self::default() }
     }
 
+    /// Begins a request that comes after all that the client has changed: the client's own
+    /// exclusive leases do not stand against it.
+    pub fn begin_informed(&mut self, id: RequestId, client: ClientId) {
+        let new = || Request::new(client, RequestKind::Informed);
+        self.requests.entry(id).or_insert_with(new);
+    }
+
+    /// Begins a request that makes what the client has made already.
+    pub fn begin_change(&mut self, id: RequestId, client: ClientId) {
+        let new = || Request::new(client, RequestKind::Change);
+        self.requests.entry(id).or_insert_with(new);
+    }
+
     /// Holds `range` for the request, unless somebody stands against that. A request's first hold
     /// makes it known.
     pub fn try_hold(&mut self, id: RequestId, client: ClientId, want: Want) -> bool {
         let (range, mode) = want;
-        let request = self.requests.entry(id).or_insert_with(|| Request {
-            client,
-            arrival: None,
-            holds: Vec::new(),
-        });
+        let request =
+            self.requests.entry(id).or_insert_with(|| Request::new(client, RequestKind::Other));
         let is_held = |(held, how): &Want| held.covers(&range) && *how >= mode;
         if request.holds.iter().any(is_held) {
             return true;
@@ -189,19 +269,24 @@ impl LeaseTable {
     /// earlier and waits.
     fn is_free(&self, id: RequestId, client: ClientId, arrival: u64, want: &Want) -> bool {
         let (range, mode) = want;
-        let mut may_pass = false;
+        let kind = self.requests.get(&id).map_or(RequestKind::Other, |request| request.kind);
+        let mut may_pass = kind == RequestKind::Change;
         if let Some(object) = self.objects.get(&range.file()) {
             let held = object.holds.iter().any(|(other, held, how)| {
                 *other != id && clash(*how, *mode) && held.overlaps(range)
             });
             let minds_own = minds_own(want);
-            let leased = object.leases.iter().any(|(other, leases)| {
-                (*other != client || minds_own) && leases.stand_against(range, *mode)
+            let leased = object.leases.iter().any(|(other, leases)| match *other == client {
+                false => leases.stand_against(range, *mode),
+                true => {
+                    minds_own && leases.shared.overlaps(range)
+                        || kind == RequestKind::Other && leases.exclusive.overlaps(range)
+                }
             });
             if held || leased {
                 return false;
             }
-            may_pass = object.leases.get(&client).is_some_and(|own| own.allow(range, *mode));
+            may_pass |= object.leases.get(&client).is_some_and(|own| own.allow(range, *mode));
         }
         may_pass
             || !self.waiting.range(..arrival).any(|(_, other)| {
@@ -216,11 +301,8 @@ impl LeaseTable {
     /// Lets the request wait for `wants` and all that it holds, which others may have meanwhile.
     pub fn park(&mut self, id: RequestId, client: ClientId, wants: &[Want]) -> Vec<Action> {
         let mut all = self.drop_holds(id);
-        let request = self.requests.entry(id).or_insert_with(|| Request {
-            client,
-            arrival: None,
-            holds: Vec::new(),
-        });
+        let request =
+            self.requests.entry(id).or_insert_with(|| Request::new(client, RequestKind::Other));
         for want in wants.iter().filter(|want| !all.contains(want)).copied().collect::<Vec<_>>() {
             all.push(want);
         }
@@ -244,24 +326,17 @@ impl LeaseTable {
         holds
     }
 
-    /// Ends a request. The client gets shared leases on `grants`, each within what the request
-    /// held.
-    pub fn finish(&mut self, id: RequestId, grants: &[KeyRange]) -> Vec<Action> {
+    /// Ends a request. The client gets leases as `grants` say, each within what the request held.
+    pub fn finish(&mut self, id: RequestId, grants: &[Want]) -> Vec<Action> {
         let Some(request) = self.requests.get(&id) else { return Vec::new() };
         let client = request.client;
-        for range in grants {
-            let is_held = request.holds.iter().any(|(held, _)| held.covers(range));
-            assert!(is_held, "{range:?} of {:?}", request.holds);
+        for (range, mode) in grants {
+            let is_held = |(held, how): &Want| held.covers(range) && how >= mode;
+            assert!(request.holds.iter().any(is_held), "{range:?} of {:?}", request.holds);
         }
-        for range in grants {
+        for (range, mode) in grants {
             let object = self.objects.entry(range.file()).or_default();
-            let leases = object.leases.entry(client).or_default();
-            leases.shared.insert(range);
-            // The client answers what it was told before it learns of this, or knows of this when
-            // it is told; in both cases its answer does not speak of this lease.
-            for set in leases.revoked.values_mut() {
-                set.remove(range);
-            }
+            object.leases.entry(client).or_default().grant(range, *mode);
         }
         self.drop_holds(id);
         self.requests.remove(&id);
@@ -283,14 +358,39 @@ impl LeaseTable {
         if let Some(object) = self.objects.get_mut(&file)
             && let Some(leases) = object.leases.get_mut(&client)
         {
-            let set = leases.revoked.remove(&id).unwrap_or_default();
+            let (set, keep) =
+                leases.revoked.remove(&id).unwrap_or((RangeSet::default(), Keep::Nothing));
             for range in set.of(file) {
-                leases.shared.remove(&range);
-                leases.exclusive.remove(&range);
+                leases.give_up(&range, keep);
             }
         }
         self.tidy(file);
         self.serve()
+    }
+
+    /// The client has nothing of `range` exclusively any more.
+    pub fn yielded(&mut self, client: ClientId, range: &KeyRange) -> Vec<Action> {
+        if let Some(object) = self.objects.get_mut(&range.file())
+            && let Some(leases) = object.leases.get_mut(&client)
+        {
+            leases.exclusive.remove(range);
+        }
+        self.tidy(range.file());
+        self.serve()
+    }
+
+    /// The object is gone. `knowing` has forgotten it, all others shall.
+    pub fn gone(&mut self, file: FileId, knowing: ClientId) -> Vec<Action> {
+        let Some(object) = self.objects.get_mut(&file) else { return Vec::new() };
+        object.leases.remove(&knowing);
+        let others: Vec<ClientId> = object.leases.keys().copied().collect();
+        let mut actions: Vec<Action> = others
+            .into_iter()
+            .flat_map(|client| self.unwanted(client, &KeyRange::object(file)))
+            .collect();
+        self.tidy(file);
+        actions.extend(self.serve());
+        actions
     }
 
     /// The client does not want leases on `range` any more. It loses them as anybody does.
@@ -355,10 +455,14 @@ impl LeaseTable {
     fn revoke(&mut self, client: ClientId, wants: &[Want], actions: &mut Vec<Action>) {
         for want in wants {
             let Some(object) = self.objects.get(&want.0.file()) else { continue };
-            let is_asked = |other: &ClientId| *other != client || minds_own(want);
-            let others: Vec<_> = object.leases.keys().copied().filter(is_asked).collect();
-            for other in others {
-                self.revoke_from(other, want, actions);
+            let clients: Vec<_> = object.leases.keys().copied().collect();
+            for other in clients {
+                // Of its own a client loses what the server may not know yet.
+                let mode = match other == client && !minds_own(want) {
+                    true => LockMode::Shared,
+                    false => want.1,
+                };
+                self.revoke_from(other, &(want.0, mode), actions);
             }
         }
     }
@@ -373,13 +477,20 @@ impl LeaseTable {
         if *mode == LockMode::Exclusive {
             parts.extend(leases.shared.parts(range));
         }
+        // Of bytes that it may change a client has no copy that would be worth keeping.
+        let keep = match *mode == LockMode::Shared && range.kind() != Some(Kind::DATA) {
+            true => Keep::Shared,
+            false => Keep::Nothing,
+        };
         for range in parts.into_iter().flat_map(|part| leases.not_revoked(part)).collect::<Vec<_>>()
         {
             self.revokes += 1;
             let id = RevokeId(self.revokes);
-            leases.revoked.entry(id).or_default().insert(&range);
+            let mut set = RangeSet::default();
+            set.insert(&range);
+            leases.revoked.insert(id, (set, keep));
             self.unanswered.insert((client, id), file);
-            actions.push(Action::Revoke { client, id, range });
+            actions.push(Action::Revoke { client, id, range, keep });
         }
     }
 
@@ -408,10 +519,22 @@ impl LeaseTable {
         self.waiting.values().map(|one| (one.request, one.client, one.wants.as_slice()))
     }
 
-    /// Whether the client has a shared lease on all of `range`.
+    /// Whether the client may change all of `range` by itself.
+    pub fn owns(&self, client: ClientId, range: &KeyRange) -> bool {
+        self.leases_of(client, range).is_some_and(|own| own.allow(range, LockMode::Exclusive))
+    }
+
+    /// In how many parts the client may read some of `range`.
+    pub fn parts(&self, client: ClientId, range: &KeyRange) -> usize {
+        self.leases_of(client, range).map_or(0, |own| own.shared.parts(range).len())
+    }
+
+    fn leases_of(&self, client: ClientId, range: &KeyRange) -> Option<&Leases> {
+        self.objects.get(&range.file())?.leases.get(&client)
+    }
+
+    /// Whether the client may read all of `range`.
     pub fn has(&self, client: ClientId, range: &KeyRange) -> bool {
-        let object = self.objects.get(&range.file());
-        let leases = object.and_then(|object| object.leases.get(&client));
-        leases.is_some_and(|leases| leases.allow(range, LockMode::Shared))
+        self.leases_of(client, range).is_some_and(|own| own.allow(range, LockMode::Shared))
     }
 }

@@ -135,6 +135,20 @@ impl LocalMap {
     }
 }
 
+impl LocalMap {
+    /// Takes `count` inode numbers of `subvol` that nobody has used, and gives the first. What is
+    /// not used of them before a crash may be given once more after it.
+    pub fn reserve_inodes(&self, subvol: SubvolId, count: u64) -> Result<Ino, MapError> {
+        self.check_writable()?;
+        let subvols = self.subvols.read();
+        let found = subvols.get(&subvol).filter(|s| s.record.access == Access::Writable);
+        let found = found.ok_or(MapError::ReadOnly)?;
+        let number = |next: u64| next.checked_add(count).filter(|end| *end <= INO_END);
+        let first = found.next_ino.fetch_update(Ordering::Relaxed, Ordering::Relaxed, number);
+        first.map(Ino).map_err(|_| MapError::NoSpace)
+    }
+}
+
 impl LocalTxn<'_> {
     /// Locks `file` or stops.
     pub(crate) fn ensure(&mut self, file: FileId, mode: LockMode) -> Result<(), Stop> {
@@ -240,16 +254,7 @@ impl Txn for LocalTxn<'_> {
     }
 
     fn new_inode(&mut self, subvol: SubvolId) -> Result<Ino, Stop> {
-        self.map.check_writable()?;
-        let subvols = self.map.subvols.read();
-        let Some(found) = subvols.get(&subvol).filter(|s| s.record.access == Access::Writable)
-        else {
-            return Err(Stop::Map(MapError::ReadOnly));
-        };
-        let number = |next: u64| (next < INO_END).then_some(next + 1);
-        let ino = found.next_ino.fetch_update(Ordering::Relaxed, Ordering::Relaxed, number);
-        drop(subvols);
-        let ino = Ino(ino.map_err(|_| MapError::NoSpace)?);
+        let ino = self.map.reserve_inodes(subvol, 1)?;
         self.ensure(FileId::new(subvol, ino), LockMode::Exclusive)?;
         Ok(ino)
     }

@@ -35,6 +35,7 @@ mod local_filesystem;
 mod locks;
 mod names;
 mod objects;
+mod operation;
 mod reaper;
 mod references;
 pub mod remote;

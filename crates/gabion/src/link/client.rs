@@ -90,6 +90,8 @@ pub fn connect(
     let pipe = Pipe::new();
     let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
     let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock), wire));
+    let who = address.to_owned();
+    fs.set_report(Box::new(move |text| eprintln!("gabion: {who}: {text}")));
     let patience = Duration::from_millis(welcome.patience_ms.into());
     fs.confirmed(sent, patience);
     let shared = Arc::new(Shared {

@@ -31,6 +31,8 @@ const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
 const GLANCE: Duration = Duration::from_millis(250);
 /// The longest time after which silence ends a session.
 const SESSION_MAX: Duration = Duration::from_secs(600);
+/// More numbers for objects than clients can be given between two commits.
+const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Sessions at the same time.
 const SESSIONS_MAX: usize = 4096;
 
@@ -144,6 +146,11 @@ impl LinkServer {
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let start = draw();
         let before = told_by(&options.marker);
+        if before.is_some() && !fs.is_read_only() {
+            // Clients of the start before may use numbers that it gave and that a crash forgot.
+            let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
+            reserved.map_err(io::Error::other)?;
+        }
         let grace = Arc::new(Grace::begin(before, jobs.clone()));
         let marker = Marker {
             is_there: before.is_some(),
@@ -353,7 +360,7 @@ impl Shared {
                 }
                 Ok(ToServer::Ping) => {
                     let received = link.pipe.received();
-                    link.pipe.send(ToClient::Pong { received }.encode());
+                    link.pipe.send(ToClient::Pong { received, now: self.served.now() }.encode());
                 }
                 Ok(message) => self.served.receive(&link.session, message),
                 Err(error) => {
@@ -414,6 +421,8 @@ impl Shared {
             seed: fs.map().name_seed(),
             read_only: fs.is_read_only(),
             start: self.start,
+            now: self.served.now(),
+            credit: self.served.credit(),
         };
         greet_with(connection, FrameKind::Welcome, &welcome.encode())?;
         link.pipe.attach(connection, received)

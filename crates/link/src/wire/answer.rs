@@ -1,21 +1,31 @@
 //! What servers say. The result of an answer stands last: bytes of a file are in it.
 
 use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_base::time::Timestamp;
 use gabion_fs::lock::Lock;
-use gabion_fs::{Attributes, Disposition};
+use gabion_fs::{Attributes, Disposition, Error};
+use gabion_map::LockMode;
 
 use super::error::Outcome;
 use super::fields::{Bytes, Update, follows, put_items, take_items};
 use super::layout::{Layout, tagged};
-use crate::message::{Answer, CallId, Grant, ToClient};
+use crate::message::{Answer, CallId, ChangeNumber, Grant, ToClient};
 use crate::range::KeyRange;
-use crate::table::RevokeId;
+use crate::table::{Keep, RevokeId};
 
 tagged! {
     ToClient, "what a server says";
-    1 => Answer { id: CallId, updates: Vec<Update>, grants: Vec<Grant>, result: Outcome },
-    2 => Pong { received: u64 },
-    3 => Revoke { id: RevokeId, range: KeyRange };
+    1 => Answer {
+        id: CallId,
+        updates: Vec<Update>,
+        grants: Vec<Grant>,
+        now: Timestamp,
+        result: Outcome,
+    },
+    2 => Pong { received: u64, now: Timestamp },
+    3 => Revoke { id: RevokeId, range: KeyRange, keep: Keep },
+    4 => Applied { number: ChangeNumber, extents: Vec<Update>, credit: u64 },
+    5 => Failed { number: ChangeNumber, error: Error };
 }
 
 tagged! {
@@ -32,19 +42,21 @@ tagged! {
 
 impl Layout for Grant {
     type Value = Self;
-    const BYTES_MIN: usize = KeyRange::BYTES_MIN + 4;
+    const BYTES_MIN: usize = KeyRange::BYTES_MIN + 5;
 
     fn put(value: &Self, out: &mut Vec<u8>) {
-        let Grant { range, items } = value;
+        let Grant { range, mode, items } = value;
         for (index, (key, _)) in items.iter().enumerate() {
             assert!(follows(&items[..index], range, *key), "{key:?} does not follow in {range:?}");
         }
         KeyRange::put(range, out);
+        LockMode::put(mode, out);
         put_items(items, out);
     }
 
     fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let range = KeyRange::take(reader)?;
-        Ok(Self { range, items: take_items(range, reader)? })
+        let mode = LockMode::take(reader)?;
+        Ok(Self { range, mode, items: take_items(range, reader)? })
     }
 }

@@ -1,6 +1,8 @@
 //! What clients say. `bytes` of a write stand last.
 
 use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_base::ids::Ino;
+use gabion_base::time::Timestamp;
 use gabion_fs::create::Linkable;
 use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
@@ -8,31 +10,45 @@ use gabion_fs::{
     Caller, Changes, Error, FileType, IfExists, IfTaken, Leave, OpenRequest, Privileges,
     SpaceRequest, WriteAt,
 };
-use gabion_map::FileId;
 use gabion_map::txn::SeekTarget;
+use gabion_map::{FileId, LockMode};
 
 use super::fields::{Bytes, Name, Target, XattrValue};
-use super::layout::{Layout, tagged};
+use super::layout::{Layout, record, tagged};
 use super::{DATA_BYTES_MAX, GROUPS_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX};
-use crate::message::{Call, CallId, Prefetch, ReadLease, ToServer};
+use crate::message::{Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, ToServer};
 use crate::range::KeyRange;
 use crate::table::RevokeId;
 
 tagged! {
     ToServer, "what a client says";
-    1 => Call { id: CallId, caller: Caller, call: Call },
+    1 => Call { id: CallId, after: ChangeNumber, caller: Caller, call: Call },
     2 => Ping {},
     8 => Goodbye {};
     3 => Opened(file: FileId),
     4 => Closed(file: FileId),
     5 => Released(revocations: Vec<RevokeId>),
     6 => Unwanted(ranges: Vec<KeyRange>),
-    7 => Cancel(id: CallId)
+    7 => Cancel(id: CallId),
+    9 => Change(change: Change),
+    10 => Yielded(ranges: Vec<KeyRange>)
 }
+
+record!(Change {
+    number: ChangeNumber,
+    now: Timestamp,
+    made: Option<Ino>,
+    caller: Caller,
+    call: Call,
+});
 
 tagged! {
     Call, "what a client asks for";
-    1 => Acquire { ranges: Vec<KeyRange>, prefetch: Prefetch },
+    1 => Acquire {
+        needed: Vec<(KeyRange, LockMode)>,
+        welcome: Vec<(KeyRange, LockMode)>,
+        prefetch: Prefetch,
+    },
     2 => Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
     3 => Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Bytes },
     4 => Create {
@@ -90,6 +106,7 @@ tagged! {
     18 => Seek { file: FileId, offset: u64, target: SeekTarget },
     19 => Sync { file: Option<FileId> },
     20 => Space {},
+    24 => Numbers { count: u32 },
     21 => Lock { lock: Lock, wait: Wait },
     22 => Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },
     23 => TestLock { lock: Lock };

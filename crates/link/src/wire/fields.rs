@@ -11,7 +11,7 @@ use gabion_map::{FileId, Key, Kind};
 
 use super::layout::{Layout, put_count, take_count};
 use super::{DATA_BYTES_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, TEXT_BYTES_MAX, XATTR_BYTES_MAX};
-use crate::message::{CallId, SessionId};
+use crate::message::{CallId, ChangeNumber, SessionId};
 use crate::range::KeyRange;
 use crate::table::RevokeId;
 
@@ -58,6 +58,7 @@ macro_rules! newtype {
 
 newtype!(SessionId(u64));
 newtype!(CallId(u64));
+newtype!(ChangeNumber(u64));
 newtype!(RevokeId(u64));
 newtype!(SubvolId(u32));
 
@@ -109,6 +110,23 @@ impl Layout for Timestamp {
     }
 }
 
+impl Layout for Ino {
+    type Value = Self;
+    const BYTES_MIN: usize = 8;
+
+    fn put(value: &Self, out: &mut Vec<u8>) {
+        out.put_u64(value.0);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let ino = Self(reader.u64()?);
+        match ino.0 < INO_END {
+            true => Ok(ino),
+            false => Err(DecodeError::Invalid("the number of an inode")),
+        }
+    }
+}
+
 /// Inode 0 has items, too, though it is no object.
 impl Layout for FileId {
     type Value = Self;
@@ -120,11 +138,8 @@ impl Layout for FileId {
     }
 
     fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let (subvol, ino) = (SubvolId(reader.u32()?), Ino(reader.u64()?));
-        match ino.0 < INO_END {
-            true => Ok(Self::new(subvol, ino)),
-            false => Err(DecodeError::Invalid("the number of an inode")),
-        }
+        let subvol = SubvolId(reader.u32()?);
+        Ok(Self::new(subvol, Ino::take(reader)?))
     }
 }
 

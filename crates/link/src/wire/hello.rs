@@ -10,6 +10,7 @@
 
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{SubvolId, Uuid};
+use gabion_base::time::Timestamp;
 
 use super::fields::Text;
 use super::frame::WireError;
@@ -29,6 +30,8 @@ record!(Welcome {
     seed: u64,
     read_only: bool,
     start: u64,
+    now: Timestamp,
+    credit: u64,
 });
 
 record!(Refusal { reason: RefusalReason, text: Text });
@@ -147,7 +150,7 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_before_its_fields_are_read() {
-        assert_eq!(hello_of_others(8, &[2]), Err(WireError::Version { found: 2 }));
+        assert_eq!(hello_of_others(8, &[1]), Err(WireError::Version { found: 1 }));
         let bits = 1 << 63;
         assert_eq!(hello_of_others(17, &[0x80]), Err(WireError::UnknownFeatures { bits }));
         assert_eq!(hello_of_others(0, b"?"), Err(WireError::Foreign));

@@ -42,8 +42,8 @@ pub use frame::{FrameKind, HEADER_BYTES, Header, WireError, encode_frame};
 use crate::message::{ToClient, ToServer};
 use layout::Layout;
 
-/// The version of everything said here.
-pub const VERSION: u16 = 1;
+/// The version of everything said here. In 1, clients made no changes by themselves.
+pub const VERSION: u16 = 2;
 /// The features without which a peer would misunderstand us: a bit each. There are none yet.
 pub const FEATURES: u64 = 0;
 /// The first bytes of a hello and of a welcome.

@@ -10,12 +10,13 @@ use gabion_fs::{
     Attributes, Caller, Changes, Disposition, FileType, Groups, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
 };
-use gabion_map::FileId;
 use gabion_map::txn::SeekTarget;
+use gabion_map::{FileId, LockMode};
 
 use super::GROUPS_MAX;
 use super::layout::{Layout, numbered, put_count, record, tagged, take_count};
 use crate::message::{Prefetch, ReadLease};
+use crate::table::Keep;
 
 numbered!(Trust, "who checks", { CheckedByKernel = 1, CheckHere = 2 });
 numbered!(Privileges, "what becomes of privileges", { Keep = 1, Clear = 2 });
@@ -33,6 +34,8 @@ numbered!(Strength, "the strength of a lock", { Shared = 1, Exclusive = 2 });
 numbered!(Wait, "whether to wait", { Yes = 1, No = 2 });
 numbered!(Prefetch, "what is welcome", { Names = 1, Children = 2 });
 numbered!(ReadLease, "a lease on what is read", { None = 1, AtOnce = 2, InTurn = 3 });
+numbered!(LockMode, "the mode of a lease", { Shared = 1, Exclusive = 2 });
+numbered!(Keep, "what is kept", { Nothing = 1, Shared = 2 });
 numbered!(SizeRule, "what becomes of the size", { Extend = 1, Keep = 2 });
 
 numbered!(FileType, "the type of an object", {

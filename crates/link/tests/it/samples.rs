@@ -14,14 +14,14 @@ use gabion_fs::{
     OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
 };
 use gabion_map::txn::SeekTarget;
-use gabion_map::{FileId, Kind, MapError};
+use gabion_map::{FileId, Kind, LockMode, MapError};
 
 use gabion_link::message::{
-    Answer, Call, CallId, Grant, Hello, Prefetch, ReadLease, Refusal, RefusalReason, SessionId,
-    ToClient, ToServer, Welcome,
+    Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
+    RefusalReason, SessionId, ToClient, ToServer, Welcome,
 };
 use gabion_link::range::KeyRange;
-use gabion_link::table::RevokeId;
+use gabion_link::table::{Keep, RevokeId};
 use gabion_link::wire::{FrameKind, Header};
 
 const DIR: FileId = FileId::new(SubvolId(1), Ino(2));
@@ -56,6 +56,8 @@ pub fn welcomes() -> Vec<Welcome> {
         seed: 0x4142_4344_4546_4748,
         read_only: true,
         start: 0x5152_5354_5556_5758,
+        now: time(1_000_000_000),
+        credit: 0x6162_6364,
     }]
 }
 
@@ -169,15 +171,20 @@ fn calls_for_names() -> Vec<Call> {
 
 /// All other calls.
 fn calls_for_the_rest() -> Vec<Call> {
-    let ranges = vec![KeyRange::attributes(DIR), KeyRange::bytes(FILE, 0, 4096)];
+    let needed = vec![
+        (KeyRange::attributes(DIR), LockMode::Shared),
+        (KeyRange::bytes(FILE, 0, 4096), LockMode::Exclusive),
+    ];
+    let welcome = vec![(KeyRange::names(DIR), LockMode::Exclusive)];
     let set = |condition, set_group| {
         let (name, value) = (name("user.a"), name("value"));
         Call::SetXattr { file: FILE, name, value, condition, set_group }
     };
     let range = LockRange::WHOLE;
     vec![
-        Call::Acquire { ranges, prefetch: Prefetch::Names },
-        Call::Acquire { ranges: vec![], prefetch: Prefetch::Children },
+        Call::Acquire { needed, welcome: vec![], prefetch: Prefetch::Names },
+        Call::Acquire { needed: vec![], welcome, prefetch: Prefetch::Children },
+        Call::Numbers { count: 2048 },
         Call::Setattr { file: FILE, changes: changes() },
         Call::Setattr { file: FILE, changes: Changes::default() },
         set(SetCondition::Always, SetGroupBit::Keep),
@@ -204,8 +211,15 @@ pub fn to_server() -> Vec<ToServer> {
     let calls = calls.into_iter().zip(1..).map(|(call, id)| {
         let callers = [caller.clone(), Caller::superuser()];
         let caller = callers[usize::from(id > 1)].clone();
-        ToServer::Call { id: CallId(id), caller, call }
+        ToServer::Call { id: CallId(id), caller, call, after: ChangeNumber(id / 10) }
     });
+    let change = |made| Change {
+        number: ChangeNumber(0x0102),
+        now: time(5),
+        made,
+        caller: Caller::superuser(),
+        call: Call::Unlink { parent: DIR, name: name("file") },
+    };
     let others = [
         ToServer::Ping,
         ToServer::Opened(FILE),
@@ -214,6 +228,9 @@ pub fn to_server() -> Vec<ToServer> {
         ToServer::Unwanted(vec![KeyRange::names(DIR)]),
         ToServer::Cancel(CallId(9)),
         ToServer::Goodbye,
+        ToServer::Change(change(None)),
+        ToServer::Change(change(Some(Ino(0x0304)))),
+        ToServer::Yielded(vec![KeyRange::object(FILE)]),
     ];
     calls.chain(others).collect()
 }
@@ -259,6 +276,7 @@ pub fn to_client() -> Vec<ToClient> {
         result,
         updates: vec![],
         grants: vec![],
+        now: time(6),
     });
     let value = |text: &str| Arc::from(text.as_bytes());
     let range = KeyRange::attributes(DIR);
@@ -272,14 +290,26 @@ pub fn to_client() -> Vec<ToClient> {
             (DIR.key(Kind::DIRENT, 0x6163), None),
         ],
         grants: vec![
-            Grant { range, items },
-            Grant { range: KeyRange::bytes_from(FILE, 4096), items: vec![] },
+            Grant { range, mode: LockMode::Shared, items },
+            Grant {
+                range: KeyRange::bytes_from(FILE, 4096),
+                mode: LockMode::Exclusive,
+                items: vec![],
+            },
         ],
+        now: time(7),
     };
     let others = [
         with_items,
-        ToClient::Pong { received: 12 },
-        ToClient::Revoke { id: RevokeId(3), range: KeyRange::names(DIR) },
+        ToClient::Pong { received: 12, now: time(8) },
+        ToClient::Revoke { id: RevokeId(3), range: KeyRange::names(DIR), keep: Keep::Shared },
+        ToClient::Revoke { id: RevokeId(4), range: KeyRange::names(DIR), keep: Keep::Nothing },
+        ToClient::Applied {
+            number: ChangeNumber(0x0102),
+            extents: vec![(FILE.key(Kind::FILE, 0), Some(value("extent")))],
+            credit: 0x6162_6364,
+        },
+        ToClient::Failed { number: ChangeNumber(0x0102), error: Error::Stale },
     ];
     answers.chain(others).collect()
 }

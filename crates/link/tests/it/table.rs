@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_link::range::{KeyRange, RangeSet};
-use gabion_link::table::{Action, ClientId, LeaseTable, RequestId, RevokeId, Want};
+use gabion_link::table::{Action, ClientId, Keep, Lease, LeaseTable, RequestId, RevokeId, Want};
 use gabion_map::{FileId, LockMode};
 use proptest::prelude::*;
 
@@ -28,7 +28,12 @@ fn exclusive(range: KeyRange) -> Want {
 /// A request that holds all that it wants and has ended with leases on `grants`.
 fn lease(table: &mut LeaseTable, id: u64, client: ClientId, range: KeyRange) {
     assert!(table.try_hold(RequestId(id), client, shared(range)));
-    assert_eq!(table.finish(RequestId(id), &[range]), []);
+    assert_eq!(table.finish(RequestId(id), &[shared(range)]), []);
+}
+
+fn own(table: &mut LeaseTable, id: u64, client: ClientId, range: KeyRange) {
+    assert!(table.try_hold(RequestId(id), client, exclusive(range)));
+    assert_eq!(table.finish(RequestId(id), &[exclusive(range)]), []);
 }
 
 #[test]
@@ -38,8 +43,9 @@ fn a_change_of_bytes_waits_for_all_leases_on_them_and_takes_no_more_than_it_need
     lease(&mut table, 2, B, bytes(50, 150));
     let wants = exclusive(bytes(40, 60));
     assert!(!table.try_hold(RequestId(3), A, wants));
-    let own = Action::Revoke { client: A, id: RevokeId(1), range: bytes(40, 60) };
-    let revoke = Action::Revoke { client: B, id: RevokeId(2), range: bytes(50, 60) };
+    let keep = Keep::Nothing;
+    let own = Action::Revoke { client: A, id: RevokeId(1), range: bytes(40, 60), keep };
+    let revoke = Action::Revoke { client: B, id: RevokeId(2), range: bytes(50, 60), keep };
     assert_eq!(table.park(RequestId(3), A, &[wants]), [own, revoke]);
     assert_eq!(table.owed_by(B), 1);
     // Bytes are cached by a kernel, which has to be told by somebody.
@@ -49,7 +55,7 @@ fn a_change_of_bytes_waits_for_all_leases_on_them_and_takes_no_more_than_it_need
     assert_eq!(table.released(B, RevokeId(2)), [resume]);
     assert!(table.has(B, &bytes(60, 150)) && !table.has(B, &bytes(59, 61)));
     assert!(table.try_hold(RequestId(3), A, wants));
-    assert_eq!(table.finish(RequestId(3), &[bytes(40, 60)]), []);
+    assert_eq!(table.finish(RequestId(3), &[shared(bytes(40, 60))]), []);
     assert!(table.has(A, &bytes(0, 100)));
 }
 
@@ -119,11 +125,87 @@ fn an_answer_to_a_revocation_does_not_take_what_was_granted_after_it() {
     assert!(table.try_hold(RequestId(2), A, shared(bytes(0, 10))));
     table.park(RequestId(3), B, &[exclusive(bytes(0, 10))]);
     // The client has answered the first one when this reaches it, and keeps what it says.
-    let again = Action::Revoke { client: A, id: RevokeId(2), range: bytes(0, 10) };
-    assert_eq!(table.finish(RequestId(2), &[bytes(0, 10)]), [again]);
+    let keep = Keep::Nothing;
+    let again = Action::Revoke { client: A, id: RevokeId(2), range: bytes(0, 10), keep };
+    assert_eq!(table.finish(RequestId(2), &[shared(bytes(0, 10))]), [again]);
     assert_eq!(table.released(A, RevokeId(1)), []);
     assert!(table.has(A, &bytes(0, 10)));
     assert_eq!(table.released(A, RevokeId(2)), [Action::Resume(RequestId(3))]);
+}
+
+#[test]
+fn what_a_client_has_exclusively_only_its_changes_touch() {
+    let mut table = LeaseTable::default();
+    let names = KeyRange::names(FileId::new(SubvolId(1), Ino(1)));
+    own(&mut table, 1, A, names);
+    // The server may not know what the client has made of it.
+    assert!(!table.try_hold(RequestId(2), A, shared(names)));
+    table.begin_informed(RequestId(3), A);
+    assert!(table.try_hold(RequestId(3), A, exclusive(names)));
+    assert_eq!(table.finish(RequestId(3), &[]), []);
+    let keep = Keep::Shared;
+    let revoke = Action::Revoke { client: A, id: RevokeId(1), range: names, keep };
+    assert_eq!(table.park(RequestId(2), A, &[shared(names)]), [revoke]);
+    // Until it is given up, changes are made past who waits.
+    table.begin_change(RequestId(4), A);
+    assert!(table.try_hold(RequestId(4), A, exclusive(names)));
+    table.finish(RequestId(4), &[]);
+    assert_eq!(table.released(A, RevokeId(1)), [Action::Resume(RequestId(2))]);
+    assert!(table.has(A, &names));
+}
+
+#[test]
+fn whoever_waits_for_what_is_not_there_yet_does_not_hold_up_who_makes_it() {
+    let mut table = LeaseTable::default();
+    let file = |number| KeyRange::attributes(FileId::new(SubvolId(1), Ino(number)));
+    own(&mut table, 1, A, file(1));
+    // B waits for both, and A gives up the first only after it has made the second.
+    table.park(RequestId(2), B, &[shared(file(1)), shared(file(2))]);
+    table.begin_change(RequestId(3), A);
+    assert!(table.try_hold(RequestId(3), A, exclusive(file(2))));
+    assert_eq!(table.finish(RequestId(3), &[]), []);
+    assert_eq!(table.released(A, RevokeId(1)), [Action::Resume(RequestId(2))]);
+}
+
+#[test]
+fn who_stands_in_the_way_of_readers_goes_on_reading() {
+    let mut table = LeaseTable::default();
+    let names = KeyRange::names(FileId::new(SubvolId(1), Ino(1)));
+    own(&mut table, 1, A, names);
+    table.park(RequestId(2), B, &[shared(names)]);
+    assert_eq!(table.released(A, RevokeId(1)), [Action::Resume(RequestId(2))]);
+    assert_eq!(table.finish(RequestId(2), &[shared(names)]), []);
+    assert!(table.has(A, &names) && table.has(B, &names));
+    table.begin_change(RequestId(3), A);
+    assert!(!table.try_hold(RequestId(3), A, exclusive(names)));
+}
+
+#[test]
+fn what_is_yielded_is_free() {
+    let mut table = LeaseTable::default();
+    own(&mut table, 1, A, bytes(0, 100));
+    let revoke = table.park(RequestId(2), B, &[shared(bytes(10, 20))]);
+    let keep = Keep::Nothing;
+    let range = bytes(10, 20);
+    assert_eq!(revoke, [Action::Revoke { client: A, id: RevokeId(1), range, keep }]);
+    assert_eq!(table.yielded(A, &bytes(0, 100)), [Action::Resume(RequestId(2))]);
+    assert_eq!(table.finish(RequestId(2), &[shared(bytes(10, 20))]), []);
+    // The answer to what was asked before says nothing new.
+    assert_eq!(table.released(A, RevokeId(1)), []);
+    assert!(table.has(B, &bytes(10, 20)) && !table.has(A, &bytes(0, 1)));
+}
+
+#[test]
+fn nobody_has_leases_on_what_is_gone() {
+    let mut table = LeaseTable::default();
+    let file = FileId::new(SubvolId(1), Ino(1));
+    lease(&mut table, 1, A, KeyRange::attributes(file));
+    lease(&mut table, 2, B, bytes(0, 10));
+    let (range, keep) = (bytes(0, 10), Keep::Nothing);
+    let revoke = Action::Revoke { client: B, id: RevokeId(1), range, keep };
+    assert_eq!(table.gone(file, A), [revoke]);
+    assert_eq!(table.released(B, RevokeId(1)), []);
+    assert_eq!(table.leases().count(), 0);
 }
 
 /// One client or request does something, by number.
@@ -137,6 +219,10 @@ enum Step {
     End { pick: usize, takes_lease: bool },
     /// A client does what it was told.
     Obey { pick: usize },
+    /// A client makes a change by itself.
+    Change { client: u64, pick: usize },
+    /// A client gives up what it has exclusively.
+    Yield { client: u64, from: u64, length: u64 },
     /// A client goes.
     Leave { client: u64 },
 }
@@ -153,6 +239,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (any::<usize>(), any::<bool>())
             .prop_map(|(pick, takes_lease)| Step::End { pick, takes_lease }),
         3 => any::<usize>().prop_map(|pick| Step::Obey { pick }),
+        3 => (1..4_u64, any::<usize>()).prop_map(|(client, pick)| Step::Change { client, pick }),
+        1 => (1..4_u64, 0..12_u64, 1..5_u64)
+            .prop_map(|(client, from, length)| Step::Yield { client, from, length }),
         1 => (1..4_u64).prop_map(|client| Step::Leave { client }),
     ]
 }
@@ -165,8 +254,8 @@ struct World {
     running: BTreeMap<RequestId, (ClientId, Vec<Want>)>,
     parked: BTreeMap<RequestId, (ClientId, Vec<Want>)>,
     told: Vec<(ClientId, RevokeId, KeyRange)>,
-    /// What each client believes to have.
-    believed: BTreeMap<ClientId, RangeSet>,
+    /// What each client believes to have, and what of it exclusively.
+    believed: BTreeMap<ClientId, (RangeSet, RangeSet)>,
 }
 
 impl World {
@@ -180,10 +269,14 @@ impl World {
                     }
                     self.running.insert(id, (client, wants));
                 }
-                Action::Revoke { client, id, range } => {
+                Action::Revoke { client, id, range, keep } => {
                     assert!(self.table.has(client, &range));
                     // The client forgets at once; that it says so takes a while.
-                    self.believed.entry(client).or_default().remove(&range);
+                    let (all, exclusive) = self.believed.entry(client).or_default();
+                    exclusive.remove(&range);
+                    if keep == Keep::Nothing {
+                        all.remove(&range);
+                    }
                     self.told.push((client, id, range));
                 }
             }
@@ -221,10 +314,14 @@ impl World {
             Step::End { pick, takes_lease } => {
                 let Some(id) = self.pick(pick) else { return };
                 let (client, held) = self.running.remove(&id).unwrap();
-                let grants = if takes_lease { vec![held[0].0] } else { Vec::new() };
+                let grants = if takes_lease { vec![held[0]] } else { Vec::new() };
                 // The answer with the grants is on its way before anything that follows.
-                for grant in &grants {
-                    self.believed.entry(client).or_default().insert(grant);
+                for (range, mode) in &grants {
+                    let (all, exclusive) = self.believed.entry(client).or_default();
+                    all.insert(range);
+                    if *mode == LockMode::Exclusive {
+                        exclusive.insert(range);
+                    }
                 }
                 let actions = self.table.finish(id, &grants);
                 self.act(actions);
@@ -235,6 +332,30 @@ impl World {
                 }
                 let (client, id, _) = self.told.remove(pick % self.told.len());
                 let actions = self.table.released(client, id);
+                self.act(actions);
+            }
+            Step::Change { client, pick } => {
+                let client = ClientId(client);
+                let file = FileId::new(SubvolId(1), Ino(1));
+                let Some((_, exclusive)) = self.believed.get(&client) else { return };
+                let ranges: Vec<_> = exclusive.of(file).collect();
+                let Some(range) = ranges.get(pick % ranges.len().max(1)) else { return };
+                self.next += 1;
+                let id = RequestId(self.next);
+                self.table.begin_change(id, client);
+                let want = (*range, LockMode::Exclusive);
+                assert!(self.table.try_hold(id, client, want), "a change never waits");
+                let actions = self.table.finish(id, &[]);
+                self.act(actions);
+            }
+            Step::Yield { client, from, length } => {
+                let (client, range) = (ClientId(client), bytes(from, from + length));
+                let (all, exclusive) = self.believed.entry(client).or_default();
+                for part in exclusive.parts(&range) {
+                    all.remove(&part);
+                    exclusive.remove(&part);
+                }
+                let actions = self.table.yielded(client, &range);
                 self.act(actions);
             }
             Step::Leave { client } => {
@@ -262,9 +383,12 @@ impl World {
         let running: Vec<_> = self.running.iter().collect();
         for (index, (id, (client, held))) in running.iter().enumerate() {
             for (range, mode) in held {
-                for lease in
-                    leases.iter().filter(|l| l.client != *client || *mode == LockMode::Exclusive)
-                {
+                let minds = |lease: &&Lease| {
+                    lease.client != *client
+                        || *mode == LockMode::Exclusive
+                        || lease.mode == LockMode::Exclusive
+                };
+                for lease in leases.iter().filter(minds) {
                     let apart = !lease.range.overlaps(range) || !clash(lease.mode, *mode);
                     assert!(apart, "{id:?} holds {range:?} against {lease:?}");
                 }
@@ -276,9 +400,14 @@ impl World {
             }
         }
         // Nobody believes to have what the table does not know of.
-        for (client, set) in &self.believed {
+        for (client, (all, exclusive)) in &self.believed {
             let file = FileId::new(SubvolId(1), Ino(1));
-            assert!(set.of(file).all(|range| self.table.has(*client, &range)), "{client:?}");
+            assert!(all.of(file).all(|range| self.table.has(*client, &range)), "{client:?}");
+            let is_own = |range: &KeyRange| {
+                let others = leases.iter().filter(|lease| lease.client != *client);
+                others.into_iter().all(|lease| !lease.range.overlaps(range))
+            };
+            assert!(exclusive.of(file).all(|range| is_own(&range)), "{client:?}");
         }
         let waiting: BTreeSet<_> = self.table.waiting().map(|(id, ..)| id).collect();
         assert_eq!(waiting, self.parked.keys().copied().collect());

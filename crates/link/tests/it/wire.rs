@@ -12,19 +12,20 @@ use gabion_fs::{
     Attributes, Caller, Changes, Disposition, Error, FileType, Groups, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
 };
+use gabion_map::key::INO_END;
 use gabion_map::txn::{SeekTarget, Value};
-use gabion_map::{FileId, Key, Kind, MapError};
+use gabion_map::{FileId, Key, Kind, LockMode, MapError};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use gabion_link::message::{
-    Answer, Call, CallId, Grant, Hello, Prefetch, ReadLease, Refusal, RefusalReason, SessionId,
-    ToClient, ToServer, Welcome,
+    Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
+    RefusalReason, SessionId, ToClient, ToServer, Welcome,
 };
 use gabion_link::range::KeyRange;
-use gabion_link::table::RevokeId;
+use gabion_link::table::{Keep, RevokeId};
 use gabion_link::wire::{
     DATA_BYTES_MAX, FrameKind, GROUPS_MAX, Header, NAME_BYTES_MAX, TARGET_BYTES_MAX,
     TEXT_BYTES_MAX, XATTR_BYTES_MAX,
@@ -230,8 +231,9 @@ fn call_for_the_rest() -> impl Strategy<Value = Call> {
     let condition = one(&[SetCondition::Always, SetCondition::Absent, SetCondition::Present]);
     let set_group = one(&[SetGroupBit::Keep, SetGroupBit::Clear]);
     prop_oneof![
-        (vec(range(), 0..5), prefetch)
-            .prop_map(|(ranges, prefetch)| Call::Acquire { ranges, prefetch }),
+        (vec((range(), mode()), 0..5), vec((range(), mode()), 0..3), prefetch)
+            .prop_map(|(needed, welcome, prefetch)| Call::Acquire { needed, welcome, prefetch }),
+        any::<u32>().prop_map(|count| Call::Numbers { count }),
         (file(), changes()).prop_map(|(file, changes)| Call::Setattr { file, changes }),
         (file(), name(), bytes(XATTR_BYTES_MAX), condition, set_group).prop_map(
             |(file, name, value, condition, set_group)| Call::SetXattr {
@@ -250,11 +252,30 @@ fn call_for_the_rest() -> impl Strategy<Value = Call> {
     ]
 }
 
+fn mode() -> impl Strategy<Value = LockMode> + Clone {
+    one(&[LockMode::Shared, LockMode::Exclusive])
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let made = option::of((0..INO_END).prop_map(Ino));
+    (any::<u64>(), time(), made, caller(), call()).prop_map(|(number, now, made, caller, call)| {
+        Change { number: ChangeNumber(number), now, made, caller, call }
+    })
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    prop_oneof![call_for_bytes(), call_for_names(), call_for_the_rest()]
+}
+
 fn to_server() -> impl Strategy<Value = ToServer> {
-    let call = prop_oneof![call_for_bytes(), call_for_names(), call_for_the_rest()];
+    let asked = |(id, after, caller, call)| {
+        let after = ChangeNumber(after);
+        ToServer::Call { id: CallId(id), caller, call, after }
+    };
     prop_oneof![
-        10 => (any::<u64>(), caller(), call)
-            .prop_map(|(id, caller, call)| ToServer::Call { id: CallId(id), caller, call }),
+        10 => (any::<u64>(), any::<u64>(), caller(), call()).prop_map(asked),
+        5 => change().prop_map(ToServer::Change),
+        1 => vec(range(), 0..5).prop_map(ToServer::Yielded),
         1 => Just(ToServer::Ping),
         1 => Just(ToServer::Goodbye),
         1 => file().prop_map(ToServer::Opened),
@@ -318,32 +339,45 @@ fn error() -> impl Strategy<Value = Error> {
 }
 
 fn grant() -> impl Strategy<Value = Grant> {
-    (range(), vec((1..=u8::MAX, any::<u64>(), value()), 0..6)).prop_map(|(range, places)| {
+    let places = vec((1..=u8::MAX, any::<u64>(), value()), 0..6);
+    (range(), mode(), places).prop_map(|(range, mode, places)| {
         let at = |(kind, at, value)| (range.file().key(Kind(kind), at), value);
         let mut items: Vec<(Key, Value)> = places.into_iter().map(at).collect();
         items.push((range.first(), Value::from(&b"first"[..])));
         items.retain(|(key, _)| range.contains(*key));
         items.sort();
         items.dedup_by_key(|(key, _)| *key);
-        Grant { range, items }
+        Grant { range, mode, items }
     })
 }
 
 fn to_client() -> impl Strategy<Value = ToClient> {
     let result = prop_oneof![3 => answer().prop_map(Ok), 1 => error().prop_map(Err)];
     let updates = vec((key(), option::of(value())), 0..4);
+    let extents = vec((key(), option::of(value())), 0..4);
+    let keep = one(&[Keep::Nothing, Keep::Shared]);
+    let applied = |(number, extents, credit)| {
+        let number = ChangeNumber(number);
+        ToClient::Applied { number, extents, credit }
+    };
     prop_oneof![
-        10 => (any::<u64>(), result, updates, vec(grant(), 0..4)).prop_map(
-            |(id, result, updates, grants)| ToClient::Answer {
+        10 => (any::<u64>(), result, updates, vec(grant(), 0..4), time()).prop_map(
+            |(id, result, updates, grants, now)| ToClient::Answer {
                 id: CallId(id),
                 result,
                 updates,
                 grants,
+                now,
             }
         ),
-        1 => any::<u64>().prop_map(|received| ToClient::Pong { received }),
-        1 => (any::<u64>(), range())
-            .prop_map(|(id, range)| ToClient::Revoke { id: RevokeId(id), range }),
+        1 => (any::<u64>(), time()).prop_map(|(received, now)| ToClient::Pong { received, now }),
+        1 => (any::<u64>(), extents, any::<u64>()).prop_map(applied),
+        1 => (any::<u64>(), error()).prop_map(|(number, error)| {
+            ToClient::Failed { number: ChangeNumber(number), error }
+        }),
+        1 => (any::<u64>(), range(), keep).prop_map(|(id, range, keep)| {
+            ToClient::Revoke { id: RevokeId(id), range, keep }
+        }),
     ]
 }
 
@@ -371,19 +405,21 @@ proptest! {
     #[test]
     fn greetings_are_understood(
         session in option::of(any::<(u64, u64)>()),
-        numbers: [u64; 5],
+        numbers: [u64; 6],
+        now in time(),
         (patience_ms, subvol, read_only) in any::<(u32, u32, bool)>(),
         uuid: [u8; 16],
         name in "\\PC{0,60}",
     ) {
-        let [id, secret, received, seed, start] = numbers;
+        let [id, secret, received, seed, start, credit] = numbers;
         let session = session.map(|(id, secret)| (SessionId(id), secret));
         let hello = Hello { session, received, name: name.clone() };
         prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         let (filesystem, subvol) = (Uuid(uuid), SubvolId(subvol));
         let session = SessionId(id);
         let welcome = Welcome {
-            session, secret, received, patience_ms, filesystem, subvol, seed, read_only, start,
+            session, secret, received, patience_ms, filesystem, subvol, seed, read_only, start, now,
+            credit,
         };
         prop_assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         let refusal = Refusal { reason: RefusalReason::Gone, text: name };
@@ -422,9 +458,10 @@ fn a_count_is_compared_with_what_is_left_before_room_is_made() {
     let mut released = ToServer::Released(vec![RevokeId(1)]).encode();
     released[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(ToServer::decode(&released).is_err());
-    let call = Call::Acquire { ranges: vec![], prefetch: Prefetch::Names };
-    let acquire = ToServer::Call { id: CallId(1), caller: Caller::superuser(), call }.encode();
-    for at in [17, 27] {
+    let call = Call::Acquire { needed: vec![], welcome: vec![], prefetch: Prefetch::Names };
+    let (caller, after) = (Caller::superuser(), ChangeNumber(0));
+    let acquire = ToServer::Call { id: CallId(1), caller, call, after }.encode();
+    for at in [25, 35, 39] {
         let mut longer = acquire.clone();
         assert_eq!(longer[at..at + 4], [0; 4], "a count stands at {at}");
         longer[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());

@@ -8,8 +8,9 @@ use gabion_base::disk::DiskError;
 use gabion_base::ids::BlockAddr;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::{Caller, Error, Result};
-use gabion_link::message::{Answer, Call, CallId, ToClient, ToServer};
-use gabion_map::MapError;
+use gabion_link::message::{Answer, Call, CallId, ChangeNumber, ToClient, ToServer};
+use gabion_map::txn::Value;
+use gabion_map::{Key, MapError};
 
 use crate::locks::LockEnd;
 
@@ -67,13 +68,13 @@ impl Calls {
         self.wire.send(message);
     }
 
-    fn ask(&self, caller: &Caller, call: Call, waiter: Waiter) -> CallId {
+    fn ask(&self, caller: &Caller, call: Call, after: ChangeNumber, waiter: Waiter) -> CallId {
         let mut state = self.state.lock();
         state.last += 1;
         let id = CallId(state.last);
         state.waiting.insert(id, waiter);
         let caller = caller.clone();
-        self.send(&mut state, ToServer::Call { id, caller, call });
+        self.send(&mut state, ToServer::Call { id, caller, call, after });
         id
     }
 
@@ -127,6 +128,7 @@ fn can_repeat(call: &Call) -> bool {
             | Call::Read { .. }
             | Call::Seek { .. }
             | Call::Space
+            | Call::Numbers { .. }
             | Call::TestLock { .. }
     )
 }
@@ -142,7 +144,7 @@ fn lost(operation: &'static str) -> Error {
     trouble(operation, std::io::ErrorKind::ConnectionAborted, text)
 }
 
-fn silent(deadline: Duration) -> Error {
+pub(super) fn silent(deadline: Duration) -> Error {
     let text = format!("no answer within {} s", deadline.as_secs());
     trouble("call", std::io::ErrorKind::TimedOut, text)
 }
@@ -174,7 +176,8 @@ impl RemoteFs {
                 return Err(silent(self.settings.deadline));
             }
             let slot = Arc::new(Slot::default());
-            let id = self.calls.ask(caller, call, Waiter::Thread(Arc::clone(&slot)));
+            let after = self.depends_on(&call);
+            let id = self.calls.ask(caller, call, after, Waiter::Thread(Arc::clone(&slot)));
             let mut end = slot.end.lock();
             while end.is_none() {
                 let left = deadline.saturating_sub(self.clock.monotonic());
@@ -205,13 +208,27 @@ impl RemoteFs {
     /// Asks the server; `end` is told on a thread that may wait.
     pub(super) fn call_later(&self, caller: &Caller, call: Call, end: LockEnd) -> CallId {
         self.gate.leave_own();
-        self.calls.ask(caller, call, Waiter::Told(end))
+        let after = self.depends_on(&call);
+        self.calls.ask(caller, call, after, Waiter::Told(end))
+    }
+
+    /// The last change that the server must have made before it looks at the call: of all for
+    /// what comes after them, so that a crash leaves no later one without the earlier; of its
+    /// objects for what is read.
+    fn depends_on(&self, call: &Call) -> ChangeNumber {
+        match call {
+            Call::Lock { .. } => ChangeNumber(0),
+            Call::Sync { .. } => self.pending.last(),
+            call if call.changes() => self.pending.last(),
+            call => self.pending.last_of(&call.files()),
+        }
     }
 
     /// Takes what the server says, in the order in which it says it.
     pub fn receive(&self, message: ToClient) {
         match message {
-            ToClient::Answer { id, result, updates, grants } => {
+            ToClient::Answer { id, result, updates, grants, now } => {
+                self.server_time.told(now, self.clock.monotonic());
                 {
                     let mut cache = self.cache.write();
                     cache.update(updates);
@@ -233,8 +250,22 @@ impl RemoteFs {
                     }
                 }
             }
-            ToClient::Pong { .. } => {}
-            ToClient::Revoke { id, range } => self.revocations.push(id, range),
+            ToClient::Pong { now, .. } => self.server_time.told(now, self.clock.monotonic()),
+            ToClient::Applied { number, extents, credit } => {
+                self.pending.applied(number, credit);
+                let is_final = |(key, _): &(Key, Option<Value>)| {
+                    self.pending.last_of(&[key.file()]) == ChangeNumber(0)
+                };
+                // Those of files that were changed again meanwhile come later.
+                let _order = self.order.lock();
+                let extents = extents.into_iter().filter(is_final);
+                self.cache.write().update(extents);
+            }
+            ToClient::Failed { number, error } => {
+                let files = self.pending.files_of(number);
+                self.revocations.failed(files, error);
+            }
+            ToClient::Revoke { id, range, keep } => self.revocations.push(id, range, keep),
         }
     }
 }

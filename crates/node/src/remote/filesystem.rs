@@ -267,8 +267,10 @@ impl Filesystem for RemoteFs {
     }
 
     fn close(&self) -> Result<()> {
+        let handed_over = self.hand_over();
+        self.answered();
         RemoteFs::close(self);
-        Ok(())
+        handed_over
     }
 
     fn background(self: Arc<Self>) -> Vec<(&'static str, BackgroundLoop)> {

@@ -1,8 +1,8 @@
 //! A filesystem that a server keeps, used from here as if it were local.
 //!
 //! ```text
-//!   front end -> RemoteFs: operations that read run on the Cache, all others at the server
-//!                  |  calls, notes                       ^ answers      | revocations
+//!   front end -> RemoteFs: operations run on the Cache where leases allow, else at the server
+//!                  |  changes, calls, notes              ^ answers      | revocations
 //!                  v                                     |              v
 //!                 Wire (every message once, in order)  receive        attend, a thread
 //!                                                                       | Kernel: forget
@@ -11,6 +11,8 @@
 //! What is true of everything that is answered from here:
 //!
 //! - It is covered by a lease, or the server has just said it.
+//! - A change that is made here is covered by exclusive leases, and on its way to the server before
+//!   the answer; the server has made it before anybody else can look ([`changing`]).
 //! - The session is alive by this machine's own clock: a client that is cut off stops to answer
 //!   from its cache before the server gives its leases to others.
 //! - A revocation is answered when the kernel has forgotten, and nothing that was found out before
@@ -21,12 +23,16 @@
 //! Absent: sockets, which are the owner's; times of reading, which are not recorded.
 
 mod calls;
+mod changing;
+mod contention;
 mod filesystem;
 mod gate;
 mod opens;
 mod operations;
 mod pages;
+mod pending;
 mod revocations;
+mod server_time;
 mod unsynced;
 
 use std::sync::Arc;
@@ -44,10 +50,13 @@ use gabion_map::{FileId, Kind};
 use crate::clock::Clock;
 
 use self::calls::Calls;
+use self::contention::Contention;
 use self::gate::Gate;
 use self::opens::Opens;
 use self::pages::Pages;
+use self::pending::Pending;
 use self::revocations::Revocations;
+use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
 
 /// Where messages to the server go. They arrive once, in the order in which they were sent, or the
@@ -71,6 +80,9 @@ pub trait Kernel: Send + Sync {
     /// The bytes `from..to` are no longer true. Waits for READs of them.
     fn forget_bytes(&self, file: FileId, from: u64, to: u64);
 }
+
+/// Where is told, for people, what nobody has asked for.
+pub type Report = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What can be chosen about a filesystem in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +132,11 @@ pub struct RemoteFs {
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
     cache: RwLock<Cache>,
+    /// The order in which changes are made here and sent.
+    order: Mutex<()>,
+    pending: Pending,
+    contention: Contention,
+    server_time: ServerTime,
     gate: Gate,
     pages: Arc<Pages>,
     calls: Calls,
@@ -130,6 +147,7 @@ pub struct RemoteFs {
     revived: Condvar,
     last: Mutex<LastKnown>,
     unsynced: Unsynced,
+    report: Mutex<Option<Report>>,
 }
 
 impl RemoteFs {
@@ -146,11 +164,15 @@ impl RemoteFs {
             seed: welcome.seed,
             is_read_only: welcome.read_only,
         };
-        Self {
+        let fs = Self {
             identity,
             settings,
             clock,
             cache: RwLock::default(),
+            order: Mutex::default(),
+            pending: Pending::default(),
+            contention: Contention::default(),
+            server_time: ServerTime::default(),
             gate: Gate::default(),
             pages: Arc::default(),
             calls: Calls::new(wire),
@@ -161,6 +183,26 @@ impl RemoteFs {
             revived: Condvar::new(),
             last: Mutex::default(),
             unsynced: Unsynced::default(),
+            report: Mutex::default(),
+        };
+        fs.meet(welcome);
+        fs
+    }
+
+    /// What a welcome says that is true from now on.
+    fn meet(&self, welcome: &Welcome) {
+        self.pending.set_credit(welcome.credit);
+        self.server_time.told(welcome.now, self.clock.monotonic());
+    }
+
+    /// Whom to tell what people should know.
+    pub fn set_report(&self, report: Report) {
+        *self.report.lock() = Some(report);
+    }
+
+    fn report(&self, text: &str) {
+        if let Some(report) = &*self.report.lock() {
+            report(text);
         }
     }
 
@@ -202,6 +244,11 @@ impl RemoteFs {
     pub fn cached(&self) -> (usize, usize) {
         let cache = self.cache.read();
         (cache.ranges().len(), cache.len())
+    }
+
+    /// Changes, and bytes, that are on their way to the server.
+    pub fn under_way(&self) -> (usize, u64) {
+        self.pending.under_way()
     }
 
     /// Calls that were sent so far.
@@ -264,13 +311,18 @@ impl RemoteFs {
             ranges
         };
         self.gate.barrier();
+        self.kernel_forgets(&ranges);
+    }
+
+    /// Has the kernel forget all of the objects that the ranges are of.
+    fn kernel_forgets(&self, ranges: &[KeyRange]) {
         let Some(kernel) = self.kernel.lock().clone() else { return };
         kernel.forget_names();
         let mut files: Vec<FileId> = ranges.iter().map(|range| range.file()).collect();
         files.dedup();
         // Pages last: to drop them takes longest.
         files.iter().for_each(|file| kernel.forget_attributes(*file));
-        let has_bytes = |range: &KeyRange| range.kind() == Some(Kind::DATA);
+        let has_bytes = |range: &KeyRange| range.last().kind == Kind::DATA;
         let mut files: Vec<FileId> =
             ranges.iter().filter(|range| has_bytes(range)).map(KeyRange::file).collect();
         files.dedup();
@@ -285,9 +337,23 @@ impl RemoteFs {
         if before != welcome.start {
             self.unsynced.lose();
         }
+        let (files, count) = self.pending.lose();
+        if count > 0 {
+            self.unsynced.lose_files(&files);
+            self.report(&format!("{count} changes were lost with the session"));
+        }
+        self.meet(welcome);
         self.forget_everything();
         self.revocations.clear();
         self.tell_opens_again();
+    }
+
+    /// Sees to it that the server has all that was done here, durably.
+    fn hand_over(&self) -> gabion_fs::Result<()> {
+        if !self.unsynced.is_any() && self.pending.under_way().0 == 0 || !self.is_alive() {
+            return Ok(());
+        }
+        self.syncfs()
     }
 
     /// Nobody is going to use it any more.

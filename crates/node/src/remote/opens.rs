@@ -22,6 +22,10 @@ impl Opens {
         *self.locked.lock().entry(file).or_default() += 1;
     }
 
+    pub(super) fn is_open(&self, file: FileId) -> bool {
+        self.files.lock().contains_key(&file)
+    }
+
     pub(super) fn has_locks(&self, file: FileId) -> bool {
         self.locked.lock().contains_key(&file)
     }

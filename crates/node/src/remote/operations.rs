@@ -14,7 +14,7 @@ use gabion_link::message::{Answer, Call, CallId, Prefetch, ReadLease, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
-use gabion_map::{FileId, Kind, Payload, Stop};
+use gabion_map::{FileId, Kind, LockMode, Payload, Stop};
 
 use crate::locks::LockEnd;
 
@@ -27,8 +27,9 @@ use super::pages::{Course, pages};
 const ATTEMPTS_MAX: usize = 1000;
 
 impl RemoteFs {
-    fn context(&self, caller: &Caller) -> Context {
-        Context { seed: self.identity.seed, now: self.clock.now(), caller: caller.clone() }
+    pub(super) fn context(&self, caller: &Caller) -> Context {
+        let now = self.server_time.at(self.clock.monotonic());
+        Context { seed: self.identity.seed, now, caller: caller.clone() }
     }
 
     /// Runs an operation that reads.
@@ -53,12 +54,13 @@ impl RemoteFs {
                     outcome => return outcome,
                 }
             }
-            let ranges = needed.clone();
-            self.call(caller, Call::Acquire { ranges, prefetch })?;
+            let needed = needed.iter().map(|range| (*range, LockMode::Shared)).collect();
+            self.call(caller, Call::Acquire { needed, welcome: Vec::new(), prefetch })?;
         }
         Err(Error::Busy)
     }
 
+    /// Asks for what only the server can do.
     fn done(&self, caller: &Caller, call: Call) -> Result<()> {
         match self.call(caller, call)? {
             Answer::Done => Ok(()),
@@ -66,8 +68,16 @@ impl RemoteFs {
         }
     }
 
+    /// Makes a change that answers nothing.
+    fn done_here(&self, caller: &Caller, call: Call) -> Result<()> {
+        match self.change(caller, call)? {
+            Answer::Done => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+
     fn object(&self, caller: &Caller, call: Call) -> Result<Attributes> {
-        match self.call(caller, call)? {
+        match self.change(caller, call)? {
             Answer::Object(attributes) => Ok(attributes),
             _ => Err(nonsense()),
         }
@@ -148,7 +158,7 @@ impl RemoteFs {
     }
 
     fn made(&self, caller: &Caller, call: Call) -> Result<(Attributes, Disposition)> {
-        match self.call(caller, call)? {
+        match self.change(caller, call)? {
             Answer::Made(attributes, disposition) => {
                 self.unsynced.written(attributes.file);
                 self.opened(attributes.file, true);
@@ -208,12 +218,12 @@ impl RemoteFs {
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
-        self.done(caller, Call::Unlink { parent, name: name.to_vec() })
+        self.done_here(caller, Call::Unlink { parent, name: name.to_vec() })
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
-        self.done(caller, Call::Rmdir { parent, name: name.to_vec() })
+        self.done_here(caller, Call::Rmdir { parent, name: name.to_vec() })
     }
 
     /// Gives an object another name.
@@ -226,7 +236,7 @@ impl RemoteFs {
             if_taken: request.if_taken,
             leave: request.leave,
         };
-        self.done(caller, call)
+        self.done_here(caller, call)
     }
 
     /// The target of a symbolic link.
@@ -313,12 +323,12 @@ impl RemoteFs {
         set_group: SetGroupBit,
     ) -> Result<()> {
         let (name, value) = (name.to_vec(), value.to_vec());
-        self.done(caller, Call::SetXattr { file, name, value, condition, set_group })
+        self.done_here(caller, Call::SetXattr { file, name, value, condition, set_group })
     }
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<()> {
-        self.done(caller, Call::RemoveXattr { file, name: name.to_vec() })
+        self.done_here(caller, Call::RemoveXattr { file, name: name.to_vec() })
     }
 
     /// Reads bytes that nobody keeps.
@@ -340,6 +350,7 @@ impl RemoteFs {
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize> {
+        self.yield_bytes(file);
         let range = pages(offset, into.len().max(1) as u64);
         if self.pages.begin(file, range) == Course::Flying {
             match self.read_call(caller, file, offset, into, ReadLease::AtOnce) {
@@ -388,7 +399,7 @@ impl RemoteFs {
     ) -> Result<Written> {
         let bytes = payload.bytes().to_vec();
         self.unsynced.written(file);
-        let answer = self.call(caller, Call::Write { file, at, privileges, bytes })?;
+        let answer = self.change(caller, Call::Write { file, at, privileges, bytes })?;
         // A sync that was under way may not have it.
         self.unsynced.written(file);
         match answer {

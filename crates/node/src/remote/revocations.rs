@@ -12,18 +12,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::Error;
 use gabion_link::message::ToServer;
 use gabion_link::range::KeyRange;
-use gabion_link::table::RevokeId;
+use gabion_link::table::{Keep, RevokeId};
 use gabion_map::{FileId, Kind};
 
 use super::RemoteFs;
 
-type Later = Box<dyn FnOnce() + Send>;
+/// What may wait for the server.
+enum Later {
+    Run(Box<dyn FnOnce() + Send>),
+    /// A change that touched these files could not be made.
+    Failed(Vec<FileId>, Error),
+}
+
+type Revoked = (RevokeId, KeyRange, Keep);
 
 #[derive(Default)]
 struct Queue {
-    revoked: VecDeque<(RevokeId, KeyRange)>,
+    revoked: VecDeque<Revoked>,
     later: VecDeque<Later>,
     is_closed: bool,
 }
@@ -37,14 +45,20 @@ pub(super) struct Revocations {
 }
 
 impl Revocations {
-    pub(super) fn push(&self, id: RevokeId, range: KeyRange) {
-        self.queue.lock().revoked.push_back((id, range));
+    pub(super) fn push(&self, id: RevokeId, range: KeyRange, keep: Keep) {
+        self.queue.lock().revoked.push_back((id, range, keep));
         self.arrived.notify_one();
     }
 
     /// Has something run on a thread that may wait for the server.
-    pub(super) fn later(&self, run: Later) {
-        self.queue.lock().later.push_back(run);
+    pub(super) fn later(&self, run: Box<dyn FnOnce() + Send>) {
+        self.queue.lock().later.push_back(Later::Run(run));
+        self.later.notify_one();
+    }
+
+    /// A change that touched `files` could not be made.
+    pub(super) fn failed(&self, files: Vec<FileId>, error: Error) {
+        self.queue.lock().later.push_back(Later::Failed(files, error));
         self.later.notify_one();
     }
 
@@ -60,7 +74,7 @@ impl Revocations {
     }
 
     /// All revocations that wait; nothing at the end.
-    fn next(&self) -> Option<Vec<(RevokeId, KeyRange)>> {
+    fn next(&self) -> Option<Vec<Revoked>> {
         let mut queue = self.queue.lock();
         loop {
             if queue.is_closed {
@@ -91,13 +105,17 @@ impl RemoteFs {
     /// Gives back what the server wants back, until the end. For a thread of its own.
     pub fn attend(&self) {
         while let Some(revoked) = self.revocations.next() {
-            let is_bytes = |(_, range): &(RevokeId, KeyRange)| range.kind() == Some(Kind::DATA);
-            let (bytes, others): (Vec<_>, Vec<_>) = revoked.into_iter().partition(is_bytes);
+            let now = self.clock.monotonic();
+            for (_, range, _) in &revoked {
+                self.contention.revoked(range.file(), now);
+            }
+            let has_pages = |(_, range, _): &Revoked| self.may_have_pages(range);
+            let (bytes, others): (Vec<_>, Vec<_>) = revoked.into_iter().partition(has_pages);
             if !others.is_empty() {
                 self.give_back_items(&others);
             }
-            for (id, range) in bytes {
-                self.give_back_bytes(id, &range);
+            for one in bytes {
+                self.give_back_bytes(&one);
             }
         }
     }
@@ -105,39 +123,57 @@ impl RemoteFs {
     /// Runs what may wait for the server, until the end. For a thread of its own.
     pub fn attend_later(&self) {
         while let Some(run) = self.revocations.next_later() {
-            run();
+            match run {
+                Later::Run(run) => run(),
+                Later::Failed(files, error) => self.change_failed(&files, &error),
+            }
             self.answered();
         }
     }
 
-    fn give_back_items(&self, revoked: &[(RevokeId, KeyRange)]) {
+    /// Whether the kernel may have cached bytes in the range: not where they may be changed here.
+    fn may_have_pages(&self, range: &KeyRange) -> bool {
+        let bytes = range.intersection(&KeyRange::bytes_from(range.file(), 0));
+        bytes.is_some_and(|bytes| self.cache.read().is_shared(&bytes))
+    }
+
+    fn give_back_items(&self, revoked: &[Revoked]) {
         {
             let mut cache = self.cache.write();
-            revoked.iter().for_each(|(_, range)| cache.revoke(range));
+            revoked.iter().for_each(|(_, range, keep)| cache.give_up(range, *keep));
         }
         self.gate.barrier();
-        if let Some(kernel) = self.kernel.lock().clone() {
-            if revoked.iter().any(|(_, range)| range.kind() == Some(Kind::DIRENT)) {
-                kernel.forget_names();
-            }
-            for (_, range) in revoked {
-                if range.first().kind == Kind::INODE {
-                    kernel.forget_attributes(range.file());
-                }
-            }
-        }
-        let ids = revoked.iter().map(|(id, _)| *id).collect();
+        let forgotten = revoked.iter().filter(|(.., keep)| *keep == Keep::Nothing);
+        let forgotten: Vec<KeyRange> = forgotten.map(|(_, range, _)| *range).collect();
+        self.kernel_forgets_items(&forgotten);
+        let ids = revoked.iter().map(|(id, ..)| *id).collect();
         self.calls.tell(ToServer::Released(ids));
     }
 
-    fn give_back_bytes(&self, id: RevokeId, range: &KeyRange) {
+    fn kernel_forgets_items(&self, ranges: &[KeyRange]) {
+        let Some(kernel) = self.kernel.lock().clone() else { return };
+        let has_names = |range: &KeyRange| {
+            range.first().kind <= Kind::DIRENT && range.last().kind >= Kind::DIRENT
+        };
+        if ranges.iter().any(has_names) {
+            kernel.forget_names();
+        }
+        for range in ranges.iter().filter(|range| range.first().kind == Kind::INODE) {
+            kernel.forget_attributes(range.file());
+        }
+    }
+
+    fn give_back_bytes(&self, (id, range, keep): &Revoked) {
         let file = range.file();
         let pages = pages_of(range);
         let dropping = self.pages.begin_dropping(file, pages);
-        self.cache.write().revoke(range);
+        self.cache.write().give_up(range, *keep);
         self.gate.barrier();
+        if range.first().kind != Kind::DATA {
+            self.kernel_forgets_items(&[*range]);
+        }
         self.drop_pages(file, pages);
-        self.calls.tell(ToServer::Released(vec![id]));
+        self.calls.tell(ToServer::Released(vec![*id]));
         self.pages.dropped(file, dropping);
     }
 
@@ -152,6 +188,7 @@ impl RemoteFs {
 
 /// The whole pages that a range of bytes touches.
 fn pages_of(range: &KeyRange) -> (u64, u64) {
-    let (from, last) = (range.first().at, range.last().at);
+    let from = if range.first().kind == Kind::DATA { range.first().at } else { 0 };
+    let last = range.last().at;
     super::pages::pages(from, (last - from).saturating_add(1))
 }

@@ -100,6 +100,18 @@ impl Unsynced {
         }
     }
 
+    /// Whether anything was written and not made durable.
+    pub(super) fn is_any(&self) -> bool {
+        let unsynced = self.unsynced.lock();
+        unsynced.are_all || !unsynced.some.is_empty()
+    }
+
+    /// What was done to these files is lost.
+    pub(super) fn lose_files(&self, files: &[FileId]) {
+        let mut lost = self.lost.lock();
+        files.iter().for_each(|file| lost.insert(*file));
+    }
+
     /// Whatever was not made durable may be lost.
     pub(super) fn lose(&self) {
         let unsynced = std::mem::take(&mut *self.unsynced.lock());

@@ -10,12 +10,13 @@ use gabion_fs::format::inode::Inode;
 use gabion_fs::{Error, FileType, Result};
 use gabion_link::message::{Answer, Grant, Prefetch};
 use gabion_link::range::KeyRange;
+use gabion_link::table::Want;
 use gabion_map::format::item::encode_file;
 use gabion_map::txn::FileExtent;
-use gabion_map::{FileId, Key, Kind, LockMode, Txn, Value};
+use gabion_map::{FileId, Key, Kind, LockMode, Stop, Txn, Value};
 
 use super::guarded::Grip;
-use super::{Executed, Job, Outcome, Served};
+use super::{Executed, Outcome, Request, Served};
 
 /// Names of a directory that one answer tells; larger directories are told in parts.
 const NAMES_MAX: usize = 4096;
@@ -23,6 +24,10 @@ const NAMES_MAX: usize = 4096;
 const BYTES_MAX: usize = 1 << 20;
 /// Bytes of items of one range. With what was told before, it fits into an answer.
 const RANGE_BYTES_MAX: usize = 2 << 20;
+/// Names of one directory that a client asks for one by one.
+const PARTS_MAX: usize = 2;
+/// Objects of a directory that somebody who lists it waits for, at once.
+const CHILDREN_MAX: usize = 1024;
 /// Ranges that one call may ask for.
 const RANGES_MAX: usize = 1024;
 
@@ -34,9 +39,9 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, range: KeyRange, items: Vec<(Key, Value)>) {
+    fn add(&mut self, (range, mode): Want, items: Vec<(Key, Value)>) {
         self.bytes += items.iter().map(item_bytes).sum::<usize>() + size_of::<KeyRange>();
-        self.grants.push(Grant { range, items });
+        self.grants.push(Grant { range, mode, items });
     }
 
     fn is_full(&self) -> bool {
@@ -50,80 +55,131 @@ fn item_bytes((_, value): &(Key, Value)) -> usize {
 }
 
 impl Served {
-    pub(super) fn acquire(&self, job: &Job, ranges: &[KeyRange], prefetch: Prefetch) -> Executed {
-        let is_leased_so = |range: &KeyRange| match range.kind() {
-            Some(Kind::DIRENT) => true,
-            _ => *range == KeyRange::attributes(range.file()),
-        };
-        if ranges.len() > RANGES_MAX || !ranges.iter().all(is_leased_so) {
+    pub(super) fn acquire(
+        &self,
+        job: &Request,
+        needed: &[Want],
+        welcome: &[Want],
+        prefetch: Prefetch,
+    ) -> Executed {
+        let all = || needed.iter().chain(welcome);
+        if all().count() > RANGES_MAX || !all().all(is_leased_so) {
             return Executed::Ended(Outcome::plain(Err(Error::InvalidArgument)));
         }
         let mut grip = Grip::new(&self.grants, job.request, job.client());
-        let mut wide = Vec::with_capacity(ranges.len());
+        let mut wide = Vec::with_capacity(needed.len());
         let mut denied = Vec::new();
-        for range in ranges {
-            let range = self.widened(&grip, *range);
-            if grip.ensure((range, LockMode::Shared)).is_err() {
-                denied.push((range, LockMode::Shared));
+        for want in needed {
+            let want = self.widened(&grip, *want);
+            if grip.ensure(want).is_err() {
+                denied.push(want);
             }
-            wide.push(range);
+            wide.push(want);
         }
         if !denied.is_empty() {
             return Executed::Blocked(denied);
         }
-        let outcome = match self.tell(&grip, &wide, prefetch) {
+        wide.extend(welcome.iter().filter(|want| grip.try_hold(**want)));
+        match self.tell(&mut grip, &wide, needed.len(), prefetch) {
             Ok(found) => {
-                Outcome { result: Ok(Answer::Done), updates: Vec::new(), grants: found.grants }
+                let (result, updates) = (Ok(Answer::Done), Vec::new());
+                Executed::Ended(Outcome { result, updates, grants: found.grants })
             }
-            Err(error) => Outcome::plain(Err(error)),
-        };
-        Executed::Ended(outcome)
+            Err(Error::Stop(Stop::Lease)) => Executed::Blocked(grip.denied().to_vec()),
+            Err(error) => Executed::Ended(Outcome::plain(Err(error))),
+        }
     }
 
-    /// All names of the directory instead of some, if they are few and nobody minds.
-    fn widened(&self, grip: &Grip<'_>, range: KeyRange) -> KeyRange {
-        let all = KeyRange::names(range.file());
-        if range.kind() != Some(Kind::DIRENT) || range == all {
-            return range;
+    /// All names of the directory instead of some, if they are few, and all bytes of a file, if
+    /// nobody minds. Who has asked for names of a directory before goes on with others, and gets
+    /// all whoever minds.
+    fn widened(&self, grip: &Grip<'_>, want: Want) -> Want {
+        let (range, mode) = want;
+        let all = match range.kind() {
+            Some(Kind::DIRENT) => KeyRange::names(range.file()),
+            Some(Kind::DATA) => KeyRange::bytes_from(range.file(), 0),
+            _ => return want,
+        };
+        if range == all {
+            return want;
         }
         // Only a guess, so nobody has to be asked about it.
-        let inode = self.fs.run(|txn| Ok(txn.get(range.file().key(Kind::INODE, 0))?));
-        let inode = inode.ok().flatten().and_then(|value| Inode::decode(&value).ok());
-        let is_small = inode.is_some_and(|inode| inode.length <= NAMES_MAX as u64);
-        if is_small && grip.try_hold((all, LockMode::Shared)) { all } else { range }
+        let is_names = range.kind() == Some(Kind::DIRENT);
+        let is_small = !is_names
+            || self.inode(range.file()).is_ok_and(|inode| inode.length <= NAMES_MAX as u64);
+        let goes_on = || is_names && mode == LockMode::Shared && grip.parts(&all) >= PARTS_MAX;
+        match is_small && (grip.try_hold((all, mode)) || goes_on()) {
+            true => (all, mode),
+            false => want,
+        }
     }
 
-    fn tell(&self, grip: &Grip<'_>, ranges: &[KeyRange], prefetch: Prefetch) -> Result<Found> {
+    /// `Stale` if there is no such object.
+    fn inode(&self, file: FileId) -> Result<Inode> {
+        let inode = self.fs.run(|txn| Ok(txn.get(file.key(Kind::INODE, 0))?))?;
+        inode.and_then(|value| Inode::decode(&value).ok()).ok_or(Error::Stale)
+    }
+
+    /// The first `needed` of `wants` are there, or there is an error.
+    fn tell(
+        &self,
+        grip: &mut Grip<'_>,
+        wants: &[Want],
+        needed: usize,
+        prefetch: Prefetch,
+    ) -> Result<Found> {
         let mut found = Found::default();
-        for range in ranges {
+        for (index, want) in wants.iter().enumerate() {
             if found.is_full() {
                 return Ok(found);
             }
-            match range.kind() {
-                Some(Kind::DIRENT) => self.tell_names(*range, &mut found)?,
-                _ => self.tell_attributes(range.file(), &mut found)?,
+            let told = match want.0.kind() {
+                Some(Kind::DIRENT) => self.tell_names(*want, &mut found),
+                Some(Kind::DATA) => self.inode(want.0.file()).map(|_| found.add(*want, Vec::new())),
+                _ => self.tell_attributes(want.0.file(), want.1, &mut found),
+            };
+            match told {
+                Err(error) if index < needed => return Err(error),
+                _ => {}
             }
         }
         if prefetch == Prefetch::Children {
-            let children = children(&found.grants);
-            for ino in children {
-                if found.is_full() {
-                    break;
-                }
-                let child = self.fs.file(ino);
-                if grip.try_hold((KeyRange::attributes(child), LockMode::Shared)) {
-                    match self.tell_attributes(child, &mut found) {
-                        // Nobody has asked for it yet.
-                        Ok(()) | Err(Error::AttributeTooLarge) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
+            self.tell_children(grip, &mut found)?;
         }
         Ok(found)
     }
 
-    fn tell_names(&self, range: KeyRange, found: &mut Found) -> Result<()> {
+    /// What the names in `found` stand for. Those who changed some of it are waited for, as the
+    /// client would have to ask for each of them.
+    fn tell_children(&self, grip: &mut Grip<'_>, found: &mut Found) -> Result<()> {
+        let children = children(&found.grants).into_iter();
+        let wants = children.map(|ino| KeyRange::attributes(self.fs.file(ino)));
+        let wants = wants.filter(|range| !grip.owns(range)).map(|range| (range, LockMode::Shared));
+        let wants: Vec<Want> = wants.take(NAMES_MAX).collect();
+        let mut is_denied = false;
+        for want in wants.iter().take(CHILDREN_MAX) {
+            is_denied |= grip.ensure(*want).is_err();
+        }
+        if is_denied {
+            return Err(Error::Stop(Stop::Lease));
+        }
+        for (range, mode) in wants {
+            if found.is_full() {
+                break;
+            }
+            if grip.try_hold((range, mode)) {
+                match self.tell_attributes(range.file(), mode, found) {
+                    // Nobody has asked for it yet.
+                    Ok(()) | Err(Error::AttributeTooLarge | Error::Stale) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_names(&self, (range, mode): Want, found: &mut Found) -> Result<()> {
+        self.inode(range.file())?;
         let (first, last) = (range.first(), range.last());
         let mut items = self.fs.run(|txn| Ok(txn.scan(first, last, NAMES_MAX + 1)?))?;
         let mut told = range;
@@ -138,19 +194,20 @@ impl Served {
             let end = items.last().map_or(first, |(key, _)| *key);
             told = KeyRange::new(first, end).expect("items come in order");
         }
-        found.add(told, items);
+        found.add((told, mode), items);
         Ok(())
     }
 
-    fn tell_attributes(&self, file: FileId, found: &mut Found) -> Result<()> {
+    fn tell_attributes(&self, file: FileId, mode: LockMode, found: &mut Found) -> Result<()> {
         let range = KeyRange::attributes(file);
         let items = self.fs.run(|txn| {
             let mut items = txn.scan(range.first(), range.last(), usize::MAX)?;
             // The file itself knows better than its item how long it is.
             items.retain(|(key, _)| key.kind != Kind::FILE);
             let inode = items.first().filter(|(key, _)| key.kind == Kind::INODE);
-            let inode = inode.and_then(|(_, value)| Inode::decode(value).ok());
-            if inode.is_some_and(|inode| inode.file_type == FileType::Regular) {
+            let (_, inode) = inode.ok_or(Error::Stale)?;
+            let is_regular = |inode: Inode| inode.file_type == FileType::Regular;
+            if Inode::decode(inode).is_ok_and(is_regular) {
                 let extent = txn.file(file)?;
                 if extent != FileExtent::default() {
                     let item = (file.key(Kind::FILE, 0), Value::from(encode_file(extent)));
@@ -162,8 +219,17 @@ impl Served {
         if items.iter().map(item_bytes).sum::<usize>() > RANGE_BYTES_MAX {
             return Err(Error::AttributeTooLarge);
         }
-        found.add(range, items);
+        found.add((range, mode), items);
         Ok(())
+    }
+}
+
+/// Whether leases of this kind are had by asking for them: on bytes that are to be read, with them.
+fn is_leased_so((range, mode): &Want) -> bool {
+    match range.kind() {
+        Some(Kind::DIRENT) => true,
+        Some(Kind::DATA) => *mode == LockMode::Exclusive,
+        _ => *range == KeyRange::attributes(range.file()),
     }
 }
 

@@ -1,17 +1,18 @@
 //! The table of leases together with the calls that wait for it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gabion_link::message::SessionId;
 use gabion_link::range::KeyRange;
-use gabion_link::table::{Action, ClientId, LeaseTable, RequestId, RevokeId, Want};
+use gabion_link::table::{Action, ClientId, Keep, LeaseTable, RequestId, RevokeId, Want};
 
-use super::Job;
+use super::{Request, Session, Work};
 
 /// Who may touch what, and whose turn comes later.
 pub(super) struct Grants {
     pub(super) table: LeaseTable,
-    parked: BTreeMap<RequestId, Job>,
+    parked: BTreeMap<RequestId, Work>,
 }
 
 /// What a client has to be told to give up.
@@ -19,13 +20,14 @@ pub(super) struct Revocation {
     pub(super) client: ClientId,
     pub(super) id: RevokeId,
     pub(super) range: KeyRange,
+    pub(super) keep: Keep,
 }
 
 /// What follows from a change of the table.
 #[derive(Default)]
 pub(super) struct Due {
-    /// Calls that run again.
-    pub(super) jobs: Vec<Job>,
+    /// What goes on.
+    pub(super) work: Vec<Work>,
     pub(super) revocations: Vec<Revocation>,
 }
 
@@ -36,15 +38,26 @@ impl Grants {
     }
 
     /// Lets a call wait for `wants`.
-    pub(super) fn park(&mut self, job: Job, wants: &[Want]) -> Vec<Action> {
+    pub(super) fn park(&mut self, job: Request, wants: &[Want]) -> Vec<Action> {
         let (request, client) = (job.request, job.client());
-        self.parked.insert(request, job);
+        self.parked.insert(request, Work::Call(job));
         self.table.park(request, client, wants)
+    }
+
+    /// Lets the change at the head of a session's lane wait for `wants`.
+    pub(super) fn park_lane(
+        &mut self,
+        session: &Arc<Session>,
+        request: RequestId,
+        wants: &[Want],
+    ) -> Vec<Action> {
+        self.parked.insert(request, Work::Lane(Arc::clone(session)));
+        self.table.park(request, ClientId(session.id.0), wants)
     }
 
     /// A session has ended: nothing of it waits any more, or has leases.
     pub(super) fn evict(&mut self, session: SessionId) -> Vec<Action> {
-        self.parked.retain(|_, job| job.session.id != session);
+        self.parked.retain(|_, work| work.session().id != session);
         self.table.evict(ClientId(session.0))
     }
 
@@ -53,9 +66,9 @@ impl Grants {
         let mut due = Due::default();
         for action in actions {
             match action {
-                Action::Resume(request) => due.jobs.extend(self.parked.remove(&request)),
-                Action::Revoke { client, id, range } => {
-                    due.revocations.push(Revocation { client, id, range });
+                Action::Resume(request) => due.work.extend(self.parked.remove(&request)),
+                Action::Revoke { client, id, range, keep } => {
+                    due.revocations.push(Revocation { client, id, range, keep });
                 }
             }
         }

@@ -26,6 +26,8 @@ pub(super) struct Grip<'g> {
     grants: &'g Mutex<Grants>,
     request: RequestId,
     client: ClientId,
+    /// The number of the object that a client has made already.
+    made: Option<Ino>,
     denied: Vec<Want>,
     changed: BTreeMap<Key, Option<Value>>,
     /// Files whose size or blocks may have changed.
@@ -38,10 +40,23 @@ impl<'g> Grip<'g> {
             grants,
             request,
             client,
+            made: None,
             denied: Vec::new(),
             changed: BTreeMap::new(),
             resized: BTreeSet::new(),
         }
+    }
+
+    /// The request comes after all that its client has changed, and may touch what the client has
+    /// exclusively.
+    pub(super) fn begin_informed(&self) {
+        self.grants.lock().table.begin_informed(self.request, self.client);
+    }
+
+    /// What is done was done by the client before, who gave a new object the number `made`.
+    pub(super) fn begin_change(&mut self, made: Option<Ino>) {
+        self.grants.lock().table.begin_change(self.request, self.client);
+        self.made = made;
     }
 
     /// Begins an attempt on `inner`.
@@ -65,6 +80,16 @@ impl<'g> Grip<'g> {
     /// Whether `want` is held now. It is not waited for.
     pub(super) fn try_hold(&self, want: Want) -> bool {
         self.grants.lock().table.try_hold(self.request, self.client, want)
+    }
+
+    /// Whether the client may change all of `range` by itself.
+    pub(super) fn owns(&self, range: &KeyRange) -> bool {
+        self.grants.lock().table.owns(self.client, range)
+    }
+
+    /// In how many parts the client may read some of `range`.
+    pub(super) fn parts(&self, range: &KeyRange) -> usize {
+        self.grants.lock().table.parts(self.client, range)
     }
 
     /// Holds `want`, or remembers that it is needed.
@@ -164,7 +189,15 @@ impl<T: Txn + ?Sized> Txn for Guarded<'_, '_, T> {
     }
 
     fn new_inode(&mut self, subvol: SubvolId) -> Result<Ino, Stop> {
-        self.inner.new_inode(subvol)
+        let Some(ino) = self.grip.made else { return self.inner.new_inode(subvol) };
+        let file = FileId::new(subvol, ino);
+        self.ensure(KeyRange::object(file), LockMode::Exclusive)?;
+        self.inner.lock(file, LockMode::Exclusive)?;
+        // Numbers are used once, whatever a client says.
+        match self.inner.get(file.key(Kind::INODE, 0))? {
+            None => Ok(ino),
+            Some(_) => Err(Stop::Lease),
+        }
     }
 
     fn require_space(&mut self) -> Result<(), Stop> {
@@ -222,8 +255,9 @@ impl<T: Txn + ?Sized> Txn for Guarded<'_, '_, T> {
         self.inner.insert(file, offset, length)
     }
 
+    /// Who still caches bytes of an object that is gone does no harm.
     fn remove_bytes(&mut self, file: FileId) -> Result<Removal, Stop> {
-        self.change_bytes_from(file, 0)?;
+        self.change_bytes(file, 0, 0)?;
         self.inner.remove_bytes(file)
     }
 

@@ -9,6 +9,8 @@
 //! ```
 //!
 //! - No call waits on a thread: what has to wait is put aside and runs again from its start.
+//! - What a client has changed by itself is applied in the order in which it says so, and before
+//!   anything that it says later and that depends on it ([`lane`]).
 //! - An answer is on its way before anything that the call held is free for others. So each client
 //!   learns what happened in the order in which it happened.
 //! - What a client has open stays, by a reference of its session; a session that has ended has
@@ -21,7 +23,10 @@ mod acquire;
 mod execute;
 mod grants;
 mod guarded;
+mod lane;
+mod numbers;
 mod session;
+mod times;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,19 +34,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Mutex, RwLock};
-use gabion_fs::{Caller, Error};
+use gabion_base::time::Timestamp;
+use gabion_fs::{Caller, Context, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
-use gabion_link::range::KeyRange;
 use gabion_link::table::{Action, ClientId, Lease, RequestId, RevokeId, Want};
-use gabion_map::{FileId, Key, Value};
+use gabion_map::{FileId, Key, Kind, Value};
 
 use crate::local::LocalFs;
 
 use self::grants::{Grants, Revocation};
 pub use self::session::{Peer, Session};
+use self::times::Times;
+
+/// What a worker has to do.
+pub struct Job(Work);
+
+enum Work {
+    Call(Request),
+    /// What waits in the session's lane.
+    Lane(Arc<Session>),
+}
+
+impl Work {
+    fn session(&self) -> &Session {
+        match self {
+            Self::Call(request) => &request.session,
+            Self::Lane(session) => session,
+        }
+    }
+}
 
 /// A call on its way to its answer.
-pub struct Job {
+struct Request {
     request: RequestId,
     session: Arc<Session>,
     id: CallId,
@@ -52,9 +76,14 @@ pub struct Job {
 impl Job {
     /// Whether it may change what clients have leases on, or what they have locked.
     pub fn changes(&self) -> bool {
-        self.call.changes()
+        match &self.0 {
+            Work::Call(request) => request.call.changes(),
+            Work::Lane(_) => true,
+        }
     }
+}
 
+impl Request {
     fn client(&self) -> ClientId {
         ClientId(self.session.id.0)
     }
@@ -82,6 +111,7 @@ pub struct Served {
     grants: Mutex<Grants>,
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
+    times: Arc<Times>,
     queue: Queue,
 }
 
@@ -105,6 +135,7 @@ impl Served {
     /// `start` is drawn for each start of the server.
     pub fn new(fs: Arc<LocalFs>, start: u64, queue: Queue) -> Self {
         Self {
+            times: Arc::new(Times::new(Arc::clone(&fs.clock))),
             fs,
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
             sessions: RwLock::default(),
@@ -141,17 +172,29 @@ impl Served {
 
     /// Takes what a client says. A call becomes a job for the queue.
     pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
+        match message {
+            ToServer::Ping => {}
+            ToServer::Cancel(id) => {
+                if let Some(ticket) = session.lock_given_up(id) {
+                    self.fs.locks().cancel(ticket);
+                }
+            }
+            message => self.take_turn(session, message),
+        }
+    }
+
+    /// Does what a client has said, when it is its turn.
+    fn attend(&self, session: &Arc<Session>, message: ToServer) {
         let client = ClientId(session.id.0);
         match message {
-            ToServer::Call { id, caller, call } => {
-                let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+            ToServer::Call { id, caller, call, .. } => {
+                let request = self.next_request();
                 if let Call::Lock { .. } = call {
                     session.lock_asked(id);
                 }
                 let session = Arc::clone(session);
-                (self.queue)(Job { request, session, id, caller, call });
+                (self.queue)(Job(Work::Call(Request { request, session, id, caller, call })));
             }
-            ToServer::Ping => {}
             ToServer::Goodbye => self.end(session),
             ToServer::Opened(file) => {
                 if self.is_served(file) {
@@ -170,15 +213,28 @@ impl Served {
             ToServer::Released(ids) => self.settle(|grants| {
                 ids.into_iter().flat_map(|id| grants.table.released(client, id)).collect()
             }),
+            ToServer::Yielded(ranges) => self.settle(|grants| {
+                ranges.iter().flat_map(|range| grants.table.yielded(client, range)).collect()
+            }),
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
-            ToServer::Cancel(id) => {
-                if let Some(ticket) = session.lock_given_up(id) {
-                    self.fs.locks().cancel(ticket);
-                }
-            }
+            ToServer::Ping | ToServer::Cancel(_) | ToServer::Change(_) => {}
         }
+    }
+
+    fn next_request(&self) -> RequestId {
+        RequestId(self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The circumstances of a call that is looked at now.
+    fn context(&self, caller: &Caller) -> Context {
+        Context { now: self.times.now(), ..self.fs.context(caller) }
+    }
+
+    /// The time of this server, which nothing that was done before is later than.
+    pub fn now(&self) -> Timestamp {
+        self.times.now()
     }
 
     /// Whether clients may name the object. Inode 0 is where the filesystem keeps what is its own.
@@ -186,8 +242,16 @@ impl Served {
         file.subvol == self.fs.root().subvol && file.ino != Ino(0)
     }
 
-    /// Runs a call, once or once more, to its answer or until it has to wait.
+    /// Does a job.
     pub fn run(&self, job: Job) {
+        match job.0 {
+            Work::Call(request) => self.run_call(request),
+            Work::Lane(session) => self.run_lane(&session),
+        }
+    }
+
+    /// Runs a call, once or once more, to its answer or until it has to wait.
+    fn run_call(&self, job: Request) {
         if job.session.is_over() {
             return self.settle(|grants| grants.table.withdraw(job.request));
         }
@@ -203,14 +267,25 @@ impl Served {
     }
 
     /// Answers, then frees what the call held.
-    fn answer(&self, job: &Job, outcome: Outcome) {
+    fn answer(&self, job: &Request, outcome: Outcome) {
         let Outcome { result, updates, grants } = outcome;
-        let ranges: Vec<KeyRange> = grants.iter().map(|grant| grant.range).collect();
-        job.session.peer.send(ToClient::Answer { id: job.id, result, updates, grants });
+        let leases: Vec<Want> = grants.iter().map(|grant| (grant.range, grant.mode)).collect();
+        let gone = gone(&updates);
+        let now = self.times.now();
+        job.session.peer.send(ToClient::Answer { id: job.id, result, updates, grants, now });
+        self.finish(&job.session, job.request, &leases, &gone);
+    }
+
+    /// A request is through: its client gets leases, and nobody has any on what is gone.
+    fn finish(&self, session: &Session, request: RequestId, leases: &[Want], gone: &[FileId]) {
         self.settle(|grants| {
             // A session that has ended meanwhile gets no leases any more.
-            let ranges: &[KeyRange] = if job.session.is_over() { &[] } else { &ranges };
-            grants.table.finish(job.request, ranges)
+            let leases: &[Want] = if session.is_over() { &[] } else { leases };
+            let mut actions = grants.table.finish(request, leases);
+            for file in gone {
+                actions.extend(grants.table.gone(*file, ClientId(session.id.0)));
+            }
+            actions
         });
     }
 
@@ -220,14 +295,14 @@ impl Served {
         let actions = change(&mut grants);
         let due = grants.due(actions);
         drop(grants);
-        for Revocation { client, id, range } in due.revocations {
+        for Revocation { client, id, range, keep } in due.revocations {
             let session = self.sessions.read().get(&SessionId(client.0)).cloned();
             if let Some(session) = session {
-                session.peer.send(ToClient::Revoke { id, range });
+                session.peer.send(ToClient::Revoke { id, range, keep });
             }
         }
-        for job in due.jobs {
-            (self.queue)(job);
+        for work in due.work {
+            (self.queue)(Job(work));
         }
     }
 
@@ -271,6 +346,12 @@ impl Served {
             self.end(&session);
         }
     }
+}
+
+/// Objects of which nothing is left.
+fn gone<'a>(changed: impl IntoIterator<Item = &'a (Key, Option<Value>)>) -> Vec<FileId> {
+    let is_gone = |item: &&(Key, Option<Value>)| item.0.kind == Kind::INODE && item.1.is_none();
+    changed.into_iter().filter(is_gone).map(|(key, _)| key.file()).collect()
 }
 
 /// How far a call has come.

@@ -8,6 +8,8 @@ use gabion_fs::lock::Ticket;
 use gabion_link::message::{CallId, SessionId, ToClient};
 use gabion_map::FileId;
 
+use super::lane::Lane;
+
 /// Where messages to a client go. They arrive in the order in which they were sent.
 pub trait Peer: Send + Sync {
     /// Sends, without waiting for anybody.
@@ -19,6 +21,7 @@ pub struct Session {
     pub(crate) id: SessionId,
     pub(crate) name: String,
     pub(crate) peer: Arc<dyn Peer>,
+    pub(super) lane: Mutex<Lane>,
     state: Mutex<State>,
 }
 
@@ -40,7 +43,7 @@ enum LockCall {
 
 impl Session {
     pub(crate) fn new(id: SessionId, name: String, peer: Arc<dyn Peer>) -> Self {
-        Self { id, name, peer, state: Mutex::default() }
+        Self { id, name, peer, lane: Mutex::default(), state: Mutex::default() }
     }
 
     /// Its name for the protocol.

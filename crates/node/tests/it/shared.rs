@@ -14,11 +14,11 @@ use gabion_fs::{
     Access, Caller, Changes, Detail, Error, IfExists, OpenRequest, Privileges, Trust, WriteAt,
 };
 use gabion_link::message::{
-    Answer, Call, CallId, Prefetch, SessionId, ToClient, ToServer, Welcome,
+    Answer, Call, CallId, ChangeNumber, Prefetch, SessionId, ToClient, ToServer, Welcome,
 };
 use gabion_link::range::KeyRange;
 use gabion_link::wire::PAYLOAD_BYTES_MAX;
-use gabion_map::{FileId, OpenMode, Payload};
+use gabion_map::{FileId, LockMode, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
 use gabion_node::served::{Job, Peer, Served, Session};
 use gabion_node::{Filesystem, Kept};
@@ -91,6 +91,8 @@ impl Server {
             seed: self.world.fs.map().name_seed(),
             read_only: false,
             start: 1,
+            now: self.served.now(),
+            credit: self.served.credit(),
         }
     }
 
@@ -269,7 +271,7 @@ fn what_is_known_costs_no_message_until_somebody_changes_it() {
     let server = Server::new();
     let (a, b) = (server.client(), server.client());
     let file = a.create("file");
-    b.lookup("file").unwrap();
+    assert_eq!(b.names(b.root), ["file"]);
     assert_eq!(b.calls(|b| (b.lookup("file").unwrap(), b.size(file))).1, 0);
     // Absent names are known, too.
     assert_eq!(b.calls(|b| b.lookup("absent").is_err()), (true, 0));
@@ -378,8 +380,10 @@ fn a_new_session_knows_at_once_what_the_client_has_open() {
     let server = Server::new();
     let (a, b) = (server.client(), server.client());
     let file = b.create("file");
+    b.run(|fs| fs.fsync(file)).unwrap();
     server.begin_again(&b);
     a.run(|fs| fs.unlink(&caller(), a.root, b"file")).unwrap();
+    a.run(|fs| fs.syncfs()).unwrap();
     server.world.reap();
     assert_eq!(server.world.fs.stat(file).unwrap().nlink, 0);
 }
@@ -394,11 +398,17 @@ fn a_file_that_is_closed_while_it_is_opened_once_more_stays() {
         let (name, if_exists) = (b"file".to_vec(), IfExists::Open);
         let request = OpenRequest { access: Access::EXISTS, truncate: None };
         let call = Call::Create { parent: a.root, name, permissions: 0o644, if_exists, request };
-        let call = ToServer::Call { id: CallId(id), caller: caller(), call };
+        let call =
+            ToServer::Call { id: CallId(id), caller: caller(), call, after: ChangeNumber(0) };
         server.served.receive(&session, call);
-        match messages.recv_timeout(Duration::from_secs(20)) {
-            Ok(ToClient::Answer { result: Ok(Answer::Made(made, _)), .. }) => made.file,
-            other => panic!("{other:?}"),
+        loop {
+            match messages.recv_timeout(Duration::from_secs(20)) {
+                Ok(ToClient::Answer { result: Ok(Answer::Made(made, _)), .. }) => return made.file,
+                Ok(ToClient::Revoke { id, .. }) => {
+                    server.served.receive(&session, ToServer::Released(vec![id]));
+                }
+                other => panic!("{other:?}"),
+            }
         }
     };
     let file = create(1);
@@ -509,7 +519,10 @@ fn a_lock_that_is_asked_for_while_the_session_ends_is_nobodys() {
         let (peer, _messages) = crossbeam_channel::unbounded();
         let session = served.begin(SessionId(round), String::new(), Arc::new(ToPeer(peer)));
         let call = Call::Lock { lock, wait: Wait::Yes };
-        served.receive(&session, ToServer::Call { id: CallId(1), caller: caller(), call });
+        served.receive(
+            &session,
+            ToServer::Call { id: CallId(1), caller: caller(), call, after: ChangeNumber(0) },
+        );
         let job = queue.recv().unwrap();
         let both = Barrier::new(2);
         thread::scope(|scope| {
@@ -544,9 +557,13 @@ fn what_is_asked_for_at_once_and_fits_into_no_answer_comes_in_parts() {
     let files: Vec<FileId> = (0..4).map(|file| make(&format!("file {file}"), 280)).collect();
     let (peer, messages) = crossbeam_channel::unbounded();
     let session = server.served.begin(SessionId(1000), String::new(), Arc::new(ToPeer(peer)));
-    let ranges = files.iter().map(|file| KeyRange::attributes(*file)).collect();
-    let call = Call::Acquire { ranges, prefetch: Prefetch::Names };
-    server.served.receive(&session, ToServer::Call { id: CallId(1), caller: caller(), call });
+    let want = |file: &FileId| (KeyRange::attributes(*file), LockMode::Shared);
+    let needed = files.iter().map(want).collect();
+    let call = Call::Acquire { needed, welcome: Vec::new(), prefetch: Prefetch::Names };
+    server.served.receive(
+        &session,
+        ToServer::Call { id: CallId(1), caller: caller(), call, after: ChangeNumber(0) },
+    );
     let answer = messages.recv_timeout(Duration::from_secs(20));
     let Ok(ToClient::Answer { result: Ok(_), grants, .. }) = answer else {
         panic!("it is answered");
@@ -554,6 +571,7 @@ fn what_is_asked_for_at_once_and_fits_into_no_answer_comes_in_parts() {
     assert_eq!(grants.len(), 1);
     // What does not fit at all is refused.
     let large = make("large", 600);
+    a.run(|fs| fs.syncfs()).unwrap();
     let b = server.client();
     assert!(matches!(b.run(|fs| fs.stat(large)), Err(Error::AttributeTooLarge)));
     assert_eq!(b.run(|fs| fs.stat(files[3])).unwrap().file, files[3]);

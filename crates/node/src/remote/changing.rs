@@ -1,0 +1,262 @@
+//! Operations that change something: made here, if the leases for that can be had, else asked for.
+//!
+//! ```text
+//!   change --room?--> ChangeTxn --ok--> the cache, then the stream to the server; answered at once
+//!                        |  leases or numbers are missing
+//!                        '--> acquired --> once more
+//!             no room, others change it too, only the server can --> call
+//! ```
+//!
+//! Changes are made and sent in one order, which is the lock `order`'s: the server makes them in
+//! the same one. What was made is in the stream before anything that is given up after it.
+//!
+//! The result of an operation that fails here is final, as all that it has looked at is leased.
+
+use gabion_fs::format::dirent::{self, Dirents};
+use gabion_fs::{Caller, Error, OpenState, Result};
+use gabion_link::change::{ChangeTxn, Lack};
+use gabion_link::message::{Answer, Call, Change, Prefetch, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_link::table::Want;
+use gabion_map::{FileId, Kind, LockMode, Stop};
+
+use crate::operation::{may_make, operate};
+
+use super::RemoteFs;
+use super::calls::{nonsense, silent};
+use super::pending::Room;
+
+/// How often leases are acquired for one change before the server is asked to make it.
+const ATTEMPTS_MAX: usize = 4;
+/// Numbers for new objects that are asked for at once.
+const NUMBERS: u32 = 2048;
+/// What a change takes at the server besides its bytes, at most.
+const CHANGE_BYTES: u64 = 16 << 10;
+/// Objects whose leases are asked for with that of one of their siblings.
+const SIBLINGS: usize = 256;
+
+/// How an attempt has ended.
+enum Attempt {
+    Made(Answer),
+    /// The call is given back.
+    Lacks(Lack, Call),
+}
+
+impl RemoteFs {
+    /// Makes a change.
+    pub(super) fn change(&self, caller: &Caller, call: Call) -> Result<Answer> {
+        call.check()?;
+        let bytes = CHANGE_BYTES + payload(&call);
+        // Whoever waits must not be waited for.
+        self.gate.leave_own();
+        match self.pending.wait_for_room(bytes, self.settings.deadline) {
+            Room::Enough => {}
+            Room::None => return self.call(caller, call),
+            Room::TimedOut => return Err(silent(self.settings.deadline)),
+        }
+        let mut needed = self.foreseen(&call);
+        let mut call = call;
+        for _ in 0..ATTEMPTS_MAX {
+            let lack = match self.attempt(caller, call, bytes, &needed)? {
+                Attempt::Made(answer) => return Ok(answer),
+                Attempt::Lacks(lack, left) => {
+                    call = left;
+                    lack
+                }
+            };
+            match lack {
+                Lack::Server => break,
+                Lack::Number => self.fetch_numbers()?,
+                Lack::Leases(missing) => {
+                    if !self.acquire_for_change(caller, &call, &mut needed, missing)? {
+                        break;
+                    }
+                }
+            }
+        }
+        self.call(caller, call)
+    }
+
+    /// Makes the change here, if nothing is missing.
+    fn attempt(&self, caller: &Caller, call: Call, bytes: u64, needed: &[Want]) -> Result<Attempt> {
+        // From here on nothing is revoked behind the back of what is found out.
+        self.gate.enter_own();
+        if !self.is_alive() {
+            return Ok(Attempt::Lacks(Lack::Server, call));
+        }
+        let ctx = self.context(caller);
+        let opens = |file: FileId| match self.opens.is_open(file) {
+            true => OpenState::Open,
+            false => OpenState::Closed,
+        };
+        let _order = self.order.lock();
+        let mut cache = self.cache.write();
+        let missing = |want: &&Want| !cache.covers_as(&want.0, want.1);
+        let missing: Vec<Want> = needed.iter().filter(missing).copied().collect();
+        if !missing.is_empty() {
+            return Ok(Attempt::Lacks(Lack::Leases(missing), call));
+        }
+        let number = if may_make(&call) { self.pending.number() } else { None };
+        let mut txn = ChangeTxn::new(&cache, number);
+        let answer = match operate(&mut txn, &ctx, &call, &opens) {
+            Ok((answer, _)) => answer,
+            Err(Error::Stop(Stop::Lease)) => return Ok(Attempt::Lacks(txn.into_lack(), call)),
+            Err(error) => return Err(error),
+        };
+        let changed = txn.into_changed();
+        let made = changed.made.map(|file| file.ino);
+        if made.is_some() {
+            self.pending.take_number();
+        }
+        let mut files = changed.apply(&mut cache);
+        drop(cache);
+        if let Answer::Made(attributes, _) = &answer {
+            files.insert(attributes.file);
+        }
+        let number = self.pending.push(bytes, files.into_iter().collect());
+        let (now, caller) = (ctx.now, caller.clone());
+        self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
+        Ok(Attempt::Made(answer))
+    }
+
+    /// The leases that the operation is known to need, all of which are had or asked for at once.
+    fn foreseen(&self, call: &Call) -> Vec<Want> {
+        let mut wants = Vec::new();
+        let mut dir = |parent: &FileId, name: &[u8]| {
+            let at = dirent::position(name, self.identity.seed);
+            wants.push(KeyRange::attributes(*parent));
+            wants.push(KeyRange::key(parent.key(Kind::DIRENT, at)));
+        };
+        match call {
+            Call::Create { parent, name, .. }
+            | Call::Mknod { parent, name, .. }
+            | Call::Mkdir { parent, name, .. }
+            | Call::Symlink { parent, name, .. }
+            | Call::Unlink { parent, name }
+            | Call::Rmdir { parent, name } => dir(parent, name),
+            Call::Rename { source_parent, source_name, target_parent, target_name, .. } => {
+                dir(source_parent, source_name);
+                dir(target_parent, target_name);
+            }
+            Call::Link { file, parent, name } => {
+                dir(parent, name);
+                wants.push(KeyRange::attributes(*file));
+            }
+            _ => {}
+        }
+        wants.into_iter().map(|range| (range, LockMode::Exclusive)).collect()
+    }
+
+    /// Acquires what is missing, and what is known to be missing soon. False: it is better left
+    /// to the server.
+    fn acquire_for_change(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        needed: &mut Vec<Want>,
+        missing: Vec<Want>,
+    ) -> Result<bool> {
+        let now = self.clock.monotonic();
+        let is_contended = |want: &Want| self.contention.is_contended(want.0.file(), now);
+        if missing.iter().any(is_contended) {
+            return Ok(false);
+        }
+        let welcome = self.siblings(call, &missing);
+        for want in missing {
+            if !needed.contains(&want) {
+                needed.push(want);
+            }
+        }
+        let missing: Vec<Want> = {
+            let cache = self.cache.read();
+            needed.iter().filter(|want| !cache.covers_as(&want.0, want.1)).copied().collect()
+        };
+        let acquire = Call::Acquire { needed: missing, welcome, prefetch: Prefetch::Names };
+        match self.call(caller, acquire) {
+            Ok(_) => Ok(true),
+            // The server has its own words for what it is then asked to do.
+            Err(Error::Stale | Error::AttributeTooLarge | Error::AccessDenied) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Who removes one name of a directory goes on with the others: leases on what stands behind
+    /// the removed one.
+    fn siblings(&self, call: &Call, missing: &[Want]) -> Vec<Want> {
+        let (Call::Unlink { parent, name } | Call::Rmdir { parent, name }) = call else {
+            return Vec::new();
+        };
+        let is_child = |(range, _): &Want| range.file() != *parent;
+        if !missing.iter().any(is_child) {
+            return Vec::new();
+        }
+        let at = dirent::position(name, self.identity.seed);
+        let cache = self.cache.read();
+        let names = KeyRange::names(*parent);
+        let behind = KeyRange::new(parent.key(Kind::DIRENT, at), names.last());
+        let mut wants = Vec::new();
+        for key in behind.iter().flat_map(|range| cache.keys(range)) {
+            let Some(mut entries) = cache.item(key).and_then(|item| Dirents::decode(item).ok())
+            else {
+                continue;
+            };
+            while let Ok(Some(entry)) = entries.next_entry() {
+                let want = (KeyRange::attributes(self.file(entry.ino)), LockMode::Exclusive);
+                if !cache.covers_as(&want.0, want.1) && !missing.contains(&want) {
+                    wants.push(want);
+                }
+            }
+            if wants.len() >= SIBLINGS {
+                break;
+            }
+        }
+        wants
+    }
+
+    fn fetch_numbers(&self) -> Result<()> {
+        match self.call(&Caller::superuser(), Call::Numbers { count: NUMBERS })? {
+            Answer::Number(first) => {
+                self.pending.give_numbers(first..first + u64::from(NUMBERS));
+                Ok(())
+            }
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Before pages of the file are read that the kernel keeps: who may change bytes has none of
+    /// them cached.
+    pub(super) fn yield_bytes(&self, file: FileId) {
+        if !self.cache.read().has_bytes(file) {
+            return;
+        }
+        let _order = self.order.lock();
+        if self.cache.write().yield_bytes(file) {
+            self.calls.tell(ToServer::Yielded(vec![KeyRange::bytes_from(file, 0)]));
+        }
+    }
+
+    /// A change that was made here could not be made at the server: nothing that was found out
+    /// since can be relied on.
+    pub(super) fn change_failed(&self, files: &[FileId], error: &Error) {
+        self.report(&format!("a change could not be made at the server: {error}"));
+        self.unsynced.lose_files(files);
+        let ranges = {
+            let _order = self.order.lock();
+            let mut cache = self.cache.write();
+            let ranges = cache.ranges();
+            cache.clear_all();
+            self.calls.tell(ToServer::Yielded(ranges.clone()));
+            ranges
+        };
+        self.gate.barrier();
+        self.kernel_forgets(&ranges);
+    }
+}
+
+/// Bytes of a file that the change brings.
+fn payload(call: &Call) -> u64 {
+    match call {
+        Call::Write { bytes, .. } => bytes.len() as u64,
+        _ => 0,
+    }
+}

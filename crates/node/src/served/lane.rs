@@ -1,0 +1,201 @@
+//! What a client says in its order, where that matters.
+//!
+//! ```text
+//!   Change  Change  Released  Call(after)  Change ...  --> one after the other, by one worker
+//! ```
+//!
+//! A change is applied, and the client told so, before anything behind it is looked at. So what a
+//! client gives up is free only when all is applied that it did under it, and a call that depends
+//! on changes comes after them; and what the client is told of a file's length is not older than
+//! what it knows. A call does not wait for calls before it: it leaves the lane when its turn has
+//! come. Calls that depend on nothing that waits do not enter it.
+//!
+//! A change touches only what its client has leased, so it hardly ever has to wait: for others who
+//! just look whether a new object is there. Then all behind it waits, too.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use gabion_base::BLOCK_SIZE;
+use gabion_fs::{Context, Error, Result};
+use gabion_link::message::{Call, Change, ChangeNumber, ToClient, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_link::table::{ClientId, RequestId, Want};
+use gabion_map::{FileId, Key, Kind, LockMode, MapError, Stop, Value};
+
+use crate::operation::{Rest, may_make};
+
+use super::guarded::Grip;
+use super::{Job, Served, Session, Work, gone};
+
+/// Changes after which a worker looks after others.
+const TURN_MAX: usize = 64;
+/// Bytes of changes that a client may have under way.
+const CREDIT_MAX: u64 = 64 << 20;
+/// With less, changes are not worth the trouble.
+const CREDIT_MIN: u64 = 4 << 20;
+/// What is promised to all clients together is this part of what is free.
+const CREDIT_SHARE: u64 = 4;
+
+/// What waits for its turn.
+#[derive(Default)]
+pub(super) struct Lane {
+    waiting: VecDeque<ToServer>,
+    /// A worker is at it, or is going to be.
+    is_running: bool,
+    applied: ChangeNumber,
+    /// The client was told that all up to this one are applied.
+    told: ChangeNumber,
+    /// Extents of files as they are after what was applied and not told yet.
+    extents: BTreeMap<Key, Option<Value>>,
+    /// The request of the change at the head, if it had to wait.
+    parked: Option<RequestId>,
+    /// Numbers that the client may give to new objects.
+    pub(super) numbers: VecDeque<Range<u64>>,
+}
+
+impl Served {
+    /// Does what was said, now or when all before it is done.
+    pub(super) fn take_turn(&self, session: &Arc<Session>, message: ToServer) {
+        let mut lane = session.lane.lock();
+        let may_pass = match &message {
+            ToServer::Call { after, .. } => *after <= lane.told,
+            _ => false,
+        };
+        let is_change = matches!(message, ToServer::Change(_));
+        if may_pass || !lane.is_running && !is_change {
+            drop(lane);
+            return self.attend(session, message);
+        }
+        lane.waiting.push_back(message);
+        if !lane.is_running {
+            lane.is_running = true;
+            drop(lane);
+            (self.queue)(Job(Work::Lane(Arc::clone(session))));
+        }
+    }
+
+    /// Does some of what waits in the session's lane.
+    pub(super) fn run_lane(&self, session: &Arc<Session>) {
+        for _ in 0..TURN_MAX {
+            let next = session.lane.lock().waiting.pop_front();
+            match next {
+                None => break,
+                Some(_) if session.is_over() => {}
+                Some(ToServer::Change(change)) => {
+                    if !self.apply(session, change) {
+                        return;
+                    }
+                }
+                Some(message) => {
+                    self.tell_applied(session);
+                    self.attend(session, message);
+                }
+            }
+        }
+        self.tell_applied(session);
+        let mut lane = session.lane.lock();
+        lane.is_running = !lane.waiting.is_empty();
+        let goes_on = lane.is_running;
+        drop(lane);
+        if goes_on {
+            (self.queue)(Job(Work::Lane(Arc::clone(session))));
+        }
+    }
+
+    /// Tells the client how far its changes are applied.
+    fn tell_applied(&self, session: &Session) {
+        let mut lane = session.lane.lock();
+        if lane.told == lane.applied {
+            return;
+        }
+        let (number, extents) = (lane.applied, std::mem::take(&mut lane.extents));
+        drop(lane);
+        let extents = extents.into_iter().collect();
+        session.peer.send(ToClient::Applied { number, extents, credit: self.credit() });
+        session.lane.lock().told = number;
+    }
+
+    /// Bytes of changes that each client may have under way. What they are about has to find room.
+    pub fn credit(&self) -> u64 {
+        if self.fs.is_read_only() {
+            return 0;
+        }
+        let clients = self.sessions.read().len().max(1) as u64;
+        let available = self.fs.space().available.saturating_mul(BLOCK_SIZE as u64);
+        let credit = (available / CREDIT_SHARE / clients).min(CREDIT_MAX);
+        if credit < CREDIT_MIN { 0 } else { credit }
+    }
+
+    /// Makes a change that a client has made. False: it has to wait, and the lane with it.
+    fn apply(&self, session: &Arc<Session>, change: Change) -> bool {
+        let (number, client) = (change.number, ClientId(session.id.0));
+        let parked = session.lane.lock().parked.take();
+        let request = parked.unwrap_or_else(|| self.next_request());
+        let mut grip = Grip::new(&self.grants, request, client);
+        grip.begin_change(change.made);
+        let applied = self.check(session, &change).and_then(|()| {
+            let now = change.now;
+            let ctx = Context { now, ..self.fs.context(&change.caller) };
+            self.guard(&mut grip, session, &ctx, &change.call)
+        });
+        let is_blocked = matches!(applied, Err(Error::Stop(Stop::Lease)));
+        if is_blocked && !grip.denied().is_empty() {
+            let denied = grip.denied().to_vec();
+            {
+                let mut lane = session.lane.lock();
+                lane.parked = Some(request);
+                lane.waiting.push_front(ToServer::Change(change));
+            }
+            self.settle(|grants| match session.is_over() {
+                true => grants.table.withdraw(request),
+                false => grants.park_lane(session, request, &denied),
+            });
+            return false;
+        }
+        self.times.saw(change.now);
+        let mut leases: Vec<Want> = Vec::new();
+        let changed = match applied {
+            Ok((_, rest)) => {
+                match rest {
+                    Rest::Made(file) => {
+                        leases.push((KeyRange::object(file), LockMode::Exclusive));
+                    }
+                    Rest::LostName(unnamed) => self.fs.lost_name(unnamed),
+                    Rest::Nothing => {}
+                }
+                grip.into_changed()
+            }
+            Err(error) => {
+                session.peer.send(ToClient::Failed { number, error });
+                BTreeMap::new()
+            }
+        };
+        let changed: Vec<(Key, Option<Value>)> = changed.into_iter().collect();
+        self.finish(session, request, &leases, &gone(&changed));
+        let mut lane = session.lane.lock();
+        lane.applied = lane.applied.max(number);
+        lane.extents.extend(changed.into_iter().filter(|(key, _)| key.kind == Kind::FILE));
+        true
+    }
+
+    /// Whether the change is one that the client may have made.
+    fn check(&self, session: &Session, change: &Change) -> Result<()> {
+        if self.fs.is_read_only() {
+            return Err(MapError::ReadOnly.into());
+        }
+        if !change.call.files().iter().all(|file: &FileId| self.is_served(*file)) {
+            return Err(Error::Stale);
+        }
+        let Some(made) = change.made else {
+            let makes = may_make(&change.call) && !matches!(change.call, Call::Create { .. });
+            return if makes { Err(Error::InvalidArgument) } else { Ok(()) };
+        };
+        let numbers = &session.lane.lock().numbers;
+        match numbers.iter().any(|series| series.contains(&made.0)) {
+            true => Ok(()),
+            false => Err(Error::InvalidArgument),
+        }
+    }
+}

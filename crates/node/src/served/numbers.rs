@@ -1,0 +1,31 @@
+//! Numbers for objects that clients make by themselves.
+
+use gabion_base::ids::Ino;
+use gabion_fs::{Error, Result};
+use gabion_link::message::Answer;
+
+use super::{Served, Session};
+
+/// Numbers that are given at once, at most.
+const NUMBERS_MAX: u32 = 4096;
+/// Series of numbers that a session may have in part: more than one only if it has asked for
+/// the next before it was through with the last.
+const SERIES_MAX: usize = 16;
+
+impl Served {
+    /// Gives the client numbers that nobody else gets.
+    pub(super) fn numbers(&self, session: &Session, count: u32) -> Result<Answer> {
+        if count == 0 || count > NUMBERS_MAX {
+            return Err(Error::InvalidArgument);
+        }
+        let count = u64::from(count);
+        let first = self.fs.map().reserve_inodes(self.fs.root().subvol, count);
+        let Ino(first) = first.map_err(Error::from)?;
+        let mut lane = session.lane.lock();
+        lane.numbers.push_back(first..first + count);
+        if lane.numbers.len() > SERIES_MAX {
+            lane.numbers.pop_front();
+        }
+        Ok(Answer::Number(first))
+    }
+}

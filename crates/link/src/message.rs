@@ -263,6 +263,16 @@ impl Call {
         )
     }
 
+    /// Whether it may give its client the right to change something.
+    pub fn entitles(&self) -> bool {
+        match self {
+            Self::Acquire { needed, welcome, .. } => {
+                needed.iter().chain(welcome).any(|(_, mode)| *mode == LockMode::Exclusive)
+            }
+            call => call.changes(),
+        }
+    }
+
     /// The objects that it names.
     pub fn files(&self) -> Vec<FileId> {
         match self {

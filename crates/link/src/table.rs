@@ -176,7 +176,20 @@ enum RequestKind {
     Change,
     /// It comes after all that the client has changed.
     Informed,
+    /// The same, and its client is going to cache the bytes that it holds.
+    Caching,
     Other,
+}
+
+impl RequestKind {
+    /// Whether its own client's exclusive lease on `range` stands against it.
+    fn minds_exclusive(self, range: &KeyRange) -> bool {
+        match self {
+            Self::Change | Self::Informed => false,
+            Self::Caching => range.kind() == Some(Kind::DATA),
+            Self::Other => true,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -235,6 +248,13 @@ impl LeaseTable {
         self.requests.entry(id).or_insert_with(new);
     }
 
+    /// The same for a request to read bytes that the client is going to cache: who may change
+    /// bytes has none of them cached.
+    pub fn begin_caching(&mut self, id: RequestId, client: ClientId) {
+        let new = || Request::new(client, RequestKind::Caching);
+        self.requests.entry(id).or_insert_with(new);
+    }
+
     /// Begins a request that makes what the client has made already.
     pub fn begin_change(&mut self, id: RequestId, client: ClientId) {
         let new = || Request::new(client, RequestKind::Change);
@@ -280,7 +300,7 @@ impl LeaseTable {
                 false => leases.stand_against(range, *mode),
                 true => {
                     minds_own && leases.shared.overlaps(range)
-                        || kind == RequestKind::Other && leases.exclusive.overlaps(range)
+                        || kind.minds_exclusive(range) && leases.exclusive.overlaps(range)
                 }
             });
             if held || leased {

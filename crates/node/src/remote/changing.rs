@@ -51,7 +51,7 @@ impl RemoteFs {
         self.gate.leave_own();
         match self.pending.wait_for_room(bytes, self.settings.deadline) {
             Room::Enough => {}
-            Room::None => return self.call(caller, call),
+            Room::None => return self.change_at_server(caller, call),
             Room::TimedOut => return Err(silent(self.settings.deadline)),
         }
         let mut needed = self.foreseen(&call);
@@ -74,7 +74,34 @@ impl RemoteFs {
                 }
             }
         }
-        self.call(caller, call)
+        self.change_at_server(caller, call)
+    }
+
+    /// Has the server make the change.
+    fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
+        let start = self.start();
+        let writes_bytes = writes_bytes(&call);
+        let mut files = call.files();
+        let answer = self.call(caller, call)?;
+        if let Answer::Made(made, _) | Answer::Object(made) = &answer {
+            files.push(made.file);
+        }
+        self.mark(writes_bytes, &files);
+        if self.start() != start {
+            // It was answered by the start before, or by this one.
+            self.unsynced.lose_files(&files);
+        }
+        Ok(answer)
+    }
+
+    /// These objects have something that may not be durable.
+    fn mark(&self, writes_bytes: bool, files: &[FileId]) {
+        for file in files {
+            match writes_bytes {
+                true => self.unsynced.written(*file),
+                false => self.unsynced.changed(*file),
+            }
+        }
     }
 
     /// Makes the change here, if nothing is missing.
@@ -113,7 +140,10 @@ impl RemoteFs {
         if let Answer::Made(attributes, _) = &answer {
             files.insert(attributes.file);
         }
-        let number = self.pending.push(bytes, files.into_iter().collect());
+        let files: Vec<FileId> = files.into_iter().collect();
+        let number = self.pending.push(bytes, files.clone());
+        // In this order: a sync that begins in between has not to do with it.
+        self.mark(writes_bytes(&call), &files);
         let (now, caller) = (ctx.now, caller.clone());
         self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
         Ok(Attempt::Made(answer))
@@ -250,6 +280,16 @@ impl RemoteFs {
         };
         self.gate.barrier();
         self.kernel_forgets(&ranges);
+    }
+}
+
+/// Whether the change is one of the bytes of files.
+fn writes_bytes(call: &Call) -> bool {
+    match call {
+        Call::Write { .. } | Call::Fallocate { .. } | Call::Copy { .. } => true,
+        Call::Setattr { changes, .. } => changes.size.is_some(),
+        Call::Create { request, .. } => request.truncate.is_some(),
+        _ => false,
     }
 }
 

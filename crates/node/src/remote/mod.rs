@@ -276,6 +276,11 @@ impl RemoteFs {
         self.revived.notify_all();
     }
 
+    /// Which start of the server was last heard of.
+    fn start(&self) -> u64 {
+        self.life.lock().start
+    }
+
     /// Whether what is cached may be used.
     pub fn is_alive(&self) -> bool {
         let life = *self.life.lock();

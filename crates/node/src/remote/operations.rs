@@ -1,4 +1,5 @@
-//! Operations: those that read run here, on what is leased; those that change run at the server.
+//! Operations: those that read run here, on what is leased; of those that change something, see
+//! [`changing`](super::changing).
 
 use gabion_fs::create::Linkable;
 use gabion_fs::format::dirent;
@@ -160,7 +161,6 @@ impl RemoteFs {
     fn made(&self, caller: &Caller, call: Call) -> Result<(Attributes, Disposition)> {
         match self.change(caller, call)? {
             Answer::Made(attributes, disposition) => {
-                self.unsynced.written(attributes.file);
                 self.opened(attributes.file, true);
                 Ok((attributes, disposition))
             }
@@ -262,7 +262,6 @@ impl RemoteFs {
 
     /// Changes attributes and answers with the new ones.
     pub fn setattr(&self, caller: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
-        self.unsynced.written(file);
         self.object(caller, Call::Setattr { file, changes: changes.clone() })
     }
 
@@ -398,11 +397,7 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<Written> {
         let bytes = payload.bytes().to_vec();
-        self.unsynced.written(file);
-        let answer = self.change(caller, Call::Write { file, at, privileges, bytes })?;
-        // A sync that was under way may not have it.
-        self.unsynced.written(file);
-        match answer {
+        match self.change(caller, Call::Write { file, at, privileges, bytes })? {
             Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
             _ => Err(nonsense()),
         }
@@ -418,8 +413,8 @@ impl RemoteFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
-        self.unsynced.written(file);
-        self.done(caller, Call::Fallocate { file, request, offset, length, privileges })
+        let call = Call::Fallocate { file, request, offset, length, privileges };
+        self.done_here(caller, call)
     }
 
     /// The next data or hole at or after `offset`.
@@ -443,9 +438,11 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<u64> {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
-        self.unsynced.written(target);
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
-        self.number(caller, call)
+        match self.change(caller, call)? {
+            Answer::Number(number) => Ok(number),
+            _ => Err(nonsense()),
+        }
     }
 
     /// Makes an object and everything that completed before durable.
@@ -454,11 +451,11 @@ impl RemoteFs {
     }
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
-        let start = self.life.lock().start;
+        let start = self.start();
         let marks = self.unsynced.take(file);
         let synced = self.done(&Caller::superuser(), Call::Sync { file });
         // A server that has started again has synced what it has, not what was written before.
-        let is_lost = self.life.lock().start != start;
+        let is_lost = self.start() != start;
         if is_lost || synced.is_err() {
             self.unsynced.put_back(marks, is_lost);
         }

@@ -1,4 +1,5 @@
-//! Files whose bytes were written and not made durable since.
+//! Objects that were changed and not made durable since: files whose bytes were written, which only
+//! a sync of the same file makes durable, and whatever else was changed, which any sync does.
 //!
 //! ```text
 //!   written --> unsynced --fsync--> nothing is known against it
@@ -47,44 +48,68 @@ impl Files {
     }
 }
 
-/// What is being made durable.
-pub(super) enum Marks {
-    /// This file, if anything was known against it.
-    One(Option<FileId>),
-    /// All that were known.
-    All(Files),
+impl Files {
+    fn is_empty(&self) -> bool {
+        !self.are_all && self.some.is_empty()
+    }
+
+    fn absorb(&mut self, others: Files) {
+        if others.are_all {
+            *self = others;
+        } else {
+            others.some.into_iter().for_each(|file| self.insert(file));
+        }
+    }
 }
 
-/// What is known of files that were written.
+/// What is being made durable.
+pub(super) struct Marks {
+    written: Files,
+    changed: Files,
+}
+
+/// What is known of objects that were changed.
 #[derive(Default)]
 pub(super) struct Unsynced {
-    unsynced: Mutex<Files>,
+    written: Mutex<Files>,
+    changed: Mutex<Files>,
     lost: Mutex<Files>,
 }
 
 impl Unsynced {
     /// Bytes of the file were written.
     pub(super) fn written(&self, file: FileId) {
-        self.unsynced.lock().insert(file);
+        self.written.lock().insert(file);
     }
 
-    /// The file, or all files, are about to be made durable. Whoever writes from now on says so
-    /// anew, before and after.
+    /// Something else about the object was changed.
+    pub(super) fn changed(&self, file: FileId) {
+        self.changed.lock().insert(file);
+    }
+
+    /// The file, or all files, are about to be made durable. Whoever changes something from now on
+    /// says so anew, afterwards.
     pub(super) fn take(&self, file: Option<FileId>) -> Marks {
-        let mut unsynced = self.unsynced.lock();
+        let changed = std::mem::take(&mut *self.changed.lock());
+        let mut all = self.written.lock();
+        let mut written = Files::default();
         match file {
-            Some(file) => Marks::One(unsynced.remove(file).then_some(file)),
-            None => Marks::All(std::mem::take(&mut unsynced)),
+            Some(file) if all.remove(file) => written.insert(file),
+            Some(_) => {}
+            None => written = std::mem::take(&mut all),
         }
+        Marks { written, changed }
     }
 
     /// They were not made durable, and may be lost already.
     pub(super) fn put_back(&self, marks: Marks, is_lost: bool) {
-        let mut into = if is_lost { self.lost.lock() } else { self.unsynced.lock() };
-        match marks {
-            Marks::One(file) => file.into_iter().for_each(|file| into.insert(file)),
-            Marks::All(files) if files.are_all => *into = files,
-            Marks::All(files) => files.some.into_iter().for_each(|file| into.insert(file)),
+        if is_lost {
+            let mut lost = self.lost.lock();
+            lost.absorb(marks.written);
+            lost.absorb(marks.changed);
+        } else {
+            self.written.lock().absorb(marks.written);
+            self.changed.lock().absorb(marks.changed);
         }
     }
 
@@ -95,18 +120,17 @@ impl Unsynced {
             Some(file) => lost.remove(file),
             None => {
                 let lost = std::mem::take(&mut *lost);
-                lost.are_all || !lost.some.is_empty()
+                !lost.is_empty()
             }
         }
     }
 
-    /// Whether anything was written and not made durable.
+    /// Whether anything was done and not made durable.
     pub(super) fn is_any(&self) -> bool {
-        let unsynced = self.unsynced.lock();
-        unsynced.are_all || !unsynced.some.is_empty()
+        !self.written.lock().is_empty() || !self.changed.lock().is_empty()
     }
 
-    /// What was done to these files is lost.
+    /// What was done to these objects is lost.
     pub(super) fn lose_files(&self, files: &[FileId]) {
         let mut lost = self.lost.lock();
         files.iter().for_each(|file| lost.insert(*file));
@@ -114,13 +138,8 @@ impl Unsynced {
 
     /// Whatever was not made durable may be lost.
     pub(super) fn lose(&self) {
-        let unsynced = std::mem::take(&mut *self.unsynced.lock());
-        let mut lost = self.lost.lock();
-        if unsynced.are_all {
-            *lost = unsynced;
-        } else {
-            unsynced.some.into_iter().for_each(|file| lost.insert(file));
-        }
+        let marks = self.take(None);
+        self.put_back(marks, true);
     }
 }
 
@@ -149,6 +168,19 @@ mod tests {
         let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
         assert_eq!(told, [1, 3]);
         assert!(!unsynced.take_lost(Some(file(1))) && !unsynced.take_lost(None));
+    }
+
+    #[test]
+    fn a_sync_of_any_file_makes_all_but_bytes_of_others_durable() {
+        let unsynced = Unsynced::default();
+        unsynced.written(file(1));
+        unsynced.changed(file(2));
+        unsynced.changed(file(3));
+        drop(unsynced.take(Some(file(4))));
+        unsynced.changed(file(3));
+        unsynced.lose();
+        let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
+        assert_eq!(told, [1, 3]);
     }
 
     #[test]

@@ -120,8 +120,9 @@ impl Served {
         let end = offset.saturating_add(u64::from(length)).checked_next_multiple_of(BLOCK);
         let pages = KeyRange::bytes(file, offset - offset % BLOCK, end.unwrap_or(u64::MAX));
         let mut grip = Grip::new(&self.grants, job.request, job.client());
-        if lease == ReadLease::None {
-            grip.begin_informed();
+        match lease {
+            ReadLease::None => grip.begin_informed(),
+            ReadLease::AtOnce | ReadLease::InTurn => grip.begin_caching(),
         }
         let mut bytes = vec![0; length as usize];
         let read = self.fs.run(|txn| {

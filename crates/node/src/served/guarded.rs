@@ -53,6 +53,11 @@ impl<'g> Grip<'g> {
         self.grants.lock().table.begin_informed(self.request, self.client);
     }
 
+    /// The same, and the client is going to cache bytes.
+    pub(super) fn begin_caching(&self) {
+        self.grants.lock().table.begin_caching(self.request, self.client);
+    }
+
     /// What is done was done by the client before, who gave a new object the number `made`.
     pub(super) fn begin_change(&mut self, made: Option<Ino>) {
         self.grants.lock().table.begin_change(self.request, self.client);

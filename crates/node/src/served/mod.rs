@@ -74,10 +74,11 @@ struct Request {
 }
 
 impl Job {
-    /// Whether it may change what clients have leases on, or what they have locked.
+    /// Whether it may change what clients have leases on, or what they have locked, or let a client
+    /// do so.
     pub fn changes(&self) -> bool {
         match &self.0 {
-            Work::Call(request) => request.call.changes(),
+            Work::Call(request) => request.call.entitles(),
             Work::Lane(_) => true,
         }
     }

@@ -164,6 +164,11 @@ pub(super) fn nonsense() -> Error {
 impl RemoteFs {
     /// Asks the server and waits for the answer. This thread is inside the gate then.
     pub(super) fn call(&self, caller: &Caller, call: Call) -> Result<Answer> {
+        self.call_start(caller, call).map(|(answer, _)| answer)
+    }
+
+    /// The same, and says which start of the server has answered.
+    pub(super) fn call_start(&self, caller: &Caller, call: Call) -> Result<(Answer, u64)> {
         call.check()?;
         // Whoever waits for the server must not be waited for.
         self.gate.leave_own();
@@ -176,6 +181,7 @@ impl RemoteFs {
                 return Err(silent(self.settings.deadline));
             }
             let slot = Arc::new(Slot::default());
+            let start = self.start();
             let after = self.depends_on(&call);
             let id = self.calls.ask(caller, call, after, Waiter::Thread(Arc::clone(&slot)));
             let mut end = slot.end.lock();
@@ -197,7 +203,7 @@ impl RemoteFs {
             match end.take().expect("it was waited for") {
                 End::Answered(result, pass) => {
                     self.gate.adopt(pass);
-                    return result;
+                    return result.map(|answer| (answer, start));
                 }
                 End::Lost => next = again.clone(),
             }

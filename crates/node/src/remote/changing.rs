@@ -79,27 +79,26 @@ impl RemoteFs {
 
     /// Has the server make the change.
     fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
-        let start = self.start();
-        let writes_bytes = writes_bytes(&call);
-        let mut files = call.files();
-        let answer = self.call(caller, call)?;
+        let mut marks = marks(&call, call.files());
+        let marks_made = mark_of_made(&call);
+        let (answer, start) = self.call_start(caller, call)?;
         if let Answer::Made(made, _) | Answer::Object(made) = &answer {
-            files.push(made.file);
+            marks.push((made.file, marks_made));
         }
-        self.mark(writes_bytes, &files);
+        self.mark(&marks);
         if self.start() != start {
-            // It was answered by the start before, or by this one.
+            let files: Vec<FileId> = marks.into_iter().map(|(file, _)| file).collect();
             self.unsynced.lose_files(&files);
         }
         Ok(answer)
     }
 
     /// These objects have something that may not be durable.
-    fn mark(&self, writes_bytes: bool, files: &[FileId]) {
-        for file in files {
-            match writes_bytes {
-                true => self.unsynced.written(*file),
-                false => self.unsynced.changed(*file),
+    fn mark(&self, marks: &[(FileId, Mark)]) {
+        for (file, mark) in marks {
+            match mark {
+                Mark::Bytes => self.unsynced.written(*file),
+                Mark::Items => self.unsynced.changed(*file),
             }
         }
     }
@@ -108,7 +107,8 @@ impl RemoteFs {
     fn attempt(&self, caller: &Caller, call: Call, bytes: u64, needed: &[Want]) -> Result<Attempt> {
         // From here on nothing is revoked behind the back of what is found out.
         self.gate.enter_own();
-        if !self.is_alive() {
+        // Without a connection the server may be gone, and the change with it.
+        if !self.is_alive() || self.is_cut_off() {
             return Ok(Attempt::Lacks(Lack::Server, call));
         }
         let ctx = self.context(caller);
@@ -143,7 +143,7 @@ impl RemoteFs {
         let files: Vec<FileId> = files.into_iter().collect();
         let number = self.pending.push(bytes, files.clone());
         // In this order: a sync that begins in between has not to do with it.
-        self.mark(writes_bytes(&call), &files);
+        self.mark(&marks(&call, files));
         let (now, caller) = (ctx.now, caller.clone());
         self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
         Ok(Attempt::Made(answer))
@@ -283,13 +283,29 @@ impl RemoteFs {
     }
 }
 
-/// Whether the change is one of the bytes of files.
-fn writes_bytes(call: &Call) -> bool {
+/// What of an object was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Bytes,
+    Items,
+}
+
+/// What the change does to these objects.
+fn marks(call: &Call, files: Vec<FileId>) -> Vec<(FileId, Mark)> {
+    let mark = |file: FileId| match call {
+        Call::Write { .. } | Call::Fallocate { .. } | Call::Copy { .. } => (file, Mark::Bytes),
+        Call::Setattr { changes, .. } if changes.size.is_some() => (file, Mark::Bytes),
+        Call::Create { parent, .. } if file != *parent => (file, mark_of_made(call)),
+        _ => (file, Mark::Items),
+    };
+    files.into_iter().map(mark).collect()
+}
+
+/// What the change does to the object that it makes or opens.
+fn mark_of_made(call: &Call) -> Mark {
     match call {
-        Call::Write { .. } | Call::Fallocate { .. } | Call::Copy { .. } => true,
-        Call::Setattr { changes, .. } => changes.size.is_some(),
-        Call::Create { request, .. } => request.truncate.is_some(),
-        _ => false,
+        Call::Create { request, .. } if request.truncate.is_some() => Mark::Bytes,
+        _ => Mark::Items,
     }
 }
 

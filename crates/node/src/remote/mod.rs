@@ -281,6 +281,11 @@ impl RemoteFs {
         self.life.lock().start
     }
 
+    /// Whether there is no connection to the server.
+    fn is_cut_off(&self) -> bool {
+        self.life.lock().is_cut_off
+    }
+
     /// Whether what is cached may be used.
     pub fn is_alive(&self) -> bool {
         let life = *self.life.lock();

@@ -73,7 +73,8 @@ pub(super) struct Marks {
 pub(super) struct Unsynced {
     written: Mutex<Files>,
     changed: Mutex<Files>,
-    lost: Mutex<Files>,
+    /// Files with bytes, or anything else.
+    lost: Mutex<(Files, bool)>,
 }
 
 impl Unsynced {
@@ -105,8 +106,8 @@ impl Unsynced {
     pub(super) fn put_back(&self, marks: Marks, is_lost: bool) {
         if is_lost {
             let mut lost = self.lost.lock();
-            lost.absorb(marks.written);
-            lost.absorb(marks.changed);
+            lost.0.absorb(marks.written);
+            lost.1 |= !marks.changed.is_empty();
         } else {
             self.written.lock().absorb(marks.written);
             self.changed.lock().absorb(marks.changed);
@@ -116,13 +117,13 @@ impl Unsynced {
     /// Whether bytes of the file, or of any, may be lost. Told once.
     pub(super) fn take_lost(&self, file: Option<FileId>) -> bool {
         let mut lost = self.lost.lock();
-        match file {
-            Some(file) => lost.remove(file),
-            None => {
-                let lost = std::mem::take(&mut *lost);
-                !lost.is_empty()
-            }
-        }
+        // Any sync would have made all but bytes durable.
+        let is_lost = std::mem::take(&mut lost.1);
+        let has_bytes = match file {
+            Some(file) => lost.0.remove(file),
+            None => !std::mem::take(&mut lost.0).is_empty(),
+        };
+        is_lost || has_bytes
     }
 
     /// Whether anything was done and not made durable.
@@ -133,7 +134,8 @@ impl Unsynced {
     /// What was done to these objects is lost.
     pub(super) fn lose_files(&self, files: &[FileId]) {
         let mut lost = self.lost.lock();
-        files.iter().for_each(|file| lost.insert(*file));
+        lost.1 = true;
+        files.iter().for_each(|file| lost.0.insert(*file));
     }
 
     /// Whatever was not made durable may be lost.
@@ -175,12 +177,14 @@ mod tests {
         let unsynced = Unsynced::default();
         unsynced.written(file(1));
         unsynced.changed(file(2));
-        unsynced.changed(file(3));
         drop(unsynced.take(Some(file(4))));
-        unsynced.changed(file(3));
         unsynced.lose();
         let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
-        assert_eq!(told, [1, 3]);
+        assert_eq!(told, [1]);
+        unsynced.changed(file(2));
+        unsynced.lose();
+        let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
+        assert_eq!(told, [1], "whoever syncs first is told");
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl RemoteTarget {
     }
 }
 
+/// Memory for what is known of one object, and of how many at least.
+const OBJECT_BYTES: u64 = 2048;
+const OBJECTS_MIN: u64 = 1000;
+
 /// Time that goes on while the machine sleeps: a session ends by it.
 struct BootClock;
 
@@ -99,7 +103,9 @@ pub fn start(
     };
     let host = rustix::system::uname();
     let who = format!("{}:{}", host.nodename().to_string_lossy(), mountpoint.display());
-    let remote = RemoteSettings { deadline: settings.deadline };
+    // What is known of an object takes a kilobyte or less, and the server has as much to remember.
+    let objects_max = (settings.cache.0 / OBJECT_BYTES).max(OBJECTS_MIN) as usize;
+    let remote = RemoteSettings { deadline: settings.deadline, objects_max };
     let connected = connect(&target.address, &who, remote, Arc::new(BootClock));
     let connected = connected.map_err(|error| {
         let port = target.address.rsplit(':').next().unwrap_or_default();

@@ -10,7 +10,8 @@
 //! outside of covered ranges is here at all. What is exclusive is covered. An object that is gone
 //! is not covered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_map::format::item::decode_file;
@@ -21,11 +22,18 @@ use crate::message::Grant;
 use crate::range::{KeyRange, RangeSet};
 use crate::table::Keep;
 
+/// This part of the limit is given up at once, lest each new object should cost an old one.
+const EXCESS_PART: usize = 16;
+
 /// What is leased of one object.
 #[derive(Debug, Default)]
 struct Covered {
     all: RangeSet,
     exclusive: RangeSet,
+    /// Whether it was looked at since it was last thought of giving it up.
+    is_used: AtomicBool,
+    /// It was named as one to be given up.
+    is_leaving: bool,
 }
 
 /// Leased ranges and their items.
@@ -33,19 +41,27 @@ struct Covered {
 pub struct Cache {
     covered: BTreeMap<FileId, Covered>,
     items: BTreeMap<Key, Value>,
+    /// Objects in the order in which it is thought of giving them up; some are gone already.
+    queue: VecDeque<FileId>,
+    leaving: usize,
 }
 
 impl Cache {
     /// Whether all of `range` is covered.
     pub fn covers(&self, range: &KeyRange) -> bool {
-        self.covered.get(&range.file()).is_some_and(|covered| covered.all.covers(range))
+        self.covers_as(range, LockMode::Shared)
     }
 
     /// Whether all of `range` is covered as `mode` says.
     pub fn covers_as(&self, range: &KeyRange, mode: LockMode) -> bool {
-        self.covered.get(&range.file()).is_some_and(|covered| match mode {
-            LockMode::Shared => covered.all.covers(range),
-            LockMode::Exclusive => covered.exclusive.covers(range),
+        self.covered.get(&range.file()).is_some_and(|covered| {
+            if !covered.is_used.load(Ordering::Relaxed) {
+                covered.is_used.store(true, Ordering::Relaxed);
+            }
+            match mode {
+                LockMode::Shared => covered.all.covers(range),
+                LockMode::Exclusive => covered.exclusive.covers(range),
+            }
         })
     }
 
@@ -68,7 +84,7 @@ impl Cache {
     /// not know it yet.
     pub fn grant(&mut self, grant: Grant) {
         let Grant { range, mode, items } = grant;
-        let covered = self.covered.entry(range.file()).or_default();
+        let covered = self.covered(range.file());
         let parts = match mode {
             LockMode::Shared => covered.exclusive.gaps(&range),
             LockMode::Exclusive => vec![range],
@@ -96,9 +112,45 @@ impl Cache {
         }
     }
 
+    fn covered(&mut self, file: FileId) -> &mut Covered {
+        self.covered.entry(file).or_insert_with(|| {
+            self.queue.push_back(file);
+            Covered::default()
+        })
+    }
+
+    /// If more than `limit` objects are leased: some that were not looked at for long, which had
+    /// better be given up. Each is named once.
+    pub fn excess(&mut self, limit: usize) -> Vec<FileId> {
+        let mut victims = Vec::new();
+        let staying = self.covered.len() - self.leaving;
+        if staying <= limit {
+            return victims;
+        }
+        let wanted = (staying - limit).max(limit / EXCESS_PART);
+        let mut looks = 2 * self.queue.len();
+        while victims.len() < wanted && looks > 0 {
+            looks -= 1;
+            let Some(file) = self.queue.pop_front() else { break };
+            match self.covered.get_mut(&file) {
+                None => {}
+                Some(covered) if covered.is_leaving => {}
+                Some(covered) if covered.is_used.swap(false, Ordering::Relaxed) => {
+                    self.queue.push_back(file);
+                }
+                Some(covered) => {
+                    covered.is_leaving = true;
+                    self.leaving += 1;
+                    victims.push(file);
+                }
+            }
+        }
+        victims
+    }
+
     /// All of a new object is this client's.
     pub fn made(&mut self, file: FileId) {
-        let covered = self.covered.entry(file).or_default();
+        let covered = self.covered(file);
         covered.all.insert(&KeyRange::object(file));
         covered.exclusive.insert(&KeyRange::object(file));
     }
@@ -119,6 +171,7 @@ impl Cache {
                 covered.all.remove(range);
             }
             if covered.all.is_empty() {
+                self.leaving -= usize::from(covered.is_leaving);
                 self.covered.remove(&range.file());
             }
         }
@@ -152,8 +205,7 @@ impl Cache {
 
     /// Forgets everything.
     pub fn clear_all(&mut self) {
-        self.covered.clear();
-        self.items.clear();
+        *self = Self::default();
     }
 
     /// All ranges that are covered.
@@ -318,5 +370,49 @@ impl Txn for CacheTxn<'_> {
 
     fn write(&mut self, _: FileId, _: u64, _: Payload<'_>) -> Result<(), Stop> {
         not_here()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(number: u64) -> FileId {
+        FileId::new(SubvolId(1), Ino(number))
+    }
+
+    fn lease(cache: &mut Cache, number: u64) {
+        let range = KeyRange::attributes(file(number));
+        cache.grant(Grant { range, mode: LockMode::Shared, items: Vec::new() });
+    }
+
+    #[test]
+    fn what_was_not_looked_at_for_long_is_given_up_first_and_named_once() {
+        let mut cache = Cache::default();
+        (1..=100).for_each(|number| lease(&mut cache, number));
+        assert_eq!(cache.excess(100), []);
+        lease(&mut cache, 101);
+        cache.covers(&KeyRange::attributes(file(1)));
+        cache.covers(&KeyRange::attributes(file(3)));
+        let given_up: Vec<FileId> = [2, 4, 5, 6, 7, 8].map(file).into();
+        assert_eq!(cache.excess(100), given_up);
+        assert!(cache.excess(100).iter().all(|file| !given_up.contains(file)));
+    }
+
+    #[test]
+    fn what_is_exclusive_is_not_replaced_by_what_the_server_knows() {
+        let mut cache = Cache::default();
+        let key = file(1).key(Kind::INODE, 0);
+        let value = |text: &str| Value::from(text.as_bytes());
+        cache.made(file(1));
+        cache.update([(key, Some(value("new")))]);
+        let range = KeyRange::attributes(file(1));
+        let items = vec![(key, value("old"))];
+        cache.grant(Grant { range, mode: LockMode::Shared, items });
+        assert_eq!(cache.item(key), Some(&value("new")));
+        cache.give_up(&range, Keep::Shared);
+        assert!(cache.covers(&range) && !cache.covers_as(&range, LockMode::Exclusive));
+        cache.update([(key, None)]);
+        assert!(cache.is_empty() && cache.ranges().is_empty(), "what is gone is not covered");
     }
 }

@@ -241,6 +241,7 @@ impl RemoteFs {
                     for grant in grants {
                         cache.grant(grant);
                     }
+                    self.relieve(&mut cache);
                 }
                 match self.calls.take(id) {
                     None => {}

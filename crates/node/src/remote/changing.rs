@@ -146,6 +146,8 @@ impl RemoteFs {
         self.mark(&marks(&call, files));
         let (now, caller) = (ctx.now, caller.clone());
         self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
+        // Not before: it may be what was just made that is given up.
+        self.relieve(&mut self.cache.write());
         Ok(Attempt::Made(answer))
     }
 
@@ -191,8 +193,12 @@ impl RemoteFs {
         if missing.iter().any(is_contended) {
             return Ok(false);
         }
-        let welcome = self.siblings(call, &missing);
-        for want in missing {
+        let siblings = self.siblings(call, &missing);
+        let (siblings, welcome) = match self.goes_on_removing(call) {
+            true => (siblings, Vec::new()),
+            false => (Vec::new(), siblings),
+        };
+        for want in missing.into_iter().chain(siblings) {
             if !needed.contains(&want) {
                 needed.push(want);
             }
@@ -210,21 +216,26 @@ impl RemoteFs {
         }
     }
 
-    /// Who removes one name of a directory goes on with the others: leases on what stands behind
-    /// the removed one.
+    /// Whether names of the same directory were removed before this one.
+    fn goes_on_removing(&self, call: &Call) -> bool {
+        let (Call::Unlink { parent, .. } | Call::Rmdir { parent, .. }) = call else {
+            return false;
+        };
+        self.removed_from.lock().replace(*parent) == Some(*parent)
+    }
+
+    /// Who removes one name of a directory goes on with the others: leases on all names, and on
+    /// what stands behind the removed one.
     fn siblings(&self, call: &Call, missing: &[Want]) -> Vec<Want> {
         let (Call::Unlink { parent, name } | Call::Rmdir { parent, name }) = call else {
             return Vec::new();
         };
-        let is_child = |(range, _): &Want| range.file() != *parent;
-        if !missing.iter().any(is_child) {
-            return Vec::new();
-        }
         let at = dirent::position(name, self.identity.seed);
         let cache = self.cache.read();
         let names = KeyRange::names(*parent);
         let behind = KeyRange::new(parent.key(Kind::DIRENT, at), names.last());
-        let mut wants = Vec::new();
+        let mut wants = vec![(names, LockMode::Exclusive)];
+        wants.retain(|want| !cache.covers_as(&want.0, want.1));
         for key in behind.iter().flat_map(|range| cache.keys(range)) {
             let Some(mut entries) = cache.item(key).and_then(|item| Dirents::decode(item).ok())
             else {

@@ -89,11 +89,13 @@ pub type Report = Box<dyn Fn(&str) + Send + Sync>;
 pub struct RemoteSettings {
     /// How long an operation waits for the server.
     pub deadline: Duration,
+    /// Objects on which leases are kept at the same time, about.
+    pub objects_max: usize,
 }
 
 impl Default for RemoteSettings {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30) }
+        Self { deadline: Duration::from_secs(30), objects_max: 100_000 }
     }
 }
 
@@ -135,6 +137,8 @@ pub struct RemoteFs {
     /// The order in which changes are made here and sent.
     order: Mutex<()>,
     pending: Pending,
+    /// The directory from which a name was removed last.
+    removed_from: Mutex<Option<FileId>>,
     contention: Contention,
     server_time: ServerTime,
     gate: Gate,
@@ -171,6 +175,7 @@ impl RemoteFs {
             cache: RwLock::default(),
             order: Mutex::default(),
             pending: Pending::default(),
+            removed_from: Mutex::default(),
             contention: Contention::default(),
             server_time: ServerTime::default(),
             gate: Gate::default(),
@@ -244,6 +249,16 @@ impl RemoteFs {
     pub fn cached(&self) -> (usize, usize) {
         let cache = self.cache.read();
         (cache.ranges().len(), cache.len())
+    }
+
+    /// Gives leases back that are the least use, if there are too many. The cache is locked by who
+    /// calls this.
+    fn relieve(&self, cache: &mut Cache) {
+        let victims = cache.excess(self.settings.objects_max);
+        if !victims.is_empty() {
+            let ranges = victims.into_iter().map(KeyRange::object).collect();
+            self.calls.note(ToServer::Unwanted(ranges));
+        }
     }
 
     /// Changes, and bytes, that are on their way to the server.

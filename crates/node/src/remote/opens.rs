@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use gabion_base::sync::Mutex;
+use gabion_fs::format::inode::Inode;
 use gabion_link::message::ToServer;
-use gabion_map::FileId;
+use gabion_link::range::KeyRange;
+use gabion_map::{FileId, Kind};
 
 use super::RemoteFs;
 
@@ -53,7 +55,18 @@ impl RemoteFs {
             files.remove(&file);
             self.opens.locked.lock().remove(&file);
             self.calls.note(ToServer::Closed(file));
+            if self.has_no_name(file) {
+                // It goes now.
+                self.calls.note(ToServer::Unwanted(vec![KeyRange::object(file)]));
+            }
         }
+    }
+
+    /// Whether the object is known to have lost its last name.
+    fn has_no_name(&self, file: FileId) -> bool {
+        let cache = self.cache.read();
+        let inode = cache.item(file.key(Kind::INODE, 0)).map(|item| Inode::decode(item));
+        matches!(inode, Some(Ok(inode)) if inode.nlink == 0)
     }
 
     /// The session has ended with all that was asked in it. The next one is told what is open

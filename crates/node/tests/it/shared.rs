@@ -54,13 +54,17 @@ impl Server {
     }
 
     fn client(&self) -> Client {
+        self.client_with(RemoteSettings::default().objects_max)
+    }
+
+    fn client_with(&self, objects_max: usize) -> Client {
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, format!("client {}", id.0), Arc::new(ToPeer(to_client)));
         let wire = ToSession { served: Arc::clone(&self.served), session: Mutex::new(session) };
         let wire = Arc::new(wire);
-        let settings = RemoteSettings { deadline: Duration::from_secs(20) };
+        let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
         let fs = Arc::new(RemoteFs::new(&self.welcome(id), settings, clock, to_server));
@@ -641,4 +645,139 @@ fn what_was_made_durable_is_there_after_a_crash() {
     client.run(|fs| fs.fsync(file)).unwrap();
     let world = server.world.after_crash(OpenMode::ReadOnly);
     assert_eq!(world.read(world.lookup("file").unwrap().file), b"durable");
+}
+
+#[test]
+fn what_is_made_and_written_in_a_new_directory_costs_no_call_for_each_file() {
+    const FILES: usize = 500;
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let (dir, calls) = a.calls(|a| {
+        let dir = a.run(|fs| fs.mkdir(&caller(), a.root, b"dir", 0o755)).unwrap().file;
+        for number in 0..FILES {
+            let (name, how) = (format!("file {number}"), IfExists::Fail);
+            let request = OpenRequest { access: Access::WRITE, truncate: None };
+            let make =
+                |fs: &RemoteFs| fs.create(&caller(), dir, name.as_bytes(), 0o644, how, &request);
+            let file = a.run(make).unwrap().0.file;
+            a.write(file, WriteAt::Offset(0), name.as_bytes());
+            let changes = Changes { permissions: Some(0o600), ..Changes::default() };
+            a.run(|fs| fs.setattr(&caller(), file, &changes)).unwrap();
+            a.fs.release(file);
+        }
+        dir
+    });
+    assert!(calls <= 4, "{calls} calls for {FILES} files");
+    // Who looks sees all of it, and whoever made it goes on reading without asking.
+    assert_eq!(b.names(dir).len(), FILES);
+    let number = |client: &Client| {
+        let found = client.run(|fs| fs.lookup(&caller(), dir, b"file 77")).unwrap();
+        (found.size, found.mode & 0o777)
+    };
+    assert_eq!(number(&b), (7, 0o600));
+    assert_eq!(a.calls(number), ((7, 0o600), 0));
+    a.run(|fs| fs.fsync(dir)).unwrap();
+    assert_eq!(a.fs.under_way(), (0, 0));
+    let world = server.world.after_crash(OpenMode::ReadOnly);
+    let listed = world.fs.readdir(&caller(), dir, 2, 100_000, Detail::Names).unwrap();
+    assert_eq!(listed.entries.len(), FILES);
+}
+
+#[test]
+fn a_whole_directory_is_removed_with_a_call_for_many_names() {
+    const FILES: usize = 200;
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    for number in 0..FILES {
+        let file = a.create(&format!("file {number}"));
+        a.fs.release(file);
+    }
+    let names = b.names(b.root);
+    let (removed, calls) = b.calls(|b| {
+        let unlink = |name: &String| b.run(|fs| fs.unlink(&caller(), b.root, name.as_bytes()));
+        names.iter().filter(|name| unlink(name).is_ok()).count()
+    });
+    assert_eq!(removed, FILES);
+    assert!(calls <= 10, "{calls} calls for {FILES} names");
+    assert_eq!(a.names(a.root), [""; 0]);
+}
+
+#[test]
+fn what_a_client_reads_or_makes_does_not_make_it_grow_without_end() {
+    const LIMIT: usize = 50;
+    let server = Server::new();
+    let a = server.client_with(LIMIT);
+    for number in 0..20 * LIMIT {
+        let file = a.create(&format!("file {number}"));
+        a.fs.release(file);
+    }
+    a.run(|fs| fs.syncfs()).unwrap();
+    let leases = || server.served.clients()[0].leases;
+    let began = std::time::Instant::now();
+    // What is given back is on its way.
+    while leases() > 4 * LIMIT {
+        assert!(began.elapsed() < Duration::from_secs(20), "{} leases", leases());
+        thread::yield_now();
+    }
+    assert_eq!(a.names(a.root).len(), 20 * LIMIT);
+}
+
+#[test]
+fn who_writes_and_reads_in_turns_sees_what_was_written_last() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    for round in 0..50_u8 {
+        let (writer, reader) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        writer.write(file, WriteAt::Offset(0), &[round; 5000]);
+        assert_eq!(writer.read(file, 0, 5000), [round; 5000], "its own, through the cache");
+        assert_eq!(reader.read(file, 0, 5000), [round; 5000]);
+        let mut now = [0; 10];
+        writer.run(|fs| fs.read_now(&caller(), file, 4990, &mut now)).unwrap();
+        assert_eq!(now, [round; 10]);
+    }
+}
+
+/// Each client works in a directory of its own and in one of all, and in the end all see the same.
+#[test]
+fn clients_that_work_side_by_side_agree_in_the_end() {
+    const CLIENTS: usize = 4;
+    let server = Server::new();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| server.client()).collect();
+    thread::scope(|scope| {
+        for (index, client) in clients.iter().enumerate() {
+            scope.spawn(move || {
+                let name = format!("dir {index}");
+                let made = client.run(|fs| {
+                    fs.mkdir(&caller(), client.root, name.as_bytes(), 0o755).map(|made| made.file)
+                });
+                let own = made.unwrap();
+                for round in 0..60 {
+                    let name = format!("{index} {round}");
+                    let file = client.create(&name);
+                    client.write(file, WriteAt::End, name.as_bytes());
+                    client.fs.release(file);
+                    let mut request = rename(client.root, &name, &name);
+                    request.target_parent = own;
+                    client.run(|fs| fs.rename(&caller(), &request)).unwrap();
+                    if round % 3 == 0 {
+                        client.run(|fs| fs.unlink(&caller(), own, name.as_bytes())).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    for client in &clients {
+        let names = client.names(client.root);
+        assert_eq!(names.len(), CLIENTS);
+        for name in names {
+            let dir = client.lookup(&name).unwrap();
+            let files = client.names(dir);
+            assert_eq!(files.len(), 40, "in {name}");
+            for file in files {
+                let found = client.run(|fs| fs.lookup(&caller(), dir, file.as_bytes())).unwrap();
+                assert_eq!(client.read(found.file, 0, 100), file.as_bytes());
+            }
+        }
+    }
 }

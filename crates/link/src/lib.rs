@@ -11,14 +11,18 @@
 //!                                                  Revoke --> other clients --> Released
 //!     <-- the range and its items ------------   the range is read, the lease entered
 //!   the operation runs again
-//!   a change                     -- call ---->   the same operation runs on the map itself,
-//!                                                  touching only what the table lets it touch
+//!   a change, under exclusive leases, is made here
+//!                                -- Change -->   the same operation runs on the map itself
+//!     <-- Applied ----------------------------
+//!   any other change             -- call ---->   the same, touching only what the table lets it
+//!                                                  touch
 //!     <-- result, changed items --------------   the holds end when the answer is on its way
 //! ```
 //!
 //! - [`range`]: ranges of keys, and sets of them.
 //! - [`table`]: who has which lease, who waits for whom. A machine without clock and threads.
 //! - [`cache`]: a client's copy of leased ranges, as a transaction that operations can run on.
+//! - [`change`]: the same for operations that change something.
 //! - [`message`]: what both sides say, as values.
 //! - [`wire`]: how these values look as bytes.
 //! - [`stream`]: every message once and in order, whatever connections do.

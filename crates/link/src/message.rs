@@ -140,7 +140,8 @@ pub enum ToServer {
     Goodbye,
 }
 
-/// A change that a client has made by itself: under its leases, the server comes to the same result.
+/// A change that a client has made by itself: under its leases, the server comes to the same
+/// result.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// Its place among the client's changes.

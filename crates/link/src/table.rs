@@ -7,9 +7,9 @@
 //!   ended, and says what the operation may touch meanwhile.
 //!
 //! What a client has an exclusive lease on it may have changed already, and the server learns it
-//! later, as a *change*. A request that makes such a change here, or that reads and comes after all
-//! of them (an *informed* one), is not stopped by its own client's leases. Every other request waits
-//! until they are given up, also one of the same client.
+//! later, as a *change*. A request that makes such a change here, or that reads and comes after
+//! all of them (an *informed* one), is not stopped by its own client's leases. Every other request
+//! waits until they are given up, also one of the same client.
 //!
 //! ```text
 //!   request --try_hold--> held ... held --finish--> holds end, some become leases

@@ -223,8 +223,8 @@ pub struct LeaseTable {
     unanswered: BTreeMap<(ClientId, RevokeId), FileId>,
 }
 
-/// Whether a client's own shared lease stands against what it wants. Nobody but the server can tell a
-/// kernel that bytes which it caches have changed, not even if its own programs changed them.
+/// Whether a client's own shared lease stands against what it wants. Nobody but the server can tell
+/// a kernel that bytes which it caches have changed, not even if its own programs changed them.
 fn minds_own(want: &Want) -> bool {
     let (range, mode) = want;
     *mode == LockMode::Exclusive && range.kind() == Some(Kind::DATA)

@@ -13,6 +13,7 @@ use super::RemoteFs;
 /// Objects that are open, and how often.
 #[derive(Default)]
 pub(super) struct Opens {
+    /// Who has locked this does not ask for the cache.
     files: Mutex<BTreeMap<FileId, u32>>,
     /// Files with advisory locks: others need not be unlocked when they are closed.
     locked: Mutex<BTreeMap<FileId, u32>>,
@@ -48,6 +49,8 @@ impl RemoteFs {
 
     /// Takes an opening back.
     pub(super) fn closed(&self, file: FileId) {
+        // Before the lock is taken: who has the cache may ask for what is open.
+        let has_no_name = self.has_no_name(file);
         let mut files = self.opens.files.lock();
         let Some(count) = files.get_mut(&file) else { return };
         *count -= 1;
@@ -55,7 +58,7 @@ impl RemoteFs {
             files.remove(&file);
             self.opens.locked.lock().remove(&file);
             self.calls.note(ToServer::Closed(file));
-            if self.has_no_name(file) {
+            if has_no_name {
                 // It goes now.
                 self.calls.note(ToServer::Unwanted(vec![KeyRange::object(file)]));
             }

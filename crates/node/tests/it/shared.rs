@@ -781,3 +781,27 @@ fn clients_that_work_side_by_side_agree_in_the_end() {
         }
     }
 }
+
+#[test]
+fn files_are_closed_and_removed_at_the_same_time() {
+    let server = Server::new();
+    let a = server.client();
+    thread::scope(|scope| {
+        for index in 0..4 {
+            let a = &a;
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let name = format!("{index} {round}");
+                    let file = a.create(&name);
+                    a.run(|fs| fs.unlink(&caller(), a.root, name.as_bytes())).unwrap();
+                    a.fs.release(file);
+                }
+            });
+        }
+    });
+    assert_eq!(a.names(a.root), [""; 0]);
+    a.run(|fs| fs.syncfs()).unwrap();
+    a.fs.ping();
+    server.world.reap();
+    assert_eq!(server.served.clients()[0].opens, 0);
+}

@@ -1,6 +1,7 @@
 //! Who asks, and who has already checked that they may.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// Who checks permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,18 +14,67 @@ pub enum Trust {
 }
 
 /// Supplementary groups. The empty list costs nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Groups(Option<Arc<[u32]>>);
+#[derive(Clone, Default)]
+pub struct Groups(Option<Source>);
+
+#[derive(Clone)]
+enum Source {
+    List(Arc<[u32]>),
+    /// Most operations never ask.
+    Process(Arc<Asked>),
+}
+
+/// The groups of a process, which are found out when they are needed first.
+struct Asked {
+    process: u32,
+    ask: fn(u32) -> Vec<u32>,
+    found: OnceLock<Vec<u32>>,
+}
 
 impl Groups {
     /// The groups of a list in any order.
     pub fn new(groups: &[u32]) -> Self {
-        Self((!groups.is_empty()).then(|| Arc::from(groups)))
+        Self((!groups.is_empty()).then(|| Source::List(Arc::from(groups))))
+    }
+
+    /// The groups of a process, which `ask` knows. It is asked once at most, and has to be while
+    /// the process waits for the operation.
+    pub fn of_process(process: u32, ask: fn(u32) -> Vec<u32>) -> Self {
+        Self(Some(Source::Process(Arc::new(Asked { process, ask, found: OnceLock::new() }))))
+    }
+
+    /// The groups as far as somebody has wanted to know them.
+    pub fn found(&self) -> Self {
+        match &self.0 {
+            Some(Source::Process(asked)) if asked.found.get().is_none() => Self::default(),
+            _ => Self::new(self.as_slice()),
+        }
     }
 
     /// The list.
     pub fn as_slice(&self) -> &[u32] {
-        self.0.as_deref().unwrap_or_default()
+        match &self.0 {
+            None => &[],
+            Some(Source::List(groups)) => groups,
+            Some(Source::Process(asked)) => {
+                asked.found.get_or_init(|| (asked.ask)(asked.process)).as_slice()
+            }
+        }
+    }
+}
+
+impl PartialEq for Groups {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Groups {}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = Some(self.as_slice()).filter(|list| !list.is_empty());
+        f.debug_tuple("Groups").field(&list).finish()
     }
 }
 

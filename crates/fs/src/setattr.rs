@@ -138,6 +138,9 @@ fn check_times<T: Txn + ?Sized>(
     inode: &Inode,
     changes: &Changes,
 ) -> Result<()> {
+    if changes.ctime.is_some() && !permission::is_owner(ctx, inode) {
+        return Err(Error::NotPermitted);
+    }
     let times = [changes.atime, changes.mtime];
     if times == [None, None] || permission::is_owner(ctx, inode) {
         return Ok(());

@@ -23,6 +23,7 @@
 //! - [`table`]: who has which lease, who waits for whom. A machine without clock and threads.
 //! - [`cache`]: a client's copy of leased ranges, as a transaction that operations can run on.
 //! - [`change`]: the same for operations that change something.
+//! - [`identities`]: whom the server takes a client's callers for.
 //! - [`message`]: what both sides say, as values.
 //! - [`wire`]: how these values look as bytes.
 //! - [`stream`]: every message once and in order, whatever connections do.
@@ -34,6 +35,7 @@
 
 pub mod cache;
 pub mod change;
+pub mod identities;
 pub mod message;
 pub mod range;
 pub mod stream;

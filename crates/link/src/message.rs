@@ -20,12 +20,13 @@ use gabion_fs::create::Linkable;
 use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
-    Attributes, Caller, Changes, Disposition, Error, FileType, IfExists, IfTaken, Leave,
+    Access, Attributes, Caller, Changes, Disposition, Error, FileType, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, SpaceRequest, WriteAt,
 };
 use gabion_map::txn::{SeekTarget, Value};
 use gabion_map::{FileId, Key, LockMode};
 
+use crate::identities::Identities;
 use crate::range::KeyRange;
 use crate::table::{Keep, RevokeId, Want};
 
@@ -79,6 +80,8 @@ pub struct Welcome {
     pub now: Timestamp,
     /// Bytes of changes that the client may have under way.
     pub credit: u64,
+    /// Whom it takes the client's callers for.
+    pub identities: Identities,
 }
 
 /// The server's last words, instead of a [`Welcome`] or later: the client is not in any more.
@@ -124,9 +127,16 @@ pub enum ToServer {
     /// It still lives.
     Ping,
     /// It has the object open, or remembers it for another reason: it must not be removed.
-    Opened(FileId),
-    /// It has not any more, as often as it says so: once for each [`ToServer::Opened`],
-    /// [`Call::Create`] and [`Call::Tmpfile`].
+    Opened {
+        /// The object.
+        file: FileId,
+        /// Who has opened it.
+        caller: Caller,
+        /// To do what.
+        access: Access,
+    },
+    /// It has not any more, as often as it says so: once for each
+    /// [`ToServer::Opened`], [`Call::Create`] and [`Call::Tmpfile`].
     Closed(FileId),
     /// It has done what these said, and the kernel has.
     Released(Vec<RevokeId>),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gabion_host::signals::Wake;
 use gabion_node::LocalFs;
+use gabion_node::served::Rights;
 
 use crate::args;
 use crate::clients;
@@ -46,7 +47,7 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;
     let patience = Duration::from_secs(args.session_seconds);
     let marker = marker(&fs).map_err(|error| cannot(&error))?;
-    let options = ServeOptions { patience, marker };
+    let options = ServeOptions { patience, marker, rights: Rights::CHECKED };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
     let control = clients::start(&place, &fs, server.sessions(), server.address());

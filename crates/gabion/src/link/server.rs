@@ -15,7 +15,7 @@ use gabion_host::random;
 use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::{FrameKind, Header, encode_frame};
 use gabion_node::LocalFs;
-use gabion_node::served::{Job, Peer, Served, Session};
+use gabion_node::served::{Changing, Job, Peer, Rights, Served, Session};
 
 use super::pipe::{Pipe, read_frame};
 
@@ -43,6 +43,8 @@ pub struct ServeOptions {
     pub patience: Duration,
     /// The file that says that there are sessions, for the next start.
     pub marker: PathBuf,
+    /// What clients may do.
+    pub rights: Rights,
 }
 
 /// What the marker file says, and why it may have to go on saying so.
@@ -410,7 +412,7 @@ impl Shared {
         if link.session.is_over() {
             return Err(refuse(connection, RefusalReason::Gone, "the session has ended"));
         }
-        let fs = self.served.fs();
+        let (fs, rights) = (self.served.fs(), link.session.rights());
         let welcome = Welcome {
             session: link.session.id(),
             secret: link.secret,
@@ -419,10 +421,14 @@ impl Shared {
             filesystem: fs.map().uuid(),
             subvol: fs.root().subvol,
             seed: fs.map().name_seed(),
-            read_only: fs.is_read_only(),
+            read_only: fs.is_read_only() || rights.changing == Changing::Refused,
             start: self.start,
             now: self.served.now(),
-            credit: self.served.credit(),
+            credit: match rights.changing {
+                Changing::Allowed => self.served.credit(),
+                Changing::Refused => 0,
+            },
+            identities: rights.identities,
         };
         greet_with(connection, FrameKind::Welcome, &welcome.encode())?;
         link.pipe.attach(connection, received)
@@ -436,7 +442,8 @@ impl Shared {
         }
         self.mark()?;
         let pipe = Pipe::new();
-        let session = self.served.begin(id, name, Arc::new(Outbox(Arc::clone(&pipe))));
+        let session =
+            self.served.begin(id, name, self.options.rights, Arc::new(Outbox(Arc::clone(&pipe))));
         let link = Arc::new(Link {
             session,
             secret,

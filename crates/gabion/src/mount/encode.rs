@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use gabion_base::time::Timestamp;
-use gabion_fs::{Attributes, Caller, Changes, Groups, Privileges, SetTime, Through, Trust};
+use gabion_fs::{Access, Attributes, Caller, Changes, Groups, Privileges, SetTime, Through, Trust};
 use gabion_fuse as fuse;
+
+use super::{Coherence, groups};
 
 /// The unit of I/O that programs are told, in bytes.
 const IO_SIZE: u32 = gabion_base::BLOCK_SIZE as u32;
@@ -57,14 +59,28 @@ pub(super) fn entry(
     }
 }
 
-/// Who asks. The kernel has checked that they may.
-pub(super) fn caller(request: &fuse::Request<'_>, umask: u32) -> Caller {
-    let groups = match request.supplementary_group {
-        Some(group) => Groups::new(&[group]),
-        None => Groups::default(),
+/// Who asks. The kernel has checked that they may; where somebody checks once more, the groups are
+/// found out that it does not tell.
+pub(super) fn caller(request: &fuse::Request<'_>, umask: u32, coherence: Coherence) -> Caller {
+    let groups = match (coherence, request.supplementary_group) {
+        (Coherence::Shared, _) => Groups::of_process(request.pid, groups::of_process),
+        (Coherence::Alone, Some(group)) => Groups::new(&[group]),
+        (Coherence::Alone, None) => Groups::default(),
     };
     let (uid, gid) = (request.uid, request.gid);
     Caller { uid, gid, groups, umask, trust: Trust::CheckedByKernel }
+}
+
+/// What a file is opened for with these `O_*` flags.
+pub(super) fn access(flags: u32) -> Access {
+    /// What execve(2) opens with.
+    const EXECUTED: u32 = 0x20;
+    match flags as i32 & libc::O_ACCMODE {
+        libc::O_RDONLY if flags & EXECUTED != 0 => Access::EXECUTE,
+        libc::O_RDONLY => Access::READ,
+        libc::O_WRONLY => Access::WRITE,
+        _ => Access::READ | Access::WRITE,
+    }
 }
 
 /// What becomes of the set-id bits when the kernel says so.

@@ -73,7 +73,7 @@ impl Handler for Front {
         let ask = Ask {
             coherence: self.coherence,
             locking: self.locking,
-            caller: encode::caller(&request, umask),
+            caller: encode::caller(&request, umask, self.coherence),
             file: file_of(&*fs, request.node),
             fs: &fs,
         };

@@ -40,6 +40,7 @@
 mod bytes;
 mod encode;
 mod front;
+mod groups;
 mod kernel;
 mod locks;
 mod mounted;

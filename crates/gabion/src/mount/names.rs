@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gabion_fs::create::Linkable;
 use gabion_fs::{
-    Access, Attributes, Detail, Error, FileType, IfExists, IfTaken, Leave, Listed, OpenRequest,
-    Privileges, RenameRequest, Result, errno,
+    Attributes, Detail, Error, FileType, IfExists, IfTaken, Leave, Listed, OpenRequest, Privileges,
+    RenameRequest, Result, errno,
 };
 use gabion_fuse as fuse;
 use gabion_fuse::{
@@ -125,9 +125,8 @@ impl Ask<'_> {
     ) {
         let has = |flag: i32| flags & flag as u32 != 0;
         let if_exists = if has(libc::O_EXCL) { IfExists::Fail } else { IfExists::Open };
-        // The kernel has checked what it may be opened for.
         let truncate = has(libc::O_TRUNC).then_some(privileges);
-        let request = OpenRequest { access: Access::EXISTS, truncate };
+        let request = OpenRequest { access: encode::access(flags), truncate };
         let permissions = mode & PERMISSIONS;
         let made = self.fs.create(&self.caller, self.file, name, permissions, if_exists, &request);
         let made = made.map(|(attributes, _)| attributes);

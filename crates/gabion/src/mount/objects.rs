@@ -37,7 +37,7 @@ impl Ask<'_> {
         if self.locking == Locking::Kernel {
             return refuse(reply, libc::ENOSYS);
         }
-        let request = OpenRequest { access: gabion_fs::Access::EXISTS, truncate: None };
+        let request = OpenRequest { access: encode::access(flags), truncate: None };
         match self.fs.open_file(&self.caller, self.file, &request) {
             Ok(_) => {
                 if reply.open(&self.opened(flags)) == Outcome::Gone {

@@ -7,7 +7,7 @@ use gabion_fs::create::Linkable;
 use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
-    Caller, Changes, Error, FileType, IfExists, IfTaken, Leave, OpenRequest, Privileges,
+    Access, Caller, Changes, Error, FileType, IfExists, IfTaken, Leave, OpenRequest, Privileges,
     SpaceRequest, WriteAt,
 };
 use gabion_map::txn::SeekTarget;
@@ -24,8 +24,8 @@ tagged! {
     ToServer, "what a client says";
     1 => Call { id: CallId, after: ChangeNumber, caller: Caller, call: Call },
     2 => Ping {},
+    3 => Opened { file: FileId, caller: Caller, access: Access },
     8 => Goodbye {};
-    3 => Opened(file: FileId),
     4 => Closed(file: FileId),
     5 => Released(revocations: Vec<RevokeId>),
     6 => Unwanted(ranges: Vec<KeyRange>),

@@ -11,11 +11,13 @@
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{SubvolId, Uuid};
 use gabion_base::time::Timestamp;
+use gabion_fs::Trust;
 
 use super::fields::Text;
 use super::frame::WireError;
-use super::layout::{Layout, record};
+use super::layout::{Layout, numbered, record};
 use super::{FEATURES, MAGIC, VERSION, decode, encode};
+use crate::identities::{Identities, Squash};
 use crate::message::{Hello, Refusal, RefusalReason, SessionId, Welcome};
 
 record!(Hello { session: Option<(SessionId, u64)>, received: u64, name: Text });
@@ -32,7 +34,11 @@ record!(Welcome {
     start: u64,
     now: Timestamp,
     credit: u64,
+    identities: Identities,
 });
+
+numbered!(Squash, "which callers are mapped", { Nobody = 1, Root = 2, All = 3 });
+record!(Identities { trust: Trust, squash: Squash, uid: u32, gid: u32 });
 
 record!(Refusal { reason: RefusalReason, text: Text });
 

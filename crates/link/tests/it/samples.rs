@@ -16,6 +16,7 @@ use gabion_fs::{
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, LockMode, MapError};
 
+use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
     RefusalReason, SessionId, ToClient, ToServer, Welcome,
@@ -58,6 +59,12 @@ pub fn welcomes() -> Vec<Welcome> {
         start: 0x5152_5354_5556_5758,
         now: time(1_000_000_000),
         credit: 0x6162_6364,
+        identities: Identities {
+            trust: Trust::CheckHere,
+            squash: Squash::Root,
+            uid: 65534,
+            gid: 65533,
+        },
     }]
 }
 
@@ -222,7 +229,7 @@ pub fn to_server() -> Vec<ToServer> {
     };
     let others = [
         ToServer::Ping,
-        ToServer::Opened(FILE),
+        ToServer::Opened { file: FILE, caller: caller.clone(), access: Access::READ },
         ToServer::Closed(FILE),
         ToServer::Released(vec![RevokeId(1), RevokeId(2)]),
         ToServer::Unwanted(vec![KeyRange::names(DIR)]),

@@ -20,6 +20,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
     RefusalReason, SessionId, ToClient, ToServer, Welcome,
@@ -82,6 +83,21 @@ fn caller() -> impl Strategy<Value = Caller> {
         groups: Groups::new(&groups),
         umask,
         trust,
+    })
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    (0..8_u32).prop_map(|bits| Access::from_bits(bits).expect("it is below 8"))
+}
+
+fn identities() -> impl Strategy<Value = Identities> {
+    let trust = one(&[Trust::CheckedByKernel, Trust::CheckHere]);
+    let squash = one(&[Squash::Nobody, Squash::Root, Squash::All]);
+    (trust, squash, any::<[u32; 2]>()).prop_map(|(trust, squash, [uid, gid])| Identities {
+        trust,
+        squash,
+        uid,
+        gid,
     })
 }
 
@@ -163,7 +179,7 @@ fn call_for_bytes() -> impl Strategy<Value = Call> {
 
 fn call_for_names() -> impl Strategy<Value = Call> {
     let if_exists = one(&[IfExists::Open, IfExists::Fail]);
-    let access = (0..8_u32).prop_map(|bits| Access::from_bits(bits).expect("known bits"));
+    let access = access();
     let request = (access, option::of(privileges()))
         .prop_map(|(access, truncate)| OpenRequest { access, truncate });
     let file_type = one(&[
@@ -278,7 +294,8 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         1 => vec(range(), 0..5).prop_map(ToServer::Yielded),
         1 => Just(ToServer::Ping),
         1 => Just(ToServer::Goodbye),
-        1 => file().prop_map(ToServer::Opened),
+        1 => (file(), caller(), access())
+            .prop_map(|(file, caller, access)| ToServer::Opened { file, caller, access }),
         1 => file().prop_map(ToServer::Closed),
         1 => vec(any::<u64>().prop_map(RevokeId), 0..5).prop_map(ToServer::Released),
         1 => vec(range(), 0..5).prop_map(ToServer::Unwanted),
@@ -409,6 +426,7 @@ proptest! {
         now in time(),
         (patience_ms, subvol, read_only) in any::<(u32, u32, bool)>(),
         uuid: [u8; 16],
+        identities in identities(),
         name in "\\PC{0,60}",
     ) {
         let [id, secret, received, seed, start, credit] = numbers;
@@ -419,7 +437,7 @@ proptest! {
         let session = SessionId(id);
         let welcome = Welcome {
             session, secret, received, patience_ms, filesystem, subvol, seed, read_only, start, now,
-            credit,
+            credit, identities,
         };
         prop_assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         let refusal = Refusal { reason: RefusalReason::Gone, text: name };

@@ -83,7 +83,10 @@ impl Calls {
     pub(super) fn note(&self, note: ToServer) {
         let mut state = self.state.lock();
         if let ToServer::Closed(file) = note {
-            let opened = |old: &ToServer| matches!(old, ToServer::Opened(other) if *other == file);
+            let opened = |old: &ToServer| match old {
+                ToServer::Opened { file: other, .. } => *other == file,
+                _ => false,
+            };
             if let Some(index) = state.notes.iter().position(opened) {
                 state.notes.remove(index);
                 return;
@@ -176,6 +179,7 @@ impl RemoteFs {
         // Those are small.
         let again = can_repeat(&call).then(|| call.clone());
         let mut next = Some(call);
+        let caller = &self.told(caller);
         while let Some(call) = next.take() {
             if !self.wait_for_life(deadline) {
                 return Err(silent(self.settings.deadline));

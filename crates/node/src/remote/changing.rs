@@ -111,7 +111,8 @@ impl RemoteFs {
         if !self.is_alive() || self.is_cut_off() {
             return Ok(Attempt::Lacks(Lack::Server, call));
         }
-        let ctx = self.context(caller);
+        // Checked here as it is going to be checked there.
+        let ctx = self.context(&self.identities().map(caller));
         let opens = |file: FileId| match self.opens.is_open(file) {
             true => OpenState::Open,
             false => OpenState::Closed,
@@ -144,7 +145,7 @@ impl RemoteFs {
         let number = self.pending.push(bytes, files.clone());
         // In this order: a sync that begins in between has not to do with it.
         self.mark(&marks(&call, files));
-        let (now, caller) = (ctx.now, caller.clone());
+        let (now, caller) = (ctx.now, self.told_of_change(caller));
         self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
         // Not before: it may be what was just made that is given up.
         self.relieve(&mut self.cache.write());

@@ -42,6 +42,7 @@ use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_fs::{Attributes, ROOT};
 use gabion_link::cache::Cache;
+use gabion_link::identities::Identities;
 use gabion_link::message::{ToServer, Welcome};
 use gabion_link::range::KeyRange;
 use gabion_map::map::SpaceReport;
@@ -152,6 +153,8 @@ pub struct RemoteFs {
     last: Mutex<LastKnown>,
     unsynced: Unsynced,
     report: Mutex<Option<Report>>,
+    /// Whom the server takes callers for, in this session.
+    identities: Mutex<Identities>,
 }
 
 impl RemoteFs {
@@ -189,9 +192,15 @@ impl RemoteFs {
             last: Mutex::default(),
             unsynced: Unsynced::default(),
             report: Mutex::default(),
+            identities: Mutex::new(welcome.identities),
         };
         fs.meet(welcome);
         fs
+    }
+
+    /// Whom the server takes callers for.
+    fn identities(&self) -> Identities {
+        *self.identities.lock()
     }
 
     /// What a welcome says that is true from now on.
@@ -368,6 +377,7 @@ impl RemoteFs {
             self.report(&format!("{count} changes were lost with the session"));
         }
         self.meet(welcome);
+        *self.identities.lock() = welcome.identities;
         self.forget_everything();
         self.revocations.clear();
         self.tell_opens_again();

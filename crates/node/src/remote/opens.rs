@@ -1,20 +1,63 @@
 //! What is open here. The server learns of it before it could matter: with the next message.
+//!
+//! A server that checks permissions itself checks at the opening, too: what was allowed then stays
+//! allowed until the object is closed, whatever becomes of its mode and whoever uses the handle. So
+//! it is told of each opening that is another caller's, or to do something else. What is kept of
+//! them is told again when a new session begins.
 
 use std::collections::BTreeMap;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::format::inode::Inode;
+use gabion_fs::{Access, Attributes, Caller, Groups};
 use gabion_link::message::ToServer;
 use gabion_link::range::KeyRange;
 use gabion_map::{FileId, Kind};
 
 use super::RemoteFs;
 
+/// Openings of one object that are kept; what others may, the server finds out when they do it.
+const OPENERS_MAX: usize = 16;
+
+/// Whether the server knows of an opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It was made by a call, which the server has counted.
+    ByTheCall,
+    /// It has to be told.
+    NotYet,
+}
+
+/// One opening.
+#[derive(Clone, Debug)]
+struct Opener {
+    caller: Caller,
+    access: Access,
+}
+
+/// An object that is open.
+#[derive(Debug, Default)]
+struct Open {
+    count: u32,
+    /// How often the server has counted it.
+    told: u32,
+    by: Vec<Opener>,
+}
+
+impl Open {
+    /// Whether the server knows of an opening that allows what this one does.
+    fn has(&self, caller: &Caller, access: Access) -> bool {
+        let is_one = |opener: &&Opener| opener.caller.uid == caller.uid;
+        let mut of_caller = self.by.iter().filter(is_one);
+        of_caller.any(|opener| opener.access.has(access)) || self.by.len() >= OPENERS_MAX
+    }
+}
+
 /// Objects that are open, and how often.
 #[derive(Default)]
 pub(super) struct Opens {
     /// Who has locked this does not ask for the cache.
-    files: Mutex<BTreeMap<FileId, u32>>,
+    files: Mutex<BTreeMap<FileId, Open>>,
     /// Files with advisory locks: others need not be unlocked when they are closed.
     locked: Mutex<BTreeMap<FileId, u32>>,
 }
@@ -35,15 +78,43 @@ impl Opens {
 }
 
 impl RemoteFs {
-    /// Counts an opening. The server has counted it if `is_told`; one of them it has to keep.
-    pub(super) fn opened(&self, file: FileId, is_told: bool) {
+    /// Counts an opening.
+    pub(super) fn opened(&self, found: &Attributes, caller: &Caller, access: Access, told: Told) {
+        let file = found.file;
+        // Groups are found out only as long as the process waits, and only if they matter.
+        let opener = match self.identities().are_checked() {
+            true => Opener { caller: with_groups(caller, found, access), access },
+            false => Opener { caller: through_handle(caller), access },
+        };
         let mut files = self.opens.files.lock();
-        let count = files.entry(file).or_default();
-        *count += 1;
-        match (*count == 1, is_told) {
-            (true, false) => self.calls.note(ToServer::Opened(file)),
-            (false, true) => self.calls.note(ToServer::Closed(file)),
-            (true, true) | (false, false) => {}
+        let open = files.entry(file).or_default();
+        open.count += 1;
+        let is_known =
+            open.count > 1 && { !self.identities().are_checked() || open.has(caller, access) };
+        match told {
+            Told::NotYet if is_known => return,
+            Told::NotYet => self.calls.note(opener.note(file)),
+            Told::ByTheCall => {}
+        }
+        open.told += 1;
+        if !is_known {
+            open.by.push(opener);
+        }
+    }
+
+    /// The caller as the server has to know it.
+    pub(super) fn told(&self, caller: &Caller) -> Caller {
+        match self.identities().are_checked() {
+            true => caller.clone(),
+            false => through_handle(caller),
+        }
+    }
+
+    /// The same of a change that was made here: who was not asked for groups need not be there.
+    pub(super) fn told_of_change(&self, caller: &Caller) -> Caller {
+        match self.identities().are_checked() {
+            true => Caller { groups: caller.groups.found(), ..caller.clone() },
+            false => through_handle(caller),
         }
     }
 
@@ -52,12 +123,13 @@ impl RemoteFs {
         // Before the lock is taken: who has the cache may ask for what is open.
         let has_no_name = self.has_no_name(file);
         let mut files = self.opens.files.lock();
-        let Some(count) = files.get_mut(&file) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(open) = files.get_mut(&file) else { return };
+        open.count -= 1;
+        if open.count == 0 {
+            let told = open.told;
             files.remove(&file);
             self.opens.locked.lock().remove(&file);
-            self.calls.note(ToServer::Closed(file));
+            (0..told).for_each(|_| self.calls.note(ToServer::Closed(file)));
             if has_no_name {
                 // It goes now.
                 self.calls.note(ToServer::Unwanted(vec![KeyRange::object(file)]));
@@ -76,10 +148,11 @@ impl RemoteFs {
     /// before anything else.
     pub(super) fn tell_opens_again(&self) {
         // Nothing is opened or closed between what is forgotten and what is told.
-        let files = self.opens.files.lock();
+        let mut files = self.opens.files.lock();
         self.calls.lose_all();
-        for file in files.keys() {
-            self.calls.note(ToServer::Opened(*file));
+        for (file, open) in &mut *files {
+            open.told = open.by.len() as u32;
+            open.by.iter().for_each(|opener| self.calls.note(opener.note(*file)));
         }
         drop(files);
         self.ping();
@@ -89,4 +162,28 @@ impl RemoteFs {
     pub fn ping(&self) {
         self.calls.tell(ToServer::Ping);
     }
+}
+
+impl Opener {
+    fn note(&self, file: FileId) -> ToServer {
+        let Self { caller, access } = self.clone();
+        ToServer::Opened { file, caller, access }
+    }
+}
+
+/// The caller without supplementary groups: what is done through a handle was allowed when that
+/// was opened, and to find groups out takes time.
+pub(super) fn through_handle(caller: &Caller) -> Caller {
+    Caller { groups: Groups::default(), ..caller.clone() }
+}
+
+/// The caller of an opening, with groups if they can matter.
+fn with_groups(caller: &Caller, found: &Attributes, access: Access) -> Caller {
+    let is_whole = |bits: u32| Access::from_bits(bits & 7).is_some_and(|bits| bits.has(access));
+    let (group, others) = (found.mode >> 3, found.mode);
+    let is_granted = caller.uid == found.uid || is_whole(group) && is_whole(others);
+    if is_granted {
+        return through_handle(caller);
+    }
+    Caller { groups: Groups::new(caller.groups.as_slice()), ..caller.clone() }
 }

@@ -21,6 +21,7 @@ use crate::locks::LockEnd;
 
 use super::RemoteFs;
 use super::calls::{nonsense, written_off};
+use super::opens::{Told, through_handle};
 use super::pages::{Course, pages};
 
 /// How often an operation acquires what it lacks. It holds on to all that it had needed before, so
@@ -30,7 +31,8 @@ const ATTEMPTS_MAX: usize = 1000;
 impl RemoteFs {
     pub(super) fn context(&self, caller: &Caller) -> Context {
         let now = self.server_time.at(self.clock.monotonic());
-        Context { seed: self.identity.seed, now, caller: caller.clone() }
+        let caller = self.identities().foresee(caller);
+        Context { seed: self.identity.seed, now, caller }
     }
 
     /// Runs an operation that reads.
@@ -142,8 +144,9 @@ impl RemoteFs {
         request: &OpenRequest,
     ) -> Result<(Attributes, Disposition)> {
         let (name, request) = (name.to_vec(), *request);
+        let access = request.access;
         let call = Call::Create { parent, name, permissions, if_exists, request };
-        self.made(caller, call)
+        self.made(caller, call, access)
     }
 
     /// Makes a regular file without a name.
@@ -155,13 +158,19 @@ impl RemoteFs {
         linkable: Linkable,
     ) -> Result<Attributes> {
         let call = Call::Tmpfile { parent, permissions, linkable };
-        self.made(caller, call).map(|(attributes, _)| attributes)
+        let access = Access::READ | Access::WRITE;
+        self.made(caller, call, access).map(|(attributes, _)| attributes)
     }
 
-    fn made(&self, caller: &Caller, call: Call) -> Result<(Attributes, Disposition)> {
+    fn made(
+        &self,
+        caller: &Caller,
+        call: Call,
+        access: Access,
+    ) -> Result<(Attributes, Disposition)> {
         match self.change(caller, call)? {
             Answer::Made(attributes, disposition) => {
-                self.opened(attributes.file, true);
+                self.opened(&attributes, caller, access, Told::ByTheCall);
                 Ok((attributes, disposition))
             }
             _ => Err(nonsense()),
@@ -288,7 +297,7 @@ impl RemoteFs {
         let found = self.read_items(caller, Prefetch::Names, |txn| {
             gabion_fs::open(txn, &ctx, file, &request)
         })?;
-        self.opened(file, false);
+        self.opened(&found, caller, request.access, Told::NotYet);
         Ok(found)
     }
 
@@ -374,6 +383,7 @@ impl RemoteFs {
         lease: ReadLease,
     ) -> Result<usize> {
         let length = into.len() as u32;
+        let caller = &through_handle(caller);
         loop {
             match self.call(caller, Call::Read { file, offset, length, lease })? {
                 // It came after the session's end: nobody would tell the kernel to drop it.
@@ -397,7 +407,8 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<Written> {
         let bytes = payload.bytes().to_vec();
-        match self.change(caller, Call::Write { file, at, privileges, bytes })? {
+        let call = Call::Write { file, at, privileges, bytes };
+        match self.change(&through_handle(caller), call)? {
             Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
             _ => Err(nonsense()),
         }
@@ -414,7 +425,7 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<()> {
         let call = Call::Fallocate { file, request, offset, length, privileges };
-        self.done_here(caller, call)
+        self.done_here(&through_handle(caller), call)
     }
 
     /// The next data or hole at or after `offset`.
@@ -439,7 +450,7 @@ impl RemoteFs {
     ) -> Result<u64> {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
-        match self.change(caller, call)? {
+        match self.change(&through_handle(caller), call)? {
             Answer::Number(number) => Ok(number),
             _ => Err(nonsense()),
         }

@@ -70,7 +70,10 @@ impl Served {
         let mut wide = Vec::with_capacity(needed.len());
         let mut denied = Vec::new();
         for want in needed {
-            let want = self.widened(&grip, *want);
+            let want = match self.may_list(job, want.0.file()) {
+                true => self.widened(&grip, *want),
+                false => *want,
+            };
             if grip.ensure(want).is_err() {
                 denied.push(want);
             }

@@ -14,6 +14,7 @@ use crate::operation::{Rest, operate};
 use crate::references::Reference;
 
 use super::guarded::{Grip, Guarded};
+use super::rights::asked_access;
 use super::{Executed, Outcome, Request, Served, Session};
 
 /// Bytes that one call reads at most.
@@ -27,6 +28,9 @@ impl Served {
     pub(super) fn execute(&self, job: &Request) -> Executed {
         if !job.call.files().iter().all(|file| self.is_served(*file)) {
             return plain(Err(Error::Stale));
+        }
+        if let Err(error) = self.permit(&job.session, &job.caller, &job.call) {
+            return plain(Err(error));
         }
         match &job.call {
             Call::Acquire { needed, welcome, prefetch } => {
@@ -99,7 +103,7 @@ impl Served {
             self.fs.expect_orphan(attributes.file);
         }
         // The session needs one reference only, however often it counts.
-        if !session.opened(attributes.file) {
+        if !session.opened(attributes.file, asked_access(call)) {
             self.fs.release(attributes.file);
         }
         Ok((Answer::Made(attributes, disposition), rest))

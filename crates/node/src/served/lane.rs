@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_fs::{Context, Error, Result};
+use gabion_fs::{Caller, Context, Error, Result};
 use gabion_link::message::{Call, Change, ChangeNumber, ToClient, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, RequestId, Want};
@@ -135,9 +135,10 @@ impl Served {
         let request = parked.unwrap_or_else(|| self.next_request());
         let mut grip = Grip::new(&self.grants, request, client);
         grip.begin_change(change.made);
-        let applied = self.check(session, &change).and_then(|()| {
+        let caller = session.rights.identities.map(&change.caller);
+        let applied = self.check(session, &caller, &change).and_then(|()| {
             let now = change.now;
-            let ctx = Context { now, ..self.fs.context(&change.caller) };
+            let ctx = Context { now, ..self.fs.context(&caller) };
             self.guard(&mut grip, session, &ctx, &change.call)
         });
         let is_blocked = matches!(applied, Err(Error::Stop(Stop::Lease)));
@@ -181,13 +182,14 @@ impl Served {
     }
 
     /// Whether the change is one that the client may have made.
-    fn check(&self, session: &Session, change: &Change) -> Result<()> {
+    fn check(&self, session: &Session, caller: &Caller, change: &Change) -> Result<()> {
         if self.fs.is_read_only() {
             return Err(MapError::ReadOnly.into());
         }
         if !change.call.files().iter().all(|file: &FileId| self.is_served(*file)) {
             return Err(Error::Stale);
         }
+        self.permit(session, caller, &change.call)?;
         let Some(made) = change.made else {
             let makes = may_make(&change.call) && !matches!(change.call, Call::Create { .. });
             return if makes { Err(Error::InvalidArgument) } else { Ok(()) };

@@ -16,6 +16,8 @@
 //! - What a client has open stays, by a reference of its session; a session that has ended has
 //!   nothing: no references, no leases, no advisory locks.
 //!
+//! - What a session may do is decided when it begins, and looked at before each call (`rights`).
+//!
 //! Absent: sockets and threads, which drive this; how long a client may be silent, or take to give
 //! back what was revoked.
 
@@ -25,6 +27,7 @@ mod grants;
 mod guarded;
 mod lane;
 mod numbers;
+mod rights;
 mod session;
 mod times;
 
@@ -43,6 +46,7 @@ use gabion_map::{FileId, Key, Kind, Value};
 use crate::local::LocalFs;
 
 use self::grants::{Grants, Revocation};
+pub use self::rights::{Changing, Rights};
 pub use self::session::{Peer, Session};
 use self::times::Times;
 
@@ -150,9 +154,15 @@ impl Served {
         &self.fs
     }
 
-    /// A client has come. `id` is one that was never used before.
-    pub fn begin(&self, id: SessionId, name: String, peer: Arc<dyn Peer>) -> Arc<Session> {
-        let session = Arc::new(Session::new(id, name, peer));
+    /// A client has come, who may do what `rights` say. `id` is one that was never used before.
+    pub fn begin(
+        &self,
+        id: SessionId,
+        name: String,
+        rights: Rights,
+        peer: Arc<dyn Peer>,
+    ) -> Arc<Session> {
+        let session = Arc::new(Session::new(id, name, rights, peer));
         let before = self.sessions.write().insert(id, Arc::clone(&session));
         assert!(before.is_none(), "{id:?} is used twice");
         session
@@ -193,15 +203,17 @@ impl Served {
                 if let Call::Lock { .. } = call {
                     session.lock_asked(id);
                 }
+                let caller = session.rights.identities.map(&caller);
                 let session = Arc::clone(session);
                 (self.queue)(Job(Work::Call(Request { request, session, id, caller, call })));
             }
             ToServer::Goodbye => self.end(session),
-            ToServer::Opened(file) => {
+            ToServer::Opened { file, caller, access } => {
                 if self.is_served(file) {
                     // First the reference: whatever ends the session gives it back.
                     self.fs.refer(file);
-                    if !session.opened(file) {
+                    let granted = self.granted(session, file, &caller, access);
+                    if !session.opened(file, granted) {
                         self.fs.release(file);
                     }
                 }
@@ -269,7 +281,7 @@ impl Served {
 
     /// Answers, then frees what the call held.
     fn answer(&self, job: &Request, outcome: Outcome) {
-        let Outcome { result, updates, grants } = outcome;
+        let Outcome { result, updates, grants } = job.session.rights.redacted(outcome);
         let leases: Vec<Want> = grants.iter().map(|grant| (grant.range, grant.mode)).collect();
         let gone = gone(&updates);
         let now = self.times.now();

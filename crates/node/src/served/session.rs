@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gabion_base::sync::Mutex;
+use gabion_fs::Access;
 use gabion_fs::lock::Ticket;
 use gabion_link::message::{CallId, SessionId, ToClient};
 use gabion_map::FileId;
 
 use super::lane::Lane;
+use super::rights::Rights;
 
 /// Where messages to a client go. They arrive in the order in which they were sent.
 pub trait Peer: Send + Sync {
@@ -20,6 +22,7 @@ pub trait Peer: Send + Sync {
 pub struct Session {
     pub(crate) id: SessionId,
     pub(crate) name: String,
+    pub(crate) rights: Rights,
     pub(crate) peer: Arc<dyn Peer>,
     pub(super) lane: Mutex<Lane>,
     state: Mutex<State>,
@@ -27,11 +30,18 @@ pub struct Session {
 
 #[derive(Default)]
 struct State {
-    /// How often each object is open: it may be closed while it is being opened once more.
-    opens: BTreeMap<FileId, u32>,
+    opens: BTreeMap<FileId, Open>,
     /// Calls for advisory locks that have no answer yet.
     lock_calls: BTreeMap<CallId, LockCall>,
     is_over: bool,
+}
+
+/// An object that is open.
+struct Open {
+    /// How often: it may be closed while it is being opened once more.
+    count: u32,
+    /// What the openings were allowed, together.
+    granted: Access,
 }
 
 enum LockCall {
@@ -42,8 +52,9 @@ enum LockCall {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, name: String, peer: Arc<dyn Peer>) -> Self {
-        Self { id, name, peer, lane: Mutex::default(), state: Mutex::default() }
+    pub(crate) fn new(id: SessionId, name: String, rights: Rights, peer: Arc<dyn Peer>) -> Self {
+        let (lane, state) = (Mutex::default(), Mutex::default());
+        Self { id, name, rights, peer, lane, state }
     }
 
     /// Its name for the protocol.
@@ -56,28 +67,40 @@ impl Session {
         &self.name
     }
 
+    /// What it may do.
+    pub fn rights(&self) -> Rights {
+        self.rights
+    }
+
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         self.state.lock().is_over
     }
 
-    /// Whether the object was not open before, and is now.
-    pub(crate) fn opened(&self, file: FileId) -> bool {
+    /// Whether the object was not open before, and is now. The opening is allowed what `granted`
+    /// says.
+    pub(crate) fn opened(&self, file: FileId, granted: Access) -> bool {
         let mut state = self.state.lock();
         if state.is_over {
             return false;
         }
-        let count = state.opens.entry(file).or_default();
-        *count = count.saturating_add(1);
-        *count == 1
+        let open = state.opens.entry(file).or_insert(Open { count: 0, granted: Access::EXISTS });
+        open.count = open.count.saturating_add(1);
+        open.granted = open.granted | granted;
+        open.count == 1
+    }
+
+    /// What the session may do with an object because it has it open.
+    pub(crate) fn granted(&self, file: FileId) -> Access {
+        self.state.lock().opens.get(&file).map_or(Access::EXISTS, |open| open.granted)
     }
 
     /// Whether the object was open before, and is not any more.
     pub(crate) fn closed(&self, file: FileId) -> bool {
         let mut state = self.state.lock();
-        let Some(count) = state.opens.get_mut(&file) else { return false };
-        *count -= 1;
-        let is_last = *count == 0;
+        let Some(open) = state.opens.get_mut(&file) else { return false };
+        open.count -= 1;
+        let is_last = open.count == 0;
         if is_last {
             state.opens.remove(&file);
         }

@@ -4,5 +4,6 @@ mod background;
 mod files;
 mod locks;
 mod orphans;
+mod rights;
 mod shared;
 mod world;

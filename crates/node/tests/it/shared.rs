@@ -20,21 +20,21 @@ use gabion_link::range::KeyRange;
 use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, LockMode, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
-use gabion_node::served::{Job, Peer, Served, Session};
+use gabion_node::served::{Job, Peer, Rights, Served, Session};
 use gabion_node::{Filesystem, Kept};
 
 use crate::world::{TestClock, World};
 
 /// A server with workers, until it is dropped.
-struct Server {
-    world: World,
-    served: Arc<Served>,
+pub struct Server {
+    pub world: World,
+    pub served: Arc<Served>,
     jobs: crossbeam_channel::Sender<Job>,
     sessions: AtomicU64,
 }
 
 impl Server {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let world = World::new(64 << 20);
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let sender = jobs.clone();
@@ -54,20 +54,24 @@ impl Server {
     }
 
     fn client(&self) -> Client {
-        self.client_with(RemoteSettings::default().objects_max)
+        self.client_limited(Rights::TRUSTED, RemoteSettings::default().objects_max)
     }
 
-    fn client_with(&self, objects_max: usize) -> Client {
+    pub fn client_with(&self, rights: Rights) -> Client {
+        self.client_limited(rights, RemoteSettings::default().objects_max)
+    }
+
+    fn client_limited(&self, rights: Rights, objects_max: usize) -> Client {
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
-            self.served.begin(id, format!("client {}", id.0), Arc::new(ToPeer(to_client)));
+            self.served.begin(id, format!("client {}", id.0), rights, Arc::new(ToPeer(to_client)));
         let wire = ToSession { served: Arc::clone(&self.served), session: Mutex::new(session) };
         let wire = Arc::new(wire);
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
-        let fs = Arc::new(RemoteFs::new(&self.welcome(id), settings, clock, to_server));
+        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, clock, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -84,7 +88,7 @@ impl Server {
         Client { fs, kernel, wire, root: self.world.root() }
     }
 
-    fn welcome(&self, session: SessionId) -> Welcome {
+    fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
         Welcome {
             session,
             secret: 0,
@@ -97,6 +101,7 @@ impl Server {
             start: 1,
             now: self.served.now(),
             credit: self.served.credit(),
+            identities: rights.identities,
         }
     }
 
@@ -105,9 +110,10 @@ impl Server {
         self.served.end(&client.session());
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, _) = crossbeam_channel::unbounded();
-        let session = self.served.begin(id, String::new(), Arc::new(ToPeer(to_client)));
+        let session =
+            self.served.begin(id, String::new(), Rights::TRUSTED, Arc::new(ToPeer(to_client)));
         *client.wire.session.lock() = session;
-        client.fs.begin_again(&self.welcome(id));
+        client.fs.begin_again(&self.welcome(id, Rights::TRUSTED));
     }
 }
 
@@ -170,11 +176,11 @@ impl Kernel for FakeKernel {
     }
 }
 
-struct Client {
-    fs: Arc<RemoteFs>,
+pub struct Client {
+    pub fs: Arc<RemoteFs>,
     kernel: Arc<FakeKernel>,
     wire: Arc<ToSession>,
-    root: FileId,
+    pub root: FileId,
 }
 
 impl Drop for Client {
@@ -194,7 +200,7 @@ impl Client {
     }
 
     /// Runs one request to its answer.
-    fn run<T>(&self, request: impl FnOnce(&RemoteFs) -> T) -> T {
+    pub fn run<T>(&self, request: impl FnOnce(&RemoteFs) -> T) -> T {
         let value = request(&self.fs);
         self.fs.answered();
         value
@@ -236,7 +242,7 @@ impl Client {
     }
 
     /// How many calls `run` takes.
-    fn calls<T>(&self, run: impl FnOnce(&Self) -> T) -> (T, u64) {
+    pub fn calls<T>(&self, run: impl FnOnce(&Self) -> T) -> (T, u64) {
         let before = self.fs.calls_sent();
         let value = run(self);
         (value, self.fs.calls_sent() - before)
@@ -397,7 +403,12 @@ fn a_file_that_is_closed_while_it_is_opened_once_more_stays() {
     let server = Server::new();
     let a = server.client();
     let (peer, messages) = crossbeam_channel::unbounded();
-    let session = server.served.begin(SessionId(1000), String::new(), Arc::new(ToPeer(peer)));
+    let session = server.served.begin(
+        SessionId(1000),
+        String::new(),
+        Rights::TRUSTED,
+        Arc::new(ToPeer(peer)),
+    );
     let create = |id| {
         let (name, if_exists) = (b"file".to_vec(), IfExists::Open);
         let request = OpenRequest { access: Access::EXISTS, truncate: None };
@@ -521,7 +532,8 @@ fn a_lock_that_is_asked_for_while_the_session_ends_is_nobodys() {
     let lock = lock_of(world.root(), Strength::Exclusive);
     for round in 1..2000 {
         let (peer, _messages) = crossbeam_channel::unbounded();
-        let session = served.begin(SessionId(round), String::new(), Arc::new(ToPeer(peer)));
+        let session =
+            served.begin(SessionId(round), String::new(), Rights::TRUSTED, Arc::new(ToPeer(peer)));
         let call = Call::Lock { lock, wait: Wait::Yes };
         served.receive(
             &session,
@@ -560,7 +572,12 @@ fn what_is_asked_for_at_once_and_fits_into_no_answer_comes_in_parts() {
     };
     let files: Vec<FileId> = (0..4).map(|file| make(&format!("file {file}"), 280)).collect();
     let (peer, messages) = crossbeam_channel::unbounded();
-    let session = server.served.begin(SessionId(1000), String::new(), Arc::new(ToPeer(peer)));
+    let session = server.served.begin(
+        SessionId(1000),
+        String::new(),
+        Rights::TRUSTED,
+        Arc::new(ToPeer(peer)),
+    );
     let want = |file: &FileId| (KeyRange::attributes(*file), LockMode::Shared);
     let needed = files.iter().map(want).collect();
     let call = Call::Acquire { needed, welcome: Vec::new(), prefetch: Prefetch::Names };
@@ -706,7 +723,7 @@ fn a_whole_directory_is_removed_with_a_call_for_many_names() {
 fn what_a_client_reads_or_makes_does_not_make_it_grow_without_end() {
     const LIMIT: usize = 50;
     let server = Server::new();
-    let a = server.client_with(LIMIT);
+    let a = server.client_limited(Rights::TRUSTED, LIMIT);
     for number in 0..20 * LIMIT {
         let file = a.create(&format!("file {number}"));
         a.fs.release(file);

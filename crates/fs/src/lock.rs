@@ -275,6 +275,11 @@ impl LockTable {
         self.files.values().flat_map(|file| &file.held)
     }
 
+    /// The locks that are held on a file.
+    pub fn held_on(&self, file: FileId) -> &[Lock] {
+        self.files.get(&file).map_or(&[], |file| &file.held)
+    }
+
     /// All requests that wait.
     pub fn waiting(&self) -> impl Iterator<Item = (Ticket, &Lock)> {
         self.waiting.iter().map(|(ticket, lock)| (*ticket, lock))

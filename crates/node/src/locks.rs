@@ -63,6 +63,17 @@ impl Locks {
         self.change(LockRequest::ReleaseClient { client });
     }
 
+    /// Ends all that a client has on a file which it has closed.
+    pub fn release_file(&self, client: u64, file: FileId) {
+        let state = self.state.lock();
+        let held = state.table.held_on(file).iter().filter(|lock| lock.owner.client == client);
+        let held: Vec<Lock> = held.copied().collect();
+        drop(state);
+        for lock in held {
+            self.release(file, lock.class, lock.owner, LockRange::WHOLE);
+        }
+    }
+
     /// A lock that stands in the way of `lock`.
     pub fn conflict(&self, lock: &Lock) -> Option<Lock> {
         self.state.lock().table.conflict(lock).copied()

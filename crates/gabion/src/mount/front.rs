@@ -10,6 +10,7 @@ use gabion_fuse::{Handler, InitReply, KernelOffer, NodeId, Op, Outcome, Reply, R
 use gabion_map::FileId;
 use gabion_node::{Filesystem, Kept};
 
+use super::descriptions::Descriptions;
 use super::kernel::{FOREVER, init_reply};
 use super::{Coherence, Locking, MountRequest, WritePolicy, encode};
 
@@ -22,6 +23,7 @@ pub(super) struct Front {
     writes: WritePolicy,
     /// For requests under way, in bytes.
     memory: u64,
+    descriptions: Arc<Descriptions>,
     /// How the filesystem was closed, once it is.
     closed: Mutex<Option<Result<()>>>,
 }
@@ -34,7 +36,8 @@ impl Front {
             Coherence::Shared => (WritePolicy::Through, Locking::Filesystem),
         };
         let fs = Arc::downgrade(fs);
-        Self { fs, coherence, locking, writes, memory, closed: Mutex::default() }
+        let descriptions = Arc::default();
+        Self { fs, coherence, locking, writes, memory, descriptions, closed: Mutex::default() }
     }
 
     /// How closing the filesystem went, asked once.
@@ -49,6 +52,9 @@ pub(super) struct Ask<'a> {
     pub(super) coherence: Coherence,
     pub(super) locking: Locking,
     pub(super) caller: Caller,
+    /// The process or thread that asks.
+    pub(super) process: u32,
+    pub(super) descriptions: &'a Arc<Descriptions>,
     pub(super) file: FileId,
 }
 
@@ -74,6 +80,8 @@ impl Handler for Front {
             coherence: self.coherence,
             locking: self.locking,
             caller: encode::caller(&request, umask, self.coherence),
+            process: request.pid,
+            descriptions: &self.descriptions,
             file: file_of(&*fs, request.node),
             fs: &fs,
         };

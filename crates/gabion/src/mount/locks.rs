@@ -17,13 +17,6 @@ use super::front::{Ask, done, refuse};
 /// All locks of one mount are one client's; its owners are told apart by the kernel's numbers.
 const CLIENT: u64 = 0;
 
-fn class(family: LockFamily) -> LockClass {
-    match family {
-        LockFamily::Posix => LockClass::Posix,
-        LockFamily::Flock => LockClass::Flock,
-    }
-}
-
 fn owner(owner: fuse::LockOwner) -> LockOwner {
     LockOwner { client: CLIENT, number: owner.0 }
 }
@@ -35,16 +28,39 @@ fn range(request: &fuse::LockRequest) -> Option<LockRange> {
     }
 }
 
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Lock,
+    Unlock,
+    /// To see who stands in the way.
+    Look,
+}
+
 impl Ask<'_> {
+    /// Which call the lock is of.
+    fn class(&self, request: &fuse::LockRequest, purpose: Purpose) -> LockClass {
+        let fuse::LockRequest { handle, owner, .. } = *request;
+        let is_description = || match purpose {
+            Purpose::Lock => self.descriptions.locks(handle, owner, self.process),
+            Purpose::Unlock | Purpose::Look => self.descriptions.is_owner(handle, owner),
+        };
+        match request.family {
+            LockFamily::Flock => LockClass::Flock,
+            LockFamily::Posix if is_description() => LockClass::OpenFile,
+            LockFamily::Posix => LockClass::Posix,
+        }
+    }
+
     /// The lock that is asked for; `None` if the range is upside down.
-    fn wanted(&self, request: &fuse::LockRequest) -> Option<Lock> {
+    fn wanted(&self, request: &fuse::LockRequest, purpose: Purpose) -> Option<Lock> {
         let strength = match request.lock.kind {
             LockKind::Exclusive => Strength::Exclusive,
             LockKind::Shared | LockKind::Unlock => Strength::Shared,
         };
         Some(Lock {
             file: self.file,
-            class: class(request.family),
+            class: self.class(request, purpose),
             owner: owner(request.owner),
             pid: request.lock.pid,
             strength,
@@ -53,7 +69,7 @@ impl Ask<'_> {
     }
 
     pub(super) fn getlk(&self, request: &fuse::LockRequest, reply: Reply) {
-        let Some(wanted) = self.wanted(request) else {
+        let Some(wanted) = self.wanted(request, Purpose::Look) else {
             return refuse(reply, libc::EINVAL);
         };
         let conflict = match self.fs.lock_conflict(&wanted) {
@@ -81,7 +97,11 @@ impl Ask<'_> {
     }
 
     fn lock(&self, request: &fuse::LockRequest, wait: Wait, reply: Reply) {
-        let Some(wanted) = self.wanted(request) else {
+        let purpose = match request.lock.kind {
+            LockKind::Unlock => Purpose::Unlock,
+            LockKind::Shared | LockKind::Exclusive => Purpose::Lock,
+        };
+        let Some(wanted) = self.wanted(request, purpose) else {
             return refuse(reply, libc::EINVAL);
         };
         let Lock { file, class, owner, range, .. } = wanted;
@@ -116,5 +136,12 @@ impl Ask<'_> {
     pub(super) fn release_flock(&self, closed_by: fuse::LockOwner) -> Result<()> {
         let (class, owner) = (LockClass::Flock, owner(closed_by));
         self.fs.unlock(self.file, class, owner, LockRange::WHOLE)
+    }
+
+    /// A description is closed, and its own locks end.
+    pub(super) fn release_description(&self, handle: fuse::Handle) -> Result<()> {
+        let Some(closed) = self.descriptions.close(handle) else { return Ok(()) };
+        let class = LockClass::OpenFile;
+        self.fs.unlock(self.file, class, owner(closed), LockRange::WHOLE)
     }
 }

@@ -38,6 +38,7 @@
 //! itself.
 
 mod bytes;
+mod descriptions;
 mod encode;
 mod front;
 mod groups;

@@ -171,7 +171,7 @@ impl Ask<'_> {
             }
             Coherence::Alone | Coherence::Shared => OpenFlags::KEEP_CACHE,
         };
-        Opened { flags, ..Opened::default() }
+        Opened { flags, handle: self.descriptions.open() }
     }
 
     pub(super) fn readlink(&self, reply: Reply) {

@@ -54,6 +54,7 @@ impl Ask<'_> {
             return;
         }
         let unlocked = release.unlock_flock.map_or(Ok(()), |owner| self.release_flock(owner));
+        let unlocked = unlocked.and(self.release_description(release.handle));
         self.fs.release(self.file);
         done(reply, unlocked);
     }

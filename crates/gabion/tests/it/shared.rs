@@ -187,6 +187,105 @@ fn counters_under_locks_are_exact() {
     shared.finish(&["a", "b"]);
 }
 
+/// Locks a byte of a file on the first mount, then another byte, which the process of the second
+/// mount has, and the other way round. Prints what came of the second lock.
+const CROSSWISE: &str = "
+import fcntl, os, struct, sys
+mount, mine, wanted, command = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+file = open(os.path.join(mount, 'locked'), 'r+')
+def lock(byte):
+    fcntl.fcntl(file, command, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, byte, 1, 0))
+lock(mine)
+print('has', flush=True)
+sys.stdin.readline()
+try:
+    lock(wanted)
+    print('has both', flush=True)
+except OSError as error:
+    print(error.errno, flush=True)
+";
+
+/// A process that locks crosswise, and what it says.
+struct Locker(Running, std::io::Lines<BufReader<std::process::ChildStdout>>);
+
+impl Locker {
+    fn new(mount: &Path, mine: u64, wanted: u64, command: u32) -> Self {
+        let mut python = Command::new("python3");
+        python.args(["-c", CROSSWISE]).arg(mount);
+        python.args([mine, wanted, command.into()].map(|number| number.to_string()));
+        python.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Running(python.spawn().unwrap());
+        let lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+        let mut locker = Self(running, lines);
+        assert_eq!(locker.says(), "has");
+        locker
+    }
+
+    fn says(&mut self) -> String {
+        self.1.next().expect("the process has not ended").unwrap()
+    }
+
+    fn go_on(&mut self) {
+        writeln!(self.0.0.stdin.as_ref().unwrap()).unwrap();
+    }
+
+    /// Waits until the process waits in a system call with this command.
+    fn await_waiting(&self, command: u32) {
+        let call = format!("/proc/{}/syscall", self.0.0.id());
+        let waits = format!(" {command:#x} ");
+        let began = Instant::now();
+        while !fs::read_to_string(&call).unwrap().contains(&waits) {
+            assert!(began.elapsed() < Duration::from_secs(60));
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_circle_of_waiting_across_mounts_is_told_to_one_of_them() {
+    const F_SETLKW: u32 = 7;
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("locked"), "12").unwrap();
+    let mut first = Locker::new(&a, 0, 1, F_SETLKW);
+    let mut second = Locker::new(&b, 1, 0, F_SETLKW);
+    first.go_on();
+    second.go_on();
+    // Whoever closes the circle is told; its end gives the other one what that waits for.
+    let (told, spoken) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        for mut locker in [first, second] {
+            let told = told.clone();
+            scope.spawn(move || told.send(locker.says()).unwrap());
+        }
+    });
+    let mut said: Vec<String> = spoken.try_iter().collect();
+    said.sort();
+    assert_eq!(said, [rustix::io::Errno::DEADLK.raw_os_error().to_string(), "has both".to_owned()]);
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn open_file_descriptions_wait_in_circles_and_end_their_locks_when_closed() {
+    const F_OFD_SETLKW: u32 = 38;
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("locked"), "12").unwrap();
+    // The file is open here all the time, so that it is not the last close that unlocks.
+    let open = File::open(a.join("locked")).unwrap();
+    let mut first = Locker::new(&a, 0, 1, F_OFD_SETLKW);
+    let mut second = Locker::new(&b, 1, 0, F_OFD_SETLKW);
+    first.go_on();
+    first.await_waiting(F_OFD_SETLKW);
+    second.go_on();
+    second.await_waiting(F_OFD_SETLKW);
+    drop(first);
+    assert_eq!(second.says(), "has both");
+    drop((second, open));
+    Locker::new(&a, 1, 0, F_OFD_SETLKW);
+    shared.finish(&["a", "b"]);
+}
+
 #[test]
 fn sqlite_is_written_from_two_mounts() {
     let Some(shared) = Shared::new() else { return };

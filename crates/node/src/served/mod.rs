@@ -220,6 +220,7 @@ impl Served {
             }
             ToServer::Closed(file) => {
                 if session.closed(file) {
+                    self.fs.locks().release_file(session.id.0, file);
                     self.fs.release(file);
                 }
             }

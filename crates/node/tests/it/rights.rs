@@ -367,6 +367,24 @@ fn what_was_opened_stays_usable_whatever_becomes_of_its_mode() {
 }
 
 #[test]
+fn the_locks_of_a_session_on_a_file_end_when_it_closes_it() {
+    let server = Server::new();
+    let file = file(&server, server.world.root(), 0, 0o666);
+    let (one, two) = (Raw::new(&server, 1, Rights::CHECKED), Raw::new(&server, 2, Rights::CHECKED));
+    for raw in [&one, &two] {
+        raw.open(&user(0), file, Access::READ | Access::WRITE);
+    }
+    one.open(&user(0), file, Access::READ);
+    let lock = |raw: &Raw<'_>| raw.lock(&user(0), file, LockClass::OpenFile, Strength::Exclusive);
+    lock(&one).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(lock(&two), Err(Error::WouldBlock)));
+        server.served.receive(&one.session, ToServer::Closed(file));
+    }
+    lock(&two).unwrap();
+}
+
+#[test]
 fn who_makes_a_file_writes_it_whatever_its_mode() {
     let server = Server::new();
     let open = mkdir(&server, "open", 0o777);

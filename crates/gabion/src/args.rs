@@ -46,6 +46,8 @@ pub enum Command {
     Clients(Clients),
     /// Show what the clients of what is served here may cache
     Leases(Leases),
+    /// Show which advisory locks the clients of what is served here have
+    Locks(Locks),
     /// End the session of a client of what is served here
     Evict(Evict),
     /// Offer files and devices to NBD clients, until Ctrl-C
@@ -239,6 +241,23 @@ pub struct Leases {
     /// What is served, as `gabion serve` was told
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
+    /// Only what is leased of the object at this path in the filesystem
+    #[arg(value_name = "PATH")]
+    pub path: Option<String>,
+}
+
+/// Arguments of `gabion locks`.
+#[derive(Debug, Args)]
+pub struct Locks {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What is served, as `gabion serve` was told
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+    /// Only the locks on the file at this path in the filesystem
+    #[arg(value_name = "PATH")]
+    pub path: Option<String>,
 }
 
 /// Arguments of `gabion evict`.

@@ -22,11 +22,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gabion_fs::lock::{Lock, LockClass, Strength};
 use gabion_link::message::SessionId;
 use gabion_link::range::KeyRange;
 use gabion_link::table::ClientId;
 use gabion_map::format::superblock::Superblock;
-use gabion_map::{Kind, LockMode};
+use gabion_map::{FileId, Kind, LockMode};
 use gabion_node::LocalFs;
 
 use crate::cmd::status::PATIENCE;
@@ -34,7 +35,8 @@ use crate::control::client::Connection;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
-    Client, Clients, Evicted, Grown, LeaseRow, Leases, Progress, Reply, Report, Request, Status,
+    Client, Clients, Evicted, Grown, LeaseRow, Leases, LockRow, Locks, Progress, Reply, Report,
+    Request, Status,
 };
 use crate::failure::{Failure, Result};
 use crate::link::Sessions;
@@ -112,6 +114,14 @@ pub fn unexpected(reply: &Reply) -> Failure {
     Failure::new(format!("the server answered {reply:?}"))
 }
 
+/// What was asked about: all of a filesystem, or one object in it.
+pub fn what(target: &str, path: Option<&str>) -> String {
+    match path {
+        None => target.to_owned(),
+        Some(path) => format!("{} in {target}", printable(path)),
+    }
+}
+
 /// What others have put into a text, without what would do something to a terminal.
 pub fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
@@ -154,16 +164,34 @@ impl Subject for Service {
         Ok(Clients { target, address, clients: clients.collect() })
     }
 
-    fn leases(&self) -> std::result::Result<Leases, String> {
+    fn leases(&self, path: Option<String>) -> std::result::Result<Leases, String> {
+        let file = self.file_at(path.as_deref())?;
+        let is_meant = |range: &KeyRange| file.is_none_or(|file| range.file() == file);
         let (leases, waiting) = self.sessions.served().leases();
-        let held = leases.iter().flat_map(|lease| rows(lease.client, &lease.range, lease.mode));
+        let held = leases.iter().filter(|lease| is_meant(&lease.range));
+        let held = held.flat_map(|lease| rows(lease.client, &lease.range, lease.mode));
         let wanted = waiting.iter().flat_map(|(client, wants)| {
-            wants.iter().flat_map(|(range, mode)| rows(*client, range, *mode))
+            let wants = wants.iter().filter(|(range, _)| is_meant(range));
+            wants.flat_map(|(range, mode)| rows(*client, range, *mode))
         });
         let (leases, more_leases) = bounded(held);
         let (waiting, more_waiting) = bounded(wanted);
         let target = self.target.clone();
-        Ok(Leases { target, leases, more_leases, waiting, more_waiting })
+        Ok(Leases { target, path, leases, more_leases, waiting, more_waiting })
+    }
+
+    fn locks(&self, path: Option<String>) -> std::result::Result<Locks, String> {
+        let file = self.file_at(path.as_deref())?;
+        let found = self.fs.locks().list(file, ROWS_MAX);
+        let rows = |locks: &[Lock]| locks.iter().map(lock_row).collect();
+        Ok(Locks {
+            target: self.target.clone(),
+            path,
+            locks: rows(&found.held),
+            more_locks: found.more_held as u64,
+            waiting: rows(&found.waiting),
+            more_waiting: found.more_waiting as u64,
+        })
     }
 
     fn evict(&self, client: &str) -> std::result::Result<Evicted, String> {
@@ -180,6 +208,39 @@ impl Subject for Service {
                 Err(format!("{} clients are called {client}: name the session", several.len()))
             }
         }
+    }
+}
+
+impl Service {
+    /// The object at a path in the filesystem, if one is named.
+    fn file_at(&self, path: Option<&str>) -> std::result::Result<Option<FileId>, String> {
+        let Some(path) = path else { return Ok(None) };
+        match self.fs.at(path.as_bytes()) {
+            Ok(found) => Ok(Some(found.file)),
+            Err(error) => Err(format!("cannot find {path} in {}: {error}", self.target)),
+        }
+    }
+}
+
+fn lock_row(lock: &Lock) -> LockRow {
+    LockRow {
+        client: session_text(SessionId(lock.owner.client)),
+        inode: lock.file.ino.0,
+        kind: match lock.class {
+            LockClass::Posix => "fcntl",
+            LockClass::OpenFile => "ofd",
+            LockClass::Flock => "flock",
+        }
+        .to_owned(),
+        mode: match lock.strength {
+            Strength::Shared => "shared",
+            Strength::Exclusive => "exclusive",
+        }
+        .to_owned(),
+        from: lock.range.start(),
+        // The kernel says so if a lock has no end.
+        to: lock.range.end().checked_add(1).filter(|end| *end < 1 << 63),
+        pid: lock.pid,
     }
 }
 
@@ -223,7 +284,6 @@ fn rows(client: ClientId, range: &KeyRange, mode: LockMode) -> Vec<LeaseRow> {
 #[cfg(test)]
 mod tests {
     use gabion_base::ids::{Ino, SubvolId};
-    use gabion_map::FileId;
 
     use super::*;
 

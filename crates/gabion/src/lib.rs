@@ -5,7 +5,7 @@
 //!                -> mount, up -> serve -> mount    the daemon: disk, map, files, FUSE
 //!                -> status, scrub, grow, umount    ask the daemon through control
 //!                -> serve -> link                  sessions of other machines' mounts
-//!                -> clients, leases, evict         ask the server through control
+//!                -> clients, leases, locks, evict  ask the server through control
 //!                -> volume -> volumes              records of volumes, and volumes themselves
 //! ```
 //!
@@ -72,6 +72,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Serve(args) => cmd::serve::run(args),
         Command::Clients(args) => cmd::clients::run(args),
         Command::Leases(args) => cmd::leases::run(args),
+        Command::Locks(args) => cmd::locks::run(args),
         Command::Evict(args) => cmd::evict::run(args),
         Command::Target(args) => cmd::target::run(args),
         Command::Volume(args) => cmd::volume::run(args),

@@ -27,6 +27,19 @@ struct State {
     next: u64,
 }
 
+/// Locks, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockList {
+    /// Those that are held.
+    pub held: Vec<Lock>,
+    /// How many more are held.
+    pub more_held: usize,
+    /// Those that are waited for, who came first in front.
+    pub waiting: Vec<Lock>,
+    /// How many more are waited for.
+    pub more_waiting: usize,
+}
+
 impl Locks {
     pub(crate) fn new(limit: usize) -> Self {
         let state = State { table: LockTable::new(limit), waiting: BTreeMap::new(), next: 0 };
@@ -82,6 +95,22 @@ impl Locks {
     /// All locks that are held.
     pub fn held(&self) -> Vec<Lock> {
         self.state.lock().table.held().copied().collect()
+    }
+
+    /// At most `limit` locks that are held and as many that are waited for, of one file or of all,
+    /// and how many more there are of each.
+    pub fn list(&self, file: Option<FileId>, limit: usize) -> LockList {
+        let state = self.state.lock();
+        let is_meant = |lock: &&Lock| file.is_none_or(|file| lock.file == file);
+        let mut held = state.table.held().filter(is_meant).copied();
+        let waiting = state.table.waiting().map(|(_, lock)| lock);
+        let mut waiting = waiting.filter(is_meant).copied();
+        LockList {
+            held: held.by_ref().take(limit).collect(),
+            more_held: held.count(),
+            waiting: waiting.by_ref().take(limit).collect(),
+            more_waiting: waiting.count(),
+        }
     }
 
     fn change(&self, request: LockRequest) {

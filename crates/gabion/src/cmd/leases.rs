@@ -1,7 +1,7 @@
 //! `gabion leases`: what the clients of a filesystem that is served here may cache.
 
 use crate::args;
-use crate::clients::{ask, unexpected};
+use crate::clients::{ask, unexpected, what};
 use crate::cmd::status::json;
 use crate::control::wire::{LeaseRow, Leases, Reply, Request};
 use crate::failure::Result;
@@ -9,7 +9,7 @@ use crate::print;
 
 /// Runs the command.
 pub fn run(args: &args::Leases) -> Result<()> {
-    match ask(&args.target, Request::Leases)? {
+    match ask(&args.target, Request::Leases { path: args.path.clone() })? {
         Reply::Leases(leases) if args.json => print::line(json(&leases)),
         Reply::Leases(leases) => print::line(text(&leases)),
         other => Err(unexpected(&other)),
@@ -18,7 +18,7 @@ pub fn run(args: &args::Leases) -> Result<()> {
 
 fn text(leases: &Leases) -> String {
     if leases.leases.is_empty() && leases.waiting.is_empty() {
-        return format!("nobody has leases on {}", leases.target);
+        return format!("nobody has leases on {}", what(&leases.target, leases.path.as_deref()));
     }
     let mut lines =
         vec![format!("{:16}  {:>12}  {:9}  {:10}  {}", "CLIENT", "INODE", "MODE", "WHAT", "RANGE")];

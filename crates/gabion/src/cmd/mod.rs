@@ -6,6 +6,7 @@ pub mod evict;
 pub mod grow;
 pub mod inspect;
 pub mod leases;
+pub mod locks;
 pub mod mkfs;
 pub mod mount;
 pub mod scrub;

@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 use gabion_base::sync::Mutex;
 
 use super::wire::{
-    Clients, Ended, Evicted, Grown, Leases, Progress, Reply, Report, Request, Status,
+    Clients, Ended, Evicted, Grown, Leases, Locks, Progress, Reply, Report, Request, Status,
 };
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 32;
 /// The longest request line, in bytes.
-const LINE_BYTES_MAX: u64 = 4096;
+const LINE_BYTES_MAX: u64 = 16 << 10;
 /// How long a connection may be silent, and how long it may leave a reply unread.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a daemon says that has no clients.
@@ -48,8 +48,13 @@ pub trait Subject: Send + Sync {
         Err(NOT_SERVED.to_owned())
     }
 
-    /// What those may cache.
-    fn leases(&self) -> Result<Leases, String> {
+    /// What those may cache, of one object or of all.
+    fn leases(&self, _path: Option<String>) -> Result<Leases, String> {
+        Err(NOT_SERVED.to_owned())
+    }
+
+    /// What they have locked, of one file or of all.
+    fn locks(&self, _path: Option<String>) -> Result<Locks, String> {
         Err(NOT_SERVED.to_owned())
     }
 
@@ -169,8 +174,11 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             Ok(Request::Clients) => {
                 answer(&mut stream, shared.subject.clients().map(Reply::Clients))?;
             }
-            Ok(Request::Leases) => {
-                answer(&mut stream, shared.subject.leases().map(Reply::Leases))?;
+            Ok(Request::Leases { path }) => {
+                answer(&mut stream, shared.subject.leases(path).map(Reply::Leases))?;
+            }
+            Ok(Request::Locks { path }) => {
+                answer(&mut stream, shared.subject.locks(path).map(Reply::Locks))?;
             }
             Ok(Request::Evict { client }) => {
                 answer(&mut stream, shared.subject.evict(&client).map(Reply::Evicted))?;

@@ -23,7 +23,15 @@ pub enum Request {
     /// A [`Reply::Clients`].
     Clients,
     /// A [`Reply::Leases`].
-    Leases,
+    Leases {
+        /// Only of the object at this path in the filesystem.
+        path: Option<String>,
+    },
+    /// A [`Reply::Locks`].
+    Locks {
+        /// Only of the file at this path in the filesystem.
+        path: Option<String>,
+    },
     /// A [`Reply::Evicted`].
     Evict {
         /// Its session, or its name if no other has that.
@@ -49,6 +57,8 @@ pub enum Reply {
     Clients(Clients),
     /// What those may cache.
     Leases(Leases),
+    /// What they have locked.
+    Locks(Locks),
     /// The session of a client has ended.
     Evicted(Evicted),
     /// The request was not possible.
@@ -215,6 +225,8 @@ pub struct Client {
 pub struct Leases {
     /// The image, device or volume.
     pub target: String,
+    /// The object that was asked for; null for all.
+    pub path: Option<String>,
     /// Leases; at most 10,000.
     pub leases: Vec<LeaseRow>,
     /// How many more there are.
@@ -240,6 +252,42 @@ pub struct LeaseRow {
     pub to: Option<u64>,
     /// "shared" or "exclusive".
     pub mode: String,
+}
+
+/// Advisory locks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locks {
+    /// The image, device or volume.
+    pub target: String,
+    /// The file that was asked for; null for all.
+    pub path: Option<String>,
+    /// Those that are held; at most 10,000.
+    pub locks: Vec<LockRow>,
+    /// How many more are held.
+    pub more_locks: u64,
+    /// Those that are waited for; at most 10,000.
+    pub waiting: Vec<LockRow>,
+    /// How many more are waited for.
+    pub more_waiting: u64,
+}
+
+/// An advisory lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRow {
+    /// The session of the client whose process has it.
+    pub client: String,
+    /// The file's inode number.
+    pub inode: u64,
+    /// "fcntl", "ofd" or "flock".
+    pub kind: String,
+    /// "shared" or "exclusive".
+    pub mode: String,
+    /// The first byte.
+    pub from: u64,
+    /// Behind the last one; null for all that there will ever be.
+    pub to: Option<u64>,
+    /// The process that has asked for it, as its machine counts.
+    pub pid: u32,
 }
 
 /// A client whose session was ended.
@@ -271,5 +319,9 @@ mod tests {
         assert_eq!(grow, r#"{"request":"grow","to_bytes":4096}"#);
         let evict = serde_json::to_string(&Request::Evict { client: "host:/mnt".to_owned() });
         assert_eq!(evict.unwrap(), r#"{"request":"evict","client":"host:/mnt"}"#);
+        let leases = serde_json::from_str(r#"{"request":"leases"}"#);
+        assert_eq!(leases.ok(), Some(Request::Leases { path: None }));
+        let locks = serde_json::to_string(&Request::Locks { path: Some("/file".to_owned()) });
+        assert_eq!(locks.unwrap(), r#"{"request":"locks","path":"/file"}"#);
     }
 }

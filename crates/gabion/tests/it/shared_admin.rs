@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -138,6 +139,61 @@ fn clients_and_their_leases_can_be_seen() {
     assert!(nobody.contains("has no clients"), "{nobody}");
     let nothing = served.folder.gabion(&["leases", "disk.img"]).succeeded();
     assert!(nothing.starts_with("nobody has leases on /"), "{nothing}");
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn locks_can_be_seen_also_those_that_are_waited_for() {
+    let Some(mut served) = Served::new() else { return };
+    let paths = ["one", "two"].map(|name| served.mountpoint.join(name));
+    let [one, two] = paths.each_ref().map(|path| {
+        fs::write(path, "content").unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    });
+    let nothing = served.folder.gabion(&["locks", "disk.img"]).succeeded();
+    assert!(nothing.starts_with("nobody has locks on /"), "{nothing}");
+    fcntl_lock(&one, FlockOperation::LockShared).unwrap();
+    flock(&two, FlockOperation::LockExclusive).unwrap();
+    let other = Command::new("flock").arg(&paths[1]).args(["true"]).spawn().unwrap();
+    let mut other = Running(other);
+    let began = Instant::now();
+    let locks = loop {
+        let locks = served.asked("locks");
+        if locks["waiting"] != Value::Array(vec![]) {
+            break locks;
+        }
+        assert!(began.elapsed() < PATIENCE, "{locks}");
+        thread::yield_now();
+    };
+    let client: Value = served.session().unwrap().into();
+    let inode = |path: &PathBuf| Value::from(path.metadata().unwrap().ino());
+    let rows = locks["locks"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{locks}");
+    let of = |inode: &Value| rows.iter().find(|row| row["inode"] == *inode).unwrap();
+    let row = |row: &Value| ["client", "kind", "mode", "from", "to"].map(|key| row[key].clone());
+    let told =
+        |kind: &str, mode: &str| [client.clone(), kind.into(), mode.into(), 0.into(), Value::Null];
+    assert_eq!(row(of(&inode(&paths[0]))), told("fcntl", "shared"));
+    assert_eq!(of(&inode(&paths[0]))["pid"], std::process::id());
+    assert_eq!(row(of(&inode(&paths[1]))), told("flock", "exclusive"));
+    let waiting = &locks["waiting"][0];
+    assert_eq!((row(waiting), &waiting["pid"]), (told("flock", "exclusive"), &other.0.id().into()));
+
+    let text = served.folder.gabion(&["locks", "disk.img", "/two"]).succeeded();
+    assert!(text.lines().count() == 3 && text.ends_with("all  waits\n"), "{text}");
+    let text = served.folder.gabion(&["locks", "disk.img", "one"]).succeeded();
+    assert!(text.lines().count() == 2 && text.contains("fcntl  shared"), "{text}");
+    served.folder.gabion(&["locks", "disk.img", "/none"]).failed(1, &["cannot find /none in"]);
+    // Leases are told of one object in the same way.
+    let text = served.folder.gabion(&["leases", "--json", "disk.img", "/one"]).succeeded();
+    let leases: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(leases["path"], "/one");
+    let leases = leases["leases"].as_array().unwrap();
+    assert!(!leases.is_empty() && leases.iter().all(|row| row["inode"] == inode(&paths[0])));
+
+    drop((one, two));
+    assert!(other.0.wait().unwrap().success());
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
     assert_eq!(served.stop(Signal::TERM), Some(0));
 }
 

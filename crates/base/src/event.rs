@@ -22,8 +22,8 @@ mod wire;
 use std::fmt;
 
 pub use kinds::{
-    BlockEvent, CoordinatorEvent, FilesystemEvent, LogEvent, MemberEvent, ResyncEvent, TargetEvent,
-    VolumeEvent,
+    BlockEvent, ClientEvent, CoordinatorEvent, FilesystemEvent, LogEvent, MemberEvent, ResyncEvent,
+    TargetEvent, VolumeEvent,
 };
 
 use crate::sync::Mutex;
@@ -110,6 +110,15 @@ pub enum Event {
         filesystem: String,
         /// What.
         event: FilesystemEvent,
+    },
+    /// To a client of a filesystem that is served.
+    Client {
+        /// The device, image or volume that is served.
+        filesystem: String,
+        /// What the client calls itself.
+        client: String,
+        /// What.
+        event: ClientEvent,
     },
     /// To the events themselves.
     Log {

@@ -40,6 +40,7 @@ use crate::control::wire::{
 };
 use crate::failure::{Failure, Result};
 use crate::link::Sessions;
+use crate::print::printable;
 use crate::state;
 use crate::volumes::Place;
 
@@ -122,11 +123,6 @@ pub fn what(target: &str, path: Option<&str>) -> String {
     }
 }
 
-/// What others have put into a text, without what would do something to a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
-}
-
 struct Service {
     target: String,
     fs: Arc<LocalFs>,
@@ -154,7 +150,7 @@ impl Subject for Service {
 
     fn clients(&self) -> std::result::Result<Clients, String> {
         let clients = self.sessions.served().clients().into_iter().map(|client| Client {
-            session: session_text(client.session),
+            session: client.session.text(),
             name: client.name,
             leases: client.leases as u64,
             opens: client.opens as u64,
@@ -196,12 +192,12 @@ impl Subject for Service {
 
     fn evict(&self, client: &str) -> std::result::Result<Evicted, String> {
         let mut meant = self.sessions.served().clients();
-        meant.retain(|status| session_text(status.session) == client || status.name == client);
+        meant.retain(|status| status.session.text() == client || status.name == client);
         let gone = || format!("{} has no client {client}", self.target);
         match meant.as_slice() {
             [] => Err(gone()),
             [one] if self.sessions.evict(one.session) => {
-                Ok(Evicted { session: session_text(one.session), name: one.name.clone() })
+                Ok(Evicted { session: one.session.text(), name: one.name.clone() })
             }
             [_] => Err(gone()),
             several => {
@@ -224,7 +220,7 @@ impl Service {
 
 fn lock_row(lock: &Lock) -> LockRow {
     LockRow {
-        client: session_text(SessionId(lock.owner.client)),
+        client: SessionId(lock.owner.client).text(),
         inode: lock.file.ino.0,
         kind: match lock.class {
             LockClass::Posix => "fcntl",
@@ -242,10 +238,6 @@ fn lock_row(lock: &Lock) -> LockRow {
         to: lock.range.end().checked_add(1).filter(|end| *end < 1 << 63),
         pid: lock.pid,
     }
-}
-
-fn session_text(session: SessionId) -> String {
-    format!("{:016x}", session.0)
 }
 
 fn bounded(mut rows: impl Iterator<Item = LeaseRow>) -> (Vec<LeaseRow>, u64) {
@@ -266,7 +258,7 @@ fn rows(client: ClientId, range: &KeyRange, mode: LockMode) -> Vec<LeaseRow> {
         let (first, last) = (part.first(), part.last());
         let has_places = first.kind > Kind::XATTR;
         Some(LeaseRow {
-            client: session_text(SessionId(client.0)),
+            client: SessionId(client.0).text(),
             inode: file.ino.0,
             what: what.to_owned(),
             from: has_places.then_some(first.at),

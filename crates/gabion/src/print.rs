@@ -15,3 +15,8 @@ pub fn line(text: impl Display) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+/// What others have put into a text, without what would do something to a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}

@@ -102,15 +102,24 @@ pub fn surroundings_in(state: &Path, program: &str) -> Result<Surroundings> {
     around(coordinator(Some(&records.display().to_string()))?, &events, program)
 }
 
-fn around(coordinator: Arc<dyn Coordinator>, events: &Path, program: &str) -> Result<Surroundings> {
-    let sink: Arc<dyn Sink> = match Publisher::start(events, program) {
+/// Where events of this machine go. Starts a thread.
+pub fn sink(program: &str) -> Result<Arc<dyn Sink>> {
+    Ok(sink_in(&folder("events")?, program))
+}
+
+fn sink_in(events: &Path, program: &str) -> Arc<dyn Sink> {
+    match Publisher::start(events, program) {
         Ok(publisher) => Arc::new(publisher),
         Err(error) => {
             // Data goes before words about it.
             eprintln!("gabion: events are not kept: {error}");
             Arc::new(NoSink)
         }
-    };
+    }
+}
+
+fn around(coordinator: Arc<dyn Coordinator>, events: &Path, program: &str) -> Result<Surroundings> {
+    let sink = sink_in(events, program);
     let host = rustix::system::uname();
     let holder = format!("{}, process {}", host.nodename().to_string_lossy(), std::process::id());
     Ok(Surroundings {

@@ -34,6 +34,13 @@ use crate::table::{Keep, RevokeId, Want};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    /// How people write it.
+    pub fn text(self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
 /// Names a call; the client gives each of a session its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);

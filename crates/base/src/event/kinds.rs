@@ -244,6 +244,43 @@ kinds! {
             /// Why.
             reason = "reason": String,
         }
+        /// It is served, and clients of an earlier start of the server may live still.
+        ServedAgain = "filesystem-served-again" {
+            /// How long nothing is changed for their sake, in milliseconds.
+            patience_ms = "patience_ms": u64,
+        }
+    }
+}
+
+kinds! {
+    /// What happens to a client of a filesystem that is served.
+    ClientEvent {
+        /// Its session has begun.
+        Connected = "client-connected" {
+            /// The session, 16 hexadecimal digits.
+            session = "session": String,
+            /// Where it has come from.
+            address = "address": String,
+        }
+        /// It has ended its session.
+        Left = "client-left" {
+            /// The session.
+            session = "session": String,
+        }
+        /// It was not heard of for too long.
+        Silent = "client-silent" {
+            /// The session, which has ended.
+            session = "session": String,
+            /// How long it may be silent, in milliseconds.
+            patience_ms = "patience_ms": u64,
+        }
+        /// It was there, and its session was ended.
+        Evicted = "client-evicted" {
+            /// The session.
+            session = "session": String,
+            /// Why.
+            reason = "reason": String,
+        }
     }
 }
 

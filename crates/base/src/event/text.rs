@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BlockEvent, CoordinatorEvent, Event, FilesystemEvent, LogEvent, MemberEvent, ResyncEvent,
-    Severity, TargetEvent, VolumeEvent,
+    BlockEvent, ClientEvent, CoordinatorEvent, Event, FilesystemEvent, LogEvent, MemberEvent,
+    ResyncEvent, Severity, TargetEvent, VolumeEvent,
 };
 use crate::time::Timestamp;
 
@@ -61,6 +61,9 @@ impl Event {
             Self::Coordinator { coordinator, .. } => format!("coordinator {coordinator}"),
             Self::Target { export, .. } => format!("export {export}"),
             Self::Filesystem { filesystem, .. } => format!("filesystem {filesystem}"),
+            Self::Client { filesystem, client, .. } => {
+                format!("client {client} of filesystem {filesystem}")
+            }
             Self::Log { program, .. } => format!("events of {program}"),
             Self::Unknown { name, .. } => name.clone(),
         }
@@ -88,6 +91,7 @@ impl Event {
             Self::Coordinator { event, .. } => coordinator(event),
             Self::Target { event, .. } => target(event),
             Self::Filesystem { event, .. } => filesystem(event),
+            Self::Client { event, .. } => client(event),
             Self::Log { event, .. } => log(event),
             Self::Unknown { fields, .. } => answers(
                 Severity::Warning,
@@ -292,6 +296,41 @@ fn filesystem(event: &FilesystemEvent) -> Answers {
             format!("stopped writing: {reason}"),
             "It can be read; what was not synced before may be missing after the next mount.",
             "Unmount it, see to the disk, and mount it again.",
+        ),
+        FilesystemEvent::ServedAgain { patience_ms } => answers(
+            Severity::Note,
+            format!("served again; clients of before may live for {patience_ms} ms"),
+            "Nothing is changed until then, as they may show what they have cached; it is read.",
+            NOTHING,
+        ),
+    }
+}
+
+fn client(event: &ClientEvent) -> Answers {
+    match event {
+        ClientEvent::Connected { session, address } => answers(
+            Severity::Note,
+            format!("session {session} has begun from {address}"),
+            UNCHANGED,
+            NOTHING,
+        ),
+        ClientEvent::Left { session } => answers(
+            Severity::Note,
+            format!("has ended session {session}"),
+            "Nothing of it is waited for.",
+            NOTHING,
+        ),
+        ClientEvent::Silent { session, patience_ms } => answers(
+            Severity::Warning,
+            format!("session {session} has ended after {patience_ms} ms of silence"),
+            "Its locks are free, and what was open there only may be gone; nobody waits for it.",
+            "See to its machine and the network between; it comes back by itself.",
+        ),
+        ClientEvent::Evicted { session, reason } => answers(
+            Severity::Warning,
+            format!("session {session} was ended: {reason}"),
+            "Its locks are free, and it may show old data until it knows; nobody waits for it.",
+            "See to its machine; it comes back by itself if it lives.",
         ),
     }
 }

@@ -11,8 +11,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    BlockEvent, CoordinatorEvent, Event, FilesystemEvent, LINE_BYTES_MAX, LogEvent, MemberEvent,
-    Record, ResyncEvent, Sequence, Source, TEXT_BYTES_MAX, TargetEvent, VolumeEvent,
+    BlockEvent, ClientEvent, CoordinatorEvent, Event, FilesystemEvent, LINE_BYTES_MAX, LogEvent,
+    MemberEvent, Record, ResyncEvent, Sequence, Source, TEXT_BYTES_MAX, TargetEvent, VolumeEvent,
 };
 use crate::codec::DecodeError;
 use crate::ids::BlockAddr;
@@ -117,6 +117,7 @@ impl Event {
             Self::Coordinator { event, .. } => event.name(),
             Self::Target { event, .. } => event.name(),
             Self::Filesystem { event, .. } => event.name(),
+            Self::Client { event, .. } => event.name(),
             Self::Log { event, .. } => event.name(),
             Self::Unknown { name, .. } => name,
         }
@@ -153,6 +154,11 @@ impl Event {
             }
             Self::Filesystem { filesystem, event } => {
                 filesystem.write("filesystem", fields);
+                event.write(fields);
+            }
+            Self::Client { filesystem, client, event } => {
+                filesystem.write("filesystem", fields);
+                client.write("client", fields);
                 event.write(fields);
             }
             Self::Log { program, event } => {
@@ -200,6 +206,10 @@ impl Event {
         if let Some(event) = FilesystemEvent::read(name, f) {
             return Some(Self::Filesystem { filesystem: Field::read("filesystem", f)?, event });
         }
+        if let Some(event) = ClientEvent::read(name, f) {
+            let filesystem = Field::read("filesystem", f)?;
+            return Some(Self::Client { filesystem, client: Field::read("client", f)?, event });
+        }
         let event = LogEvent::read(name, f)?;
         Some(Self::Log { program: Field::read("of_program", f)?, event })
     }
@@ -214,6 +224,7 @@ impl Event {
             CoordinatorEvent::NAMES,
             TargetEvent::NAMES,
             FilesystemEvent::NAMES,
+            ClientEvent::NAMES,
             LogEvent::NAMES,
         ];
         names.concat()
@@ -243,6 +254,11 @@ impl Event {
         let filesystems = FilesystemEvent::examples().into_iter();
         let filesystem = || text("filesystem");
         all.extend(filesystems.map(|event| Self::Filesystem { filesystem: filesystem(), event }));
+        let of_client = |event| {
+            let client = text("client");
+            Self::Client { filesystem: filesystem(), client, event }
+        };
+        all.extend(ClientEvent::examples().into_iter().map(of_client));
         let logs = LogEvent::examples().into_iter();
         all.extend(logs.map(|event| Self::Log { program: text("program"), event }));
         all

@@ -1,11 +1,11 @@
 //! `gabion clients`: who has mounted a filesystem that is served here.
 
 use crate::args;
-use crate::clients::{ask, printable, unexpected};
+use crate::clients::{ask, unexpected};
 use crate::cmd::status::json;
 use crate::control::wire::{Clients, Reply, Request};
 use crate::failure::Result;
-use crate::print;
+use crate::print::{self, printable};
 
 /// Runs the command.
 pub fn run(args: &args::Clients) -> Result<()> {

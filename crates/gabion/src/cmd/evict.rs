@@ -1,10 +1,10 @@
 //! `gabion evict`: ends the session of a client of a filesystem that is served here.
 
 use crate::args;
-use crate::clients::{ask, printable, unexpected};
+use crate::clients::{ask, unexpected};
 use crate::control::wire::{Reply, Request};
 use crate::failure::Result;
-use crate::print;
+use crate::print::{self, printable};
 
 /// Runs the command.
 pub fn run(args: &args::Evict) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::options::{Access, Settings};
 use crate::places;
 use crate::print;
 use crate::serve::{Storage, open_fs};
-use crate::volumes::Place;
+use crate::volumes::{Place, sink};
 
 /// How long ending the background waits before it wakes it again.
 const WAKE_AGAIN: Duration = Duration::from_millis(2);
@@ -47,7 +47,8 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;
     let patience = Duration::from_secs(args.session_seconds);
     let marker = marker(&fs).map_err(|error| cannot(&error))?;
-    let options = ServeOptions { patience, marker, rights: Rights::CHECKED };
+    let (name, sink) = (place.name(), sink("gabion serve")?);
+    let options = ServeOptions { name, sink, patience, marker, rights: Rights::CHECKED };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
     let control = clients::start(&place, &fs, server.sessions(), server.address());

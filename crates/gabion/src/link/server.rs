@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
 use gabion_host::random;
 use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
@@ -18,6 +19,7 @@ use gabion_node::LocalFs;
 use gabion_node::served::{Changing, Job, Peer, Rights, Served, Session};
 
 use super::pipe::{Pipe, read_frame};
+use crate::print::printable;
 
 /// Threads that run calls. A call never waits for another client, only for the disk.
 const WORKERS: usize = 8;
@@ -37,8 +39,12 @@ const NUMBERS_SKIPPED: u64 = 1 << 24;
 const SESSIONS_MAX: usize = 4096;
 
 /// What can be chosen.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServeOptions {
+    /// What people call the filesystem.
+    pub name: String,
+    /// Who is told what happens to clients.
+    pub sink: Arc<dyn Sink>,
     /// After how much silence a session ends.
     pub patience: Duration,
     /// The file that says that there are sessions, for the next start.
@@ -154,6 +160,12 @@ impl LinkServer {
             reserved.map_err(io::Error::other)?;
         }
         let grace = Arc::new(Grace::begin(before, jobs.clone()));
+        if let Some(patience) = before {
+            let patience_ms = (patience + MARGIN).as_millis() as u64;
+            let filesystem = options.name.clone();
+            let event = FilesystemEvent::ServedAgain { patience_ms };
+            options.sink.publish(Event::Filesystem { filesystem, event });
+        }
         let marker = Marker {
             is_there: before.is_some(),
             patience: before.unwrap_or_default(),
@@ -222,6 +234,9 @@ impl Sessions {
         eprintln!("gabion: the client {}: evicted by a command", link.session.name());
         self.0.marker.lock().cut = Some(Instant::now());
         self.0.end(&link);
+        let session = id.text();
+        let reason = "evicted by a command".to_owned();
+        self.0.publish(&link.session, ClientEvent::Evicted { session, reason });
         true
     }
 }
@@ -288,6 +303,13 @@ impl Shared {
                         self.marker.lock().cut = Some(Instant::now());
                     }
                     self.end(&link);
+                    let session = link.session.id().text();
+                    let patience_ms = self.options.patience.as_millis() as u64;
+                    let event = match is_silent {
+                        true => ClientEvent::Silent { session, patience_ms },
+                        false => ClientEvent::Evicted { session, reason: why.to_owned() },
+                    };
+                    self.publish(&link.session, event);
                 }
             }
         }
@@ -321,6 +343,13 @@ impl Shared {
             marker.is_there = fs::remove_file(&self.options.marker).is_err();
             marker.patience = Duration::ZERO;
         }
+    }
+
+    /// Tells what has happened to a client.
+    fn publish(&self, session: &Session, event: ClientEvent) {
+        let filesystem = self.options.name.clone();
+        let client = printable(session.name());
+        self.options.sink.publish(Event::Client { filesystem, client, event });
     }
 
     fn end(&self, link: &Link) {
@@ -358,6 +387,8 @@ impl Shared {
                 Ok(ToServer::Goodbye) => {
                     self.links.lock().remove(&link.session.id());
                     self.end(&link);
+                    let session = link.session.id().text();
+                    self.publish(&link.session, ClientEvent::Left { session });
                     return;
                 }
                 Ok(ToServer::Ping) => {
@@ -453,6 +484,10 @@ impl Shared {
             owing: Mutex::default(),
         });
         links.insert(id, Arc::clone(&link));
+        drop(links);
+        let session = id.text();
+        let address = connection.peer_addr().map_or_else(|_| String::new(), |at| at.to_string());
+        self.publish(&link.session, ClientEvent::Connected { session, address });
         Ok(link)
     }
 }

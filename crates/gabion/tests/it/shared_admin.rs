@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::world::{Folder, GABION, Running};
@@ -22,17 +22,23 @@ struct Served {
     server: Running,
     folder: Folder,
     mountpoint: PathBuf,
+    uri: String,
 }
 
 impl Served {
     fn new() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// Served with these options.
+    fn with(options: &[&str]) -> Option<Self> {
         let folder = Folder::for_mounts()?;
         folder.image();
-        let (server, uri) = serve(&folder);
+        let (server, uri) = serve(&folder, "127.0.0.1:0", options);
         let mountpoint = folder.join("mnt");
         fs::create_dir(&mountpoint).unwrap();
         folder.gabion(&["mount", "-o", "deadline=60", &uri, "mnt"]).succeeded();
-        Some(Self { server, folder, mountpoint })
+        Some(Self { server, folder, mountpoint, uri })
     }
 
     #[track_caller]
@@ -90,9 +96,9 @@ impl Served {
     }
 }
 
-fn serve(folder: &Folder) -> (Running, String) {
+fn serve(folder: &Folder, address: &str, options: &[&str]) -> (Running, String) {
     let mut command = Command::new(GABION);
-    command.args(["serve", "disk.img", "--listen", "127.0.0.1:0"]);
+    command.args(["serve", "disk.img", "--listen", address]).args(options);
     command.current_dir(folder.path()).env("GABION_STATE", folder.join("state"));
     let mut server = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
@@ -219,6 +225,59 @@ fn a_client_that_is_evicted_begins_a_new_session_and_goes_on() {
 }
 
 #[test]
+fn what_happens_to_clients_is_told() {
+    let Some(mut served) = Served::with(&["--session-seconds", "1"]) else { return };
+    let began = Instant::now();
+    // What was told so far, as soon as `wanted` was told so often.
+    let told = |served: &Served, wanted: &str, count: usize| loop {
+        let text = served.folder.gabion(&["events", "--json"]).succeeded();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let events: Vec<Value> = events.filter(|event| event["event"] == wanted).collect();
+        if events.len() >= count {
+            assert_eq!(events.len(), count, "{text}");
+            return events;
+        }
+        assert!(began.elapsed() < PATIENCE, "{wanted} is not among {text}");
+        thread::yield_now();
+    };
+    let connected = &told(&served, "client-connected", 1)[0];
+    let session = served.session().unwrap();
+    assert_eq!(connected["session"], session);
+    assert!(connected["client"].as_str().unwrap().ends_with("/mnt"), "{connected}");
+    assert!(connected["filesystem"].as_str().unwrap().ends_with("disk.img"), "{connected}");
+    assert!(connected["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{connected}");
+    served.folder.gabion(&["evict", "disk.img", &session]).succeeded();
+    let evicted = &told(&served, "client-evicted", 1)[0];
+    assert_eq!(
+        (&evicted["session"], &evicted["severity"]),
+        (&connected["session"], &"warning".into())
+    );
+    assert_eq!(evicted["reason"], "evicted by a command");
+    // It begins another session by itself.
+    told(&served, "client-connected", 2);
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    told(&served, "client-left", 1);
+
+    served.folder.gabion(&["mount", &served.uri, "mnt"]).succeeded();
+    let status = served.folder.gabion(&["status", "--json", "mnt"]).succeeded();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let daemon = Pid::from_raw(status["mount"]["pid"].as_i64().unwrap() as i32).unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
+    let silent = &told(&served, "client-silent", 1)[0];
+    assert_eq!((&silent["patience_ms"], &silent["severity"]), (&1000.into(), &"warning".into()));
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+
+    served.folder.gabion(&["mount", &served.uri, "mnt"]).succeeded();
+    served.stop(Signal::KILL);
+    let address = served.uri.trim_start_matches("gabion://").trim_end_matches('/');
+    served.server = serve(&served.folder, address, &["--session-seconds", "1"]).0;
+    let again = &told(&served, "filesystem-served-again", 1)[0];
+    assert!(again["patience_ms"].as_u64().unwrap() > 1000, "{again}");
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+}
+
+#[test]
 fn what_is_not_served_has_no_clients_to_be_seen() {
     let Some(mut served) = Served::new() else { return };
     served.folder.gabion(&["umount", "mnt"]).succeeded();
@@ -229,7 +288,7 @@ fn what_is_not_served_has_no_clients_to_be_seen() {
     served.stop(Signal::KILL);
     is_not_served(&served);
     // What the killed one has left is replaced.
-    served.server = serve(&served.folder).0;
+    served.server = serve(&served.folder, "127.0.0.1:0", &[]).0;
     assert_eq!(served.session(), None);
     assert_eq!(served.stop(Signal::TERM), Some(0));
     is_not_served(&served);

@@ -209,6 +209,11 @@ pub struct Serve {
     /// Refuse to change anything
     #[arg(long)]
     pub read_only: bool,
+    /// What may be mounted, and how; may be given several times. Options, separated by commas: ro,
+    /// rw, root_squash, no_root_squash, all_squash, anonuid=N, anongid=N, trusted, and
+    /// clients=CLIENT[+CLIENT]... with addresses, ADDRESS/BITS or names of certificates
+    #[arg(long = "export", value_name = "PATH[:OPTIONS]")]
+    pub exports: Vec<String>,
     /// After how many seconds of silence a machine is taken for gone
     #[arg(long, value_name = "N", default_value = "10",
           value_parser = clap::value_parser!(u64).range(1..=600))]

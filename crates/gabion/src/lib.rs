@@ -21,6 +21,7 @@ mod clients;
 mod cmd;
 mod control;
 mod date;
+mod exports;
 mod failure;
 mod frugality;
 mod growth;

@@ -15,13 +15,14 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::time::Timestamp;
 use gabion_fuse::mount::Source;
 use gabion_host::{clock, memory};
+use gabion_link::wire::TARGET_BYTES_MAX;
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings};
 use gabion_node::{Clock, Filesystem};
 
 use crate::control::server::Subject;
 use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
 use crate::failure::{Failure, Result};
-use crate::link::{Connected, NotifiedKernel, connect};
+use crate::link::{ConnectError, Connected, NotifiedKernel, connect};
 use crate::mount::{Coherence, MountRequest, Mounted};
 use crate::options::{Access, Settings};
 
@@ -35,6 +36,8 @@ const PORT: u16 = 7777;
 pub struct RemoteTarget {
     /// HOST:PORT
     address: String,
+    /// The folder there, without a slash at either end; empty for all.
+    path: String,
 }
 
 impl RemoteTarget {
@@ -47,11 +50,15 @@ impl RemoteTarget {
     fn parse(rest: &str) -> Result<Self> {
         let wrong = |reason: &str| {
             Err(Failure::new(format!("{SCHEME}{rest} is not possible: {reason}"))
-                .next("Say gabion://HOST/ or gabion://HOST:PORT/"))
+                .next("Say gabion://HOST/, gabion://HOST:PORT/ or gabion://HOST/FOLDER"))
         };
         let (server, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if !path.is_empty() {
-            return wrong("only the whole filesystem can be mounted");
+        let path = path.trim_matches('/').to_owned();
+        if path.split('/').any(|name| name == "..") {
+            return wrong("\"..\" leads out of it");
+        }
+        if path.len() > TARGET_BYTES_MAX {
+            return wrong("the path is too long");
         }
         if server.is_empty() {
             return wrong("there is no host");
@@ -65,12 +72,12 @@ impl RemoteTarget {
             true => server.to_owned(),
             false => format!("{server}:{PORT}"),
         };
-        Ok(Self { address })
+        Ok(Self { address, path })
     }
 
     /// What people call it.
     pub fn name(&self) -> String {
-        format!("{SCHEME}{}/", self.address)
+        format!("{SCHEME}{}/{}", self.address, self.path)
     }
 }
 
@@ -106,12 +113,17 @@ pub fn start(
     // What is known of an object takes a kilobyte or less, and the server has as much to remember.
     let objects_max = (settings.cache.0 / OBJECT_BYTES).max(OBJECTS_MIN) as usize;
     let remote = RemoteSettings { deadline: settings.deadline, objects_max };
-    let connected = connect(&target.address, &who, remote, Arc::new(BootClock));
+    let connected = connect(&target.address, &target.path, &who, remote, Arc::new(BootClock));
     let connected = connected.map_err(|error| {
         let port = target.address.rsplit(':').next().unwrap_or_default();
-        cannot(&error).next(format!(
-            "Look whether `gabion serve` runs there and whether port {port} can be reached."
-        ))
+        cannot(&error).next(match error {
+            ConnectError::Refused { .. } => {
+                "Look at the --export options of `gabion serve` there.".to_owned()
+            }
+            _ => format!(
+                "Look whether `gabion serve` runs there and whether port {port} can be reached."
+            ),
+        })
     })?;
     let fs = Arc::clone(connected.fs());
     let mut request = MountRequest::new(mountpoint.to_owned(), Source::Name(name.clone()));
@@ -121,7 +133,7 @@ pub fn start(
     request.coherence = Coherence::Shared;
     let mounted = Mounted::start(Arc::clone(&fs) as Arc<dyn Filesystem>, &request);
     let mounted = mounted.map_err(|error| cannot(&error))?;
-    let kernel: Arc<dyn Kernel> = Arc::new(NotifiedKernel::new(mounted.notifier()));
+    let kernel: Arc<dyn Kernel> = Arc::new(NotifiedKernel::new(mounted.notifier(), fs.root()));
     fs.set_kernel(kernel);
     let service = Service {
         target: target.clone(),
@@ -209,7 +221,9 @@ mod tests {
         assert_eq!(address("gabion://[::1]:80/"), "[::1]:80");
         assert_eq!(address("gabion://[::1]/"), "[::1]:7777");
         assert!(RemoteTarget::of(Path::new("gabion:///")).unwrap().is_err());
-        assert!(RemoteTarget::of(Path::new("gabion://host/folder")).unwrap().is_err());
+        let target = |text: &str| RemoteTarget::of(Path::new(text)).unwrap();
+        assert_eq!(target("gabion://host//a/b/").unwrap().name(), "gabion://host:7777/a/b");
+        assert!(target("gabion://host/a/../b").is_err());
         assert!(RemoteTarget::of(Path::new("/dev/sda")).is_none());
     }
 }

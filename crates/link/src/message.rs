@@ -58,6 +58,8 @@ pub struct Hello {
     pub received: u64,
     /// The client's name for people: host and mountpoint.
     pub name: String,
+    /// The folder that a new session is about, by its path in the filesystem.
+    pub path: Vec<u8>,
 }
 
 /// The server's first words: the client is in.
@@ -89,6 +91,8 @@ pub struct Welcome {
     pub credit: u64,
     /// Whom it takes the client's callers for.
     pub identities: Identities,
+    /// The folder that the session is about. It knows of nothing that is not below.
+    pub root: Ino,
 }
 
 /// The server's last words, instead of a [`Welcome`] or later: the client is not in any more.

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use gabion_host::signals::Wake;
 use gabion_node::LocalFs;
-use gabion_node::served::Rights;
 
 use crate::args;
 use crate::clients;
 use crate::cmd::mount::{signals, users};
+use crate::exports::Exports;
 use crate::failure::{Exit, Failure, Result, chain};
 use crate::frugality::{self, Keep};
 use crate::link::{LinkServer, ServeOptions};
@@ -28,6 +28,7 @@ const WAKE_AGAIN: Duration = Duration::from_millis(2);
 /// Runs the command.
 pub fn run(args: &args::Serve) -> Result<()> {
     frugality::restart(Keep::Messages);
+    let exports = Exports::of(&args.exports)?;
     let listener = listen(args)?;
     let mut settings = Settings::new(users());
     args.options.iter().try_for_each(|options| settings.apply(options))?;
@@ -44,11 +45,14 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let storage = Storage::open(&place, &settings)?;
     let fs = open_fs(storage.disk(), &settings).map_err(|error| cannot(&error))?;
     let fs = Arc::new(fs);
+    for path in exports.paths().filter(|path| fs.at(path.as_bytes()).is_err()) {
+        eprintln!("gabion: {path} is exported and not there: nobody can mount it yet");
+    }
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;
     let patience = Duration::from_secs(args.session_seconds);
     let marker = marker(&fs).map_err(|error| cannot(&error))?;
     let (name, sink) = (place.name(), sink("gabion serve")?);
-    let options = ServeOptions { name, sink, patience, marker, rights: Rights::CHECKED };
+    let options = ServeOptions { name, sink, patience, marker, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
     let control = clients::start(&place, &fs, server.sessions(), server.address());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::{FrameKind, Header, encode_frame};
@@ -66,7 +67,10 @@ pub struct Connected {
 
 struct Shared {
     address: String,
+    path: String,
     name: String,
+    /// The root of the first session: what the kernel has as its root.
+    root: Ino,
     clock: Arc<dyn Clock>,
     pipe: Arc<Pipe>,
     session: Mutex<(SessionId, u64)>,
@@ -78,15 +82,16 @@ struct Shared {
     ending: Condvar,
 }
 
-/// Connects to the server at `address`, HOST:PORT, as `name`.
+/// Connects to the server at `address`, HOST:PORT, for its folder `path`, as `name`.
 pub fn connect(
     address: &str,
+    path: &str,
     name: &str,
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
 ) -> Result<Connected, ConnectError> {
     let sent = clock.monotonic();
-    let (connection, welcome) = greet(address, name, None, 0)?;
+    let (connection, welcome) = greet(address, path, name, None, 0)?;
     let pipe = Pipe::new();
     let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
     let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock), wire));
@@ -96,7 +101,9 @@ pub fn connect(
     fs.confirmed(sent, patience);
     let shared = Arc::new(Shared {
         address: address.to_owned(),
+        path: path.to_owned(),
         name: name.to_owned(),
+        root: welcome.root,
         clock,
         pipe,
         session: Mutex::new((welcome.session, welcome.secret)),
@@ -208,7 +215,12 @@ impl Shared {
         while !self.is_ending() {
             let sent = self.clock.monotonic();
             let received = if session.is_some() { self.pipe.received() } else { 0 };
-            match greet(&self.address, &self.name, session, received) {
+            match greet(&self.address, &self.path, &self.name, session, received) {
+                Ok((_, welcome)) if welcome.root != self.root => {
+                    // Another folder has its name now. The kernel would mix up what is in both.
+                    session = None;
+                    self.rest(*self.patience.lock());
+                }
                 Ok((connection, welcome)) => {
                     if session.is_none() {
                         self.pings.lock().clear();
@@ -269,13 +281,15 @@ impl Shared {
 /// Connects and says who we are.
 fn greet(
     address: &str,
+    path: &str,
     name: &str,
     session: Option<(SessionId, u64)>,
     received: u64,
 ) -> Result<(TcpStream, Welcome), ConnectError> {
     let unreachable =
         |source: io::Error| ConnectError::Unreachable { address: address.to_owned(), source };
-    let hello = Hello { session, received, name: name.to_owned() }.encode();
+    let (name, path) = (name.to_owned(), path.as_bytes().to_vec());
+    let hello = Hello { session, received, name, path }.encode();
     let greeting = || -> io::Result<(TcpStream, Header, Vec<u8>)> {
         let mut last = io::Error::other("the name has no address");
         for address in address.to_socket_addrs()? {

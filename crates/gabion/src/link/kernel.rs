@@ -1,5 +1,6 @@
 //! The kernel's caches of one mount, as a client of a server needs them.
 
+use gabion_fs::ROOT;
 use gabion_fuse::{ByteRange, NodeId, Notifier};
 use gabion_map::FileId;
 use gabion_node::remote::Kernel;
@@ -8,21 +9,27 @@ use gabion_node::remote::Kernel;
 /// mount is gone, is as good.
 pub struct NotifiedKernel {
     notifier: Notifier,
+    /// What the kernel knows as its root, whatever its number is.
+    root: FileId,
     can_forget_names: bool,
 }
 
 impl NotifiedKernel {
-    /// For the mount of `notifier`.
-    pub fn new(notifier: Notifier) -> Self {
+    /// For the mount of `notifier`, whose root is `root`.
+    pub fn new(notifier: Notifier, root: FileId) -> Self {
         // Older kernels do not know it (Linux 6.16 does).
         let can_forget_names = notifier.inc_epoch().is_ok();
-        Self { notifier, can_forget_names }
+        Self { notifier, root, can_forget_names }
+    }
+
+    fn node(&self, file: FileId) -> NodeId {
+        if file == self.root { NodeId(ROOT.0) } else { NodeId(file.ino.0) }
     }
 }
 
 impl Kernel for NotifiedKernel {
     fn forget_attributes(&self, file: FileId) {
-        let _ = self.notifier.inval_attr(NodeId(file.ino.0));
+        let _ = self.notifier.inval_attr(self.node(file));
     }
 
     fn forget_names(&self) {
@@ -39,6 +46,6 @@ impl Kernel for NotifiedKernel {
             u64::MAX => ByteRange::From(from),
             to => ByteRange::Part { offset: from, length: to - from },
         };
-        let _ = self.notifier.inval_inode(NodeId(file.ino.0), range);
+        let _ = self.notifier.inval_inode(self.node(file), range);
     }
 }

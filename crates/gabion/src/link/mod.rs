@@ -13,13 +13,13 @@
 //! sends again what may have been lost. A client that stays away ends its session by its own
 //! clock, and the server by its own a moment later.
 //!
-//! Absent: encryption. Whoever reaches the port is believed.
+//! Absent: encryption. Clients are believed in who their users are.
 
 mod client;
 mod kernel;
 mod pipe;
 mod server;
 
-pub use client::{Connected, connect};
+pub use client::{ConnectError, Connected, connect};
 pub use kernel::NotifiedKernel;
 pub use server::{LinkServer, ServeOptions, Sessions};

@@ -16,9 +16,10 @@ use gabion_host::random;
 use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::{FrameKind, Header, encode_frame};
 use gabion_node::LocalFs;
-use gabion_node::served::{Changing, Job, Peer, Rights, Served, Session};
+use gabion_node::served::{self, Changing, Job, Rights, Served, Session};
 
 use super::pipe::{Pipe, read_frame};
+use crate::exports::{Exports, Peer};
 use crate::print::printable;
 
 /// Threads that run calls. A call never waits for another client, only for the disk.
@@ -50,7 +51,7 @@ pub struct ServeOptions {
     /// The file that says that there are sessions, for the next start.
     pub marker: PathBuf,
     /// What clients may do.
-    pub rights: Rights,
+    pub exports: Exports,
 }
 
 /// What the marker file says, and why it may have to go on saying so.
@@ -119,7 +120,7 @@ struct Link {
 
 struct Outbox(Arc<Pipe>);
 
-impl Peer for Outbox {
+impl served::Peer for Outbox {
     fn send(&self, message: ToClient) {
         self.0.send(message.encode());
     }
@@ -422,7 +423,10 @@ impl Shared {
             }
         };
         let link = match hello.session {
-            None => self.begin(hello.name, connection)?,
+            None => {
+                let rights = self.admit(connection, &hello.path)?;
+                self.begin(hello.name, rights, connection)?
+            }
             Some((id, secret)) => {
                 let links = self.links.lock();
                 let known = links.get(&id).filter(|link| link.secret == secret).cloned();
@@ -460,12 +464,34 @@ impl Shared {
                 Changing::Refused => 0,
             },
             identities: rights.identities,
+            root: rights.root,
         };
         greet_with(connection, FrameKind::Welcome, &welcome.encode())?;
         link.pipe.attach(connection, received)
     }
 
-    fn begin(&self, name: String, connection: &Arc<TcpStream>) -> io::Result<Arc<Link>> {
+    /// What a session about the folder at `path` may do, if the client may begin one.
+    fn admit(&self, connection: &TcpStream, path: &[u8]) -> io::Result<Rights> {
+        let peer = Peer { address: connection.peer_addr()?.ip(), certificate: None };
+        let rights = self.options.exports.rights(path, &peer);
+        // Who may not mount it does not learn whether it is there.
+        let found = rights.and_then(|rights| Some((rights, self.served.fs().at(path).ok()?)));
+        match found.filter(|(_, found)| found.mode & libc::S_IFMT == libc::S_IFDIR) {
+            Some((rights, folder)) => Ok(Rights { root: folder.file.ino, ..rights }),
+            None => {
+                let path = String::from_utf8_lossy(path);
+                let text = format!("/{path} is not exported to {}", peer.address.to_canonical());
+                Err(refuse(connection, RefusalReason::Unauthorized, &text))
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        name: String,
+        rights: Rights,
+        connection: &Arc<TcpStream>,
+    ) -> io::Result<Arc<Link>> {
         let (id, secret) = (SessionId(draw()), draw());
         let mut links = self.links.lock();
         if links.len() >= SESSIONS_MAX {
@@ -473,8 +499,7 @@ impl Shared {
         }
         self.mark()?;
         let pipe = Pipe::new();
-        let session =
-            self.served.begin(id, name, self.options.rights, Arc::new(Outbox(Arc::clone(&pipe))));
+        let session = self.served.begin(id, name, rights, Arc::new(Outbox(Arc::clone(&pipe))));
         let link = Arc::new(Link {
             session,
             secret,

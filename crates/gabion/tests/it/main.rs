@@ -3,6 +3,7 @@
 //! What needs root and `/dev/fuse` is left out without them, and says so.
 
 mod events;
+mod exports;
 mod formatting;
 mod grow;
 mod hostile;

@@ -9,18 +9,23 @@
 //! refusal can be read by clients of every version, as it tells them why theirs is not spoken.
 
 use gabion_base::codec::{DecodeError, Put, Reader};
-use gabion_base::ids::{SubvolId, Uuid};
+use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::time::Timestamp;
 use gabion_fs::Trust;
 
-use super::fields::Text;
+use super::fields::{Target, Text};
 use super::frame::WireError;
 use super::layout::{Layout, numbered, record};
 use super::{FEATURES, MAGIC, VERSION, decode, encode};
 use crate::identities::{Identities, Squash};
 use crate::message::{Hello, Refusal, RefusalReason, SessionId, Welcome};
 
-record!(Hello { session: Option<(SessionId, u64)>, received: u64, name: Text });
+record!(Hello {
+    session: Option<(SessionId, u64)>,
+    received: u64,
+    name: Text,
+    path: Target,
+});
 
 record!(Welcome {
     session: SessionId,
@@ -35,6 +40,7 @@ record!(Welcome {
     now: Timestamp,
     credit: u64,
     identities: Identities,
+    root: Ino,
 });
 
 numbered!(Squash, "which callers are mapped", { Nobody = 1, Root = 2, All = 3 });
@@ -145,7 +151,8 @@ impl From<WireError> for Refusal {
 mod tests {
     use super::*;
 
-    const HELLO: Hello = Hello { session: None, received: 0, name: String::new() };
+    const HELLO: Hello =
+        Hello { session: None, received: 0, name: String::new(), path: Vec::new() };
 
     /// A hello with `bytes` at `at`, and nothing behind what every version has.
     fn hello_of_others(at: usize, bytes: &[u8]) -> Result<Hello, WireError> {

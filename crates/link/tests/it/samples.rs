@@ -40,8 +40,8 @@ fn time(seconds: i64) -> Timestamp {
 pub fn hellos() -> Vec<Hello> {
     let session = Some((SessionId(0x1112), 0x2122_2324_2526_2728));
     vec![
-        Hello { session: None, received: 0, name: "host1:/mnt".to_owned() },
-        Hello { session, received: 77, name: "h\u{f6}st".to_owned() },
+        Hello { session: None, received: 0, name: "host1:/mnt".to_owned(), path: name("sub/dir") },
+        Hello { session, received: 77, name: "h\u{f6}st".to_owned(), path: vec![] },
     ]
 }
 
@@ -65,6 +65,7 @@ pub fn welcomes() -> Vec<Welcome> {
             uid: 65534,
             gid: 65533,
         },
+        root: DIR.ino,
     }]
 }
 

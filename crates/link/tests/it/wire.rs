@@ -426,18 +426,19 @@ proptest! {
         now in time(),
         (patience_ms, subvol, read_only) in any::<(u32, u32, bool)>(),
         uuid: [u8; 16],
-        identities in identities(),
+        (identities, root) in (identities(), 1..1_u64 << 63),
+        path in bytes(TARGET_BYTES_MAX),
         name in "\\PC{0,60}",
     ) {
         let [id, secret, received, seed, start, credit] = numbers;
         let session = session.map(|(id, secret)| (SessionId(id), secret));
-        let hello = Hello { session, received, name: name.clone() };
+        let hello = Hello { session, received, name: name.clone(), path };
         prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         let (filesystem, subvol) = (Uuid(uuid), SubvolId(subvol));
         let session = SessionId(id);
         let welcome = Welcome {
             session, secret, received, patience_ms, filesystem, subvol, seed, read_only, start, now,
-            credit, identities,
+            credit, identities, root: Ino(root),
         };
         prop_assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         let refusal = Refusal { reason: RefusalReason::Gone, text: name };
@@ -449,7 +450,8 @@ proptest! {
 
 #[test]
 fn a_long_name_of_a_client_is_cut() {
-    let hello = Hello { session: None, received: 0, name: "/long".repeat(1000) };
+    let name = "/long".repeat(1000);
+    let hello = Hello { session: None, received: 0, name, path: vec![] };
     let understood = Hello::decode(&hello.encode()).expect("just encoded");
     assert_eq!(understood.name, hello.name[..TEXT_BYTES_MAX]);
 }

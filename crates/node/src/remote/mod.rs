@@ -107,6 +107,7 @@ struct Identity {
     subvol: SubvolId,
     seed: u64,
     is_read_only: bool,
+    root: Ino,
 }
 
 /// Whether the session lives.
@@ -170,6 +171,7 @@ impl RemoteFs {
             subvol: welcome.subvol,
             seed: welcome.seed,
             is_read_only: welcome.read_only,
+            root: welcome.root,
         };
         let fs = Self {
             identity,
@@ -236,11 +238,12 @@ impl RemoteFs {
 
     /// The root directory.
     pub fn root(&self) -> FileId {
-        FileId::new(self.identity.subvol, ROOT)
+        FileId::new(self.identity.subvol, self.identity.root)
     }
 
-    /// The object with this number.
+    /// The object that a front end knows by this number. The root is always [`ROOT`] to it.
     pub fn file(&self, ino: Ino) -> FileId {
+        let ino = if ino == ROOT { self.identity.root } else { ino };
         FileId::new(self.identity.subvol, ino)
     }
 

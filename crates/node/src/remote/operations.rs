@@ -15,7 +15,7 @@ use gabion_link::message::{Answer, Call, CallId, Prefetch, ReadLease, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
-use gabion_map::{FileId, Kind, LockMode, Payload, Stop};
+use gabion_map::{FileId, Kind, LockMode, MapError, Payload, Stop};
 
 use crate::locks::LockEnd;
 
@@ -288,6 +288,9 @@ impl RemoteFs {
         request: &OpenRequest,
     ) -> Result<Attributes> {
         let ctx = self.context(caller);
+        if self.is_read_only() && request.access.has(Access::WRITE) {
+            return Err(MapError::ReadOnly.into());
+        }
         if let Some(privileges) = request.truncate {
             let size = Some((0, privileges));
             self.setattr(caller, file, &Changes { size, ..Changes::default() })?;

@@ -118,7 +118,7 @@ impl Served {
     }
 
     /// `Stale` if there is no such object.
-    fn inode(&self, file: FileId) -> Result<Inode> {
+    pub(super) fn inode(&self, file: FileId) -> Result<Inode> {
         let inode = self.fs.run(|txn| Ok(txn.get(file.key(Kind::INODE, 0))?))?;
         inode.and_then(|value| Inode::decode(&value).ok()).ok_or(Error::Stale)
     }

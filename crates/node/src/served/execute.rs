@@ -26,7 +26,8 @@ type Txn<'a, 'g, 'm> = Guarded<'a, 'g, LocalTxn<'m>>;
 
 impl Served {
     pub(super) fn execute(&self, job: &Request) -> Executed {
-        if !job.call.files().iter().all(|file| self.is_served(*file)) {
+        let is_known = |file: &FileId| self.is_known(&job.session, *file);
+        if !job.call.files().iter().all(is_known) {
             return plain(Err(Error::Stale));
         }
         if let Err(error) = self.permit(&job.session, &job.caller, &job.call) {

@@ -174,6 +174,7 @@ impl Served {
             }
         };
         let changed: Vec<(Key, Option<Value>)> = changed.into_iter().collect();
+        self.note_told(session, &change.call, &[], &changed);
         self.finish(session, request, &leases, &gone(&changed));
         let mut lane = session.lane.lock();
         lane.applied = lane.applied.max(number);
@@ -186,7 +187,7 @@ impl Served {
         if self.fs.is_read_only() {
             return Err(MapError::ReadOnly.into());
         }
-        if !change.call.files().iter().all(|file: &FileId| self.is_served(*file)) {
+        if !change.call.files().iter().all(|file: &FileId| self.is_known(session, *file)) {
             return Err(Error::Stale);
         }
         self.permit(session, caller, &change.call)?;

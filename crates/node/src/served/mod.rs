@@ -29,6 +29,7 @@ mod lane;
 mod numbers;
 mod rights;
 mod session;
+mod subtree;
 mod times;
 
 use std::collections::BTreeMap;
@@ -117,6 +118,8 @@ pub struct Served {
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
     times: Arc<Times>,
+    /// How often a directory may have got another parent.
+    moves: AtomicU64,
     queue: Queue,
 }
 
@@ -145,6 +148,7 @@ impl Served {
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             queue,
         }
     }
@@ -209,7 +213,7 @@ impl Served {
             }
             ToServer::Goodbye => self.end(session),
             ToServer::Opened { file, caller, access } => {
-                if self.is_served(file) {
+                if self.is_known(session, file) {
                     // First the reference: whatever ends the session gives it back.
                     self.fs.refer(file);
                     let granted = self.granted(session, file, &caller, access);
@@ -251,6 +255,11 @@ impl Served {
         self.times.now()
     }
 
+    /// Whether the session may name the object.
+    fn is_known(&self, session: &Session, file: FileId) -> bool {
+        self.is_served(file) && self.is_below(session, file)
+    }
+
     /// Whether clients may name the object. Inode 0 is where the filesystem keeps what is its own.
     fn is_served(&self, file: FileId) -> bool {
         file.subvol == self.fs.root().subvol && file.ino != Ino(0)
@@ -282,6 +291,7 @@ impl Served {
 
     /// Answers, then frees what the call held.
     fn answer(&self, job: &Request, outcome: Outcome) {
+        self.note_told(&job.session, &job.call, &outcome.grants, &outcome.updates);
         let Outcome { result, updates, grants } = job.session.rights.redacted(outcome);
         let leases: Vec<Want> = grants.iter().map(|grant| (grant.range, grant.mode)).collect();
         let gone = gone(&updates);

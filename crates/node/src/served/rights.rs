@@ -19,10 +19,11 @@
 //! Where the client's kernel is trusted, only changes are looked at. Attributes are told to whoever
 //! knows the number of an object; whether a caller could have got there by names is not looked at.
 
+use gabion_base::ids::Ino;
 use gabion_fs::format::inode::{Flags, Inode};
 use gabion_fs::format::xattr::{self, AttributeList};
 use gabion_fs::lock::{Lock, LockClass, Strength};
-use gabion_fs::{Access, Caller, Error, Result, Through};
+use gabion_fs::{Access, Caller, Error, ROOT, Result, Through};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::Call;
 use gabion_link::range::KeyRange;
@@ -46,14 +47,17 @@ pub struct Rights {
     pub changing: Changing,
     /// Who its callers are, and who checks what they may.
     pub identities: Identities,
+    /// The folder that it is about: it may use only what is below.
+    pub root: Ino,
 }
 
 impl Rights {
     /// Everything that the kernel of the client allows.
-    pub const TRUSTED: Self = Self { changing: Changing::Allowed, identities: Identities::TRUSTED };
+    pub const TRUSTED: Self =
+        Self { changing: Changing::Allowed, identities: Identities::TRUSTED, root: ROOT };
 
     /// Everything that the rules of files allow the callers.
-    pub const CHECKED: Self = Self { changing: Changing::Allowed, identities: Identities::CHECKED };
+    pub const CHECKED: Self = Self { identities: Identities::CHECKED, ..Self::TRUSTED };
 
     /// The outcome without extended attributes that none of the callers may see.
     pub(super) fn redacted(&self, mut outcome: Outcome) -> Outcome {
@@ -220,7 +224,7 @@ impl Served {
         caller: &Caller,
         asked: Access,
     ) -> Access {
-        let Rights { changing, identities } = session.rights;
+        let Rights { changing, identities, .. } = session.rights;
         if !identities.are_checked() {
             return asked;
         }

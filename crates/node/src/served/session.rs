@@ -11,6 +11,10 @@ use gabion_map::FileId;
 
 use super::lane::Lane;
 use super::rights::Rights;
+use super::subtree::Below;
+
+/// Objects that a session may have open. More are not kept for it when they lose their names.
+const OPENS_MAX: usize = 1 << 20;
 
 /// Where messages to a client go. They arrive in the order in which they were sent.
 pub trait Peer: Send + Sync {
@@ -25,6 +29,8 @@ pub struct Session {
     pub(crate) rights: Rights,
     pub(crate) peer: Arc<dyn Peer>,
     pub(super) lane: Mutex<Lane>,
+    /// What is known of the objects that it may use, if that is not all.
+    pub(super) below: Mutex<Below>,
     state: Mutex<State>,
 }
 
@@ -53,8 +59,8 @@ enum LockCall {
 
 impl Session {
     pub(crate) fn new(id: SessionId, name: String, rights: Rights, peer: Arc<dyn Peer>) -> Self {
-        let (lane, state) = (Mutex::default(), Mutex::default());
-        Self { id, name, rights, peer, lane, state }
+        let (below, lane, state) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { id, name, rights, peer, below, lane, state }
     }
 
     /// Its name for the protocol.
@@ -84,10 +90,18 @@ impl Session {
         if state.is_over {
             return false;
         }
+        if state.opens.len() >= OPENS_MAX && !state.opens.contains_key(&file) {
+            return false;
+        }
         let open = state.opens.entry(file).or_insert(Open { count: 0, granted: Access::EXISTS });
         open.count = open.count.saturating_add(1);
         open.granted = open.granted | granted;
         open.count == 1
+    }
+
+    /// Whether it has the object open.
+    pub(crate) fn has_open(&self, file: FileId) -> bool {
+        self.state.lock().opens.contains_key(&file)
     }
 
     /// What the session may do with an object because it has it open.

@@ -6,4 +6,5 @@ mod locks;
 mod orphans;
 mod rights;
 mod shared;
+mod subtree;
 mod world;

@@ -34,9 +34,9 @@ const ALL_SQUASH: Rights = Rights {
 };
 
 /// A client that says what it likes.
-struct Raw<'s> {
+pub struct Raw<'s> {
     server: &'s Server,
-    session: Arc<Session>,
+    pub session: Arc<Session>,
     messages: crossbeam_channel::Receiver<ToClient>,
     calls: Mutex<u64>,
 }
@@ -57,7 +57,7 @@ impl Peer for RawPeer {
 }
 
 impl<'s> Raw<'s> {
-    fn new(server: &'s Server, id: u64, rights: Rights) -> Self {
+    pub fn new(server: &'s Server, id: u64, rights: Rights) -> Self {
         let (answers, messages) = crossbeam_channel::unbounded();
         let (revoked, revocations) = crossbeam_channel::unbounded();
         let peer = Arc::new(RawPeer { answers, revoked });
@@ -91,25 +91,25 @@ impl<'s> Raw<'s> {
         }
     }
 
-    fn ask(&self, by: &Caller, call: Call) -> Result<Answer> {
+    pub fn ask(&self, by: &Caller, call: Call) -> Result<Answer> {
         self.told(by, call).0
     }
 
-    fn open(&self, by: &Caller, file: FileId, access: Access) {
+    pub fn open(&self, by: &Caller, file: FileId, access: Access) {
         let opened = ToServer::Opened { file, caller: by.clone(), access };
         self.server.served.receive(&self.session, opened);
     }
 
-    fn read(&self, by: &Caller, file: FileId) -> Result<Answer> {
+    pub fn read(&self, by: &Caller, file: FileId) -> Result<Answer> {
         self.ask(by, Call::Read { file, offset: 0, length: 10, lease: ReadLease::None })
     }
 
-    fn write(&self, by: &Caller, file: FileId) -> Result<Answer> {
+    pub fn write(&self, by: &Caller, file: FileId) -> Result<Answer> {
         let (at, bytes) = (WriteAt::Offset(0), b"x".to_vec());
         self.ask(by, Call::Write { file, at, privileges: Privileges::Keep, bytes })
     }
 
-    fn names(&self, by: &Caller, range: KeyRange) -> Result<Vec<Grant>> {
+    pub fn names(&self, by: &Caller, range: KeyRange) -> Result<Vec<Grant>> {
         let (needed, welcome) = (vec![(range, LockMode::Shared)], Vec::new());
         let call = Call::Acquire { needed, welcome, prefetch: Prefetch::Names };
         let (result, grants) = self.told(by, call);
@@ -117,7 +117,7 @@ impl<'s> Raw<'s> {
     }
 
     /// Makes a change as if it had the leases for it, and says whether the server has made it.
-    fn change(&self, number: u64, by: &Caller, call: Call) -> Result<()> {
+    pub fn change(&self, number: u64, by: &Caller, call: Call) -> Result<()> {
         let (number, caller) = (ChangeNumber(number), by.clone());
         let now = self.server.served.now();
         let change = Change { number, now, made: None, caller, call };
@@ -132,7 +132,7 @@ impl<'s> Raw<'s> {
         }
     }
 
-    fn lock(
+    pub fn lock(
         &self,
         by: &Caller,
         file: FileId,
@@ -146,7 +146,7 @@ impl<'s> Raw<'s> {
 }
 
 /// A user of whom it is claimed that the kernel has checked everything.
-fn user(uid: u32) -> Caller {
+pub fn user(uid: u32) -> Caller {
     let groups = Groups::default();
     Caller { uid, gid: uid, groups, umask: 0, trust: Trust::CheckedByKernel }
 }
@@ -162,14 +162,14 @@ fn not_permitted(result: Result<Answer>) {
 }
 
 /// Makes a directory of root's with these permissions.
-fn mkdir(server: &Server, name: &str, permissions: u32) -> FileId {
+pub fn mkdir(server: &Server, name: &str, permissions: u32) -> FileId {
     let fs = &server.world.fs;
     let made = fs.mkdir(&user(0), fs.root(), name.as_bytes(), permissions).unwrap();
     made.file
 }
 
 /// Makes a file of `owner` with these permissions.
-fn file(server: &Server, dir: FileId, owner: u32, permissions: u32) -> FileId {
+pub fn file(server: &Server, dir: FileId, owner: u32, permissions: u32) -> FileId {
     let name = format!("file of {owner} {permissions:o}");
     let fs = &server.world.fs;
     let kind = FileType::Regular;

@@ -102,6 +102,7 @@ impl Server {
             now: self.served.now(),
             credit: self.served.credit(),
             identities: rights.identities,
+            root: rights.root,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Gabion's figures beside those of ext4 and of a FUSE passthrough, from one run. As root.
 #[derive(Debug, Parser)]
@@ -23,6 +23,11 @@ pub enum Command {
     /// NBD servers, by fio
     #[command(name = "nbd")]
     Targets(Targets),
+    /// One filesystem mounted twice, beside others that several machines can share
+    Link(Link),
+    /// The process on the second mount; `link` starts it
+    #[command(hide = true)]
+    Agent,
 }
 
 /// Arguments of `gabion-bench mount`.
@@ -111,4 +116,40 @@ pub struct Targets {
     /// Leave out the image on a disk
     #[arg(long)]
     pub no_disk: bool,
+}
+
+/// Arguments of `gabion-bench link`.
+#[derive(Debug, Args)]
+pub struct Link {
+    /// Rounds: each measures everything on every system once
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// How much is done: "small" shows that all works, "full" gives figures
+    #[arg(long, value_enum, default_value = "full")]
+    pub size: Size,
+    /// Only these beside Gabion: ext4, moosefs, gluster, cephfs, sshfs, juicefs; all that are
+    /// installed if not given
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub peers: Vec<String>,
+    /// Only these workloads; "list" lists them
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Where the figures of all rounds are written, too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Where all data lies, on the disk to be measured
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub data: PathBuf,
+    /// The binary of Gabion; the one beside this program if not given
+    #[arg(long, value_name = "FILE")]
+    pub gabion: Option<PathBuf>,
+}
+
+/// How much is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Size {
+    /// So little that figures mean nothing.
+    Small,
+    /// What figures are made with.
+    Full,
 }

@@ -1,17 +1,33 @@
 //! What is measured, what it should be, and what it was.
 //!
-//! All figures are rates, so more is better and every ratio reads alike. A ratio is taken within a
-//! round, where both systems met the same noise, and the median of the rounds is what counts.
+//! A ratio is above 1 if the first of two systems is the better one, whether its figure is a rate,
+//! of which more is better, or a time. It is taken within a round, where both systems met the same
+//! noise, and the median of the rounds is what counts.
 
 use std::collections::BTreeMap;
 
-/// What a rate counts.
+/// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Operations (or files, or entries) in a second.
     PerSecond,
     /// 2^20 bytes in a second.
     MebibytesPerSecond,
+    /// 10^-3 seconds.
+    Milliseconds,
+    /// 10^-6 seconds.
+    Microseconds,
+    /// How many times as much.
+    Times,
+    /// Cases in a hundred that should not be.
+    Percent,
+}
+
+impl Unit {
+    /// Whether less of it is better.
+    pub const fn is_less_better(self) -> bool {
+        matches!(self, Self::Milliseconds | Self::Microseconds | Self::Percent)
+    }
 }
 
 /// A thing to be measured.
@@ -38,6 +54,11 @@ impl Metric {
         Self { unit: Unit::MebibytesPerSecond, ..Self::operations(name) }
     }
 
+    /// Something else, without targets.
+    pub const fn of(name: &'static str, unit: Unit) -> Self {
+        Self { name, unit, to_ext4: None, to_passthrough: None }
+    }
+
     /// The same with a target ratio to ext4.
     pub const fn of_ext4(self, ratio: f64) -> Self {
         Self { to_ext4: Some(ratio), ..self }
@@ -49,7 +70,7 @@ impl Metric {
 pub struct Sample {
     /// Of what.
     pub metric: Metric,
-    /// The rate.
+    /// The rate, or whatever else its unit says.
     pub rate: f64,
 }
 
@@ -57,6 +78,11 @@ impl Metric {
     /// A measurement of this.
     pub fn sample(self, count: f64, seconds: f64) -> Sample {
         Sample { metric: self, rate: count / seconds }
+    }
+
+    /// A measurement of this that is no rate.
+    pub const fn value(self, value: f64) -> Sample {
+        Sample { metric: self, rate: value }
     }
 }
 
@@ -69,11 +95,16 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Adds one. Metrics are shown in the order in which they came first.
-    pub fn add(&mut self, system: &'static str, round: u32, sample: Sample) {
-        if !self.metrics.iter().any(|metric| metric.name == sample.metric.name) {
-            self.metrics.push(sample.metric);
+    /// What will be measured. Metrics are shown in the order in which they came first.
+    pub fn expect(&mut self, metric: Metric) {
+        if !self.metrics.iter().any(|known| known.name == metric.name) {
+            self.metrics.push(metric);
         }
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, system: &'static str, round: u32, sample: Sample) {
+        self.expect(sample.metric);
         self.rates.entry((sample.metric.name, system)).or_default().insert(round, sample.rate);
     }
 
@@ -88,11 +119,19 @@ impl Figures {
         median(rates.values().copied().collect())
     }
 
-    /// The median over the rounds of the ratio of two systems.
+    /// The figures of a system, by round.
+    pub fn rounds(&self, metric: &Metric, system: &'static str) -> Option<&BTreeMap<u32, f64>> {
+        self.rates.get(&(metric.name, system))
+    }
+
+    /// The median over the rounds of how many times as good the first of two systems is. There is
+    /// none to a figure that is 0.
     pub fn ratio(&self, metric: &Metric, of: &'static str, to: &'static str) -> Option<f64> {
-        let of = self.rates.get(&(metric.name, of))?;
-        let to = self.rates.get(&(metric.name, to))?;
-        median(of.iter().filter_map(|(round, rate)| Some(rate / to.get(round)?)).collect())
+        let of = self.rounds(metric, of)?;
+        let to = self.rounds(metric, to)?;
+        let ratio = |of: f64, to: f64| if metric.unit.is_less_better() { to / of } else { of / to };
+        let ratios = of.iter().filter_map(|(round, of)| Some(ratio(*of, *to.get(round)?)));
+        median(ratios.filter(|ratio| ratio.is_finite()).collect())
     }
 }
 
@@ -121,6 +160,21 @@ mod tests {
         assert_eq!(figures.ratio(&METRIC, "ours", "theirs"), Some(0.5));
         assert_eq!(figures.rate(&METRIC, "ours"), Some(1.0));
         assert_eq!(figures.ratio(&METRIC, "ours", "nobody"), None);
+    }
+
+    #[test]
+    fn a_ratio_is_above_one_if_the_first_is_better() {
+        let (rate, time) = (METRIC, Metric::of("t", Unit::Microseconds));
+        let mut figures = Figures::default();
+        for metric in [rate, time] {
+            figures.add("a", 0, metric.value(10.0));
+            figures.add("b", 0, metric.value(40.0));
+            figures.add("none", 0, metric.value(0.0));
+        }
+        assert_eq!(figures.ratio(&rate, "b", "a"), Some(4.0));
+        assert_eq!(figures.ratio(&time, "a", "b"), Some(4.0));
+        assert_eq!(figures.ratio(&rate, "a", "none"), None);
+        assert_eq!(figures.ratio(&time, "none", "a"), None);
     }
 
     #[test]

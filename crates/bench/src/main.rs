@@ -9,19 +9,21 @@
 //!   with the same system calls on ext4: what is lost between both tables is lost on the way
 //!   through the kernel.
 //! - `nbd` uses NBD servers, ours and those of others, by one client.
+//! - `link` mounts one filesystem twice, ours and those of others that several machines can share.
 //!
 //! All images lie in one directory on one disk, made alike: of full length, every block written, so
 //! that nobody pays for the host's allocations. Everything runs in mount and process namespaces of
 //! its own, so nothing stays mounted or attached however it ends; see [`namespace`].
 //!
-//! Absent: absolute promises, several clients, latency distributions. A result below its target is
-//! marked and is no error.
+//! Absent: absolute promises, several machines, latency distributions. A result below its target
+//! is marked and is no error.
 
 #![forbid(unsafe_code)]
 
 mod args;
 mod engine;
 mod figures;
+mod link;
 mod namespace;
 mod random;
 mod systems;
@@ -40,10 +42,16 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 
 fn main() -> Result<()> {
-    namespace::enter()?;
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // It has a process outside, and enters by itself.
+    if !matches!(command, Command::Link(_)) {
+        namespace::enter()?;
+    }
+    match command {
         Command::Mount(args) => workloads::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Targets(args) => targets::run(&args),
+        Command::Link(args) => link::run(&args),
+        Command::Agent => link::agent::run(),
     }
 }

@@ -45,14 +45,19 @@ impl Table {
     }
 }
 
-/// A rate with three digits, or a dash.
+/// A figure with three digits, or a dash.
 pub fn rate(rate: Option<f64>, unit: Unit) -> String {
     let Some(rate) = rate else { return "-".to_owned() };
     let unit = match unit {
         Unit::PerSecond => "/s",
         Unit::MebibytesPerSecond => " MiB/s",
+        Unit::Milliseconds => " ms",
+        Unit::Microseconds => " us",
+        Unit::Times => "x",
+        Unit::Percent => " %",
     };
     match rate {
+        ..10.0 if unit == "x" => format!("{rate:.2}x"),
         10_000.0.. => format!("{:.1}k{unit}", rate / 1000.0),
         100.0.. => format!("{rate:.0}{unit}"),
         _ => format!("{rate:.1}{unit}"),

@@ -286,8 +286,8 @@ impl Server {
         let milliseconds: f64 = field(if read > 0.0 { 8 } else { 49 }).context("fio's format")?;
         let kibibytes = read + written;
         let count = match job.metric.unit {
-            crate::figures::Unit::PerSecond => kibibytes / 4.0,
             crate::figures::Unit::MebibytesPerSecond => kibibytes / 1024.0,
+            _ => kibibytes / 4.0,
         };
         Ok(job.metric.sample(count, milliseconds / 1000.0))
     }

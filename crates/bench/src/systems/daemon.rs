@@ -54,6 +54,11 @@ impl Daemon {
         Some(kibibytes << 10)
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Unmounts and waits for the daemon's end.
     pub fn stop(&mut self) -> Result<()> {
         if is_mounted(&self.mountpoint)? {

@@ -8,6 +8,7 @@ mod image;
 mod mirror;
 mod passthrough;
 mod scratch;
+pub mod shared;
 
 use std::path::Path;
 use std::process::Command;

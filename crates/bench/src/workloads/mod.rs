@@ -8,7 +8,7 @@
 mod bytes;
 mod durable;
 mod names;
-mod tree;
+pub mod tree;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

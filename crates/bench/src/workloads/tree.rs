@@ -135,7 +135,7 @@ pub fn unpack(system: &mut dyn System, supplies: &Supplies) -> Result<Vec<Sample
 }
 
 /// Looks at every entry, as `find -ls` does, and says how many there are.
-fn walk(top: &Path) -> Result<usize> {
+pub fn walk(top: &Path) -> Result<usize> {
     let mut count = 0;
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -152,7 +152,7 @@ fn walk(top: &Path) -> Result<usize> {
 }
 
 /// Reads every file and says how many bytes there were.
-fn read(top: &Path) -> Result<u64> {
+pub fn read(top: &Path) -> Result<u64> {
     let mut files = Vec::new();
     list(top, &mut files)?;
     let mut buffer = vec![0; READ];

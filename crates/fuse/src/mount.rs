@@ -11,7 +11,7 @@
 //! Nothing here looks at the mountpoint itself: a dead mount there would answer ENOTCONN, a hanging
 //! one never. Check with [`find`](crate::mountinfo::find) before.
 
-use std::ffi::{CString, NulError, OsStr};
+use std::ffi::{CStr, CString, NulError, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -323,12 +323,46 @@ pub fn unmount(mountpoint: &Path, how: Unmount) -> Result<(), MountError> {
             Unmount::Lazy => libc::MNT_DETACH,
             Unmount::Force => libc::MNT_FORCE | libc::MNT_DETACH,
         };
-    // SAFETY: the path is NUL-terminated and outlives the call.
-    if unsafe { libc::umount2(target.as_ptr(), flags) } == 0 {
-        return Ok(());
+    unmount_apart(&target, flags).map_err(|error| {
+        let mountpoint = mountpoint.to_owned();
+        MountError::Unmount { mountpoint, error }
+    })
+}
+
+/// Calls umount2(2) in a process of its own, without our descriptors. On a block device the call
+/// waits for whoever serves the mount. If that is this process, and it is killed meanwhile, a thread
+/// of it in that call would keep the connection open that it waits for, for ever.
+fn unmount_apart(target: &CStr, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the child makes system calls only, on memory that was there before.
+    let child = unsafe { libc::fork() };
+    if child < 0 {
+        return Err(io::Error::last_os_error());
     }
-    let (mountpoint, error) = (mountpoint.to_owned(), io::Error::last_os_error());
-    Err(MountError::Unmount { mountpoint, error })
+    if child == 0 {
+        // SAFETY: as above; the path is NUL-terminated, and _exit runs no destructors.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+            let status = match libc::umount2(target.as_ptr(), flags) {
+                0 => 0,
+                _ => *libc::__errno_location(),
+            };
+            libc::_exit(status);
+        }
+    }
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` outlives the call, and nobody else waits for this child.
+        match (unsafe { libc::waitpid(child, &mut status, 0) }, io::Error::last_os_error()) {
+            (0.., _) => break,
+            (_, error) if error.kind() == io::ErrorKind::Interrupted => {}
+            (_, error) => return Err(error),
+        }
+    }
+    match libc::WEXITSTATUS(status) {
+        0 if libc::WIFEXITED(status) => Ok(()),
+        0 => Err(io::ErrorKind::Interrupted.into()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 fn fusermount_unmount(mountpoint: &Path, how: Unmount) -> Result<(), MountError> {

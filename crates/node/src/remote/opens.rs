@@ -6,6 +6,7 @@
 //! them is told again when a new session begins.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::format::inode::Inode;
@@ -18,6 +19,9 @@ use super::RemoteFs;
 
 /// Openings of one object that are kept; what others may, the server finds out when they do it.
 const OPENERS_MAX: usize = 16;
+
+/// For how long locks on a file are taken for contended after one was.
+const CONTENDED: Duration = Duration::from_secs(1);
 
 /// Whether the server knows of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +63,20 @@ pub(super) struct Opens {
     /// Who has locked this does not ask for the cache.
     files: Mutex<BTreeMap<FileId, Open>>,
     /// Files with advisory locks: others need not be unlocked when they are closed.
-    locked: Mutex<BTreeMap<FileId, u32>>,
+    /// Whoever asks for one before this time had better be ready to wait.
+    locked: Mutex<BTreeMap<FileId, Duration>>,
 }
 
 impl Opens {
     /// A lock on the file was asked for, and may be held.
-    pub(super) fn may_be_locked(&self, file: FileId) {
-        *self.locked.lock().entry(file).or_default() += 1;
+    /// Says whether others had one just now.
+    pub(super) fn may_be_locked(&self, file: FileId, now: Duration) -> bool {
+        now < *self.locked.lock().entry(file).or_default()
+    }
+
+    /// Others have a lock on the file.
+    pub(super) fn is_contended(&self, file: FileId, now: Duration) {
+        self.locked.lock().insert(file, now + CONTENDED);
     }
 
     pub(super) fn is_open(&self, file: FileId) -> bool {

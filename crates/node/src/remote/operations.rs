@@ -509,17 +509,22 @@ impl RemoteFs {
         }
     }
 
-    /// Asks for a lock. `end` is called before this returns if nobody has to be waited for.
+    /// Asks for a lock. `end` is called before this returns if nobody has to be waited for, and
+    /// nobody had to be just now.
     pub fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
         let caller = Caller::superuser();
-        self.opens.may_be_locked(lock.file);
-        let outcome = self.done(&caller, Call::Lock { lock, wait: Wait::No });
-        if wait == Wait::Yes && matches!(outcome, Err(Error::WouldBlock)) {
-            let CallId(id) = self.call_later(&caller, Call::Lock { lock, wait }, end);
-            return Some(Ticket(id));
+        let now = self.clock.monotonic();
+        let has_to_wait = self.opens.may_be_locked(lock.file, now);
+        if wait == Wait::No || !has_to_wait {
+            let outcome = self.done(&caller, Call::Lock { lock, wait: Wait::No });
+            if wait == Wait::No || !matches!(outcome, Err(Error::WouldBlock)) {
+                end(outcome);
+                return None;
+            }
+            self.opens.is_contended(lock.file, now);
         }
-        end(outcome);
-        None
+        let CallId(id) = self.call_later(&caller, Call::Lock { lock, wait }, end);
+        Some(Ticket(id))
     }
 
     /// Gives up what waits.

@@ -22,7 +22,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a mirrored filesystem if there is none yet and mount it here, until Ctrl-C
+    /// Make a mirrored filesystem if there is none yet and mount it here twice, until Ctrl-C
     Up(Up),
     /// Make a filesystem on a block device or in an image file
     Mkfs(Mkfs),
@@ -68,7 +68,11 @@ pub struct Up {
     /// Keep one copy in an image file, instead of one at each of two targets
     #[arg(long)]
     pub single: bool,
-    /// Where to mount
+    /// How many times to mount it, as so many machines would
+    #[arg(long, value_name = "N", default_value = "2", conflicts_with = "single",
+          value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub mounts: u8,
+    /// Where to mount; the second time at MOUNTPOINT-2, and so on
     #[arg(value_name = "MOUNTPOINT", default_value = "gabion-mnt")]
     pub mountpoint: PathBuf,
 }
@@ -102,6 +106,9 @@ pub struct Mount {
     /// Stay in the foreground, until Ctrl-C
     #[arg(long)]
     pub foreground: bool,
+    /// End when the process ends that has started this one
+    #[arg(long, hide = true, requires = "foreground")]
+    pub with_parent: bool,
     /// A block device, an image file, a volume, or gabion://HOST:PORT/
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
@@ -218,6 +225,9 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value = "10",
           value_parser = clap::value_parser!(u64).range(1..=600))]
     pub session_seconds: u64,
+    /// End when the process ends that has started this one
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
     /// Options, separated by commas: cache, commit
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,

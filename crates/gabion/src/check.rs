@@ -4,8 +4,23 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use gabion_map::{LocalMap, scrub};
+use gabion_node::LocalFs;
 
 use crate::control::wire::{Finding, Progress, Report};
+use crate::failure::chain;
+
+/// Verifies everything in a filesystem that is in use.
+pub fn scrub_in_use(
+    fs: &LocalFs,
+    target: &str,
+    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Report, String> {
+    // What was written up to now is to be covered; a map that stopped is checked as it is.
+    if !fs.is_read_only() && fs.map().stopped().is_none() {
+        fs.map().sync().map_err(|error| chain(&error))?;
+    }
+    scrub(fs.map(), target, watch)
+}
 
 /// Verifies everything in `map`. `watch` is called often and may stop it.
 pub fn scrub(

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,17 +31,20 @@ use gabion_map::format::superblock::Superblock;
 use gabion_map::{FileId, Kind, LockMode};
 use gabion_node::LocalFs;
 
+use crate::check;
 use crate::cmd::status::PATIENCE;
 use crate::control::client::Connection;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
     Client, Clients, Evicted, Grown, LeaseRow, Leases, LockRow, Locks, Progress, Reply, Report,
-    Request, Status,
+    Request, ServedStatus, Status,
 };
 use crate::failure::{Failure, Result};
+use crate::growth;
 use crate::link::Sessions;
 use crate::print::printable;
+use crate::serve::Storage;
 use crate::state;
 use crate::volumes::Place;
 
@@ -62,12 +66,20 @@ fn socket_of(place: &Place) -> io::Result<PathBuf> {
     Ok(folder::own()?.join(socket_name(&metadata)))
 }
 
+/// How a filesystem is served.
+pub struct Served {
+    /// To whom.
+    pub sessions: Sessions,
+    /// Where.
+    pub address: SocketAddr,
+}
+
 /// Begins to answer other commands about a filesystem that this process has open and serves.
 pub fn start(
     place: &Place,
     fs: &Arc<LocalFs>,
-    sessions: Sessions,
-    address: SocketAddr,
+    storage: &Storage,
+    served: Served,
 ) -> io::Result<Server> {
     let socket = socket_of(place)?;
     let began = Instant::now();
@@ -78,9 +90,15 @@ pub fn start(
         thread::sleep(UNSEEN_GLANCE);
     }
     let superblock = fs.map().superblock();
-    let (target, fs) = (place.name(), Arc::clone(fs));
-    let service = Service { target, fs, superblock, sessions, address };
+    let (target, fs, storage) = (place.name(), Arc::clone(fs), storage.clone());
+    let Served { sessions, address } = served;
+    let service = Service { target, fs, storage, superblock, sessions, address };
     Server::start(&socket, Arc::new(service))
+}
+
+/// The control socket of whoever serves what is at `place` on this machine, if somebody does.
+pub fn socket_if_served(place: &Place) -> Option<PathBuf> {
+    socket_of(place).ok().filter(|socket| Connection::at(socket).is_ok())
 }
 
 /// Asks whoever serves `target` on this machine.
@@ -126,6 +144,7 @@ pub fn what(target: &str, path: Option<&str>) -> String {
 struct Service {
     target: String,
     fs: Arc<LocalFs>,
+    storage: Storage,
     /// As of the start.
     superblock: Superblock,
     sessions: Sessions,
@@ -134,18 +153,24 @@ struct Service {
 
 impl Subject for Service {
     fn status(&self) -> Status {
-        state::of_map(self.fs.map(), &self.superblock, &self.target, None)
+        let served = ServedStatus {
+            address: self.address.to_string(),
+            pid: process::id(),
+            clients: self.sessions.served().clients().len() as u64,
+        };
+        let status = state::of_map(self.fs.map(), &self.superblock, &self.target, None);
+        Status { served: Some(served), ..status }
     }
 
     fn scrub(
         &self,
-        _: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+        watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> std::result::Result<Report, String> {
-        Err(format!("{} is served: it can be scrubbed when it is not", self.target))
+        check::scrub_in_use(&self.fs, &self.target, watch)
     }
 
-    fn grow(&self, _: Option<u64>) -> std::result::Result<Grown, String> {
-        Err(format!("{} is served: it can grow when it is not", self.target))
+    fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
+        growth::grow(self.fs.map(), self.storage.file(), &self.target, to_bytes)
     }
 
     fn clients(&self) -> std::result::Result<Clients, String> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
-//!                -> mount, up -> serve -> mount    the daemon: disk, map, files, FUSE
+//!                -> mount -> serve -> mount        the daemon: disk, map, files, FUSE
+//!                -> up -> supervisor               processes of the program that end with it
 //!                -> status, scrub, grow, umount    ask the daemon through control
 //!                -> serve -> link                  sessions of other machines' mounts
 //!                -> clients, leases, locks, evict  ask the server through control
@@ -36,6 +37,7 @@ mod remote;
 mod serve;
 mod size;
 mod state;
+mod supervisor;
 mod target;
 mod targets;
 mod volumes;

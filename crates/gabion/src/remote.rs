@@ -153,6 +153,17 @@ struct Service {
     started: Instant,
 }
 
+impl Service {
+    /// What cannot be done from here, and how it can be.
+    fn where_served(&self, done: &str, command: &str) -> String {
+        format!(
+            "it is at {}, and can be {done} on that machine only: gabion {command} TARGET, with \
+             what `gabion serve` was told to serve",
+            self.target.name()
+        )
+    }
+}
+
 impl Subject for Service {
     fn status(&self) -> Status {
         let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
@@ -193,6 +204,7 @@ impl Subject for Service {
             subvolumes: 1,
             problem,
             mount: Some(mount),
+            served: None,
         }
     }
 
@@ -200,11 +212,11 @@ impl Subject for Service {
         &self,
         _: &mut dyn FnMut(&Progress) -> std::ops::ControlFlow<()>,
     ) -> std::result::Result<Report, String> {
-        Err(format!("{} is scrubbed where it is served", self.target.name()))
+        Err(self.where_served("scrubbed", "scrub"))
     }
 
     fn grow(&self, _: Option<u64>) -> std::result::Result<Grown, String> {
-        Err(format!("{} grows where it is served", self.target.name()))
+        Err(self.where_served("grown", "grow"))
     }
 }
 

@@ -273,11 +273,7 @@ impl Storage {
         match &place.volume {
             None => Ok(Self::File(Arc::new(open_disk(&place.path, settings)?))),
             Some(name) => {
-                let surroundings = match &place.state {
-                    Some(state) => volumes::surroundings_in(state, "gabion up")?,
-                    None => volumes::surroundings(None, "gabion mount")?,
-                };
-                let volume = volumes::open(name, &surroundings)?;
+                let volume = volumes::open(name, &volumes::surroundings(None, "gabion mount")?)?;
                 // It stands for the volume, also in what lsblk and df show.
                 let stand_in = std::fs::File::options().write(true).open(&place.path);
                 stand_in
@@ -300,6 +296,14 @@ impl Storage {
         match self {
             Self::File(disk) => disk.kind(),
             Self::Volume(_) => Kind::Image,
+        }
+    }
+
+    /// The disk, if it is a file or a device.
+    pub fn file(&self) -> Option<&FileDisk> {
+        match self {
+            Self::File(disk) => Some(disk),
+            Self::Volume(_) => None,
         }
     }
 
@@ -472,18 +476,10 @@ impl Subject for Service {
         &self,
         watch: &mut dyn FnMut(&Progress) -> std::ops::ControlFlow<()>,
     ) -> std::result::Result<Report, String> {
-        // What was written up to now is to be covered; a map that stopped is checked as it is.
-        if !self.fs.is_read_only() && self.fs.map().stopped().is_none() {
-            self.fs.map().sync().map_err(|error| chain(&error))?;
-        }
-        check::scrub(self.fs.map(), &self.plan.target.name(), watch)
+        check::scrub_in_use(&self.fs, &self.plan.target.name(), watch)
     }
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
-        let file = match &self.storage {
-            Storage::File(disk) => Some(&**disk),
-            Storage::Volume(_) => None,
-        };
-        growth::grow(self.fs.map(), file, &self.plan.target.name(), to_bytes)
+        growth::grow(self.fs.map(), self.storage.file(), &self.plan.target.name(), to_bytes)
     }
 }

@@ -7,7 +7,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_map::LocalMap;
 use gabion_map::format::superblock::Superblock;
 
-use crate::control::wire::{MountStatus, Status};
+use crate::control::wire::{MountStatus, ServedStatus, Status};
 use crate::date;
 use crate::size::Size;
 
@@ -33,6 +33,7 @@ pub fn of_map(
         subvolumes: map.subvolumes().len() as u64,
         problem: map.stopped(),
         mount,
+        served: None,
     }
 }
 
@@ -48,6 +49,7 @@ pub fn text(status: &Status) -> String {
         (Some(_), _) => "STOPPED WRITING",
         (None, Some(mount)) if mount.access == "ro" => "mounted read-only",
         (None, Some(_)) => "mounted",
+        (None, None) if status.served.is_some() => "served",
         (None, None) => "not mounted",
     };
     // Writing to a string cannot fail.
@@ -57,7 +59,10 @@ pub fn text(status: &Status) -> String {
         let _ = writeln!(text, "             unmount it, see to the disk, and mount it again");
     }
     let _ = writeln!(text, "  target     {}", status.target);
-    let _ = writeln!(text, "  uuid       {}, made {}", status.uuid, status.created);
+    let _ = match status.created.as_str() {
+        "" => writeln!(text, "  uuid       {}", status.uuid),
+        created => writeln!(text, "  uuid       {}, made {created}", status.uuid),
+    };
     let percent = 100.0 * status.used_bytes as f64 / (status.total_bytes as f64).max(1.0);
     let _ = writeln!(
         text,
@@ -66,6 +71,11 @@ pub fn text(status: &Status) -> String {
         Size(status.total_bytes),
         Size(status.available_bytes),
     );
+    if let Some(served) = &status.served {
+        let ServedStatus { address, pid, clients } = served;
+        let clients = if *clients == 1 { "1 client".into() } else { format!("{clients} clients") };
+        let _ = writeln!(text, "  server     gabion://{address}/, process {pid}, {clients}");
+    }
     let _ = write!(text, "  commits    {} so far", status.txg);
     if let Some(mount) = &status.mount {
         mount_text(mount, &mut text);

@@ -32,14 +32,12 @@ pub struct Place {
     pub path: PathBuf,
     /// The volume, if it is one.
     pub volume: Option<String>,
-    /// The folder of its record and its events, if it has one of its own.
-    pub state: Option<PathBuf>,
 }
 
 impl Place {
     /// What `text` means: a path, or a name without a slash that is a volume's.
     pub fn of(text: &Path) -> Result<Self> {
-        let path = Self { path: text.to_owned(), volume: None, state: None };
+        let path = Self { path: text.to_owned(), volume: None };
         let Some(name) = text.to_str().filter(|name| unfit_name(name).is_none()) else {
             return Ok(path);
         };
@@ -54,7 +52,7 @@ impl Place {
         let stand_in = folder.join(name);
         let made = File::options().create(true).append(true).open(&stand_in);
         made.map_err(|error| Failure::of(format!("cannot make {}", stand_in.display()), &error))?;
-        Ok(Self { path: stand_in, volume: Some(name.to_owned()), state: None })
+        Ok(Self { path: stand_in, volume: Some(name.to_owned()) })
     }
 
     /// What people call it.

@@ -62,8 +62,8 @@ fn files() -> Vec<PathBuf> {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let kept = !name.starts_with('.') || name == ".ci" || name == ".config";
-            let built = ["target", "gabion-data", "gabion-mnt", "corpus", "artifacts"];
-            if !kept || built.contains(&&*name) {
+            let built = ["target", "gabion-data", "corpus", "artifacts"];
+            if !kept || built.contains(&&*name) || name.starts_with("gabion-mnt") {
                 continue;
             }
             if entry.file_type().unwrap().is_dir() {

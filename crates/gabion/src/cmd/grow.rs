@@ -1,5 +1,5 @@
 //! `gabion grow`: has a filesystem use a disk that became longer. The daemon does it for what is
-//! mounted; what is not is opened here.
+//! mounted, the server for what is served; what nobody has in use is opened here.
 
 use std::io;
 use std::path::Path;
@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::disk::Disk;
-use gabion_fuse::mountinfo::Mount;
 use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_map::{Limits, LocalMap};
 
-use super::status;
+use super::status::{self, User};
 use crate::args::Grow;
-use crate::control::client::Connection;
 use crate::control::wire::{Grown, Reply, Request};
 use crate::failure::{Failure, Result};
 use crate::growth;
@@ -33,7 +31,7 @@ pub fn run(args: &Grow) -> Result<()> {
     let to_bytes = args.to.map(|size| size.0);
     let subject = &args.subject;
     let grown = match mounts::at(subject)?.filter(mounts::is_gabion) {
-        Some(mount) => of_mount(&mount, to_bytes)?,
+        Some(mount) => of_user(&User::Mount(mount), to_bytes)?,
         None => of_target(subject, to_bytes)?,
     };
     let Grown { target, from_bytes, to_bytes: now, most_bytes } = &grown;
@@ -46,20 +44,19 @@ pub fn run(args: &Grow) -> Result<()> {
     print::line(format!("{target}: the filesystem grew from {from} to {now}; it can reach {most}"))
 }
 
-fn of_mount(mount: &Mount, to_bytes: Option<u64>) -> Result<Grown> {
+fn of_user(user: &User, to_bytes: Option<u64>) -> Result<Grown> {
     let ask = || -> io::Result<Reply> {
-        let mut connection = Connection::open(mount)?;
+        let mut connection = user.connect()?;
         connection.ask(Request::Grow { to_bytes }, PATIENCE)?;
         connection.reply()
     };
     match ask() {
         Ok(Reply::Grown(grown)) => Ok(grown),
         Ok(Reply::Error { message }) => {
-            let mountpoint = mount.mountpoint.display();
-            Err(Failure::new(format!("cannot grow {mountpoint}: {message}")))
+            Err(Failure::new(format!("cannot grow {}: {message}", user.name())))
         }
         Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
-        Err(error) => Err(status::unreachable(mount, &error)),
+        Err(error) => Err(user.unreachable(&error)),
     }
 }
 
@@ -74,8 +71,8 @@ fn of_target(target: &Path, to_bytes: Option<u64>) -> Result<Grown> {
                 .next("To see what is mounted: gabion status"));
         }
     }
-    if let Some(mount) = mounts::of_target(&place.path)? {
-        return of_mount(&mount, to_bytes);
+    if let Some(user) = status::user(&place)? {
+        return of_user(&user, to_bytes);
     }
     let cannot = format!("cannot grow {name}");
     let grow = |disk: Arc<dyn Disk>, file: Option<&FileDisk>| {

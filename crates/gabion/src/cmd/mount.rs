@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use gabion_host::daemon::{self, Launch, Outcome};
 use gabion_host::signals::Signals;
+use rustix::process::Signal;
 
 use crate::args;
 use crate::control::folder;
@@ -19,8 +20,10 @@ use crate::frugality::{self, Keep};
 use crate::mount::Users;
 use crate::mounts::{self, Life};
 use crate::options::Settings;
+use crate::print;
 use crate::remote::RemoteTarget;
 use crate::serve::{Daemon, Plan, Target};
+use crate::supervisor;
 use crate::volumes::Place;
 
 /// Whether the command returns when the mount is there.
@@ -28,13 +31,19 @@ use crate::volumes::Place;
 enum Ground {
     Fore,
     Back,
+    /// In front, and for the process that has started this one: it is told when the mount is there.
+    Child,
 }
 
 /// Runs the command.
 pub fn run(args: &args::Mount) -> Result<()> {
     let mut settings = Settings::new(users());
     args.options.iter().try_for_each(|options| settings.apply(options))?;
-    let ground = if args.foreground { Ground::Fore } else { Ground::Back };
+    let ground = match (args.foreground, args.with_parent) {
+        (true, true) => Ground::Child,
+        (true, false) => Ground::Fore,
+        (false, _) => Ground::Back,
+    };
     mount(&args.target, &args.mountpoint, settings, ground)
 }
 
@@ -108,6 +117,11 @@ fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -
     let plan = plan(target, mountpoint, settings)?;
     match ground {
         Ground::Fore => in_foreground(plan, &signals()?, || Ok(())),
+        Ground::Child => {
+            supervisor::end_with_parent(Signal::KILL)?;
+            let mountpoint = plan.mountpoint.display().to_string();
+            in_foreground(plan, &signals()?, || print::line(mountpoint))
+        }
         Ground::Back => in_background(plan),
     }
 }

@@ -1,18 +1,16 @@
 //! `gabion scrub`: shows how far a scrub is and what it finds. The daemon does it for what is
-//! mounted; what is not is read here.
+//! mounted, the server for what is served; what nobody has in use is read here.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gabion_fuse::mountinfo::Mount;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::status::{self, Subject};
+use super::status::{self, Subject, User};
 use crate::args;
 use crate::check;
-use crate::control::client::Connection;
 use crate::control::wire::{Progress, Reply, Report, Request};
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
@@ -27,7 +25,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 pub fn run(args: &args::Scrub) -> Result<()> {
     let mut display = if args.json { Display::Json } else { Display::Bar(bar()) };
     let report = match status::subject(&args.subject)? {
-        Subject::Mounted(mount) => of_mount(&mount, &mut display)?,
+        Subject::InUse(user) => of_user(&user, &mut display)?,
         Subject::Target => of_target(&args.subject, &mut display)?,
     };
     display.report(&report)?;
@@ -44,9 +42,9 @@ pub fn run(args: &args::Scrub) -> Result<()> {
     Ok(())
 }
 
-fn of_mount(mount: &Mount, display: &mut Display) -> Result<Report> {
+fn of_user(user: &User, display: &mut Display) -> Result<Report> {
     let mut ask = || -> io::Result<Result<Report>> {
-        let mut connection = Connection::open(mount)?;
+        let mut connection = user.connect()?;
         connection.ask(Request::Scrub, PATIENCE)?;
         loop {
             match connection.reply()? {
@@ -56,14 +54,17 @@ fn of_mount(mount: &Mount, display: &mut Display) -> Result<Report> {
                     }
                 }
                 Reply::Report(report) => return Ok(Ok(report)),
-                Reply::Error { message } => return Ok(Err(Failure::new(message))),
+                Reply::Error { message } => {
+                    let name = user.name();
+                    return Ok(Err(Failure::new(format!("cannot scrub {name}: {message}"))));
+                }
                 other => {
                     return Ok(Err(Failure::new(format!("the daemon answered {other:?}"))));
                 }
             }
         }
     };
-    ask().unwrap_or_else(|error| Err(status::unreachable(mount, &error)))
+    ask().unwrap_or_else(|error| Err(user.unreachable(&error)))
 }
 
 fn of_target(target: &Path, display: &mut Display) -> Result<Report> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gabion_host::signals::Wake;
 use gabion_node::LocalFs;
+use rustix::process::Signal;
 
 use crate::args;
 use crate::clients;
@@ -20,6 +21,7 @@ use crate::options::{Access, Settings};
 use crate::places;
 use crate::print;
 use crate::serve::{Storage, open_fs};
+use crate::supervisor;
 use crate::volumes::{Place, sink};
 
 /// How long ending the background waits before it wakes it again.
@@ -28,6 +30,9 @@ const WAKE_AGAIN: Duration = Duration::from_millis(2);
 /// Runs the command.
 pub fn run(args: &args::Serve) -> Result<()> {
     frugality::restart(Keep::Messages);
+    if args.with_parent {
+        supervisor::end_with_parent(Signal::KILL)?;
+    }
     let exports = Exports::of(&args.exports)?;
     let listener = listen(args)?;
     let mut settings = Settings::new(users());
@@ -55,7 +60,8 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let options = ServeOptions { name, sink, patience, marker, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
-    let control = clients::start(&place, &fs, server.sessions(), server.address());
+    let served = clients::Served { sessions: server.sessions(), address: server.address() };
+    let control = clients::start(&place, &fs, &storage, served);
     let control =
         control.map_err(|error| Failure::of("cannot listen for other commands", &error))?;
     print::line(format_args!("gabion://{}/", server.address()))?;
@@ -63,6 +69,8 @@ pub fn run(args: &args::Serve) -> Result<()> {
     while signals.wait().map_err(|error| Failure::of("cannot wait for signals", &error))?
         == Wake::HangUp
     {}
+    // Scrubs read what is about to be closed.
+    control.prepare_end();
     // While the disk is locked still: later its name may be another server's.
     drop(control);
     drop(server);

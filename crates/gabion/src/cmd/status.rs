@@ -1,13 +1,14 @@
 //! `gabion status`: asks the daemon of a mount, or looks at what is not mounted.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gabion_fuse::mountinfo::Mount;
 use gabion_map::{Limits, LocalMap, OpenMode};
 
 use crate::args;
+use crate::clients;
 use crate::control::client::Connection;
 use crate::control::wire::{Reply, Request, Status};
 use crate::failure::{Failure, Result};
@@ -22,12 +23,59 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Memory to look at what is not mounted, in bytes.
 const MEMORY: u64 = 32 << 20;
 
+/// Who has a filesystem in use, and can be asked about it.
+pub enum User {
+    /// The daemon of a mount of ours.
+    Mount(Mount),
+    /// Who serves it on this machine.
+    Server {
+        /// What people call the filesystem.
+        name: String,
+        /// Where the server can be asked.
+        socket: PathBuf,
+    },
+}
+
 /// What a command's argument stands for.
 pub enum Subject {
-    /// A mount of ours that has a daemon.
-    Mounted(Mount),
-    /// A device or image that is not mounted.
+    /// What somebody has in use.
+    InUse(User),
+    /// A device or image that nobody has in use.
     Target,
+}
+
+impl User {
+    /// Who serves what is at `place`, if somebody does on this machine.
+    pub fn serving(place: &Place) -> Option<Self> {
+        let socket = clients::socket_if_served(place)?;
+        Some(Self::Server { name: place.name(), socket })
+    }
+
+    /// What people call the filesystem.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Mount(mount) => mount.mountpoint.display().to_string(),
+            Self::Server { name, .. } => name.clone(),
+        }
+    }
+
+    /// Connects to it.
+    pub fn connect(&self) -> io::Result<Connection> {
+        match self {
+            Self::Mount(mount) => Connection::open(mount),
+            Self::Server { socket, .. } => Connection::at(socket),
+        }
+    }
+
+    /// Why it cannot be talked to.
+    pub fn unreachable(&self, error: &io::Error) -> Failure {
+        match self {
+            Self::Mount(mount) => unreachable(mount, error),
+            Self::Server { name, .. } => {
+                Failure::of(format!("cannot talk to the server of {name}"), error)
+            }
+        }
+    }
 }
 
 /// Runs the command.
@@ -46,10 +94,11 @@ fn all(as_json: bool) -> Result<()> {
     let mut statuses = Vec::new();
     let mut failed = None;
     for mount in mounts::all()? {
-        match of_mount(&mount) {
+        let (id, mountpoint) = (mount.id, mount.mountpoint.clone());
+        match of_user(&User::Mount(mount)) {
             Ok(status) => statuses.push(status),
             // Unmounted since.
-            Err(_) if mounts::at(&mount.mountpoint)?.is_none_or(|now| now.id != mount.id) => {}
+            Err(_) if mounts::at(&mountpoint)?.is_none_or(|now| now.id != id) => {}
             Err(failure) => {
                 if let Some(earlier) = failed.replace(failure) {
                     eprintln!("gabion: {earlier}");
@@ -74,7 +123,7 @@ pub fn json<T: serde::Serialize>(value: &T) -> String {
 
 fn one(path: &Path) -> Result<Status> {
     match subject(path)? {
-        Subject::Mounted(mount) => of_mount(&mount),
+        Subject::InUse(user) => of_user(&user),
         Subject::Target => {
             let map = open_map(path)?;
             Ok(state::of_map(&map, &map.superblock(), &path.display().to_string(), None))
@@ -85,12 +134,13 @@ fn one(path: &Path) -> Result<Status> {
 /// Finds out what `path` stands for.
 pub fn subject(path: &Path) -> Result<Subject> {
     if let Some(mount) = mounts::at(path)?.filter(mounts::is_gabion) {
-        return Ok(Subject::Mounted(mount));
+        return Ok(Subject::InUse(User::Mount(mount)));
     }
     let name = path.display();
-    if let Place { path, volume: Some(volume), .. } = Place::of(path)? {
-        return mounts::of_target(&path)?.map(Subject::Mounted).ok_or_else(|| {
-            Failure::new(format!("volume {volume} is not mounted on this machine"))
+    let place = Place::of(path)?;
+    if let Some(volume) = &place.volume {
+        return user(&place)?.map(Subject::InUse).ok_or_else(|| {
+            Failure::new(format!("volume {volume} is neither mounted nor served on this machine"))
                 .next(format!("To see it: gabion volume status {volume}"))
         });
     }
@@ -100,10 +150,13 @@ pub fn subject(path: &Path) -> Result<Subject> {
         return Err(Failure::new(format!("no Gabion filesystem is mounted at {name}"))
             .next("To see what is mounted: gabion status"));
     }
-    Ok(match mounts::of_target(path)? {
-        Some(mount) => Subject::Mounted(mount),
-        None => Subject::Target,
-    })
+    Ok(user(&place)?.map_or(Subject::Target, Subject::InUse))
+}
+
+/// Who has it in use on this machine.
+pub fn user(place: &Place) -> Result<Option<User>> {
+    let mount = mounts::of_target(&place.path)?.map(User::Mount);
+    Ok(mount.or_else(|| User::serving(place)))
 }
 
 /// Opens what is not mounted, to look at it.
@@ -113,9 +166,9 @@ pub fn open_map(target: &Path) -> Result<LocalMap> {
         .map_err(|error| Failure::of(format!("cannot read {}", target.display()), &error))
 }
 
-fn of_mount(mount: &Mount) -> Result<Status> {
+fn of_user(user: &User) -> Result<Status> {
     let ask = || -> io::Result<Reply> {
-        let mut connection = Connection::open(mount)?;
+        let mut connection = user.connect()?;
         connection.ask(Request::Status, PATIENCE)?;
         connection.reply()
     };
@@ -123,12 +176,11 @@ fn of_mount(mount: &Mount) -> Result<Status> {
         Ok(Reply::Status(status)) => Ok(*status),
         Ok(Reply::Error { message }) => Err(Failure::new(message)),
         Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
-        Err(error) => Err(unreachable(mount, &error)),
+        Err(error) => Err(user.unreachable(&error)),
     }
 }
 
-/// Why a daemon cannot be talked to.
-pub fn unreachable(mount: &Mount, error: &io::Error) -> Failure {
+fn unreachable(mount: &Mount, error: &io::Error) -> Failure {
     let mountpoint = mount.mountpoint.display();
     match mounts::life(mount) {
         Life::Dead => Failure::new(format!("the daemon of {mountpoint} is gone"))

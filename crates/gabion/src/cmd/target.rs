@@ -20,6 +20,7 @@ use gabion_nbd::tls::{ServerFiles, ServerTls};
 use crate::args;
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
+use crate::supervisor;
 use crate::target::not_opened;
 
 /// How long requests in flight may take at the end.
@@ -52,9 +53,7 @@ impl FromStr for Offer {
 /// Runs the command.
 pub fn run(args: &args::Target) -> Result<()> {
     if args.with_parent {
-        let signal = Some(rustix::process::Signal::TERM);
-        rustix::process::set_parent_process_death_signal(signal)
-            .map_err(|error| Failure::of("cannot end with the parent", &error))?;
+        supervisor::end_with_parent(rustix::process::Signal::TERM)?;
     }
     let mut names = BTreeSet::new();
     if let Some(twice) = args.exports.iter().find(|offer| !names.insert(&offer.name)) {

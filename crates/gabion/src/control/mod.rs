@@ -20,6 +20,7 @@
 //!    |  <--------------------  {"leases":{..}}|
 //!    | {"request":"evict","client":"ab.."} -> |
 //!    |  <-------------------  {"evicted":{..}}|
+//!    | status, scrub, grow, as above           |
 //! ```
 //!
 //! - One connection takes requests one after the other. A line that makes no sense is answered by

@@ -93,6 +93,19 @@ pub struct Status {
     pub problem: Option<String>,
     /// Its mount; null if it is not mounted.
     pub mount: Option<MountStatus>,
+    /// How it is served; null if it is not.
+    pub served: Option<ServedStatus>,
+}
+
+/// A filesystem that other machines can mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedStatus {
+    /// Where, HOST:PORT.
+    pub address: String,
+    /// The server's process.
+    pub pid: u32,
+    /// How many have it mounted.
+    pub clients: u64,
 }
 
 /// A mount and its daemon.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -275,6 +276,80 @@ fn what_happens_to_clients_is_told() {
     assert!(again["patience_ms"].as_u64().unwrap() > 1000, "{again}");
     served.folder.gabion(&["umount", "mnt"]).succeeded();
     assert_eq!(served.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn what_is_served_is_scrubbed_by_its_server_while_it_is_changed() {
+    let Some(mut served) = Served::new() else { return };
+    let file = served.mountpoint.join("file");
+    fs::write(&file, vec![1; 5 << 20]).unwrap();
+    File::open(&file).unwrap().sync_all().unwrap();
+    let scrub = |subject: &str| {
+        let text = served.folder.gabion(&["scrub", "--json", subject]).succeeded();
+        let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        report["report"].clone()
+    };
+    let done = AtomicBool::new(false);
+    let reports: Vec<_> = thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                if done.load(Ordering::Acquire) {
+                    return;
+                }
+                let other = served.mountpoint.join(format!("{}", round % 7));
+                fs::write(&other, vec![round as u8; 100_000]).unwrap();
+                let _ = fs::remove_file(served.mountpoint.join(format!("{}", (round + 3) % 7)));
+            }
+        });
+        let reports = (0..5).map(|_| scrub("disk.img")).collect();
+        done.store(true, Ordering::Release);
+        reports
+    });
+    for report in reports {
+        assert!(report["checked_bytes"].as_u64().unwrap() >= 5 << 20, "{report:#}");
+        assert_eq!(report["findings"], Value::Array(Vec::new()), "{report:#}");
+        assert_eq!(report["stopped"], false, "{report:#}");
+    }
+    // Asked at a mount of it, it is said where.
+    let there = &["cannot scrub", "it is at gabion://127.0.0.1:", "gabion scrub TARGET"];
+    served.folder.gabion(&["scrub", "mnt"]).failed(1, there);
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+    served.folder.gabion(&["scrub", "disk.img"]).succeeded();
+}
+
+#[test]
+fn what_is_served_grows_in_use_and_its_clients_see_it() {
+    let Some(mut served) = Served::new() else { return };
+    let blocks = || rustix::fs::statvfs(&served.mountpoint).unwrap().f_blocks;
+    let before = blocks();
+    let text = served.folder.gabion(&["grow", "--to", "192M", "disk.img"]).succeeded();
+    assert!(text.contains("grew from 64 MiB to 192 MiB"), "{text}");
+    assert!(blocks() > 2 * before, "{before} {}", blocks());
+    let file = served.mountpoint.join("file");
+    fs::write(&file, vec![7; 100 << 20]).unwrap();
+    File::open(&file).unwrap().sync_all().unwrap();
+    served.folder.gabion(&["grow", "mnt"]).failed(1, &["cannot grow", "gabion grow TARGET"]);
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+    served.folder.gabion(&["scrub", "disk.img"]).succeeded();
+}
+
+#[test]
+fn what_is_served_shows_its_state() {
+    let Some(mut served) = Served::new() else { return };
+    let status = served.folder.status("disk.img");
+    assert_eq!(status["served"]["clients"], 1, "{status:#}");
+    assert_eq!(status["served"]["pid"], served.server.0.id(), "{status:#}");
+    assert_eq!(status["mount"], Value::Null, "{status:#}");
+    let text = served.folder.gabion(&["status", "disk.img"]).succeeded();
+    let address = status["served"]["address"].as_str().unwrap();
+    assert!(text.contains("disk.img: Gabion filesystem, served"), "{text}");
+    assert!(text.contains(&format!("gabion://{address}/")) && text.contains("1 client"), "{text}");
+    assert_eq!(served.folder.status("mnt")["served"], Value::Null);
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+    assert_eq!(served.folder.status("disk.img")["served"], Value::Null);
 }
 
 #[test]

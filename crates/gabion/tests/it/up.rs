@@ -4,10 +4,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::{Folder, GABION, Running};
+use crate::world::{Daemon, Folder, GABION, Running};
+
+/// How long something may take that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts it and waits until it says that the mount is there. Gives the lines up to that.
 fn up(folder: &Folder, arguments: &[&str]) -> (Running, BufReader<ChildStdout>, String) {
@@ -42,16 +46,59 @@ fn interrupt(mut running: Running, mut lines: BufReader<ChildStdout>) -> String 
     rest
 }
 
+/// The number of a process, which stands behind these words.
+fn process(said: &str, behind: &str) -> Pid {
+    let number = said.split(behind).nth(1).unwrap().split([' ', '.', '\n']).next().unwrap();
+    Pid::from_raw(number.parse().unwrap()).unwrap()
+}
+
+/// The second target.
+fn target(said: &str) -> Pid {
+    let targets = said.split("processes ").nth(1).unwrap();
+    process(targets, " and ")
+}
+
+/// What a command prints that is about the volume.
+#[track_caller]
+fn of_volume(folder: &Folder, arguments: &[&str]) -> String {
+    let mut command = Command::new(GABION);
+    command.args(arguments).current_dir(folder.path());
+    let output = command.env("GABION_STATE", folder.join("gabion-data/state")).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until a command prints something.
+#[track_caller]
+fn await_volume(folder: &Folder, arguments: &[&str], wanted: impl Fn(&str) -> bool) -> String {
+    let began = Instant::now();
+    loop {
+        let text = of_volume(folder, arguments);
+        if wanted(&text) {
+            return text;
+        }
+        assert!(began.elapsed() < PATIENCE, "{text}");
+    }
+}
+
+/// The daemon of a mount.
+fn daemon(folder: &Folder, name: &str) -> Pid {
+    let pid = folder.status(name)["mount"]["pid"].as_i64().unwrap();
+    Pid::from_raw(pid as i32).unwrap()
+}
+
 #[test]
 fn up_makes_mounts_and_unmounts_on_ctrl_c() {
     let Some(folder) = Folder::for_mounts() else { return };
     let (running, lines, said) = up(&folder, &[]);
     let copies = "a copy in each of gabion-data/a.img and gabion-data/b.img";
     assert!(said.contains("Made a filesystem") && said.contains(copies), "{said}");
-    assert!(said.contains("grow to 64 GiB") && said.contains("at gabion-mnt"), "{said}");
+    assert!(said.contains("grow to 64 GiB"), "{said}");
+    assert!(said.contains("at gabion-mnt and gabion-mnt-2. Ctrl-C unmounts both."), "{said}");
+    assert_eq!(folder.mountpoints(), ["gabion-mnt", "gabion-mnt-2"].map(|name| folder.join(name)));
     fs::write(folder.join("gabion-mnt/file"), "kept").unwrap();
     let rest = interrupt(running, lines);
-    assert!(rest.contains("gabion status gabion-mnt") && rest.contains("Unmounted"), "{rest}");
+    assert!(rest.contains("gabion status gabion-mnt-2") && rest.contains("Unmounted"), "{rest}");
     assert!(folder.mountpoints().is_empty(), "{:?}", folder.mountpoints());
     // The second time there is nothing to make.
     let (running, lines, said) = up(&folder, &[]);
@@ -65,7 +112,90 @@ fn up_takes_other_places_and_sizes() {
     let Some(folder) = Folder::for_mounts() else { return };
     let (running, lines, said) = up(&folder, &["--data", "d", "--size", "1G", "m"]);
     assert!(said.contains("d/a.img") && said.contains("1 GiB"), "{said}");
+    assert_eq!(folder.mountpoints(), [folder.join("m"), folder.join("m-2")]);
+    interrupt(running, lines);
+    let (running, lines, said) = up(&folder, &["--data", "d", "--mounts", "1", "m/"]);
+    assert!(said.contains("at m. Ctrl-C unmounts it."), "{said}");
     assert_eq!(folder.mountpoints(), [folder.join("m")]);
+    interrupt(running, lines);
+    let (running, lines, said) = up(&folder, &["--data", "d", "--mounts", "3", "m"]);
+    assert!(said.contains("at m, m-2 and m-3. Ctrl-C unmounts all."), "{said}");
+    assert_eq!(folder.mountpoints().len(), 3);
+    interrupt(running, lines);
+    folder.gabion(&["up", "--single", "--mounts", "2"]).failed(2, &["cannot be used with"]);
+    folder.gabion(&["up", "--mounts", "0"]).failed(2, &["--mounts"]);
+    // What cannot be mounted at the second place is not left mounted at the first one.
+    fs::remove_dir(folder.join("m-2")).unwrap();
+    fs::write(folder.join("m-2"), "no folder").unwrap();
+    folder.gabion(&["up", "--data", "d", "m"]).failed(1, &["m-2", "is not a directory"]);
+    assert!(folder.mountpoints().is_empty(), "{:?}", folder.mountpoints());
+}
+
+#[test]
+fn what_up_says_can_be_tried_shows_that_mounts_see_each_other_and_that_a_target_is_done_without() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    let (running, mut lines, said) = up(&folder, &["--size", "1G"]);
+    let mut script = String::new();
+    while !script.contains("gabion events") {
+        assert_ne!(lines.read_line(&mut script).unwrap(), 0, "{script}");
+    }
+    let script = script.split("Try in another terminal, in this folder:\n").nth(1).unwrap();
+    let output = Command::new("sh").args(["-ec", script]).current_dir(folder.path()).output();
+    let output = output.unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{script}: {output:?}");
+    // In the order of the commands.
+    let uri = said.split("serves it at ").nth(1).unwrap().split(',').next().unwrap();
+    let mut rest = &*shown;
+    for wanted in ["hello\n", "\nfuse.h\n", "gabion-mnt-2: Gabion filesystem, mounted", uri] {
+        rest = rest.split_once(wanted).unwrap_or_else(|| panic!("no {wanted} in {shown}")).1;
+    }
+    for wanted in ["/gabion-mnt\n", "attributes", "nothing damaged", "volume up: opened"] {
+        rest = rest.split_once(wanted).unwrap_or_else(|| panic!("no {wanted} in {shown}")).1;
+    }
+    let events = ["events", "--since", "1"];
+    await_volume(&folder, &events, |text| text.contains("stale"));
+    await_volume(&folder, &events, |text| text.contains("the resync is finished"));
+    // And the other way.
+    fs::write(folder.join("gabion-mnt-2/file"), "hello back").unwrap();
+    assert_eq!(fs::read_to_string(folder.join("gabion-mnt/file")).unwrap(), "hello back");
+    // Asked at a mount, it is said where it is scrubbed.
+    folder.gabion(&["scrub", "gabion-mnt"]).failed(1, &[uri, "gabion scrub TARGET"]);
+    interrupt(running, lines);
+}
+
+#[test]
+fn up_brings_back_a_server_and_a_mount_that_were_killed() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    let (running, lines, said) = up(&folder, &["--size", "1G"]);
+    write_durably(&folder.join("gabion-mnt/file"));
+    let server = process(&said, "Process ");
+    kill_process(server, Signal::KILL).unwrap();
+    // Whoever asked just then may get an error, and nobody has to mount again.
+    let served = |text: &str| text.contains("2 clients") && !text.contains(&server.to_string());
+    let began = Instant::now();
+    loop {
+        let mut status = Command::new(GABION);
+        status.args(["status", "up"]).env("GABION_STATE", folder.join("gabion-data/state"));
+        let output = status.output().unwrap();
+        if output.status.success() && served(&String::from_utf8_lossy(&output.stdout)) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{output:?}");
+    }
+    assert_eq!(fs::read_to_string(folder.join("gabion-mnt-2/file")).unwrap(), "there");
+    let killed = daemon(&folder, "gabion-mnt-2");
+    kill_process(killed, Signal::KILL).unwrap();
+    write_durably(&folder.join("gabion-mnt/other"));
+    let began = Instant::now();
+    while fs::read_to_string(folder.join("gabion-mnt-2/other")).is_err() {
+        assert!(began.elapsed() < PATIENCE, "the mount is not made again");
+    }
+    assert_ne!(daemon(&folder, "gabion-mnt-2"), killed);
+    // Who is unmounted by somebody else stays so, and the other one goes on.
+    folder.gabion(&["umount", "gabion-mnt-2"]).succeeded();
+    fs::write(folder.join("gabion-mnt/third"), "alone").unwrap();
+    assert_eq!(folder.mountpoints(), [folder.join("gabion-mnt")]);
     interrupt(running, lines);
 }
 
@@ -88,22 +218,10 @@ fn up_keeps_a_single_copy_if_asked_to() {
 fn up_goes_on_when_a_target_is_killed_and_brings_it_back() {
     let Some(folder) = Folder::for_mounts() else { return };
     let (running, lines, said) = up(&folder, &["--size", "1G"]);
-    let target = said.split("processes ").nth(1).unwrap().split(' ').next().unwrap();
-    let target = Pid::from_raw(target.parse().unwrap()).unwrap();
-    kill_process(target, Signal::KILL).unwrap();
+    kill_process(target(&said), Signal::KILL).unwrap();
     write_durably(&folder.join("gabion-mnt/file"));
-    let volume = |wanted: &str| loop {
-        let mut status = Command::new(GABION);
-        status.args(["volume", "status", "--json", "up"]);
-        status.env("GABION_STATE", folder.join("gabion-data/state"));
-        let output = status.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        if text.contains(wanted) {
-            return;
-        }
-    };
-    volume("\"health\": \"whole\"");
+    let status = ["volume", "status", "--json", "up"];
+    await_volume(&folder, &status, |text| text.contains("\"health\": \"whole\""));
     interrupt(running, lines);
     let image = |name| fs::File::open(folder.join("gabion-data").join(name)).unwrap();
     let (a, b) = (image("a.img"), image("b.img"));
@@ -134,6 +252,11 @@ fn up_does_not_tear_a_busy_mount_from_its_user() {
     let me = format!("in use by process {}", std::process::id());
     assert!(said.contains(&me) && said.contains("Ctrl-C again"), "{said}");
     fs::write(folder.join("gabion-mnt/still"), "there").unwrap();
+    // The other one was not in use.
+    let began = Instant::now();
+    while folder.mountpoints() != [folder.join("gabion-mnt")] {
+        assert!(began.elapsed() < PATIENCE, "{:?}", folder.mountpoints());
+    }
     drop(file);
     interrupt(running, lines);
     assert!(folder.mountpoints().is_empty(), "{:?}", folder.mountpoints());
@@ -142,11 +265,22 @@ fn up_does_not_tear_a_busy_mount_from_its_user() {
 #[test]
 fn up_comes_back_after_it_was_killed() {
     let Some(folder) = Folder::for_mounts() else { return };
-    let (mut running, _lines, _) = up(&folder, &["--size", "1G"]);
+    let (mut running, _lines, said) = up(&folder, &["--size", "1G"]);
+    write_durably(&folder.join("gabion-mnt/file"));
+    let mut processes = vec![process(&said, "processes "), target(&said)];
+    processes.push(process(&said, "Process "));
+    processes.extend(["gabion-mnt", "gabion-mnt-2"].map(|name| daemon(&folder, name)));
     running.0.kill().unwrap();
     running.0.wait().unwrap();
-    assert_eq!(folder.mountpoints().len(), 1, "a dead mount is left");
+    // All that it had started ends with it.
+    for process in processes {
+        Daemon { pid: process }.await_end();
+    }
+    assert_eq!(folder.mountpoints().len(), 2, "dead mounts are left");
     let (running, lines, _) = up(&folder, &["--size", "1G"]);
-    assert_eq!(folder.mountpoints().len(), 1);
+    assert_eq!(folder.mountpoints().len(), 2);
+    assert_eq!(fs::read_to_string(folder.join("gabion-mnt-2/file")).unwrap(), "there");
+    fs::write(folder.join("gabion-mnt/file"), "changed").unwrap();
+    assert_eq!(fs::read_to_string(folder.join("gabion-mnt-2/file")).unwrap(), "changed");
     interrupt(running, lines);
 }

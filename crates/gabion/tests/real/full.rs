@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::MIB;
+use crate::numbers::Numbers;
 use crate::site::{Kind, Site, is_long};
 
 /// Of what statfs says is available, so much must really be had by one large file: 31/32, which
@@ -18,19 +19,6 @@ const HAD_OF_32: u64 = 31;
 enum Synced {
     All,
     OneOfFive,
-}
-
-/// Numbers that differ from run to run of a loop, and not from run to run of the test.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
 }
 
 /// A file whose bytes follow from its number.

@@ -9,6 +9,7 @@
 //! full       write until it is full, hundreds of   deleting works, nothing synced is lost, what
 //!            times                                 statfs says can be had
 //! sharing    several processes on the same files   locks, mappings, appends, renames, listings
+//! shared     several mounts of one server          all see the same at once; kills, cut links
 //! edges      longest names, deepest folders, last  refused or kept exactly
 //!            bytes, most attributes
 //! waiting    killed callers, busy mounts           nothing hangs
@@ -23,7 +24,9 @@ mod databases;
 mod edges;
 mod full;
 mod kills;
+mod numbers;
 mod program;
+mod shared;
 mod sharing;
 mod site;
 mod suites;

@@ -50,6 +50,16 @@ pub enum Kind {
     Ext4,
 }
 
+impl Kind {
+    /// What was asked for.
+    pub fn chosen() -> Self {
+        match std::env::var("GABION_REAL_ON").as_deref() {
+            Ok("ext4") => Self::Ext4,
+            _ => Self::Gabion,
+        }
+    }
+}
+
 /// A mounted filesystem.
 pub struct Site {
     kind: Kind,
@@ -68,19 +78,12 @@ impl Site {
 
     /// The same, with mount options of Gabion.
     pub fn with_options(name: &str, size: u64, options: &[&str]) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "these tests mount: run them as root");
-        let kind = match std::env::var("GABION_REAL_ON").as_deref() {
-            Ok("ext4") => Kind::Ext4,
-            _ => Kind::Gabion,
-        };
-        static ONCE: Once = Once::new();
-        ONCE.call_once(clear_old);
-        let folder = Path::new(FOLDER).join(format!("{}-{name}", std::process::id()));
+        let kind = Kind::chosen();
+        let folder = make_folder(name);
         let (image, root) = (folder.join("image"), folder.join("mnt"));
         fs::create_dir_all(&root).unwrap();
-        fs::create_dir_all(folder.join("beside")).unwrap();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let watchdog = watch(&root);
+        let watchdog = watch(&folder);
         let site = Self { kind, folder, image, root, options, watchdog };
         site.make(size);
         site.mount();
@@ -93,22 +96,11 @@ impl Site {
     fn make(&self, size: u64) {
         match self.kind {
             Kind::Gabion => {
-                let mut mkfs = self.gabion("mkfs");
+                let mut mkfs = gabion("mkfs");
                 run(mkfs.args(["--size", &size.to_string()]).arg(&self.image));
             }
-            Kind::Ext4 => {
-                fs::File::create(&self.image).unwrap().set_len(size).unwrap();
-                let mut mkfs = program("mkfs.ext4", "e2fsprogs");
-                run(mkfs.args(["-q", "-m", "0"]).arg(&self.image));
-            }
+            Kind::Ext4 => make_ext4(&self.image, size),
         }
-    }
-
-    fn gabion(&self, command: &str) -> Command {
-        let mut gabion = Command::new("timeout");
-        let program = std::env::var("GABION_REAL_PROGRAM").unwrap_or_else(|_| GABION.to_owned());
-        gabion.args(["--signal=KILL", "200", &program, command]);
-        gabion
     }
 
     /// What the tests run on.
@@ -134,7 +126,7 @@ impl Site {
     /// Mounts it; gives how long that took.
     pub fn mount(&self) -> Duration {
         let mut mount = match self.kind {
-            Kind::Gabion => self.gabion("mount"),
+            Kind::Gabion => gabion("mount"),
             Kind::Ext4 => program("mount", "mount"),
         };
         match self.kind {
@@ -150,7 +142,7 @@ impl Site {
     /// Tries to unmount it; gives whether that worked, and what was said.
     pub fn try_unmount(&self) -> (bool, String) {
         let mut unmount = match self.kind {
-            Kind::Gabion => self.gabion("umount"),
+            Kind::Gabion => gabion("umount"),
             Kind::Ext4 => program("umount", "mount"),
         };
         attempt(unmount.arg(&self.root))
@@ -174,7 +166,7 @@ impl Site {
     pub fn kill(&self, users: &mut [&mut Running]) {
         match self.kind {
             Kind::Gabion => {
-                let pids = daemons(&self.root);
+                let pids = processes_below(&self.root);
                 assert!(!pids.is_empty(), "there is no daemon to kill");
                 kill_all(&pids);
             }
@@ -188,7 +180,7 @@ impl Site {
     /// Compares everything with its checksums, and what is allocated with what is used.
     pub fn scrub(&self) {
         if self.kind == Kind::Gabion {
-            run(self.gabion("scrub").arg(&self.root));
+            run(gabion("scrub").arg(&self.root));
         }
     }
 }
@@ -200,18 +192,45 @@ impl Drop for Site {
     }
 }
 
-/// Takes away what a site has left: daemon, mount, loop devices, files.
-fn clear(folder: &Path) {
-    let (image, root) = (folder.join("image"), folder.join("mnt"));
-    kill_all(&daemons(&root));
-    while is_mounted(&root) {
-        let (success, text) = attempt(Command::new("umount").arg("-l").arg(&root));
+/// The program under test with one of its commands, which cannot run for ever.
+pub fn gabion(command: &str) -> Command {
+    let mut gabion = Command::new("timeout");
+    gabion.args(["--signal=KILL", "200", &program_under_test(), command]);
+    gabion
+}
+
+/// The path of the program under test.
+pub fn program_under_test() -> String {
+    std::env::var("GABION_REAL_PROGRAM").unwrap_or_else(|_| GABION.to_owned())
+}
+
+/// Makes an ext4 in an image.
+pub fn make_ext4(image: &Path, size: u64) {
+    fs::File::create(image).unwrap().set_len(size).unwrap();
+    run(program("mkfs.ext4", "e2fsprogs").args(["-q", "-m", "0"]).arg(image));
+}
+
+/// Makes the folder of a test, after what killed tests have left is taken away.
+pub fn make_folder(name: &str) -> PathBuf {
+    assert!(rustix::process::geteuid().is_root(), "these tests mount: run them as root");
+    static ONCE: Once = Once::new();
+    ONCE.call_once(clear_old);
+    let folder = Path::new(FOLDER).join(format!("{}-{name}", std::process::id()));
+    fs::create_dir_all(folder.join("beside")).unwrap();
+    folder
+}
+
+/// Takes away what a test has left in its folder: daemons, mounts, loop devices, files.
+pub fn clear(folder: &Path) {
+    kill_all(&processes_below(folder));
+    for root in mounts_below(folder).iter().rev() {
+        let (success, text) = attempt(Command::new("umount").arg("-l").arg(root));
         if !success {
             eprintln!("{} stays: {text}", root.display());
             return;
         }
     }
-    let (_, devices) = attempt(Command::new("losetup").arg("-j").arg(&image));
+    let (_, devices) = attempt(Command::new("losetup").arg("-j").arg(folder.join("image")));
     for device in devices.lines().filter_map(|line| line.split(':').next()) {
         attempt(Command::new("losetup").args(["-d", device]));
     }
@@ -232,14 +251,15 @@ fn clear_old() {
     }
 }
 
-fn watch(root: &Path) -> Sender<()> {
+/// Kills the daemons of a test that takes too long, unless it says before that it is done.
+pub fn watch(folder: &Path) -> Sender<()> {
     let (sender, receiver) = mpsc::channel();
-    let root = root.to_owned();
+    let folder = folder.to_owned();
     let deadline = if is_long() { DEADLINE_LONG } else { DEADLINE };
     thread::spawn(move || {
         if receiver.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("the watchdog kills the daemon of {}", root.display());
-            kill_all(&daemons(&root));
+            eprintln!("the watchdog kills the daemons of {}", folder.display());
+            kill_all(&processes_below(&folder));
         }
     });
     sender
@@ -247,14 +267,18 @@ fn watch(root: &Path) -> Sender<()> {
 
 /// Whether something is mounted there, by the kernel's list: a look would wait for a dead daemon.
 pub fn is_mounted(root: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let root = root.to_str().expect("the path is ours");
-    mounts.lines().any(|line| line.split(' ').nth(1) == Some(root))
+    mounts_below(root).iter().any(|mounted| mounted == root)
 }
 
-/// The processes of our program that name this mountpoint.
-fn daemons(root: &Path) -> Vec<Pid> {
-    let root = root.to_str().expect("the path is ours").as_bytes();
+/// Where something is mounted in a folder or on it, in the order in which that was done.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mountpoints = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    mountpoints.filter(|mounted| mounted.starts_with(folder)).collect()
+}
+
+/// The processes of our program that name this path or one below it.
+pub fn processes_below(folder: &Path) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
@@ -263,13 +287,14 @@ fn daemons(root: &Path) -> Vec<Pid> {
         let is_ours = words.next().is_some_and(|program| {
             Path::new(OsStr::from_bytes(program)).file_name() == Some(OsStr::new("gabion"))
         });
-        is_ours && words.any(|word| word == root)
+        is_ours && words.any(|word| Path::new(OsStr::from_bytes(word)).starts_with(folder))
     })
     .filter_map(Pid::from_raw)
     .collect()
 }
 
-fn kill_all(pids: &[Pid]) {
+/// Kills, and waits until they are gone.
+pub fn kill_all(pids: &[Pid]) {
     for pid in pids {
         // It may be gone already.
         let _ = kill_process(*pid, Signal::KILL);

@@ -1,0 +1,198 @@
+//! The server or a mount's daemon is killed in the midst of work at all mounts.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use super::cluster::{AtEnd, Cluster, PATIENCE, Place};
+use crate::databases::{Journal, rows, writer};
+use crate::program::{Running, run, script};
+use crate::site::is_long;
+
+/// Work at a mount: files are made, synced, and promised.
+struct Work {
+    folder: PathBuf,
+    count: AtomicU64,
+    is_done: AtomicBool,
+}
+
+impl Work {
+    fn new(cluster: &Cluster, machine: usize) -> Self {
+        let folder = cluster.path(machine, &format!("synced{machine}"));
+        fs::create_dir(&folder).unwrap();
+        File::open(&folder).unwrap().sync_all().unwrap();
+        File::open(cluster.root(machine)).unwrap().sync_all().unwrap();
+        Self { folder, count: AtomicU64::new(0), is_done: AtomicBool::new(false) }
+    }
+
+    /// Goes on until it is done. A program that gets an error ends, and another one takes over.
+    fn run(&self) -> BTreeSet<String> {
+        let mut promised = BTreeSet::new();
+        for round in 0.. {
+            if self.is_done.load(Ordering::Acquire) {
+                break;
+            }
+            let mut syncer = script("syncer.py");
+            syncer.arg(&self.folder).arg(round.to_string());
+            let mut syncer = Running::start_unheard(&mut syncer);
+            while !self.is_done.load(Ordering::Acquire) {
+                let Some(number) = syncer.line() else { break };
+                promised.insert(number);
+                self.count.fetch_add(1, Ordering::AcqRel);
+            }
+            syncer.kill();
+            promised.extend(syncer.rest());
+        }
+        promised
+    }
+
+    /// Waits until so much more is done.
+    #[track_caller]
+    fn await_more(&self, more: u64) {
+        let (before, began) = (self.count.load(Ordering::Acquire), Instant::now());
+        while self.count.load(Ordering::Acquire) < before + more {
+            assert!(began.elapsed() < PATIENCE, "no more is done in {}", self.folder.display());
+            thread::yield_now();
+        }
+    }
+}
+
+/// Whether everything that was promised at one mount is seen at another one.
+fn assert_kept(cluster: &Cluster, machine: usize, at: usize, promised: &BTreeSet<String>) {
+    assert!(!promised.is_empty(), "nothing was promised at mount {machine}");
+    let folder = cluster.path(at, &format!("synced{machine}"));
+    run(script("promise.py").arg(folder).args(promised));
+}
+
+#[test]
+fn what_was_synced_at_any_mount_is_there_when_the_server_was_killed_meanwhile() {
+    const MACHINES: usize = 3;
+    let kills = if is_long() { 30 } else { 2 };
+    let mut cluster = Cluster::new("kill-server", Place::Loopback, MACHINES);
+    if !cluster.is_gabion() {
+        return;
+    }
+    let work: Vec<_> = (0..MACHINES).map(|machine| Work::new(&cluster, machine)).collect();
+    let promised: Vec<_> = thread::scope(|scope| {
+        let _ends: Vec<_> = work.iter().map(|work| AtEnd(&work.is_done)).collect();
+        let running: Vec<_> = work.iter().map(|work| scope.spawn(|| work.run())).collect();
+        for kill in 0..kills {
+            work.iter().for_each(|work| work.await_more(5 + kill * 3 % 10));
+            cluster.kill_server();
+            cluster.start_server();
+            // Nobody has to be mounted again.
+            work.iter().for_each(|work| work.await_more(3));
+        }
+        work.iter().for_each(|work| work.is_done.store(true, Ordering::Release));
+        running.into_iter().map(|work| work.join().unwrap()).collect()
+    });
+    for (machine, promised) in promised.iter().enumerate() {
+        assert_kept(&cluster, machine, machine, promised);
+        assert_kept(&cluster, machine, (machine + 1) % MACHINES, promised);
+    }
+    cluster.finish();
+}
+
+/// Each mount has a database of its own: locks do not outlive the server.
+#[test]
+fn sqlite_keeps_what_was_committed_at_mounts_whose_server_was_killed() {
+    const MACHINES: usize = 2;
+    let rounds = if is_long() { 30 } else { 2 };
+    let mut cluster = Cluster::new("kill-server-sqlite", Place::Loopback, MACHINES);
+    if !cluster.is_gabion() {
+        return;
+    }
+    let mut committed = vec![BTreeSet::new(); MACHINES];
+    for round in 0..rounds {
+        let path = |machine: usize, at: usize| cluster.path(at, &format!("database{machine}"));
+        let mut writers: Vec<_> = (0..MACHINES)
+            .map(|machine| {
+                let first = round * 1_000_000;
+                let database = path(machine, machine);
+                Running::start_unheard(&mut writer(
+                    &database,
+                    Journal::Rollback,
+                    0,
+                    first,
+                    1_000_000,
+                ))
+            })
+            .collect();
+        for (writer, committed) in writers.iter_mut().zip(&mut committed) {
+            for _ in 0..5 + round * 3 % 10 {
+                committed.insert(writer.line().expect("the writer goes on"));
+            }
+        }
+        cluster.kill_server();
+        cluster.start_server();
+        for (machine, mut writer) in writers.into_iter().enumerate() {
+            let mut said: Vec<_> = (0..5).map_while(|_| writer.line()).collect();
+            let has_ended = said.len() < 5;
+            writer.kill();
+            said.extend(writer.rest());
+            if has_ended {
+                // SQLite takes a transaction for committed whose journal it could remove, but whose
+                // directory it could not open for the sync.
+                said.pop();
+            }
+            committed[machine].extend(said);
+            drop(writer);
+            let path = |at: usize| cluster.path(at, &format!("database{machine}"));
+            let found = rows(&path((machine + 1) % MACHINES));
+            let lost: Vec<_> = committed[machine].difference(&found).collect();
+            assert!(lost.is_empty(), "round {round}, mount {machine}: {lost:?} are gone");
+            assert_eq!(rows(&path(machine)), found);
+            committed[machine] = found;
+        }
+    }
+    cluster.finish();
+}
+
+#[test]
+fn a_mount_that_is_killed_in_the_midst_of_work_holds_up_nobody_for_long() {
+    const MACHINES: usize = 4;
+    let cluster = Cluster::new("kill-mount", Place::Loopback, MACHINES);
+    if !cluster.is_gabion() {
+        return;
+    }
+    let work: Vec<_> = (0..MACHINES).map(|machine| Work::new(&cluster, machine)).collect();
+    fs::write(cluster.path(0, "lock"), "").unwrap();
+    let locker = |machine: usize, mode: &str| {
+        let mut command = script("locker.py");
+        let path = cluster.path(machine, "lock");
+        Running::start_unheard(command.arg(path).args(["flock", mode]))
+    };
+    let mut holder = locker(0, "hold");
+    assert_eq!(holder.line().as_deref(), Some("held"));
+    let mut waiter = locker(1, "wait");
+    assert_eq!(waiter.line().as_deref(), Some("waits"));
+    let promised: Vec<_> = thread::scope(|scope| {
+        let _ends: Vec<_> = work.iter().map(|work| AtEnd(&work.is_done)).collect();
+        let running: Vec<_> = work.iter().map(|work| scope.spawn(|| work.run())).collect();
+        work.iter().for_each(|work| work.await_more(5));
+        // Its programs get errors, and no more work is done there.
+        work[0].is_done.store(true, Ordering::Release);
+        cluster.kill_mount(0);
+        let began = Instant::now();
+        fs::write(cluster.path(1, "synced0/from another one"), "changed").unwrap();
+        assert_eq!(waiter.line().as_deref(), Some("held"));
+        work[1..].iter().for_each(|work| work.await_more(5));
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+        work.iter().for_each(|work| work.is_done.store(true, Ordering::Release));
+        running.into_iter().map(|work| work.join().unwrap()).collect()
+    });
+    holder.kill();
+    waiter.kill();
+    drop((holder, waiter));
+    cluster.unmount(0);
+    cluster.mount(0);
+    assert_eq!(fs::read(cluster.path(0, "synced0/from another one")).unwrap(), b"changed");
+    for (machine, promised) in promised.iter().enumerate() {
+        assert_kept(&cluster, machine, 0, promised);
+        assert_kept(&cluster, machine, 2, promised);
+    }
+    cluster.finish();
+}

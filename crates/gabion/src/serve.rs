@@ -347,9 +347,14 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
         opened => opened,
     };
     let began = Instant::now();
-    while matches!(opened, Err(OpenError::InUse { holder: None, .. }))
-        && began.elapsed() < UNSEEN_PATIENCE
-    {
+    // Who has no name any more was seen at its very end.
+    let is_unseen = |opened: &std::result::Result<FileDisk, OpenError>| match opened {
+        Err(OpenError::InUse { holder, .. }) => {
+            holder.as_ref().is_none_or(|holder| holder.name.is_none())
+        }
+        _ => false,
+    };
+    while is_unseen(&opened) && began.elapsed() < UNSEEN_PATIENCE {
         thread::sleep(UNSEEN_GLANCE);
         opened = open();
     }

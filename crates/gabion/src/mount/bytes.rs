@@ -36,10 +36,26 @@ impl Ask<'_> {
             let blocks = buffer.get_or_insert_with(|| Blocks::zeroed(PAYLOAD_MAX / BLOCK_SIZE));
             let into = &mut blocks.bytes_mut()[..size];
             match self.fs.read(&self.caller, self.file, read.offset, into, reader) {
-                Ok(count) => reply.bytes(&into[..count]),
+                Ok(count) => {
+                    let filled = self.filled(reader, count, size);
+                    into[count..filled].fill(0);
+                    reply.bytes(&into[..filled])
+                }
                 Err(error) => failed(reply, &error),
             };
         });
+    }
+
+    /// How much is answered to a READ of `size` bytes that has found `count`.
+    ///
+    /// If a page ends early, the kernel takes that for the file's end. It may hear of it too late,
+    /// when somebody has moved the end again, and of several pages in any order. Where others move
+    /// it, too, the kernel is to ask for the attributes instead, and gets whole pages.
+    fn filled(&self, reader: Reader, count: usize, size: usize) -> usize {
+        match (self.coherence, reader) {
+            (Coherence::Shared, Reader::Cache) => size,
+            (Coherence::Shared, Reader::Program) | (Coherence::Alone, _) => count,
+        }
     }
 
     pub(super) fn write(&self, write: Write<'_>, reply: Reply) {

@@ -32,15 +32,19 @@ pub(super) fn init_reply(
         | Features::PARALLEL_DIROPS
         | Features::DO_READDIRPLUS
         | Features::READDIRPLUS_AUTO
-        | Features::EXPLICIT_INVAL_DATA
         | Features::CACHE_SYMLINKS
         | Features::HANDLE_KILLPRIV_V2
         | Features::POSIX_ACL
         | Features::DONT_MASK
         | Features::EXPORT_SUPPORT
         | Features::ABORT_ERROR;
-    if coherence == Coherence::Alone {
-        features |= Features::NO_OPENDIR_SUPPORT;
+    match coherence {
+        // Its own writes move the time of modification, and are no reason to drop pages.
+        Coherence::Alone => {
+            features |= Features::NO_OPENDIR_SUPPORT | Features::EXPLICIT_INVAL_DATA;
+        }
+        // So that it looks at a file's length before it reads what it has kept: others cut files.
+        Coherence::Shared => features |= Features::AUTO_INVAL_DATA,
     }
     match locking {
         Locking::Kernel => features |= Features::NO_OPEN_SUPPORT,

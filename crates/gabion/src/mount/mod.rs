@@ -28,7 +28,9 @@
 //! - All files and directories are opened and closed, and locks are the filesystem's. Listings are
 //!   not cached, and the kernel collects no writes: it would take its own size and times for true.
 //! - A file that is open for writing is read and written past the page cache; one that is open for
-//!   reading keeps its pages. What is appended is put where the file ends by then.
+//!   reading keeps its pages, as long as its time of modification stays. What is appended is put
+//!   where the file ends by then.
+//! - Where a file ends the kernel learns from its attributes alone: pages are filled to their ends.
 //!
 //! The end: unmounted (or the connection aborted) -> all requests answered -> orphans reaped,
 //! everything committed -> on a block device, umount(2) returns -> background threads end ->

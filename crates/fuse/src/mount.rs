@@ -330,8 +330,8 @@ pub fn unmount(mountpoint: &Path, how: Unmount) -> Result<(), MountError> {
 }
 
 /// Calls umount2(2) in a process of its own, without our descriptors. On a block device the call
-/// waits for whoever serves the mount. If that is this process, and it is killed meanwhile, a thread
-/// of it in that call would keep the connection open that it waits for, for ever.
+/// waits for whoever serves the mount. If that is this process, and it is killed meanwhile, a
+/// thread of it in that call would keep the connection open that it waits for, for ever.
 fn unmount_apart(target: &CStr, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: the child makes system calls only, on memory that was there before.
     let child = unsafe { libc::fork() };

@@ -1,17 +1,33 @@
-//! The locks of blocking engine code.
+//! The locks of blocking code, and the seam at which a simulator decides who runs.
 //!
-//! Engine code takes its locks from here and nowhere else, so that a simulator which runs it in
-//! coroutines can put yielding locks in their place. Today they are `parking_lot`'s: small, fair
-//! enough that nobody starves, and free of poisoning (a panic in the engine ends the process).
+//! Everything but the program's front end takes its locks and short-lived threads from here and
+//! nowhere else. They are `parking_lot`'s: small, fair enough that nobody starves, and free of
+//! poisoning (a panic in the engine ends the process).
+//!
+//! ```text
+//!   lock, wait, notify, spawn --- nobody is enrolled in this process ---> parking_lot
+//!            '--- this thread is enrolled ---> its Scheduler: others may run, or have to
+//! ```
+//!
+//! A thread that was [enrolled](enroll) runs only while its [`Scheduler`] lets it, so whole
+//! programs of many threads can be run one step after the other, in an order that follows from a
+//! seed, and with waits that end in a time that is a number.
+//!
+//! Absent: schedulers. No product has one; without it each operation costs one look at a flag more
+//! than `parking_lot`'s.
 
-use std::sync::PoisonError;
+mod mutex;
+mod rw_lock;
+mod scheduler;
+
+use std::sync::{PoisonError, TryLockError};
 
 pub use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
-pub use parking_lot::{
-    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard,
-    RwLockWriteGuard,
-};
+
+pub use self::mutex::{Condvar, Mutex, MutexGuard, WaitTimeoutResult};
+pub use self::rw_lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use self::scheduler::{Scheduler, enroll, spawn};
 
 /// A lock for what is read all the time and hardly ever written: readers on different processors
 /// touch different memory, and a writer pays for that.
@@ -25,12 +41,28 @@ impl<T> ReadMostly<T> {
     }
 
     /// Waits until nobody writes.
+    #[inline]
     pub fn read(&self) -> ShardedLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        match scheduler::until_there(|| unless_taken(self.0.try_read())) {
+            Some(guard) => guard,
+            None => self.0.read().unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     /// Waits until nobody else has it.
+    #[inline]
     pub fn write(&self) -> ShardedLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        match scheduler::until_there(|| unless_taken(self.0.try_write())) {
+            Some(guard) => guard,
+            None => self.0.write().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+fn unless_taken<G>(attempt: Result<G, TryLockError<G>>) -> Option<G> {
+    match attempt {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }

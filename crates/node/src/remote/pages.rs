@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::sync::{Condvar, Mutex};
+use gabion_base::sync::{Condvar, Mutex, spawn};
 use gabion_map::FileId;
 
 /// How long an attempt may take before it is looked whether a READ stops it.
@@ -181,8 +181,7 @@ impl Pages {
                 drop(this.state.lock());
                 this.changed.notify_all();
             };
-            let thread = std::thread::Builder::new().name("drop-pages".to_owned());
-            if thread.spawn(run).is_err() {
+            if spawn("drop-pages", run).is_err() {
                 // Out of threads: try again when some have ended.
                 let mut state = self.state.lock();
                 self.changed.wait_for(&mut state, GLANCE);

@@ -292,6 +292,24 @@ impl Iterator for CrashPoints {
     }
 }
 
+/// One crash at the end of a recording: what is stable, and a choice of what is pending.
+pub fn survivors(recording: Recording, rng: &mut Rng) -> Image {
+    let plan = CrashPlan { seed: 0, singles_max: 0, subsets: 0, tears: 0, one_of: u64::MAX };
+    let mut points = CrashPoints::new(recording, plan);
+    while points.position < points.events.len() {
+        points.advance();
+    }
+    let chosen = match points.pending.len() {
+        0 => Vec::new(),
+        _ => choose(&points.pending, rng),
+    };
+    let mut image = points.stable;
+    for (pending, _) in points.pending.iter().zip(chosen).filter(|(_, is_chosen)| *is_chosen) {
+        image.put(pending.addr, pending.block.clone());
+    }
+    image
+}
+
 /// Whether the event is the begin of a write that is stable when it completes.
 fn is_forced(event: &Event) -> bool {
     matches!(event, Event::Write { durability: Durability::Fua, .. })

@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod cluster;
 pub mod crash;
 pub mod disk;
 pub mod faults;

@@ -1,6 +1,7 @@
 //! The judges are judged here: the model by Linux, the checker by filesystems that break promises.
 
 mod canary;
+mod cluster;
 mod engine;
 mod gabion;
 mod host;

@@ -1,0 +1,199 @@
+//! What programs asked for, what they were answered, and when.
+//!
+//! Moments are counted, not measured: as one thread runs at a time, the order in which calls began
+//! and ended is known.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes that are told apart: all bytes of one are equal.
+pub const GRAIN: usize = 512;
+
+/// A directory and a name in it, by number.
+pub type Place = (u8, u8);
+
+/// The number of a file.
+pub type Number = u64;
+
+/// What a program asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are system calls")]
+pub enum Op {
+    Lookup {
+        at: Place,
+    },
+    Create {
+        at: Place,
+        is_exclusive: bool,
+    },
+    Link {
+        file: Number,
+        at: Place,
+    },
+    Unlink {
+        at: Place,
+    },
+    Rename {
+        from: Place,
+        to: Place,
+        replaces: bool,
+    },
+    List {
+        dir: u8,
+    },
+    Stat {
+        file: Number,
+    },
+    Write {
+        file: Number,
+        grain: u32,
+        count: u32,
+        stamp: u32,
+    },
+    Append {
+        file: Number,
+        count: u32,
+        stamp: u32,
+    },
+    Read {
+        file: Number,
+        grain: u32,
+        count: u32,
+    },
+    Resize {
+        file: Number,
+        grains: u32,
+    },
+    Chmod {
+        file: Number,
+        mode: u32,
+    },
+    Fsync {
+        file: Number,
+    },
+    SyncAll,
+    /// No call: the server has crashed, and started for the `life`-th time.
+    Crash {
+        life: u64,
+    },
+}
+
+impl Op {
+    /// Whether nothing is different after it.
+    pub fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Lookup { .. } | Self::List { .. } | Self::Stat { .. } | Self::Read { .. }
+        )
+    }
+
+    /// The file that is meant, if it is one.
+    pub fn file(&self) -> Option<Number> {
+        match self {
+            Self::Link { file, .. }
+            | Self::Stat { file }
+            | Self::Write { file, .. }
+            | Self::Append { file, .. }
+            | Self::Read { file, .. }
+            | Self::Resize { file, .. }
+            | Self::Chmod { file, .. }
+            | Self::Fsync { file } => Some(*file),
+            _ => None,
+        }
+    }
+}
+
+/// What a program was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// There is no such name, or no such file.
+    Absent,
+    /// The name is taken.
+    Exists,
+    /// The file has no name any more, and is gone.
+    Gone,
+    /// A file.
+    Found(Number),
+    /// A file that was made, or was there.
+    Made(Number, bool),
+    /// The names of a directory.
+    Names(Vec<(u8, Number)>),
+    /// Size in grains, permissions, number of names.
+    Status {
+        /// In grains.
+        size: u32,
+        /// Permissions.
+        mode: u32,
+        /// Names.
+        nlink: u32,
+    },
+    /// Where bytes were appended, in grains.
+    At(u32),
+    /// The stamp of each grain.
+    Grains(Vec<u32>),
+    /// Whether it was done is not known.
+    Unknown,
+    /// It was not done.
+    Refused,
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Which client.
+    pub client: usize,
+    /// What.
+    pub op: Op,
+    /// The answer; [`Outcome::Unknown`] as long as there is none.
+    pub outcome: Outcome,
+    /// When it began.
+    pub invoked: u64,
+    /// When it ended, if it did.
+    pub responded: Option<u64>,
+    /// The start of the server that the client knew of when it began.
+    pub life: u64,
+}
+
+#[derive(Default)]
+struct State {
+    events: Vec<Event>,
+    moment: u64,
+}
+
+/// All calls.
+#[derive(Default)]
+pub struct History {
+    state: Mutex<State>,
+}
+
+impl History {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call begins. The answer names it.
+    pub fn invoke(&self, client: usize, life: u64, op: Op) -> usize {
+        let mut state = self.state();
+        state.moment += 1;
+        let invoked = state.moment;
+        let outcome = Outcome::Unknown;
+        state.events.push(Event { client, op, outcome, invoked, responded: None, life });
+        state.events.len() - 1
+    }
+
+    /// A call ends.
+    pub fn respond(&self, call: usize, outcome: Outcome) {
+        let mut state = self.state();
+        state.moment += 1;
+        let moment = state.moment;
+        let event = &mut state.events[call];
+        event.responded = (outcome != Outcome::Unknown).then_some(moment);
+        event.outcome = outcome;
+    }
+
+    /// Everything so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.clone()
+    }
+}

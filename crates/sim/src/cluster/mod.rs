@@ -1,0 +1,249 @@
+//! A world of machines that share one filesystem through the link, in which everything fails.
+//!
+//! ```text
+//!   client 0: programs -> kernel -> RemoteFs ─┐                        ┌─ Served -> LocalFs
+//!   client 1: ...                             ├── frames, delayed ─────┤      on a SimDisk,
+//!   client 7: ...                             ┘   connections break    └─ crashes, starts again
+//! ```
+//!
+//! One seed decides everything: the product's own [`RemoteFs`](gabion_node::remote::RemoteFs) and
+//! [`Served`](gabion_node::served::Served) run with all their threads, one at a time ([`baton`]).
+//! What stands around them in the product, sockets and the kernel, is written down here a second
+//! time, as short as it can be ([`client`], [`server`], [`network`], [`kernel`]).
+//!
+//! 1. Clients come, whose [`programs`] use few names and few files at the same time.
+//! 2. Meanwhile things fail ([`faults`]): connections break; clients are cut off, for less and for
+//!    more than a session lasts, sleep, crash and come back; the server crashes, its disk loses
+//!    what was not flushed, and it starts again. All clocks of clients go wrong, by less than the
+//!    server's margin.
+//! 3. Everything is healed, and progress is demanded: each client looks at everything and changes
+//!    something, and no call may take longer than its deadline.
+//! 4. All answers of all programs have to be explained by one sequence of calls ([`judge`]).
+//!
+//! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
+//!
+//! Not here: advisory locks, extended attributes, directories that come and go, a full disk, and
+//! servers with faulty disks.
+
+pub mod baton;
+mod client;
+mod clock;
+mod faults;
+pub mod history;
+pub mod judge;
+mod kernel;
+mod network;
+mod pipe;
+mod programs;
+pub mod search;
+mod server;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use gabion_base::ids::{SubvolId, Uuid};
+use gabion_base::rng::Rng;
+use gabion_fs::{Caller, FileType};
+use gabion_map::open::FormatOptions;
+use gabion_map::{FileId, Limits, OpenMode};
+use gabion_node::{LocalFs, Settings, format_filesystem};
+
+use self::baton::Baton;
+use self::faults::Director;
+use self::history::{History, Number, Place};
+use self::network::Network;
+use crate::disk::SimDisk;
+use crate::image::Image;
+
+/// After how much silence a session ends.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// By how much the server is more patient than it told the client.
+pub const MARGIN: Duration = Duration::from_millis(400);
+/// How long a client may take to give back what was revoked.
+pub const REVOKE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long an operation waits for the server.
+pub const DEADLINE: Duration = Duration::from_secs(8);
+/// The disk's length in blocks.
+const DISK_BLOCKS: u64 = 1 << 14;
+/// Directories and files that are there from the beginning, at most.
+const DIRS_MAX: u64 = 2;
+const FILES_MAX: u64 = 3;
+/// In which directory the files' own names are, which nobody touches.
+const HIDDEN: u8 = u8::MAX;
+
+/// What is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing.
+    Nothing,
+    /// Kernels do not forget names when they are told.
+    KernelKeepsNames,
+    /// Kernels do not forget attributes.
+    KernelKeepsAttributes,
+    /// Kernels do not drop pages.
+    KernelKeepsPages,
+    /// The server gives leases without asking for those in the way.
+    GrantsAnyway,
+    /// Clients say that they have forgotten before they have.
+    ReleasedAtOnce,
+    /// Clients believe that their sessions never end.
+    EndlessSessions,
+    /// A server that starts again changes things at once.
+    NoGrace,
+    /// The server's disk does not flush.
+    IgnoredFlushes,
+    /// The server does not learn what clients have open.
+    ForgottenOpens,
+    /// The server overhears calls.
+    LostCalls,
+}
+
+/// What everybody knows.
+pub struct World {
+    /// Who runs, and what time it is.
+    pub baton: Arc<Baton>,
+    network: Arc<Network>,
+    /// What was asked and answered.
+    pub history: History,
+    sabotage: Sabotage,
+    subvol: SubvolId,
+    dirs: Vec<FileId>,
+    files: Vec<Number>,
+    /// Of a hundred calls, so many are about bytes.
+    share_of_bytes: u64,
+    stamps: AtomicU64,
+    sessions: AtomicU64,
+    is_healed: AtomicBool,
+}
+
+impl World {
+    fn new_stamp(&self) -> u32 {
+        self.stamps.fetch_add(1, Ordering::Relaxed) as u32 + 1
+    }
+
+    fn is_healed(&self) -> bool {
+        self.is_healed.load(Ordering::Relaxed)
+    }
+
+    fn new_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// What a trial that found nothing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Calls that were answered.
+    pub answered: u64,
+    /// Calls of which nobody knows whether they were done.
+    pub unknown: u64,
+    /// Steps that were made.
+    pub steps: u64,
+    /// A sum over all choices, to compare two runs.
+    pub digest: u64,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What decided everything.
+    pub seed: u64,
+    /// What is wrong.
+    pub violation: String,
+    /// What happened last.
+    pub log: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.log {
+            writeln!(f, "  {line}")?;
+        }
+        write!(f, "seed {}: {}", self.seed, self.violation)
+    }
+}
+
+/// A disk with the files of the beginning, and who they are.
+struct Beginning {
+    image: Image,
+    subvol: SubvolId,
+    dirs: Vec<FileId>,
+    files: Vec<Number>,
+}
+
+/// Makes what every trial begins with, once.
+fn beginning() -> &'static Beginning {
+    static MADE: OnceLock<Beginning> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let disk = Arc::new(SimDisk::new(DISK_BLOCKS));
+        let options = FormatOptions {
+            uuid: Uuid::from_random([7; 16]),
+            label: "cluster".to_owned(),
+            name_seed: 42,
+            created: 1_600_000_000,
+            blocks: None,
+        };
+        format_filesystem(Arc::clone(&disk) as _, &options).expect("a healthy disk");
+        let clock = Arc::new(clock::Stopped);
+        let (limits, settings) = (Limits::within(16 << 20), Settings::default());
+        let mode = OpenMode::ReadWrite;
+        let fs = LocalFs::open(Arc::clone(&disk) as _, mode, limits, settings, clock);
+        let fs = fs.expect("it was just made");
+        let (root, caller) = (fs.root(), Caller::superuser());
+        let dir = |number: u64| {
+            let made = fs.mkdir(&caller, root, format!("d{number}").as_bytes(), 0o755);
+            made.expect("there is room").file
+        };
+        let file = |number: u64| {
+            let name = format!("f{number}");
+            let made = fs.mknod(&caller, root, name.as_bytes(), FileType::Regular, 0o644, 0);
+            made.expect("there is room").file.ino.0
+        };
+        let dirs = (0..DIRS_MAX).map(dir).collect();
+        let files = (0..FILES_MAX).map(file).collect();
+        fs.close().expect("a healthy disk");
+        Beginning { image: disk.image(), subvol: root.subvol, dirs, files }
+    })
+}
+
+/// Runs the trial of `seed`, in which `sabotage` is broken.
+pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
+    let beginning = beginning();
+    let kept = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    let ending = Baton::run(seed, move |baton| {
+        let mut rng = Rng::new(seed ^ 0xc1a5_7e40);
+        let network = Arc::new(Network::new(Arc::clone(&baton), seed));
+        let dirs = 1 + rng.below(DIRS_MAX) as usize;
+        let files = 1 + rng.below(FILES_MAX) as usize;
+        let world = Arc::new(World {
+            baton,
+            network,
+            history: History::default(),
+            sabotage,
+            subvol: beginning.subvol,
+            dirs: beginning.dirs[..dirs].to_vec(),
+            files: beginning.files[..files].to_vec(),
+            share_of_bytes: 20 + 20 * rng.below(4),
+            stamps: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+            is_healed: AtomicBool::new(false),
+        });
+        *keep.lock().expect("nobody panics here") = Some(Arc::clone(&world));
+        Director::new(&world, rng).direct(&beginning.image);
+    });
+    let failed = |violation| Failure { seed, violation, log: ending.log.clone() };
+    if let Some(violation) = ending.failure.clone() {
+        return Err(failed(violation));
+    }
+    let world = kept.lock().expect("nobody panics here").take().expect("the director has begun");
+    let events = world.history.events();
+    let hidden = |(at, file): (usize, &Number)| -> (Place, Number) { ((HIDDEN, at as u8), *file) };
+    let entries = beginning.files.iter().enumerate().map(hidden).collect();
+    judge::judge(&entries, &events).map_err(failed)?;
+    let answered = events.iter().filter(|event| event.responded.is_some()).count() as u64;
+    let unknown = events.len() as u64 - answered;
+    Ok(Summary { answered, unknown, steps: ending.steps, digest: ending.digest })
+}

@@ -1,0 +1,97 @@
+//! Machines that share a filesystem see one filesystem, whatever fails, and broken ones are caught.
+
+use std::env;
+
+use gabion_sim::cluster::{Sabotage, run};
+
+/// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
+fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match (number("GABION_SEED"), number("GABION_SEEDS")) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(count)) => 1..=count,
+        (None, None) => 1..=usual,
+    }
+}
+
+#[test]
+fn machines_that_share_a_filesystem_see_one_filesystem() {
+    let (mut answered, mut unknown) = (0, 0);
+    for seed in seeds(200) {
+        let summary = run(seed, Sabotage::Nothing).unwrap_or_else(|failure| panic!("{failure}"));
+        answered += summary.answered;
+        unknown += summary.unknown;
+        if seed % 50 == 0 {
+            assert_eq!(run(seed, Sabotage::Nothing), Ok(summary), "one seed, two outcomes");
+        }
+    }
+    if env::var("GABION_SEEDS").is_ok() {
+        eprintln!("{answered} calls answered, {unknown} not known");
+    }
+}
+
+/// Something is broken on purpose; one of the seeds must end with one of these complaints.
+fn is_caught(sabotage: Sabotage, complaints: &[&str]) {
+    let mut found = Vec::new();
+    for seed in 1..=100 {
+        if let Err(failure) = run(seed, sabotage) {
+            if complaints.iter().any(|complaint| failure.violation.contains(complaint)) {
+                return;
+            }
+            found.push(failure.violation);
+        }
+    }
+    panic!("{sabotage:?} is not caught by {complaints:?}, but: {found:#?}");
+}
+
+const WRONG: &str = "no sequence explains";
+
+#[test]
+fn a_kernel_that_keeps_names_is_caught() {
+    is_caught(Sabotage::KernelKeepsNames, &[WRONG]);
+}
+
+#[test]
+fn a_kernel_that_keeps_attributes_is_caught() {
+    is_caught(Sabotage::KernelKeepsAttributes, &[WRONG]);
+}
+
+#[test]
+fn a_kernel_that_keeps_pages_is_caught() {
+    is_caught(Sabotage::KernelKeepsPages, &[WRONG]);
+}
+
+#[test]
+fn a_server_that_asks_nobody_is_caught() {
+    is_caught(Sabotage::GrantsAnyway, &[WRONG]);
+}
+
+#[test]
+fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
+    is_caught(Sabotage::ReleasedAtOnce, &[WRONG]);
+}
+
+#[test]
+fn a_client_that_ignores_the_end_of_its_session_is_caught() {
+    is_caught(Sabotage::EndlessSessions, &[WRONG]);
+}
+
+#[test]
+fn a_server_that_changes_things_at_once_after_a_start_is_caught() {
+    is_caught(Sabotage::NoGrace, &[WRONG]);
+}
+
+#[test]
+fn a_disk_that_does_not_flush_is_caught() {
+    is_caught(Sabotage::IgnoredFlushes, &[WRONG]);
+}
+
+#[test]
+fn a_server_that_does_not_know_what_is_open_is_caught() {
+    is_caught(Sabotage::ForgottenOpens, &["Stale"]);
+}
+
+#[test]
+fn calls_without_an_answer_are_caught() {
+    is_caught(Sabotage::LostCalls, &["after all was healed"]);
+}

@@ -149,8 +149,10 @@ pub struct Event {
     pub outcome: Outcome,
     /// When it began.
     pub invoked: u64,
-    /// When it ended, if it did.
+    /// When it ended with an answer, if it did.
     pub responded: Option<u64>,
+    /// When it ended, if it did.
+    pub ended: Option<u64>,
     /// The start of the server that the client knew of when it began.
     pub life: u64,
 }
@@ -178,7 +180,15 @@ impl History {
         state.moment += 1;
         let invoked = state.moment;
         let outcome = Outcome::Unknown;
-        state.events.push(Event { client, op, outcome, invoked, responded: None, life });
+        state.events.push(Event {
+            client,
+            op,
+            outcome,
+            invoked,
+            responded: None,
+            ended: None,
+            life,
+        });
         state.events.len() - 1
     }
 
@@ -188,6 +198,7 @@ impl History {
         state.moment += 1;
         let moment = state.moment;
         let event = &mut state.events[call];
+        event.ended = Some(moment);
         event.responded = (outcome != Outcome::Unknown).then_some(moment);
         event.outcome = outcome;
     }

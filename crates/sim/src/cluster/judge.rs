@@ -11,8 +11,12 @@
 //!   file was made durable. That is less strict than what is promised of a local filesystem, whose
 //!   own simulation looks closer.
 //!
-//! A client that has not heard of the crash yet may see what was before: its calls may stand
-//! before it in the sequence.
+//! Two things are allowed besides:
+//!
+//! - A client that has not heard of a crash yet may see what was before: its calls may stand before
+//!   it in the sequence.
+//! - A client sees its own change when it is complete; others may before, for the server asks for
+//!   no lease of who changes something. What a client reads meanwhile may stand before the change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -369,9 +373,32 @@ fn tells_of(event: &Event, file: Number) -> bool {
     }
 }
 
-/// The calls as they are judged. What was asked under an earlier start of the server may stand
-/// before the crash that ended it.
-fn placed(events: &[Event]) -> Vec<Event> {
+/// The calls as they are judged: from when on they may stand in the sequence. They are those of one
+/// object.
+fn placed(events: Vec<Event>, crashes: &[(u64, u64)]) -> Vec<Event> {
+    let place = |event: &Event| {
+        let missed = crashes.iter().filter(|(life, _)| event.life < *life);
+        let missed = missed.map(|(_, moment)| *moment);
+        let changing = events.iter().filter(|other| {
+            event.op.only_reads()
+                && !other.op.only_reads()
+                && other.client == event.client
+                && other.invoked < event.invoked
+                && other.ended.is_none_or(|ended| ended > event.invoked)
+        });
+        let changing = changing.map(|other| other.invoked);
+        let earliest = match event.op {
+            Op::Crash { .. } => None,
+            _ => missed.chain(changing).min(),
+        };
+        let invoked = event.invoked.min(earliest.unwrap_or(u64::MAX));
+        Event { invoked, ..event.clone() }
+    };
+    events.iter().map(place).collect()
+}
+
+/// What is wrong with a history that began with `entries`, if anything.
+pub fn judge(entries: &Entries, events: &[Event]) -> Result<(), String> {
     let crashes: Vec<(u64, u64)> = events
         .iter()
         .filter_map(|event| match event.op {
@@ -379,35 +406,21 @@ fn placed(events: &[Event]) -> Vec<Event> {
             _ => None,
         })
         .collect();
-    let place = |event: &Event| {
-        let mut event = event.clone();
-        let missed = crashes.iter().filter(|(life, _)| event.life < *life);
-        let first = missed.map(|(_, moment)| *moment).min();
-        if !matches!(event.op, Op::Crash { .. }) {
-            event.invoked = event.invoked.min(first.unwrap_or(u64::MAX));
-        }
-        event
-    };
-    events.iter().map(place).collect()
-}
-
-/// What is wrong with a history that began with `entries`, if anything.
-pub fn judge(entries: &Entries, events: &[Event]) -> Result<(), String> {
-    let events = placed(events);
     let made = events.iter().filter_map(|event| match event.outcome {
         Outcome::Made(file, true) => Some(file),
         _ => None,
     });
     let made = made.chain(entries.values().copied()).collect();
-    let has_crashes = events.iter().any(|event| matches!(event.op, Op::Crash { .. }));
-    let own: Vec<Event> = events.iter().filter(|event| tells_of_names(event)).cloned().collect();
+    let own = events.iter().filter(|event| tells_of_names(event)).cloned().collect();
+    let own = placed(own, &crashes);
     let entries = Rc::new(entries.clone());
     let names = Names { entries, since: Vec::new(), heard: BTreeMap::new() };
-    complain("names", &own, search(&NamesModel { made, has_crashes }, names, &own))?;
+    let model = NamesModel { made, has_crashes: !crashes.is_empty() };
+    complain("names", &own, search(&model, names, &own))?;
     let files: BTreeSet<Number> = events.iter().filter_map(|event| event.op.file()).collect();
     for file in files {
-        let own = events.iter().filter(|event| tells_of(event, file));
-        let own: Vec<Event> = own.cloned().collect();
+        let own = events.iter().filter(|event| tells_of(event, file)).cloned().collect();
+        let own = placed(own, &crashes);
         let verdict = search(&FileModel, FileState::new(), &own);
         complain(&format!("file {file}"), &own, verdict)?;
     }
@@ -415,23 +428,23 @@ pub fn judge(entries: &Entries, events: &[Event]) -> Result<(), String> {
 }
 
 fn complain(subject: &str, events: &[Event], verdict: Verdict) -> Result<(), String> {
-    match verdict {
-        Verdict::Fits => Ok(()),
-        Verdict::Undecided => Err(format!("{subject}: the search for a sequence takes too long")),
+    let (complaint, longest, stuck) = match verdict {
+        Verdict::Fits => return Ok(()),
         Verdict::Impossible { longest, stuck } => {
-            let line = |at: &usize| {
-                let Event { client, op, outcome, invoked, responded, .. } = &events[*at];
-                let end = responded.map_or("..".to_owned(), |moment| moment.to_string());
-                format!("    client {client} {invoked}-{end}: {op:?} -> {outcome:?}")
-            };
-            let skipped = longest.len().saturating_sub(40);
-            let told: Vec<String> = longest[skipped..].iter().map(line).collect();
-            let stuck: Vec<String> = stuck.iter().map(line).collect();
-            Err(format!(
-                "{subject}: no sequence explains the answers\n  fits:\n{}\n  stuck:\n{}",
-                told.join("\n"),
-                stuck.join("\n")
-            ))
+            ("no sequence explains the answers", longest, stuck)
         }
-    }
+        Verdict::Undecided { longest, stuck } => {
+            ("the search for a sequence takes too long", longest, stuck)
+        }
+    };
+    let line = |at: &usize| {
+        let Event { client, op, outcome, invoked, responded, .. } = &events[*at];
+        let end = responded.map_or("..".to_owned(), |moment| moment.to_string());
+        format!("    client {client} {invoked}-{end}: {op:?} -> {outcome:?}")
+    };
+    let skipped = longest.len().saturating_sub(40);
+    let told: Vec<String> = longest[skipped..].iter().map(line).collect();
+    let stuck: Vec<String> = stuck.iter().map(line).collect();
+    let (told, stuck) = (told.join("\n"), stuck.join("\n"));
+    Err(format!("{subject}: {complaint}\n  fits:\n{told}\n  stuck:\n{stuck}"))
 }

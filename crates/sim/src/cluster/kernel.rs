@@ -74,6 +74,8 @@ pub struct Kernel {
     caches: Mutex<Caches>,
     /// The locks of directories and files.
     objects: Mutex<BTreeMap<FileId, Arc<RwLock<()>>>>,
+    /// Held by who removes names, and shared by who opens files: see [`Mount::open`].
+    removing: RwLock<()>,
 }
 
 impl Kernel {
@@ -84,9 +86,9 @@ impl Kernel {
         can_forget_names: bool,
         sabotage: Sabotage,
     ) -> Self {
-        let (caches, objects) = Default::default();
+        let (caches, objects, removing) = Default::default();
         let place = PLACES + client;
-        Self { baton, place, can_forget_names, sabotage, caches, objects }
+        Self { baton, place, can_forget_names, sabotage, caches, objects, removing }
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
@@ -286,6 +288,7 @@ impl Mount {
         let object = self.kernel.object(dir);
         let _own = object.write();
         let Some(found) = self.find(dir, name)? else { return Err(Error::NotFound) };
+        let _alone = self.kernel.removing.write();
         let removed = self.fs.unlink(&caller(), dir, name);
         match &removed {
             Ok(()) => {
@@ -317,6 +320,7 @@ impl Mount {
         if target == Some(source) {
             return Ok(());
         }
+        let _alone = self.kernel.removing.write();
         let renamed = self.fs.rename(
             &caller(),
             &RenameRequest {
@@ -383,8 +387,10 @@ impl Mount {
         found
     }
 
-    /// Opens a file that was found.
+    /// Opens a file that was found. Nobody on this client removes names meanwhile: the server
+    /// would hear of that before it hears that the file is open.
     pub fn open(&self, file: FileId) -> Result<()> {
+        let _nobody = self.kernel.removing.read();
         let request = OpenRequest { access: Access::EXISTS, truncate: None };
         let opened = self.fs.open_file(&caller(), file, &request);
         self.fs.answered();

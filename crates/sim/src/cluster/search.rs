@@ -19,7 +19,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::history::{Event, Outcome};
 
 /// What is looked at, at most, before nothing is decided.
-const LOOKS_MAX: usize = 400_000;
+const LOOKS_MAX: usize = 100_000;
 
 /// What answers are judged by.
 pub trait Model {
@@ -42,8 +42,13 @@ pub enum Verdict {
         /// Positions of calls.
         stuck: Vec<usize>,
     },
-    /// It would take too long.
-    Undecided,
+    /// It would take too long. The same so far.
+    Undecided {
+        /// Positions of calls, in the order of the longest sequence.
+        longest: Vec<usize>,
+        /// Positions of calls.
+        stuck: Vec<usize>,
+    },
 }
 
 /// A step of the sequence: what is left to try from there.
@@ -107,7 +112,8 @@ impl<M: Model> Search<'_, M> {
             }
             self.looks += 1;
             if self.looks > LOOKS_MAX {
-                return Verdict::Undecided;
+                let (_, longest, stuck) = longest;
+                return Verdict::Undecided { longest, stuck };
             }
             if !self.seen.insert(self.fingerprint(&state)) {
                 continue;

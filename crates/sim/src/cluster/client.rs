@@ -64,8 +64,8 @@ pub struct Client {
     life: Mutex<Life>,
     /// The start of the server that it knows of.
     start: AtomicU64,
-    /// Sessions that it has begun.
-    sessions: AtomicU64,
+    /// The session before the one that just begins, and that one: equal most of the time.
+    sessions: [AtomicU64; 2],
     /// It has slept and does not know yet whether its session has ended. What programs see in
     /// this moment is nobody's promise.
     is_drowsy: AtomicBool,
@@ -101,6 +101,8 @@ impl Client {
         let (baton, can_forget) = (Arc::clone(&world.baton), traits.can_forget_names);
         let kernel = Arc::new(Kernel::new(baton, number, can_forget, world.sabotage));
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn remote::Kernel>);
+        let own = Arc::clone(world);
+        fs.set_report(Box::new(move |text| own.reported(number, text)));
         let patience = patience_of(world, &welcome);
         fs.confirmed(sent, patience);
         pipe.attach(connection, welcome.received).expect("nothing was sent yet");
@@ -114,7 +116,7 @@ impl Client {
             mount: Mount { fs, kernel },
             life: Mutex::new(Life { session, patience, pings: Vec::new() }),
             start: AtomicU64::new(welcome.start),
-            sessions: AtomicU64::new(1),
+            sessions: [welcome.session.0; 2].map(AtomicU64::new),
             is_drowsy: AtomicBool::new(false),
         });
         let own = Arc::clone(&client);
@@ -146,9 +148,14 @@ impl Client {
         self.start.load(Ordering::Relaxed)
     }
 
-    /// How many sessions it has begun.
-    pub fn sessions(&self) -> u64 {
-        self.sessions.load(Ordering::Relaxed)
+    /// The earliest session that what is done now may belong to.
+    pub fn earliest_session(&self) -> u64 {
+        self.sessions[0].load(Ordering::Relaxed)
+    }
+
+    /// The latest one.
+    pub fn latest_session(&self) -> u64 {
+        self.sessions[1].load(Ordering::Relaxed)
     }
 
     /// Its clock.
@@ -192,10 +199,10 @@ impl Client {
 
     fn take(&self, message: ToClient) {
         match (self.world.sabotage, message) {
-            (Sabotage::ReleasedAtOnce, ToClient::Revoke { id, range }) => {
+            (Sabotage::ReleasedAtOnce, ToClient::Revoke { id, range, keep }) => {
                 // The server hears of it before anybody has done it.
                 self.pipe.send(ToServer::Released(vec![id]).encode());
-                self.fs().receive(ToClient::Revoke { id, range });
+                self.fs().receive(ToClient::Revoke { id, range, keep });
             }
             (_, message) => self.fs().receive(message),
         }
@@ -250,8 +257,9 @@ impl Client {
         self.life().pings.clear();
         self.pipe.reset();
         // From here on nobody may count on what the session before has promised.
-        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.sessions[1].store(session, Ordering::Relaxed);
         self.fs().begin_again(welcome);
+        self.sessions[0].store(session, Ordering::Relaxed);
         self.start.store(welcome.start, Ordering::Relaxed);
     }
 

@@ -10,7 +10,6 @@ use gabion_base::rng::Rng;
 
 use super::baton::MachineId;
 use super::client::{Client, Traits};
-use super::history::{Op, Outcome};
 use super::programs::{Habits, Program};
 use super::server::Server;
 use super::{DEADLINE, MARGIN, PATIENCE, Sabotage, World};
@@ -200,8 +199,7 @@ impl Director {
         }
         let image = survivors(recording, &mut self.rng);
         let life = self.starts + 1;
-        let call = self.world.history.invoke(usize::MAX, life, Op::Crash { life });
-        self.world.history.respond(call, Outcome::Done);
+        self.world.history.crash(life);
         self.world.baton.sleep(time);
         self.start_server(SimDisk::from_image(image));
     }

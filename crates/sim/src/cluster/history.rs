@@ -71,6 +71,11 @@ pub enum Op {
         file: Number,
     },
     SyncAll,
+    /// No call: the session is about to end, and what its client has changed by itself and not yet
+    /// handed over is lost with it.
+    Lost {
+        session: u64,
+    },
     /// No call: the server has crashed, and started for the `life`-th time.
     Crash {
         life: u64,
@@ -155,6 +160,10 @@ pub struct Event {
     pub ended: Option<u64>,
     /// The start of the server that the client knew of when it began.
     pub life: u64,
+    /// The client's session when it began.
+    pub session: u64,
+    /// The session when it ended; the greatest of all if it did not.
+    pub last_session: u64,
 }
 
 #[derive(Default)]
@@ -175,32 +184,45 @@ impl History {
     }
 
     /// A call begins. The answer names it.
-    pub fn invoke(&self, client: usize, life: u64, op: Op) -> usize {
+    pub fn invoke(&self, client: usize, life: u64, session: u64, op: Op) -> usize {
         let mut state = self.state();
         state.moment += 1;
         let invoked = state.moment;
-        let outcome = Outcome::Unknown;
         state.events.push(Event {
             client,
             op,
-            outcome,
+            outcome: Outcome::Unknown,
             invoked,
             responded: None,
             ended: None,
             life,
+            session,
+            last_session: u64::MAX,
         });
         state.events.len() - 1
     }
 
     /// A call ends.
-    pub fn respond(&self, call: usize, outcome: Outcome) {
+    pub fn respond(&self, call: usize, session: u64, outcome: Outcome) {
         let mut state = self.state();
         state.moment += 1;
         let moment = state.moment;
         let event = &mut state.events[call];
         event.ended = Some(moment);
+        event.last_session = session;
         event.responded = (outcome != Outcome::Unknown).then_some(moment);
         event.outcome = outcome;
+    }
+
+    /// A session is about to end. When what is lost by that is seen to be lost is not known.
+    pub fn lost(&self, session: u64) {
+        self.invoke(usize::MAX, u64::MAX, session, Op::Lost { session });
+    }
+
+    /// The server has crashed, and is going to start for the `life`-th time.
+    pub fn crash(&self, life: u64) {
+        let call = self.invoke(usize::MAX, u64::MAX, u64::MAX, Op::Crash { life });
+        self.respond(call, u64::MAX, Outcome::Done);
     }
 
     /// Everything so far.

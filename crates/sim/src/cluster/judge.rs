@@ -3,13 +3,10 @@
 //! All names are one object, and each file's size, bytes and permissions are one. A sequence is
 //! looked for each of them ([`search`]); if each has one, there is one of all calls.
 //!
-//! Crashes of the server may take back what was not made durable:
-//!
-//! - names as a whole, to what they were at some moment since the last call that made anything
-//!   durable;
-//! - of a file each grain, the size and the permissions on their own, to what they were since the
-//!   file was made durable. That is less strict than what is promised of a local filesystem, whose
-//!   own simulation looks closer.
+//! What may be lost, by the end of a session or by a crash of the server, is judged name by name
+//! and grain by grain ([`cell`](super::cell)): a rename may be lost by half, and what is left of
+//! several writes need not be what there was at any moment. That is less strict than what is promised,
+//! at which the simulation of a local filesystem looks closer.
 //!
 //! Two things are allowed besides:
 //!
@@ -19,258 +16,235 @@
 //!   no lease of who changes something. What a client reads meanwhile may stand before the change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
+use super::cell::{Author, Cell};
 use super::history::{Event, Number, Op, Outcome, Place};
 use super::search::{Model, Verdict, search};
 
 /// Numbers of files that are not known, because nobody heard of them, begin here.
 const UNHEARD: Number = 1 << 63;
+/// What a name stands for that is not there.
+const NOTHING: Number = 0;
 /// Grains of a file that programs use on purpose.
 pub const GRAINS_MAX: usize = 32;
 /// Grains of a file that are judged; those who append do not know of each other.
 const GRAINS_JUDGED: usize = 64;
 
-type Entries = BTreeMap<Place, Number>;
+fn author(event: &Event) -> Author {
+    Author { client: event.client, first: event.session, last: event.last_session }
+}
 
-/// All names, and what they were since something was durable.
+/// All names that there may be, and what they stand for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Names {
-    entries: Rc<Entries>,
-    since: Vec<Rc<Entries>>,
-    /// Files that were made unheard, and what they turned out to be.
-    heard: BTreeMap<Number, Number>,
+    cells: BTreeMap<Place, Cell<Number>>,
+    /// What files that were made unheard have turned out to be.
+    heard: BTreeSet<Number>,
 }
 
 struct NamesModel {
     /// Files that somebody was told he made: they are none of the unheard ones.
     made: BTreeSet<Number>,
-    has_crashes: bool,
+}
+
+impl Names {
+    fn cell(&mut self, place: &Place) -> &mut Cell<Number> {
+        self.cells.get_mut(place).expect("all places are known")
+    }
+
+    fn possible(&self, place: &Place) -> Vec<Number> {
+        self.cells[place].possible().collect()
+    }
+
+    /// The states in which there is something at the place, with what it is.
+    fn taken(&self, place: &Place, client: usize) -> Vec<(Self, Number)> {
+        let there = self.possible(place).into_iter().filter(|held| *held != NOTHING);
+        let seen = |held: Number| {
+            let mut state = self.clone();
+            state.cell(place).see(held, client);
+            (state, held)
+        };
+        there.map(seen).collect()
+    }
+
+    /// The state in which there is nothing, if there may be nothing.
+    fn free(&self, place: &Place, client: usize) -> Option<Self> {
+        let mut state = self.clone();
+        state.cell(place).see(NOTHING, client).then_some(state)
+    }
+
+    /// How many names a file has, at least and at most.
+    fn count(&self, file: Number) -> (u32, u32) {
+        let (mut least, mut most) = (0, 0);
+        for cell in self.cells.values() {
+            let mut values = cell.possible();
+            least += u32::from(cell.possible().all(|held| held == file));
+            most += u32::from(values.any(|held| held == file));
+        }
+        (least, most)
+    }
+
+    fn with(mut self, place: &Place, file: Number, event: &Event) -> Self {
+        self.cell(place).set(file, author(event));
+        self
+    }
 }
 
 impl NamesModel {
-    fn with(&self, state: &Names, change: impl FnOnce(&mut Entries)) -> Names {
-        let mut next = state.clone();
-        if self.has_crashes {
-            next.since.push(Rc::clone(&state.entries));
+    /// The states in which `place` stands for `told`.
+    fn told(&self, state: &Names, place: &Place, told: Number, client: usize) -> Vec<Names> {
+        let mut found = Vec::new();
+        let mut known = state.clone();
+        if known.cell(place).see(told, client) {
+            found.push(known);
         }
-        change(Rc::make_mut(&mut next.entries));
-        next
-    }
-
-    /// The state in which `held` stands for `told`, if it can.
-    fn told(&self, state: &Names, held: Number, told: Number) -> Option<Names> {
-        let heard = *state.heard.get(&held).unwrap_or(&held);
-        if heard == told {
-            return Some(state.clone());
+        if told == NOTHING || self.made.contains(&told) || state.heard.contains(&told) {
+            return found;
         }
-        let is_free = heard >= UNHEARD
-            && !self.made.contains(&told)
-            && !state.heard.values().any(|other| *other == told);
-        is_free.then(|| {
+        for held in state.possible(place).into_iter().filter(|held| *held >= UNHEARD) {
             let mut next = state.clone();
-            next.heard.insert(held, told);
-            next
-        })
-    }
-
-    fn count(state: &Names, file: Number) -> u32 {
-        let is_it = |held: &&Number| *state.heard.get(held).unwrap_or(held) == file;
-        state.entries.values().filter(is_it).count() as u32
-    }
-
-    fn listed(&self, state: &Names, dir: u8, told: &[(u8, Number)]) -> Option<Names> {
-        let held: Vec<(u8, Number)> = state
-            .entries
-            .range((dir, 0)..=(dir, u8::MAX))
-            .map(|(at, file)| (at.1, *file))
-            .collect();
-        let mut told = told.to_vec();
-        told.sort_unstable();
-        if held.len() != told.len() {
-            return None;
+            next.cells.values_mut().for_each(|cell| cell.rename(held, told));
+            next.heard.insert(told);
+            next.cell(place).see(told, client);
+            found.push(next);
         }
-        held.iter().zip(&told).try_fold(state.clone(), |state, (held, told)| {
-            (held.0 == told.0).then(|| self.told(&state, held.1, told.1)).flatten()
-        })
+        found
+    }
+
+    fn listed(&self, state: &Names, dir: u8, told: &[(u8, Number)], client: usize) -> Vec<Names> {
+        let told: BTreeMap<u8, Number> = told.iter().copied().collect();
+        let places: Vec<Place> =
+            state.cells.range((dir, 0)..=(dir, u8::MAX)).map(|(place, _)| *place).collect();
+        let mut states = vec![state.clone()];
+        for place in places {
+            let held = told.get(&place.1).copied().unwrap_or(NOTHING);
+            let next = states.iter().flat_map(|state| self.told(state, &place, held, client));
+            states = next.collect();
+        }
+        states
+    }
+
+    fn renamed(
+        &self,
+        state: &Names,
+        (from, to, replaces): (&Place, &Place, bool),
+        event: &Event,
+    ) -> Vec<Names> {
+        let client = event.client;
+        match event.outcome {
+            Outcome::Absent => state.free(from, client).into_iter().collect(),
+            Outcome::Exists => {
+                let sources = state.taken(from, client).into_iter();
+                let both = sources.flat_map(|(state, _)| state.taken(to, client));
+                both.filter(|_| !replaces).map(|(state, _)| state).collect()
+            }
+            _ => {
+                let mut after = Vec::new();
+                for (state, source) in state.taken(from, client) {
+                    for (next, target) in state.taken(to, client) {
+                        match (replaces, source == target) {
+                            (false, _) => {}
+                            (true, true) => after.push(next),
+                            (true, false) => after.push(moved(next, from, to, source, event)),
+                        }
+                    }
+                    let free = state.free(to, client);
+                    after.extend(free.map(|free| moved(free, from, to, source, event)));
+                }
+                after
+            }
+        }
     }
 }
 
-fn unless(wrong: bool, state: &Names) -> Vec<Names> {
-    if wrong { Vec::new() } else { vec![state.clone()] }
+fn moved(state: Names, from: &Place, to: &Place, file: Number, event: &Event) -> Names {
+    state.with(from, NOTHING, event).with(to, file, event)
 }
 
 impl Model for NamesModel {
     type State = Names;
 
     fn after(&self, state: &Names, event: &Event) -> Vec<Names> {
-        let at = |place: &Place| state.entries.get(place).copied();
-        let known = event.outcome != Outcome::Unknown;
+        let client = event.client;
+        let seen = |place: &Place, told| self.told(state, place, told, client);
+        let taken = |place: &Place| -> Vec<Names> {
+            state.taken(place, client).into_iter().map(|(state, _)| state).collect()
+        };
+        let put = |place: &Place, file| -> Vec<Names> {
+            let free = state.free(place, client).into_iter();
+            free.map(|free| free.with(place, file, event)).collect()
+        };
+        let if_so = |holds: bool| if holds { vec![state.clone()] } else { Vec::new() };
         match (&event.op, &event.outcome) {
-            (Op::Lookup { at: place }, Outcome::Found(told)) => {
-                at(place).and_then(|held| self.told(state, held, *told)).into_iter().collect()
+            (Op::Lookup { at }, Outcome::Found(told)) => seen(at, *told),
+            (Op::Lookup { at }, _) => seen(at, NOTHING),
+            (Op::Create { at, .. }, Outcome::Made(told, false)) => seen(at, *told),
+            (Op::Create { at, .. } | Op::Link { at, .. }, Outcome::Exists) => taken(at),
+            (Op::Create { at, .. }, Outcome::Made(told, true)) => put(at, *told),
+            (Op::Create { at, .. }, _) => put(at, UNHEARD + event.invoked),
+            (Op::Link { file, .. } | Op::Stat { file }, Outcome::Absent | Outcome::Gone) => {
+                if_so(state.count(*file).0 == 0)
             }
-            (Op::Lookup { at: place }, _) => unless(at(place).is_some(), state),
-            (Op::Create { at: place, .. }, Outcome::Made(told, false)) => {
-                at(place).and_then(|held| self.told(state, held, *told)).into_iter().collect()
-            }
-            (Op::Create { at: place, .. }, Outcome::Exists) => unless(at(place).is_none(), state),
-            (Op::Create { at: place, .. }, outcome) => {
-                let file = match outcome {
-                    Outcome::Made(told, _) => *told,
-                    _ => UNHEARD + event.invoked,
-                };
-                if at(place).is_some() {
-                    return Vec::new();
-                }
-                vec![self.with(state, |entries| {
-                    entries.insert(*place, file);
-                })]
-            }
-            (Op::Link { at: place, .. }, Outcome::Exists) => unless(at(place).is_none(), state),
-            (Op::Link { file, .. }, Outcome::Absent | Outcome::Gone) => {
-                unless(Self::count(state, *file) > 0, state)
-            }
-            (Op::Link { file, at: place }, _) => {
-                if at(place).is_some() || Self::count(state, *file) == 0 {
-                    return Vec::new();
-                }
-                vec![self.with(state, |entries| {
-                    entries.insert(*place, *file);
-                })]
-            }
-            (Op::Unlink { at: place }, Outcome::Absent) => unless(at(place).is_some(), state),
-            (Op::Unlink { at: place }, _) => match at(place) {
-                None => Vec::new(),
-                Some(_) => vec![self.with(state, |entries| {
-                    entries.remove(place);
-                })],
+            (Op::Link { file, at }, _) => match state.count(*file).1 {
+                0 => Vec::new(),
+                _ => put(at, *file),
             },
-            (Op::Rename { from, to, replaces }, outcome) => {
-                self.renamed(state, (from, to, *replaces), outcome)
+            (Op::Unlink { at }, Outcome::Absent) => seen(at, NOTHING),
+            (Op::Unlink { at }, _) => {
+                let gone = |state: Names| state.with(at, NOTHING, event);
+                taken(at).into_iter().map(gone).collect()
             }
-            (Op::List { dir }, Outcome::Names(told)) => {
-                self.listed(state, *dir, told).into_iter().collect()
+            (Op::Rename { from, to, replaces }, _) => {
+                self.renamed(state, (from, to, *replaces), event)
             }
+            (Op::List { dir }, Outcome::Names(told)) => self.listed(state, *dir, told, client),
             (Op::Stat { file }, Outcome::Status { nlink, .. }) => {
-                unless(Self::count(state, *file) != *nlink, state)
+                let (least, most) = state.count(*file);
+                if_so((least..=most).contains(nlink))
             }
-            (Op::Stat { file }, _) => unless(Self::count(state, *file) > 0, state),
-            (Op::Fsync { .. } | Op::SyncAll, _) if known => {
-                vec![Names { since: Vec::new(), ..state.clone() }]
-            }
-            (Op::Crash { .. }, _) => {
-                let mut left: Vec<&Rc<Entries>> = state.since.iter().collect();
-                left.push(&state.entries);
-                left.dedup();
-                let after = |entries: &Rc<Entries>| Names {
-                    entries: Rc::clone(entries),
-                    since: Vec::new(),
-                    heard: state.heard.clone(),
-                };
-                left.into_iter().map(after).collect()
+            (Op::Fsync { .. } | Op::SyncAll | Op::Lost { .. } | Op::Crash { .. }, _) => {
+                let mut next = state.clone();
+                let cells = next.cells.values_mut();
+                cells.for_each(|cell| happen(cell, event));
+                vec![next]
             }
             (op, outcome) => unreachable!("{op:?} {outcome:?} tells of names"),
         }
     }
 }
 
-impl NamesModel {
-    fn renamed(
-        &self,
-        state: &Names,
-        (from, to, replaces): (&Place, &Place, bool),
-        outcome: &Outcome,
-    ) -> Vec<Names> {
-        let (source, target) = (state.entries.get(from), state.entries.get(to));
-        let is = |held: &Number| *state.heard.get(held).unwrap_or(held);
-        match outcome {
-            Outcome::Absent => unless(source.is_some(), state),
-            Outcome::Exists => unless(source.is_none() || target.is_none() || replaces, state),
-            _ => match (source, target) {
-                (None, _) => Vec::new(),
-                (_, Some(_)) if !replaces => Vec::new(),
-                (Some(source), Some(target)) if is(source) == is(target) => vec![state.clone()],
-                (Some(source), _) => {
-                    let file = *source;
-                    vec![self.with(state, |entries| {
-                        entries.remove(from);
-                        entries.insert(*to, file);
-                    })]
-                }
-            },
-        }
-    }
-}
-
-/// What something may be, and what it may become again by a crash.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Value {
-    now: u32,
-    /// What it may be instead, since a crash.
-    or: Vec<u32>,
-    since: Vec<u32>,
-}
-
-fn insert(values: &mut Vec<u32>, value: u32) {
-    if let Err(at) = values.binary_search(&value) {
-        values.insert(at, value);
-    }
-}
-
-impl Value {
-    fn is(value: u32) -> Self {
-        Self { now: value, or: Vec::new(), since: Vec::new() }
-    }
-
-    fn set(&mut self, value: u32) {
-        insert(&mut self.since, self.now);
-        for old in std::mem::take(&mut self.or) {
-            insert(&mut self.since, old);
-        }
-        self.now = value;
-    }
-
-    /// It is seen to be this. Whether it can be.
-    fn see(&mut self, value: u32) -> bool {
-        let can_be = self.now == value || self.or.contains(&value);
-        self.now = value;
-        self.or.clear();
-        can_be
-    }
-
-    fn crash(&mut self) {
-        for old in std::mem::take(&mut self.since) {
-            if old != self.now {
-                insert(&mut self.or, old);
-            }
-        }
+/// What happens to all that there is.
+fn happen<T: Ord + Copy>(cell: &mut Cell<T>, event: &Event) {
+    match event.op {
+        Op::Lost { session } => cell.lose(session),
+        Op::Crash { .. } => cell.crash(),
+        _ => cell.sync(event.client),
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct FileState {
-    size: Value,
-    mode: Value,
-    grains: Vec<Value>,
+    size: Cell<u32>,
+    mode: Cell<u32>,
+    grains: Vec<Cell<u32>>,
 }
 
 impl FileState {
     fn new() -> Self {
-        let grains = vec![Value::is(0); GRAINS_JUDGED];
-        Self { size: Value::is(0), mode: Value::is(0o644), grains }
+        let grains = vec![Cell::is(0); GRAINS_JUDGED];
+        Self { size: Cell::is(0), mode: Cell::is(0o644), grains }
     }
 
-    fn values(&mut self) -> impl Iterator<Item = &mut Value> {
+    fn cells(&mut self) -> impl Iterator<Item = &mut Cell<u32>> {
         [&mut self.size, &mut self.mode].into_iter().chain(&mut self.grains)
     }
 
-    fn put(&mut self, size: u32, grain: u32, count: u32, stamp: u32) {
+    fn put(&mut self, size: u32, (grain, count, stamp): (u32, u32, u32), author: Author) {
         let end = grain + count;
         let written = (grain as usize).min(GRAINS_JUDGED)..(end as usize).min(GRAINS_JUDGED);
-        self.grains[written].iter_mut().for_each(|value| value.set(stamp));
+        self.grains[written].iter_mut().for_each(|cell| cell.set(stamp, author));
         if end > size {
-            self.size.set(end);
+            self.size.set(end, author);
         }
     }
 
@@ -278,10 +252,10 @@ impl FileState {
     fn sized(&self) -> Vec<(u32, Self)> {
         let sized = |size: u32| {
             let mut state = self.clone();
-            state.size.see(size);
+            state.size.assume(size);
             (size, state)
         };
-        [self.size.now].into_iter().chain(self.size.or.iter().copied()).map(sized).collect()
+        self.size.possible().map(sized).collect()
     }
 }
 
@@ -292,23 +266,22 @@ impl Model for FileModel {
 
     fn after(&self, state: &FileState, event: &Event) -> Vec<FileState> {
         let mut next = state.clone();
+        let (client, author) = (event.client, author(event));
+        let if_so = |holds: bool, next| if holds { vec![next] } else { Vec::new() };
         match (&event.op, &event.outcome) {
             (Op::Read { grain, .. }, Outcome::Grains(told)) => {
                 let seen = next.grains[*grain as usize..].iter_mut().zip(told);
-                match seen.map(|(value, told)| value.see(*told)).fold(true, |all, one| all & one) {
-                    true => vec![next],
-                    false => Vec::new(),
-                }
+                let seen = seen.map(|(cell, told)| cell.see(*told, client));
+                let holds = seen.fold(true, |all, one| all & one);
+                if_so(holds, next)
             }
             (Op::Stat { .. }, Outcome::Status { size, mode, .. }) => {
-                match next.size.see(*size) & next.mode.see(*mode) {
-                    true => vec![next],
-                    false => Vec::new(),
-                }
+                let holds = next.size.see(*size, client) & next.mode.see(*mode, client);
+                if_so(holds, next)
             }
             (Op::Write { grain, count, stamp, .. }, _) => {
                 let written = |(size, mut state): (u32, FileState)| {
-                    state.put(size, *grain, *count, *stamp);
+                    state.put(size, (*grain, *count, *stamp), author);
                     state
                 };
                 state.sized().into_iter().map(written).collect()
@@ -319,26 +292,23 @@ impl Model for FileModel {
                     _ => true,
                 };
                 let appended = |(size, mut state): (u32, FileState)| {
-                    state.put(size, size, *count, *stamp);
+                    state.put(size, (size, *count, *stamp), author);
                     state
                 };
                 state.sized().into_iter().filter(fits).map(appended).collect()
             }
             (Op::Resize { grains, .. }, _) => {
-                next.size.set(*grains);
-                next.grains[*grains as usize..].iter_mut().for_each(|value| value.set(0));
+                next.size.set(*grains, author);
+                let cut = next.grains[*grains as usize..].iter_mut();
+                cut.for_each(|cell| cell.set(0, author));
                 vec![next]
             }
             (Op::Chmod { mode, .. }, _) => {
-                next.mode.set(*mode);
+                next.mode.set(*mode, author);
                 vec![next]
             }
-            (Op::Fsync { .. } | Op::SyncAll, _) => {
-                next.values().for_each(|value| value.since.clear());
-                vec![next]
-            }
-            (Op::Crash { .. }, _) => {
-                next.values().for_each(Value::crash);
+            (Op::Fsync { .. } | Op::SyncAll | Op::Lost { .. } | Op::Crash { .. }, _) => {
+                next.cells().for_each(|cell| happen(cell, event));
                 vec![next]
             }
             (op, outcome) => unreachable!("{op:?} {outcome:?} tells of a file"),
@@ -364,7 +334,7 @@ fn tells_of(event: &Event, file: Number) -> bool {
     let Event { op, outcome, .. } = event;
     match op {
         Op::SyncAll => *outcome == Outcome::Done,
-        Op::Crash { .. } => true,
+        Op::Lost { .. } | Op::Crash { .. } => true,
         Op::Link { .. } => false,
         Op::Fsync { .. } => *outcome == Outcome::Done && op.file() == Some(file),
         _ if op.file() != Some(file) => false,
@@ -388,7 +358,7 @@ fn placed(events: Vec<Event>, crashes: &[(u64, u64)]) -> Vec<Event> {
         });
         let changing = changing.map(|other| other.invoked);
         let earliest = match event.op {
-            Op::Crash { .. } => None,
+            Op::Lost { .. } | Op::Crash { .. } => None,
             _ => missed.chain(changing).min(),
         };
         let invoked = event.invoked.min(earliest.unwrap_or(u64::MAX));
@@ -398,7 +368,7 @@ fn placed(events: Vec<Event>, crashes: &[(u64, u64)]) -> Vec<Event> {
 }
 
 /// What is wrong with a history that began with `entries`, if anything.
-pub fn judge(entries: &Entries, events: &[Event]) -> Result<(), String> {
+pub fn judge(entries: &BTreeMap<Place, Number>, events: &[Event]) -> Result<(), String> {
     let crashes: Vec<(u64, u64)> = events
         .iter()
         .filter_map(|event| match event.op {
@@ -413,10 +383,9 @@ pub fn judge(entries: &Entries, events: &[Event]) -> Result<(), String> {
     let made = made.chain(entries.values().copied()).collect();
     let own = events.iter().filter(|event| tells_of_names(event)).cloned().collect();
     let own = placed(own, &crashes);
-    let entries = Rc::new(entries.clone());
-    let names = Names { entries, since: Vec::new(), heard: BTreeMap::new() };
-    let model = NamesModel { made, has_crashes: !crashes.is_empty() };
-    complain("names", &own, search(&model, names, &own))?;
+    let cells = entries.iter().map(|(place, file)| (*place, Cell::is(*file))).collect();
+    let names = Names { cells, heard: BTreeSet::new() };
+    complain("names", &own, search(&NamesModel { made }, names, &own))?;
     let files: BTreeSet<Number> = events.iter().filter_map(|event| event.op.file()).collect();
     for file in files {
         let own = events.iter().filter(|event| tells_of(event, file)).cloned().collect();

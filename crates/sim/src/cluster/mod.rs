@@ -26,6 +26,7 @@
 //! servers with faulty disks.
 
 pub mod baton;
+mod cell;
 mod client;
 mod clock;
 mod faults;
@@ -38,6 +39,7 @@ mod programs;
 pub mod search;
 mod server;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -70,6 +72,8 @@ const DISK_BLOCKS: u64 = 1 << 14;
 /// Directories and files that are there from the beginning, at most.
 const DIRS_MAX: u64 = 2;
 const FILES_MAX: u64 = 3;
+/// Names that programs use in each directory.
+const NAMES: u8 = 4;
 /// In which directory the files' own names are, which nobody touches.
 const HIDDEN: u8 = u8::MAX;
 
@@ -121,6 +125,14 @@ pub struct World {
 impl World {
     fn new_stamp(&self) -> u32 {
         self.stamps.fetch_add(1, Ordering::Relaxed) as u32 + 1
+    }
+
+    /// A client has something to say.
+    fn reported(&self, client: usize, text: &str) {
+        self.baton.note(|| format!("client {client} says: {text}"));
+        if text.starts_with("a change could not be made") {
+            self.baton.fail(&format!("client {client}: {text}"));
+        }
     }
 
     fn is_healed(&self) -> bool {
@@ -241,7 +253,11 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
     let world = kept.lock().expect("nobody panics here").take().expect("the director has begun");
     let events = world.history.events();
     let hidden = |(at, file): (usize, &Number)| -> (Place, Number) { ((HIDDEN, at as u8), *file) };
-    let entries = beginning.files.iter().enumerate().map(hidden).collect();
+    let mut entries: BTreeMap<Place, Number> =
+        beginning.files.iter().enumerate().map(hidden).collect();
+    for dir in 0..world.dirs.len() as u8 {
+        entries.extend((0..NAMES).map(|name| ((dir, name), 0)));
+    }
     judge::judge(&entries, &events).map_err(failed)?;
     let answered = events.iter().filter(|event| event.responded.is_some()).count() as u64;
     let unknown = events.len() as u64 - answered;

@@ -14,10 +14,8 @@ use gabion_map::{FileId, Stop};
 use super::client::Client;
 use super::history::{GRAIN, Number, Op, Outcome, Place};
 use super::judge::GRAINS_MAX;
-use super::{DEADLINE, World};
+use super::{DEADLINE, NAMES, World};
 
-/// Names in each directory.
-const NAMES: u64 = 4;
 /// Grains in a page.
 const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
 /// Calls of a program at most.
@@ -30,9 +28,8 @@ const CALL_MAX: Duration = Duration::from_secs(2 * DEADLINE.as_secs() + 2);
 /// A file that a program has open.
 struct Open {
     file: Number,
-    /// The client's session then, and the server's start.
-    sessions: u64,
-    life: u64,
+    /// The client's session then.
+    session: u64,
 }
 
 /// How a program uses its calls.
@@ -139,7 +136,7 @@ impl Program {
 
     fn place(&mut self) -> Place {
         let dirs = self.world.dirs.len() as u64;
-        (self.rng.below(dirs) as u8, self.rng.below(NAMES) as u8)
+        (self.rng.below(dirs) as u8, self.rng.below(NAMES.into()) as u8)
     }
 
     /// A file that is there whatever others do.
@@ -177,14 +174,13 @@ impl Program {
     }
 
     fn opened(&mut self, file: Number) {
-        let (sessions, life) = (self.client.sessions(), self.client.server_start());
-        self.open.push(Open { file, sessions, life });
+        self.open.push(Open { file, session: self.client.earliest_session() });
     }
 
     fn open(&mut self, file: Number) {
-        let (sessions, life) = (self.client.sessions(), self.client.server_start());
+        let session = self.client.earliest_session();
         match self.client.mount.open(self.id(file)) {
-            Ok(()) => self.open.push(Open { file, sessions, life }),
+            Ok(()) => self.open.push(Open { file, session }),
             // It has lost its last name meanwhile, or nobody answered.
             Err(Error::Stale | Error::NotFound) => {}
             Err(error) if is_trouble(&error) => {}
@@ -268,7 +264,8 @@ impl Program {
         }
         let life = self.client.server_start();
         let began = self.client.monotonic();
-        let call = self.world.history.invoke(self.client.number, life, op.clone());
+        let session = self.client.earliest_session();
+        let call = self.world.history.invoke(self.client.number, life, session, op.clone());
         let result = self.perform(&op);
         let took = self.client.monotonic() - began;
         let outcome = match result {
@@ -277,7 +274,7 @@ impl Program {
         };
         let number = self.client.number;
         self.world.baton.note(|| format!("client {number}: {op:?} -> {outcome:?} in {took:?}"));
-        self.world.history.respond(call, outcome.clone());
+        self.world.history.respond(call, self.client.latest_session(), outcome.clone());
         if took > CALL_MAX {
             let text = format!("client {number}: {op:?} took {took:?} by its own clock");
             self.world.baton.fail(&text);
@@ -306,9 +303,7 @@ impl Program {
     /// session, in which all that counts.
     fn is_kept_open(&self, op: &Op) -> bool {
         let Some(file) = op.file() else { return false };
-        let is_lasting = |open: &Open| {
-            open.sessions == self.client.sessions() && open.life == self.client.server_start()
-        };
+        let is_lasting = |open: &Open| open.session == self.client.latest_session();
         self.world.files.contains(&file)
             || self.open.iter().any(|open| open.file == file && is_lasting(open))
     }

@@ -154,7 +154,8 @@ impl<M: Model> Search<'_, M> {
             if is_known(event) && event.op.only_reads() && next.len() == 1 && next[0] == *state {
                 return vec![(at, state.clone())];
             }
-            choices.extend(next.into_iter().map(|next| (at, next)));
+            let matters = |next: &M::State| is_known(event) || next != state;
+            choices.extend(next.into_iter().filter(matters).map(|next| (at, next)));
         }
         choices.reverse();
         choices

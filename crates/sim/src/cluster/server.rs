@@ -26,6 +26,8 @@ const GLANCE: Duration = Duration::from_millis(50);
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 /// What is accepted is committed after this time.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(3);
+/// Numbers for objects that are skipped: clients of the start before may use some of them.
+const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Memory of the filesystem.
 const MEMORY: u64 = 16 << 20;
 
@@ -129,6 +131,10 @@ impl Server {
         let limits = Limits::within(MEMORY);
         let fs = LocalFs::open(disk, OpenMode::ReadWrite, limits, settings, clock);
         let fs = Arc::new(fs.map_err(|error| format!("the server cannot start: {error}"))?);
+        if may_live {
+            let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
+            reserved.map_err(|error| format!("the server cannot start: {error}"))?;
+        }
         let jobs = Arc::new(Jobs::default());
         if may_live && world.sabotage != Sabotage::NoGrace {
             let ends = world.baton.now() + PATIENCE + MARGIN;
@@ -207,6 +213,7 @@ impl Server {
                     drop(links);
                     let (name, id) = (link.session.name(), link.session.id().0);
                     self.world.baton.note(|| format!("server: {name} (session {id}) is evicted"));
+                    self.world.history.lost(id);
                     self.served.end(&link.session);
                     link.pipe.close();
                 }
@@ -241,7 +248,7 @@ impl Server {
                 }
                 Ok(ToServer::Ping) => {
                     let received = link.pipe.received();
-                    link.pipe.send(ToClient::Pong { received }.encode());
+                    link.pipe.send(ToClient::Pong { received, now: self.served.now() }.encode());
                 }
                 Ok(message) => self.take(&link, message),
                 Err(error) => return self.world.baton.fail(&format!("at the server: {error}")),
@@ -313,6 +320,8 @@ impl Server {
             seed: fs.map().name_seed(),
             read_only: fs.is_read_only(),
             start: self.start,
+            now: self.served.now(),
+            credit: self.served.credit(),
         };
         let frame = greeting(FrameKind::Welcome, &welcome.encode());
         self.world.network.send(connection, Side::Server, frame);

@@ -32,6 +32,8 @@ pub struct Traits {
     pub pace: u32,
     /// Whether its kernel forgets names when it is told.
     pub can_forget_names: bool,
+    /// Objects that it keeps leases on.
+    pub objects_max: usize,
 }
 
 struct ToPipe {
@@ -96,7 +98,8 @@ impl Client {
         };
         let pipe = Arc::new(Pipe::new(Arc::clone(&world.network), Side::Client));
         let wire = Arc::new(ToPipe { pipe: Arc::clone(&pipe) });
-        let settings = RemoteSettings { deadline: DEADLINE };
+        let objects_max = traits.objects_max;
+        let settings = RemoteSettings { deadline: DEADLINE, objects_max };
         let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock) as _, wire));
         let (baton, can_forget) = (Arc::clone(&world.baton), traits.can_forget_names);
         let kernel = Arc::new(Kernel::new(baton, number, can_forget, world.sabotage));

@@ -86,6 +86,7 @@ impl Director {
             let traits = Traits {
                 pace: 900 + self.rng.below(200) as u32,
                 can_forget_names: self.rng.chance(3, 4),
+                objects_max: [3, 1000][self.rng.below(2) as usize],
             };
             let (client, running) = Default::default();
             self.posts.push(Post { traits, machine: 0, client, running });

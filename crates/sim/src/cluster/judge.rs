@@ -133,10 +133,10 @@ impl NamesModel {
         let client = event.client;
         match event.outcome {
             Outcome::Absent => state.free(from, client).into_iter().collect(),
+            // Kernels look both names up before, one after the other.
+            Outcome::Exists if replaces => Vec::new(),
             Outcome::Exists => {
-                let sources = state.taken(from, client).into_iter();
-                let both = sources.flat_map(|(state, _)| state.taken(to, client));
-                both.filter(|_| !replaces).map(|(state, _)| state).collect()
+                state.taken(to, client).into_iter().map(|(state, _)| state).collect()
             }
             _ => {
                 let mut after = Vec::new();

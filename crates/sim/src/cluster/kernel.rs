@@ -301,13 +301,14 @@ impl Mount {
         removed
     }
 
-    /// Gives a file another name.
+    /// Gives a file another name. False: both names seem to be of one file, so nothing is to be
+    /// done; but they were not looked up at the same moment.
     pub fn rename(
         &self,
         (from_dir, from): (FileId, &[u8]),
         (to_dir, to): (FileId, &[u8]),
         if_taken: IfTaken,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let objects = [from_dir.min(to_dir), from_dir.max(to_dir)];
         let objects = objects.map(|dir| self.kernel.object(dir));
         let _first = objects[0].write();
@@ -318,7 +319,7 @@ impl Mount {
             return Err(Error::Exists);
         }
         if target == Some(source) {
-            return Ok(());
+            return Ok(false);
         }
         let _alone = self.kernel.removing.write();
         let renamed = self.fs.rename(
@@ -348,7 +349,7 @@ impl Mount {
             }
         }
         self.fs.answered();
-        renamed
+        renamed.map(|()| true)
     }
 
     /// All names of a directory.

@@ -330,7 +330,8 @@ impl Program {
                 let how = if replaces { IfTaken::Replace } else { IfTaken::Fail };
                 let (source, target) = (name(from.1), name(to.1));
                 let (from, to) = (self.dir(from.0), self.dir(to.0));
-                mount.rename((from, &source), (to, &target), how).map(done)
+                let renamed = mount.rename((from, &source), (to, &target), how)?;
+                Ok(if renamed { Outcome::Done } else { Outcome::Refused })
             }
             Op::List { dir } => self.list(dir),
             Op::Stat { file } => mount.stat(self.id(file)).map(|found| self.status(&found)),

@@ -43,6 +43,7 @@ impl RemoteFs {
         mut operation: impl FnMut(&mut CacheTxn<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut needed: Vec<KeyRange> = Vec::new();
+        let mut gone: Option<FileId> = None;
         for _ in 0..ATTEMPTS_MAX {
             // From here on nothing is revoked behind the back of what is found out.
             self.gate.enter_own();
@@ -57,8 +58,19 @@ impl RemoteFs {
                     outcome => return outcome,
                 }
             }
-            let needed = needed.iter().map(|range| (*range, LockMode::Shared)).collect();
-            self.call(caller, Call::Acquire { needed, welcome: Vec::new(), prefetch })?;
+            let wants = needed.iter().map(|range| (*range, LockMode::Shared)).collect();
+            let acquire = Call::Acquire { needed: wants, welcome: Vec::new(), prefetch };
+            match self.call(caller, acquire) {
+                Ok(_) => {}
+                // What a name stood for when the question was sent need not be there any more when
+                // it is answered. Who asks anew asks for nothing that is gone, but for the object
+                // that is meant.
+                Err(Error::Stale) if gone.is_none() || gone != only_file(&needed) => {
+                    gone = only_file(&needed);
+                    needed.clear();
+                }
+                Err(error) => return Err(error),
+            }
         }
         Err(Error::Busy)
     }
@@ -546,6 +558,12 @@ impl RemoteFs {
         let owner = owner.number;
         self.done(&Caller::superuser(), Call::Unlock { file, class, owner, range })
     }
+}
+
+/// The object that all ranges are of.
+fn only_file(ranges: &[KeyRange]) -> Option<FileId> {
+    let file = ranges.first()?.file();
+    ranges.iter().all(|range| range.file() == file).then_some(file)
 }
 
 /// Whether the attempt has found out itself that `range` is missing.

@@ -137,6 +137,11 @@ impl Served {
             }
             gabion_fs::read(&mut txn, file, offset, &mut bytes)
         });
+        // What a client had open may be gone with its session, which is no end of a file.
+        let read = match read {
+            Ok(0) => self.inode(file).map(|_| 0),
+            read => read,
+        };
         match read {
             Ok(count) => {
                 bytes.truncate(count);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
+use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
@@ -822,4 +823,16 @@ fn files_are_closed_and_removed_at_the_same_time() {
     a.fs.ping();
     server.world.reap();
     assert_eq!(server.served.clients()[0].opens, 0);
+}
+
+#[test]
+fn what_is_gone_is_stale_and_not_empty() {
+    let server = Server::new();
+    let client = server.client();
+    let gone = FileId::new(client.root.subvol, Ino(1 << 40));
+    let mut bytes = [0; 10];
+    let read = client.run(|fs| fs.read_now(&caller(), gone, 0, &mut bytes));
+    assert!(matches!(read, Err(Error::Stale)), "{read:?}");
+    let read = client.run(|fs| fs.read_pages(&caller(), gone, 0, &mut bytes));
+    assert!(matches!(read, Err(Error::Stale)), "{read:?}");
 }

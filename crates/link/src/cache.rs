@@ -183,14 +183,6 @@ impl Cache {
         self.covered.get(&file).is_some_and(|covered| covered.exclusive.overlaps(&bytes))
     }
 
-    /// Whether any of `range` is leased, but not exclusively.
-    pub fn is_shared(&self, range: &KeyRange) -> bool {
-        self.covered.get(&range.file()).is_some_and(|covered| {
-            let gaps = covered.exclusive.gaps(range);
-            gaps.iter().any(|gap| covered.all.overlaps(gap))
-        })
-    }
-
     /// Gives up what is exclusive of the bytes of a file, of which nothing is kept here. Whether
     /// there was any.
     pub fn yield_bytes(&mut self, file: FileId) -> bool {

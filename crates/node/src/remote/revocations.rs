@@ -16,7 +16,7 @@ use gabion_fs::Error;
 use gabion_link::message::ToServer;
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Keep, RevokeId};
-use gabion_map::{FileId, Kind};
+use gabion_map::{FileId, Kind, LockMode};
 
 use super::RemoteFs;
 
@@ -109,8 +109,7 @@ impl RemoteFs {
             for (_, range, _) in &revoked {
                 self.contention.revoked(range.file(), now);
             }
-            let has_pages = |(_, range, _): &Revoked| self.may_have_pages(range);
-            let (bytes, others): (Vec<_>, Vec<_>) = revoked.into_iter().partition(has_pages);
+            let (bytes, others) = self.take_items(revoked);
             if !others.is_empty() {
                 self.give_back_items(&others);
             }
@@ -131,17 +130,23 @@ impl RemoteFs {
         }
     }
 
-    /// Whether the kernel may have cached bytes in the range: not where they may be changed here.
-    fn may_have_pages(&self, range: &KeyRange) -> bool {
-        let bytes = range.intersection(&KeyRange::bytes_from(range.file(), 0));
-        bytes.is_some_and(|bytes| self.cache.read().is_shared(&bytes))
+    /// Takes leases away where the kernel has no bytes cached, which is where they may be changed
+    /// here. The others, which come first in the answer, are left.
+    fn take_items(&self, revoked: Vec<Revoked>) -> (Vec<Revoked>, Vec<Revoked>) {
+        // Decided and taken at once: the pages of who yields his right to change bytes, and reads
+        // them then, may come before the answer with the lease on them does.
+        let mut cache = self.cache.write();
+        let may_have_pages = |(_, range, _): &Revoked| {
+            let bytes = range.intersection(&KeyRange::bytes_from(range.file(), 0));
+            bytes.is_some_and(|bytes| !cache.covers_as(&bytes, LockMode::Exclusive))
+        };
+        let (bytes, others): (Vec<_>, Vec<_>) = revoked.into_iter().partition(may_have_pages);
+        others.iter().for_each(|(_, range, keep)| cache.give_up(range, *keep));
+        (bytes, others)
     }
 
+    /// Answers for leases that were taken away.
     fn give_back_items(&self, revoked: &[Revoked]) {
-        {
-            let mut cache = self.cache.write();
-            revoked.iter().for_each(|(_, range, keep)| cache.give_up(range, *keep));
-        }
         self.gate.barrier();
         let forgotten = revoked.iter().filter(|(.., keep)| *keep == Keep::Nothing);
         let forgotten: Vec<KeyRange> = forgotten.map(|(_, range, _)| *range).collect();

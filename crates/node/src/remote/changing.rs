@@ -24,6 +24,7 @@ use crate::operation::{may_make, operate};
 
 use super::RemoteFs;
 use super::calls::{nonsense, silent};
+use super::gate::answer_by_hearsay;
 use super::pending::Room;
 
 /// How often leases are acquired for one change before the server is asked to make it.
@@ -82,6 +83,7 @@ impl RemoteFs {
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
         let (answer, start) = self.call_start(caller, call)?;
+        answer_by_hearsay();
         if let Answer::Made(made, _) | Answer::Object(made) = &answer {
             marks.push((made.file, marks_made));
         }

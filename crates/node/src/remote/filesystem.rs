@@ -18,6 +18,7 @@ use crate::filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 use crate::locks::LockEnd;
 
 use super::RemoteFs;
+use super::gate::is_hearsay;
 
 impl Filesystem for RemoteFs {
     fn file(&self, ino: Ino) -> FileId {
@@ -249,6 +250,9 @@ impl Filesystem for RemoteFs {
     }
 
     fn is_kept(&self, subject: Kept<'_>) -> bool {
+        if is_hearsay() {
+            return false;
+        }
         match subject {
             Kept::Attributes(file) => self.can_forget_attributes() && self.keeps_attributes(file),
             Kept::Name { dir, name } => self.can_forget_names() && self.keeps_name(dir, name),

@@ -38,6 +38,25 @@ pub(super) struct Pass(u64);
 thread_local! {
     /// The pass of the request that this thread handles.
     static OWN: Cell<Option<Pass>> = const { Cell::new(None) };
+    /// Whether this thread's request is answered with what the server has said, not with what was
+    /// found out under leases.
+    static IS_HEARSAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread's request is answered with what the server has said. A lease that is there now may
+/// have come after that, and what it covers be newer: so the kernel must not keep this.
+pub(super) fn answer_by_hearsay() {
+    IS_HEARSAY.set(true);
+}
+
+/// Whether it is.
+pub(super) fn is_hearsay() -> bool {
+    IS_HEARSAY.get()
+}
+
+/// This thread's request is answered.
+pub(super) fn end_hearsay() {
+    IS_HEARSAY.set(false);
 }
 
 impl Gate {

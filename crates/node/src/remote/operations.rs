@@ -22,6 +22,7 @@ use crate::locks::LockEnd;
 use super::RemoteFs;
 use super::calls::{nonsense, written_off};
 use super::opens::{Told, through_handle};
+use super::gate::end_hearsay;
 use super::pages::{Course, pages};
 
 /// How often an operation acquires what it lacks. It holds on to all that it had needed before, so
@@ -113,6 +114,7 @@ impl RemoteFs {
     pub fn answered(&self) {
         self.pages.end_own();
         self.gate.leave_own();
+        end_hearsay();
     }
 
     /// The object that `name` stands for.

@@ -836,3 +836,27 @@ fn what_is_gone_is_stale_and_not_empty() {
     let read = client.run(|fs| fs.read_pages(&caller(), gone, 0, &mut bytes));
     assert!(matches!(read, Err(Error::Stale)), "{read:?}");
 }
+
+#[test]
+fn what_the_server_has_said_without_a_lease_is_not_kept_in_kernels() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    let kept = Kept::Attributes(file);
+    assert!(client.run(|fs| fs.stat(file).map(|_| Filesystem::is_kept(fs, kept))).unwrap());
+    // From now on the server makes the changes.
+    let (number, extents) = (ChangeNumber(0), Vec::new());
+    client.fs.receive(ToClient::Applied { number, extents, credit: 0 });
+    let changes = Changes { permissions: Some(0o600), ..Changes::default() };
+    let is_kept = client.run(|fs| {
+        fs.setattr(&caller(), file, &changes).unwrap();
+        // Another request has got the lease since.
+        let fs = Arc::clone(&client.fs);
+        thread::scope(|scope| {
+            let stat = || (fs.stat(file).map(|_| Filesystem::is_kept(&*fs, kept)), fs.answered()).0;
+            assert!(scope.spawn(stat).join().unwrap().unwrap());
+        });
+        Filesystem::is_kept(&*fs, kept)
+    });
+    assert!(!is_kept);
+}

@@ -54,6 +54,17 @@ impl<T: Ord + Copy> Cell<T> {
         [self.now].into_iter().chain(self.or.iter().copied())
     }
 
+    /// Whether it is this, or may become so again by a crash or by the end of one of `sessions`.
+    pub fn may_become(&self, value: T, sessions: &[u64], may_crash: bool) -> bool {
+        let is_it = |possible: T| possible == value;
+        let may_be_lost = self.author.is_some_and(|author| {
+            sessions.iter().any(|session| (author.first..=author.last).contains(session))
+        });
+        self.possible().any(is_it)
+            || (may_crash || may_be_lost) && self.own.iter().copied().any(is_it)
+            || may_crash && self.since.iter().copied().any(is_it)
+    }
+
     /// It is set.
     pub fn set(&mut self, value: T, author: Author) {
         match &mut self.author {

@@ -314,6 +314,35 @@ impl Model for FileModel {
             (op, outcome) => unreachable!("{op:?} {outcome:?} tells of a file"),
         }
     }
+
+    /// Every write has its own stamp: what was read of it was there between that write and the next
+    /// one.
+    fn is_hopeless(&self, state: &FileState, left: &[&Event]) -> bool {
+        let may_crash = left.iter().any(|event| matches!(event.op, Op::Crash { .. }));
+        let sessions: Vec<u64> = left
+            .iter()
+            .filter_map(|event| match event.op {
+                Op::Lost { session } => Some(session),
+                _ => None,
+            })
+            .collect();
+        let to_come: Vec<u32> = left
+            .iter()
+            .filter_map(|event| match event.op {
+                Op::Write { stamp, .. } | Op::Append { stamp, .. } => Some(stamp),
+                _ => None,
+            })
+            .collect();
+        left.iter().any(|event| {
+            let (Op::Read { grain, .. }, Outcome::Grains(told)) = (&event.op, &event.outcome) else {
+                return false;
+            };
+            let cells = state.grains[*grain as usize..].iter().zip(told);
+            cells.into_iter().any(|(cell, told)| {
+                *told != 0 && !cell.may_become(*told, &sessions, may_crash) && !to_come.contains(told)
+            })
+        })
+    }
 }
 
 /// Which calls tell anything of names.

@@ -11,7 +11,8 @@
 //!   nowhere.
 //! - A call that fits and changes nothing is taken at once: if any sequence goes on from here, it
 //!   also does with that call first.
-//! - A pair of calls done and state reached is looked at once.
+//! - A pair of calls done and state reached is looked at once, and not at all if an answer that is
+//!   left can plainly not be given any more.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -28,6 +29,11 @@ pub trait Model {
 
     /// All states that `event` with its answer may lead to; none if the answer is wrong.
     fn after(&self, state: &Self::State, event: &Event) -> Vec<Self::State>;
+
+    /// Whether it is plain that one of the answers in `left` cannot come any more.
+    fn is_hopeless(&self, _state: &Self::State, _left: &[&Event]) -> bool {
+        false
+    }
 }
 
 /// What a search has found.
@@ -115,7 +121,7 @@ impl<M: Model> Search<'_, M> {
                 let (_, longest, stuck) = longest;
                 return Verdict::Undecided { longest, stuck };
             }
-            if !self.seen.insert(self.fingerprint(&state)) {
+            if !self.seen.insert(self.fingerprint(&state)) || self.is_hopeless(&state) {
                 continue;
             }
             if self.left < longest.0 {
@@ -127,6 +133,12 @@ impl<M: Model> Search<'_, M> {
         }
         let (_, longest, stuck) = longest;
         Verdict::Impossible { longest, stuck }
+    }
+
+    fn is_hopeless(&self, state: &M::State) -> bool {
+        let left = self.order.iter().filter(|at| !self.is_done[**at]);
+        let left: Vec<&Event> = left.map(|at| &self.events[*at]).collect();
+        self.model.is_hopeless(state, &left)
     }
 
     fn fingerprint(&self, state: &M::State) -> u128 {

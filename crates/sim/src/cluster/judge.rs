@@ -211,6 +211,66 @@ impl Model for NamesModel {
             (op, outcome) => unreachable!("{op:?} {outcome:?} tells of names"),
         }
     }
+
+    /// A name that is seen to stand for something stands for it, or may become so again, or one of
+    /// the calls to come makes it so.
+    fn is_hopeless(&self, state: &Names, left: &[&Event]) -> bool {
+        let lost = Losses::of(left);
+        let needs = left.iter().flat_map(|event| needs(event, state));
+        needs.into_iter().any(|(place, told)| {
+            let sets = |event: &&Event| match &event.op {
+                Op::Create { at, .. } => *at == place && told != NOTHING,
+                Op::Link { file, at } => *at == place && told == *file,
+                Op::Unlink { at } => *at == place && told == NOTHING,
+                Op::Rename { from, to, .. } => match told {
+                    NOTHING => *from == place,
+                    _ => *to == place,
+                },
+                _ => false,
+            };
+            let is_unheard = told != NOTHING && !self.made.contains(&told);
+            let may_be = lost.may_be(&state.cells[&place], told);
+            !may_be && !is_unheard && !left.iter().any(sets)
+        })
+    }
+}
+
+/// What names have to stand for, for the answer to come.
+fn needs(event: &Event, state: &Names) -> Vec<(Place, Number)> {
+    match (&event.op, &event.outcome) {
+        (Op::Lookup { at } | Op::Create { at, .. }, Outcome::Found(told)) => vec![(*at, *told)],
+        (Op::Create { at, .. }, Outcome::Made(told, false)) => vec![(*at, *told)],
+        (Op::Lookup { at } | Op::Unlink { at }, Outcome::Absent) => vec![(*at, NOTHING)],
+        (Op::Rename { from, .. }, Outcome::Absent) => vec![(*from, NOTHING)],
+        (Op::List { dir }, Outcome::Names(told)) => {
+            let told: BTreeMap<u8, Number> = told.iter().copied().collect();
+            let places = state.cells.range((*dir, 0)..=(*dir, u8::MAX));
+            let need = |place: &Place| (*place, told.get(&place.1).copied().unwrap_or(NOTHING));
+            places.map(|(place, _)| need(place)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What may still be lost.
+struct Losses {
+    may_crash: bool,
+    sessions: Vec<u64>,
+}
+
+impl Losses {
+    fn of(left: &[&Event]) -> Self {
+        let may_crash = left.iter().any(|event| matches!(event.op, Op::Crash { .. }));
+        let session = |event: &&Event| match event.op {
+            Op::Lost { session } => Some(session),
+            _ => None,
+        };
+        Self { may_crash, sessions: left.iter().filter_map(session).collect() }
+    }
+
+    fn may_be<T: Ord + Copy>(&self, cell: &Cell<T>, value: T) -> bool {
+        cell.may_become(value, &self.sessions, self.may_crash)
+    }
 }
 
 /// What happens to all that there is.
@@ -318,14 +378,7 @@ impl Model for FileModel {
     /// Every write has its own stamp: what was read of it was there between that write and the next
     /// one.
     fn is_hopeless(&self, state: &FileState, left: &[&Event]) -> bool {
-        let may_crash = left.iter().any(|event| matches!(event.op, Op::Crash { .. }));
-        let sessions: Vec<u64> = left
-            .iter()
-            .filter_map(|event| match event.op {
-                Op::Lost { session } => Some(session),
-                _ => None,
-            })
-            .collect();
+        let lost = Losses::of(left);
         let to_come: Vec<u32> = left
             .iter()
             .filter_map(|event| match event.op {
@@ -334,12 +387,13 @@ impl Model for FileModel {
             })
             .collect();
         left.iter().any(|event| {
-            let (Op::Read { grain, .. }, Outcome::Grains(told)) = (&event.op, &event.outcome) else {
+            let (Op::Read { grain, .. }, Outcome::Grains(told)) = (&event.op, &event.outcome)
+            else {
                 return false;
             };
             let cells = state.grains[*grain as usize..].iter().zip(told);
             cells.into_iter().any(|(cell, told)| {
-                *told != 0 && !cell.may_become(*told, &sessions, may_crash) && !to_come.contains(told)
+                *told != 0 && !lost.may_be(cell, *told) && !to_come.contains(told)
             })
         })
     }
@@ -396,8 +450,9 @@ fn placed(events: Vec<Event>, crashes: &[(u64, u64)]) -> Vec<Event> {
     events.iter().map(place).collect()
 }
 
-/// What is wrong with a history that began with `entries`, if anything.
-pub fn judge(entries: &BTreeMap<Place, Number>, events: &[Event]) -> Result<(), String> {
+/// What is wrong with a history that began with `entries`, if anything; else of how many objects
+/// nothing was found out in time.
+pub fn judge(entries: &BTreeMap<Place, Number>, events: &[Event]) -> Result<u64, String> {
     let crashes: Vec<(u64, u64)> = events
         .iter()
         .filter_map(|event| match event.op {
@@ -414,26 +469,22 @@ pub fn judge(entries: &BTreeMap<Place, Number>, events: &[Event]) -> Result<(), 
     let own = placed(own, &crashes);
     let cells = entries.iter().map(|(place, file)| (*place, Cell::is(*file))).collect();
     let names = Names { cells, heard: BTreeSet::new() };
-    complain("names", &own, search(&NamesModel { made }, names, &own))?;
+    let mut undecided = complain("names", &own, search(&NamesModel { made }, names, &own))?;
     let files: BTreeSet<Number> = events.iter().filter_map(|event| event.op.file()).collect();
     for file in files {
         let own = events.iter().filter(|event| tells_of(event, file)).cloned().collect();
         let own = placed(own, &crashes);
         let verdict = search(&FileModel, FileState::new(), &own);
-        complain(&format!("file {file}"), &own, verdict)?;
+        undecided += complain(&format!("file {file}"), &own, verdict)?;
     }
-    Ok(())
+    Ok(undecided)
 }
 
-fn complain(subject: &str, events: &[Event], verdict: Verdict) -> Result<(), String> {
-    let (complaint, longest, stuck) = match verdict {
-        Verdict::Fits => return Ok(()),
-        Verdict::Impossible { longest, stuck } => {
-            ("no sequence explains the answers", longest, stuck)
-        }
-        Verdict::Undecided { longest, stuck } => {
-            ("the search for a sequence takes too long", longest, stuck)
-        }
+fn complain(subject: &str, events: &[Event], verdict: Verdict) -> Result<u64, String> {
+    let (longest, stuck) = match verdict {
+        Verdict::Fits => return Ok(0),
+        Verdict::Undecided => return Ok(1),
+        Verdict::Impossible { longest, stuck } => (longest, stuck),
     };
     let line = |at: &usize| {
         let Event { client, op, outcome, invoked, responded, .. } = &events[*at];
@@ -444,5 +495,6 @@ fn complain(subject: &str, events: &[Event], verdict: Verdict) -> Result<(), Str
     let told: Vec<String> = longest[skipped..].iter().map(line).collect();
     let stuck: Vec<String> = stuck.iter().map(line).collect();
     let (told, stuck) = (told.join("\n"), stuck.join("\n"));
+    let complaint = "no sequence explains the answers";
     Err(format!("{subject}: {complaint}\n  fits:\n{told}\n  stuck:\n{stuck}"))
 }

@@ -151,6 +151,8 @@ pub struct Summary {
     pub answered: u64,
     /// Calls of which nobody knows whether they were done.
     pub unknown: u64,
+    /// Objects of which was not found out in time whether all answers were right.
+    pub undecided: u64,
     /// Steps that were made.
     pub steps: u64,
     /// A sum over all choices, to compare two runs.
@@ -258,8 +260,8 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
     for dir in 0..world.dirs.len() as u8 {
         entries.extend((0..NAMES).map(|name| ((dir, name), 0)));
     }
-    judge::judge(&entries, &events).map_err(failed)?;
+    let undecided = judge::judge(&entries, &events).map_err(failed)?;
     let answered = events.iter().filter(|event| event.responded.is_some()).count() as u64;
     let unknown = events.len() as u64 - answered;
-    Ok(Summary { answered, unknown, steps: ending.steps, digest: ending.digest })
+    Ok(Summary { answered, unknown, undecided, steps: ending.steps, digest: ending.digest })
 }

@@ -48,13 +48,8 @@ pub enum Verdict {
         /// Positions of calls.
         stuck: Vec<usize>,
     },
-    /// It would take too long. The same so far.
-    Undecided {
-        /// Positions of calls, in the order of the longest sequence.
-        longest: Vec<usize>,
-        /// Positions of calls.
-        stuck: Vec<usize>,
-    },
+    /// It would take too long.
+    Undecided,
 }
 
 /// A step of the sequence: what is left to try from there.
@@ -118,8 +113,7 @@ impl<M: Model> Search<'_, M> {
             }
             self.looks += 1;
             if self.looks > LOOKS_MAX {
-                let (_, longest, stuck) = longest;
-                return Verdict::Undecided { longest, stuck };
+                return Verdict::Undecided;
             }
             if !self.seen.insert(self.fingerprint(&state)) || self.is_hopeless(&state) {
                 continue;

@@ -21,8 +21,8 @@ use crate::locks::LockEnd;
 
 use super::RemoteFs;
 use super::calls::{nonsense, written_off};
-use super::opens::{Told, through_handle};
 use super::gate::end_hearsay;
+use super::opens::{Told, through_handle};
 use super::pages::{Course, pages};
 
 /// How often an operation acquires what it lacks. It holds on to all that it had needed before, so

@@ -308,7 +308,7 @@ fn greet(
 ) -> Greeting {
     let network = &world.network;
     let Some(connection) = network.connect(number) else { return Greeting::Nothing };
-    let hello = Hello { session, received, name: format!("client {number}") };
+    let hello = Hello { session, received, name: format!("client {number}"), path: Vec::new() };
     network.send(connection, Side::Client, greeting(FrameKind::Hello, &hello.encode()));
     let Some(frame) = network.receive(connection, Side::Client, CONNECT_PATIENCE) else {
         network.close(connection);

@@ -50,6 +50,7 @@ use gabion_base::rng::Rng;
 use gabion_fs::{Caller, FileType};
 use gabion_map::open::FormatOptions;
 use gabion_map::{FileId, Limits, OpenMode};
+use gabion_node::served::Rights;
 use gabion_node::{LocalFs, Settings, format_filesystem};
 
 use self::baton::Baton;
@@ -115,6 +116,8 @@ pub struct World {
     subvol: SubvolId,
     dirs: Vec<FileId>,
     files: Vec<Number>,
+    /// What clients may do: all that they ask for, whoever checks it.
+    rights: Rights,
     /// Of a hundred calls, so many are about bytes.
     share_of_bytes: u64,
     stamps: AtomicU64,
@@ -240,6 +243,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
             subvol: beginning.subvol,
             dirs: beginning.dirs[..dirs].to_vec(),
             files: beginning.files[..files].to_vec(),
+            rights: [Rights::TRUSTED, Rights::CHECKED][rng.below(2) as usize],
             share_of_bytes: 20 + 20 * rng.below(4),
             stamps: AtomicU64::new(0),
             sessions: AtomicU64::new(0),

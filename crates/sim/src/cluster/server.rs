@@ -259,7 +259,7 @@ impl Server {
 
     fn take(&self, link: &Link, message: ToServer) {
         let is_lost = match self.world.sabotage {
-            Sabotage::ForgottenOpens => matches!(message, ToServer::Opened(_)),
+            Sabotage::ForgottenOpens => matches!(message, ToServer::Opened { .. }),
             Sabotage::LostCalls => {
                 matches!(message, ToServer::Call { .. }) && self.world.baton.draw(60) == 0
             }
@@ -322,6 +322,8 @@ impl Server {
             start: self.start,
             now: self.served.now(),
             credit: self.served.credit(),
+            identities: link.session.rights().identities,
+            root: link.session.rights().root,
         };
         let frame = greeting(FrameKind::Welcome, &welcome.encode());
         self.world.network.send(connection, Side::Server, frame);
@@ -339,7 +341,7 @@ impl Server {
             server: Arc::downgrade(self),
             session: OnceLock::new(),
         });
-        let session = self.served.begin(id, name, Arc::clone(&outbox) as Arc<dyn Peer>);
+        let session = self.served.begin(id, name, self.world.rights, Arc::clone(&outbox) as _);
         let _ = outbox.session.set(Arc::downgrade(&session));
         let link = Arc::new(Link {
             session,

@@ -10,7 +10,7 @@ use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::{Caller, Error, Result};
 use gabion_link::message::{Answer, Call, CallId, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
-use gabion_map::{Key, MapError};
+use gabion_map::{FileId, Key, Kind, MapError};
 
 use crate::locks::LockEnd;
 
@@ -239,6 +239,9 @@ impl RemoteFs {
         match message {
             ToClient::Answer { id, result, updates, grants, now } => {
                 self.server_time.told(now, self.clock.monotonic());
+                let is_inode = |(key, _): &&(Key, Option<Value>)| key.kind == Kind::INODE;
+                let changed = updates.iter().filter(is_inode).map(|(key, _)| key.file());
+                let changed: Vec<FileId> = changed.collect();
                 {
                     let mut cache = self.cache.write();
                     cache.update(updates);
@@ -247,6 +250,7 @@ impl RemoteFs {
                     }
                     self.relieve(&mut cache);
                 }
+                self.kernel_forgets_attributes(&changed);
                 match self.calls.take(id) {
                     None => {}
                     Some(Waiter::Thread(slot)) => {

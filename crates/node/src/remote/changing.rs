@@ -38,7 +38,8 @@ const SIBLINGS: usize = 256;
 
 /// How an attempt has ended.
 enum Attempt {
-    Made(Answer),
+    /// With all objects that were changed.
+    Made(Answer, Vec<FileId>),
     /// The call is given back.
     Lacks(Lack, Call),
 }
@@ -57,9 +58,17 @@ impl RemoteFs {
         }
         let mut needed = self.foreseen(&call);
         let mut call = call;
-        for _ in 0..ATTEMPTS_MAX {
+        let is_removal =
+            matches!(call, Call::Unlink { .. } | Call::Rmdir { .. } | Call::Rename { .. });
+        for attempt in 0..ATTEMPTS_MAX {
             let lack = match self.attempt(caller, call, bytes, &needed)? {
-                Attempt::Made(answer) => return Ok(answer),
+                Attempt::Made(answer, files) => {
+                    // Names may stand for something else by now than what the kernel has seen.
+                    if is_removal && attempt > 0 {
+                        self.kernel_forgets_attributes_soon(files);
+                    }
+                    return Ok(answer);
+                }
                 Attempt::Lacks(lack, left) => {
                     call = left;
                     lack
@@ -146,12 +155,12 @@ impl RemoteFs {
         let files: Vec<FileId> = files.into_iter().collect();
         let number = self.pending.push(bytes, files.clone());
         // In this order: a sync that begins in between has not to do with it.
-        self.mark(&marks(&call, files));
+        self.mark(&marks(&call, files.clone()));
         let (now, caller) = (ctx.now, self.told_of_change(caller));
         self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
         // Not before: it may be what was just made that is given up.
         self.relieve(&mut self.cache.write());
-        Ok(Attempt::Made(answer))
+        Ok(Attempt::Made(answer, files))
     }
 
     /// The leases that the operation is known to need, all of which are had or asked for at once.

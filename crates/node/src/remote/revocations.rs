@@ -168,6 +168,20 @@ impl RemoteFs {
         }
     }
 
+    /// The kernel may not know that these objects were changed by its own request: it takes a name
+    /// for what it stood for when it was looked up. Not for threads that handle a request.
+    pub(super) fn kernel_forgets_attributes(&self, files: &[FileId]) {
+        let Some(kernel) = self.kernel.lock().clone() else { return };
+        files.iter().for_each(|file| kernel.forget_attributes(*file));
+    }
+
+    /// The same, for threads that do.
+    pub(super) fn kernel_forgets_attributes_soon(&self, files: Vec<FileId>) {
+        let Some(kernel) = self.kernel.lock().clone() else { return };
+        let forget = move || files.into_iter().for_each(|file| kernel.forget_attributes(file));
+        self.revocations.later(Box::new(forget));
+    }
+
     fn give_back_bytes(&self, (id, range, keep): &Revoked) {
         let file = range.file();
         let pages = pages_of(range);

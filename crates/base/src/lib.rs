@@ -5,8 +5,9 @@
 //! [`event::Event`]s that administrators are told, and the [`disk::Disk`] seam behind which the
 //! real and the simulated media stand.
 //!
-//! Deliberately absent: clocks, threads, files, sockets and randomness from the system. Whoever
-//! needs them gets them passed in.
+//! Deliberately absent: clocks, files, sockets and randomness from the system. Whoever needs them
+//! gets them passed in. Threads are only started in [`sync`], where somebody else may decide when
+//! they run.
 
 #![forbid(unsafe_code)]
 

@@ -21,7 +21,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("nbd", &["base"]),
     ("coordinator", &["base", "block"]),
     ("volume", &["base", "block", "host", "nbd"]),
-    ("sim", &["base", "block", "map", "fs", "node"]),
+    ("sim", &["base", "block", "map", "fs", "link", "node"]),
     (
         "gabion",
         &[

@@ -15,10 +15,12 @@
 //! - [`trial`]: all of it together, for any [`trial::Engine`].
 //!
 //! - [`volume`]: a world of its own for mirrors: hosts, members, a network, a coordinator.
+//! - [`cluster`]: another one for the link: clients with kernels and programs, a server, a network.
 //!
-//! Everything follows from seeds; there is no clock, no thread and no file here. What keeps a
-//! filesystem comes to it as a trait, and the judges share no code with it. Of the product the
-//! crate knows `gabion-base`, and `gabion-block` for [`volume`] alone.
+//! Everything follows from seeds; there is no clock and no file here, and no thread but those of
+//! [`cluster`], of which one runs at a time. What keeps a filesystem comes to it as a trait, and
+//! the judges share no code with it. Of the product the crate knows `gabion-base`, `gabion-block`
+//! for [`volume`], and what it takes to run a client and a server for [`cluster`] alone.
 
 #![forbid(unsafe_code)]
 

@@ -332,8 +332,8 @@ impl State {
             }
             if !able.is_empty() {
                 let chosen = able[self.rng.below(able.len() as u64) as usize];
-                self.digest =
-                    self.digest.rotate_left(5) ^ chosen as u64 ^ self.now.as_nanos() as u64;
+                let choice = chosen as u64 ^ self.now.as_nanos() as u64;
+                self.digest = self.digest.rotate_left(5) ^ choice;
                 return Some(chosen);
             }
             match next {

@@ -79,7 +79,7 @@ impl Director {
     /// From the beginning to the end.
     pub fn direct(&mut self, image: &Image) {
         self.start_server(SimDisk::from_image(image.clone()));
-        let clients = 2 + self.rng.below(3) + self.rng.below(2) * self.rng.below(4);
+        let clients = 3 + self.rng.below(3) + self.rng.below(2) * self.rng.below(4);
         let rest = [60, 400, 1500][self.rng.below(3) as usize];
         self.habits = Habits { calls: 4 + self.rng.below(24), rest };
         for number in 0..clients as usize {

@@ -293,8 +293,11 @@ impl State {
 
     fn wake(&mut self, place: usize, count: usize) {
         self.done += 1;
-        let waiting = |runner: &&mut Runner| matches!(runner.status, Status::Waiting { place: at, .. } if at == place);
-        let mut found: Vec<&mut Runner> = self.runners.iter_mut().filter(waiting).collect();
+        let waits_here = |runner: &&mut Runner| match runner.status {
+            Status::Waiting { place: at, .. } => at == place,
+            _ => false,
+        };
+        let mut found: Vec<&mut Runner> = self.runners.iter_mut().filter(waits_here).collect();
         for _ in 0..count.min(found.len()) {
             let runner = found.swap_remove(self.rng.below(found.len() as u64) as usize);
             runner.status = Status::Ready;
@@ -475,5 +478,92 @@ impl Scheduler for Seat {
 
     fn spawn(&self, name: &str, run: Box<dyn FnOnce() + Send>) {
         self.baton.spawn(self.machine, name, run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::sync;
+
+    use super::*;
+
+    /// Three threads that count in steps under one lock, with the order in which they did.
+    fn counting(seed: u64) -> (Ending, Vec<usize>) {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&order);
+        let ending = Baton::run(seed, move |baton| {
+            let (count, all) = (Arc::new(sync::Mutex::new(0)), Arc::new(sync::Condvar::new()));
+            for thread in 0..3 {
+                let (count, all, seen) = (Arc::clone(&count), Arc::clone(&all), Arc::clone(&seen));
+                baton.spawn(1, "counter", move || {
+                    for _ in 0..20 {
+                        let mut count = count.lock();
+                        let before = *count;
+                        // Others may run here, but not with the lock.
+                        drop(sync::Mutex::new(()).lock());
+                        *count = before + 1;
+                        seen.lock().unwrap().push(thread);
+                    }
+                    all.notify_all();
+                });
+            }
+            let mut count = count.lock();
+            while *count < 60 {
+                all.wait(&mut count);
+            }
+        });
+        let order = order.lock().unwrap().clone();
+        (ending, order)
+    }
+
+    #[test]
+    fn one_seed_gives_one_order_and_others_give_others() {
+        let mut orders = BTreeSet::new();
+        for seed in 1..10 {
+            let (one, order) = counting(seed);
+            let (other, again) = counting(seed);
+            assert_eq!((one.failure, other.failure), (None, None));
+            assert_eq!((one.digest, &order), (other.digest, &again));
+            orders.insert(order);
+        }
+        assert!(orders.len() > 5, "{orders:?}");
+    }
+
+    #[test]
+    fn waits_end_in_a_time_that_is_a_number() {
+        let hour = Duration::from_secs(3600);
+        let ending = Baton::run(1, move |baton| {
+            let (lock, never) = (sync::Mutex::new(()), sync::Condvar::new());
+            assert!(never.wait_for(&mut lock.lock(), hour).timed_out());
+            assert!(baton.now() >= hour && baton.now() < 2 * hour);
+        });
+        assert_eq!(ending.failure, None);
+    }
+
+    #[test]
+    fn threads_that_wait_for_each_other_are_found_out() {
+        let ending = Baton::run(1, |_| {
+            let (lock, never) = (sync::Mutex::new(()), sync::Condvar::new());
+            never.wait(&mut lock.lock());
+        });
+        assert_eq!(ending.failure.as_deref(), Some("nobody can go on"));
+    }
+
+    #[test]
+    fn a_machine_that_crashes_leaves_no_locks_behind() {
+        let ending = Baton::run(1, |baton| {
+            let lock = Arc::new(sync::Mutex::new(()));
+            let own = Arc::clone(&lock);
+            let sleeper = Arc::clone(&baton);
+            baton.spawn(1, "holder", move || {
+                let _held = own.lock();
+                sleeper.sleep(Duration::from_secs(1_000_000));
+            });
+            baton.sleep(Duration::from_secs(1));
+            assert!(lock.try_lock().is_none());
+            baton.crash(1);
+            drop(lock.lock());
+        });
+        assert_eq!(ending.failure, None);
     }
 }

@@ -112,7 +112,7 @@ impl Director {
         let client = self.rng.below(self.posts.len() as u64) as usize;
         let millis = Duration::from_millis;
         let short = millis(self.rng.below(1500));
-        let long = millis(self.rng.below(2 * (PATIENCE + MARGIN).as_millis() as u64));
+        let long = millis(self.rng.below(3 * (PATIENCE + MARGIN).as_millis() as u64));
         match self.rng.below(12) {
             0..3 => Fault::BreakConnections(client),
             3..5 => Fault::CutOff(client, short),

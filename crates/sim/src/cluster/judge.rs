@@ -10,8 +10,8 @@
 //!
 //! Two things are allowed besides:
 //!
-//! - A client that has not heard of a crash yet may see what was before: its calls may stand before
-//!   it in the sequence.
+//! - A client that has not heard of a crash yet may see what was before, as long as nobody has
+//!   changed anything since: its calls may stand before the crash in the sequence.
 //! - A client sees its own change when it is complete; others may before, for the server asks for
 //!   no lease of who changes something. What a client reads meanwhile may stand before the change.
 
@@ -426,12 +426,43 @@ fn tells_of(event: &Event, file: Number) -> bool {
     }
 }
 
+/// A crash of the server.
+struct Crash {
+    life: u64,
+    moment: u64,
+    /// When the first change was complete that was made after it.
+    changed: Option<u64>,
+}
+
+fn crashes(events: &[Event]) -> Vec<Crash> {
+    let crash = |event: &Event| {
+        let Op::Crash { life } = event.op else { return None };
+        let changes = events.iter().filter(|event| {
+            event.life >= life && event.life != u64::MAX && has_changed(&event.outcome, &event.op)
+        });
+        let changed = changes.filter_map(|event| event.ended).min();
+        Some(Crash { life, moment: event.invoked, changed })
+    };
+    events.iter().filter_map(crash).collect()
+}
+
+fn has_changed(outcome: &Outcome, op: &Op) -> bool {
+    match outcome {
+        Outcome::Made(_, is_new) => *is_new,
+        Outcome::At(_) => true,
+        Outcome::Done => !matches!(op, Op::Fsync { .. } | Op::SyncAll),
+        _ => false,
+    }
+}
+
 /// The calls as they are judged: from when on they may stand in the sequence. They are those of one
 /// object.
-fn placed(events: Vec<Event>, crashes: &[(u64, u64)]) -> Vec<Event> {
+fn placed(events: Vec<Event>, crashes: &[Crash]) -> Vec<Event> {
     let place = |event: &Event| {
-        let missed = crashes.iter().filter(|(life, _)| event.life < *life);
-        let missed = missed.map(|(_, moment)| *moment);
+        let missed = crashes.iter().filter(|crash| {
+            event.life < crash.life && crash.changed.is_none_or(|changed| event.invoked < changed)
+        });
+        let missed = missed.map(|crash| crash.moment);
         let changing = events.iter().filter(|other| {
             event.op.only_reads()
                 && !other.op.only_reads()
@@ -453,13 +484,7 @@ fn placed(events: Vec<Event>, crashes: &[(u64, u64)]) -> Vec<Event> {
 /// What is wrong with a history that began with `entries`, if anything; else of how many objects
 /// nothing was found out in time.
 pub fn judge(entries: &BTreeMap<Place, Number>, events: &[Event]) -> Result<u64, String> {
-    let crashes: Vec<(u64, u64)> = events
-        .iter()
-        .filter_map(|event| match event.op {
-            Op::Crash { life } => Some((life, event.invoked)),
-            _ => None,
-        })
-        .collect();
+    let crashes = crashes(events);
     let made = events.iter().filter_map(|event| match event.outcome {
         Outcome::Made(file, true) => Some(file),
         _ => None,

@@ -50,6 +50,8 @@ pub struct Program {
     /// Files that it has seen.
     seen: Vec<Number>,
     only_reads: bool,
+    /// Its last call, which is what it makes again and again if it only reads.
+    last: Option<Op>,
 }
 
 fn name(number: u8) -> Vec<u8> {
@@ -75,8 +77,8 @@ impl Program {
     /// One on `client`, whose choices follow from `seed`.
     pub fn new(world: &Arc<World>, client: &Arc<Client>, seed: u64) -> Self {
         let (world, client) = (Arc::clone(world), Arc::clone(client));
-        let (open, seen) = Default::default();
-        Self { world, client, rng: Rng::new(seed), open, seen, only_reads: false }
+        let (open, seen, last) = Default::default();
+        Self { world, client, rng: Rng::new(seed), open, seen, only_reads: false, last }
     }
 
     /// Makes calls, until everything is healed.
@@ -159,6 +161,7 @@ impl Program {
             _ => {}
         }
         let outcome = self.call(op.clone());
+        self.last = Some(op.clone());
         match outcome {
             Outcome::Found(file) => {
                 self.seen.insert(0, file);
@@ -189,6 +192,9 @@ impl Program {
     }
 
     fn choose(&mut self) -> Op {
+        if let Some(last) = self.last.clone().filter(|_| self.only_reads && self.rng.chance(2, 3)) {
+            return last;
+        }
         loop {
             let op = match self.rng.below(100) < self.world.share_of_bytes {
                 true => self.choose_bytes(),

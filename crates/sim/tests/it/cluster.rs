@@ -37,7 +37,7 @@ fn machines_that_share_a_filesystem_see_one_filesystem() {
 /// Something is broken on purpose; one of the seeds must end with one of these complaints.
 fn is_caught(sabotage: Sabotage, complaints: &[&str]) {
     let mut found = Vec::new();
-    for seed in 1..=100 {
+    for seed in 1..=200 {
         if let Err(failure) = run(seed, sabotage) {
             if complaints.iter().any(|complaint| failure.violation.contains(complaint)) {
                 return;

@@ -11,7 +11,8 @@
 //! - [`medium`] is a disk that remembers who may write to it.
 //! - [`server`] offers any [`gabion_base::disk::Disk`] under a name to any NBD client.
 //! - [`client`] makes any NBD server's export a `Disk`, which survives the loss of its connection.
-//! - [`tls`] encrypts, if both sides want it.
+//!
+//! Both sides encrypt if they want to, by [`gabion_tls`].
 //!
 //! Only the newstyle-fixed handshake is spoken. Deliberately absent: the oldstyle handshake,
 //! resizing, and the extension for 64-bit lengths.
@@ -24,5 +25,4 @@ pub mod medium;
 mod percent;
 pub mod server;
 mod stream;
-pub mod tls;
 pub mod wire;

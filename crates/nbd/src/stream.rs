@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use gabion_tls::Session;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
 };
 
 use crate::address::Address;
-use crate::tls::Session;
 
 /// Questions to a quiet peer, within its patience, whether it is there.
 const KEEPALIVE_COUNT: u32 = 3;
@@ -84,7 +84,7 @@ impl Stream {
     /// been read from it that was not asked for.
     pub(crate) fn start_tls(
         &self,
-        connection: rustls::Connection,
+        connection: gabion_tls::Connection,
         deadline: Instant,
     ) -> io::Result<()> {
         let session = Session::start(connection, &self.socket, deadline)?;

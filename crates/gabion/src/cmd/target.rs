@@ -15,7 +15,7 @@ use gabion_host::signals::{Signals, Wake};
 use gabion_nbd::address::{Address, Uri, UriTls};
 use gabion_nbd::medium::{Medium, MediumError};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
-use gabion_nbd::tls::{ServerFiles, ServerTls};
+use gabion_tls::{ServerFiles, ServerTls};
 
 use crate::args;
 use crate::failure::{Exit, Failure, Result};

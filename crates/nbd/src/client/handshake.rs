@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::codec::DecodeError;
+use gabion_tls::client_connection;
 
 use super::Epoch;
 use crate::address::{Uri, UriTls};
 use crate::server::Replies;
 use crate::stream::Stream;
-use crate::tls::client_connection;
 use crate::wire::fields::Fields;
 use crate::wire::name::{Claim, Medium};
 use crate::wire::option::{

@@ -9,11 +9,12 @@ use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use gabion_tls::ServerTls;
+
 use super::export::Exports;
 use super::handshake::{Encryption, Handshake, Session, Step, Welcome};
 use super::transmission::Transmission;
 use crate::stream::Stream;
-use crate::tls::ServerTls;
 
 /// How long a client may stop in the middle of something.
 const STALL: Duration = Duration::from_secs(30);

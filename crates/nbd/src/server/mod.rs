@@ -7,7 +7,7 @@
 //!   3. after the grace, what is left is cut off. Sockets in the file system are removed.
 //!
 //! Whoever can connect can write, unless the export is read-only or a medium that is another
-//! client's; with certificates of clients (see [`crate::tls`]) not everybody can connect.
+//! client's; with certificates of clients (see [`gabion_tls`]) not everybody can connect.
 //! Deliberately absent: permissions that depend on the certificate.
 
 mod answer;
@@ -33,6 +33,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use gabion_base::sync::{Condvar, Mutex};
+use gabion_tls::ServerTls;
 
 pub use self::export::{Export, Exports, Permission, Replies};
 pub use self::listen::Listener;
@@ -40,7 +41,6 @@ pub use self::listen::Listener;
 use self::connection::Connection;
 use self::listen::Wake;
 use crate::stream::Stream;
-use crate::tls::ServerTls;
 
 /// Clients at the same time.
 const CLIENTS_MAX: usize = 256;

@@ -11,7 +11,7 @@ use gabion_base::ids::BlockAddr;
 use gabion_nbd::address::{Address, Uri, UriTls};
 use gabion_nbd::client::{Client, ClientOptions};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
-use gabion_nbd::tls::{ServerFiles, ServerTls};
+use gabion_tls::{ServerFiles, ServerTls};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,

@@ -9,6 +9,8 @@
 //!
 //! Deliberately absent: preshared keys, anonymous TLS, the system's list of authorities.
 
+#![forbid(unsafe_code)]
+
 mod session;
 
 use std::fs;
@@ -23,7 +25,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use thiserror::Error;
 
-pub(crate) use self::session::Session;
+pub use rustls::Connection;
+
+pub use self::session::Session;
 
 /// The authority of the peers, in a client's folder.
 const AUTHORITY: &str = "ca-cert.pem";
@@ -95,14 +99,15 @@ impl ServerTls {
         Ok(Self(Arc::new(config)))
     }
 
-    pub(crate) fn connection(&self) -> io::Result<rustls::Connection> {
+    /// The server's end of a connection that does not exist yet.
+    pub fn connection(&self) -> io::Result<rustls::Connection> {
         let connection = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
         Ok(connection.into())
     }
 }
 
 /// A client's end of a connection to `host` that does not exist yet, by the files in `folder`.
-pub(crate) fn client_connection(folder: &Path, host: &str) -> io::Result<rustls::Connection> {
+pub fn client_connection(folder: &Path, host: &str) -> io::Result<rustls::Connection> {
     let connection = load_client(folder, host).map_err(io::Error::other)?;
     Ok(connection.into())
 }

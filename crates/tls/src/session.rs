@@ -27,7 +27,7 @@ const RECEIVED_BYTES: usize = 64 << 10;
 const ENCRYPTED_BYTES: usize = 256 << 10;
 
 /// Encryption in both directions.
-pub(crate) struct Session {
+pub struct Session {
     connection: Mutex<Connection>,
     /// Records that were made and not yet sent.
     sending: Mutex<Vec<u8>>,
@@ -48,7 +48,7 @@ fn broken(error: rustls::Error) -> io::Error {
 
 impl Session {
     /// Agrees with the peer on keys, before `deadline`.
-    pub(crate) fn start<S>(
+    pub fn start<S>(
         mut connection: Connection,
         mut socket: S,
         deadline: Instant,
@@ -88,7 +88,7 @@ impl Session {
     }
 
     /// Reads plain bytes; none if the peer has ended in order.
-    pub(crate) fn read<S>(&self, mut socket: S, into: &mut [u8]) -> io::Result<usize>
+    pub fn read<S>(&self, mut socket: S, into: &mut [u8]) -> io::Result<usize>
     where
         S: Read + Write + Copy,
     {
@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// Writes plain bytes, all of `parts` in order.
-    pub(crate) fn write_parts<S>(&self, socket: S, mut parts: &mut [IoSlice<'_>]) -> io::Result<()>
+    pub fn write_parts<S>(&self, socket: S, mut parts: &mut [IoSlice<'_>]) -> io::Result<()>
     where
         S: Read + Write + Copy,
     {

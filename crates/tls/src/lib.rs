@@ -1,5 +1,12 @@
 //! Encryption, and certificates that say who the peers are: TLS 1.2 and 1.3, by rustls.
 //!
+//! - [`Session`] is an encrypted connection that threads share.
+//! - [`mutual`] is TLS 1.3 between machines that share a filesystem.
+//! - [`authority`] makes certificates for them.
+//! - [`secret`] draws and compares what is shown once.
+//!
+//! What follows here is for disks, which other programs offer and use, too:
+//!
 //! - A server shows a certificate, and may want one of its clients, by an authority that it names.
 //! - A client wants a certificate for the server's name by an authority that it names. There is no
 //!   way to talk to a server that cannot show one.
@@ -11,6 +18,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod authority;
+pub mod mutual;
+pub mod secret;
 mod session;
 
 use std::fs;
@@ -27,7 +37,7 @@ use thiserror::Error;
 
 pub use rustls::Connection;
 
-pub use self::session::Session;
+pub use self::session::{Discord, Session};
 
 /// The authority of the peers, in a client's folder.
 const AUTHORITY: &str = "ca-cert.pem";
@@ -128,6 +138,17 @@ fn load_client(folder: &Path, host: &str) -> Result<ClientConnection, TlsError> 
         false => config.with_no_client_auth(),
     };
     ClientConnection::new(Arc::new(config), name).map_err(unusable)
+}
+
+/// A certificate as a text for a file.
+pub fn to_pem(certificate: &[u8]) -> String {
+    pem::encode(&pem::Pem::new("CERTIFICATE", certificate))
+}
+
+/// The first certificate in a file.
+pub fn read_certificate(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let found = certificates(path)?;
+    Ok(found.first().expect("there is one, or an error").to_vec())
 }
 
 fn provider() -> Arc<CryptoProvider> {

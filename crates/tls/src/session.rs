@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   reader   receive from the socket -> [ decrypt ]          -> plain bytes
-//!   writer   plain bytes             -> [ encrypt ] -> send to the socket
+//!   writer   plain bytes             -> [ encrypt ] -> records -> send to the socket
 //! ```
 //!
 //! What stands in brackets happens under one lock, which nobody holds while the socket makes him
@@ -14,12 +14,18 @@
 //! - A reader may have something to send, such as the answer to a new key. It leaves that to the
 //!   writer if there is one at the time, and never waits for it, as the peer might be waiting for
 //!   this reader to read.
+//! - Records that the socket does not take stay, and go before all others. So sockets that never
+//!   make anybody wait will do, too: what cannot be done fails with `WouldBlock`, and is done later.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::time::Instant;
 
 use gabion_base::sync::Mutex;
 use rustls::Connection;
+use thiserror::Error;
+
+use crate::TlsError;
+use crate::authority::Holder;
 
 /// What is received at once: some of the largest records.
 const RECEIVED_BYTES: usize = 64 << 10;
@@ -29,9 +35,51 @@ const ENCRYPTED_BYTES: usize = 256 << 10;
 /// Encryption in both directions.
 pub struct Session {
     connection: Mutex<Connection>,
-    /// Records that were made and not yet sent.
-    sending: Mutex<Vec<u8>>,
+    sending: Mutex<Records>,
     receiving: Mutex<Received>,
+}
+
+/// Records that were made, of which the socket has taken some bytes.
+#[derive(Default)]
+struct Records {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Records {
+    fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// Sends all, or as much as the socket takes.
+    fn send<S: Write>(&mut self, mut socket: S) -> io::Result<()> {
+        while !self.is_empty() {
+            match socket.write(&self.bytes[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.bytes.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// The same, where it is no failure that the socket takes no more just now.
+    fn send_some<S: Write>(&mut self, socket: S) -> io::Result<()> {
+        match self.send(socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            sent => sent,
+        }
+    }
+
+    fn take_from(&mut self, connection: &mut Connection) -> io::Result<()> {
+        while connection.wants_write() {
+            connection.write_tls(&mut self.bytes)?;
+        }
+        Ok(())
+    }
 }
 
 /// Bytes of the socket that have not been looked at.
@@ -41,9 +89,45 @@ struct Received {
     end: usize,
 }
 
+/// Why two sides do not come together. It is what an [`io::Error`] of a session has inside.
+#[derive(Debug, Error)]
+#[error("encryption: {0}")]
+pub struct Discord(#[source] rustls::Error);
+
+impl Discord {
+    /// Which one an error is, if it is one.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// Whether the peer's certificate is not by the right authority, or not for this use.
+    pub fn is_distrust(&self) -> bool {
+        matches!(self.0, rustls::Error::InvalidCertificate(_))
+    }
+
+    /// Whether the peer does not accept our certificate, or that we have none.
+    pub fn is_distrusted(&self) -> bool {
+        use rustls::AlertDescription as Alert;
+        matches!(
+            self.0,
+            rustls::Error::AlertReceived(
+                Alert::BadCertificate
+                    | Alert::UnknownCA
+                    | Alert::CertificateUnknown
+                    | Alert::CertificateRequired
+                    | Alert::CertificateExpired
+                    | Alert::CertificateRevoked
+                    | Alert::UnsupportedCertificate
+                    | Alert::DecryptError
+                    | Alert::AccessDenied
+            )
+        )
+    }
+}
+
 /// Why records cannot be understood.
 fn broken(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("encryption: {error}"))
+    io::Error::new(io::ErrorKind::InvalidData, Discord(error))
 }
 
 impl Session {
@@ -56,13 +140,12 @@ impl Session {
     where
         S: Read + Write + Copy,
     {
-        connection.set_buffer_limit(None);
         loop {
             while connection.wants_write() {
                 connection.write_tls(&mut socket)?;
             }
             if !connection.is_handshaking() {
-                break;
+                return Ok(Self::begin(connection));
             }
             if Instant::now() > deadline {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -79,12 +162,35 @@ impl Session {
                 return Err(broken(error));
             }
         }
+    }
+
+    /// Leaves it to [`Session::read`] to agree with the peer on keys.
+    pub fn begin(mut connection: Connection) -> Self {
+        connection.set_buffer_limit(None);
         let buffer = vec![0; RECEIVED_BYTES].into_boxed_slice();
-        Ok(Self {
+        Self {
             connection: Mutex::new(connection),
             sending: Mutex::default(),
             receiving: Mutex::new(Received { buffer, start: 0, end: 0 }),
-        })
+        }
+    }
+
+    /// Whether there are no keys yet.
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.lock().is_handshaking()
+    }
+
+    /// Whose certificate the peer has shown; nothing if it has shown none.
+    pub fn holder(&self) -> Result<Option<Holder>, TlsError> {
+        let connection = self.connection.lock();
+        let first = connection.peer_certificates().and_then(|certificates| certificates.first());
+        first.map(|certificate| Holder::of(certificate)).transpose()
+    }
+
+    /// The certificate behind the peer's own, if it has shown one: that of its authority.
+    pub fn shown_authority(&self) -> Option<Vec<u8>> {
+        let connection = self.connection.lock();
+        Some(connection.peer_certificates()?.get(1)?.to_vec())
     }
 
     /// Reads plain bytes; none if the peer has ended in order.
@@ -95,25 +201,24 @@ impl Session {
         let received = &mut *self.receiving.lock();
         loop {
             let mut connection = self.connection.lock();
-            loop {
-                match connection.reader().read(into) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return read,
-                }
-                if received.start == received.end {
-                    break;
-                }
-                let mut rest = &received.buffer[received.start..received.end];
-                received.start += connection.read_tls(&mut rest)?;
-                connection.process_new_packets().map_err(broken)?;
-            }
+            let read = received.decrypt(&mut connection, into);
             let answers = connection.wants_write();
             drop(connection);
             if answers && let Some(mut sending) = self.sending.try_lock() {
-                self.take_records(&mut sending)?;
-                send(socket, &mut sending)?;
+                sending.take_from(&mut self.connection.lock())?;
+                match sending.send_some(socket) {
+                    // Why nothing can be understood says more.
+                    Err(error) if !matches!(read, Some(Err(_))) => return Err(error),
+                    _ => {}
+                }
             }
-            let count = socket.read(&mut received.buffer)?;
+            if let Some(read) = read {
+                return read;
+            }
+            let count = match socket.read(&mut received.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                count => count?,
+            };
             (received.start, received.end) = (0, count);
             if count == 0 {
                 self.connection.lock().read_tls(&mut io::empty())?;
@@ -127,39 +232,94 @@ impl Session {
         S: Read + Write + Copy,
     {
         let mut sending = self.sending.lock();
+        sending.send(socket)?;
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             let mut connection = self.connection.lock();
-            let mut taken = 0;
-            while !parts.is_empty() && taken < ENCRYPTED_BYTES {
-                let first = parts[0].len();
-                let written = match first > ENCRYPTED_BYTES {
-                    true => connection.writer().write(&parts[0][..ENCRYPTED_BYTES])?,
-                    false => connection.writer().write_vectored(parts)?,
-                };
-                taken += written;
-                IoSlice::advance_slices(&mut parts, written);
-            }
-            while connection.wants_write() {
-                connection.write_tls(&mut *sending)?;
-            }
+            encrypt(&mut connection, &mut parts)?;
+            sending.take_from(&mut connection)?;
             drop(connection);
-            send(socket, &mut sending)?;
+            sending.send(socket)?;
         }
         Ok(())
     }
 
-    fn take_records(&self, into: &mut Vec<u8>) -> io::Result<()> {
+    /// Takes some plain bytes, without waiting if the socket does not make anybody wait; fails with
+    /// `WouldBlock` if what was taken before has not been sent. See [`Session::flush`].
+    pub fn write_some<S>(&self, socket: S, mut parts: &mut [IoSlice<'_>]) -> io::Result<usize>
+    where
+        S: Read + Write + Copy,
+    {
+        let mut sending = self.sending.try_lock().ok_or(io::ErrorKind::WouldBlock)?;
+        sending.send(socket)?;
+        IoSlice::advance_slices(&mut parts, 0);
         let mut connection = self.connection.lock();
-        while connection.wants_write() {
-            connection.write_tls(into)?;
-        }
-        Ok(())
+        let taken = encrypt(&mut connection, &mut parts)?;
+        sending.take_from(&mut connection)?;
+        drop(connection);
+        sending.send_some(socket)?;
+        Ok(taken)
+    }
+
+    /// Sends what was taken, and what a reader has left to be sent.
+    pub fn flush<S>(&self, socket: S) -> io::Result<()>
+    where
+        S: Read + Write + Copy,
+    {
+        let mut sending = self.sending.try_lock().ok_or(io::ErrorKind::WouldBlock)?;
+        sending.take_from(&mut self.connection.lock())?;
+        sending.send(socket)
+    }
+
+    /// Says that nothing follows, if the socket takes that at once.
+    pub fn close<S>(&self, socket: S)
+    where
+        S: Read + Write + Copy,
+    {
+        self.connection.lock().send_close_notify();
+        // Who does not hear it sees that the socket closes.
+        let _ = self.flush(socket);
     }
 }
 
-fn send<S: Write>(mut socket: S, records: &mut Vec<u8>) -> io::Result<()> {
-    let sent = socket.write_all(records);
-    records.clear();
-    sent
+impl Received {
+    /// Plain bytes, or none if there are too few to tell.
+    fn decrypt(
+        &mut self,
+        connection: &mut Connection,
+        into: &mut [u8],
+    ) -> Option<io::Result<usize>> {
+        loop {
+            match connection.reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Some(read),
+            }
+            if self.start == self.end {
+                return None;
+            }
+            let mut rest = &self.buffer[self.start..self.end];
+            match connection.read_tls(&mut rest) {
+                Ok(count) => self.start += count,
+                Err(error) => return Some(Err(error)),
+            }
+            if let Err(error) = connection.process_new_packets() {
+                return Some(Err(broken(error)));
+            }
+        }
+    }
+}
+
+/// Takes the first of `parts`, and says how many bytes that were.
+fn encrypt(connection: &mut Connection, parts: &mut &mut [IoSlice<'_>]) -> io::Result<usize> {
+    let mut taken = 0;
+    while !parts.is_empty() && taken < ENCRYPTED_BYTES {
+        let first = parts[0].len();
+        let written = match first > ENCRYPTED_BYTES {
+            true => connection.writer().write(&parts[0][..ENCRYPTED_BYTES])?,
+            false => connection.writer().write_vectored(parts)?,
+        };
+        taken += written;
+        IoSlice::advance_slices(parts, written);
+    }
+    Ok(taken)
 }

@@ -2,6 +2,7 @@
 
 use gabion_base::codec::DecodeError;
 
+use gabion_link::join::{Admission, Application};
 use gabion_link::message::{Hello, Refusal, RefusalReason, ToClient, ToServer, Welcome};
 use gabion_link::wire::{Header, WireError};
 
@@ -15,6 +16,8 @@ const WELCOME: u8 = 2;
 const REFUSAL: u8 = 3;
 const TO_SERVER: u8 = 4;
 const TO_CLIENT: u8 = 5;
+const APPLICATION: u8 = 6;
+const ADMISSION: u8 = 7;
 
 /// All targets of the link.
 pub fn targets() -> Vec<Target> {
@@ -26,6 +29,8 @@ pub fn targets() -> Vec<Target> {
     samples::refusals().iter().for_each(|value| add(REFUSAL, &value.encode()));
     samples::to_server().iter().for_each(|value| add(TO_SERVER, &value.encode()));
     samples::to_client().iter().for_each(|value| add(TO_CLIENT, &value.encode()));
+    samples::applications().iter().for_each(|value| add(APPLICATION, &value.encode()));
+    samples::admissions().iter().for_each(|value| add(ADMISSION, &value.encode()));
     vec![Target { name: "link", run: link, samples }]
 }
 
@@ -49,6 +54,8 @@ pub fn link(bytes: &[u8]) -> Result<(), DecodeError> {
         }
         TO_SERVER => ToServer::decode(bytes)?.encode(),
         TO_CLIENT => ToClient::decode(bytes)?.encode(),
+        APPLICATION => Application::decode(bytes).map_err(reason)?.encode(),
+        ADMISSION => Admission::decode(bytes).map_err(reason)?.encode(),
         _ => return Err(DecodeError::Invalid("the kind of an input")),
     };
     assert_eq!(again, bytes);

@@ -24,6 +24,7 @@
 //! - [`cache`]: a client's copy of leased ranges, as a transaction that operations can run on.
 //! - [`change`]: the same for operations that change something.
 //! - [`identities`]: whom the server takes a client's callers for.
+//! - [`join`]: how a machine comes to a certificate, by which it is let in.
 //! - [`message`]: what both sides say, as values.
 //! - [`wire`]: how these values look as bytes.
 //! - [`stream`]: every message once and in order, whatever connections do.
@@ -36,6 +37,7 @@
 pub mod cache;
 pub mod change;
 pub mod identities;
+pub mod join;
 pub mod message;
 pub mod range;
 pub mod stream;

@@ -1,4 +1,4 @@
-//! An authority of one's own: its certificate, and those that it makes for a server and its clients.
+//! An authority of one's own: its certificate, and those that it makes for a server and clients.
 //!
 //! ```text
 //!   authority  --- signs ---> server's certificate   may be a server, under one fixed name

@@ -15,7 +15,7 @@
 //!   writer if there is one at the time, and never waits for it, as the peer might be waiting for
 //!   this reader to read.
 //! - Records that the socket does not take stay, and go before all others. So sockets that never
-//!   make anybody wait will do, too: what cannot be done fails with `WouldBlock`, and is done later.
+//!   make anybody wait will do, too: what cannot be done now fails with `WouldBlock`.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::time::Instant;

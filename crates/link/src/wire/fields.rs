@@ -10,7 +10,10 @@ use gabion_map::txn::{VALUE_LENGTH_MAX, Value};
 use gabion_map::{FileId, Key, Kind};
 
 use super::layout::{Layout, put_count, take_count};
-use super::{DATA_BYTES_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, TEXT_BYTES_MAX, XATTR_BYTES_MAX};
+use super::{
+    CERTIFICATE_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, TEXT_BYTES_MAX,
+    XATTR_BYTES_MAX,
+};
 use crate::message::{CallId, ChangeNumber, SessionId};
 use crate::range::KeyRange;
 use crate::table::RevokeId;
@@ -250,6 +253,10 @@ string!(
 string!(
     /// Bytes of a file.
     Bytes: Vec<u8>, DATA_BYTES_MAX, "the number of bytes"
+);
+string!(
+    /// A certificate, or a request for one.
+    Certificate: Vec<u8>, CERTIFICATE_BYTES_MAX, "the length of a certificate"
 );
 string!(
     /// The value of an item of the map.

@@ -7,6 +7,8 @@
 //!              CRC-32C     2 welcome                  message     from the other side
 //!              of the      3 refusal                  from 1,
 //!              payload     4 message                  else 0
+//!                          5 application
+//!                          6 admission
 //! ```
 //!
 //! Only messages have numbers; `received` of other frames is sent as 0 and means nothing.
@@ -74,9 +76,20 @@ pub enum FrameKind {
     /// A numbered message: [`ToServer`](crate::message::ToServer) or
     /// [`ToClient`](crate::message::ToClient).
     Message,
+    /// A client's [`Application`](crate::join::Application).
+    Application,
+    /// A server's [`Admission`](crate::join::Admission).
+    Admission,
 }
 
-numbered!(FrameKind, "the kind of a frame", { Hello = 1, Welcome = 2, Refusal = 3, Message = 4 });
+numbered!(FrameKind, "the kind of a frame", {
+    Hello = 1,
+    Welcome = 2,
+    Refusal = 3,
+    Message = 4,
+    Application = 5,
+    Admission = 6,
+});
 
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +196,7 @@ mod tests {
         assert_eq!(with(0, &most.to_le_bytes()).map(|header| header.length), Ok(most));
         assert_eq!(with(0, &more.to_le_bytes()), Err(WireError::TooLong { length: more }));
         assert_eq!(with(8, &[0]), invalid("the kind of a frame"));
-        assert_eq!(with(8, &[5]), invalid("the kind of a frame"));
+        assert_eq!(with(8, &[7]), invalid("the kind of a frame"));
         assert_eq!(with(9, &[2]), Err(WireError::Version { found: 2 }));
         assert_eq!(with(15, &[1]), invalid("reserved bytes"));
         assert_eq!(with(16, &[0; 8]), invalid("the number of a message"));

@@ -76,7 +76,7 @@ impl Layout for RefusalReason {
 }
 
 /// What both sides begin with, and the fields of `value`.
-fn introduce<L: Layout>(value: &L::Value) -> Vec<u8> {
+pub(super) fn introduce<L: Layout>(value: &L::Value) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.put_u16(VERSION);
     out.put_u64(FEATURES);
@@ -85,7 +85,7 @@ fn introduce<L: Layout>(value: &L::Value) -> Vec<u8> {
 }
 
 /// The fields, if the other side can be understood.
-fn understand<L: Layout>(payload: &[u8]) -> Result<L::Value, WireError> {
+pub(super) fn understand<L: Layout>(payload: &[u8]) -> Result<L::Value, WireError> {
     let mut reader = Reader::new(payload);
     if reader.array()? != MAGIC {
         return Err(WireError::Foreign);

@@ -3,6 +3,7 @@
 //! ```text
 //!   frame    = header { length, checksum, kind, version, 0.., number, received } payload
 //!   payload  = hello | welcome | refusal | message           as the header's kind says
+//!            | application | admission
 //!   message  = tag u8, the fields of its kind side by side
 //!   option   = 0 | 1, the value
 //!   list     = count u32, the elements
@@ -32,6 +33,7 @@ mod error;
 mod fields;
 mod frame;
 mod hello;
+mod join;
 mod layout;
 mod rules;
 
@@ -64,6 +66,11 @@ pub const DATA_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 pub const GROUPS_MAX: usize = 65_536;
 /// The longest text for people, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
+/// The longest certificate, or request for one, in bytes.
+pub const CERTIFICATE_BYTES_MAX: usize = 4096;
+/// The longest payload of a first frame from a client: who has not said yet who he is gets no more
+/// memory than this.
+pub const FIRST_BYTES_MAX: usize = 8 << 10;
 
 /// The bytes of `value`.
 fn encode<L: Layout>(value: &L::Value) -> Vec<u8> {

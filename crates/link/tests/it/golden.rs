@@ -10,6 +10,7 @@ use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::path::PathBuf;
 
+use gabion_link::join::{Admission, Application};
 use gabion_link::message::{Hello, Refusal, ToClient, ToServer, Welcome};
 use gabion_link::wire::Header;
 
@@ -51,6 +52,12 @@ fn all() -> Vec<Sample> {
         }),
         of("to client", samples::to_client(), ToClient::encode, |b| {
             words(ToClient::decode(b).unwrap())
+        }),
+        of("application", samples::applications(), Application::encode, |b| {
+            words(Application::decode(b).unwrap())
+        }),
+        of("admission", samples::admissions(), Admission::encode, |b| {
+            words(Admission::decode(b).unwrap())
         }),
     ];
     kinds.into_iter().flatten().collect()

@@ -17,6 +17,7 @@ use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, LockMode, MapError};
 
 use gabion_link::identities::{Identities, Squash};
+use gabion_link::join::{Admission, Application};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
     RefusalReason, SessionId, ToClient, ToServer, Welcome,
@@ -43,6 +44,17 @@ pub fn hellos() -> Vec<Hello> {
         Hello { session: None, received: 0, name: "host1:/mnt".to_owned(), path: name("sub/dir") },
         Hello { session, received: 77, name: "h\u{f6}st".to_owned(), path: vec![] },
     ]
+}
+
+/// Applications.
+pub fn applications() -> Vec<Application> {
+    let secret = std::array::from_fn(|at| 0x60 + at as u8);
+    vec![Application { secret, name: "host1".to_owned(), request: vec![0x30, 0x02, 0x05, 0x00] }]
+}
+
+/// Admissions.
+pub fn admissions() -> Vec<Admission> {
+    vec![Admission { certificate: vec![0x30, 0x00] }]
 }
 
 /// Welcomes.

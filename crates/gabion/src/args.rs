@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use gabion_nbd::address::Address;
 
 use crate::cmd::events::Since;
+use crate::cmd::invite::Lifetime;
 use crate::cmd::target::Offer;
 use crate::size::Size;
 
@@ -42,6 +43,10 @@ pub enum Command {
     Inspect(Inspect),
     /// Let other machines mount a filesystem, until Ctrl-C
     Serve(Serve),
+    /// Let another machine join what is served here: print a line for it
+    Invite(Invite),
+    /// Use an invitation to what another machine serves, and mount it
+    Join(Join),
     /// Show who has mounted what is served here
     Clients(Clients),
     /// Show what the clients of what is served here may cache
@@ -109,6 +114,15 @@ pub struct Mount {
     /// End when the process ends that has started this one
     #[arg(long, hide = true, requires = "foreground")]
     pub with_parent: bool,
+    /// Show a server the certificate in this PEM file, instead of that of gabion join
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The authority of the server's certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
     /// A block device, an image file, a volume, or gabion://HOST:PORT/
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
@@ -210,9 +224,18 @@ pub struct Serve {
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7777")]
     pub listen: String,
-    /// Listen where other machines can reach it, without encryption
+    /// Let everybody in who reaches it, without encryption
     #[arg(long)]
     pub insecure: bool,
+    /// Show the certificate in this PEM file, instead of one by the filesystem's own authority
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The authority of the clients' certificates
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
     /// Refuse to change anything
     #[arg(long)]
     pub read_only: bool,
@@ -234,6 +257,38 @@ pub struct Serve {
     /// A block device, an image file or a volume
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
+}
+
+/// Arguments of `gabion invite`.
+#[derive(Debug, Args)]
+pub struct Invite {
+    /// After what time the invitation ends: 90s, 15m, 1h, 7d
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub expires: Lifetime,
+    /// Where the machine will find this one; its own addresses if not given; may be given several
+    /// times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub address: Vec<String>,
+    /// What is served, as `gabion serve` was told
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+}
+
+/// Arguments of `gabion join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// Mount options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// What this machine is to be called there; its host name if not given
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// What `gabion invite` printed; `-` to read it from standard input
+    #[arg(value_name = "LINE")]
+    pub invitation: String,
+    /// Where to mount
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
 }
 
 /// Arguments of `gabion clients`.
@@ -278,10 +333,13 @@ pub struct Locks {
 /// Arguments of `gabion evict`.
 #[derive(Debug, Args)]
 pub struct Evict {
+    /// Take the machine's certificate back, too: it has to be invited again
+    #[arg(long)]
+    pub revoke: bool,
     /// What is served, as `gabion serve` was told
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
-    /// The client's session, or its name, as `gabion clients` shows them
+    /// The client's session, its name or its machine, as `gabion clients` shows them
     #[arg(value_name = "CLIENT")]
     pub client: String,
 }

@@ -24,28 +24,33 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_fs::lock::{Lock, LockClass, Strength};
+use gabion_host::clock;
 use gabion_link::message::SessionId;
 use gabion_link::range::KeyRange;
 use gabion_link::table::ClientId;
 use gabion_map::format::superblock::Superblock;
 use gabion_map::{FileId, Kind, LockMode};
 use gabion_node::LocalFs;
+use gabion_node::served::ClientStatus;
 
+use crate::addresses;
 use crate::check;
 use crate::cmd::status::PATIENCE;
 use crate::control::client::Connection;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
-    Client, Clients, Evicted, Grown, LeaseRow, Leases, LockRow, Locks, Progress, Reply, Report,
-    Request, ServedStatus, Status,
+    Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress, Reply,
+    Report, Request, ServedStatus, Status,
 };
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Sessions;
 use crate::print::printable;
 use crate::serve::Storage;
 use crate::state;
+use crate::trust::Trust;
+use crate::trust::invitation::{ADDRESSES_MAX, Invitation};
 use crate::volumes::Place;
 
 /// So many leases are told, and so many that are waited for.
@@ -176,6 +181,7 @@ impl Subject for Service {
     fn clients(&self) -> std::result::Result<Clients, String> {
         let clients = self.sessions.served().clients().into_iter().map(|client| Client {
             session: client.session.text(),
+            machine: self.sessions.holder(client.session).map(|holder| holder.name),
             name: client.name,
             leases: client.leases as u64,
             opens: client.opens as u64,
@@ -215,21 +221,103 @@ impl Subject for Service {
         })
     }
 
-    fn evict(&self, client: &str) -> std::result::Result<Evicted, String> {
-        let mut meant = self.sessions.served().clients();
-        meant.retain(|status| status.session.text() == client || status.name == client);
-        let gone = || format!("{} has no client {client}", self.target);
+    fn evict(&self, client: &str, revoke: bool) -> std::result::Result<Evicted, String> {
+        let meant = self.meant(client);
+        if revoke {
+            return self.revoke(client, &meant);
+        }
         match meant.as_slice() {
-            [] => Err(gone()),
-            [one] if self.sessions.evict(one.session) => {
-                Ok(Evicted { session: one.session.text(), name: one.name.clone() })
-            }
-            [_] => Err(gone()),
+            [one] if self.sessions.evict(one.session) => Ok(evicted(one.session, &one.name, None)),
+            [] | [_] => Err(self.no_client(client)),
             several => {
                 Err(format!("{} clients are called {client}: name the session", several.len()))
             }
         }
     }
+
+    fn invite(&self, seconds: u64, at: &[String]) -> std::result::Result<Invited, String> {
+        let Trust::Members(membership) = self.sessions.trust() else {
+            return Err(NOT_OURS.to_owned());
+        };
+        let port = self.address.port();
+        let mut addresses: Vec<_> =
+            at.iter().map(|address| addresses::with_port(address, port)).collect();
+        if addresses.is_empty() {
+            addresses = addresses::of_listener(self.address).map_err(|error| error.to_string())?;
+        }
+        addresses.truncate(ADDRESSES_MAX);
+        if addresses.is_empty() {
+            return Err("this machine has no address: say one with --address".to_owned());
+        }
+        let now = clock::now().seconds;
+        let expires = now.saturating_add_unsigned(seconds);
+        let (authority, secret) = membership.invite(now, expires).map_err(|error| chain(&error))?;
+        let line = Invitation { addresses, authority, secret, expires }.to_string();
+        // What people type may be anything.
+        match line.parse::<Invitation>() {
+            Ok(_) => Ok(Invited { line, expires }),
+            Err(_) => Err("an address makes no sense: say HOST or HOST:PORT".to_owned()),
+        }
+    }
+}
+
+/// What is said where certificates are made by somebody else.
+const NOT_OURS: &str = "it is served with certificates of another authority (--tls-ca), which \
+                        decides who may come";
+
+impl Service {
+    fn no_client(&self, client: &str) -> String {
+        format!("{} has no client {client}", self.target)
+    }
+
+    /// Clients of this session, name or machine.
+    fn meant(&self, client: &str) -> Vec<ClientStatus> {
+        let mut meant = self.sessions.served().clients();
+        meant.retain(|status| {
+            let machine = || self.sessions.holder(status.session).map(|holder| holder.name);
+            status.session.text() == client
+                || status.name == client
+                || machine().as_deref() == Some(client)
+        });
+        meant
+    }
+
+    /// Takes a machine's certificate back, and ends its sessions.
+    fn revoke(&self, client: &str, meant: &[ClientStatus]) -> std::result::Result<Evicted, String> {
+        let Trust::Members(membership) = self.sessions.trust() else {
+            return Err(NOT_OURS.to_owned());
+        };
+        let mut serials: Vec<String> = meant
+            .iter()
+            .filter_map(|status| Some(self.sessions.holder(status.session)?.serial))
+            .collect();
+        serials.sort();
+        serials.dedup();
+        let name = match (serials.as_slice(), meant) {
+            ([one], _) => one,
+            // One that is not here now.
+            ([], []) => client,
+            ([], _) => return Err(format!("{client} has no certificate")),
+            _ => return Err(format!("{client} may be several machines: name the session")),
+        };
+        let revoked = membership.revoke(name).map_err(|error| chain(&error))?;
+        let member = revoked.ok_or_else(|| self.no_client(client))?;
+        let mut ended = evicted(SessionId(0), "", Some(member.name.clone()));
+        ended.session.clear();
+        for status in self.sessions.served().clients() {
+            let holder = self.sessions.holder(status.session);
+            if holder.is_some_and(|holder| holder.serial == member.serial)
+                && self.sessions.evict(status.session)
+            {
+                ended = evicted(status.session, &status.name, Some(member.name.clone()));
+            }
+        }
+        Ok(ended)
+    }
+}
+
+fn evicted(session: SessionId, name: &str, revoked: Option<String>) -> Evicted {
+    Evicted { session: session.text(), name: name.to_owned(), revoked }
 }
 
 impl Service {

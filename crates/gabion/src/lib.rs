@@ -6,7 +6,9 @@
 //!                -> up -> supervisor               processes of the program that end with it
 //!                -> status, scrub, grow, umount    ask the daemon through control
 //!                -> serve -> link                  sessions of other machines' mounts
-//!                -> clients, leases, locks, evict  ask the server through control
+//!                -> clients, leases, locks,        ask the server through control
+//!                   evict, invite
+//!                -> join                           a certificate of the server, then mount
 //!                -> volume -> volumes              records of volumes, and volumes themselves
 //! ```
 //!
@@ -16,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod args;
 mod check;
 mod clients;
@@ -40,6 +43,7 @@ mod state;
 mod supervisor;
 mod target;
 mod targets;
+mod trust;
 mod volumes;
 
 use std::ffi::OsString;
@@ -73,6 +77,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Serve(args) => cmd::serve::run(args),
+        Command::Invite(args) => cmd::invite::run(args),
+        Command::Join(args) => cmd::join::run(args),
         Command::Clients(args) => cmd::clients::run(args),
         Command::Leases(args) => cmd::leases::run(args),
         Command::Locks(args) => cmd::locks::run(args),

@@ -5,6 +5,7 @@
 //! (`x-...`), to the start scripts (`_netdev`, `noauto`). Of two that contradict each other the
 //! later one counts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gabion_fs::AtimePolicy;
@@ -80,6 +81,21 @@ pub struct Settings {
     pub policy: Option<WritePolicy>,
     /// `allow_other`; by default for root.
     pub users: Users,
+    /// `tls-cert`, `tls-key`, `tls-ca`: what to show a server, and whom to believe.
+    pub tls: TlsFiles,
+    /// `insecure`: talk to a server without encryption.
+    pub insecure: bool,
+}
+
+/// Files of certificates, in PEM format.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// This machine's certificate.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// The authority of the server's.
+    pub authority: Option<PathBuf>,
 }
 
 /// Options that only set a flag of the mount, and those that take it back.
@@ -104,6 +120,8 @@ impl Settings {
             deadline: Duration::from_secs(DEADLINE_SECONDS_DEFAULT),
             policy: None,
             users,
+            tls: TlsFiles::default(),
+            insecure: false,
         }
     }
 
@@ -141,6 +159,10 @@ impl Settings {
             ("deadline", Some(value)) => {
                 self.deadline = seconds("deadline", value, DEADLINE_SECONDS_MAX)?;
             }
+            ("insecure", None) => self.insecure = true,
+            ("tls-cert", Some(path)) => self.tls.certificate = Some(file("tls-cert", path)?),
+            ("tls-key", Some(path)) => self.tls.key = Some(file("tls-key", path)?),
+            ("tls-ca", Some(path)) => self.tls.authority = Some(file("tls-ca", path)?),
             ("remount", None) => {
                 return Err(Failure::new("a mount's options cannot be changed while it is there")
                     .next("Unmount it, and mount it again with the new options."));
@@ -149,6 +171,18 @@ impl Settings {
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             (name, None) if IGNORED.contains(&name) => {}
             _ => return Err(unknown(option)),
+        }
+        Ok(())
+    }
+
+    /// The same as `tls-cert`, `tls-key` and `tls-ca`, where given.
+    pub fn set_tls_files(&mut self, files: [&Option<PathBuf>; 3]) -> Result<()> {
+        let TlsFiles { certificate, key, authority } = &mut self.tls;
+        for (place, file) in [certificate, key, authority].into_iter().zip(files) {
+            if let Some(path) = file {
+                let absolute = std::path::absolute(path);
+                *place = Some(absolute.map_err(|error| Failure::of(path.display(), &error))?);
+            }
         }
         Ok(())
     }
@@ -176,6 +210,11 @@ fn cache(value: &str) -> Result<Size> {
     Ok(size)
 }
 
+/// A daemon leaves the folder that it was started in.
+fn file(name: &str, path: &str) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Failure::of(format!("{name}={path}"), &error))
+}
+
 fn seconds(name: &str, value: &str, most: u64) -> Result<Duration> {
     match value.parse() {
         Ok(seconds) if (1..=most).contains(&seconds) => Ok(Duration::from_secs(seconds)),
@@ -189,7 +228,7 @@ fn unknown(option: &str) -> Failure {
     Failure::new(format!("there is no mount option {option:?}")).next(
         "There are: ro, noatime, relatime, strictatime, nodiratime, nosuid, nodev, noexec, sync, \
          dirsync,\n        cache=SIZE, commit=SECONDS, deadline=SECONDS, writeback, writethrough, \
-         allow_other.",
+         allow_other,\n        insecure, tls-cert=FILE, tls-key=FILE, tls-ca=FILE.",
     )
 }
 

@@ -6,6 +6,7 @@
 //! end:    the server is told, those who wait are told, the process ends
 //! ```
 
+use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -15,21 +16,22 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::time::Timestamp;
 use gabion_fuse::mount::Source;
 use gabion_host::{clock, memory};
+use gabion_link::message::RefusalReason;
 use gabion_link::wire::TARGET_BYTES_MAX;
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings};
 use gabion_node::{Clock, Filesystem};
 
+use crate::addresses;
 use crate::control::server::Subject;
 use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::link::{ConnectError, Connected, NotifiedKernel, connect};
 use crate::mount::{Coherence, MountRequest, Mounted};
 use crate::options::{Access, Settings};
+use crate::trust::identity::{Joined, Protection};
 
 /// What a target of `gabion mount` begins with if it is at a server.
 const SCHEME: &str = "gabion://";
-/// The port of a server if none is said.
-const PORT: u16 = 7777;
 
 /// A filesystem at a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,16 +65,7 @@ impl RemoteTarget {
         if server.is_empty() {
             return wrong("there is no host");
         }
-        let has_port = match server.rsplit_once(':') {
-            Some((host, port)) => !host.ends_with(':') && port.parse::<u16>().is_ok(),
-            None => false,
-        };
-        let is_bare_number = server.starts_with('[') && server.ends_with(']');
-        let address = match has_port && !is_bare_number {
-            true => server.to_owned(),
-            false => format!("{server}:{PORT}"),
-        };
-        Ok(Self { address, path })
+        Ok(Self { address: addresses::with_port(server, addresses::PORT), path })
     }
 
     /// What people call it.
@@ -113,18 +106,14 @@ pub fn start(
     // What is known of an object takes a kilobyte or less, and the server has as much to remember.
     let objects_max = (settings.cache.0 / OBJECT_BYTES).max(OBJECTS_MIN) as usize;
     let remote = RemoteSettings { deadline: settings.deadline, objects_max };
-    let connected = connect(&target.address, &target.path, &who, remote, Arc::new(BootClock));
-    let connected = connected.map_err(|error| {
-        let port = target.address.rsplit(':').next().unwrap_or_default();
-        cannot(&error).next(match error {
-            ConnectError::Refused { .. } => {
-                "Look at the --export options of `gabion serve` there.".to_owned()
-            }
-            _ => format!(
-                "Look whether `gabion serve` runs there and whether port {port} can be reached."
-            ),
-        })
-    })?;
+    let protection = protection(&target.address, settings)?;
+    let is_encrypted = protection != Protection::None;
+    if !is_encrypted && !is_this_machine(&target.address) {
+        eprintln!("gabion: {name}: what is said is not encrypted, and the server is believed");
+    }
+    let (address, path) = (&target.address, &target.path);
+    let connected = connect(address, protection, path, &who, remote, Arc::new(BootClock));
+    let connected = connected.map_err(|error| with_advice(cannot(&error), &error, address))?;
     let fs = Arc::clone(connected.fs());
     let mut request = MountRequest::new(mountpoint.to_owned(), Source::Name(name.clone()));
     request.flags = settings.flags();
@@ -140,9 +129,76 @@ pub fn start(
         mountpoint: mountpoint.to_owned(),
         settings: settings.clone(),
         fs,
+        is_encrypted,
         started: Instant::now(),
     };
     Ok((connected, mounted, Arc::new(service)))
+}
+
+fn with_advice(failure: Failure, error: &ConnectError, address: &str) -> Failure {
+    let port = address.rsplit(':').next().unwrap_or_default();
+    failure.next(match error {
+        ConnectError::Unencrypted { .. } => {
+            "If it serves with --insecure: mount with -o insecure.".to_owned()
+        }
+        ConnectError::Impostor { .. } | ConnectError::Distrusted { .. } => {
+            "If the filesystem is another one now: gabion invite there, and gabion join here."
+                .to_owned()
+        }
+        ConnectError::Refused { refusal, .. } if refusal.text.contains("is not exported") => {
+            "Look at the --export options of `gabion serve` there.".to_owned()
+        }
+        ConnectError::Refused { refusal, .. } if refusal.reason == RefusalReason::Unauthorized => {
+            "On the server's machine: gabion invite TARGET. Here: gabion join LINE MOUNTPOINT"
+                .to_owned()
+        }
+        _ => {
+            format!(
+                "Look whether `gabion serve` runs there and whether port {port} can be reached."
+            )
+        }
+    })
+}
+
+/// How to talk to a server: as the options say, or else by what this machine has joined.
+fn protection(address: &str, settings: &Settings) -> Result<Protection> {
+    let tls = &settings.tls;
+    match (&tls.certificate, &tls.key, &tls.authority) {
+        (Some(certificate), Some(key), Some(authority)) => {
+            return Ok(Protection::Files {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                authority: authority.clone(),
+            });
+        }
+        (None, None, None) => {}
+        _ => {
+            let text = "tls-cert, tls-key and tls-ca belong together";
+            return Err(Failure::new(text).exit(Exit::Usage));
+        }
+    }
+    if settings.insecure {
+        return Ok(Protection::None);
+    }
+    let cannot = |error: &std::io::Error| Failure::of("cannot look what was joined", error);
+    let joined = Joined::here().map_err(|error| cannot(&error))?;
+    if let Some(folder) = joined.find(address).map_err(|error| cannot(&error))? {
+        return Ok(Protection::Joined(folder));
+    }
+    // Who has once been told whom to trust is not to be talked out of it.
+    if is_this_machine(address) || joined.is_empty().map_err(|error| cannot(&error))? {
+        return Ok(Protection::None);
+    }
+    Err(Failure::new(format!("this machine has joined others, but not {address}")).next(
+        "On the server's machine: gabion invite TARGET. Here: gabion join LINE MOUNTPOINT\n        \
+         To talk to it without encryption: -o insecure",
+    ))
+}
+
+/// Whether HOST:PORT is this machine, whoever listens there.
+fn is_this_machine(address: &str) -> bool {
+    let found: Vec<_> = address.to_socket_addrs().into_iter().flatten().collect();
+    !found.is_empty() && found.iter().all(|address| address.ip().is_loopback())
 }
 
 struct Service {
@@ -150,6 +206,7 @@ struct Service {
     mountpoint: PathBuf,
     settings: Settings,
     fs: Arc<RemoteFs>,
+    is_encrypted: bool,
     started: Instant,
 }
 
@@ -178,6 +235,7 @@ impl Subject for Service {
             space.map_or((0, 0, 0), |space| (space.total, space.used, space.available));
         let read_only = self.fs.is_read_only() || self.settings.access == Access::ReadOnly;
         let (leases, items) = self.fs.cached();
+        let how = if self.is_encrypted { "encrypted" } else { "not encrypted" };
         let mount = MountStatus {
             mountpoint: self.mountpoint.display().to_string(),
             access: if read_only { "ro" } else { "rw" }.to_owned(),
@@ -190,7 +248,7 @@ impl Subject for Service {
             resident_bytes: memory::resident_bytes().unwrap_or(0),
             unwritten_bytes: self.fs.under_way().1,
             uncommitted_bytes: 0,
-            disk: format!("at the server; {leases} leases, {items} items kept here"),
+            disk: format!("at the server, {how}; {leases} leases, {items} items kept here"),
         };
         Status {
             target: self.target.name(),

@@ -3,7 +3,7 @@
 use crate::args;
 use crate::clients::{ask, unexpected};
 use crate::cmd::status::json;
-use crate::control::wire::{Clients, Reply, Request};
+use crate::control::wire::{Client, Clients, Reply, Request};
 use crate::failure::Result;
 use crate::print::{self, printable};
 
@@ -22,12 +22,14 @@ fn text(clients: &Clients) -> String {
         return format!("{target}, served at gabion://{address}/, has no clients");
     }
     let mut lines = vec![format!(
-        "{:16}  {:>8}  {:>8}  {:>8}  {}",
-        "SESSION", "LEASES", "OPEN", "OWED", "NAME"
+        "{:16}  {:>8}  {:>8}  {:>8}  {:16}  {}",
+        "SESSION", "LEASES", "OPEN", "OWED", "MACHINE", "NAME"
     )];
     lines.extend(clients.iter().map(|client| {
         let (session, name) = (&client.session, printable(&client.name));
-        format!("{session}  {:8}  {:8}  {:8}  {name}", client.leases, client.opens, client.owed)
+        let machine = printable(client.machine.as_deref().unwrap_or("-"));
+        let Client { leases, opens, owed, .. } = client;
+        format!("{session}  {leases:8}  {opens:8}  {owed:8}  {machine:16}  {name}")
     }));
     lines.join("\n")
 }

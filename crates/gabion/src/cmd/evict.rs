@@ -8,10 +8,17 @@ use crate::print::{self, printable};
 
 /// Runs the command.
 pub fn run(args: &args::Evict) -> Result<()> {
-    match ask(&args.target, Request::Evict { client: args.client.clone() })? {
+    let request = Request::Evict { client: args.client.clone(), revoke: args.revoke };
+    match ask(&args.target, request)? {
         Reply::Evicted(evicted) => {
-            let (session, name) = (evicted.session, printable(&evicted.name));
-            print::line(format_args!("the session {session} of {name} has ended"))
+            if !evicted.session.is_empty() {
+                let (session, name) = (evicted.session, printable(&evicted.name));
+                print::line(format_args!("the session {session} of {name} has ended"))?;
+            }
+            let revoked = evicted.revoked.map(|machine| printable(&machine));
+            revoked.map_or(Ok(()), |machine| {
+                print::line(format_args!("{machine} has to be invited again"))
+            })
         }
         other => Err(unexpected(&other)),
     }

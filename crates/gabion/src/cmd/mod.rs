@@ -5,6 +5,8 @@ pub mod events;
 pub mod evict;
 pub mod grow;
 pub mod inspect;
+pub mod invite;
+pub mod join;
 pub mod leases;
 pub mod locks;
 pub mod mkfs;

@@ -39,6 +39,7 @@ enum Ground {
 pub fn run(args: &args::Mount) -> Result<()> {
     let mut settings = Settings::new(users());
     args.options.iter().try_for_each(|options| settings.apply(options))?;
+    settings.set_tls_files([&args.tls_cert, &args.tls_key, &args.tls_ca])?;
     let ground = match (args.foreground, args.with_parent) {
         (true, true) => Ground::Child,
         (true, false) => Ground::Fore,
@@ -124,6 +125,11 @@ fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -
         }
         Ground::Back => in_background(plan),
     }
+}
+
+/// The same, once it was found out what is to be mounted.
+pub fn mount_in_background(target: &Path, mountpoint: &Path, settings: Settings) -> Result<()> {
+    in_background(plan(target, mountpoint, settings)?)
 }
 
 /// Checks both places, after taking away what killed daemons have left there.

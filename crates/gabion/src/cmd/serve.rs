@@ -1,6 +1,6 @@
 //! `gabion serve`: lets other machines mount a filesystem, until it is asked to stop.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gabion_host::signals::Wake;
 use gabion_node::LocalFs;
+use gabion_tls::mutual::{Acceptor, Files};
 use rustix::process::Signal;
 
 use crate::args;
@@ -22,6 +23,8 @@ use crate::places;
 use crate::print;
 use crate::serve::{Storage, open_fs};
 use crate::supervisor;
+use crate::trust::Trust;
+use crate::trust::membership::{Membership, MembershipError};
 use crate::volumes::{Place, sink};
 
 /// How long ending the background waits before it wakes it again.
@@ -35,6 +38,7 @@ pub fn run(args: &args::Serve) -> Result<()> {
     }
     let exports = Exports::of(&args.exports)?;
     let listener = listen(args)?;
+    let acceptor = acceptor(args)?;
     let mut settings = Settings::new(users());
     args.options.iter().try_for_each(|options| settings.apply(options))?;
     if args.read_only {
@@ -56,8 +60,14 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;
     let patience = Duration::from_secs(args.session_seconds);
     let marker = marker(&fs).map_err(|error| cannot(&error))?;
+    let is_local = listener.local_addr().map_err(|error| cannot(&error))?.ip().is_loopback();
+    let plain = args.insecure || is_local && acceptor.is_none();
+    let trust = Arc::new(match acceptor {
+        Some(acceptor) => Trust::Others(acceptor),
+        None => Trust::Members(Box::new(membership(&fs, plain).map_err(|error| cannot(&error))?)),
+    });
     let (name, sink) = (place.name(), sink("gabion serve")?);
-    let options = ServeOptions { name, sink, patience, marker, exports };
+    let options = ServeOptions { name, sink, patience, marker, trust, plain, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
     let served = clients::Served { sessions: server.sessions(), address: server.address() };
@@ -87,7 +97,28 @@ fn marker(fs: &LocalFs) -> std::io::Result<PathBuf> {
     Ok(folder.join(fs.map().uuid().to_string()))
 }
 
-/// Listens, if that is not forbidden.
+/// Who belongs to the filesystem. There is an authority if somebody has been invited, or if nobody
+/// gets in without encryption.
+fn membership(fs: &LocalFs, plain: bool) -> std::result::Result<Membership, MembershipError> {
+    let folder = places::state()?.join("authority").join(fs.map().uuid().to_string());
+    let membership = Membership::load(folder)?;
+    if !plain {
+        membership.found()?;
+    }
+    Ok(membership)
+}
+
+/// What to encrypt with, if the certificates are somebody else's.
+fn acceptor(args: &args::Serve) -> Result<Option<Acceptor>> {
+    let (Some(certificate), Some(key), Some(authority)) =
+        (&args.tls_cert, &args.tls_key, &args.tls_ca)
+    else {
+        return Ok(None);
+    };
+    let loaded = Acceptor::load(Files { certificate, key, authority });
+    loaded.map(Some).map_err(|error| Failure::of("cannot encrypt", &error).exit(Exit::Usage))
+}
+
 fn listen(args: &args::Serve) -> Result<TcpListener> {
     let what = || format!("cannot listen at {}", args.listen);
     let addresses: Vec<SocketAddr> = args
@@ -95,17 +126,6 @@ fn listen(args: &args::Serve) -> Result<TcpListener> {
         .to_socket_addrs()
         .map_err(|error| Failure::of(what(), &error).exit(Exit::Usage))?
         .collect();
-    let is_local = |address: &SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if !args.insecure && !addresses.iter().all(is_local) {
-        let text = format!("{} can be reached by other machines", args.listen);
-        return Err(Failure::new(text).exit(Exit::Usage).next(
-            "What is said there is not encrypted, and whoever can reach it may do everything. \
-             --insecure allows that.",
-        ));
-    }
     TcpListener::bind(&addresses[..]).map_err(|error| Failure::of(what(), &error))
 }
 

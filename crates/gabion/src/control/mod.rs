@@ -20,6 +20,8 @@
 //!    |  <--------------------  {"leases":{..}}|
 //!    | {"request":"evict","client":"ab.."} -> |
 //!    |  <-------------------  {"evicted":{..}}|
+//!    | {"request":"invite","seconds":3600,..} |
+//!    |  <-------------------  {"invited":{..}}|
 //!    | status, scrub, grow, as above           |
 //! ```
 //!

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use gabion_base::sync::Mutex;
 
 use super::wire::{
-    Clients, Ended, Evicted, Grown, Leases, Locks, Progress, Reply, Report, Request, Status,
+    Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, Reply, Report, Request,
+    Status,
 };
 
 /// Connections at a time.
@@ -58,8 +59,14 @@ pub trait Subject: Send + Sync {
         Err(NOT_SERVED.to_owned())
     }
 
-    /// Ends the session of a client, which is named by its session or its name.
-    fn evict(&self, _client: &str) -> Result<Evicted, String> {
+    /// Ends the session of a client, which is named by its session, its name or its machine; and
+    /// takes the right to come back from its machine if `revoke` says so.
+    fn evict(&self, _client: &str, _revoke: bool) -> Result<Evicted, String> {
+        Err(NOT_SERVED.to_owned())
+    }
+
+    /// Invites a machine for so many seconds.
+    fn invite(&self, _seconds: u64, _addresses: &[String]) -> Result<Invited, String> {
         Err(NOT_SERVED.to_owned())
     }
 }
@@ -180,8 +187,13 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             Ok(Request::Locks { path }) => {
                 answer(&mut stream, shared.subject.locks(path).map(Reply::Locks))?;
             }
-            Ok(Request::Evict { client }) => {
-                answer(&mut stream, shared.subject.evict(&client).map(Reply::Evicted))?;
+            Ok(Request::Evict { client, revoke }) => {
+                let evicted = shared.subject.evict(&client, revoke);
+                answer(&mut stream, evicted.map(Reply::Evicted))?;
+            }
+            Ok(Request::Invite { seconds, addresses }) => {
+                let invited = shared.subject.invite(seconds, &addresses);
+                answer(&mut stream, invited.map(Reply::Invited))?;
             }
             Ok(Request::AwaitEnd) => {
                 let mut waiting = shared.waiting.lock();

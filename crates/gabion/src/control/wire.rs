@@ -34,8 +34,18 @@ pub enum Request {
     },
     /// A [`Reply::Evicted`].
     Evict {
-        /// Its session, or its name if no other has that.
+        /// Its session, or its name or machine if no other has that.
         client: String,
+        /// Whether its machine loses the right to come back.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        revoke: bool,
+    },
+    /// A [`Reply::Invited`].
+    Invite {
+        /// How long the invitation lasts.
+        seconds: u64,
+        /// Where the server can be found; its own addresses if there are none.
+        addresses: Vec<String>,
     },
 }
 
@@ -61,6 +71,8 @@ pub enum Reply {
     Locks(Locks),
     /// The session of a client has ended.
     Evicted(Evicted),
+    /// A machine can join.
+    Invited(Invited),
     /// The request was not possible.
     Error {
         /// Why.
@@ -225,6 +237,9 @@ pub struct Client {
     pub session: String,
     /// What it calls itself: host and mountpoint.
     pub name: String,
+    /// Its machine, by its certificate; null if it does not encrypt.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// Ranges that it has leases on.
     pub leases: u64,
     /// Objects that it has open.
@@ -310,6 +325,18 @@ pub struct Evicted {
     pub session: String,
     /// What it calls itself.
     pub name: String,
+    /// The machine that has lost the right to come back; null if none has.
+    #[serde(default)]
+    pub revoked: Option<String>,
+}
+
+/// An invitation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// The line for the machine that is to join.
+    pub line: String,
+    /// When it ends, in seconds since 1970.
+    pub expires: i64,
 }
 
 #[cfg(test)]
@@ -330,7 +357,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<Reply>(&line(&ended)).unwrap(), ended);
         let grow = serde_json::to_string(&Request::Grow { to_bytes: Some(4096) }).unwrap();
         assert_eq!(grow, r#"{"request":"grow","to_bytes":4096}"#);
-        let evict = serde_json::to_string(&Request::Evict { client: "host:/mnt".to_owned() });
+        let evict = serde_json::to_string(&Request::Evict {
+            client: "host:/mnt".to_owned(),
+            revoke: false,
+        });
         assert_eq!(evict.unwrap(), r#"{"request":"evict","client":"host:/mnt"}"#);
         let leases = serde_json::from_str(r#"{"request":"leases"}"#);
         assert_eq!(leases.ok(), Some(Request::Leases { path: None }));

@@ -1,7 +1,6 @@
 //! The client's side: a connection that is made again whenever it breaks.
 
-use std::io::{self, BufReader, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::io::{self, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -9,46 +8,23 @@ use std::time::Duration;
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
-use gabion_link::wire::{FrameKind, Header, encode_frame};
+use gabion_link::message::{Hello, RefusalReason, SessionId, ToClient, ToServer};
 use gabion_node::Clock;
 use gabion_node::remote::{RemoteFs, RemoteSettings, Wire};
-use thiserror::Error;
 
-use super::pipe::{Pipe, read_frame};
+use super::connection::Connection;
+use super::dial::{ConnectError, greet};
+use super::pipe::Pipe;
+use crate::trust::identity::Protection;
 
-/// How long connecting and greeting may take.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to rest between two attempts to connect.
 const REST: Duration = Duration::from_millis(100);
+/// The same, if nothing will be different soon.
+const LONG_REST: Duration = Duration::from_secs(2);
 /// In how many parts a session's time is cut: each brings a sign of life.
 const PINGS: u32 = 5;
 /// How often it is looked whether a session has ended.
 const GLANCE: Duration = Duration::from_millis(100);
-
-/// Why there is no session.
-#[derive(Debug, Error)]
-pub enum ConnectError {
-    /// Nobody answers there.
-    #[error("{address} cannot be reached: {source}")]
-    Unreachable {
-        /// The server.
-        address: String,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The server does not want us.
-    #[error("{address} refuses: {}", refusal.text)]
-    Refused {
-        /// The server.
-        address: String,
-        /// Its words.
-        refusal: Refusal,
-    },
-    /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[source] io::Error),
-}
 
 struct ToPipe(Arc<Pipe>);
 
@@ -67,6 +43,7 @@ pub struct Connected {
 
 struct Shared {
     address: String,
+    protection: Protection,
     path: String,
     name: String,
     /// The root of the first session: what the kernel has as its root.
@@ -85,13 +62,15 @@ struct Shared {
 /// Connects to the server at `address`, HOST:PORT, for its folder `path`, as `name`.
 pub fn connect(
     address: &str,
+    protection: Protection,
     path: &str,
     name: &str,
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
 ) -> Result<Connected, ConnectError> {
     let sent = clock.monotonic();
-    let (connection, welcome) = greet(address, path, name, None, 0)?;
+    let hello = Hello { session: None, received: 0, name: name.to_owned(), path: path.into() };
+    let (connection, welcome) = greet(address, &protection, &hello)?;
     let pipe = Pipe::new();
     let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
     let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock), wire));
@@ -101,6 +80,7 @@ pub fn connect(
     fs.confirmed(sent, patience);
     let shared = Arc::new(Shared {
         address: address.to_owned(),
+        protection,
         path: path.to_owned(),
         name: name.to_owned(),
         root: welcome.root,
@@ -126,7 +106,7 @@ impl Connected {
         &self.fs
     }
 
-    fn start(&mut self, connection: Arc<TcpStream>) -> io::Result<()> {
+    fn start(&mut self, connection: Arc<Connection>) -> io::Result<()> {
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = thread::Builder::new().name(name.to_owned());
             self.threads.push(thread.spawn(run)?);
@@ -172,11 +152,11 @@ impl Shared {
     }
 
     /// Reads until the connection breaks, and makes another one, until the end.
-    fn converse(&self, fs: &RemoteFs, mut connection: Arc<TcpStream>) {
+    fn converse(&self, fs: &RemoteFs, mut connection: Arc<Connection>) {
         loop {
             let patience = *self.patience.lock();
             // The answers to pings come more often.
-            let _ = connection.set_read_timeout(Some(patience));
+            let _ = connection.socket().set_read_timeout(Some(patience));
             let mut input = BufReader::with_capacity(256 << 10, &*connection);
             while let Ok(payload) = self.pipe.receive(&mut input) {
                 self.confirm(fs);
@@ -210,12 +190,15 @@ impl Shared {
         }
     }
 
-    fn connect_again(&self, fs: &RemoteFs) -> Option<Arc<TcpStream>> {
+    fn connect_again(&self, fs: &RemoteFs) -> Option<Arc<Connection>> {
         let mut session = Some(*self.session.lock());
+        let mut told = None;
         while !self.is_ending() {
             let sent = self.clock.monotonic();
             let received = if session.is_some() { self.pipe.received() } else { 0 };
-            match greet(&self.address, &self.path, &self.name, session, received) {
+            let (name, path) = (self.name.clone(), self.path.as_bytes().to_vec());
+            let hello = Hello { session, received, name, path };
+            match greet(&self.address, &self.protection, &hello) {
                 Ok((_, welcome)) if welcome.root != self.root => {
                     // Another folder has its name now. The kernel would mix up what is in both.
                     session = None;
@@ -250,6 +233,14 @@ impl Shared {
                 {
                     session = None;
                 }
+                Err(error) if error.is_lasting() => {
+                    let why = error.to_string();
+                    if told.as_ref() != Some(&why) {
+                        eprintln!("gabion: {why}");
+                        told = Some(why);
+                    }
+                    self.rest(LONG_REST);
+                }
                 Err(_) => self.rest(REST),
             }
         }
@@ -274,55 +265,6 @@ impl Shared {
             }
             was_alive = is_alive;
             self.rest(GLANCE);
-        }
-    }
-}
-
-/// Connects and says who we are.
-fn greet(
-    address: &str,
-    path: &str,
-    name: &str,
-    session: Option<(SessionId, u64)>,
-    received: u64,
-) -> Result<(TcpStream, Welcome), ConnectError> {
-    let unreachable =
-        |source: io::Error| ConnectError::Unreachable { address: address.to_owned(), source };
-    let (name, path) = (name.to_owned(), path.as_bytes().to_vec());
-    let hello = Hello { session, received, name, path }.encode();
-    let greeting = || -> io::Result<(TcpStream, Header, Vec<u8>)> {
-        let mut last = io::Error::other("the name has no address");
-        for address in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, PATIENCE) {
-                Ok(mut connection) => {
-                    connection.set_nodelay(true)?;
-                    connection.set_read_timeout(Some(PATIENCE))?;
-                    let header = Header::greeting(FrameKind::Hello, &hello);
-                    connection.write_all(&encode_frame(&header, &hello))?;
-                    let (header, payload) = read_frame(&mut connection)?;
-                    return Ok((connection, header, payload));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    let (connection, header, payload) = greeting().map_err(unreachable)?;
-    let understood = match header.kind {
-        FrameKind::Welcome => Welcome::decode(&payload).map_err(io::Error::other),
-        FrameKind::Refusal => {
-            let refusal = Refusal::decode(&payload).map_err(io::Error::other);
-            let refusal = refusal.map_err(unreachable)?;
-            let address = address.to_owned();
-            return Err(ConnectError::Refused { address, refusal });
-        }
-        FrameKind::Hello | FrameKind::Message => Err(io::Error::other("a welcome was due")),
-    };
-    match understood {
-        Ok(welcome) => Ok((connection, welcome)),
-        Err(error) => {
-            let _ = connection.shutdown(Shutdown::Both);
-            Err(unreachable(error))
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   server                                         client
-//!   listener -> greeter: Hello, Welcome            connector: Hello, Welcome, again and again
-//!     '-> reader of each connection -> Served        reader -> RemoteFs -> FUSE
+//!   event loops: Hello, Welcome                    connector: Hello, Welcome, again and again
+//!     '-> messages of all connections -> Served      reader -> RemoteFs -> FUSE
 //!           workers run its calls                    pinger: the session lives
 //!           keeper ends silent sessions              attendants: revocations
 //!           Pipe <--------------------------------> Pipe
@@ -13,13 +13,28 @@
 //! sends again what may have been lost. A client that stays away ends its session by its own
 //! clock, and the server by its own a moment later.
 //!
-//! Absent: encryption. Clients are believed in who their users are.
+//! A connection is encrypted, and each side has shown a certificate, unless both are to do without.
+//!
+//! Absent: who belongs to a filesystem, which is `trust`'s. Clients are believed in who their users
+//! are.
 
+mod assembly;
 mod client;
+mod connection;
+mod conversation;
+mod dial;
+mod event_loop;
+mod gate;
+mod greeting;
+mod jobs;
 mod kernel;
+mod load;
+mod marker;
 mod pipe;
 mod server;
+mod watch;
 
-pub use client::{ConnectError, Connected, connect};
+pub use client::{Connected, connect};
+pub use dial::{ConnectError, apply};
 pub use kernel::NotifiedKernel;
 pub use server::{LinkServer, ServeOptions, Sessions};

@@ -2,23 +2,27 @@
 //!
 //! ```text
 //!   send --> numbered, kept --> this thread writes, if the socket takes it all at once
-//!                          '--> the flusher, a thread of the connection, writes what is left
+//!                          '--> the flusher, a thread of the connection, writes what is left; at
+//!                               a server the thread that watches the connection does
 //! ```
+//!
+//! The socket has taken a frame when an encrypted connection has: then it must still be flushed.
 //!
 //! What was sent is kept until the other side has it. A new connection begins with what may have
 //! been lost on the one before.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, IoSlice, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::stream::{Incoming, Outgoing, Payload};
-use gabion_link::wire::{FrameKind, HEADER_BYTES, Header};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use gabion_link::wire::{FrameKind, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX};
+
+use super::connection::Connection;
+use super::watch::WRITABLE;
 
 /// What may wait for the other side, in bytes. Who lets more wait is not there any more.
 const KEPT_MAX: usize = 256 << 20;
@@ -34,7 +38,7 @@ pub(super) struct Pipe {
 #[derive(Default)]
 struct Out {
     stream: Outgoing,
-    connection: Option<Arc<TcpStream>>,
+    connection: Option<Arc<Connection>>,
     /// Frames for the connection, the first of which was written up to `written`.
     waiting: VecDeque<Frame>,
     written: usize,
@@ -85,7 +89,12 @@ impl Pipe {
             out.waiting.push_back(frame);
             if !out.is_flushing && !out.write_at_once() {
                 out.is_flushing = true;
-                self.more.notify_all();
+                match &out.connection {
+                    Some(connection) if connection.is_watched() => connection.want(WRITABLE),
+                    _ => {
+                        self.more.notify_all();
+                    }
+                }
             }
         }
         number
@@ -105,7 +114,7 @@ impl Pipe {
     /// arrived before.
     pub(super) fn attach(
         self: &Arc<Self>,
-        connection: &Arc<TcpStream>,
+        connection: &Arc<Connection>,
         received: u64,
     ) -> io::Result<()> {
         let mut out = self.out.lock();
@@ -113,6 +122,13 @@ impl Pipe {
         let again = out.stream.again(received).map_err(io::Error::other)?;
         out.waiting = again.iter().map(|(number, payload)| self.frame(*number, payload)).collect();
         out.connection = Some(Arc::clone(connection));
+        if connection.is_watched() {
+            out.is_flushing = !out.write_at_once();
+            if out.is_flushing {
+                connection.want(WRITABLE);
+            }
+            return Ok(());
+        }
         out.is_flushing = true;
         drop(out);
         let (pipe, connection) = (Arc::clone(self), Arc::clone(connection));
@@ -130,9 +146,9 @@ impl Pipe {
     }
 
     /// Closes the connection, if it is still this one.
-    pub(super) fn detach(&self, connection: &Arc<TcpStream>) {
+    pub(super) fn detach(&self, connection: &Arc<Connection>) {
         let mut out = self.out.lock();
-        if out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
+        if out.is_own(connection) {
             out.drop_connection();
         }
         drop(out);
@@ -145,49 +161,60 @@ impl Pipe {
         self.more.notify_all();
     }
 
+    /// Writes what the socket of a watched connection did not take at once.
+    pub(super) fn go_on(&self, connection: &Arc<Connection>) {
+        let mut out = self.out.lock();
+        if !out.is_own(connection) {
+            connection.unwant(WRITABLE);
+        } else if out.write_at_once() {
+            connection.unwant(WRITABLE);
+            out.is_flushing = false;
+        }
+    }
+
     /// Writes what the socket did not take at once, until the connection is replaced.
-    fn flush(&self, connection: &Arc<TcpStream>) {
+    fn flush(&self, connection: &Arc<Connection>) {
         let mut out = self.out.lock();
         loop {
-            if !out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
+            if !out.is_own(connection) {
                 return;
             }
-            let Some(frame) = out.waiting.front().cloned() else {
-                out.is_flushing = false;
-                self.more.wait(&mut out);
-                continue;
-            };
             if !out.is_flushing {
                 self.more.wait(&mut out);
                 continue;
             }
-            let mut written = out.written;
+            let frame = out.waiting.front().cloned();
+            let written = out.written;
             drop(out);
-            let mut outcome = Ok(());
-            while written < frame.length() && outcome.is_ok() {
-                match (&**connection).write_vectored(&frame.rest(written)) {
-                    Ok(0) => outcome = Err(io::ErrorKind::WriteZero.into()),
-                    Ok(count) => written += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => outcome = Err(error),
-                }
-            }
+            let outcome = match &frame {
+                Some(frame) => connection.write_parts(&mut frame.rest(written)),
+                // Bytes that were taken before.
+                None => connection.write_parts(&mut []),
+            };
             out = self.out.lock();
-            if !out.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection)) {
+            if !out.is_own(connection) {
                 return;
             }
             if outcome.is_err() {
                 out.drop_connection();
                 return;
             }
-            out.waiting.pop_front();
-            out.written = 0;
+            if frame.is_some() {
+                out.waiting.pop_front();
+                out.written = 0;
+            }
+            out.is_flushing = !out.waiting.is_empty();
         }
     }
 
     /// Reads the next message that is new.
     pub(super) fn receive(&self, input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-        let (header, payload) = read_frame(input)?;
+        let (header, payload) = read_frame(input, PAYLOAD_BYTES_MAX)?;
+        self.accept(&header, payload)
+    }
+
+    /// Takes a message that was read, if it is new.
+    pub(super) fn accept(&self, header: &Header, payload: Vec<u8>) -> io::Result<Option<Vec<u8>>> {
         if header.kind != FrameKind::Message {
             return Err(io::Error::other("a message was due"));
         }
@@ -205,9 +232,14 @@ impl Pipe {
 }
 
 impl Out {
+    /// Whether it is the connection that is written to.
+    fn is_own(&self, connection: &Arc<Connection>) -> bool {
+        self.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection))
+    }
+
     fn drop_connection(&mut self) {
         if let Some(connection) = self.connection.take() {
-            let _ = connection.shutdown(Shutdown::Both);
+            connection.shutdown();
         }
         self.waiting.clear();
         self.written = 0;
@@ -217,34 +249,39 @@ impl Out {
     /// Writes without waiting. Whether all is written.
     fn write_at_once(&mut self) -> bool {
         let Some(connection) = self.connection.clone() else { return true };
-        while let Some(frame) = self.waiting.front() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let mut nothing = SendAncillaryBuffer::default();
-            match sendmsg(&*connection, &frame.rest(self.written), &mut nothing, flags) {
-                Ok(count) => self.written += count,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::AGAIN) => return false,
-                Err(_) => {
-                    // The reader of the connection notices, too, and does what is to be done.
-                    self.drop_connection();
-                    return true;
-                }
+        match self.write_some(&connection) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                // The reader of the connection notices, too, and does what is to be done.
+                self.drop_connection();
+                true
             }
+        }
+    }
+
+    fn write_some(&mut self, connection: &Connection) -> io::Result<()> {
+        while let Some(frame) = self.waiting.front() {
+            self.written += connection.write_some(&mut frame.rest(self.written))?;
             if self.written == frame.length() {
                 self.waiting.pop_front();
                 self.written = 0;
             }
         }
-        true
+        connection.flush_some()
     }
 }
 
-/// Reads one frame whole.
-pub(super) fn read_frame(input: &mut impl Read) -> io::Result<(Header, Vec<u8>)> {
+/// Reads one frame whole, whose payload has at most `limit` bytes.
+pub(super) fn read_frame(input: &mut impl Read, limit: usize) -> io::Result<(Header, Vec<u8>)> {
     let mut head = [0; HEADER_BYTES];
     input.read_exact(&mut head)?;
     let header = Header::decode(&head).map_err(io::Error::other)?;
     let length = header.length as usize;
+    if length > limit {
+        let text = format!("a frame of {length} bytes; {limit} are allowed here");
+        return Err(io::Error::other(text));
+    }
     let mut payload = Vec::with_capacity(length);
     input.take(header.length.into()).read_to_end(&mut payload)?;
     if payload.len() < length {

@@ -1,46 +1,51 @@
-//! The server's side: connections, workers, and the end of sessions that fell silent.
+//! The server's side: sessions, workers, and the end of sessions that fell silent.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
 use gabion_host::random;
-use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
-use gabion_link::wire::{FrameKind, Header, encode_frame};
+use gabion_link::message::{Refusal, RefusalReason, SessionId, ToClient, Welcome};
+use gabion_link::wire::FrameKind;
 use gabion_node::LocalFs;
-use gabion_node::served::{self, Changing, Job, Rights, Served, Session};
+use gabion_node::served::{self, Changing, Rights, Served, Session};
+use gabion_tls::authority::Holder;
 
-use super::pipe::{Pipe, read_frame};
-use crate::exports::{Exports, Peer};
+use super::connection::Connection;
+use super::event_loop::EventLoop;
+use super::gate::Gate;
+use super::greeting::{answer_with, refusal};
+use super::jobs::Jobs;
+use super::load::Load;
+use super::marker::Marker;
+use super::pipe::Pipe;
+use crate::exports::{self, Exports};
 use crate::print::printable;
+use crate::trust::Trust;
 
 /// Threads that run calls. A call never waits for another client, only for the disk.
 const WORKERS: usize = 8;
-/// How long a connection may take to say who it is.
-const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 /// By how much the server is more patient than it told the client.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How long a client may take to give back what was revoked before it is taken for gone.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is looked for sessions that fell silent.
 const GLANCE: Duration = Duration::from_millis(250);
-/// The longest time after which silence ends a session.
-const SESSION_MAX: Duration = Duration::from_secs(600);
 /// More numbers for objects than clients can be given between two commits.
 const NUMBERS_SKIPPED: u64 = 1 << 24;
+/// Events that may wait to be told. What is more is told by nobody.
+const EVENTS_MAX: usize = 4096;
 /// Sessions at the same time.
 const SESSIONS_MAX: usize = 4096;
 
 /// What can be chosen.
-#[derive(Clone)]
 pub struct ServeOptions {
     /// What people call the filesystem.
     pub name: String,
@@ -50,89 +55,56 @@ pub struct ServeOptions {
     pub patience: Duration,
     /// The file that says that there are sessions, for the next start.
     pub marker: PathBuf,
-    /// What clients may do.
+    /// How clients are known.
+    pub trust: Arc<Trust>,
+    /// Whether they may come without encryption, and then without being known.
+    pub plain: bool,
+    /// What they may do.
     pub exports: Exports,
 }
 
-/// What the marker file says, and why it may have to go on saying so.
-struct Marker {
-    is_there: bool,
-    /// The longest time that a session may live without being heard of, as the file has it.
-    patience: Duration,
-    /// When a session was ended last whose client may not have known: it may live by its own clock.
-    cut: Option<Instant>,
-}
-
-/// How long sessions of an earlier start may live without being heard of, if there may be any. What
-/// cannot be read may say anything.
-fn told_by(marker: &Path) -> Option<Duration> {
-    match fs::read_to_string(marker) {
-        Ok(text) => Some(text.trim().parse().map_or(SESSION_MAX, Duration::from_millis)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(_) => Some(SESSION_MAX),
-    }
-}
-
-/// The time after a start in which clients of the start before may still answer from what they have
-/// cached, because their sessions have not ended by their own clocks. Nothing is changed in it.
-struct Grace {
-    jobs: crossbeam_channel::Sender<Job>,
-    /// When it ends, with what waits for that; nothing when it has ended.
-    state: Mutex<Option<(Instant, Vec<Job>)>>,
-}
-
-impl Grace {
-    /// Lasts until sessions that are heard of for the last time now have ended.
-    fn begin(patience: Option<Duration>, jobs: crossbeam_channel::Sender<Job>) -> Self {
-        let ends = patience.map(|patience| Instant::now() + patience + MARGIN);
-        Self { jobs, state: Mutex::new(ends.map(|ends| (ends, Vec::new()))) }
-    }
-
-    fn queue(&self, job: Job) {
-        let mut state = self.state.lock();
-        match &mut *state {
-            Some((_, waiting)) if job.changes() => waiting.push(job),
-            // At the end nobody runs it, and nobody waits for it.
-            _ => drop(self.jobs.send(job)),
-        }
-    }
-
-    fn end_if_due(&self) {
-        let mut state = self.state.lock();
-        if let Some((_, waiting)) = state.take_if(|(ends, _)| Instant::now() >= *ends) {
-            waiting.into_iter().for_each(|job| drop(self.jobs.send(job)));
-        }
-    }
-}
-
 /// A session with its connections.
-struct Link {
-    session: Arc<Session>,
+pub(super) struct Link {
+    pub(super) session: Arc<Session>,
     secret: u64,
-    pipe: Arc<Pipe>,
-    /// Held by who reads what the client says: one connection after the other, lest a message
-    /// should be taken twice or overtaken.
-    reading: Mutex<()>,
-    heard: Mutex<Instant>,
+    /// Whose certificate began it; no other goes on with it.
+    holder: Option<Holder>,
+    pub(super) pipe: Arc<Pipe>,
+    pub(super) load: Arc<Load>,
+    /// The number of the conversation that it is read from. Held while that is done: one connection
+    /// comes after the other, lest a message should be taken twice or overtaken.
+    pub(super) reading: Mutex<u64>,
+    pub(super) heard: Mutex<Instant>,
     /// Since when it has revocations to answer, as far as was looked.
     owing: Mutex<Option<Instant>>,
 }
 
-struct Outbox(Arc<Pipe>);
+struct Outbox {
+    pipe: Arc<Pipe>,
+    load: Arc<Load>,
+}
 
 impl served::Peer for Outbox {
     fn send(&self, message: ToClient) {
-        self.0.send(message.encode());
+        match &message {
+            ToClient::Answer { id, .. } => self.load.answered(*id),
+            ToClient::Applied { number, .. } => self.load.applied(*number),
+            _ => {}
+        }
+        self.pipe.send(message.encode());
     }
 }
 
-struct Shared {
-    served: Arc<Served>,
-    options: ServeOptions,
+pub(super) struct Shared {
+    pub(super) served: Arc<Served>,
+    pub(super) options: ServeOptions,
+    pub(super) gate: Gate,
     start: u64,
-    grace: Arc<Grace>,
+    jobs: Arc<Jobs>,
     marker: Mutex<Marker>,
     links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
+    /// What has happened to clients and was not told yet.
+    events: Mutex<Vec<(String, ClientEvent)>>,
     is_ending: AtomicBool,
 }
 
@@ -141,7 +113,6 @@ pub struct LinkServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
-    jobs: Option<crossbeam_channel::Sender<Job>>,
 }
 
 impl LinkServer {
@@ -152,35 +123,31 @@ impl LinkServer {
         options: ServeOptions,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let start = draw();
-        let before = told_by(&options.marker);
+        let (marker, before) = Marker::read(options.marker.clone());
         if before.is_some() && !fs.is_read_only() {
             // Clients of the start before may use numbers that it gave and that a crash forgot.
             let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
             reserved.map_err(io::Error::other)?;
         }
-        let grace = Arc::new(Grace::begin(before, jobs.clone()));
+        let jobs = Arc::new(Jobs::new(before.map(|before| before + MARGIN)));
         if let Some(patience) = before {
             let patience_ms = (patience + MARGIN).as_millis() as u64;
             let filesystem = options.name.clone();
             let event = FilesystemEvent::ServedAgain { patience_ms };
             options.sink.publish(Event::Filesystem { filesystem, event });
         }
-        let marker = Marker {
-            is_there: before.is_some(),
-            patience: before.unwrap_or_default(),
-            cut: Some(Instant::now()),
-        };
-        let queued = Arc::clone(&grace);
-        let served = Arc::new(Served::new(fs, start, Box::new(move |job| queued.queue(job))));
+        let queue = Arc::clone(&jobs);
+        let served = Arc::new(Served::new(fs, start, Box::new(move |job| queue.queue(job))));
         let shared = Arc::new(Shared {
             served: Arc::clone(&served),
             options,
+            gate: Gate::default(),
             start,
-            grace,
+            jobs,
             marker: Mutex::new(marker),
             links: Mutex::default(),
+            events: Mutex::default(),
             is_ending: AtomicBool::new(false),
         });
         let mut threads = Vec::new();
@@ -188,13 +155,11 @@ impl LinkServer {
             thread::Builder::new().name(name.to_owned()).spawn(run)
         };
         for _ in 0..WORKERS {
-            let (served, queue, shared) = (Arc::clone(&served), queue.clone(), Arc::clone(&shared));
+            let shared = Arc::clone(&shared);
             let work = move || {
                 while !shared.is_ending.load(Ordering::Acquire) {
-                    match queue.recv_timeout(GLANCE) {
-                        Ok(job) => served.run(job),
-                        Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                        Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+                    if let Some(job) = shared.jobs.next(GLANCE) {
+                        shared.served.run(job);
                     }
                 }
             };
@@ -202,9 +167,10 @@ impl LinkServer {
         }
         let keeper = Arc::clone(&shared);
         threads.push(spawn("sessions", Box::new(move || keeper.keep_sessions()))?);
-        let greeter = Arc::clone(&shared);
-        threads.push(spawn("listener", Box::new(move || greeter.listen(&listener)))?);
-        Ok(Self { shared, address, threads, jobs: Some(jobs) })
+        for event_loop in EventLoop::all(&shared, listener)? {
+            threads.push(spawn("connections", Box::new(move || event_loop.run()))?);
+        }
+        Ok(Self { shared, address, threads })
     }
 
     /// Its sessions, for those who tend them. They may outlive it.
@@ -228,16 +194,26 @@ impl Sessions {
         &self.0.served
     }
 
+    /// How clients are known.
+    pub fn trust(&self) -> &Trust {
+        &self.0.options.trust
+    }
+
+    /// Whose certificate began a session; nothing if none did.
+    pub fn holder(&self, id: SessionId) -> Option<Holder> {
+        self.0.links.lock().get(&id)?.holder.clone()
+    }
+
     /// Ends a session; false if there is none of this name. Its client learns it when it comes
     /// back, and begins another one.
     pub fn evict(&self, id: SessionId) -> bool {
         let Some(link) = self.0.links.lock().remove(&id) else { return false };
         eprintln!("gabion: the client {}: evicted by a command", link.session.name());
-        self.0.marker.lock().cut = Some(Instant::now());
+        self.0.marker.lock().was_cut();
         self.0.end(&link);
         let session = id.text();
         let reason = "evicted by a command".to_owned();
-        self.0.publish(&link.session, ClientEvent::Evicted { session, reason });
+        self.0.note(&link.session, ClientEvent::Evicted { session, reason });
         true
     }
 }
@@ -245,9 +221,6 @@ impl Sessions {
 impl Drop for LinkServer {
     fn drop(&mut self) {
         self.shared.is_ending.store(true, Ordering::Release);
-        // Wakes who waits for connections.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        drop(self.jobs.take());
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -256,31 +229,20 @@ impl Drop for LinkServer {
         for link in links.values() {
             self.shared.end(link);
         }
+        self.shared.publish();
     }
 }
 
 impl Shared {
-    fn listen(self: &Arc<Self>, listener: &TcpListener) {
-        for connection in listener.incoming() {
-            if self.is_ending.load(Ordering::Acquire) {
-                return;
-            }
-            let Ok(connection) = connection else {
-                // Out of descriptors or memory: others may give some back.
-                thread::sleep(GLANCE);
-                continue;
-            };
-            let shared = Arc::clone(self);
-            let reader = thread::Builder::new().name("reader".to_owned());
-            // Without a thread for it the connection closes, and its client tries again.
-            let _ = reader.spawn(move || shared.converse(connection));
-        }
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
     }
 
     fn keep_sessions(&self) {
         while !self.is_ending.load(Ordering::Acquire) {
             thread::sleep(GLANCE);
-            self.grace.end_if_due();
+            self.publish();
+            self.jobs.end_grace_if_due();
             self.unmark();
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
@@ -294,6 +256,10 @@ impl Shared {
                 // Decided and removed at once: a client that comes back just now is heard before,
                 // or does not find its session.
                 let mut links = self.links.lock();
+                if link.load.is_spared(Instant::now()) {
+                    // It is not silent: it is not listened to.
+                    *link.heard.lock() = Instant::now();
+                }
                 let is_silent = link.heard.lock().elapsed() > self.options.patience + MARGIN;
                 if is_silent || is_stubborn {
                     links.remove(&link.session.id());
@@ -301,7 +267,7 @@ impl Shared {
                     let why = if is_silent { "is silent" } else { "does not give back leases" };
                     eprintln!("gabion: the client {} {why}: evicted", link.session.name());
                     if is_stubborn {
-                        self.marker.lock().cut = Some(Instant::now());
+                        self.marker.lock().was_cut();
                     }
                     self.end(&link);
                     let session = link.session.id().text();
@@ -310,142 +276,75 @@ impl Shared {
                         true => ClientEvent::Silent { session, patience_ms },
                         false => ClientEvent::Evicted { session, reason: why.to_owned() },
                     };
-                    self.publish(&link.session, event);
+                    self.note(&link.session, event);
                 }
             }
         }
-    }
-
-    /// Makes sure that the next start knows of sessions, before the first one begins.
-    fn mark(&self) -> io::Result<()> {
-        let mut marker = self.marker.lock();
-        if marker.is_there && marker.patience >= self.options.patience {
-            return Ok(());
-        }
-        // Sessions of an earlier start may have been promised more.
-        marker.patience = marker.patience.max(self.options.patience);
-        let mut file = File::create(&self.options.marker)?;
-        writeln!(file, "{}", marker.patience.as_millis())?;
-        file.sync_all()?;
-        if let Some(folder) = self.options.marker.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        marker.is_there = true;
-        Ok(())
     }
 
     /// Takes the marker away when nobody is left who could believe in a session.
     fn unmark(&self) {
         let links = self.links.lock();
-        let mut marker = self.marker.lock();
-        let patience = marker.patience + MARGIN;
-        let is_quiet = marker.cut.is_none_or(|cut| cut.elapsed() > patience);
-        if marker.is_there && links.is_empty() && is_quiet {
-            marker.is_there = fs::remove_file(&self.options.marker).is_err();
-            marker.patience = Duration::ZERO;
+        if links.is_empty() {
+            self.marker.lock().clear_if_quiet(MARGIN);
         }
     }
 
-    /// Tells what has happened to a client.
-    fn publish(&self, session: &Session, event: ClientEvent) {
-        let filesystem = self.options.name.clone();
-        let client = printable(session.name());
-        self.options.sink.publish(Event::Client { filesystem, client, event });
+    /// A client has left.
+    pub(super) fn left(&self, link: &Link) {
+        self.forget(link);
+        let session = link.session.id().text();
+        self.note(&link.session, ClientEvent::Left { session });
+    }
+
+    /// A client has lost its session, and does not know it.
+    pub(super) fn give_up(&self, link: &Link, reason: &str) {
+        self.marker.lock().was_cut();
+        self.forget(link);
+        let (session, reason) = (link.session.id().text(), reason.to_owned());
+        self.note(&link.session, ClientEvent::Evicted { session, reason });
+    }
+
+    /// A session is over.
+    pub(super) fn forget(&self, link: &Link) {
+        self.links.lock().remove(&link.session.id());
+        self.end(link);
+    }
+
+    /// Has told what has happened to a client, soon and by somebody who may wait for a disk.
+    pub(super) fn note(&self, session: &Session, event: ClientEvent) {
+        let mut events = self.events.lock();
+        if events.len() < EVENTS_MAX {
+            events.push((printable(session.name()), event));
+        }
+    }
+
+    /// Tells what was noted.
+    fn publish(&self) {
+        let events = mem::take(&mut *self.events.lock());
+        for (client, event) in events {
+            let filesystem = self.options.name.clone();
+            self.options.sink.publish(Event::Client { filesystem, client, event });
+        }
     }
 
     fn end(&self, link: &Link) {
         self.served.end(&link.session);
+        self.jobs.leave(link.session.id());
         link.pipe.close();
-    }
-
-    /// One connection from its first byte to its last.
-    fn converse(&self, connection: TcpStream) {
-        let _ = connection.set_nodelay(true);
-        let connection = Arc::new(connection);
-        let mut input = BufReader::with_capacity(256 << 10, &*connection);
-        let _ = connection.set_read_timeout(Some(GREETING_PATIENCE));
-        let greeted = self.meet(&connection, &mut input);
-        let Ok((link, received)) = greeted else {
-            let _ = connection.shutdown(Shutdown::Both);
-            return;
-        };
-        // Whatever has come on the connection before is taken first, to its end.
-        link.pipe.close();
-        let _reading = link.reading.lock();
-        if self.welcome(&link, &connection, received).is_err() {
-            let _ = connection.shutdown(Shutdown::Both);
-            return;
-        }
-        // A client pings long before this.
-        let _ = connection.set_read_timeout(Some(self.options.patience + MARGIN));
-        while let Ok(payload) = link.pipe.receive(&mut input) {
-            if link.session.is_over() {
-                break;
-            }
-            *link.heard.lock() = Instant::now();
-            let Some(payload) = payload else { continue };
-            match ToServer::decode(&payload) {
-                Ok(ToServer::Goodbye) => {
-                    self.links.lock().remove(&link.session.id());
-                    self.end(&link);
-                    let session = link.session.id().text();
-                    self.publish(&link.session, ClientEvent::Left { session });
-                    return;
-                }
-                Ok(ToServer::Ping) => {
-                    let received = link.pipe.received();
-                    link.pipe.send(ToClient::Pong { received, now: self.served.now() }.encode());
-                }
-                Ok(message) => self.served.receive(&link.session, message),
-                Err(error) => {
-                    eprintln!("gabion: the client {}: {error}", link.session.name());
-                    break;
-                }
-            }
-        }
-        link.pipe.detach(&connection);
-    }
-
-    /// Finds out who has connected, and how far that client has come.
-    fn meet(
-        &self,
-        connection: &Arc<TcpStream>,
-        input: &mut BufReader<&TcpStream>,
-    ) -> io::Result<(Arc<Link>, u64)> {
-        let (header, payload) = read_frame(input)?;
-        if header.kind != FrameKind::Hello {
-            return Err(io::Error::other("a hello was due"));
-        }
-        let hello = match Hello::decode(&payload) {
-            Ok(hello) => hello,
-            Err(error) => {
-                return Err(refuse(connection, RefusalReason::Version, &error.to_string()));
-            }
-        };
-        let link = match hello.session {
-            None => {
-                let rights = self.admit(connection, &hello.path)?;
-                self.begin(hello.name, rights, connection)?
-            }
-            Some((id, secret)) => {
-                let links = self.links.lock();
-                let known = links.get(&id).filter(|link| link.secret == secret).cloned();
-                if let Some(link) = &known {
-                    *link.heard.lock() = Instant::now();
-                }
-                drop(links);
-                known.ok_or_else(|| {
-                    refuse(connection, RefusalReason::Gone, "the session has ended")
-                })?
-            }
-        };
-        Ok((link, hello.received))
     }
 
     /// Lets a client in that has come as far as `received`.
-    fn welcome(&self, link: &Link, connection: &Arc<TcpStream>, received: u64) -> io::Result<()> {
+    pub(super) fn welcome(
+        &self,
+        link: &Link,
+        connection: &Arc<Connection>,
+        received: u64,
+    ) -> io::Result<()> {
         if link.session.is_over() {
-            return Err(refuse(connection, RefusalReason::Gone, "the session has ended"));
+            let gone = gone().encode();
+            answer_with(connection, FrameKind::Refusal, &gone)?;
+            return Err(io::ErrorKind::NotConnected.into());
         }
         let (fs, rights) = (self.served.fs(), link.session.rights());
         let welcome = Welcome {
@@ -466,14 +365,13 @@ impl Shared {
             identities: rights.identities,
             root: rights.root,
         };
-        greet_with(connection, FrameKind::Welcome, &welcome.encode())?;
+        answer_with(connection, FrameKind::Welcome, &welcome.encode())?;
         link.pipe.attach(connection, received)
     }
 
-    /// What a session about the folder at `path` may do, if the client may begin one.
-    fn admit(&self, connection: &TcpStream, path: &[u8]) -> io::Result<Rights> {
-        let peer = Peer { address: connection.peer_addr()?.ip(), certificate: None };
-        let rights = self.options.exports.rights(path, &peer);
+    /// What a session about the folder at `path` may do, if the peer may begin one.
+    pub(super) fn admit(&self, peer: &exports::Peer, path: &[u8]) -> Result<Rights, Refusal> {
+        let rights = self.options.exports.rights(path, peer);
         // Who may not mount it does not learn whether it is there.
         let found = rights.and_then(|rights| Some((rights, self.served.fs().at(path).ok()?)));
         match found.filter(|(_, found)| found.mode & libc::S_IFMT == libc::S_IFDIR) {
@@ -481,29 +379,53 @@ impl Shared {
             None => {
                 let path = String::from_utf8_lossy(path);
                 let text = format!("/{path} is not exported to {}", peer.address.to_canonical());
-                Err(refuse(connection, RefusalReason::Unauthorized, &text))
+                Err(refusal(RefusalReason::Unauthorized, text))
             }
         }
     }
 
-    fn begin(
+    /// The session of a client that comes back.
+    pub(super) fn resume(
+        &self,
+        id: SessionId,
+        secret: u64,
+        holder: Option<&Holder>,
+    ) -> Result<Arc<Link>, Refusal> {
+        let links = self.links.lock();
+        let link = links.get(&id).ok_or_else(gone)?;
+        if link.secret != secret || link.holder.as_ref() != holder {
+            return Err(gone());
+        }
+        *link.heard.lock() = Instant::now();
+        Ok(Arc::clone(link))
+    }
+
+    /// A new session.
+    pub(super) fn begin(
         &self,
         name: String,
         rights: Rights,
-        connection: &Arc<TcpStream>,
-    ) -> io::Result<Arc<Link>> {
+        holder: Option<Holder>,
+        address: SocketAddr,
+    ) -> Result<Arc<Link>, Refusal> {
         let (id, secret) = (SessionId(draw()), draw());
         let mut links = self.links.lock();
         if links.len() >= SESSIONS_MAX {
-            return Err(refuse(connection, RefusalReason::Busy, "too many clients"));
+            return Err(refusal(RefusalReason::Busy, "too many clients"));
         }
-        self.mark()?;
+        self.marker.lock().set(self.options.patience).map_err(|error| {
+            refusal(RefusalReason::Busy, format!("the server cannot note its sessions: {error}"))
+        })?;
         let pipe = Pipe::new();
-        let session = self.served.begin(id, name, rights, Arc::new(Outbox(Arc::clone(&pipe))));
+        let load = self.jobs.enter(id);
+        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load) };
+        let session = self.served.begin(id, name, rights, Arc::new(outbox));
         let link = Arc::new(Link {
             session,
             secret,
+            holder,
             pipe,
+            load,
             reading: Mutex::default(),
             heard: Mutex::new(Instant::now()),
             owing: Mutex::default(),
@@ -511,8 +433,8 @@ impl Shared {
         links.insert(id, Arc::clone(&link));
         drop(links);
         let session = id.text();
-        let address = connection.peer_addr().map_or_else(|_| String::new(), |at| at.to_string());
-        self.publish(&link.session, ClientEvent::Connected { session, address });
+        let address = address.to_string();
+        self.note(&link.session, ClientEvent::Connected { session, address });
         Ok(link)
     }
 }
@@ -522,15 +444,6 @@ fn draw() -> u64 {
     u64::from_le_bytes(*random::bytes().first_chunk().expect("16 bytes hold 8"))
 }
 
-fn greet_with(mut connection: &TcpStream, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let frame = encode_frame(&Header::greeting(kind, payload), payload);
-    connection.write_all(&frame)
-}
-
-fn refuse(connection: &TcpStream, reason: RefusalReason, text: &str) -> io::Error {
-    let refusal = Refusal { reason, text: text.to_owned() };
-    // Who does not hear it sees that the connection closes.
-    let _ = greet_with(connection, FrameKind::Refusal, &refusal.encode());
-    io::Error::other(text.to_owned())
+fn gone() -> Refusal {
+    refusal(RefusalReason::Gone, "the session has ended")
 }

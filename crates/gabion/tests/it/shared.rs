@@ -67,8 +67,13 @@ impl Shared {
 }
 
 fn serve(folder: &Folder, address: &str) -> (Running, String) {
+    serve_with(folder, address, &[])
+}
+
+fn serve_with(folder: &Folder, address: &str, arguments: &[&str]) -> (Running, String) {
     let mut command = Command::new(GABION);
     command.args(["serve", "disk.img", "--session-seconds", "3", "--listen", address]);
+    command.args(arguments);
     command.current_dir(folder.path()).env("GABION_STATE", folder.join("state"));
     let mut server = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
@@ -480,7 +485,7 @@ fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
     let Some(shared) = Shared::new() else { return };
     let mount = shared.mount_with("a", "deadline=5");
     fs::write(mount.join("file"), "x").unwrap();
-    shared.server.signal(Signal::STOP);
+    shared.server.freeze();
     let began = Instant::now();
     // What is done under leases needs nobody, until it shall be durable.
     let mut other = File::create(mount.join("other")).unwrap();
@@ -495,7 +500,7 @@ fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
     shared.server.signal(Signal::CONT);
     // The session may have ended meanwhile; then there is a new one.
     assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "x");
-    shared.server.signal(Signal::STOP);
+    shared.server.freeze();
     let began = Instant::now();
     shared.folder.gabion(&["umount", "a"]).succeeded();
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
@@ -504,11 +509,26 @@ fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
 }
 
 #[test]
-fn what_others_could_reach_is_served_only_if_that_is_wanted() {
-    let folder = Folder::new();
+fn what_others_can_reach_is_served_to_everybody_only_if_that_is_wanted() {
+    let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
-    let listen = ["serve", "disk.img", "--listen", "0.0.0.0:0"];
-    folder.gabion(&listen).failed(2, &["can be reached by other machines", "--insecure"]);
+    fs::create_dir(folder.join("mnt")).unwrap();
+    let mount = |address: &str| {
+        let here = address.replace("0.0.0.0", "127.0.0.1");
+        folder.gabion(&["mount", &here, "mnt"])
+    };
+    let stop = |server: Running| {
+        server.signal(Signal::TERM);
+        succeeds(server);
+    };
+    let (server, uri) = serve(&folder, "0.0.0.0:0");
+    mount(&uri).failed(1, &["only machines that have joined get in", "gabion invite"]);
+    stop(server);
+    let (server, uri) = serve_with(&folder, "0.0.0.0:0", &["--insecure"]);
+    mount(&uri).succeeded();
+    fs::write(folder.join("mnt/file"), "content").unwrap();
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    stop(server);
 }
 
 #[test]

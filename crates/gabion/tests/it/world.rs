@@ -182,6 +182,19 @@ impl Running {
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
+
+    /// Stops it, and waits until all of its threads have stopped, which takes a moment.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.0.id());
+        let is_stopped = |stat: &str| stat.rsplit_once(") ").unwrap().1.starts_with('T');
+        while !fs::read_dir(&tasks).unwrap().all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat"));
+            stat.is_ok_and(|stat| is_stopped(&stat))
+        }) {
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Drop for Running {

@@ -43,7 +43,7 @@ const CREDIT_SHARE: u64 = 4;
 pub(super) struct Lane {
     waiting: VecDeque<ToServer>,
     /// A worker is at it, or is going to be.
-    is_running: bool,
+    pub(super) is_running: bool,
     applied: ChangeNumber,
     /// The client was told that all up to this one are applied.
     told: ChangeNumber,

@@ -87,6 +87,14 @@ impl Job {
             Work::Lane(_) => true,
         }
     }
+
+    /// Whose it is, and which call, if it is one.
+    pub fn of(&self) -> (SessionId, Option<CallId>) {
+        match &self.0 {
+            Work::Call(request) => (request.session.id, Some(request.id)),
+            Work::Lane(session) => (session.id, None),
+        }
+    }
 }
 
 impl Request {

@@ -78,6 +78,11 @@ impl Session {
         self.rights
     }
 
+    /// Whether something that it has said waits for its turn.
+    pub fn is_behind(&self) -> bool {
+        self.lane.lock().is_running
+    }
+
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         self.state.lock().is_over

@@ -328,6 +328,8 @@ fn greet(
                 _ => Greeting::Nothing,
             }
         }
-        FrameKind::Hello | FrameKind::Message => panic!("a client is greeted by {header:?}"),
+        FrameKind::Hello | FrameKind::Message | FrameKind::Application | FrameKind::Admission => {
+            panic!("a client is greeted by {header:?}")
+        }
     }
 }

@@ -103,6 +103,8 @@ pub enum Sabotage {
     ForgottenOpens,
     /// The server overhears calls.
     LostCalls,
+    /// The server overhears what clients have changed by themselves.
+    LostChanges,
 }
 
 /// What everybody knows.

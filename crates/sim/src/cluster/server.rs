@@ -263,6 +263,9 @@ impl Server {
             Sabotage::LostCalls => {
                 matches!(message, ToServer::Call { .. }) && self.world.baton.draw(60) == 0
             }
+            Sabotage::LostChanges => {
+                matches!(message, ToServer::Change(_)) && self.world.baton.draw(20) == 0
+            }
             _ => false,
         };
         if !is_lost {

@@ -99,3 +99,8 @@ fn a_server_that_does_not_know_what_is_open_is_caught() {
 fn calls_without_an_answer_are_caught() {
     is_caught(Sabotage::LostCalls, &["after all was healed"]);
 }
+
+#[test]
+fn changes_that_never_reach_the_server_are_caught() {
+    is_caught(Sabotage::LostChanges, &[WRONG]);
+}

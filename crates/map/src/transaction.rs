@@ -137,7 +137,8 @@ impl LocalMap {
 
 impl LocalMap {
     /// Takes `count` inode numbers of `subvol` that nobody has used, and gives the first. What is
-    /// not used of them before a crash may be given once more after it.
+    /// not used of them before a crash may be given once more after it, unless a commit came
+    /// between.
     pub fn reserve_inodes(&self, subvol: SubvolId, count: u64) -> Result<Ino, MapError> {
         self.check_writable()?;
         let subvols = self.subvols.read();
@@ -145,6 +146,10 @@ impl LocalMap {
         let found = found.ok_or(MapError::ReadOnly)?;
         let number = |next: u64| next.checked_add(count).filter(|end| *end <= INO_END);
         let first = found.next_ino.fetch_update(Ordering::Relaxed, Ordering::Relaxed, number);
+        if count > 1 {
+            // Nothing else says that there is something to commit.
+            self.forest_changed.store(true, Ordering::Release);
+        }
         first.map(Ino).map_err(|_| MapError::NoSpace)
     }
 }

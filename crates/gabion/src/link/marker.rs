@@ -36,7 +36,7 @@ impl Marker {
             path,
             is_there: before.is_some(),
             patience: before.unwrap_or_default(),
-            cut: Some(Instant::now()),
+            cut: before.is_some().then(Instant::now),
         };
         (marker, before)
     }

@@ -129,6 +129,8 @@ impl LinkServer {
             // Clients of the start before may use numbers that it gave and that a crash forgot.
             let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
             reserved.map_err(io::Error::other)?;
+            // Durably, for the next start knows no more of them than this one.
+            fs.syncfs().map_err(io::Error::other)?;
         }
         let jobs = Arc::new(Jobs::new(before.map(|before| before + MARGIN)));
         if let Some(patience) = before {

@@ -219,8 +219,14 @@ impl RemoteFs {
             let cache = self.cache.read();
             needed.iter().filter(|want| !cache.covers_as(&want.0, want.1)).copied().collect()
         };
+        let files = self.begin_acquiring_bytes(&missing);
         let acquire = Call::Acquire { needed: missing, welcome, prefetch: Prefetch::Names };
-        match self.call(caller, acquire) {
+        let acquired = self.call(caller, acquire);
+        // Without an answer they may still come.
+        if !matches!(acquired, Err(Error::Stop(Stop::Map(_)))) {
+            self.end_acquiring_bytes(&files);
+        }
+        match acquired {
             Ok(_) => Ok(true),
             // The server has its own words for what it is then asked to do.
             Err(Error::Stale | Error::AttributeTooLarge | Error::AccessDenied) => Ok(false),
@@ -276,20 +282,53 @@ impl RemoteFs {
         }
     }
 
+    /// The right to change bytes of these files is asked for. Until it has come, what was yielded
+    /// before cannot be told from it.
+    fn begin_acquiring_bytes(&self, wants: &[Want]) -> Vec<FileId> {
+        let is_bytes = |(range, _): &&Want| range.kind() == Some(Kind::DATA);
+        let files: Vec<FileId> =
+            wants.iter().filter(is_bytes).map(|(range, _)| range.file()).collect();
+        if !files.is_empty() {
+            // Whoever yields is through, and has said so before this is asked.
+            let _order = self.order.lock();
+            let mut acquiring = self.acquiring.lock();
+            for file in &files {
+                *acquiring.entry(*file).or_default() += 1;
+            }
+        }
+        files
+    }
+
+    fn end_acquiring_bytes(&self, files: &[FileId]) {
+        let mut acquiring = self.acquiring.lock();
+        for file in files {
+            if let Some(count) = acquiring.get_mut(file) {
+                *count -= 1;
+                if *count == 0 {
+                    acquiring.remove(file);
+                }
+            }
+        }
+    }
+
     /// Before pages of the file are read that the kernel keeps: who may change bytes has none of
-    /// them cached.
+    /// them cached. Not while more of that right is on its way, which the server would take for
+    /// yielded, too; then it asks for it back.
     pub(super) fn yield_bytes(&self, file: FileId) {
         if !self.cache.read().has_bytes(file) {
             return;
         }
         let _order = self.order.lock();
+        if self.acquiring.lock().contains_key(&file) {
+            return;
+        }
         if self.cache.write().yield_bytes(file) {
             self.calls.tell(ToServer::Yielded(vec![KeyRange::bytes_from(file, 0)]));
         }
     }
 
     /// A change that was made here could not be made at the server: nothing that was found out
-    /// since can be relied on.
+    /// since can be relied on. The leases stay until the server wants them back.
     pub(super) fn change_failed(&self, files: &[FileId], error: &Error) {
         self.report(&format!("a change could not be made at the server: {error}"));
         self.unsynced.lose_files(files);
@@ -298,7 +337,6 @@ impl RemoteFs {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
             cache.clear_all();
-            self.calls.tell(ToServer::Yielded(ranges.clone()));
             ranges
         };
         self.gate.barrier();

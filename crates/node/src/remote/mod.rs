@@ -35,6 +35,7 @@ mod revocations;
 mod server_time;
 mod unsynced;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,6 +140,8 @@ pub struct RemoteFs {
     /// The order in which changes are made here and sent.
     order: Mutex<()>,
     pending: Pending,
+    /// Files whose bytes leases to change are asked for, and how often.
+    acquiring: Mutex<BTreeMap<FileId, u32>>,
     /// The directory from which a name was removed last.
     removed_from: Mutex<Option<FileId>>,
     contention: Contention,
@@ -180,6 +183,7 @@ impl RemoteFs {
             cache: RwLock::default(),
             order: Mutex::default(),
             pending: Pending::default(),
+            acquiring: Mutex::default(),
             removed_from: Mutex::default(),
             contention: Contention::default(),
             server_time: ServerTime::default(),
@@ -374,6 +378,7 @@ impl RemoteFs {
         if before != welcome.start {
             self.unsynced.lose();
         }
+        self.acquiring.lock().clear();
         let (files, count) = self.pending.lose();
         if count > 0 {
             self.unsynced.lose_files(&files);

@@ -860,3 +860,47 @@ fn what_the_server_has_said_without_a_lease_is_not_kept_in_kernels() {
     });
     assert!(!is_kept);
 }
+
+/// Programs of one client write a file and read it through the kernel's cache, others do so too.
+#[test]
+fn pages_and_changes_of_the_same_client_hold_nobody_up() {
+    const ROUNDS: u64 = 400;
+    let server = Server::new();
+    let clients = [server.client(), server.client()];
+    let file = clients[0].create("file");
+    clients[0].write(file, WriteAt::Offset(0), &[0; 16_384]);
+    clients[1].lookup("file").unwrap();
+    let written: Vec<AtomicU64> = (0..2).map(|_| AtomicU64::new(0)).collect();
+    thread::scope(|scope| {
+        for (index, client) in clients.iter().enumerate() {
+            let (at, written) = (index as u64 * 8192, &written);
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    client.write(file, WriteAt::Offset(at), &round.to_le_bytes());
+                    written[index].store(round, Ordering::Release);
+                }
+            });
+            scope.spawn(move || {
+                let is_over = || written.iter().all(|one| one.load(Ordering::Acquire) == ROUNDS);
+                while !is_over() {
+                    let least = written[1 - index].load(Ordering::Acquire);
+                    let bytes = client.read(file, 8192 - at, 8);
+                    assert!(u64::from_le_bytes(bytes.try_into().unwrap()) >= least);
+                    client.read(file, 0, 16_384);
+                }
+            });
+        }
+    });
+    assert_eq!(server.served.clients().iter().map(|client| client.owed).max(), Some(0));
+}
+
+#[test]
+fn numbers_that_were_given_are_not_given_again_after_a_commit_and_a_crash() {
+    let world = World::new(64 << 20);
+    let subvol = world.root().subvol;
+    let first = world.fs.map().reserve_inodes(subvol, 1000).unwrap();
+    world.fs.syncfs().unwrap();
+    let world = world.after_crash(OpenMode::ReadWrite);
+    let next = world.fs.map().reserve_inodes(subvol, 1).unwrap();
+    assert!(next.0 >= first.0 + 1000, "{next:?} after {first:?}");
+}

@@ -12,7 +12,7 @@
 //!
 //! - It is covered by a lease, or the server has just said it.
 //! - A change that is made here is covered by exclusive leases, and on its way to the server before
-//!   the answer; the server has made it before anybody else can look ([`changing`]).
+//!   the answer; the server has made it before anybody else can look (`changing`).
 //! - The session is alive by this machine's own clock: a client that is cut off stops to answer
 //!   from its cache before the server gives its leases to others.
 //! - A revocation is answered when the kernel has forgotten, and nothing that was found out before

@@ -10,7 +10,7 @@
 //!
 //! - No call waits on a thread: what has to wait is put aside and runs again from its start.
 //! - What a client has changed by itself is applied in the order in which it says so, and before
-//!   anything that it says later and that depends on it ([`lane`]).
+//!   anything that it says later and that depends on it (`lane`).
 //! - An answer is on its way before anything that the call held is free for others. So each client
 //!   learns what happened in the order in which it happened.
 //! - What a client has open stays, by a reference of its session; a session that has ended has

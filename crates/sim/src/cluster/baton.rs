@@ -15,7 +15,7 @@
 //! - Each thread belongs to a machine. A machine can be stopped for a while, and can crash: then
 //!   its threads end, by unwinding, where they stand.
 //! - If nobody can run and nobody waits for a moment, the run has failed. It has also failed if
-//!   a thread panics, or if it makes more steps than [`STEPS_MAX`].
+//!   a thread panics, or if it makes more steps than `STEPS_MAX`.
 //!
 //! What belongs to several machines (the network, the history) is kept behind `std`'s locks, which
 //! this does not know: nobody may stand still who has one.

@@ -4,7 +4,7 @@
 //! looked for each of them ([`search`]); if each has one, there is one of all calls.
 //!
 //! What may be lost, by the end of a session or by a crash of the server, is judged name by name
-//! and grain by grain ([`cell`](super::cell)): a rename may be lost by half, and what is left of
+//! and grain by grain (`cell`): a rename may be lost by half, and what is left of
 //! several writes need not be what there was at any moment. That is less strict than what is
 //! promised, at which the simulation of a local filesystem looks closer.
 //!

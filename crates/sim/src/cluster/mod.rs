@@ -9,10 +9,10 @@
 //! One seed decides everything: the product's own [`RemoteFs`](gabion_node::remote::RemoteFs) and
 //! [`Served`](gabion_node::served::Served) run with all their threads, one at a time ([`baton`]).
 //! What stands around them in the product, sockets and the kernel, is written down here a second
-//! time, as short as it can be ([`client`], [`server`], [`network`], [`kernel`]).
+//! time, as short as it can be (`client`, `server`, `network`, `kernel`).
 //!
-//! 1. Clients come, whose [`programs`] use few names and few files at the same time.
-//! 2. Meanwhile things fail ([`faults`]): connections break; clients are cut off, for less and for
+//! 1. Clients come, whose `programs` use few names and few files at the same time.
+//! 2. Meanwhile things fail (`faults`): connections break; clients are cut off, for less and for
 //!    more than a session lasts, sleep, crash and come back; the server crashes, its disk loses
 //!    what was not flushed, and it starts again. All clocks of clients go wrong, by less than the
 //!    server's margin.

@@ -1,6 +1,6 @@
 //! Filesystems that several machines can share, each mounted twice on this one.
 //!
-//! A [`Pair`] is two clients of the same [`Servers`]. Some servers have two pairs: one with the
+//! A `Pair` is two clients of the same `Servers`. Some servers have two pairs: one with the
 //! settings that users get, and one with all caches of the clients off, which is as coherent as
 //! the system can be.
 //!

@@ -227,7 +227,8 @@ impl RemoteFs {
     /// objects for what is read.
     fn depends_on(&self, call: &Call) -> ChangeNumber {
         match call {
-            Call::Lock { .. } => ChangeNumber(0),
+            // What is locked has to be there.
+            Call::Lock { lock, .. } => self.pending.last_of(&[lock.file]),
             Call::Sync { .. } => self.pending.last(),
             call if call.changes() => self.pending.last(),
             call => self.pending.last_of(&call.files()),

@@ -55,12 +55,19 @@ pub(super) struct Lane {
     pub(super) numbers: VecDeque<Range<u64>>,
 }
 
+impl Lane {
+    fn has_only_changes(&self) -> bool {
+        self.waiting.iter().all(|message| matches!(message, ToServer::Change(_)))
+    }
+}
+
 impl Served {
     /// Does what was said, now or when all before it is done.
     pub(super) fn take_turn(&self, session: &Arc<Session>, message: ToServer) {
         let mut lane = session.lane.lock();
         let may_pass = match &message {
-            ToServer::Call { after, .. } => *after <= lane.told,
+            // What it may do depends on what is open, of which the client has told before.
+            ToServer::Call { after, .. } => *after <= lane.told && lane.has_only_changes(),
             _ => false,
         };
         let is_change = matches!(message, ToServer::Change(_));
@@ -159,6 +166,14 @@ impl Served {
         let mut leases: Vec<Want> = Vec::new();
         let changed = match applied {
             Ok((_, rest)) => {
+                let made = match &rest {
+                    Rest::Made(file) => Some(file.ino),
+                    Rest::LostName(_) | Rest::Nothing => None,
+                };
+                if made != change.made {
+                    // It has come to something else here than it did there.
+                    session.peer.send(ToClient::Failed { number, error: Error::Exists });
+                }
                 match rest {
                     Rest::Made(file) => {
                         leases.push((KeyRange::object(file), LockMode::Exclusive));

@@ -202,7 +202,13 @@ impl Served {
                     self.fs.locks().cancel(ticket);
                 }
             }
-            message => self.take_turn(session, message),
+            message => {
+                // Before its turn comes, as it may be given up while it waits for that.
+                if let ToServer::Call { id, call: Call::Lock { .. }, .. } = &message {
+                    session.lock_asked(*id);
+                }
+                self.take_turn(session, message);
+            }
         }
     }
 
@@ -212,9 +218,6 @@ impl Served {
         match message {
             ToServer::Call { id, caller, call, .. } => {
                 let request = self.next_request();
-                if let Call::Lock { .. } = call {
-                    session.lock_asked(id);
-                }
                 let caller = session.rights.identities.map(&caller);
                 let session = Arc::clone(session);
                 (self.queue)(Job(Work::Call(Request { request, session, id, caller, call })));

@@ -904,3 +904,19 @@ fn numbers_that_were_given_are_not_given_again_after_a_commit_and_a_crash() {
     let next = world.fs.map().reserve_inodes(subvol, 1).unwrap();
     assert!(next.0 >= first.0 + 1000, "{next:?} after {first:?}");
 }
+
+#[test]
+fn what_was_just_made_can_be_locked() {
+    let server = Server::new();
+    let a = server.client_with(Rights::CHECKED);
+    for round in 0..200 {
+        let file = a.create(&format!("file {round}"));
+        let owner = LockOwner { client: 0, number: 1 };
+        let (class, range, strength) = (LockClass::Flock, LockRange::WHOLE, Strength::Exclusive);
+        let lock = Lock { file, class, owner, pid: 1, strength, range };
+        let (tell, told) = std::sync::mpsc::channel();
+        let end = Box::new(move |result| tell.send(result).unwrap());
+        a.run(|fs| fs.lock(lock, Wait::No, end));
+        told.recv().unwrap().unwrap();
+    }
+}

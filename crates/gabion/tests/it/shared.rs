@@ -434,6 +434,22 @@ fn a_server_that_is_killed_and_comes_back_is_used_again() {
     shared.finish(&["a", "b"]);
 }
 
+/// A process that stands still until this is dropped, also by a test that fails.
+struct Stopped(rustix::process::Pid);
+
+impl Stopped {
+    fn new(process: rustix::process::Pid) -> Self {
+        rustix::process::kill_process(process, Signal::STOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, Signal::CONT);
+    }
+}
+
 /// A server that starts again has forgotten who has leases. Whoever has not come back yet shows
 /// what it has cached, until its session has ended by its own clock.
 #[test]
@@ -448,13 +464,13 @@ fn nothing_is_changed_after_a_start_while_others_may_still_show_what_was() {
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
     let pid = status["mount"]["pid"].as_i64().unwrap() as i32;
     let daemon = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(daemon, Signal::STOP).unwrap();
+    let stopped = Stopped::new(daemon);
     shared.restart();
     let began = Instant::now();
     fs::write(a.join("file"), "newer").unwrap();
     // Its session lasts 3 s by its clock, and a margin of 2 s is added to that.
     assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
-    rustix::process::kill_process(daemon, Signal::CONT).unwrap();
+    drop(stopped);
     assert_eq!(fs::read_to_string(b.join("file")).unwrap(), "newer");
     shared.finish(&["a", "b"]);
 }

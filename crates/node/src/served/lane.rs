@@ -8,7 +8,7 @@
 //! client gives up is free only when all is applied that it did under it, and a call that depends
 //! on changes comes after them; and what the client is told of a file's length is not older than
 //! what it knows. A call does not wait for calls before it: it leaves the lane when its turn has
-//! come. Calls that depend on nothing that waits do not enter it.
+//! come. Calls that depend on no change that waits do not enter it, if nothing but changes waits.
 //!
 //! A change touches only what its client has leased, so it hardly ever has to wait: for others who
 //! just look whether a new object is there. Then all behind it waits, too.
@@ -42,6 +42,8 @@ const CREDIT_SHARE: u64 = 4;
 #[derive(Default)]
 pub(super) struct Lane {
     waiting: VecDeque<ToServer>,
+    /// How many of them, and of what is just being done, are no changes.
+    others: usize,
     /// A worker is at it, or is going to be.
     pub(super) is_running: bool,
     applied: ChangeNumber,
@@ -55,19 +57,13 @@ pub(super) struct Lane {
     pub(super) numbers: VecDeque<Range<u64>>,
 }
 
-impl Lane {
-    fn has_only_changes(&self) -> bool {
-        self.waiting.iter().all(|message| matches!(message, ToServer::Change(_)))
-    }
-}
-
 impl Served {
     /// Does what was said, now or when all before it is done.
     pub(super) fn take_turn(&self, session: &Arc<Session>, message: ToServer) {
         let mut lane = session.lane.lock();
         let may_pass = match &message {
             // What it may do depends on what is open, of which the client has told before.
-            ToServer::Call { after, .. } => *after <= lane.told && lane.has_only_changes(),
+            ToServer::Call { after, .. } => *after <= lane.told && lane.others == 0,
             _ => false,
         };
         let is_change = matches!(message, ToServer::Change(_));
@@ -76,6 +72,7 @@ impl Served {
             return self.attend(session, message);
         }
         lane.waiting.push_back(message);
+        lane.others += usize::from(!is_change);
         if !lane.is_running {
             lane.is_running = true;
             drop(lane);
@@ -98,6 +95,7 @@ impl Served {
                 Some(message) => {
                     self.tell_applied(session);
                     self.attend(session, message);
+                    session.lane.lock().others -= 1;
                 }
             }
         }

@@ -45,7 +45,7 @@ use crate::message::{ToClient, ToServer};
 use layout::Layout;
 
 /// The version of everything said here. In 1, clients made no changes by themselves.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The features without which a peer would misunderstand us: a bit each. There are none yet.
 pub const FEATURES: u64 = 0;
 /// The first bytes of a hello and of a welcome.

@@ -244,6 +244,8 @@ fn cannot(plan: &Plan, cause: &dyn std::error::Error) -> Failure {
 fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Subject>)> {
     let storage = Storage::open(place, &plan.settings)?;
     let fs = open_fs(storage.disk(), &plan.settings).map_err(|error| cannot(plan, &error))?;
+    // Whoever had it from a server begins anew: from here it is changed without them.
+    fs.forget_sessions().map_err(|error| cannot(plan, &error))?;
     let fs = Arc::new(fs);
     let (mounted, source) = attach(&fs, storage.kind(), place, plan)
         .map_err(|error| with_advice(cannot(plan, &error), &error))?;

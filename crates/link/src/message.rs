@@ -14,6 +14,8 @@
 //! is revoked after it. What a client has done under its exclusive leases it says before it gives
 //! one of them back, and the server applies it before it takes that for given back.
 
+use std::sync::Arc;
+
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::time::Timestamp;
 use gabion_fs::create::Linkable;
@@ -54,7 +56,9 @@ pub struct ChangeNumber(pub u64);
 pub struct Hello {
     /// The session that goes on, with the server's secret of it; none to begin one.
     pub session: Option<(SessionId, u64)>,
-    /// Messages that have arrived in that session.
+    /// The start of the server that the client has talked to in that session; 0 if there is none.
+    pub start: u64,
+    /// Messages that have arrived in that session since that start.
     pub received: u64,
     /// The client's name for people: host and mountpoint.
     pub name: String,
@@ -69,8 +73,8 @@ pub struct Welcome {
     pub session: SessionId,
     /// Whoever knows it may go on with the session on another connection.
     pub secret: u64,
-    /// Messages that have arrived in this session. 0 in a new one: then whatever the client knew
-    /// from an earlier one no longer counts.
+    /// Messages that have arrived in this session since the server started. 0 in a new one: then
+    /// whatever the client knew from an earlier one no longer counts.
     pub received: u64,
     /// A session ends when nothing was heard for so long, in milliseconds.
     pub patience_ms: u32,
@@ -82,8 +86,8 @@ pub struct Welcome {
     pub seed: u64,
     /// Whether nothing can be changed.
     pub read_only: bool,
-    /// Drawn when the server started. A server with another one may not have what was answered
-    /// before and not made durable.
+    /// Drawn when the server started, and not 0. One with another start than before may not have
+    /// what was not durable: if the session is the same, it waits to be told.
     pub start: u64,
     /// The server's clock.
     pub now: Timestamp,
@@ -135,6 +139,19 @@ pub enum ToServer {
     },
     /// It has made a change under its exclusive leases.
     Change(Change),
+    /// The server before this one has done a call and answered it, and not said that it is durable.
+    /// Only before [`ToServer::Recovered`].
+    Done {
+        /// The call's name.
+        id: CallId,
+        /// What was done. Its number is 0.
+        change: Change,
+    },
+    /// It has said again all that the server before this one may have lost: what it has open, its
+    /// changes, its calls.
+    Recovered,
+    /// It has heard that all of this round is durable, and will not say it again.
+    Settled(u64),
     /// It still lives.
     Ping,
     /// It has the object open, or remembers it for another reason: it must not be removed.
@@ -167,6 +184,9 @@ pub enum ToServer {
 pub struct Change {
     /// Its place among the client's changes.
     pub number: ChangeNumber,
+    /// Its place among the changes of all clients: what comes later by any chain of messages has a
+    /// higher one. What has not to do with each other may have the same.
+    pub order: u64,
     /// The time that it recorded.
     pub now: Timestamp,
     /// The number of the object that it made, if it made one: of those that the client was given.
@@ -195,7 +215,7 @@ pub enum Call {
     /// Bytes.
     Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
     /// To write bytes.
-    Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Vec<u8> },
+    Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Arc<Vec<u8>> },
     /// See [`gabion_fs::create()`].
     Create {
         parent: FileId,
@@ -365,6 +385,11 @@ pub enum ToClient {
         grants: Vec<Grant>,
         /// Nothing that was done before has a later time.
         now: Timestamp,
+        /// Its place among changes if it is one; else nothing that was done before has a higher
+        /// one.
+        order: u64,
+        /// The time that was recorded, if it has changed something.
+        done: Option<Timestamp>,
     },
     /// The [`ToServer::Ping`]s up to this number of messages have arrived.
     Pong {
@@ -381,6 +406,15 @@ pub enum ToClient {
         extents: Vec<(Key, Option<Value>)>,
         /// Bytes of changes that may be under way from now on.
         credit: u64,
+    },
+    /// These are durable, with all bytes. The client answers [`ToServer::Settled`].
+    Durable {
+        /// Of each session its own.
+        round: u64,
+        /// All changes up to this one.
+        number: ChangeNumber,
+        /// Calls that were answered.
+        calls: Vec<CallId>,
     },
     /// A change could not be applied, though the client has made it.
     Failed {

@@ -42,6 +42,9 @@ impl Kind {
     /// A run of blocks that died while an older snapshot still needs it: in the forest, under the
     /// owning subvolume's id as inode, at the block address.
     pub const DEAD: Kind = Kind(10);
+    /// What a server notes of its clients' sessions: who they are under inode 0, what they have had
+    /// done under inodes of their own, which are no objects.
+    pub const SESSION: Kind = Kind(16);
 }
 
 impl fmt::Debug for Kind {
@@ -57,6 +60,7 @@ impl fmt::Debug for Kind {
             Self::REFERENCE => "REFERENCE",
             Self::SUBVOLUME => "SUBVOLUME",
             Self::DEAD => "DEAD",
+            Self::SESSION => "SESSION",
             Self(other) => return write!(f, "kind {other}"),
         })
     }

@@ -48,6 +48,8 @@ struct Queue {
     scan_after: Option<Ino>,
     /// Steps that removed something.
     steps: u64,
+    /// Nothing is removed for the time being.
+    is_held: bool,
     is_stopped: bool,
 }
 
@@ -87,7 +89,8 @@ impl Reaper {
     /// Waits until there is something to reap, or for `patience`. Whether to go on.
     pub(crate) fn wait(&self, patience: Duration) -> bool {
         let mut queue = self.queue.lock();
-        if !queue.is_stopped && queue.files.is_empty() && queue.scan_after.is_none() {
+        let is_idle = queue.files.is_empty() && queue.scan_after.is_none();
+        if !queue.is_stopped && (is_idle || queue.is_held) {
             self.arrived.wait_for(&mut queue, patience);
         }
         !queue.is_stopped
@@ -140,9 +143,22 @@ impl Reaper {
 }
 
 impl LocalFs {
+    /// Orphans stay for the time being: somebody may have them open of whom nothing is known yet.
+    pub fn hold_orphans(&self) {
+        self.reaper.queue.lock().is_held = true;
+    }
+
+    /// Orphans that nobody refers to are removed again.
+    pub(crate) fn let_orphans_go(&self) {
+        let mut queue = self.reaper.queue.lock();
+        queue.is_held = false;
+        drop(queue);
+        self.reaper.arrived.notify_one();
+    }
+
     /// Removes a part of an orphan that nobody refers to, or looks for more of them.
     pub fn reap_step(&self) -> Result<Reaped> {
-        if self.is_read_only() {
+        if self.is_read_only() || self.reaper.queue.lock().is_held {
             return Ok(Reaped::Nothing);
         }
         let Some(file) = self.reaper.next() else { return self.scan_step() };

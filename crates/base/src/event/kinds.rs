@@ -246,7 +246,7 @@ kinds! {
         }
         /// It is served, and clients of an earlier start of the server may live still.
         ServedAgain = "filesystem-served-again" {
-            /// How long nothing is changed for their sake, in milliseconds.
+            /// How long they are waited for at most, in milliseconds.
             patience_ms = "patience_ms": u64,
         }
     }

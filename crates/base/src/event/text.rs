@@ -299,8 +299,8 @@ fn filesystem(event: &FilesystemEvent) -> Answers {
         ),
         FilesystemEvent::ServedAgain { patience_ms } => answers(
             Severity::Note,
-            format!("served again; clients of before may live for {patience_ms} ms"),
-            "Nothing is changed until then, as they may show what they have cached; it is read.",
+            format!("served again; clients of before are waited for, {patience_ms} ms at most"),
+            "Nothing is answered until they have come back and said what may be lost.",
             NOTHING,
         ),
     }

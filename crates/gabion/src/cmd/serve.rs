@@ -1,7 +1,6 @@
 //! `gabion serve`: lets other machines mount a filesystem, until it is asked to stop.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -54,12 +53,13 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let storage = Storage::open(&place, &settings)?;
     let fs = open_fs(storage.disk(), &settings).map_err(|error| cannot(&error))?;
     let fs = Arc::new(fs);
+    // Clients of a start before may have some of them open.
+    fs.hold_orphans();
     for path in exports.paths().filter(|path| fs.at(path.as_bytes()).is_err()) {
         eprintln!("gabion: {path} is exported and not there: nobody can mount it yet");
     }
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;
     let patience = Duration::from_secs(args.session_seconds);
-    let marker = marker(&fs).map_err(|error| cannot(&error))?;
     let is_local = listener.local_addr().map_err(|error| cannot(&error))?.ip().is_loopback();
     let plain = args.insecure || is_local && acceptor.is_none();
     let trust = Arc::new(match acceptor {
@@ -67,7 +67,7 @@ pub fn run(args: &args::Serve) -> Result<()> {
         None => Trust::Members(Box::new(membership(&fs, plain).map_err(|error| cannot(&error))?)),
     });
     let (name, sink) = (place.name(), sink("gabion serve")?);
-    let options = ServeOptions { name, sink, patience, marker, trust, plain, exports };
+    let options = ServeOptions { name, sink, patience, trust, plain, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
     let served = clients::Served { sessions: server.sessions(), address: server.address() };
@@ -88,13 +88,6 @@ pub fn run(args: &args::Serve) -> Result<()> {
     let closed = fs.close();
     storage.close().map_err(|error| cannot(&error))?;
     closed.map_err(|error| cannot(&error))
-}
-
-/// The file that tells the next start of sessions.
-fn marker(fs: &LocalFs) -> std::io::Result<PathBuf> {
-    let folder = places::state()?.join("served");
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder.join(fs.map().uuid().to_string()))
 }
 
 /// Who belongs to the filesystem. There is an authority if somebody has been invited, or if nobody

@@ -32,6 +32,10 @@ impl Wire for ToPipe {
     fn send(&self, message: ToServer) {
         self.0.send(message.encode());
     }
+
+    fn begin_again(&self) {
+        self.0.reset();
+    }
 }
 
 /// A filesystem of a server, with the threads that keep it alive.
@@ -69,7 +73,8 @@ pub fn connect(
     clock: Arc<dyn Clock>,
 ) -> Result<Connected, ConnectError> {
     let sent = clock.monotonic();
-    let hello = Hello { session: None, received: 0, name: name.to_owned(), path: path.into() };
+    let hello =
+        Hello { session: None, start: 0, received: 0, name: name.to_owned(), path: path.into() };
     let (connection, welcome) = greet(address, &protection, &hello)?;
     let pipe = Pipe::new();
     let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
@@ -195,9 +200,12 @@ impl Shared {
         let mut told = None;
         while !self.is_ending() {
             let sent = self.clock.monotonic();
-            let received = if session.is_some() { self.pipe.received() } else { 0 };
+            let (start, received) = match session {
+                Some(_) => (fs.start(), self.pipe.received()),
+                None => (0, 0),
+            };
             let (name, path) = (self.name.clone(), self.path.as_bytes().to_vec());
-            let hello = Hello { session, received, name, path };
+            let hello = Hello { session, start, received, name, path };
             match greet(&self.address, &self.protection, &hello) {
                 Ok((_, welcome)) if welcome.root != self.root => {
                     // Another folder has its name now. The kernel would mix up what is in both.
@@ -210,6 +218,14 @@ impl Shared {
                         self.pipe.reset();
                         fs.begin_again(&welcome);
                         eprintln!("gabion: {}: a new session has begun", self.address);
+                    } else if welcome.start != start {
+                        self.pings.lock().clear();
+                        let kept = fs.kept();
+                        fs.recover(&welcome);
+                        eprintln!(
+                            "gabion: {} has started again; it is told {kept} changes once more",
+                            self.address
+                        );
                     }
                     let connection = Arc::new(connection);
                     if self.pipe.attach(&connection, welcome.received).is_err() {

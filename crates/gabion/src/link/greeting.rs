@@ -39,6 +39,14 @@ pub(super) struct Peer {
     pub(super) holder: Option<Holder>,
 }
 
+impl Peer {
+    /// As exports know it.
+    pub(super) fn known(&self) -> exports::Peer {
+        let certificate = self.holder.as_ref().map(|holder| holder.name.clone());
+        exports::Peer { address: self.address.ip(), certificate }
+    }
+}
+
 /// How to go on after the first bytes.
 pub(super) enum Opening {
     Encrypted(Acceptor),
@@ -109,23 +117,20 @@ impl Shared {
             let text = "this machine has no certificate: it has to be invited";
             return Err(refusal(RefusalReason::Unauthorized, text));
         }
-        let holder = peer.holder;
-        self.check(holder.as_ref())?;
-        let link = match hello.session {
+        self.check(peer.holder.as_ref())?;
+        let (link, received) = match hello.session {
             None => {
-                let certificate = holder.as_ref().map(|holder| holder.name.clone());
-                let known = exports::Peer { address: peer.address.ip(), certificate };
-                let rights = self.admit(&known, &hello.path)?;
-                self.begin(hello.name, rights, holder.clone(), peer.address)?
+                let rights = self.admit(&peer.known(), &hello.path)?;
+                (self.begin(hello.name, rights, peer.holder.clone(), peer.address)?, 0)
             }
-            Some((id, secret)) => self.resume(id, secret, holder.as_ref())?,
+            Some(session) => self.resume(session, &hello, &peer)?,
         };
         // Whoever takes a certificate back ends the sessions that he finds after that.
-        if let Err(refusal) = self.check(holder.as_ref()) {
+        if let Err(refusal) = self.check(peer.holder.as_ref()) {
             self.forget(&link);
             return Err(refusal);
         }
-        Ok(Answer::Session(link, hello.received))
+        Ok(Answer::Session(link, received))
     }
 
     /// Whether a certificate counts.

@@ -1,15 +1,11 @@
-//! Calls on their way to the workers, and those that have to wait for the end of a grace period.
-//!
-//! After a start, clients of the start before may still answer from what they have cached, because
-//! their sessions have not ended by their own clocks. Until they must have ended, nothing is
-//! changed.
+//! Calls on their way to the workers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use gabion_base::sync::{Mutex, RwLock};
+use gabion_base::sync::RwLock;
 use gabion_link::message::SessionId;
 use gabion_node::served::Job;
 
@@ -19,24 +15,19 @@ use super::load::Load;
 pub(super) struct Jobs {
     sender: Sender<Job>,
     receiver: Receiver<Job>,
-    /// When the grace period ends, with what waits for that; nothing when it has ended.
-    grace: Mutex<Option<(Instant, Vec<Job>)>>,
     loads: RwLock<BTreeMap<SessionId, Arc<Load>>>,
 }
 
 impl Jobs {
-    /// None yet. If there may be sessions of an earlier start, it said how long they live.
-    pub(super) fn new(grace: Option<Duration>) -> Self {
+    /// None yet.
+    pub(super) fn new() -> Self {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        let grace = grace.map(|grace| (Instant::now() + grace, Vec::new()));
-        Self { sender, receiver, grace: Mutex::new(grace), loads: RwLock::default() }
+        Self { sender, receiver, loads: RwLock::default() }
     }
 
     /// Counts a session's calls from now on.
-    pub(super) fn enter(&self, session: SessionId) -> Arc<Load> {
-        let load = Arc::new(Load::default());
-        self.loads.write().insert(session, Arc::clone(&load));
-        load
+    pub(super) fn enter(&self, session: SessionId, load: &Arc<Load>) {
+        self.loads.write().insert(session, Arc::clone(load));
     }
 
     /// A session has ended.
@@ -44,20 +35,9 @@ impl Jobs {
         self.loads.write().remove(&session);
     }
 
-    /// Has a call run, soon or after the grace period.
+    /// Has a call run soon.
     pub(super) fn queue(&self, job: Job) {
-        let mut grace = self.grace.lock();
-        match &mut *grace {
-            Some((_, waiting)) if job.changes() => waiting.push(job),
-            _ => {
-                drop(grace);
-                self.send(job);
-            }
-        }
-    }
-
-    fn send(&self, job: Job) {
-        if let (session, Some(call)) = job.of()
+        if let Some((session, call)) = job.call()
             && let Some(load) = self.loads.read().get(&session)
         {
             load.queued(call);
@@ -73,18 +53,12 @@ impl Jobs {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
         };
-        if let (session, Some(call)) = job.of() {
+        if let Some((session, call)) = job.call() {
             let load = self.loads.read().get(&session).cloned();
             if let Some(load) = load {
                 load.taken(call);
             }
         }
         Some(job)
-    }
-
-    /// Ends the grace period when it is over.
-    pub(super) fn end_grace_if_due(&self) {
-        let due = self.grace.lock().take_if(|(ends, _)| Instant::now() >= *ends);
-        due.into_iter().flat_map(|(_, waiting)| waiting).for_each(|job| self.send(job));
     }
 }

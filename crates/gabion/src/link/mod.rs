@@ -29,7 +29,6 @@ mod greeting;
 mod jobs;
 mod kernel;
 mod load;
-mod marker;
 mod pipe;
 mod server;
 mod watch;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,21 +11,21 @@ use std::{io, mem};
 use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
 use gabion_host::random;
-use gabion_link::message::{Refusal, RefusalReason, SessionId, ToClient, Welcome};
+use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, Welcome};
 use gabion_link::wire::FrameKind;
 use gabion_node::LocalFs;
-use gabion_node::served::{self, Changing, Rights, Served, Session};
+use gabion_node::served::{self, Changing, Credentials, Rights, Served, Session};
 use gabion_tls::authority::Holder;
 
 use super::connection::Connection;
 use super::event_loop::EventLoop;
 use super::gate::Gate;
-use super::greeting::{answer_with, refusal};
+use super::greeting::{Peer, answer_with, refusal};
 use super::jobs::Jobs;
 use super::load::Load;
-use super::marker::Marker;
 use super::pipe::Pipe;
 use crate::exports::{self, Exports};
+use crate::failure::chain;
 use crate::print::printable;
 use crate::trust::Trust;
 
@@ -42,6 +41,8 @@ const GLANCE: Duration = Duration::from_millis(250);
 const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Events that may wait to be told. What is more is told by nobody.
 const EVENTS_MAX: usize = 4096;
+/// What is noted of the holder of a session's certificate.
+const HOLDER_BYTES_MAX: usize = 1024;
 /// Sessions at the same time.
 const SESSIONS_MAX: usize = 4096;
 
@@ -53,8 +54,6 @@ pub struct ServeOptions {
     pub sink: Arc<dyn Sink>,
     /// After how much silence a session ends.
     pub patience: Duration,
-    /// The file that says that there are sessions, for the next start.
-    pub marker: PathBuf,
     /// How clients are known.
     pub trust: Arc<Trust>,
     /// Whether they may come without encryption, and then without being known.
@@ -101,7 +100,8 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     start: u64,
     jobs: Arc<Jobs>,
-    marker: Mutex<Marker>,
+    /// When clients of an earlier start are not waited for any more.
+    grace_ends: Instant,
     links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
     /// What has happened to clients and was not told yet.
     events: Mutex<Vec<(String, ClientEvent)>>,
@@ -124,30 +124,29 @@ impl LinkServer {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let start = draw();
-        let (marker, before) = Marker::read(options.marker.clone());
-        if before.is_some() && !fs.is_read_only() {
+        let jobs = Arc::new(Jobs::new());
+        let queue = Arc::clone(&jobs);
+        let served = Served::new(Arc::clone(&fs), start, Box::new(move |job| queue.queue(job)));
+        let served = Arc::new(served.map_err(io::Error::other)?);
+        let grace = served.patience_before() + MARGIN;
+        if served.is_recovering() {
             // Clients of the start before may use numbers that it gave and that a crash forgot.
             let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
             reserved.map_err(io::Error::other)?;
             // Durably, for the next start knows no more of them than this one.
             fs.syncfs().map_err(io::Error::other)?;
-        }
-        let jobs = Arc::new(Jobs::new(before.map(|before| before + MARGIN)));
-        if let Some(patience) = before {
-            let patience_ms = (patience + MARGIN).as_millis() as u64;
+            let patience_ms = grace.as_millis() as u64;
             let filesystem = options.name.clone();
             let event = FilesystemEvent::ServedAgain { patience_ms };
             options.sink.publish(Event::Filesystem { filesystem, event });
         }
-        let queue = Arc::clone(&jobs);
-        let served = Arc::new(Served::new(fs, start, Box::new(move |job| queue.queue(job))));
         let shared = Arc::new(Shared {
             served: Arc::clone(&served),
             options,
             gate: Gate::default(),
             start,
             jobs,
-            marker: Mutex::new(marker),
+            grace_ends: Instant::now() + grace,
             links: Mutex::default(),
             events: Mutex::default(),
             is_ending: AtomicBool::new(false),
@@ -167,6 +166,12 @@ impl LinkServer {
             };
             threads.push(spawn("worker", Box::new(work))?);
         }
+        let settler = Arc::clone(&shared);
+        let settle = move || {
+            let report = |error: &gabion_fs::Error| eprintln!("gabion: {}", chain(error));
+            settler.served.keep_settled(&report);
+        };
+        threads.push(spawn("rounds", Box::new(settle))?);
         let keeper = Arc::clone(&shared);
         threads.push(spawn("sessions", Box::new(move || keeper.keep_sessions()))?);
         for event_loop in EventLoop::all(&shared, listener)? {
@@ -211,7 +216,7 @@ impl Sessions {
     pub fn evict(&self, id: SessionId) -> bool {
         let Some(link) = self.0.links.lock().remove(&id) else { return false };
         eprintln!("gabion: the client {}: evicted by a command", link.session.name());
-        self.0.marker.lock().was_cut();
+        self.0.served.cut(&link.session);
         self.0.end(&link);
         let session = id.text();
         let reason = "evicted by a command".to_owned();
@@ -223,14 +228,16 @@ impl Sessions {
 impl Drop for LinkServer {
     fn drop(&mut self) {
         self.shared.is_ending.store(true, Ordering::Release);
+        self.shared.served.end_rounds();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.shared.unmark();
-        let links = std::mem::take(&mut *self.shared.links.lock());
-        for link in links.values() {
-            self.shared.end(link);
+        // They go on with the next start.
+        if let Err(error) = self.shared.served.leave_to_next() {
+            eprintln!("gabion: what clients keep cannot be made durable: {}", chain(&error));
         }
+        let links = std::mem::take(&mut *self.shared.links.lock());
+        links.values().for_each(|link| link.pipe.close());
         self.shared.publish();
     }
 }
@@ -244,8 +251,9 @@ impl Shared {
         while !self.is_ending.load(Ordering::Acquire) {
             thread::sleep(GLANCE);
             self.publish();
-            self.jobs.end_grace_if_due();
-            self.unmark();
+            if self.served.is_recovering() && Instant::now() >= self.grace_ends {
+                self.served.stop_waiting();
+            }
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
                 let mut owing = link.owing.lock();
@@ -269,7 +277,7 @@ impl Shared {
                     let why = if is_silent { "is silent" } else { "does not give back leases" };
                     eprintln!("gabion: the client {} {why}: evicted", link.session.name());
                     if is_stubborn {
-                        self.marker.lock().was_cut();
+                        self.served.cut(&link.session);
                     }
                     self.end(&link);
                     let session = link.session.id().text();
@@ -284,14 +292,6 @@ impl Shared {
         }
     }
 
-    /// Takes the marker away when nobody is left who could believe in a session.
-    fn unmark(&self) {
-        let links = self.links.lock();
-        if links.is_empty() {
-            self.marker.lock().clear_if_quiet(MARGIN);
-        }
-    }
-
     /// A client has left.
     pub(super) fn left(&self, link: &Link) {
         self.forget(link);
@@ -301,7 +301,7 @@ impl Shared {
 
     /// A client has lost its session, and does not know it.
     pub(super) fn give_up(&self, link: &Link, reason: &str) {
-        self.marker.lock().was_cut();
+        self.served.cut(&link.session);
         self.forget(link);
         let (session, reason) = (link.session.id().text(), reason.to_owned());
         self.note(&link.session, ClientEvent::Evicted { session, reason });
@@ -386,20 +386,58 @@ impl Shared {
         }
     }
 
-    /// The session of a client that comes back.
+    /// The session of a client that comes back, and how many messages of this server have arrived
+    /// at the client.
     pub(super) fn resume(
         &self,
-        id: SessionId,
-        secret: u64,
-        holder: Option<&Holder>,
-    ) -> Result<Arc<Link>, Refusal> {
-        let links = self.links.lock();
-        let link = links.get(&id).ok_or_else(gone)?;
-        if link.secret != secret || link.holder.as_ref() != holder {
+        (id, secret): (SessionId, u64),
+        hello: &Hello,
+        peer: &Peer,
+    ) -> Result<(Arc<Link>, u64), Refusal> {
+        let holder = peer.holder.as_ref();
+        let received = if hello.start == self.start { hello.received } else { 0 };
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(&id) {
+            if link.secret != secret || link.holder.as_ref() != holder {
+                return Err(gone());
+            }
+            *link.heard.lock() = Instant::now();
+            return Ok((Arc::clone(link), received));
+        }
+        let credentials = self.served.remembered(id).ok_or_else(gone)?;
+        if credentials.secret != secret || credentials.holder != written(holder) {
             return Err(gone());
         }
-        *link.heard.lock() = Instant::now();
-        Ok(Arc::clone(link))
+        let rights = self.admit(&peer.known(), &hello.path)?;
+        let link = self.link(secret, holder.cloned(), |outbox| {
+            let resumed = self.served.resume(id, hello.name.clone(), rights, outbox);
+            resumed.map_err(unreadable)?.ok_or_else(gone)
+        })?;
+        links.insert(id, Arc::clone(&link));
+        Ok((link, received))
+    }
+
+    /// A session with everything that belongs to it.
+    fn link(
+        &self,
+        secret: u64,
+        holder: Option<Holder>,
+        begin: impl FnOnce(Arc<dyn served::Peer>) -> Result<Arc<Session>, Refusal>,
+    ) -> Result<Arc<Link>, Refusal> {
+        let (pipe, load) = (Pipe::new(), Arc::new(Load::default()));
+        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load) };
+        let session = begin(Arc::new(outbox))?;
+        self.jobs.enter(session.id(), &load);
+        Ok(Arc::new(Link {
+            session,
+            secret,
+            holder,
+            pipe,
+            load,
+            reading: Mutex::default(),
+            heard: Mutex::new(Instant::now()),
+            owing: Mutex::default(),
+        }))
     }
 
     /// A new session.
@@ -415,23 +453,15 @@ impl Shared {
         if links.len() >= SESSIONS_MAX {
             return Err(refusal(RefusalReason::Busy, "too many clients"));
         }
-        self.marker.lock().set(self.options.patience).map_err(|error| {
-            refusal(RefusalReason::Busy, format!("the server cannot note its sessions: {error}"))
+        let credentials = Credentials { secret, holder: written(holder.as_ref()) };
+        let kept = (credentials, self.options.patience);
+        let link = self.link(secret, holder, |outbox| match self.served.fs().is_read_only() {
+            true => Ok(self.served.begin(id, name, rights, outbox)),
+            false => {
+                let begun = self.served.begin_remembered(id, name, rights, kept, outbox);
+                begun.map_err(unreadable)
+            }
         })?;
-        let pipe = Pipe::new();
-        let load = self.jobs.enter(id);
-        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load) };
-        let session = self.served.begin(id, name, rights, Arc::new(outbox));
-        let link = Arc::new(Link {
-            session,
-            secret,
-            holder,
-            pipe,
-            load,
-            reading: Mutex::default(),
-            heard: Mutex::new(Instant::now()),
-            owing: Mutex::default(),
-        });
         links.insert(id, Arc::clone(&link));
         drop(links);
         let session = id.text();
@@ -444,6 +474,19 @@ impl Shared {
 /// A number that nobody can guess.
 fn draw() -> u64 {
     u64::from_le_bytes(*random::bytes().first_chunk().expect("16 bytes hold 8"))
+}
+
+/// How a certificate's holder is noted.
+fn written(holder: Option<&Holder>) -> Vec<u8> {
+    let text = holder.map(|holder| format!("{} {}", holder.serial, holder.name));
+    let mut bytes = text.unwrap_or_default().into_bytes();
+    bytes.truncate(HOLDER_BYTES_MAX);
+    bytes
+}
+
+fn unreadable(error: gabion_fs::Error) -> Refusal {
+    let text = format!("the server cannot note its sessions: {}", chain(&error));
+    refusal(RefusalReason::Busy, text)
 }
 
 fn gone() -> Refusal {

@@ -20,12 +20,15 @@ tagged! {
         updates: Vec<Update>,
         grants: Vec<Grant>,
         now: Timestamp,
+        order: u64,
+        done: Option<Timestamp>,
         result: Outcome,
     },
     2 => Pong { received: u64, now: Timestamp },
     3 => Revoke { id: RevokeId, range: KeyRange, keep: Keep },
     4 => Applied { number: ChangeNumber, extents: Vec<Update>, credit: u64 },
-    5 => Failed { number: ChangeNumber, error: Error };
+    5 => Failed { number: ChangeNumber, error: Error },
+    6 => Durable { round: u64, number: ChangeNumber, calls: Vec<CallId> };
 }
 
 tagged! {

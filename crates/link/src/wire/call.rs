@@ -13,7 +13,7 @@ use gabion_fs::{
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, LockMode};
 
-use super::fields::{Bytes, Name, Target, XattrValue};
+use super::fields::{Name, SharedBytes, Target, XattrValue};
 use super::layout::{Layout, record, tagged};
 use super::{DATA_BYTES_MAX, GROUPS_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX};
 use crate::message::{Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, ToServer};
@@ -25,17 +25,21 @@ tagged! {
     1 => Call { id: CallId, after: ChangeNumber, caller: Caller, call: Call },
     2 => Ping {},
     3 => Opened { file: FileId, caller: Caller, access: Access },
-    8 => Goodbye {};
+    8 => Goodbye {},
+    11 => Done { id: CallId, change: Change },
+    12 => Recovered {};
     4 => Closed(file: FileId),
     5 => Released(revocations: Vec<RevokeId>),
     6 => Unwanted(ranges: Vec<KeyRange>),
     7 => Cancel(id: CallId),
     9 => Change(change: Change),
-    10 => Yielded(ranges: Vec<KeyRange>)
+    10 => Yielded(ranges: Vec<KeyRange>),
+    13 => Settled(round: u64)
 }
 
 record!(Change {
     number: ChangeNumber,
+    order: u64,
     now: Timestamp,
     made: Option<Ino>,
     caller: Caller,
@@ -50,7 +54,7 @@ tagged! {
         prefetch: Prefetch,
     },
     2 => Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
-    3 => Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: Bytes },
+    3 => Write { file: FileId, at: WriteAt, privileges: Privileges, bytes: SharedBytes },
     4 => Create {
         parent: FileId,
         name: Name,

@@ -263,6 +263,22 @@ string!(
     ItemValue: Value, VALUE_LENGTH_MAX, "the length of an item"
 );
 
+/// Bytes of a file that several keep.
+pub(super) struct SharedBytes;
+
+impl Layout for SharedBytes {
+    type Value = Arc<Vec<u8>>;
+    const BYTES_MIN: usize = Bytes::BYTES_MIN;
+
+    fn put(value: &Arc<Vec<u8>>, out: &mut Vec<u8>) {
+        Bytes::put(value, out);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Arc<Vec<u8>>, DecodeError> {
+        Bytes::take(reader).map(Arc::new)
+    }
+}
+
 /// A text for people, cut where it becomes too long.
 pub(super) struct Text;
 

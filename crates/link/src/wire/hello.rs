@@ -22,6 +22,7 @@ use crate::message::{Hello, Refusal, RefusalReason, SessionId, Welcome};
 
 record!(Hello {
     session: Option<(SessionId, u64)>,
+    start: u64,
     received: u64,
     name: Text,
     path: Target,
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     const HELLO: Hello =
-        Hello { session: None, received: 0, name: String::new(), path: Vec::new() };
+        Hello { session: None, start: 0, received: 0, name: String::new(), path: Vec::new() };
 
     /// A hello with `bytes` at `at`, and nothing behind what every version has.
     fn hello_of_others(at: usize, bytes: &[u8]) -> Result<Hello, WireError> {

@@ -41,10 +41,11 @@ use gabion_base::codec::{DecodeError, Reader};
 
 pub use frame::{FrameKind, HEADER_BYTES, Header, WireError, encode_frame};
 
-use crate::message::{ToClient, ToServer};
+use crate::message::{Answer, ToClient, ToServer};
 use layout::Layout;
 
-/// The version of everything said here. In 1, clients made no changes by themselves.
+/// The version of everything said here. In 1, clients made no changes by themselves; in 2, what was
+/// not durable was lost with the server.
 pub const VERSION: u16 = 3;
 /// The features without which a peer would misunderstand us: a bit each. There are none yet.
 pub const FEATURES: u64 = 0;
@@ -85,6 +86,18 @@ fn decode<L: Layout>(bytes: &[u8]) -> Result<L::Value, DecodeError> {
     let value = L::take(&mut reader)?;
     reader.finish()?;
     Ok(value)
+}
+
+impl Answer {
+    /// The bytes of an answer, as they are kept with what was done. Panics like [`ToClient::encode`].
+    pub fn encode(&self) -> Vec<u8> {
+        encode::<Self>(self)
+    }
+
+    /// The answer that `bytes` stand for.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode::<Self>(bytes)
+    }
 }
 
 impl ToServer {

@@ -41,8 +41,14 @@ fn time(seconds: i64) -> Timestamp {
 pub fn hellos() -> Vec<Hello> {
     let session = Some((SessionId(0x1112), 0x2122_2324_2526_2728));
     vec![
-        Hello { session: None, received: 0, name: "host1:/mnt".to_owned(), path: name("sub/dir") },
-        Hello { session, received: 77, name: "h\u{f6}st".to_owned(), path: vec![] },
+        Hello {
+            session: None,
+            start: 0,
+            received: 0,
+            name: "host1:/mnt".to_owned(),
+            path: name("sub/dir"),
+        },
+        Hello { session, start: 78, received: 77, name: "h\u{f6}st".to_owned(), path: vec![] },
     ]
 }
 
@@ -131,8 +137,13 @@ fn calls_for_bytes() -> Vec<Call> {
         Call::Read { file, offset, length: 100, lease: ReadLease::None },
         Call::Read { file, offset, length: 100, lease: ReadLease::AtOnce },
         Call::Read { file, offset, length: 100, lease: ReadLease::InTurn },
-        Call::Write { file, at: WriteAt::Offset(offset), privileges, bytes: name("bytes") },
-        Call::Write { file, at: WriteAt::End, privileges: Privileges::Keep, bytes: vec![] },
+        Call::Write {
+            file,
+            at: WriteAt::Offset(offset),
+            privileges,
+            bytes: Arc::new(name("bytes")),
+        },
+        Call::Write { file, at: WriteAt::End, privileges: Privileges::Keep, bytes: Arc::default() },
         space(SpaceRequest::Allocate(SizeRule::Extend)),
         space(SpaceRequest::Punch),
         space(SpaceRequest::Zero(SizeRule::Keep)),
@@ -235,6 +246,7 @@ pub fn to_server() -> Vec<ToServer> {
     });
     let change = |made| Change {
         number: ChangeNumber(0x0102),
+        order: 0x0506,
         now: time(5),
         made,
         caller: Caller::superuser(),
@@ -251,6 +263,12 @@ pub fn to_server() -> Vec<ToServer> {
         ToServer::Change(change(None)),
         ToServer::Change(change(Some(Ino(0x0304)))),
         ToServer::Yielded(vec![KeyRange::object(FILE)]),
+        ToServer::Done {
+            id: CallId(0x0708),
+            change: Change { number: ChangeNumber(0), ..change(Some(Ino(0x0304))) },
+        },
+        ToServer::Recovered,
+        ToServer::Settled(0x0102),
     ];
     calls.chain(others).collect()
 }
@@ -297,6 +315,8 @@ pub fn to_client() -> Vec<ToClient> {
         updates: vec![],
         grants: vec![],
         now: time(6),
+        order: 0x0304,
+        done: None,
     });
     let value = |text: &str| Arc::from(text.as_bytes());
     let range = KeyRange::attributes(DIR);
@@ -318,6 +338,8 @@ pub fn to_client() -> Vec<ToClient> {
             },
         ],
         now: time(7),
+        order: 0x0305,
+        done: Some(time(6)),
     };
     let others = [
         with_items,
@@ -330,6 +352,11 @@ pub fn to_client() -> Vec<ToClient> {
             credit: 0x6162_6364,
         },
         ToClient::Failed { number: ChangeNumber(0x0102), error: Error::Stale },
+        ToClient::Durable {
+            round: 0x0506,
+            number: ChangeNumber(0x0102),
+            calls: vec![CallId(0x0708), CallId(0x0709)],
+        },
     ];
     answers.chain(others).collect()
 }

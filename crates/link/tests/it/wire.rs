@@ -1,6 +1,7 @@
 //! Whatever is said is understood as it was meant: any values of any message, there and back.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::time::Timestamp;
@@ -146,8 +147,12 @@ fn call_for_bytes() -> impl Strategy<Value = Call> {
     prop_oneof![
         (file(), any::<u64>(), any::<u32>(), lease)
             .prop_map(|(file, offset, length, lease)| Call::Read { file, offset, length, lease }),
-        (file(), at, privileges(), bytes(DATA_BYTES_MAX))
-            .prop_map(|(file, at, privileges, bytes)| Call::Write { file, at, privileges, bytes }),
+        (file(), at, privileges(), bytes(DATA_BYTES_MAX)).prop_map(
+            |(file, at, privileges, bytes)| {
+                let bytes = Arc::new(bytes);
+                Call::Write { file, at, privileges, bytes }
+            }
+        ),
         (file(), request, any::<(u64, u64)>(), privileges()).prop_map(
             |(file, request, (offset, length), privileges)| Call::Fallocate {
                 file,
@@ -274,9 +279,12 @@ fn mode() -> impl Strategy<Value = LockMode> + Clone {
 
 fn change() -> impl Strategy<Value = Change> {
     let made = option::of((0..INO_END).prop_map(Ino));
-    (any::<u64>(), time(), made, caller(), call()).prop_map(|(number, now, made, caller, call)| {
-        Change { number: ChangeNumber(number), now, made, caller, call }
-    })
+    (any::<[u64; 2]>(), time(), made, caller(), call()).prop_map(
+        |([number, order], now, made, caller, call)| {
+            let number = ChangeNumber(number);
+            Change { number, order, now, made, caller, call }
+        },
+    )
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -291,6 +299,10 @@ fn to_server() -> impl Strategy<Value = ToServer> {
     prop_oneof![
         10 => (any::<u64>(), any::<u64>(), caller(), call()).prop_map(asked),
         5 => change().prop_map(ToServer::Change),
+        2 => (any::<u64>(), change())
+            .prop_map(|(id, change)| ToServer::Done { id: CallId(id), change }),
+        1 => Just(ToServer::Recovered),
+        1 => any::<u64>().prop_map(ToServer::Settled),
         1 => vec(range(), 0..5).prop_map(ToServer::Yielded),
         1 => Just(ToServer::Ping),
         1 => Just(ToServer::Goodbye),
@@ -378,13 +390,19 @@ fn to_client() -> impl Strategy<Value = ToClient> {
         ToClient::Applied { number, extents, credit }
     };
     prop_oneof![
-        10 => (any::<u64>(), result, updates, vec(grant(), 0..4), time()).prop_map(
-            |(id, result, updates, grants, now)| ToClient::Answer {
+        10 => (any::<[u64; 2]>(), result, updates, vec(grant(), 0..4), time(), option::of(time()))
+            .prop_map(|([id, order], result, updates, grants, now, done)| ToClient::Answer {
                 id: CallId(id),
                 result,
                 updates,
                 grants,
                 now,
+                order,
+                done,
+            }),
+        1 => (any::<[u64; 2]>(), vec(any::<u64>().prop_map(CallId), 0..5)).prop_map(
+            |([round, number], calls)| {
+                ToClient::Durable { round, number: ChangeNumber(number), calls }
             }
         ),
         1 => (any::<u64>(), time()).prop_map(|(received, now)| ToClient::Pong { received, now }),
@@ -432,7 +450,7 @@ proptest! {
     ) {
         let [id, secret, received, seed, start, credit] = numbers;
         let session = session.map(|(id, secret)| (SessionId(id), secret));
-        let hello = Hello { session, received, name: name.clone(), path };
+        let hello = Hello { session, start, received, name: name.clone(), path };
         prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         let (filesystem, subvol) = (Uuid(uuid), SubvolId(subvol));
         let session = SessionId(id);
@@ -451,7 +469,7 @@ proptest! {
 #[test]
 fn a_long_name_of_a_client_is_cut() {
     let name = "/long".repeat(1000);
-    let hello = Hello { session: None, received: 0, name, path: vec![] };
+    let hello = Hello { session: None, start: 0, received: 0, name, path: vec![] };
     let understood = Hello::decode(&hello.encode()).expect("just encoded");
     assert_eq!(understood.name, hello.name[..TEXT_BYTES_MAX]);
 }
@@ -466,7 +484,7 @@ fn what_is_too_long_to_be_sent_is_found_before() {
         file: parent,
         at: WriteAt::End,
         privileges: Privileges::Keep,
-        bytes: vec![0; length],
+        bytes: Arc::new(vec![0; length]),
     };
     assert!(write(DATA_BYTES_MAX).check().is_ok());
     assert!(matches!(write(DATA_BYTES_MAX + 1).check(), Err(Error::InvalidArgument)));

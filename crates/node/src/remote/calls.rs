@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::disk::DiskError;
-use gabion_base::ids::BlockAddr;
+use gabion_base::ids::{BlockAddr, Ino};
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_fs::{Caller, Error, Result};
-use gabion_link::message::{Answer, Call, CallId, ChangeNumber, ToClient, ToServer};
+use gabion_fs::{Caller, Disposition, Error, Result};
+
+use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
 use gabion_map::{FileId, Key, Kind, MapError};
 
 use crate::locks::LockEnd;
+use crate::operation::may_make;
 
+use super::changing::resolved;
 use super::gate::Pass;
 use super::{RemoteFs, Wire};
 
@@ -37,6 +40,13 @@ enum Waiter {
     Told(LockEnd),
 }
 
+/// A call under way.
+struct Asked {
+    waiter: Waiter,
+    /// What is said again to a server that has lost it, if not whoever waits asks again.
+    again: Option<(Caller, Call)>,
+}
+
 /// Calls under way.
 pub(super) struct Calls {
     wire: Arc<dyn Wire>,
@@ -46,7 +56,7 @@ pub(super) struct Calls {
 #[derive(Default)]
 struct State {
     last: u64,
-    waiting: BTreeMap<CallId, Waiter>,
+    waiting: BTreeMap<CallId, Asked>,
     /// What is told before the next call, or soon.
     notes: Vec<ToServer>,
 }
@@ -72,8 +82,9 @@ impl Calls {
         let mut state = self.state.lock();
         state.last += 1;
         let id = CallId(state.last);
-        state.waiting.insert(id, waiter);
         let caller = caller.clone();
+        let again = (!can_repeat(&call)).then(|| (caller.clone(), call.clone()));
+        state.waiting.insert(id, Asked { waiter, again });
         self.send(&mut state, ToServer::Call { id, caller, call, after });
         id
     }
@@ -107,19 +118,47 @@ impl Calls {
         state.notes.clear();
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        for waiter in waiting.into_values() {
-            match waiter {
-                Waiter::Thread(slot) => {
-                    *slot.end.lock() = Some(End::Lost);
-                    slot.ended.notify_all();
-                }
-                Waiter::Told(end) => end(Err(lost("lock"))),
-            }
-        }
+        waiting.into_values().for_each(|asked| asked.waiter.lose());
     }
 
-    fn take(&self, id: CallId) -> Option<Waiter> {
+    /// The server has lost what was said: begins anew with `first`, and asks once more what was not
+    /// answered.
+    pub(super) fn say_again(&self, first: Vec<ToServer>) {
+        let mut state = self.state.lock();
+        state.notes.clear();
+        self.wire.begin_again();
+        first.into_iter().for_each(|message| self.wire.send(message));
+        let mut lost = Vec::new();
+        for (id, asked) in std::mem::take(&mut state.waiting) {
+            match &asked.again {
+                None => lost.push(asked.waiter),
+                Some((caller, call)) => {
+                    let (caller, call, after) = (caller.clone(), call.clone(), ChangeNumber(0));
+                    self.wire.send(ToServer::Call { id, caller, call, after });
+                    state.waiting.insert(id, asked);
+                }
+            }
+        }
+        self.wire.send(ToServer::Recovered);
+        drop(state);
+        lost.into_iter().for_each(Waiter::lose);
+    }
+
+    fn take(&self, id: CallId) -> Option<Asked> {
         self.state.lock().waiting.remove(&id)
+    }
+}
+
+impl Waiter {
+    /// The call is lost.
+    fn lose(self) {
+        match self {
+            Self::Thread(slot) => {
+                *slot.end.lock() = Some(End::Lost);
+                slot.ended.notify_all();
+            }
+            Self::Told(end) => end(Err(lost("lock"))),
+        }
     }
 }
 
@@ -158,6 +197,15 @@ pub(super) fn written_off() -> Error {
     trouble("fsync", std::io::ErrorKind::ConnectionReset, text.to_owned())
 }
 
+/// The object that a call has made, if it made one.
+fn made_by(call: &Call, answer: &Answer) -> Option<Ino> {
+    match answer {
+        Answer::Made(made, Disposition::Created) => Some(made.file.ino),
+        Answer::Object(made) if may_make(call) => Some(made.file.ino),
+        _ => None,
+    }
+}
+
 /// An answer that does not fit the question.
 pub(super) fn nonsense() -> Error {
     let text = "it answered something else than was asked".to_owned();
@@ -167,11 +215,11 @@ pub(super) fn nonsense() -> Error {
 impl RemoteFs {
     /// Asks the server and waits for the answer. This thread is inside the gate then.
     pub(super) fn call(&self, caller: &Caller, call: Call) -> Result<Answer> {
-        self.call_start(caller, call).map(|(answer, _)| answer)
+        self.call_counting(caller, call).map(|(answer, _)| answer)
     }
 
-    /// The same, and says which start of the server has answered.
-    pub(super) fn call_start(&self, caller: &Caller, call: Call) -> Result<(Answer, u64)> {
+    /// The same, and says how often something may have been lost before it was asked.
+    pub(super) fn call_counting(&self, caller: &Caller, call: Call) -> Result<(Answer, u64)> {
         call.check()?;
         // Whoever waits for the server must not be waited for.
         self.gate.leave_own();
@@ -185,7 +233,7 @@ impl RemoteFs {
                 return Err(silent(self.settings.deadline));
             }
             let slot = Arc::new(Slot::default());
-            let start = self.start();
+            let losses = self.losses();
             let after = self.depends_on(&call);
             let id = self.calls.ask(caller, call, after, Waiter::Thread(Arc::clone(&slot)));
             let mut end = slot.end.lock();
@@ -207,7 +255,7 @@ impl RemoteFs {
             match end.take().expect("it was waited for") {
                 End::Answered(result, pass) => {
                     self.gate.adopt(pass);
-                    return result.map(|answer| (answer, start));
+                    return result.map(|answer| (answer, losses));
                 }
                 End::Lost => next = again.clone(),
             }
@@ -238,7 +286,8 @@ impl RemoteFs {
     /// Takes what the server says, in the order in which it says it.
     pub fn receive(&self, message: ToClient) {
         match message {
-            ToClient::Answer { id, result, updates, grants, now } => {
+            ToClient::Answer { id, result, updates, grants, now, order, done } => {
+                self.pending.saw_order(order);
                 self.server_time.told(now, self.clock.monotonic());
                 let is_inode = |(key, _): &&(Key, Option<Value>)| key.kind == Kind::INODE;
                 let changed = updates.iter().filter(is_inode).map(|(key, _)| key.file());
@@ -252,7 +301,15 @@ impl RemoteFs {
                     self.relieve(&mut cache);
                 }
                 self.kernel_forgets_attributes(&changed);
-                match self.calls.take(id) {
+                let asked = self.calls.take(id);
+                if let (Some(asked), Some(now), Ok(answer)) = (&asked, done, &result)
+                    && let Some((caller, call)) = asked.again.clone()
+                {
+                    let (number, made) = (ChangeNumber(0), made_by(&call, answer));
+                    let call = resolved(call, answer);
+                    self.pending.keep_call(id, Change { number, order, now, made, caller, call });
+                }
+                match asked.map(|asked| asked.waiter) {
                     None => {}
                     Some(Waiter::Thread(slot)) => {
                         // What is revoked after this answer waits until it was made use of.
@@ -276,6 +333,10 @@ impl RemoteFs {
                 let _order = self.order.lock();
                 let extents = extents.into_iter().filter(is_final);
                 self.cache.write().update(extents);
+            }
+            ToClient::Durable { round, number, calls } => {
+                self.pending.durable(number, &calls);
+                self.calls.note(ToServer::Settled(round));
             }
             ToClient::Failed { number, error } => {
                 let files = self.pending.files_of(number);

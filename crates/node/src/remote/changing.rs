@@ -13,9 +13,9 @@
 //! The result of an operation that fails here is final, as all that it has looked at is leased.
 
 use gabion_fs::format::dirent::{self, Dirents};
-use gabion_fs::{Caller, Error, OpenState, Result};
+use gabion_fs::{Caller, Changes, Disposition, Error, OpenState, Result, Through, WriteAt};
 use gabion_link::change::{ChangeTxn, Lack};
-use gabion_link::message::{Answer, Call, Change, Prefetch, ToServer};
+use gabion_link::message::{Answer, Call, Change, ChangeNumber, Prefetch, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::Want;
 use gabion_map::{FileId, Kind, LockMode, Stop};
@@ -91,13 +91,13 @@ impl RemoteFs {
     fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
-        let (answer, start) = self.call_start(caller, call)?;
+        let (answer, losses) = self.call_counting(caller, call)?;
         answer_by_hearsay();
         if let Answer::Made(made, _) | Answer::Object(made) = &answer {
             marks.push((made.file, marks_made));
         }
         self.mark(&marks);
-        if self.start() != start {
+        if self.losses() != losses {
             let files: Vec<FileId> = marks.into_iter().map(|(file, _)| file).collect();
             self.unsynced.lose_files(&files);
         }
@@ -153,11 +153,15 @@ impl RemoteFs {
             files.insert(attributes.file);
         }
         let files: Vec<FileId> = files.into_iter().collect();
-        let number = self.pending.push(bytes, files.clone());
-        // In this order: a sync that begins in between has not to do with it.
-        self.mark(&marks(&call, files.clone()));
         let (now, caller) = (ctx.now, self.told_of_change(caller));
-        self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
+        let (number, order) = (ChangeNumber(0), 0);
+        let marks = marks(&call, files.clone());
+        let change = Change { number, order, now, made, caller, call };
+        let kept = |change: Change| Change { call: resolved(change.call, &answer), ..change };
+        let change = self.pending.push(bytes, files.clone(), change, kept);
+        // In this order: a sync that begins in between has not to do with it.
+        self.mark(&marks);
+        self.calls.tell(ToServer::Change(change));
         // Not before: it may be what was just made that is given up.
         self.relieve(&mut self.cache.write());
         Ok(Attempt::Made(answer, files))
@@ -341,6 +345,22 @@ impl RemoteFs {
         };
         self.gate.barrier();
         self.kernel_forgets(&ranges);
+    }
+}
+
+/// The operation as it comes to the same if it is done once more, whatever there is then: at the
+/// offset that it had, and on the object that it found. Openings are told by themselves.
+pub(super) fn resolved(call: Call, answer: &Answer) -> Call {
+    match (call, answer) {
+        (Call::Write { file, privileges, bytes, .. }, Answer::Written { offset, .. }) => {
+            Call::Write { file, at: WriteAt::Offset(*offset), privileges, bytes }
+        }
+        (Call::Create { request, .. }, Answer::Made(found, Disposition::Opened)) => {
+            let size = request.truncate.map(|privileges| (0, privileges));
+            let changes = Changes { size, through: Through::Handle, ..Changes::default() };
+            Call::Setattr { file: found.file, changes }
+        }
+        (call, _) => call,
     }
 }
 

@@ -66,6 +66,10 @@ use self::unsynced::Unsynced;
 pub trait Wire: Send + Sync {
     /// Sends, without waiting for anybody.
     fn send(&self, message: ToServer);
+
+    /// The server has lost what was sent: there is no connection, and what is sent from now on is
+    /// the beginning.
+    fn begin_again(&self);
 }
 
 /// The kernel's caches. Calls may be made from any thread but one that handles a request.
@@ -122,6 +126,8 @@ struct Life {
     is_closed: bool,
     /// Of the server that was last heard of.
     start: u64,
+    /// How often something may have been lost with a server.
+    losses: u64,
 }
 
 /// What is answered even if the server is away.
@@ -308,8 +314,13 @@ impl RemoteFs {
     }
 
     /// Which start of the server was last heard of.
-    fn start(&self) -> u64 {
+    pub fn start(&self) -> u64 {
         self.life.lock().start
+    }
+
+    /// How often something may have been lost with a server.
+    fn losses(&self) -> u64 {
+        self.life.lock().losses
     }
 
     /// Whether there is no connection to the server.
@@ -374,8 +385,13 @@ impl RemoteFs {
     /// can be repeated are; those that may have had an effect fail. If the server itself has
     /// started again, what was written and not synced may be lost, which the next fsync tells.
     pub fn begin_again(&self, welcome: &Welcome) {
-        let before = std::mem::replace(&mut self.life.lock().start, welcome.start);
-        if before != welcome.start {
+        let is_another = {
+            let mut life = self.life.lock();
+            let before = std::mem::replace(&mut life.start, welcome.start);
+            life.losses += u64::from(before != welcome.start);
+            before != welcome.start
+        };
+        if is_another {
             self.unsynced.lose();
         }
         self.acquiring.lock().clear();
@@ -389,6 +405,28 @@ impl RemoteFs {
         self.forget_everything();
         self.revocations.clear();
         self.tell_opens_again();
+    }
+
+    /// The session goes on with a server that has started again. It is said again what that one may
+    /// have lost, so that nothing is. Nothing is leased any more.
+    pub fn recover(&self, welcome: &Welcome) {
+        self.life.lock().start = welcome.start;
+        self.meet(welcome);
+        *self.identities.lock() = welcome.identities;
+        self.forget_everything();
+        self.revocations.clear();
+        self.acquiring.lock().clear();
+        // Nothing is made meanwhile.
+        let _order = self.order.lock();
+        let (changes, calls) = self.pending.all_again();
+        let changes = changes.into_iter().map(ToServer::Change);
+        let calls = calls.into_iter().map(|(id, change)| ToServer::Done { id, change });
+        self.say_again(changes.chain(calls).collect());
+    }
+
+    /// Changes that are not durable at the server.
+    pub fn kept(&self) -> usize {
+        self.pending.kept()
     }
 
     /// Sees to it that the server has all that was done here, durably.

@@ -161,18 +161,34 @@ impl RemoteFs {
         // Nothing is opened or closed between what is forgotten and what is told.
         let mut files = self.opens.files.lock();
         self.calls.lose_all();
-        for (file, open) in &mut *files {
-            open.told = open.by.len() as u32;
-            open.by.iter().for_each(|opener| self.calls.note(opener.note(*file)));
-        }
+        tell_again(&mut files).into_iter().for_each(|note| self.calls.note(note));
         drop(files);
         self.ping();
+    }
+
+    /// The server has lost what it was told, and the session goes on. It is told again what is open,
+    /// then `rest`, and what was asked.
+    pub(super) fn say_again(&self, rest: Vec<ToServer>) {
+        let mut files = self.opens.files.lock();
+        let mut first = tell_again(&mut files);
+        first.extend(rest);
+        self.calls.say_again(first);
     }
 
     /// Lets the server know that this client lives, and what waits to be told.
     pub fn ping(&self) {
         self.calls.tell(ToServer::Ping);
     }
+}
+
+/// What the server has to be told of what is open, from the beginning.
+fn tell_again(files: &mut BTreeMap<FileId, Open>) -> Vec<ToServer> {
+    let mut notes = Vec::new();
+    for (file, open) in files {
+        open.told = open.by.len() as u32;
+        notes.extend(open.by.iter().map(|opener| opener.note(*file)));
+    }
+    notes
 }
 
 impl Opener {

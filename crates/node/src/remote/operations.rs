@@ -1,6 +1,8 @@
 //! Operations: those that read run here, on what is leased; of those that change something, see
 //! [`changing`](super::changing).
 
+use std::sync::Arc;
+
 use gabion_fs::create::Linkable;
 use gabion_fs::format::dirent;
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Ticket, Wait};
@@ -423,7 +425,7 @@ impl RemoteFs {
         payload: &Payload<'_>,
         privileges: Privileges,
     ) -> Result<Written> {
-        let bytes = payload.bytes().to_vec();
+        let bytes = Arc::new(payload.bytes().to_vec());
         let call = Call::Write { file, at, privileges, bytes };
         match self.change(&through_handle(caller), call)? {
             Answer::Written { offset, length } => Ok(Written { offset, length: length as usize }),
@@ -479,11 +481,11 @@ impl RemoteFs {
     }
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
-        let start = self.start();
+        let losses = self.losses();
         let marks = self.unsynced.take(file);
         let synced = self.done(&Caller::superuser(), Call::Sync { file });
-        // A server that has started again has synced what it has, not what was written before.
-        let is_lost = self.start() != start;
+        // A server that has started again without our changes has synced what it has, not what was written before.
+        let is_lost = self.losses() != losses;
         if is_lost || synced.is_err() {
             self.unsynced.put_back(marks, is_lost);
         }

@@ -1,13 +1,16 @@
-//! Changes that were made here and are on their way to the server.
+//! Changes that are not durable at the server yet: those that were made here, and those that it was
+//! asked to make.
 //!
 //! ```text
-//!   made --sent--> under way --Applied--> done
+//!   made --sent--> under way --Applied--> applied --Durable--> gone
+//!   asked for, answered ------------------^   |
 //!                     | Failed, or the session ends
 //!                     v
 //!                   lost: the next fsync of its files says so
 //! ```
 //!
-//! How much may be under way is the server's word: it has room for that. Who makes more waits.
+//! All of them are kept until they are durable, and said again to a server that has lost them.
+//! How much may be kept is the server's word: it has room for that. Who makes more waits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,20 +18,28 @@ use std::time::Duration;
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_link::message::ChangeNumber;
+use gabion_link::message::{CallId, Change, ChangeNumber};
 use gabion_map::FileId;
 
-/// A change under way.
+/// A change that was made here.
 struct Entry {
-    number: ChangeNumber,
     bytes: u64,
     files: Vec<FileId>,
+    /// As it can be made again whatever there is then.
+    change: Change,
 }
 
 #[derive(Default)]
 struct State {
     last: ChangeNumber,
+    /// The server has told that all up to this one are applied.
+    applied: ChangeNumber,
+    /// The highest place among changes that is known here.
+    order: u64,
+    /// What is not durable, in order.
     entries: VecDeque<Entry>,
+    /// What the server has done, and is not durable.
+    calls: BTreeMap<CallId, Change>,
     bytes: u64,
     credit: u64,
     /// The last change under way of each file that has any.
@@ -55,8 +66,23 @@ pub(super) enum Room {
     TimedOut,
 }
 
+impl State {
+    fn are_applied(&mut self, number: ChangeNumber) {
+        let before = self.applied;
+        self.applied = before.max(number);
+        let done = self.entries.iter().skip_while(|entry| entry.change.number <= before);
+        for entry in done.take_while(|entry| entry.change.number <= number) {
+            for file in &entry.files {
+                if self.touched.get(file) == Some(&entry.change.number) {
+                    self.touched.remove(file);
+                }
+            }
+        }
+    }
+}
+
 impl Pending {
-    /// Waits until `bytes` more may be under way, for `patience` at most.
+    /// Waits until `bytes` more may be kept, for `patience` at most.
     pub(super) fn wait_for_room(&self, bytes: u64, patience: Duration) -> Room {
         let mut state = self.state.lock();
         loop {
@@ -72,23 +98,42 @@ impl Pending {
         }
     }
 
-    /// Takes a change that touches `files`, and gives its number.
-    pub(super) fn push(&self, bytes: u64, files: Vec<FileId>) -> ChangeNumber {
+    /// Takes a change that touches `files`, and gives it its number and place. It is kept as
+    /// `kept` makes it.
+    pub(super) fn push(
+        &self,
+        bytes: u64,
+        files: Vec<FileId>,
+        mut change: Change,
+        kept: impl FnOnce(Change) -> Change,
+    ) -> Change {
         let mut state = self.state.lock();
         state.last.0 += 1;
-        let number = state.last;
+        state.order += 1;
+        (change.number, change.order) = (state.last, state.order);
         for file in &files {
-            state.touched.insert(*file, number);
+            state.touched.insert(*file, change.number);
         }
         state.bytes += bytes;
-        state.entries.push_back(Entry { number, bytes, files });
-        number
+        state.entries.push_back(Entry { bytes, files, change: kept(change.clone()) });
+        change
     }
 
-    /// The last change of all.
+    /// The server knows of this place among changes: what is made here now comes later.
+    pub(super) fn saw_order(&self, order: u64) {
+        let mut state = self.state.lock();
+        state.order = state.order.max(order);
+    }
+
+    /// The server has done what it was asked for.
+    pub(super) fn keep_call(&self, id: CallId, change: Change) {
+        self.state.lock().calls.insert(id, change);
+    }
+
+    /// The last change under way of all; 0 if there is none.
     pub(super) fn last(&self) -> ChangeNumber {
         let state = self.state.lock();
-        if state.entries.is_empty() { ChangeNumber(0) } else { state.last }
+        if state.last > state.applied { state.last } else { ChangeNumber(0) }
     }
 
     /// The last change under way that touches one of `files`; 0 if there is none.
@@ -98,27 +143,44 @@ impl Pending {
         files.iter().filter_map(of).max().unwrap_or_default()
     }
 
-    /// The files of the change, if it is under way.
+    /// The files of the change, if it is kept.
     pub(super) fn files_of(&self, number: ChangeNumber) -> Vec<FileId> {
         let state = self.state.lock();
-        let found = state.entries.iter().find(|entry| entry.number == number);
+        let found = state.entries.iter().find(|entry| entry.change.number == number);
         found.map_or_else(Vec::new, |entry| entry.files.clone())
     }
 
     /// All up to `number` are applied.
     pub(super) fn applied(&self, number: ChangeNumber, credit: u64) {
         let mut state = self.state.lock();
-        while let Some(entry) = state.entries.pop_front_if(|entry| entry.number <= number) {
-            state.bytes -= entry.bytes;
-            for file in entry.files {
-                if state.touched.get(&file) == Some(&entry.number) {
-                    state.touched.remove(&file);
-                }
-            }
-        }
+        state.are_applied(number);
         state.credit = credit;
         drop(state);
         self.fewer.notify_all();
+    }
+
+    /// All up to `number` are durable, and these calls.
+    pub(super) fn durable(&self, number: ChangeNumber, calls: &[CallId]) {
+        let mut state = self.state.lock();
+        state.are_applied(number);
+        while let Some(entry) = state.entries.pop_front_if(|entry| entry.change.number <= number) {
+            state.bytes -= entry.bytes;
+        }
+        for call in calls {
+            state.calls.remove(call);
+        }
+        drop(state);
+        self.fewer.notify_all();
+    }
+
+    /// Everything that is not durable: changes in their order, and calls. Numbers for new objects
+    /// are not ours any more.
+    pub(super) fn all_again(&self) -> (Vec<Change>, Vec<(CallId, Change)>) {
+        let mut state = self.state.lock();
+        state.numbers = 0..0;
+        let changes = state.entries.iter().map(|entry| entry.change.clone()).collect();
+        let calls = state.calls.iter().map(|(id, change)| (*id, change.clone())).collect();
+        (changes, calls)
     }
 
     pub(super) fn set_credit(&self, credit: u64) {
@@ -130,16 +192,26 @@ impl Pending {
     /// changes that were.
     pub(super) fn lose(&self) -> (Vec<FileId>, usize) {
         let mut state = self.state.lock();
-        let State { entries, touched, .. } = std::mem::take(&mut *state);
+        let order = state.order;
+        let before = std::mem::replace(&mut *state, State { order, ..State::default() });
         drop(state);
         self.fewer.notify_all();
-        (touched.into_keys().collect(), entries.len())
+        let count = before.last.0 - before.applied.0;
+        (before.touched.into_keys().collect(), count as usize)
     }
 
     /// Changes and bytes that are under way.
     pub(super) fn under_way(&self) -> (usize, u64) {
         let state = self.state.lock();
-        (state.entries.len(), state.bytes)
+        let is_under_way = |entry: &&Entry| entry.change.number > state.applied;
+        let entries = state.entries.iter().rev().take_while(is_under_way);
+        entries.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.bytes))
+    }
+
+    /// Changes and calls that are not durable.
+    pub(super) fn kept(&self) -> usize {
+        let state = self.state.lock();
+        state.entries.len() + state.calls.len()
     }
 
     /// The next number for a new object, if there is one. It is not taken.

@@ -85,8 +85,8 @@ impl Served {
         wide.extend(welcome.iter().filter(|want| grip.try_hold(**want)));
         match self.tell(&mut grip, &wide, needed.len(), prefetch) {
             Ok(found) => {
-                let (result, updates) = (Ok(Answer::Done), Vec::new());
-                Executed::Ended(Outcome { result, updates, grants: found.grants })
+                let grants = found.grants;
+                Executed::Ended(Outcome { grants, ..Outcome::plain(Ok(Answer::Done)) })
             }
             Err(Error::Stop(Stop::Lease)) => Executed::Blocked(grip.denied().to_vec()),
             Err(error) => Executed::Ended(Outcome::plain(Err(error))),

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_fs::lock::{Lock, LockOwner, Wait};
 use gabion_fs::{Context, Error, OpenState, Result};
 use gabion_link::message::{Answer, Call, Grant, ReadLease, ToClient};
 use gabion_link::range::KeyRange;
-use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, Stop, Value};
+use gabion_link::table::{ClientId, RequestId};
+use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, Stop, Txn as _, Value};
 
 use crate::operation::{Rest, operate};
 use crate::references::Reference;
 
-use super::guarded::{Grip, Guarded};
+use super::guarded::{self, Grip};
+use super::ledger::{DoneCall, Note};
 use super::rights::asked_access;
 use super::{Executed, Outcome, Request, Served, Session};
 
@@ -22,7 +25,15 @@ const READ_MAX: u32 = 1 << 20;
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
 /// A transaction of the local map that touches only what it may.
-type Txn<'a, 'g, 'm> = Guarded<'a, 'g, LocalTxn<'m>>;
+type Txn<'a, 'g, 'm> = guarded::Guarded<'a, 'g, LocalTxn<'m>>;
+
+/// What an operation has come to.
+pub(super) struct Guarded {
+    pub(super) answer: Answer,
+    pub(super) rest: Rest,
+    /// Its place among changes, if it was noted as a call.
+    pub(super) order: u64,
+}
 
 impl Served {
     pub(super) fn execute(&self, job: &Request) -> Executed {
@@ -32,6 +43,10 @@ impl Served {
         }
         if let Err(error) = self.permit(&job.session, &job.caller, &job.call) {
             return plain(Err(error));
+        }
+        if let Some(done) = job.session.unheard.lock().remove(&job.id) {
+            let done_at = Some((done.order, done.now));
+            return Executed::Ended(Outcome { done: done_at, ..Outcome::plain(Ok(done.answer)) });
         }
         match &job.call {
             Call::Acquire { needed, welcome, prefetch } => {
@@ -44,7 +59,7 @@ impl Served {
             Call::Sync { file } => {
                 let synced = match file {
                     Some(file) => self.fs.fsync(*file),
-                    None => self.fs.syncfs(),
+                    None => self.settle_round(),
                 };
                 plain(synced.map(|()| Answer::Done))
             }
@@ -74,9 +89,15 @@ impl Served {
         session: &Session,
         ctx: &Context,
         call: &Call,
-    ) -> Result<(Answer, Rest)> {
+        note: Note,
+    ) -> Result<Guarded> {
         let opens = |file: FileId| -> OpenState { self.fs.open_state(file) };
+        let place = session.pages.and_then(|pages| pages.place(note));
         let attempt = |txn: &mut LocalTxn<'_>, grip: &mut Grip<'_>| {
+            if let Some(place) = place {
+                // First of all, as bytes are written when they are, and not with the items.
+                txn.lock(place, LockMode::Exclusive)?;
+            }
             let mut guarded = grip.on(txn);
             let (answer, rest) = operate(&mut guarded, ctx, call, &opens)?;
             if let Rest::Made(file) = &rest {
@@ -84,7 +105,24 @@ impl Served {
                 guarded.hold(KeyRange::object(*file), LockMode::Exclusive)?;
             }
             guarded.settle()?;
-            Ok((answer, rest))
+            // All that it holds it holds now: whatever depends on it comes later.
+            let order = match note {
+                Note::CallAgain(_, order) => order,
+                Note::Call(_) => self.next_order(),
+                Note::Change(_) | Note::Nothing => 0,
+            };
+            let noted = session.pages.and_then(|pages| match note {
+                Note::Nothing => None,
+                Note::Change(number) => Some(pages.applied(number)),
+                Note::Call(id) | Note::CallAgain(id, _) => {
+                    let (is_settled, now, answer) = (false, ctx.now, answer.clone());
+                    Some(pages.done(id, &DoneCall { is_settled, order, now, answer }))
+                }
+            });
+            if let Some((key, value)) = noted {
+                guarded.note(key, value)?;
+            }
+            Ok(Guarded { answer, rest, order })
         };
         if !matches!(call, Call::Create { .. } | Call::Tmpfile { .. }) {
             return self.fs.run(|txn| attempt(txn, grip));
@@ -92,14 +130,14 @@ impl Served {
         let made = self.fs.run_referring(
             &[Reference::Open],
             |txn| match attempt(txn, grip)? {
-                (Answer::Made(attributes, disposition), rest) => {
-                    Ok((attributes, disposition, rest))
+                Guarded { answer: Answer::Made(attributes, disposition), rest, order } => {
+                    Ok((attributes, disposition, rest, order))
                 }
                 _ => Err(Error::InvalidArgument),
             },
             |(attributes, ..)| attributes,
         );
-        let (attributes, disposition, rest) = made?;
+        let (attributes, disposition, rest, order) = made?;
         if attributes.nlink == 0 {
             self.fs.expect_orphan(attributes.file);
         }
@@ -107,7 +145,18 @@ impl Served {
         if !session.opened(attributes.file, asked_access(call)) {
             self.fs.release(attributes.file);
         }
-        Ok((Answer::Made(attributes, disposition), rest))
+        Ok(Guarded { answer: Answer::Made(attributes, disposition), rest, order })
+    }
+
+    /// What is left to do when an object has lost a name.
+    pub(super) fn lose_name(&self, rest: Rest) {
+        if let Rest::LostName(unnamed) = rest {
+            self.fs.lost_name(unnamed);
+        }
+    }
+
+    pub(super) fn grip(&self, request: RequestId, session: &Session) -> Grip<'_> {
+        Grip::new(&self.grants, request, ClientId(session.id.0))
     }
 
     fn read(
@@ -152,8 +201,7 @@ impl Served {
                         vec![Grant { range: pages, mode, items }]
                     }
                 };
-                let result = Ok(Answer::Bytes(bytes));
-                Executed::Ended(Outcome { result, updates: Vec::new(), grants })
+                Executed::Ended(Outcome { grants, ..Outcome::plain(Ok(Answer::Bytes(bytes))) })
             }
             Err(Error::Stop(Stop::Lease)) if lease != ReadLease::AtOnce => {
                 Executed::Blocked(grip.denied().to_vec())
@@ -166,38 +214,48 @@ impl Served {
     fn change(&self, job: &Request) -> Executed {
         let ctx = self.context(&job.caller);
         let mut grip = Grip::new(&self.grants, job.request, job.client());
-        if let Call::Seek { .. } = job.call {
-            grip.begin_informed();
+        let note = match job.call {
+            Call::Seek { .. } => {
+                grip.begin_informed();
+                Note::Nothing
+            }
+            _ => Note::Call(job.id),
+        };
+        if let Err(error) = self.prepare(&job.call) {
+            return plain(Err(error));
         }
-        let (answer, rest) = match self.guard(&mut grip, &job.session, &ctx, &job.call) {
+        let guarded = self.guard(&mut grip, &job.session, &ctx, &job.call, note);
+        let Guarded { answer, rest, order } = match guarded {
             Ok(done) => done,
             Err(Error::Stop(Stop::Lease)) => return Executed::Blocked(grip.denied().to_vec()),
             Err(error) => return plain(Err(error)),
         };
+        let done = (note != Note::Nothing).then_some((order, ctx.now));
+        if done.is_some() {
+            self.note_written(&job.call);
+            self.settle_soon_if(job.session.note_done(Some(job.id), 0, u64::MAX));
+        }
         let changed = grip.into_changed();
         let made = match rest {
             Rest::Made(file) => Some(KeyRange::object(file)),
-            Rest::LostName(unnamed) => {
-                self.fs.lost_name(unnamed);
-                None
-            }
-            Rest::Nothing => None,
+            Rest::LostName(_) | Rest::Nothing => None,
         };
+        self.lose_name(rest);
         let grants = known(&changed, made);
         let is_told = |key: &Key| grants.iter().any(|grant| grant.range.contains(*key));
         let updates = changed.into_iter().filter(|(key, _)| !is_told(key)).collect();
-        Executed::Ended(Outcome { result: Ok(answer), updates, grants })
+        Executed::Ended(Outcome { result: Ok(answer), updates, grants, done })
     }
 
     fn lock(&self, job: &Request, lock: &Lock, wait: Wait) -> Executed {
         let (session, id) = (Arc::clone(&job.session), job.id);
-        let times = Arc::clone(&self.times);
+        let (times, clock) = (Arc::clone(&self.times), Arc::clone(&self.order));
         let end = move |result: Result<()>| {
             session.lock_answered(id);
             let result = result.map(|()| Answer::Done);
             let (updates, grants) = (Vec::new(), Vec::new());
-            let now = times.now();
-            session.peer.send(ToClient::Answer { id, result, updates, grants, now });
+            let (now, order, done) = (times.now(), clock.load(Ordering::SeqCst), None);
+            session.peer.send(ToClient::Answer { id, result, updates, grants, now, order, done });
         };
         let locks = self.fs.locks();
         if let Some(ticket) = locks.acquire(own(job, lock), wait, Box::new(end))

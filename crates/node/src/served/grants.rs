@@ -57,7 +57,7 @@ impl Grants {
 
     /// A session has ended: nothing of it waits any more, or has leases.
     pub(super) fn evict(&mut self, session: SessionId) -> Vec<Action> {
-        self.parked.retain(|_, work| work.session().id != session);
+        self.parked.retain(|_, work| work.session().is_none_or(|of| of.id != session));
         self.table.evict(ClientId(session.0))
     }
 

@@ -148,6 +148,11 @@ impl<T: Txn + ?Sized> Guarded<'_, '_, T> {
         }
     }
 
+    /// Puts an item that is the filesystem's own, whatever it stands under.
+    pub(super) fn note(&mut self, key: Key, value: Vec<u8>) -> Result<(), Stop> {
+        self.inner.put(key, value)
+    }
+
     /// To be called when the operation is through: writes down how long the files are that it
     /// changed.
     pub(super) fn settle(&mut self) -> Result<(), Stop> {

@@ -26,13 +26,17 @@ use gabion_map::{FileId, Key, Kind, LockMode, MapError, Stop, Value};
 
 use crate::operation::{Rest, may_make};
 
+use super::execute::Guarded;
 use super::guarded::Grip;
+use super::ledger::Note;
 use super::{Job, Served, Session, Work, gone};
 
 /// Changes after which a worker looks after others.
 const TURN_MAX: usize = 64;
-/// Bytes of changes that a client may have under way.
-const CREDIT_MAX: u64 = 64 << 20;
+/// Bytes of changes of a client that may be not durable.
+const CREDIT_MAX: u64 = 128 << 20;
+/// What a change counts besides its bytes.
+const CHANGE_BYTES: u64 = 16 << 10;
 /// With less, changes are not worth the trouble.
 const CREDIT_MIN: u64 = 4 << 20;
 /// What is promised to all clients together is this part of what is free.
@@ -57,10 +61,46 @@ pub(super) struct Lane {
     pub(super) numbers: VecDeque<Range<u64>>,
 }
 
+impl Lane {
+    /// The last change that is applied.
+    pub(super) fn applied(&self) -> ChangeNumber {
+        self.applied
+    }
+
+    /// So far the server before this one has come.
+    pub(super) fn goes_on_from(&mut self, applied: ChangeNumber) {
+        self.applied = applied;
+    }
+
+    pub(super) fn take_all(&mut self) -> VecDeque<ToServer> {
+        self.others = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Puts messages in front of all that has come since.
+    pub(super) fn put_back(&mut self, messages: Vec<ToServer>) {
+        let is_other = |message: &&ToServer| !matches!(message, ToServer::Change(_));
+        self.others += messages.iter().filter(is_other).count();
+        messages.into_iter().rev().for_each(|message| self.waiting.push_front(message));
+    }
+}
+
+/// What a change counts against the credit, in bytes.
+fn weight(call: &Call) -> u64 {
+    CHANGE_BYTES + if let Call::Write { bytes, .. } = call { bytes.len() as u64 } else { 0 }
+}
+
 impl Served {
     /// Does what was said, now or when all before it is done.
     pub(super) fn take_turn(&self, session: &Arc<Session>, message: ToServer) {
         let mut lane = session.lane.lock();
+        if self.is_recovering() {
+            lane.others += usize::from(!matches!(message, ToServer::Change(_)));
+            lane.waiting.push_back(message);
+            // Nobody is at it until everybody has come back.
+            lane.is_running = true;
+            return;
+        }
         let may_pass = match &message {
             // What it may do depends on what is open, of which the client has told before.
             ToServer::Call { after, .. } => *after <= lane.told && lane.others == 0,
@@ -80,6 +120,17 @@ impl Served {
         }
     }
 
+    /// Lets the lane be worked at that could not be before.
+    pub(super) fn start_lane(&self, session: &Arc<Session>) {
+        let mut lane = session.lane.lock();
+        let has_to_tell = lane.applied > lane.told;
+        if lane.is_running || has_to_tell {
+            lane.is_running = true;
+            drop(lane);
+            (self.queue)(Job(Work::Lane(Arc::clone(session))));
+        }
+    }
+
     /// Does some of what waits in the session's lane.
     pub(super) fn run_lane(&self, session: &Arc<Session>) {
         for _ in 0..TURN_MAX {
@@ -88,7 +139,7 @@ impl Served {
                 None => break,
                 Some(_) if session.is_over() => {}
                 Some(ToServer::Change(change)) => {
-                    if !self.apply(session, change) {
+                    if !self.take_change(session, change) {
                         return;
                     }
                 }
@@ -122,7 +173,7 @@ impl Served {
         session.lane.lock().told = number;
     }
 
-    /// Bytes of changes that each client may have under way. What they are about has to find room.
+    /// Bytes of changes of each client that may be not durable. What they are about has to find room.
     pub fn credit(&self) -> u64 {
         if self.fs.is_read_only() {
             return 0;
@@ -133,18 +184,24 @@ impl Served {
         if credit < CREDIT_MIN { 0 } else { credit }
     }
 
-    /// Makes a change that a client has made. False: it has to wait, and the lane with it.
-    fn apply(&self, session: &Arc<Session>, change: Change) -> bool {
+    /// A change could not be made that its client has made.
+    pub(super) fn failed(&self, session: &Session, number: ChangeNumber, error: Error) {
+        session.peer.send(ToClient::Failed { number, error });
+    }
+
+    /// Makes a change that a client has made, perhaps once more, as it was lost with a server.
+    /// False: it has to wait, and the lane with it.
+    pub(super) fn apply(&self, session: &Arc<Session>, change: Change, is_again: bool) -> bool {
         let (number, client) = (change.number, ClientId(session.id.0));
         let parked = session.lane.lock().parked.take();
         let request = parked.unwrap_or_else(|| self.next_request());
         let mut grip = Grip::new(&self.grants, request, client);
         grip.begin_change(change.made);
         let caller = session.rights.identities.map(&change.caller);
-        let applied = self.check(session, &caller, &change).and_then(|()| {
+        let applied = self.check(session, &caller, &change, is_again).and_then(|()| {
             let now = change.now;
             let ctx = Context { now, ..self.fs.context(&caller) };
-            self.guard(&mut grip, session, &ctx, &change.call)
+            self.guard(&mut grip, session, &ctx, &change.call, Note::Change(number))
         });
         let is_blocked = matches!(applied, Err(Error::Stop(Stop::Lease)));
         if is_blocked && !grip.denied().is_empty() {
@@ -161,42 +218,54 @@ impl Served {
             return false;
         }
         self.times.saw(change.now);
+        self.saw_order(change.order);
         let mut leases: Vec<Want> = Vec::new();
         let changed = match applied {
-            Ok((_, rest)) => {
+            Ok(Guarded { answer, rest, .. }) => {
+                self.note_written(&change.call);
+                if is_again {
+                    self.told_open_already(session, &answer);
+                }
                 let made = match &rest {
                     Rest::Made(file) => Some(file.ino),
                     Rest::LostName(_) | Rest::Nothing => None,
                 };
                 if made != change.made {
                     // It has come to something else here than it did there.
-                    session.peer.send(ToClient::Failed { number, error: Error::Exists });
+                    self.failed(session, number, Error::Exists);
                 }
-                match rest {
-                    Rest::Made(file) => {
-                        leases.push((KeyRange::object(file), LockMode::Exclusive));
-                    }
-                    Rest::LostName(unnamed) => self.fs.lost_name(unnamed),
-                    Rest::Nothing => {}
+                if let Rest::Made(file) = rest
+                    && !is_again
+                {
+                    leases.push((KeyRange::object(file), LockMode::Exclusive));
                 }
+                self.lose_name(rest);
                 grip.into_changed()
             }
             Err(error) => {
-                session.peer.send(ToClient::Failed { number, error });
+                self.failed(session, number, error);
                 BTreeMap::new()
             }
         };
         let changed: Vec<(Key, Option<Value>)> = changed.into_iter().collect();
         self.note_told(session, &change.call, &[], &changed);
         self.finish(session, request, &leases, &gone(&changed));
+        self.settle_soon_if(session.note_done(None, weight(&change.call), self.credit() / 4));
         let mut lane = session.lane.lock();
         lane.applied = lane.applied.max(number);
         lane.extents.extend(changed.into_iter().filter(|(key, _)| key.kind == Kind::FILE));
         true
     }
 
-    /// Whether the change is one that the client may have made.
-    fn check(&self, session: &Session, caller: &Caller, change: &Change) -> Result<()> {
+    /// Whether the change is one that the client may have made. Of one that is made again the
+    /// numbers that its client had are not known any more; that it is nobody's is looked at later.
+    pub(super) fn check(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        change: &Change,
+        is_again: bool,
+    ) -> Result<()> {
         if self.fs.is_read_only() {
             return Err(MapError::ReadOnly.into());
         }
@@ -208,6 +277,9 @@ impl Served {
             let makes = may_make(&change.call) && !matches!(change.call, Call::Create { .. });
             return if makes { Err(Error::InvalidArgument) } else { Ok(()) };
         };
+        if is_again {
+            return Ok(());
+        }
         let numbers = &session.lane.lock().numbers;
         match numbers.iter().any(|series| series.contains(&made.0)) {
             true => Ok(()),

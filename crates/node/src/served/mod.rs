@@ -26,7 +26,9 @@ mod execute;
 mod grants;
 mod guarded;
 mod lane;
+mod ledger;
 mod numbers;
+mod recovery;
 mod rights;
 mod session;
 mod subtree;
@@ -34,10 +36,11 @@ mod times;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use gabion_base::ids::Ino;
-use gabion_base::sync::{Mutex, RwLock};
+use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_base::time::Timestamp;
 use gabion_fs::{Caller, Context, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
@@ -47,9 +50,20 @@ use gabion_map::{FileId, Key, Kind, Value};
 use crate::local::LocalFs;
 
 use self::grants::{Grants, Revocation};
+pub use self::ledger::{Credentials, Record, Standing};
+use self::ledger::{Ledger, Pages};
+use self::recovery::Recovery;
 pub use self::rights::{Changing, Rights};
 pub use self::session::{Peer, Session};
 use self::times::Times;
+
+/// How long what is done may be not durable.
+const ROUND: Duration = Duration::from_secs(5);
+/// How long a call may go on whose session has ended.
+const REST_OF_CALLS: Duration = Duration::from_secs(60);
+
+/// Places among changes that are believed: there are always higher ones.
+const ORDER_SEEN_MAX: u64 = 1 << 62;
 
 /// What a worker has to do.
 pub struct Job(Work);
@@ -58,13 +72,16 @@ enum Work {
     Call(Request),
     /// What waits in the session's lane.
     Lane(Arc<Session>),
+    /// What clients say again after a crash.
+    Recovery,
 }
 
 impl Work {
-    fn session(&self) -> &Session {
+    fn session(&self) -> Option<&Session> {
         match self {
-            Self::Call(request) => &request.session,
-            Self::Lane(session) => session,
+            Self::Call(request) => Some(&request.session),
+            Self::Lane(session) => Some(session),
+            Self::Recovery => None,
         }
     }
 }
@@ -79,20 +96,11 @@ struct Request {
 }
 
 impl Job {
-    /// Whether it may change what clients have leases on, or what they have locked, or let a client
-    /// do so.
-    pub fn changes(&self) -> bool {
+    /// Which call of whom it is, if it is one.
+    pub fn call(&self) -> Option<(SessionId, CallId)> {
         match &self.0 {
-            Work::Call(request) => request.call.entitles(),
-            Work::Lane(_) => true,
-        }
-    }
-
-    /// Whose it is, and which call, if it is one.
-    pub fn of(&self) -> (SessionId, Option<CallId>) {
-        match &self.0 {
-            Work::Call(request) => (request.session.id, Some(request.id)),
-            Work::Lane(session) => (session.id, None),
+            Work::Call(request) => Some((request.session.id, request.id)),
+            Work::Lane(_) | Work::Recovery => None,
         }
     }
 }
@@ -108,11 +116,13 @@ struct Outcome {
     result: Result<Answer, Error>,
     updates: Vec<(Key, Option<Value>)>,
     grants: Vec<Grant>,
+    /// Its place among changes and its time, if it has changed something.
+    done: Option<(u64, Timestamp)>,
 }
 
 impl Outcome {
     fn plain(result: Result<Answer, Error>) -> Self {
-        Self { result, updates: Vec::new(), grants: Vec::new() }
+        Self { result, updates: Vec::new(), grants: Vec::new(), done: None }
     }
 }
 
@@ -126,9 +136,25 @@ pub struct Served {
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
     times: Arc<Times>,
+    /// A logical clock: nothing that is known here has a higher place among changes.
+    order: Arc<AtomicU64>,
+    ledger: Ledger,
+    recovery: Recovery,
+    is_recovering: AtomicBool,
+    /// Sessions that are over, and when what is noted of them may go.
+    leaving: Mutex<Vec<(Pages, Duration)>>,
+    settling: Settling,
     /// How often a directory may have got another parent.
     moves: AtomicU64,
     queue: Queue,
+}
+
+/// When the next round begins.
+#[derive(Default)]
+struct Settling {
+    /// It is due, or the end has come.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
 }
 
 /// A client, for people.
@@ -149,13 +175,38 @@ pub struct ClientStatus {
 impl Served {
     /// Serves `fs`. Whatever `queue` gets is to be run by [`Served::run`].
     /// `start` is drawn for each start of the server.
-    pub fn new(fs: Arc<LocalFs>, start: u64, queue: Queue) -> Self {
+    ///
+    /// If there are sessions of an earlier start, nothing is done until they have come back, or
+    /// [`Served::stop_waiting`] says that they will not. Until then orphans stay.
+    pub fn new(fs: Arc<LocalFs>, start: u64, queue: Queue) -> Result<Self, Error> {
+        let remembered = ledger::remembered(&fs)?;
+        let mut served = Self::without_sessions(fs, start, queue);
+        if !served.fs.is_read_only() {
+            served.recovery = Recovery::of(served.sort_out(remembered));
+        }
+        match served.recovery.is_needed() {
+            true => {
+                served.fs.hold_orphans();
+                served.is_recovering = AtomicBool::new(true);
+            }
+            false => served.fs.let_orphans_go(),
+        }
+        Ok(served)
+    }
+
+    fn without_sessions(fs: Arc<LocalFs>, start: u64, queue: Queue) -> Self {
         Self {
             times: Arc::new(Times::new(Arc::clone(&fs.clock))),
             fs,
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
+            order: Arc::new(AtomicU64::new(1)),
+            ledger: Ledger::default(),
+            recovery: Recovery::default(),
+            is_recovering: AtomicBool::new(false),
+            leaving: Mutex::default(),
+            settling: Settling::default(),
             moves: AtomicU64::new(0),
             queue,
         }
@@ -166,7 +217,8 @@ impl Served {
         &self.fs
     }
 
-    /// A client has come, who may do what `rights` say. `id` is one that was never used before.
+    /// A client has come, who may do what `rights` say. `id` is one that was never used before. The
+    /// session ends with this server.
     pub fn begin(
         &self,
         id: SessionId,
@@ -174,22 +226,95 @@ impl Served {
         rights: Rights,
         peer: Arc<dyn Peer>,
     ) -> Arc<Session> {
-        let session = Arc::new(Session::new(id, name, rights, peer));
-        let before = self.sessions.write().insert(id, Arc::clone(&session));
-        assert!(before.is_none(), "{id:?} is used twice");
+        self.enter(Session::new(id, name, rights, peer))
+    }
+
+    fn enter(&self, session: Session) -> Arc<Session> {
+        let session = Arc::new(session);
+        let before = self.sessions.write().insert(session.id, Arc::clone(&session));
+        assert!(before.is_none(), "{:?} is used twice", session.id);
         session
     }
 
-    /// A client is gone, or has to be taken for gone.
+    fn all_sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.read().values().cloned().collect()
+    }
+
+    /// A client is gone, or knows that its session has ended.
     pub fn end(&self, session: &Arc<Session>) {
+        self.end_as(session, Standing::Left);
+    }
+
+    /// A client has lost its session and does not know it.
+    pub fn cut(&self, session: &Arc<Session>) {
+        self.end_as(session, Standing::Cut);
+    }
+
+    fn end_as(&self, session: &Arc<Session>, standing: Standing) {
         if self.sessions.write().remove(&session.id).is_none() {
             return;
+        }
+        if let (Some(pages), Some(record)) = (session.pages, &session.record) {
+            // Before anybody else has what was its: after a crash it could come back for that. If
+            // this fails the disk does, and nobody has anything any more.
+            let _ = self.write_record(pages, &Record { standing, ..record.clone() });
+            let rest = match standing {
+                Standing::Cut => Duration::from_millis(record.patience_ms.into()) * 2,
+                Standing::Left | Standing::Alive => REST_OF_CALLS,
+            };
+            self.forget_after(pages, rest);
         }
         let opens = session.end();
         self.fs.locks().release_client(session.id.0);
         self.settle(|grants| grants.evict(session.id));
         for file in opens {
             self.fs.release(file);
+        }
+        // Who has gone is not waited for.
+        self.has_recovered(session);
+    }
+
+    /// Nothing that was known when `order` was given has a higher place among changes.
+    fn saw_order(&self, order: u64) {
+        self.order.fetch_max(order.min(ORDER_SEEN_MAX), Ordering::SeqCst);
+    }
+
+    /// A place among changes that is higher than all that is known.
+    fn next_order(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Makes durable what was done, in rounds, until [`Served::end_rounds`]. For a thread of its own.
+    pub fn keep_settled(&self, report: &dyn Fn(&Error)) {
+        loop {
+            let mut state = self.settling.state.lock();
+            if !state.0 && !state.1 {
+                self.settling.changed.wait_for(&mut state, ROUND);
+            }
+            let (_, is_over) = std::mem::take(&mut *state);
+            drop(state);
+            if is_over {
+                return;
+            }
+            if !self.is_recovering() && !self.fs.is_read_only() {
+                let settled = self.settle_round().and_then(|()| self.forget_over());
+                if let Err(error) = settled {
+                    report(&error);
+                }
+            }
+        }
+    }
+
+    /// Lets [`Served::keep_settled`] return soon.
+    pub fn end_rounds(&self) {
+        self.settling.state.lock().1 = true;
+        self.settling.changed.notify_all();
+    }
+
+    fn settle_soon_if(&self, is_due: bool) {
+        if is_due {
+            self.settling.state.lock().0 = true;
+            self.settling.changed.notify_all();
         }
     }
 
@@ -207,7 +332,11 @@ impl Served {
                 if let ToServer::Call { id, call: Call::Lock { .. }, .. } = &message {
                     session.lock_asked(*id);
                 }
+                let has_recovered = matches!(message, ToServer::Recovered);
                 self.take_turn(session, message);
+                if has_recovered {
+                    self.has_recovered(session);
+                }
             }
         }
     }
@@ -248,6 +377,10 @@ impl Served {
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
+            ToServer::Settled(round) => session.settled(round),
+            // Those who come too late to be waited for.
+            ToServer::Done { id, change } => self.call_again(session, id, &change),
+            ToServer::Recovered => session.is_saying_again.store(false, Ordering::SeqCst),
             ToServer::Ping | ToServer::Cancel(_) | ToServer::Change(_) => {}
         }
     }
@@ -281,6 +414,7 @@ impl Served {
         match job.0 {
             Work::Call(request) => self.run_call(request),
             Work::Lane(session) => self.run_lane(&session),
+            Work::Recovery => self.recover(),
         }
     }
 
@@ -303,11 +437,16 @@ impl Served {
     /// Answers, then frees what the call held.
     fn answer(&self, job: &Request, outcome: Outcome) {
         self.note_told(&job.session, &job.call, &outcome.grants, &outcome.updates);
-        let Outcome { result, updates, grants } = job.session.rights.redacted(outcome);
+        let Outcome { result, updates, grants, done } = job.session.rights.redacted(outcome);
         let leases: Vec<Want> = grants.iter().map(|grant| (grant.range, grant.mode)).collect();
         let gone = gone(&updates);
         let now = self.times.now();
-        job.session.peer.send(ToClient::Answer { id: job.id, result, updates, grants, now });
+        let (order, done) = match done {
+            Some((order, time)) => (order, Some(time)),
+            None => (self.order.load(Ordering::SeqCst), None),
+        };
+        let id = job.id;
+        job.session.peer.send(ToClient::Answer { id, result, updates, grants, now, order, done });
         self.finish(&job.session, job.request, &leases, &gone);
     }
 
@@ -376,10 +515,20 @@ impl Served {
 
     /// Ends all sessions.
     pub fn close(&self) {
-        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
-        for session in sessions {
-            self.end(&session);
+        self.all_sessions().iter().for_each(|session| self.end(session));
+    }
+
+    /// Leaves all sessions to the next start. Nothing is done for them any more, and what they have
+    /// open stays.
+    pub fn leave_to_next(&self) -> Result<(), Error> {
+        if self.fs.is_read_only() || self.is_recovering() {
+            return Ok(());
         }
+        self.forget_over()?;
+        if !self.sessions.read().is_empty() {
+            self.fs.hold_orphans();
+        }
+        self.settle_round()
     }
 }
 

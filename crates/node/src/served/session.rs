@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::Access;
 use gabion_fs::lock::Ticket;
-use gabion_link::message::{CallId, SessionId, ToClient};
+use gabion_link::message::{CallId, ChangeNumber, SessionId, ToClient};
 use gabion_map::FileId;
 
 use super::lane::Lane;
+use super::ledger::{DoneCall, Pages, Progress, Record};
 use super::rights::Rights;
 use super::subtree::Below;
 
@@ -29,9 +31,28 @@ pub struct Session {
     pub(crate) rights: Rights,
     pub(crate) peer: Arc<dyn Peer>,
     pub(super) lane: Mutex<Lane>,
+    /// Where is noted what it has had done, if it is to outlive the server.
+    pub(super) pages: Option<Pages>,
+    pub(super) record: Option<Record>,
+    pub(super) progress: Mutex<Progress>,
+    /// What was noted before, of a session that has outlived a server.
+    pub(super) resumed: Option<Resumed>,
+    /// It has not said all yet that may be lost.
+    pub(super) is_saying_again: AtomicBool,
+    /// Calls that the server before this one has done and not answered.
+    pub(super) unheard: Mutex<BTreeMap<CallId, DoneCall>>,
     /// What is known of the objects that it may use, if that is not all.
     pub(super) below: Mutex<Below>,
     state: Mutex<State>,
+}
+
+/// How far the server before this one came with a session's changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resumed {
+    /// All up to this one are in the map, but perhaps for bytes.
+    pub(super) applied: ChangeNumber,
+    /// All up to this one are, with all bytes.
+    pub(super) settled: ChangeNumber,
 }
 
 #[derive(Default)]
@@ -59,8 +80,21 @@ enum LockCall {
 
 impl Session {
     pub(crate) fn new(id: SessionId, name: String, rights: Rights, peer: Arc<dyn Peer>) -> Self {
-        let (below, lane, state) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { id, name, rights, peer, below, lane, state }
+        Self {
+            id,
+            name,
+            rights,
+            peer,
+            lane: Mutex::default(),
+            pages: None,
+            record: None,
+            progress: Mutex::default(),
+            resumed: None,
+            is_saying_again: AtomicBool::new(false),
+            unheard: Mutex::default(),
+            below: Mutex::default(),
+            state: Mutex::default(),
+        }
     }
 
     /// Its name for the protocol.

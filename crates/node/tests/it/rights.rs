@@ -106,6 +106,7 @@ impl<'s> Raw<'s> {
 
     pub fn write(&self, by: &Caller, file: FileId) -> Result<Answer> {
         let (at, bytes) = (WriteAt::Offset(0), b"x".to_vec());
+        let bytes = Arc::new(bytes);
         self.ask(by, Call::Write { file, at, privileges: Privileges::Keep, bytes })
     }
 
@@ -120,7 +121,7 @@ impl<'s> Raw<'s> {
     pub fn change(&self, number: u64, by: &Caller, call: Call) -> Result<()> {
         let (number, caller) = (ChangeNumber(number), by.clone());
         let now = self.server.served.now();
-        let change = Change { number, now, made: None, caller, call };
+        let change = Change { number, order: number.0, now, made: None, caller, call };
         self.server.served.receive(&self.session, ToServer::Change(change));
         let mut outcome = Ok(());
         loop {
@@ -327,6 +328,7 @@ fn changes_that_clients_have_made_by_themselves_are_checked() {
     let outcome = raw.change(2, &by, Call::Setattr { file: roots, changes });
     assert!(matches!(outcome, Err(Error::NotPermitted)), "{outcome:?}");
     let (at, bytes) = (WriteAt::Offset(0), b"x".to_vec());
+    let bytes = Arc::new(bytes);
     let write = Call::Write { file: roots, at, privileges: Privileges::Keep, bytes };
     denied(raw.change(3, &by, write));
     let squashed = Raw::new(&server, 2, ROOT_SQUASH);

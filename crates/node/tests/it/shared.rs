@@ -41,7 +41,9 @@ impl Server {
         let sender = jobs.clone();
         let fs = Arc::clone(&world.fs);
         let served = Served::new(fs, 1, Box::new(move |job| drop(sender.send(job))));
-        let served = Arc::new(served);
+        let served = Arc::new(served.expect("a sound map"));
+        let settler = Arc::clone(&served);
+        thread::spawn(move || settler.keep_settled(&|error| panic!("a round failed: {error}")));
         for _ in 0..4 {
             let (served, queue) = (Arc::downgrade(&served), queue.clone());
             thread::spawn(move || {
@@ -122,6 +124,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.served.close();
+        self.served.end_rounds();
         let _ = &self.jobs;
     }
 }
@@ -148,6 +151,10 @@ impl Wire for ToSession {
         let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
         let session = Arc::clone(&*self.session.lock());
         self.served.receive(&session, message);
+    }
+
+    fn begin_again(&self) {
+        unreachable!("this server does not crash");
     }
 }
 
@@ -532,7 +539,8 @@ fn a_lock_that_is_asked_for_while_the_session_ends_is_nobodys() {
     let world = World::new(16 << 20);
     let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
     let served =
-        Served::new(Arc::clone(&world.fs), 1, Box::new(move |job| jobs.send(job).unwrap()));
+        Served::new(Arc::clone(&world.fs), 1, Box::new(move |job| jobs.send(job).unwrap()))
+            .expect("a sound map");
     let lock = lock_of(world.root(), Strength::Exclusive);
     for round in 1..2000 {
         let (peer, _messages) = crossbeam_channel::unbounded();

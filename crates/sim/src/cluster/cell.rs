@@ -3,16 +3,18 @@
 //! ```text
 //!   set --> now          others see it, or its client makes it durable: it is at the server
 //!            |  the client's session is lost before --> any value since the client set it first
-//!            |  the server crashes before a sync    --> any value since the last sync
+//!            |  the server crashes before a sync, and one of those who have set it since does not
+//!            |  come back                            --> any value since the last sync
 //!            v
 //!           seen: it is known again which one
 //! ```
 //!
 //! A change that a client makes by itself is not at the server at once; but it is before anybody
-//! else sees or changes the value.
+//! else sees or changes the value. A client whose session outlives a crash says again what was lost
+//! by it.
 
 /// Sessions that something may have been done in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Author {
     /// Which client.
     pub client: usize,
@@ -32,8 +34,14 @@ pub struct Cell<T> {
     author: Option<Author>,
     /// What it was since the author has set it first, without anybody else seeing it.
     own: Vec<T>,
-    /// What it was since it was durable.
-    since: Vec<T>,
+    /// What it was since it was durable, and who has set it to something else.
+    since: Vec<(T, Author)>,
+}
+
+impl Author {
+    fn is_one_of(&self, sessions: &[u64]) -> bool {
+        sessions.iter().any(|session| (self.first..=self.last).contains(session))
+    }
 }
 
 fn insert<T: Ord>(values: &mut Vec<T>, value: T) {
@@ -54,15 +62,20 @@ impl<T: Ord + Copy> Cell<T> {
         [self.now].into_iter().chain(self.or.iter().copied())
     }
 
-    /// Whether it is this, or may become so again by a crash or by the end of one of `sessions`.
-    pub fn may_become(&self, value: T, sessions: &[u64], may_crash: bool) -> bool {
+    /// Whether it is this, or may become so again by the end of one of `sessions`, or by that of one
+    /// of `crashed` with a crash.
+    pub fn may_become(&self, value: T, sessions: &[u64], crashed: &[u64]) -> bool {
         let is_it = |possible: T| possible == value;
-        let may_be_lost = self.author.is_some_and(|author| {
-            sessions.iter().any(|session| (author.first..=author.last).contains(session))
-        });
+        let may_be_lost = self.author.is_some_and(|author| author.is_one_of(sessions));
+        let may_crash = self.has_authors(crashed);
         self.possible().any(is_it)
             || (may_crash || may_be_lost) && self.own.iter().copied().any(is_it)
-            || may_crash && self.since.iter().copied().any(is_it)
+            || may_crash && self.since.iter().any(|(old, _)| is_it(*old))
+    }
+
+    /// Whether one of `sessions` has set it since it was durable.
+    fn has_authors(&self, sessions: &[u64]) -> bool {
+        self.since.iter().any(|(_, author)| author.is_one_of(sessions))
     }
 
     /// It is set.
@@ -79,7 +92,7 @@ impl<T: Ord + Copy> Cell<T> {
         }
         for old in [self.now].into_iter().chain(std::mem::take(&mut self.or)) {
             insert(&mut self.own, old);
-            insert(&mut self.since, old);
+            insert(&mut self.since, (old, author));
         }
         self.now = value;
     }
@@ -109,20 +122,22 @@ impl<T: Ord + Copy> Cell<T> {
 
     /// The session is lost.
     pub fn lose(&mut self, session: u64) {
-        if self.author.is_some_and(|author| (author.first..=author.last).contains(&session)) {
+        if self.author.is_some_and(|author| author.is_one_of(&[session])) {
             self.take_back(false);
         }
     }
 
-    /// The server crashes.
-    pub fn crash(&mut self) {
-        self.take_back(true);
+    /// The server has crashed, and these sessions do not go on.
+    pub fn crash(&mut self, sessions: &[u64]) {
+        if self.has_authors(sessions) {
+            self.take_back(true);
+        }
     }
 
     fn take_back(&mut self, all: bool) {
         let mut back = std::mem::take(&mut self.own);
         if all {
-            back.append(&mut self.since);
+            back.extend(std::mem::take(&mut self.since).into_iter().map(|(old, _)| old));
         }
         for old in back.into_iter().filter(|old| *old != self.now) {
             insert(&mut self.or, old);
@@ -133,7 +148,9 @@ impl<T: Ord + Copy> Cell<T> {
     /// The client makes it durable, as far as it is known to the server.
     pub fn sync(&mut self, client: usize) {
         self.since = match self.author {
-            Some(author) if author.client != client => self.own.clone(),
+            Some(author) if author.client != client => {
+                self.own.iter().map(|old| (*old, author)).collect()
+            }
             _ => Vec::new(),
         };
         if self.since.is_empty() {
@@ -149,13 +166,15 @@ impl<T: Ord + Copy> Cell<T> {
                 *value = new;
             }
         }
-        for values in [&mut self.or, &mut self.own, &mut self.since] {
-            let renamed = values.iter().map(|value| if *value == old { new } else { *value });
-            let mut renamed: Vec<T> = renamed.collect();
-            renamed.sort_unstable();
-            renamed.dedup();
-            *values = renamed;
+        let renamed = |value: T| if value == old { new } else { value };
+        for values in [&mut self.or, &mut self.own] {
+            values.iter_mut().for_each(|value| *value = renamed(*value));
+            values.sort_unstable();
+            values.dedup();
         }
+        self.since.iter_mut().for_each(|(value, _)| *value = renamed(*value));
+        self.since.sort_unstable();
+        self.since.dedup();
     }
 }
 
@@ -187,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_seen_or_changed_is_lost_by_a_crash_only() {
+    fn what_others_have_seen_or_changed_is_lost_by_a_crash_without_its_author_only() {
         let mut cell = Cell::is(0);
         cell.set(1, author(7));
         assert!(cell.see(1, 8));
@@ -196,7 +215,9 @@ mod tests {
         cell.set(2, author(8));
         cell.lose(8);
         assert_eq!(possible(&cell), [1, 2]);
-        cell.crash();
+        cell.crash(&[9]);
+        assert_eq!(possible(&cell), [1, 2]);
+        cell.crash(&[7]);
         assert_eq!(possible(&cell), [0, 1, 2]);
         assert!(!cell.see(3, 8));
     }
@@ -207,11 +228,11 @@ mod tests {
         cell.set(1, author(7));
         cell.set(2, author(8));
         cell.sync(7);
-        cell.crash();
+        cell.crash(&[7, 8]);
         assert_eq!(possible(&cell), [1, 2]);
         cell.set(3, author(8));
         cell.sync(8);
-        cell.crash();
+        cell.crash(&[7, 8]);
         assert_eq!(possible(&cell), [3]);
     }
 }

@@ -44,6 +44,10 @@ impl Wire for ToPipe {
     fn send(&self, message: ToServer) {
         self.pipe.send(message.encode());
     }
+
+    fn begin_again(&self) {
+        self.pipe.reset();
+    }
 }
 
 struct Life {
@@ -91,7 +95,7 @@ impl Client {
         let clock = Arc::new(MachineClock::new(Arc::clone(&world.baton), traits.pace, offset));
         let (connection, welcome, sent) = loop {
             let sent = clock.monotonic();
-            match greet(world, number, None, 0) {
+            match greet(world, number, None, (0, 0)) {
                 Greeting::Welcome(connection, welcome) => break (connection, welcome, sent),
                 Greeting::Gone | Greeting::Nothing => world.baton.sleep(REST),
             }
@@ -229,11 +233,16 @@ impl Client {
         let mut session = Some(self.life().session);
         loop {
             let sent = self.clock.monotonic();
-            let received = if session.is_some() { self.pipe.received() } else { 0 };
-            match greet(&self.world, self.number, session, received) {
+            let (start, received) = match session {
+                Some(_) => (self.fs().start(), self.pipe.received()),
+                None => (0, 0),
+            };
+            match greet(&self.world, self.number, session, (start, received)) {
                 Greeting::Welcome(connection, welcome) => {
                     if session.is_none() {
                         self.begin_again(&welcome);
+                    } else if welcome.start != start {
+                        self.recover(&welcome);
                     }
                     if self.pipe.attach(connection, welcome.received).is_err() {
                         session = None;
@@ -263,6 +272,14 @@ impl Client {
         self.sessions[1].store(session, Ordering::Relaxed);
         self.fs().begin_again(welcome);
         self.sessions[0].store(session, Ordering::Relaxed);
+        self.start.store(welcome.start, Ordering::Relaxed);
+    }
+
+    fn recover(&self, welcome: &Welcome) {
+        let (number, kept) = (self.number, self.fs().kept());
+        self.world.baton.note(|| format!("client {number} says {kept} changes again"));
+        self.life().pings.clear();
+        self.fs().recover(welcome);
         self.start.store(welcome.start, Ordering::Relaxed);
     }
 
@@ -304,11 +321,12 @@ fn greet(
     world: &World,
     number: usize,
     session: Option<(SessionId, u64)>,
-    received: u64,
+    (start, received): (u64, u64),
 ) -> Greeting {
     let network = &world.network;
     let Some(connection) = network.connect(number) else { return Greeting::Nothing };
-    let hello = Hello { session, received, name: format!("client {number}"), path: Vec::new() };
+    let name = format!("client {number}");
+    let hello = Hello { session, start, received, name, path: Vec::new() };
     network.send(connection, Side::Client, greeting(FrameKind::Hello, &hello.encode()));
     let Some(frame) = network.receive(connection, Side::Client, CONNECT_PATIENCE) else {
         network.close(connection);

@@ -172,7 +172,7 @@ impl Director {
         let disk = Arc::new(disk);
         self.disk = Some(Arc::clone(&disk));
         self.world.baton.spawn(machine, "server", move || {
-            match Server::start(&world, machine, disk, start, start > 1) {
+            match Server::start(&world, machine, disk, start) {
                 Ok(_) => world.network.listen(true),
                 Err(error) => world.baton.fail(&error),
             }

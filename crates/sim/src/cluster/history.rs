@@ -72,13 +72,16 @@ pub enum Op {
     },
     SyncAll,
     /// No call: the session is about to end, and what its client has changed by itself and not yet
-    /// handed over is lost with it.
+    /// handed over is lost with it; also what was not durable, if the server has crashed since.
     Lost {
         session: u64,
+        by_crash: bool,
     },
-    /// No call: the server has crashed, and started for the `life`-th time.
+    /// No call: the server has crashed, and started for the `life`-th time. Nobody says again what
+    /// was not durable of the sessions that were lost before.
     Crash {
         life: u64,
+        lost: Vec<u64>,
     },
 }
 
@@ -215,14 +218,33 @@ impl History {
     }
 
     /// A session is about to end. When what is lost by that is seen to be lost is not known.
-    pub fn lost(&self, session: u64) {
-        self.invoke(usize::MAX, u64::MAX, session, Op::Lost { session });
+    pub fn lost(&self, session: u64, by_crash: bool) {
+        self.invoke(usize::MAX, u64::MAX, session, Op::Lost { session, by_crash });
+    }
+
+    fn lost_so_far(&self) -> Vec<u64> {
+        let lost = |event: &Event| match event.op {
+            Op::Lost { session, .. } => Some(session),
+            _ => None,
+        };
+        self.state().events.iter().filter_map(lost).collect()
     }
 
     /// The server has crashed, and is going to start for the `life`-th time.
     pub fn crash(&self, life: u64) {
-        let call = self.invoke(usize::MAX, u64::MAX, u64::MAX, Op::Crash { life });
+        let lost = self.lost_so_far();
+        let call = self.invoke(usize::MAX, u64::MAX, u64::MAX, Op::Crash { life, lost });
         self.respond(call, u64::MAX, Outcome::Done);
+    }
+
+    /// Whether a session was lost since a crash, which may have taken with it what others built on.
+    pub fn has_lost_by_crash(&self) -> bool {
+        let is_it = |event: &Event| match &event.op {
+            Op::Lost { by_crash, .. } => *by_crash,
+            Op::Crash { lost, .. } => !lost.is_empty(),
+            _ => false,
+        };
+        self.state().events.iter().any(is_it)
     }
 
     /// Everything so far.

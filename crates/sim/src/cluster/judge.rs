@@ -254,30 +254,41 @@ fn needs(event: &Event, state: &Names) -> Vec<(Place, Number)> {
 
 /// What may still be lost.
 struct Losses {
-    may_crash: bool,
     sessions: Vec<u64>,
+    crashed: Vec<u64>,
 }
 
 impl Losses {
     fn of(left: &[&Event]) -> Self {
-        let may_crash = left.iter().any(|event| matches!(event.op, Op::Crash { .. }));
-        let session = |event: &&Event| match event.op {
-            Op::Lost { session } => Some(session),
-            _ => None,
-        };
-        Self { may_crash, sessions: left.iter().filter_map(session).collect() }
+        let (mut sessions, mut crashed) = (Vec::new(), Vec::new());
+        for event in left {
+            match &event.op {
+                Op::Lost { session, by_crash } => {
+                    sessions.push(*session);
+                    crashed.extend(by_crash.then_some(*session));
+                }
+                Op::Crash { lost, .. } => crashed.extend(lost),
+                _ => {}
+            }
+        }
+        Self { sessions, crashed }
     }
 
     fn may_be<T: Ord + Copy>(&self, cell: &Cell<T>, value: T) -> bool {
-        cell.may_become(value, &self.sessions, self.may_crash)
+        cell.may_become(value, &self.sessions, &self.crashed)
     }
 }
 
 /// What happens to all that there is.
 fn happen<T: Ord + Copy>(cell: &mut Cell<T>, event: &Event) {
-    match event.op {
-        Op::Lost { session } => cell.lose(session),
-        Op::Crash { .. } => cell.crash(),
+    match &event.op {
+        Op::Lost { session, by_crash } => {
+            if *by_crash {
+                cell.crash(&[*session]);
+            }
+            cell.lose(*session);
+        }
+        Op::Crash { lost, .. } => cell.crash(lost),
         _ => cell.sync(event.client),
     }
 }
@@ -436,7 +447,7 @@ struct Crash {
 
 fn crashes(events: &[Event]) -> Vec<Crash> {
     let crash = |event: &Event| {
-        let Op::Crash { life } = event.op else { return None };
+        let Op::Crash { life, .. } = event.op else { return None };
         let changes = events.iter().filter(|event| {
             event.life >= life && event.life != u64::MAX && has_changed(&event.outcome, &event.op)
         });

@@ -7,10 +7,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
+use gabion_link::message::{
+    Change, Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome,
+};
 use gabion_link::wire::FrameKind;
 use gabion_map::{Limits, OpenMode};
-use gabion_node::served::{Job, Peer, Served, Session};
+use gabion_node::served::{Credentials, Job, Peer, Served, Session};
 use gabion_node::{LocalFs, Settings};
 
 use super::baton::MachineId;
@@ -26,52 +28,33 @@ const GLANCE: Duration = Duration::from_millis(50);
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 /// What is accepted is committed after this time.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(3);
+/// How long what was done may be not durable.
+const ROUNDS: Duration = Duration::from_secs(4);
 /// Numbers for objects that are skipped: clients of the start before may use some of them.
 const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Memory of the filesystem.
 const MEMORY: u64 = 16 << 20;
 
-/// Calls that wait for a worker, and those that wait for the end of the grace time.
+/// Calls that wait for a worker.
 #[derive(Default)]
 struct Jobs {
-    state: Mutex<Queues>,
+    ready: Mutex<VecDeque<Job>>,
     arrived: Condvar,
-}
-
-#[derive(Default)]
-struct Queues {
-    ready: VecDeque<Job>,
-    /// When it ends, with what waits for that; nothing when it has ended.
-    grace: Option<(Duration, Vec<Job>)>,
 }
 
 impl Jobs {
     fn queue(&self, job: Job) {
-        let mut state = self.state.lock();
-        match &mut state.grace {
-            Some((_, waiting)) if job.changes() => waiting.push(job),
-            _ => state.ready.push_back(job),
-        }
-        drop(state);
+        self.ready.lock().push_back(job);
         self.arrived.notify_one();
     }
 
-    fn end_grace_if_due(&self, now: Duration) {
-        let mut state = self.state.lock();
-        if let Some((_, waiting)) = state.grace.take_if(|(ends, _)| now >= *ends) {
-            state.ready.extend(waiting);
-        }
-        drop(state);
-        self.arrived.notify_all();
-    }
-
     fn next(&self) -> Job {
-        let mut state = self.state.lock();
+        let mut ready = self.ready.lock();
         loop {
-            if let Some(job) = state.ready.pop_front() {
+            if let Some(job) = ready.pop_front() {
                 return job;
             }
-            self.arrived.wait(&mut state);
+            self.arrived.wait(&mut ready);
         }
     }
 }
@@ -113,47 +96,52 @@ pub struct Server {
     served: Arc<Served>,
     start: u64,
     jobs: Arc<Jobs>,
+    /// When clients of an earlier start are not waited for any more.
+    grace_ends: Duration,
     links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
 }
 
 impl Server {
-    /// Opens what is on `disk` and serves it. `may_live` says whether there may be clients who
-    /// believe in a session of an earlier start.
+    /// Opens what is on `disk` and serves it.
     pub fn start(
         world: &Arc<World>,
         machine: MachineId,
         disk: Arc<SimDisk>,
         start: u64,
-        may_live: bool,
     ) -> Result<Arc<Self>, String> {
         let clock = Arc::new(MachineClock::exact(Arc::clone(&world.baton)));
         let settings = Settings { commit_interval: COMMIT_INTERVAL, ..Settings::default() };
         let limits = Limits::within(MEMORY);
         let fs = LocalFs::open(disk, OpenMode::ReadWrite, limits, settings, clock);
         let fs = Arc::new(fs.map_err(|error| format!("the server cannot start: {error}"))?);
-        if may_live {
+        fs.hold_orphans();
+        let jobs = Arc::new(Jobs::default());
+        let queue = Arc::clone(&jobs);
+        let served = Served::new(Arc::clone(&fs), start, Box::new(move |job| queue.queue(job)));
+        let served = served.map_err(|error| format!("the server cannot start: {error}"))?;
+        if served.is_recovering() {
             let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
             reserved.map_err(|error| format!("the server cannot start: {error}"))?;
         }
-        let jobs = Arc::new(Jobs::default());
-        if may_live && world.sabotage != Sabotage::NoGrace {
-            let ends = world.baton.now() + PATIENCE + MARGIN;
-            jobs.state.lock().grace = Some((ends, Vec::new()));
-        }
-        let queue = Arc::clone(&jobs);
-        let served = Served::new(Arc::clone(&fs), start, Box::new(move |job| queue.queue(job)));
+        let grace = match world.sabotage {
+            Sabotage::NoGrace => Duration::ZERO,
+            _ => served.patience_before() + MARGIN,
+        };
         let server = Arc::new(Self {
             world: Arc::clone(world),
             machine,
             served: Arc::new(served),
             start,
             jobs,
+            grace_ends: world.baton.now() + grace,
             links: Mutex::default(),
         });
         for _ in 0..1 + world.baton.draw(3) {
             let own = Arc::clone(&server);
             server.spawn("worker", move || own.work());
         }
+        let own = Arc::clone(&server);
+        server.spawn("rounds", move || own.keep_settled());
         let own = Arc::clone(&server);
         server.spawn("sessions", move || own.keep_sessions());
         let own = Arc::clone(&server);
@@ -176,6 +164,19 @@ impl Server {
         }
     }
 
+    /// Makes what was done durable, now and then.
+    fn keep_settled(&self) {
+        loop {
+            let rest = self.world.baton.draw(ROUNDS.as_millis() as u64);
+            self.world.baton.sleep(Duration::from_millis(rest));
+            if !self.served.is_recovering()
+                && let Err(error) = self.served.settle_round()
+            {
+                self.world.baton.fail(&format!("a round: {error}"));
+            }
+        }
+    }
+
     fn listen(self: &Arc<Self>) {
         loop {
             let connection = self.world.network.accept();
@@ -194,7 +195,7 @@ impl Server {
     fn keep_sessions(&self) {
         loop {
             self.world.baton.sleep(GLANCE);
-            self.jobs.end_grace_if_due(self.now());
+            self.end_grace_if_due();
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
                 let mut owing = link.owing.lock();
@@ -213,11 +214,24 @@ impl Server {
                     drop(links);
                     let (name, id) = (link.session.name(), link.session.id().0);
                     self.world.baton.note(|| format!("server: {name} (session {id}) is evicted"));
-                    self.world.history.lost(id);
-                    self.served.end(&link.session);
+                    self.world.history.lost(id, self.served.is_recovering());
+                    match is_stubborn {
+                        true => self.served.cut(&link.session),
+                        false => self.served.end(&link.session),
+                    }
                     link.pipe.close();
                 }
             }
+        }
+    }
+
+    fn end_grace_if_due(&self) {
+        if self.served.is_recovering() && self.now() >= self.grace_ends {
+            for session in self.served.awaited() {
+                self.world.baton.note(|| format!("server: session {} did not come", session.0));
+                self.world.history.lost(session.0, true);
+            }
+            self.served.stop_waiting();
         }
     }
 
@@ -266,9 +280,19 @@ impl Server {
             Sabotage::LostChanges => {
                 matches!(message, ToServer::Change(_)) && self.world.baton.draw(20) == 0
             }
+            Sabotage::NothingSaidAgain => {
+                let is_change = matches!(message, ToServer::Change(_) | ToServer::Done { .. });
+                is_change && self.served.is_recovering()
+            }
             _ => false,
         };
         if !is_lost {
+            let message = match (self.world.sabotage, message) {
+                (Sabotage::NoOrder, ToServer::Change(change)) => {
+                    ToServer::Change(Change { order: 1, ..change })
+                }
+                (_, message) => message,
+            };
             self.served.receive(&link.session, message);
         }
     }
@@ -280,22 +304,31 @@ impl Server {
         let (header, payload) = open(&frame).expect("the network damages nothing");
         assert_eq!(header.kind, FrameKind::Hello);
         let hello = Hello::decode(payload).expect("a hello of the same version");
-        let link = match hello.session {
-            None => self.begin(hello.name),
-            Some((id, secret)) => {
-                let links = self.links.lock();
-                let known = links.get(&id).filter(|link| link.secret == secret).cloned();
-                if let Some(link) = &known {
-                    *link.heard.lock() = self.now();
-                }
-                drop(links);
-                match known {
-                    Some(link) => link,
-                    None => return self.refuse(connection),
-                }
-            }
-        };
-        Some((link, hello.received))
+        let received = if hello.start == self.start { hello.received } else { 0 };
+        match hello.session {
+            None => Some((self.begin(hello.name), received)),
+            Some((id, secret)) => match self.resume(id, secret, hello.name) {
+                Some(link) => Some((link, received)),
+                None => self.refuse(connection),
+            },
+        }
+    }
+
+    fn resume(self: &Arc<Self>, id: SessionId, secret: u64, name: String) -> Option<Arc<Link>> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(&id) {
+            *link.heard.lock() = self.now();
+            return (link.secret == secret).then(|| Arc::clone(link));
+        }
+        if self.served.remembered(id)?.secret != secret {
+            return None;
+        }
+        let link = self.link(secret, |outbox| {
+            let resumed = self.served.resume(id, name, self.world.rights, outbox);
+            resumed.expect("a sound map")
+        })?;
+        links.insert(id, Arc::clone(&link));
+        Some(link)
     }
 
     fn refuse<T>(&self, connection: ConnectionId) -> Option<T> {
@@ -337,6 +370,21 @@ impl Server {
         let mut links = self.links.lock();
         let id = SessionId((self.start << 16) + self.world.new_session());
         let secret = self.world.baton.draw(u64::MAX);
+        let kept = (Credentials { secret, holder: Vec::new() }, PATIENCE);
+        let link = self.link(secret, |outbox| {
+            let rights = self.world.rights;
+            Some(self.served.begin_remembered(id, name, rights, kept, outbox).expect("room"))
+        });
+        let link = link.expect("it has begun");
+        links.insert(id, Arc::clone(&link));
+        link
+    }
+
+    fn link(
+        self: &Arc<Self>,
+        secret: u64,
+        begin: impl FnOnce(Arc<dyn Peer>) -> Option<Arc<Session>>,
+    ) -> Option<Arc<Link>> {
         let pipe = Arc::new(Pipe::new(Arc::clone(&self.world.network), Side::Server));
         let outbox = Arc::new(Outbox {
             pipe: Arc::clone(&pipe),
@@ -344,17 +392,15 @@ impl Server {
             server: Arc::downgrade(self),
             session: OnceLock::new(),
         });
-        let session = self.served.begin(id, name, self.world.rights, Arc::clone(&outbox) as _);
+        let session = begin(Arc::clone(&outbox) as _)?;
         let _ = outbox.session.set(Arc::downgrade(&session));
-        let link = Arc::new(Link {
+        Some(Arc::new(Link {
             session,
             secret,
             pipe,
             reading: Mutex::default(),
             heard: Mutex::new(self.now()),
             owing: Mutex::default(),
-        });
-        links.insert(id, Arc::clone(&link));
-        link
+        }))
     }
 }

@@ -104,3 +104,13 @@ fn calls_without_an_answer_are_caught() {
 fn changes_that_never_reach_the_server_are_caught() {
     is_caught(Sabotage::LostChanges, &[WRONG]);
 }
+
+#[test]
+fn changes_that_die_with_the_server_are_caught() {
+    is_caught(Sabotage::NothingSaidAgain, &[WRONG]);
+}
+
+#[test]
+fn changes_that_are_made_again_in_another_order_are_caught() {
+    is_caught(Sabotage::NoOrder, &[WRONG, "could not be made"]);
+}

@@ -1,0 +1,444 @@
+//! After a crash: clients say again what may be lost, and it is done in the order that it had.
+//!
+//! ```text
+//!   start   sessions are remembered: nothing is done until all of them have come back,
+//!           or have been silent for so long that their clients have given them up
+//!   client  Opened ..  Change ..  Done ..  Call ..  Recovered
+//!   then    what all have opened; all changes and calls that were answered, of all clients in one
+//!           order; a round; and from there on as always
+//! ```
+//!
+//! What of it is in the map already the [ledger](super::ledger) says: of that, bytes alone are
+//! written again, as they may be missing. Between two rounds nothing is left out, so bytes that
+//! were overwritten are overwritten again.
+//!
+//! The order is that of a logical clock (Lamport, "Time, clocks, and the ordering of events in a
+//! distributed system", 1978): what comes later by any chain of messages has a higher number.
+//!
+//! Of a client that does not come back, what was not durable is lost, as of any machine that dies.
+//! What others have built on it fails then, and they are told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gabion_base::sync::Mutex;
+use gabion_fs::{Caller, Context, Error, Result, SizeRule, SpaceRequest, WriteAt};
+use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, SessionId, ToServer};
+use gabion_map::{FileId, Kind, LockMode, Payload, Txn};
+
+use super::ledger::{self, Credentials, DoneCall, Note, Pages, Record, Standing};
+use super::rights::asked_access;
+use super::session::Resumed;
+use super::{Job, Peer, Rights, Served, Session, Work};
+
+/// A session of an earlier start.
+struct Awaited {
+    pages: Pages,
+    record: Record,
+    /// It has come, and not said all yet.
+    has_come: bool,
+}
+
+/// What is waited for.
+#[derive(Default)]
+pub(super) struct Recovery {
+    awaited: Mutex<BTreeMap<SessionId, Awaited>>,
+    /// Nobody is waited for any more.
+    is_due: Mutex<bool>,
+}
+
+/// Something that is done once more.
+struct Again {
+    order: u64,
+    session: Arc<Session>,
+    what: What,
+}
+
+enum What {
+    Change(Change),
+    /// A call that was answered.
+    Call(CallId, Change),
+    /// A call that was done and, as far as its client knows, not answered.
+    Unheard(Change),
+}
+
+impl Again {
+    /// What decides between two that have not to do with each other; of one session its own order.
+    fn key(&self) -> (u64, SessionId, ChangeNumber) {
+        let number = match &self.what {
+            What::Change(change) => change.number,
+            What::Call(..) | What::Unheard(_) => ChangeNumber(0),
+        };
+        (self.order, self.session.id, number)
+    }
+}
+
+impl Recovery {
+    /// Waits for those of `remembered` whose clients may live.
+    pub(super) fn of(remembered: Vec<(Pages, Record)>) -> Self {
+        let awaited = |(pages, record): (Pages, Record)| {
+            (record.session, Awaited { pages, record, has_come: false })
+        };
+        let awaited = remembered.into_iter().map(awaited).collect();
+        Self { awaited: Mutex::new(awaited), is_due: Mutex::default() }
+    }
+
+    pub(super) fn is_needed(&self) -> bool {
+        !self.awaited.lock().is_empty()
+    }
+
+    /// The session is not waited for any more. Whether nobody is.
+    fn is_through(&self, session: SessionId) -> bool {
+        let mut awaited = self.awaited.lock();
+        awaited.remove(&session);
+        awaited.is_empty()
+    }
+}
+
+impl Served {
+    /// Whether it waits for clients of an earlier start, and does nothing else.
+    pub fn is_recovering(&self) -> bool {
+        self.is_recovering.load(Ordering::SeqCst)
+    }
+
+    /// How long clients of an earlier start may believe in their sessions, from this start on.
+    pub fn patience_before(&self) -> Duration {
+        let awaited = self.recovery.awaited.lock();
+        let patience = awaited.values().map(|awaited| awaited.record.patience_ms).max();
+        Duration::from_millis(patience.unwrap_or(0).into())
+    }
+
+    /// Sessions of an earlier start whose clients have not come back.
+    pub fn awaited(&self) -> Vec<SessionId> {
+        let awaited = self.recovery.awaited.lock();
+        awaited.values().filter(|one| !one.has_come).map(|one| one.record.session).collect()
+    }
+
+    /// Who may go on with a session of an earlier start, if it can go on.
+    pub fn remembered(&self, session: SessionId) -> Option<Credentials> {
+        let awaited = self.recovery.awaited.lock();
+        let awaited = awaited.get(&session)?;
+        let is_possible = awaited.record.standing == Standing::Alive && !awaited.has_come;
+        is_possible.then(|| awaited.record.credentials.clone())
+    }
+
+    /// The client of a session of an earlier start has come back, who may do what `rights` say.
+    /// Nothing if it cannot go on any more.
+    pub fn resume(
+        &self,
+        id: SessionId,
+        name: String,
+        rights: Rights,
+        peer: Arc<dyn Peer>,
+    ) -> Result<Option<Arc<Session>>> {
+        let known = self.recovery.awaited.lock().get_mut(&id).and_then(|awaited| {
+            let is_first = !std::mem::replace(&mut awaited.has_come, true);
+            let is_possible = is_first && awaited.record.standing == Standing::Alive;
+            is_possible.then(|| (awaited.pages, awaited.record.clone()))
+        });
+        let Some((pages, record)) = known else { return Ok(None) };
+        let (applied, settled) = self.progress_of(pages)?;
+        let mut session = Session::new(id, name, rights, peer);
+        session.pages = Some(pages);
+        session.record = Some(record);
+        session.resumed = Some(Resumed { applied, settled });
+        session.is_saying_again = AtomicBool::new(true);
+        session.lane.lock().goes_on_from(applied);
+        let session = Arc::new(session);
+        self.sessions.write().insert(id, Arc::clone(&session));
+        Ok(Some(session))
+    }
+
+    /// The client has said all that may be lost.
+    pub(super) fn has_recovered(&self, session: &Session) {
+        if self.is_recovering() && self.recovery.is_through(session.id) {
+            self.recover_soon();
+        }
+    }
+
+    /// Waits no longer: whose client has not come by now has lost its session.
+    pub fn stop_waiting(&self) {
+        if self.is_recovering() {
+            self.recover_soon();
+        }
+    }
+
+    fn recover_soon(&self) {
+        if !std::mem::replace(&mut *self.recovery.is_due.lock(), true) {
+            (self.queue)(Job(Work::Recovery));
+        }
+    }
+
+    /// Does again what may be lost, and goes on as always.
+    pub(super) fn recover(&self) {
+        let mut again = Vec::new();
+        for session in self.all_sessions() {
+            self.take_up(&session, &mut again);
+        }
+        again.sort_by_key(Again::key);
+        for one in again {
+            self.do_again(one);
+        }
+        let late = std::mem::take(&mut *self.recovery.awaited.lock());
+        for awaited in late.into_values().filter(|awaited| !awaited.has_come) {
+            self.forget_soon(awaited.pages);
+        }
+        // Who keeps it still is told at the next one, if this one fails.
+        let _ = self.settle_round();
+        self.fs.let_orphans_go();
+        self.is_recovering.store(false, Ordering::SeqCst);
+        for session in self.all_sessions() {
+            self.start_lane(&session);
+        }
+    }
+
+    /// Takes what a client has said from its lane: what it has open at once, what it has changed
+    /// for its turn among that of all.
+    fn take_up(&self, session: &Arc<Session>, again: &mut Vec<Again>) {
+        let said = session.lane.lock().take_all();
+        let mut rest = Vec::new();
+        let mut said = said.into_iter();
+        for message in said.by_ref() {
+            let mut push = |order, what| {
+                again.push(Again { order, session: Arc::clone(session), what });
+            };
+            match message {
+                ToServer::Recovered => {
+                    session.is_saying_again.store(false, Ordering::SeqCst);
+                    break;
+                }
+                ToServer::Opened { .. } => self.attend(session, message),
+                ToServer::Change(change) => push(change.order, What::Change(change)),
+                ToServer::Done { id, change } => push(change.order, What::Call(id, change)),
+                ToServer::Call { id, caller, call, after } => {
+                    if let Ok(Some(done)) = self.done_call(session, id) {
+                        if !done.is_settled {
+                            let change = repeated(caller.clone(), &call, &done);
+                            push(change.order, What::Unheard(change));
+                        }
+                        self.find_done(session, id, &call, done);
+                    }
+                    rest.push(ToServer::Call { id, caller, call, after });
+                }
+                message => rest.push(message),
+            }
+        }
+        rest.extend(said);
+        session.lane.lock().put_back(rest);
+    }
+
+    /// A call was done before, and its answer was lost: it is answered when its turn comes.
+    fn find_done(&self, session: &Session, id: CallId, call: &Call, done: DoneCall) {
+        if let (Call::Create { .. } | Call::Tmpfile { .. }, Answer::Made(made, _)) =
+            (call, &done.answer)
+        {
+            self.fs.refer(made.file);
+            if !session.opened(made.file, asked_access(call)) {
+                self.fs.release(made.file);
+            }
+        }
+        session.note_done(Some(id), 0, u64::MAX);
+        session.unheard.lock().insert(id, done);
+    }
+
+    fn do_again(&self, again: Again) {
+        self.saw_order(again.order);
+        let session = &again.session;
+        match again.what {
+            What::Change(change) => drop(self.change_again(session, change)),
+            What::Call(id, change) => self.call_again(session, id, &change),
+            // Whoever asked hears of it by the answer.
+            What::Unheard(change) => drop(self.write_again(session, &change)),
+        }
+    }
+
+    /// Takes a change in its turn. False: it has to wait.
+    pub(super) fn take_change(&self, session: &Arc<Session>, change: Change) -> bool {
+        match session.is_saying_again.load(Ordering::SeqCst) {
+            true => self.change_again(session, change),
+            false => self.apply(session, change, false),
+        }
+    }
+
+    fn change_again(&self, session: &Arc<Session>, change: Change) -> bool {
+        let Some(Resumed { applied, settled }) = session.resumed else { return true };
+        if change.number > applied {
+            return self.apply(session, change, true);
+        }
+        if change.number > settled
+            && let Err(error) = self.write_again(session, &change)
+        {
+            self.failed(session, change.number, error);
+        }
+        true
+    }
+
+    /// A call that was answered.
+    pub(super) fn call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) {
+        let done = self.done_call(session, id).and_then(|done| match done {
+            Some(done) if done.is_settled => Ok(()),
+            Some(_) => self.write_again(session, change),
+            None => self.do_call_again(session, id, change),
+        });
+        if let Err(error) = done {
+            self.failed(session, ChangeNumber(0), error);
+        }
+        session.note_done(Some(id), 0, u64::MAX);
+    }
+
+    fn do_call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) -> Result<()> {
+        let caller = session.rights.identities.map(&change.caller);
+        self.check(session, &caller, change, true)?;
+        self.prepare(&change.call)?;
+        let request = self.next_request();
+        let mut grip = self.grip(request, session);
+        grip.begin_change(change.made);
+        let ctx = Context { now: change.now, ..self.fs.context(&caller) };
+        let note = Note::CallAgain(id, change.order);
+        let done = self.guard(&mut grip, session, &ctx, &change.call, note);
+        let changed = grip.into_changed();
+        self.times.saw(change.now);
+        let done = done.map(|done| {
+            self.note_written(&change.call);
+            self.told_open_already(session, &done.answer);
+            self.lose_name(done.rest);
+        });
+        let changed: Vec<_> = changed.into_iter().collect();
+        self.note_told(session, &change.call, &[], &changed);
+        self.finish(session, request, &[], &[]);
+        done
+    }
+
+    /// An opening that is done again was told by itself, if it still counts.
+    pub(super) fn told_open_already(&self, session: &Session, answer: &Answer) {
+        if let Answer::Made(made, _) = answer
+            && session.closed(made.file)
+        {
+            self.fs.release(made.file);
+        }
+    }
+
+    /// The items that were changed are in the map. Bytes, and what decides how many there are, may
+    /// not be.
+    fn write_again(&self, session: &Session, change: &Change) -> Result<()> {
+        let caller = session.rights.identities.map(&change.caller);
+        let call = &change.call;
+        let (file, from, to) = match call {
+            Call::Write { file, at: WriteAt::Offset(offset), bytes, .. } => {
+                (*file, *offset, offset.saturating_add(bytes.len() as u64))
+            }
+            Call::Setattr { file, changes } => match changes.size {
+                Some((size, _)) => (*file, size, size),
+                None => return Ok(()),
+            },
+            Call::Fallocate { file, offset, length, .. } => {
+                (*file, *offset, offset.saturating_add(*length))
+            }
+            _ => return Ok(()),
+        };
+        if !self.is_known(session, file) {
+            return Err(Error::Stale);
+        }
+        self.note_written(call);
+        let permitted = self.permit(session, &caller, call);
+        self.fs.run(|txn| {
+            txn.lock(file, LockMode::Exclusive)?;
+            // What is gone by now needs none.
+            if txn.get(file.key(Kind::INODE, 0))?.is_none() {
+                return Ok(());
+            }
+            permitted.clone()?;
+            match call {
+                Call::Write { bytes, .. } if !bytes.is_empty() => {
+                    txn.write(file, from, Payload::Copied(bytes))?;
+                }
+                Call::Setattr { .. } => txn.set_size(file, from)?,
+                Call::Fallocate { request, .. } => reserve_again(txn, file, *request, from, to)?,
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+}
+
+fn reserve_again<T: Txn>(
+    txn: &mut T,
+    file: FileId,
+    request: SpaceRequest,
+    from: u64,
+    to: u64,
+) -> Result<()> {
+    let size = txn.file(file)?.size;
+    match request {
+        SpaceRequest::Punch => txn.punch(file, from, to.min(size).max(from))?,
+        SpaceRequest::Zero(_) => txn.punch(file, from, to)?,
+        // Nothing of these is in memory only.
+        SpaceRequest::Allocate(_) | SpaceRequest::Collapse | SpaceRequest::Insert => {}
+    }
+    if let SpaceRequest::Zero(SizeRule::Extend) | SpaceRequest::Allocate(SizeRule::Extend) = request
+        && size < to
+    {
+        txn.set_size(file, to)?;
+    }
+    Ok(())
+}
+
+/// A call that was done, as the change that it was.
+fn repeated(caller: Caller, call: &Call, done: &DoneCall) -> Change {
+    let mut call = call.clone();
+    if let (Call::Write { at, .. }, Answer::Written { offset, .. }) = (&mut call, &done.answer) {
+        *at = WriteAt::Offset(*offset);
+    }
+    let number = ChangeNumber(0);
+    Change { number, order: done.order, now: done.now, made: None, caller, call }
+}
+
+impl Served {
+    /// A client has come, whose session is to outlive this server. It is noted, durably.
+    pub fn begin_remembered(
+        &self,
+        id: SessionId,
+        name: String,
+        rights: Rights,
+        (credentials, patience): (Credentials, Duration),
+        peer: Arc<dyn Peer>,
+    ) -> Result<Arc<Session>> {
+        let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        let standing = Standing::Alive;
+        let record = Record { session: id, credentials, patience_ms, standing };
+        let pages = self.remember(&record)?;
+        let mut session = Session::new(id, name, rights, peer);
+        (session.pages, session.record) = (Some(pages), Some(record));
+        Ok(self.enter(session))
+    }
+
+    /// Sessions of the start before, whose clients may live; what else is noted is forgotten.
+    pub(super) fn sort_out(&self, remembered: Vec<(Pages, Record)>) -> Vec<(Pages, Record)> {
+        let (left, may_live): (Vec<_>, Vec<_>) =
+            remembered.into_iter().partition(|(_, record)| record.standing == Standing::Left);
+        left.into_iter().for_each(|(pages, _)| self.forget_soon(pages));
+        may_live
+    }
+
+    pub(super) fn forget_soon(&self, pages: Pages) {
+        self.forget_after(pages, Duration::ZERO);
+    }
+
+    /// Has what is noted of a session taken away after some time.
+    pub(super) fn forget_after(&self, pages: Pages, rest: Duration) {
+        let due = self.fs.clock.monotonic() + rest;
+        self.leaving.lock().push((pages, due));
+    }
+
+    /// Takes away what is noted of sessions that are over.
+    pub(super) fn forget_over(&self) -> Result<()> {
+        let now = self.fs.clock.monotonic();
+        let due: Vec<_> = self.leaving.lock().extract_if(.., |(_, due)| *due <= now).collect();
+        for (pages, _) in due {
+            ledger::forget(&self.fs, pages)?;
+        }
+        Ok(())
+    }
+}

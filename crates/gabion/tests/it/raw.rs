@@ -68,7 +68,7 @@ impl Raw {
         name: &str,
     ) -> io::Result<Result<Welcome, Refusal>> {
         let (name, path) = (name.to_owned(), Vec::new());
-        let hello = Hello { session, received: 0, name, path };
+        let hello = Hello { session, start: 0, received: 0, name, path };
         self.first(FrameKind::Hello, &hello.encode())?;
         let (header, payload) = self.frame()?;
         Ok(match header.kind {

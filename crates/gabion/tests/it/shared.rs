@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -412,25 +412,61 @@ fn no_reader_sees_less_than_was_written_before_it_began() {
 }
 
 #[test]
-fn a_server_that_is_killed_and_comes_back_is_used_again() {
+fn a_server_that_is_killed_and_comes_back_has_all_that_its_clients_were_answered() {
     let Some(mut shared) = Shared::new() else { return };
     let (a, b) = shared.two();
     fs::write(a.join("file"), "kept").unwrap();
     File::open(a.join("file")).unwrap().sync_all().unwrap();
     fs::read(b.join("file")).unwrap();
     let mut unsynced = File::create(a.join("unsynced")).unwrap();
-    unsynced.write_all(b"x").unwrap();
-    // It is there in any case, so that the fsync finds it.
-    File::open(b.join("unsynced")).unwrap().sync_all().unwrap();
+    for line in 0..300 {
+        writeln!(unsynced, "{line}").unwrap();
+    }
+    fs::create_dir(a.join("folder")).unwrap();
+    for number in 0..300 {
+        fs::write(a.join(format!("folder/{number}")), number.to_string()).unwrap();
+    }
+    fs::rename(a.join("folder/7"), a.join("folder/seven")).unwrap();
+    fs::remove_file(a.join("folder/8")).unwrap();
+    // Of both, and one after the other.
+    let mut both = File::options().append(true).create(true).open(b.join("both")).unwrap();
+    let mut too = File::options().append(true).open(a.join("both")).unwrap();
+    for line in 0..20 {
+        writeln!(both, "b{line}").unwrap();
+        writeln!(too, "a{line}").unwrap();
+    }
+    // Open, and without a name.
+    let mut nameless = File::options();
+    let mut nameless =
+        nameless.write(true).read(true).create_new(true).open(a.join("gone")).unwrap();
+    nameless.write_all(b"still here").unwrap();
+    fs::remove_file(a.join("gone")).unwrap();
+    let modified = fs::metadata(a.join("unsynced")).unwrap().modified().unwrap();
     shared.restart();
-    // What was not synced may be gone, which is told at its next fsync, once.
-    assert!(unsynced.sync_all().is_err());
+    unsynced.write_all(b"after\n").unwrap();
     unsynced.sync_all().unwrap();
-    // Both find a new session by themselves.
+    assert!(fs::metadata(b.join("unsynced")).unwrap().modified().unwrap() >= modified);
+    let lines = fs::read_to_string(b.join("unsynced")).unwrap();
+    assert_eq!(lines.lines().count(), 301);
+    assert!(lines.ends_with("299\nafter\n"));
+    let mut names: Vec<_> = fs::read_dir(b.join("folder")).unwrap().map(|e| e.unwrap()).collect();
+    names.retain(|name| !name.file_name().to_str().unwrap().starts_with("seven"));
+    assert_eq!(names.len(), 298);
+    for name in names {
+        let said = fs::read_to_string(name.path()).unwrap();
+        assert_eq!(said, name.file_name().to_str().unwrap());
+    }
+    assert_eq!(fs::read_to_string(b.join("folder/seven")).unwrap(), "7");
+    let expected: String = (0..20).map(|line| format!("b{line}\na{line}\n")).collect();
+    assert_eq!(fs::read_to_string(a.join("both")).unwrap(), expected);
+    let mut said = String::new();
+    nameless.rewind().unwrap();
+    nameless.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "still here");
     fs::write(a.join("other"), "new").unwrap();
     assert_eq!(fs::read_to_string(b.join("file")).unwrap(), "kept");
     assert_eq!(fs::read_to_string(b.join("other")).unwrap(), "new");
-    drop(unsynced);
+    drop((unsynced, both, too, nameless));
     shared.finish(&["a", "b"]);
 }
 

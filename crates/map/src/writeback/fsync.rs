@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use crate::error::MapError;
 use crate::file::FileState;
 use crate::file::dirty::InJournal;
-use crate::journal::{Flushed, Position};
+use crate::journal::Flushed;
 use crate::key::FileId;
 use crate::map::LocalMap;
 use crate::txn::{LockMode, Stop};
@@ -32,18 +32,25 @@ const JOURNALED_PART_OF_RING: u64 = 8;
 impl LocalMap {
     /// Makes a file and all that completed before durable.
     pub fn sync_file(&self, file: FileId) -> Result<(), MapError> {
+        self.sync_file_then(file, || Ok(()))
+    }
+
+    /// The same, and what `then` changes with it: after a crash that is there only if all bytes of
+    /// the file are that were accepted before.
+    pub fn sync_file_then(
+        &self,
+        file: FileId,
+        then: impl FnOnce() -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
         self.check_writable()?;
         let unsettled = self.files.find(file).filter(|state| !state.is_settled());
-        let position = match unsettled {
-            None => self.journal.position(),
-            Some(state) => match self.journal_bytes(&state)? {
-                Some(position) => position,
-                None => {
-                    self.write_back(&[state])?;
-                    self.journal.position()
-                }
-            },
-        };
+        if let Some(state) = unsettled
+            && !self.journal_bytes(&state)?
+        {
+            self.write_back(&[state])?;
+        }
+        then()?;
+        let position = self.journal.position();
         match self.journal.flush(position) {
             Ok(Flushed::Durable) => Ok(()),
             Ok(Flushed::RingFull) => self.commit().map(drop),
@@ -60,20 +67,19 @@ impl LocalMap {
         self.journal.ring_bytes() / JOURNALED_PART_OF_RING
     }
 
-    /// Puts the accepted bytes of a file into the journal's buffer, if they are few. Returns the
-    /// position that makes them durable.
-    fn journal_bytes(&self, state: &Arc<FileState>) -> Result<Option<Position>, MapError> {
+    /// Puts the accepted bytes of a file into the journal's buffer, if they are few. Whether it has.
+    fn journal_bytes(&self, state: &Arc<FileState>) -> Result<bool, MapError> {
         let _one_at_a_time = state.writeback.lock();
         let file = state.file;
         let limit = self.journaled_bytes_max();
-        self.attempt(|txn| -> Result<Option<Position>, Stop> {
+        self.attempt(|txn| -> Result<bool, Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
             let mut segments = txn.accepted(file);
             segments.retain(|segment| segment.journaled != InJournal::Yes);
             let bytes: u64 = segments.iter().map(|part| part.slice.bytes().len() as u64).sum();
             let journaled = self.journaled_bytes.load(Ordering::Acquire);
             if bytes > JOURNALED_BYTES_MAX || journaled + bytes > limit {
-                return Ok(None);
+                return Ok(false);
             }
             let mut extent = txn.extent(file)?;
             if extent.size != state.size() {
@@ -82,10 +88,8 @@ impl LocalMap {
             }
             let journaled = segments.into_iter().map(|segment| (Arc::clone(state), segment));
             txn.changes.journaled.extend(journaled);
-            Ok(Some(self.journal.position()))
+            Ok(true)
         })
         .map_err(world)
-        // The batch was appended after the closure looked: the position now includes it.
-        .map(|position| position.map(|_| self.journal.position()))
     }
 }

@@ -16,7 +16,7 @@ use crate::operation::{Rest, operate};
 use crate::references::Reference;
 
 use super::guarded::{self, Grip};
-use super::ledger::{DoneCall, Note};
+use super::ledger::{DoneCall, Note, kept_of, note_kept};
 use super::rights::asked_access;
 use super::{Executed, Outcome, Request, Served, Session};
 
@@ -58,7 +58,7 @@ impl Served {
             Call::Numbers { count } => plain(self.numbers(&job.session, *count)),
             Call::Sync { file } => {
                 let synced = match file {
-                    Some(file) => self.fs.fsync(*file),
+                    Some(file) => self.sync_file(*file),
                     None => self.settle_round(),
                 };
                 plain(synced.map(|()| Answer::Done))
@@ -93,10 +93,18 @@ impl Served {
     ) -> Result<Guarded> {
         let opens = |file: FileId| -> OpenState { self.fs.open_state(file) };
         let place = session.pages.and_then(|pages| pages.place(note));
+        let moved = self.moved(call);
         let attempt = |txn: &mut LocalTxn<'_>, grip: &mut Grip<'_>| {
             if let Some(place) = place {
                 // First of all, as bytes are written when they are, and not with the items.
                 txn.lock(place, LockMode::Exclusive)?;
+            }
+            if let Some(file) = moved {
+                txn.lock(file, LockMode::Exclusive)?;
+                if txn.has_unwritten_bytes(file)? {
+                    return Err(Error::UnwrittenBytes(file));
+                }
+                txn.lock(kept_of(file), LockMode::Exclusive)?;
             }
             let mut guarded = grip.on(txn);
             let (answer, rest) = operate(&mut guarded, ctx, call, &opens)?;
@@ -120,7 +128,10 @@ impl Served {
                 }
             });
             if let Some((key, value)) = noted {
-                guarded.note(key, value)?;
+                guarded.inner().put(key, value)?;
+            }
+            if let Some(file) = moved {
+                note_kept(guarded.inner(), file, order)?;
             }
             Ok(Guarded { answer, rest, order })
         };
@@ -221,9 +232,6 @@ impl Served {
             }
             _ => Note::Call(job.id),
         };
-        if let Err(error) = self.prepare(&job.call) {
-            return plain(Err(error));
-        }
         let guarded = self.guard(&mut grip, &job.session, &ctx, &job.call, note);
         let Guarded { answer, rest, order } = match guarded {
             Ok(done) => done,
@@ -232,7 +240,7 @@ impl Served {
         };
         let done = (note != Note::Nothing).then_some((order, ctx.now));
         if done.is_some() {
-            self.note_written(&job.call);
+            self.note_written(&job.session, &job.call, order);
             self.settle_soon_if(job.session.note_done(Some(job.id), 0, u64::MAX));
         }
         let changed = grip.into_changed();

@@ -148,9 +148,9 @@ impl<T: Txn + ?Sized> Guarded<'_, '_, T> {
         }
     }
 
-    /// Puts an item that is the filesystem's own, whatever it stands under.
-    pub(super) fn note(&mut self, key: Key, value: Vec<u8>) -> Result<(), Stop> {
-        self.inner.put(key, value)
+    /// What it touches nobody has leased, as it is the filesystem's own.
+    pub(super) fn inner(&mut self) -> &mut T {
+        self.inner
     }
 
     /// To be called when the operation is through: writes down how long the files are that it

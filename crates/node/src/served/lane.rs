@@ -222,7 +222,7 @@ impl Served {
         let mut leases: Vec<Want> = Vec::new();
         let changed = match applied {
             Ok(Guarded { answer, rest, .. }) => {
-                self.note_written(&change.call);
+                self.note_written(session, &change.call, change.order);
                 if is_again {
                     self.told_open_already(session, &answer);
                 }

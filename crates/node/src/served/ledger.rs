@@ -14,6 +14,7 @@
 //! | item under inode 0 | value |
 //! |--------------------|-------|
 //! | SESSION at n       | a [`Record`]: somebody has a session, whose notes are under inode n |
+//! | SESSION at 2⁶³ + i | the bytes of inode i are in the map as all changes up to this place u64 made them |
 //!
 //! | item under inode n | value |
 //! |--------------------|-------|
@@ -24,7 +25,7 @@
 //! |-----------------------------------|-------|
 //! | SESSION at a call's number        | a [`DoneCall`] |
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use gabion_base::codec::{DecodeError, Put, Reader};
@@ -33,6 +34,7 @@ use gabion_base::sync::Mutex;
 use gabion_base::time::Timestamp;
 use gabion_fs::{Error, Result};
 use gabion_link::message::{Answer, Call, CallId, ChangeNumber, SessionId, ToClient};
+use gabion_map::key::INO_END;
 use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, MapError, Stop, Txn};
 
 use crate::local::LocalFs;
@@ -44,6 +46,8 @@ const CALL_INODES: u64 = 16;
 /// Where notes of changes stand.
 const APPLIED: u64 = 0;
 const SETTLED: u64 = 1;
+/// Where it stands under inode 0 how far the bytes of an inode are in the map.
+const KEPT: u64 = INO_END;
 /// Notes that one transaction takes away.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 /// What identifies a client besides a secret, in bytes.
@@ -229,12 +233,39 @@ struct Part {
     heard: Vec<CallId>,
 }
 
+/// The last change of a file's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    order: u64,
+    by: SessionId,
+    /// Others have changed some, too.
+    is_shared: bool,
+}
+
+impl Latest {
+    fn after(self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        let is_shared = self.is_shared || before.is_shared || before.by != self.by;
+        let later = if self.order >= before.order { self } else { *before };
+        Self { is_shared, ..later }
+    }
+}
+
 /// Files with bytes that no round has made durable.
 #[derive(Debug, Default)]
 struct Written {
-    now: BTreeSet<FileId>,
+    now: BTreeMap<FileId, Latest>,
     /// Before the round that goes on.
-    before: BTreeSet<FileId>,
+    before: BTreeMap<FileId, Latest>,
+    /// Those of which is noted how far their bytes are in the map.
+    kept: BTreeSet<FileId>,
+}
+
+impl Written {
+    fn latest(&self, file: FileId) -> Option<Latest> {
+        let before = self.before.get(&file);
+        self.now.get(&file).map(|latest| latest.after(before)).or(before.copied())
+    }
 }
 
 /// What is kept of all sessions.
@@ -297,30 +328,78 @@ impl Session {
 
 impl Served {
     /// Has the bytes of these files remembered as not durable.
-    pub(super) fn note_written(&self, call: &Call) {
+    pub(super) fn note_written(&self, session: &Session, call: &Call, order: u64) {
         let file = match call {
             Call::Write { file, .. } | Call::Fallocate { file, .. } => *file,
             Call::Setattr { file, changes } if changes.size.is_some() => *file,
             Call::Copy { target, .. } => *target,
             _ => return,
         };
-        self.ledger.written.lock().now.insert(file);
+        let latest = Latest { order, by: session.id, is_shared: false };
+        let now = &mut self.ledger.written.lock().now;
+        let latest = latest.after(now.get(&file));
+        now.insert(file, latest);
     }
 
-    /// Before an operation that cannot be understood once more if bytes from before it are written
-    /// again behind it: makes those durable.
-    pub(super) fn prepare(&self, call: &Call) -> Result<()> {
+    /// The file whose bytes the operation moves, or replaces by others that are elsewhere, if some
+    /// of them may not be durable. Those must not be written again when it is through: so they are
+    /// in the map before it, and it is noted that they are.
+    pub(super) fn moved(&self, call: &Call) -> Option<FileId> {
         use gabion_fs::SpaceRequest::{Collapse, Insert};
         let file = match call {
             Call::Copy { target, .. } => *target,
             Call::Fallocate { file, request: Collapse | Insert, .. } => *file,
-            _ => return Ok(()),
+            _ => return None,
         };
-        let is_written = {
-            let written = self.ledger.written.lock();
-            written.now.contains(&file) || written.before.contains(&file)
+        let mut written = self.ledger.written.lock();
+        written.latest(file)?;
+        written.kept.insert(file);
+        Some(file)
+    }
+
+    /// Makes a file durable. If several clients have written to it, it is noted how far: what one of
+    /// them says again must not replace what another one, which may be gone, was told is durable.
+    pub(super) fn sync_file(&self, file: FileId) -> Result<()> {
+        let latest = {
+            let mut written = self.ledger.written.lock();
+            let latest = written.latest(file).filter(|latest| latest.is_shared);
+            if latest.is_some() {
+                written.kept.insert(file);
+            }
+            latest
         };
-        if is_written { self.settle_round() } else { Ok(()) }
+        match latest {
+            None => self.fs.fsync(file),
+            Some(Latest { order, .. }) => {
+                let note = || {
+                    self.fs.map().transact(|txn| -> std::result::Result<(), Stop> {
+                        note_kept(txn, file, order)
+                    })
+                };
+                let world = |stop| match stop {
+                    Stop::Map(error) => error,
+                    // A transaction of the driver stops for nothing else.
+                    Stop::Need { .. } | Stop::Lease => MapError::NoSpace,
+                };
+                Ok(self.fs.map().sync_file_then(file, || note().map_err(world))?)
+            }
+        }
+    }
+
+    /// Whether the bytes of the file are in the map as a change that has this place made them, or a
+    /// later one.
+    pub(super) fn has_bytes(
+        &self,
+        txn: &mut LocalTxn<'_>,
+        file: FileId,
+        order: u64,
+    ) -> Result<bool> {
+        let key = kept_key(file);
+        txn.lock(key.file(), LockMode::Shared)?;
+        match txn.get(key)? {
+            None => Ok(false),
+            Some(value) => Ok(order_kept(key, &value)? >= order),
+        }
     }
 
     /// Makes all that was done so far durable, and tells the clients.
@@ -329,12 +408,17 @@ impl Served {
         let sessions = self.all_sessions();
         let begin = |session: &Arc<Session>| Some((Arc::clone(session), session.begin_round()?));
         let parts: Vec<_> = sessions.iter().filter_map(begin).collect();
-        {
+        let kept = {
             let written = &mut *self.ledger.written.lock();
             // A round that failed has left some.
-            written.before.append(&mut written.now);
-        }
-        if let Err(error) = self.settle_parts(&parts) {
+            for (file, latest) in std::mem::take(&mut written.now) {
+                let latest = latest.after(written.before.get(&file));
+                written.before.insert(file, latest);
+            }
+            std::mem::take(&mut written.kept)
+        };
+        if let Err(error) = self.settle_parts(&parts, &kept) {
+            self.ledger.written.lock().kept.extend(kept);
             parts.into_iter().for_each(|(session, part)| session.put_back(part));
             return Err(error);
         }
@@ -347,7 +431,7 @@ impl Served {
         Ok(())
     }
 
-    fn settle_parts(&self, parts: &[(Arc<Session>, Part)]) -> Result<()> {
+    fn settle_parts(&self, parts: &[(Arc<Session>, Part)], kept: &BTreeSet<FileId>) -> Result<()> {
         self.fs.syncfs()?;
         let mut last = None;
         for (session, part) in parts {
@@ -366,10 +450,26 @@ impl Served {
             }
             last = Some(file);
         }
+        // Not before: until then their changes may be said again.
+        for file in kept {
+            self.forget_kept(kept_key(*file))?;
+        }
         match last {
             Some(file) => self.fs.fsync(file),
             None => Ok(()),
         }
+    }
+
+    fn forget_kept(&self, key: Key) -> Result<()> {
+        self.fs.run(|txn| {
+            txn.lock(key.file(), LockMode::Exclusive)?;
+            Ok(txn.delete(key)?)
+        })
+    }
+
+    /// Forgets of all files how far their bytes are in the map.
+    pub(super) fn forget_all_kept(&self) -> Result<()> {
+        kept_before(&self.fs)?.into_iter().try_for_each(|(key, _)| self.forget_kept(key))
     }
 
     /// Has it noted that somebody begins a session. It is durable.
@@ -430,17 +530,55 @@ impl Served {
 pub(super) fn remembered(fs: &LocalFs) -> Result<Vec<(Pages, Record)>> {
     let subvol = fs.root().subvol;
     let index = FileId::new(subvol, Ino(0));
-    let (first, last) = (index.key(Kind::SESSION, 0), index.key(Kind::SESSION, u64::MAX));
-    let items = fs.run(|txn| {
-        txn.lock(index, LockMode::Shared)?;
-        Ok(txn.scan(first, last, usize::MAX)?)
-    })?;
+    let (first, last) = (index.key(Kind::SESSION, 0), index.key(Kind::SESSION, KEPT - 1));
+    let items = items(fs, first, last)?;
     let record = |(key, value): &(Key, _)| {
         let value: &gabion_map::Value = value;
         let record = Record::decode(value).map_err(|error| bad(*key, error))?;
         Ok((Pages { subvol, ino: Ino(key.at) }, record))
     };
     items.iter().map(record).collect()
+}
+
+fn items(fs: &LocalFs, first: Key, last: Key) -> Result<Vec<(Key, gabion_map::Value)>> {
+    fs.run(|txn| {
+        txn.lock(first.file(), LockMode::Shared)?;
+        Ok(txn.scan(first, last, usize::MAX)?)
+    })
+}
+
+fn kept_key(file: FileId) -> Key {
+    FileId::new(file.subvol, Ino(0)).key(Kind::SESSION, KEPT | file.ino.0)
+}
+
+/// Notes that the bytes of a file are in the map as changes up to this place made them.
+pub(super) fn note_kept<T: Txn>(
+    txn: &mut T,
+    file: FileId,
+    order: u64,
+) -> std::result::Result<(), Stop> {
+    let key = kept_key(file);
+    txn.lock(key.file(), LockMode::Exclusive)?;
+    let before = txn.get(key)?.and_then(|value| order_kept(key, &value).ok());
+    txn.put(key, order.max(before.unwrap_or(0)).to_le_bytes().to_vec())
+}
+
+/// Where it is noted how far the bytes of files are in the map.
+pub(super) fn kept_of(file: FileId) -> FileId {
+    kept_key(file).file()
+}
+
+fn order_kept(key: Key, value: &[u8]) -> Result<u64> {
+    let order = value.try_into().map(u64::from_le_bytes);
+    order.map_err(|_| bad(key, DecodeError::Invalid("a place among changes")))
+}
+
+/// How far bytes of files are in the map, as far as that is noted.
+pub(super) fn kept_before(fs: &LocalFs) -> Result<Vec<(Key, u64)>> {
+    let index = FileId::new(fs.root().subvol, Ino(0));
+    let (first, last) = (index.key(Kind::SESSION, KEPT), index.key(Kind::SESSION, u64::MAX));
+    let items = items(fs, first, last)?.into_iter();
+    items.map(|(key, value)| Ok((key, order_kept(key, &value)?))).collect()
 }
 
 /// Takes away all that is noted of a session.
@@ -477,6 +615,12 @@ impl LocalFs {
         let remembered = remembered(self)?;
         for (pages, _) in &remembered {
             forget(self, *pages)?;
+        }
+        for (key, _) in kept_before(self)? {
+            self.run(|txn| {
+                txn.lock(key.file(), LockMode::Exclusive)?;
+                Ok(txn.delete(key)?)
+            })?;
         }
         if remembered.is_empty() { Ok(()) } else { self.syncfs() }
     }

@@ -186,6 +186,8 @@ impl Served {
         }
         match served.recovery.is_needed() {
             true => {
+                let kept = ledger::kept_before(&served.fs)?;
+                kept.into_iter().for_each(|(_, order)| served.saw_order(order));
                 served.fs.hold_orphans();
                 served.is_recovering = AtomicBool::new(true);
             }

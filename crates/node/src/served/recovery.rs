@@ -186,7 +186,7 @@ impl Served {
             self.forget_soon(awaited.pages);
         }
         // Who keeps it still is told at the next one, if this one fails.
-        let _ = self.settle_round();
+        let _ = self.settle_round().and_then(|()| self.forget_all_kept());
         self.fs.let_orphans_go();
         self.is_recovering.store(false, Ordering::SeqCst);
         for session in self.all_sessions() {
@@ -291,7 +291,6 @@ impl Served {
     fn do_call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) -> Result<()> {
         let caller = session.rights.identities.map(&change.caller);
         self.check(session, &caller, change, true)?;
-        self.prepare(&change.call)?;
         let request = self.next_request();
         let mut grip = self.grip(request, session);
         grip.begin_change(change.made);
@@ -301,7 +300,7 @@ impl Served {
         let changed = grip.into_changed();
         self.times.saw(change.now);
         let done = done.map(|done| {
-            self.note_written(&change.call);
+            self.note_written(session, &change.call, change.order);
             self.told_open_already(session, &done.answer);
             self.lose_name(done.rest);
         });
@@ -341,12 +340,14 @@ impl Served {
         if !self.is_known(session, file) {
             return Err(Error::Stale);
         }
-        self.note_written(call);
+        self.note_written(session, call, change.order);
         let permitted = self.permit(session, &caller, call);
         self.fs.run(|txn| {
             txn.lock(file, LockMode::Exclusive)?;
             // What is gone by now needs none.
-            if txn.get(file.key(Kind::INODE, 0))?.is_none() {
+            if txn.get(file.key(Kind::INODE, 0))?.is_none()
+                || self.has_bytes(txn, file, change.order)?
+            {
                 return Ok(());
             }
             permitted.clone()?;

@@ -42,6 +42,8 @@ impl Kind {
     /// A run of blocks that died while an older snapshot still needs it: in the forest, under the
     /// owning subvolume's id as inode, at the block address.
     pub const DEAD: Kind = Kind(10);
+    /// Advisory locks, at the byte that is locked. Never an item: only leases are on them.
+    pub const LOCK: Kind = Kind(64);
 }
 
 impl fmt::Debug for Kind {
@@ -57,6 +59,7 @@ impl fmt::Debug for Kind {
             Self::REFERENCE => "REFERENCE",
             Self::SUBVOLUME => "SUBVOLUME",
             Self::DEAD => "DEAD",
+            Self::LOCK => "LOCK",
             Self(other) => return write!(f, "kind {other}"),
         })
     }

@@ -31,7 +31,8 @@ tagged! {
     6 => Unwanted(ranges: Vec<KeyRange>),
     7 => Cancel(id: CallId),
     9 => Change(change: Change),
-    10 => Yielded(ranges: Vec<KeyRange>)
+    10 => Yielded(ranges: Vec<KeyRange>),
+    11 => Locked(locks: Vec<Lock>)
 }
 
 record!(Change {

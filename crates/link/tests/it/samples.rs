@@ -251,6 +251,8 @@ pub fn to_server() -> Vec<ToServer> {
         ToServer::Change(change(None)),
         ToServer::Change(change(Some(Ino(0x0304)))),
         ToServer::Yielded(vec![KeyRange::object(FILE)]),
+        ToServer::Yielded(vec![KeyRange::locks(FILE)]),
+        ToServer::Locked(vec![lock(LockClass::Posix), lock(LockClass::Flock)]),
     ];
     calls.chain(others).collect()
 }

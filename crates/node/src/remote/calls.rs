@@ -7,6 +7,7 @@ use std::time::Duration;
 use gabion_base::disk::DiskError;
 use gabion_base::ids::BlockAddr;
 use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Error, Result};
 use gabion_link::message::{Answer, Call, CallId, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
@@ -15,6 +16,7 @@ use gabion_map::{FileId, Key, Kind, MapError};
 use crate::locks::LockEnd;
 
 use super::gate::Pass;
+use super::locking::LockCall;
 use super::{RemoteFs, Wire};
 
 /// How a call ended.
@@ -47,6 +49,8 @@ pub(super) struct Calls {
 struct State {
     last: u64,
     waiting: BTreeMap<CallId, Waiter>,
+    /// Of those without an answer, also if nobody waits for it any more, what is about locks.
+    locking: BTreeMap<CallId, LockCall>,
     /// What is told before the next call, or soon.
     notes: Vec<ToServer>,
 }
@@ -73,6 +77,9 @@ impl Calls {
         state.last += 1;
         let id = CallId(state.last);
         state.waiting.insert(id, waiter);
+        if let Some(call) = LockCall::of(&call) {
+            state.locking.insert(id, call);
+        }
         let caller = caller.clone();
         self.send(&mut state, ToServer::Call { id, caller, call, after });
         id
@@ -105,6 +112,7 @@ impl Calls {
     pub(super) fn lose_all(&self) {
         let mut state = self.state.lock();
         state.notes.clear();
+        state.locking.clear();
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         for waiter in waiting.into_values() {
@@ -120,6 +128,21 @@ impl Calls {
 
     fn take(&self, id: CallId) -> Option<Waiter> {
         self.state.lock().waiting.remove(&id)
+    }
+
+    /// Whether the call is about locks, and has no answer.
+    pub(super) fn is_about_locks(&self, id: CallId) -> bool {
+        self.state.lock().locking.contains_key(&id)
+    }
+
+    /// The call about locks, which has its answer.
+    pub(super) fn take_lock_call(&self, id: CallId) -> Option<LockCall> {
+        self.state.lock().locking.remove(&id)
+    }
+
+    /// Whether a lock on the file is asked for by the owner.
+    pub(super) fn is_locking(&self, file: FileId, owner: LockOwner) -> bool {
+        self.state.lock().locking.values().any(|call| call.is_for(file, owner))
     }
 }
 
@@ -244,6 +267,7 @@ impl RemoteFs {
                 let changed = updates.iter().filter(is_inode).map(|(key, _)| key.file());
                 let changed: Vec<FileId> = changed.collect();
                 {
+                    let _known = self.note_lock_answer(id, &result);
                     let mut cache = self.cache.write();
                     cache.update(updates);
                     for grant in grants {
@@ -280,6 +304,11 @@ impl RemoteFs {
             ToClient::Failed { number, error } => {
                 let files = self.pending.files_of(number);
                 self.revocations.failed(files, error);
+            }
+            // Nothing of them is cached but here.
+            ToClient::Revoke { id, range, .. } if range.kind() == Some(Kind::LOCK) => {
+                self.give_back_locks(&range);
+                self.calls.tell(ToServer::Released(vec![id]));
             }
             ToClient::Revoke { id, range, keep } => self.revocations.push(id, range, keep),
         }

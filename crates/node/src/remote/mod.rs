@@ -27,6 +27,7 @@ mod changing;
 mod contention;
 mod filesystem;
 mod gate;
+mod locking;
 mod opens;
 mod operations;
 mod pages;
@@ -54,6 +55,7 @@ use crate::clock::Clock;
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
+use self::locking::Locking;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::Pending;
@@ -150,6 +152,7 @@ pub struct RemoteFs {
     pages: Arc<Pages>,
     calls: Calls,
     opens: Opens,
+    locking: Locking,
     revocations: Revocations,
     kernel: Mutex<Option<Arc<dyn Kernel>>>,
     life: Mutex<Life>,
@@ -191,6 +194,7 @@ impl RemoteFs {
             pages: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
+            locking: Locking::default(),
             revocations: Revocations::default(),
             kernel: Mutex::default(),
             life: Mutex::new(Life { start: welcome.start, ..Life::default() }),
@@ -272,7 +276,7 @@ impl RemoteFs {
     fn relieve(&self, cache: &mut Cache) {
         let victims = cache.excess(self.settings.objects_max);
         if !victims.is_empty() {
-            let ranges = victims.into_iter().map(KeyRange::object).collect();
+            let ranges = victims.into_iter().map(KeyRange::everything).collect();
             self.calls.note(ToServer::Unwanted(ranges));
         }
     }
@@ -387,6 +391,7 @@ impl RemoteFs {
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
         self.forget_everything();
+        self.forget_locks();
         self.revocations.clear();
         self.tell_opens_again();
     }

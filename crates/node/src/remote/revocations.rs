@@ -108,6 +108,7 @@ impl RemoteFs {
             let now = self.clock.monotonic();
             for (_, range, _) in &revoked {
                 self.contention.revoked(range.file(), now);
+                self.give_back_locks(range);
             }
             let (bytes, others) = self.take_items(revoked);
             if !others.is_empty() {

@@ -26,8 +26,10 @@ mod execute;
 mod grants;
 mod guarded;
 mod lane;
+mod locking;
 mod numbers;
 mod rights;
+mod rivals;
 mod session;
 mod subtree;
 mod times;
@@ -48,6 +50,7 @@ use crate::local::LocalFs;
 
 use self::grants::{Grants, Revocation};
 pub use self::rights::{Changing, Rights};
+use self::rivals::Rivals;
 pub use self::session::{Peer, Session};
 use self::times::Times;
 
@@ -123,6 +126,7 @@ pub type Queue = Box<dyn Fn(Job) + Send + Sync>;
 pub struct Served {
     fs: Arc<LocalFs>,
     grants: Mutex<Grants>,
+    rivals: Mutex<Rivals>,
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
     times: Arc<Times>,
@@ -154,6 +158,7 @@ impl Served {
             times: Arc::new(Times::new(Arc::clone(&fs.clock))),
             fs,
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
+            rivals: Mutex::default(),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
             moves: AtomicU64::new(0),
@@ -242,9 +247,15 @@ impl Served {
             ToServer::Released(ids) => self.settle(|grants| {
                 ids.into_iter().flat_map(|id| grants.table.released(client, id)).collect()
             }),
-            ToServer::Yielded(ranges) => self.settle(|grants| {
-                ranges.iter().flat_map(|range| grants.table.yielded(client, range)).collect()
-            }),
+            ToServer::Yielded(ranges) => {
+                self.note_yielded(session, &ranges);
+                self.settle(|grants| {
+                    ranges.iter().flat_map(|range| grants.table.yielded(client, range)).collect()
+                });
+            }
+            ToServer::Locked(locks) => {
+                self.take_locked(session, &locks);
+            }
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),

@@ -54,7 +54,7 @@ impl Server {
         Self { world, served, jobs, sessions: AtomicU64::new(1) }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.client_limited(Rights::TRUSTED, RemoteSettings::default().objects_max)
     }
 
@@ -62,13 +62,16 @@ impl Server {
         self.client_limited(rights, RemoteSettings::default().objects_max)
     }
 
-    fn client_limited(&self, rights: Rights, objects_max: usize) -> Client {
+    pub fn client_limited(&self, rights: Rights, objects_max: usize) -> Client {
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, format!("client {}", id.0), rights, Arc::new(ToPeer(to_client)));
-        let wire = ToSession { served: Arc::clone(&self.served), session: Mutex::new(session) };
-        let wire = Arc::new(wire);
+        let wire = Arc::new(ToSession {
+            served: Arc::clone(&self.served),
+            session: Mutex::new(session),
+            sent: AtomicU64::new(0),
+        });
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
@@ -108,7 +111,7 @@ impl Server {
     }
 
     /// The client's session ends, and it begins another one, in which nobody answers it.
-    fn begin_again(&self, client: &Client) {
+    pub fn begin_again(&self, client: &Client) {
         self.served.end(&client.session());
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, _) = crossbeam_channel::unbounded();
@@ -141,12 +144,15 @@ impl Peer for ToPeer {
 struct ToSession {
     served: Arc<Served>,
     session: Mutex<Arc<Session>>,
+    /// Messages so far.
+    sent: AtomicU64,
 }
 
 impl Wire for ToSession {
     fn send(&self, message: ToServer) {
         let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
         let session = Arc::clone(&*self.session.lock());
+        self.sent.fetch_add(1, Ordering::Relaxed);
         self.served.receive(&session, message);
     }
 }
@@ -192,12 +198,12 @@ impl Drop for Client {
 }
 
 /// Somebody whose kernel has checked permissions.
-fn caller() -> Caller {
+pub fn caller() -> Caller {
     Caller { trust: Trust::CheckedByKernel, ..Caller::superuser() }
 }
 
 impl Client {
-    fn session(&self) -> Arc<Session> {
+    pub fn session(&self) -> Arc<Session> {
         Arc::clone(&*self.wire.session.lock())
     }
 
@@ -208,13 +214,18 @@ impl Client {
         value
     }
 
-    fn create(&self, name: &str) -> FileId {
+    /// Messages that were sent to the server so far.
+    pub fn messages(&self) -> u64 {
+        self.wire.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn create(&self, name: &str) -> FileId {
         let request = OpenRequest { access: Access::WRITE, truncate: None };
         let (name, how) = (name.as_bytes(), IfExists::Open);
         self.run(|fs| fs.create(&caller(), self.root, name, 0o644, how, &request)).unwrap().0.file
     }
 
-    fn lookup(&self, name: &str) -> Result<FileId, Error> {
+    pub fn lookup(&self, name: &str) -> Result<FileId, Error> {
         let found = self.run(|fs| fs.lookup(&caller(), self.root, name.as_bytes()));
         found.map(|found| found.file)
     }
@@ -223,13 +234,13 @@ impl Client {
         self.run(|fs| fs.stat(file)).unwrap().size
     }
 
-    fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
+    pub fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
         let payload = Payload::Copied(bytes);
         self.run(|fs| fs.write(&caller(), file, at, &payload, Privileges::Keep)).unwrap();
     }
 
     /// As a kernel that keeps what it reads.
-    fn read(&self, file: FileId, offset: u64, length: usize) -> Vec<u8> {
+    pub fn read(&self, file: FileId, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         let count = self.run(|fs| fs.read_pages(&caller(), file, offset, &mut bytes)).unwrap();
         bytes.truncate(count);

@@ -1,0 +1,321 @@
+//! Advisory locks of this machine's processes.
+//!
+//! ```text
+//!   lock --leased, free----------------> granted here, told to nobody
+//!         |-leased, somebody here has it, and is to be waited for: the lease is given up
+//!         '-not leased ----------------> the server decides; its answer may bring the lease
+//!   others want locks on the file, or the file has to go: Locked, what is held here; Released
+//! ```
+//!
+//! - Here is known, whoever has decided it, which locks this machine's processes hold. That is what
+//!   is decided by under a lease, and what a server is told that has started again.
+//! - What the server answers is noted in the order of its answers, and before what it says next. So
+//!   when it grants the lease on a file, what is known here of the file's locks is all there is.
+//! - Nobody waits here. So the server, which knows all who wait and all that they wait for, finds
+//!   the circles.
+//! - A lock comes after the change that made its file, as that is said before any lock is.
+//!
+//! What is locked here takes the `order` lock first, if at all, then this one, then the cache.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gabion_base::sync::{Mutex, MutexGuard};
+use gabion_fs::lock::{
+    Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Refusal, Ticket, Wait,
+};
+use gabion_fs::{Caller, Error, Result};
+use gabion_link::message::{Answer, Call, CallId, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_link::table::Keep;
+use gabion_map::{FileId, Kind, LockMode};
+
+use crate::locks::LockEnd;
+
+use super::RemoteFs;
+use super::calls::nonsense;
+
+/// Locks that this machine's processes may have under leases.
+const LOCKS_MAX: usize = 1 << 20;
+/// Locks that one message tells.
+const TOLD_MAX: usize = 4096;
+/// For how long locks on a file are taken for contended after one was.
+const CONTENDED: Duration = Duration::from_secs(1);
+
+/// A call about locks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LockCall {
+    Lock(Lock),
+    Unlock(FileId, LockClass, LockOwner, LockRange),
+}
+
+impl LockCall {
+    pub(super) fn of(call: &Call) -> Option<Self> {
+        match call {
+            Call::Lock { lock, .. } => Some(Self::Lock(*lock)),
+            Call::Unlock { file, class, owner, range } => {
+                Some(Self::Unlock(*file, *class, own(*owner), *range))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it may give the owner locks on the file.
+    pub(super) fn is_for(&self, file: FileId, owner: LockOwner) -> bool {
+        matches!(self, Self::Lock(lock) if lock.file == file && lock.owner == owner)
+    }
+}
+
+/// All owners here are one client's.
+fn own(number: u64) -> LockOwner {
+    LockOwner { client: 0, number }
+}
+
+fn as_own(lock: &Lock) -> Lock {
+    Lock { owner: own(lock.owner.number), ..*lock }
+}
+
+/// What this machine's processes have locked.
+pub(super) struct Locking {
+    state: Mutex<Known>,
+}
+
+/// What is known of their locks.
+pub(super) struct Known {
+    held: LockTable,
+    /// Whoever asks the server for a lock on the file before this time had better be ready to wait.
+    contended: BTreeMap<FileId, Duration>,
+}
+
+impl Default for Locking {
+    fn default() -> Self {
+        let (held, contended) = (LockTable::new(LOCKS_MAX), BTreeMap::new());
+        Self { state: Mutex::new(Known { held, contended }) }
+    }
+}
+
+impl Locking {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Known> {
+        self.state.lock()
+    }
+}
+
+impl Known {
+    /// Nobody here has the file open any more.
+    pub(super) fn forget(&mut self, file: FileId) {
+        self.held.forget_held(file);
+        self.contended.remove(&file);
+    }
+
+    /// Nothing that was held is held any more.
+    fn forget_all(&mut self) {
+        *self = Self { held: LockTable::new(LOCKS_MAX), contended: BTreeMap::new() };
+    }
+
+    /// Whether the owner has a lock on the file.
+    fn has(&self, file: FileId, class: LockClass, owner: LockOwner) -> bool {
+        let is_meant = |lock: &Lock| lock.class == class && lock.owner == owner;
+        self.held.held_on(file).iter().any(is_meant)
+    }
+
+    fn release(&mut self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
+        self.held.handle(LockRequest::Release { file, class, owner, range });
+    }
+
+    /// What the server has answered.
+    fn note(&mut self, call: LockCall, result: &Result<Answer>) {
+        match (call, result) {
+            (LockCall::Lock(lock), Ok(_)) => self.held.note_held(as_own(&lock)),
+            (LockCall::Lock(lock), Err(Error::WouldBlock)) => self.give_up_first(&lock),
+            (LockCall::Unlock(file, class, owner, range), Ok(_)) => {
+                self.release(file, class, owner, range);
+            }
+            (LockCall::Lock(_) | LockCall::Unlock(..), Err(_)) => {}
+        }
+    }
+
+    /// Who wants a lock of flock(2) as another one gives up that first.
+    fn give_up_first(&mut self, wanted: &Lock) {
+        if wanted.class == LockClass::Flock {
+            let owner = own(wanted.owner.number);
+            self.release(wanted.file, wanted.class, owner, LockRange::WHOLE);
+        }
+    }
+
+    fn is_contended(&self, file: FileId, now: Duration) -> bool {
+        self.contended.get(&file).is_some_and(|until| now < *until)
+    }
+}
+
+impl RemoteFs {
+    /// Asks for a lock. `end` is called before this returns if nobody has to be waited for, and
+    /// nobody had to be just now.
+    pub fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
+        match self.lock_here(&as_own(&lock), wait) {
+            Some(result) => {
+                end(result);
+                None
+            }
+            None => self.lock_at_server(lock, wait, end),
+        }
+    }
+
+    /// Decides about a lock, unless that is the server's.
+    fn lock_here(&self, lock: &Lock, wait: Wait) -> Option<Result<()>> {
+        let (ticket, lock) = (Ticket(0), *lock);
+        let decided = {
+            let mut known = self.locking.lock();
+            if !self.decides_locks(lock.file) {
+                return None;
+            }
+            // Nobody waits here.
+            let request = LockRequest::Acquire { ticket, lock, wait: Wait::No };
+            known.held.handle(request).into_iter().next()
+        };
+        match decided {
+            Some(Outcome::Refused(_, Refusal::WouldBlock)) if wait == Wait::Yes => {
+                self.yield_locks(lock.file);
+                None
+            }
+            Some(Outcome::Refused(_, refusal)) => Some(Err(refusal.into())),
+            Some(Outcome::Granted(_)) => Some(Ok(())),
+            Some(Outcome::Waiting(_)) | None => None,
+        }
+    }
+
+    fn lock_at_server(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
+        let caller = Caller::superuser();
+        let now = self.clock.monotonic();
+        let has_to_wait = self.locking.lock().is_contended(lock.file, now);
+        if wait == Wait::No || !has_to_wait {
+            let outcome = self.done(&caller, Call::Lock { lock, wait: Wait::No });
+            if wait == Wait::No || !matches!(outcome, Err(Error::WouldBlock)) {
+                end(outcome);
+                return None;
+            }
+            self.locking.lock().contended.insert(lock.file, now + CONTENDED);
+        }
+        // When it begins to wait nobody tells.
+        self.locking.lock().give_up_first(&lock);
+        let CallId(id) = self.call_later(&caller, Call::Lock { lock, wait }, end);
+        Some(Ticket(id))
+    }
+
+    /// Gives up what waits.
+    pub fn cancel_lock(&self, ticket: Ticket) {
+        self.calls.tell(ToServer::Cancel(CallId(ticket.0)));
+    }
+
+    /// Gives up an owner's locks on a range.
+    pub fn unlock(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+    ) -> Result<()> {
+        let owner = own(owner.number);
+        {
+            let mut known = self.locking.lock();
+            if self.decides_locks(file) {
+                known.release(file, class, owner, range);
+                return Ok(());
+            }
+            if !known.has(file, class, owner) && !self.calls.is_locking(file, owner) {
+                return Ok(());
+            }
+        }
+        let owner = owner.number;
+        self.done(&Caller::superuser(), Call::Unlock { file, class, owner, range })
+    }
+
+    /// A lock that stands in the way of `lock`.
+    pub fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {
+        {
+            let known = self.locking.lock();
+            if self.decides_locks(lock.file) {
+                return Ok(known.held.conflict(&as_own(lock)).copied());
+            }
+        }
+        match self.call(&Caller::superuser(), Call::TestLock { lock: *lock })? {
+            Answer::Lock(conflict) => Ok(conflict),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Whether the locks of the file are decided about here.
+    fn decides_locks(&self, file: FileId) -> bool {
+        let range = KeyRange::locks(file);
+        self.is_alive() && self.cache.read().covers_as(&range, LockMode::Exclusive)
+    }
+
+    /// Takes note of the answer to a call about locks, and keeps what is known of them locked until
+    /// the lease that may have come with it is noted, too.
+    pub(super) fn note_lock_answer(
+        &self,
+        id: CallId,
+        result: &Result<Answer>,
+    ) -> Option<MutexGuard<'_, Known>> {
+        if !self.calls.is_about_locks(id) {
+            return None;
+        }
+        let mut known = self.locking.lock();
+        if let Some(call) = self.calls.take_lock_call(id) {
+            known.note(call, result);
+        }
+        Some(known)
+    }
+
+    /// Gives up the lease on the locks of a file, as somebody here has to wait for one.
+    fn yield_locks(&self, file: FileId) {
+        // Whoever has made the file has said so.
+        let _order = self.order.lock();
+        let known = self.locking.lock();
+        let range = KeyRange::locks(file);
+        let mut cache = self.cache.write();
+        if cache.covers(&range) {
+            cache.give_up(&range, Keep::Nothing);
+            drop(cache);
+            self.tell_held(known.held.held_on(file));
+            self.calls.tell(ToServer::Yielded(vec![range]));
+        }
+    }
+
+    /// Takes away the lease on the locks in `range`, if there are any, and tells the server what is
+    /// held there. It remains to say that the range is released.
+    pub(super) fn give_back_locks(&self, range: &KeyRange) {
+        let Some(locks) = range.intersection(&KeyRange::locks(range.file())) else { return };
+        let known = self.locking.lock();
+        self.cache.write().give_up(&locks, Keep::Nothing);
+        self.tell_held(known.held.held_on(range.file()));
+    }
+
+    fn tell_held(&self, held: &[Lock]) {
+        for part in held.chunks(TOLD_MAX) {
+            self.calls.tell(ToServer::Locked(part.to_vec()));
+        }
+    }
+
+    /// All locks that processes here hold, whoever has decided that. Their owners' client is 0.
+    pub fn held_locks(&self) -> Vec<Lock> {
+        self.locking.lock().held.held().copied().collect()
+    }
+
+    /// Tells a server that has started again, and with which the session goes on, all locks that
+    /// processes here hold. From now on it decides about them.
+    pub fn tell_locks_again(&self) {
+        let known = self.locking.lock();
+        let mut cache = self.cache.write();
+        let is_locks = |range: &KeyRange| range.kind() == Some(Kind::LOCK);
+        let leased: Vec<KeyRange> = cache.ranges().into_iter().filter(is_locks).collect();
+        leased.iter().for_each(|range| cache.give_up(range, Keep::Nothing));
+        drop(cache);
+        let held: Vec<Lock> = known.held.held().copied().collect();
+        self.tell_held(&held);
+    }
+
+    /// The session has ended, and all locks with it.
+    pub(super) fn forget_locks(&self) {
+        self.locking.lock().forget_all();
+    }
+}

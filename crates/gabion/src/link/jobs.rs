@@ -1,10 +1,14 @@
 //! Calls on their way to the workers, and those that have to wait for the end of a grace period.
 //!
+//! To wake a worker takes longer than some calls do. Those are done by the thread that has read
+//! them, or has set them free, if it is ready for that ([`Jobs::with_quick`]).
+//!
 //! After a start, clients of the start before may still answer from what they have cached, because
 //! their sessions have not ended by their own clocks. Until they must have ended, nothing is
 //! changed.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +18,11 @@ use gabion_link::message::SessionId;
 use gabion_node::served::Job;
 
 use super::load::Load;
+
+thread_local! {
+    /// Calls that this thread does itself, if it does.
+    static QUICK: RefCell<Option<VecDeque<Job>>> = const { RefCell::new(None) };
+}
 
 /// Calls that are to be run.
 pub(super) struct Jobs {
@@ -56,7 +65,19 @@ impl Jobs {
         }
     }
 
+    /// Does `first`, and then by `run` whatever quick calls came of that.
+    pub(super) fn with_quick<T>(&self, first: impl FnOnce() -> T, run: impl Fn(Job)) -> T {
+        QUICK.set(Some(VecDeque::new()));
+        let value = first();
+        while let Some(job) = QUICK.with_borrow_mut(|jobs| jobs.as_mut()?.pop_front()) {
+            run(job);
+        }
+        QUICK.set(None);
+        value
+    }
+
     fn send(&self, job: Job) {
+        let Some(job) = keep_if_quick(job) else { return };
         if let (session, Some(call)) = job.of()
             && let Some(load) = self.loads.read().get(&session)
         {
@@ -87,4 +108,15 @@ impl Jobs {
         let due = self.grace.lock().take_if(|(ends, _)| Instant::now() >= *ends);
         due.into_iter().flat_map(|(_, waiting)| waiting).for_each(|job| self.send(job));
     }
+}
+
+/// Leaves a quick call to this thread, if it is ready for that. Else it is given back.
+fn keep_if_quick(job: Job) -> Option<Job> {
+    QUICK.with_borrow_mut(|jobs| match jobs {
+        Some(jobs) if job.is_quick() => {
+            jobs.push_back(job);
+            None
+        }
+        _ => Some(job),
+    })
 }

@@ -91,6 +91,15 @@ impl Job {
         }
     }
 
+    /// Whether it is done without waiting for a disk or for anybody, so that whoever has it may as
+    /// well do it.
+    pub fn is_quick(&self) -> bool {
+        match &self.0 {
+            Work::Call(request) => request.is_quick(),
+            Work::Lane(_) => false,
+        }
+    }
+
     /// Whose it is, and which call, if it is one.
     pub fn of(&self) -> (SessionId, Option<CallId>) {
         match &self.0 {

@@ -35,8 +35,25 @@ struct Slot {
 enum Waiter {
     /// A thread.
     Thread(Arc<Slot>),
-    /// Somebody who is told, on a thread that may wait.
-    Told(LockEnd),
+    /// Somebody who is told.
+    Told(Told),
+}
+
+/// Somebody who does not wait in a thread.
+struct Told {
+    /// Does not wait.
+    end: LockEnd,
+    asked: Duration,
+    patience: Patience,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as that of any other call.
+    Deadline,
+    /// As long as the server lives: it waits for others.
+    Life,
 }
 
 /// Calls under way.
@@ -121,13 +138,29 @@ impl Calls {
                     *slot.end.lock() = Some(End::Lost);
                     slot.ended.notify_all();
                 }
-                Waiter::Told(end) => end(Err(lost("lock"))),
+                Waiter::Told(told) => (told.end)(Err(lost("lock"))),
             }
         }
     }
 
     fn take(&self, id: CallId) -> Option<Waiter> {
         self.state.lock().waiting.remove(&id)
+    }
+
+    /// All who are told and whom `is_overdue` says has waited long enough.
+    fn take_told(&self, is_overdue: impl Fn(&Told) -> bool) -> Vec<Told> {
+        let mut state = self.state.lock();
+        let is_meant = |_: &CallId, waiter: &mut Waiter| match waiter {
+            Waiter::Thread(_) => false,
+            Waiter::Told(told) => is_overdue(told),
+        };
+        let taken = state.waiting.extract_if(.., is_meant);
+        taken
+            .filter_map(|(_, waiter)| match waiter {
+                Waiter::Told(told) => Some(told),
+                Waiter::Thread(_) => None,
+            })
+            .collect()
     }
 
     /// Whether the call is about locks, and has no answer.
@@ -238,11 +271,37 @@ impl RemoteFs {
         Err(lost("call"))
     }
 
-    /// Asks the server; `end` is told on a thread that may wait.
-    pub(super) fn call_later(&self, caller: &Caller, call: Call, end: LockEnd) -> CallId {
+    /// Asks the server; `end` is told, and does not wait. Nothing if the server cannot be asked,
+    /// which `end` is told, too.
+    pub(super) fn call_later(
+        &self,
+        caller: &Caller,
+        call: Call,
+        patience: Patience,
+        end: LockEnd,
+    ) -> Option<CallId> {
         self.gate.leave_own();
+        let asked = self.clock.monotonic();
+        if !self.wait_for_life(asked + self.settings.deadline) {
+            end(Err(silent(self.settings.deadline)));
+            return None;
+        }
         let after = self.depends_on(&call);
-        self.calls.ask(caller, call, after, Waiter::Told(end))
+        let told = Waiter::Told(Told { end, asked, patience });
+        Some(self.calls.ask(caller, call, after, told))
+    }
+
+    /// Tells those who do not wait in a thread that they have waited for too long. To be called now
+    /// and then.
+    pub fn end_overdue_calls(&self) {
+        let (now, is_alive) = (self.clock.monotonic(), self.is_alive());
+        let overdue = self.calls.take_told(|told| {
+            let is_patient = told.patience == Patience::Life && is_alive;
+            !is_patient && now.saturating_sub(told.asked) >= self.settings.deadline
+        });
+        for told in overdue {
+            (told.end)(Err(silent(self.settings.deadline)));
+        }
     }
 
     /// The last change that the server must have made before it looks at the call: of all for
@@ -284,10 +343,7 @@ impl RemoteFs {
                         *slot.end.lock() = Some(End::Answered(result, pass));
                         slot.ended.notify_all();
                     }
-                    Some(Waiter::Told(end)) => {
-                        let result = result.map(drop);
-                        self.revocations.later(Box::new(move || end(result)));
-                    }
+                    Some(Waiter::Told(told)) => (told.end)(result.map(drop)),
                 }
             }
             ToClient::Pong { now, .. } => self.server_time.told(now, self.clock.monotonic()),

@@ -17,9 +17,6 @@
 //!
 //! What is locked here takes the `order` lock first, if at all, then this one, then the cache.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use gabion_base::sync::{Mutex, MutexGuard};
 use gabion_fs::lock::{
     Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Refusal, Ticket, Wait,
@@ -33,14 +30,12 @@ use gabion_map::{FileId, Kind, LockMode};
 use crate::locks::LockEnd;
 
 use super::RemoteFs;
-use super::calls::nonsense;
+use super::calls::{Patience, nonsense};
 
 /// Locks that this machine's processes may have under leases.
 const LOCKS_MAX: usize = 1 << 20;
 /// Locks that one message tells.
 const TOLD_MAX: usize = 4096;
-/// For how long locks on a file are taken for contended after one was.
-const CONTENDED: Duration = Duration::from_secs(1);
 
 /// A call about locks.
 #[derive(Clone, Copy, Debug)]
@@ -83,14 +78,11 @@ pub(super) struct Locking {
 /// What is known of their locks.
 pub(super) struct Known {
     held: LockTable,
-    /// Whoever asks the server for a lock on the file before this time had better be ready to wait.
-    contended: BTreeMap<FileId, Duration>,
 }
 
 impl Default for Locking {
     fn default() -> Self {
-        let (held, contended) = (LockTable::new(LOCKS_MAX), BTreeMap::new());
-        Self { state: Mutex::new(Known { held, contended }) }
+        Self { state: Mutex::new(Known { held: LockTable::new(LOCKS_MAX) }) }
     }
 }
 
@@ -104,12 +96,11 @@ impl Known {
     /// Nobody here has the file open any more.
     pub(super) fn forget(&mut self, file: FileId) {
         self.held.forget_held(file);
-        self.contended.remove(&file);
     }
 
     /// Nothing that was held is held any more.
     fn forget_all(&mut self) {
-        *self = Self { held: LockTable::new(LOCKS_MAX), contended: BTreeMap::new() };
+        self.held = LockTable::new(LOCKS_MAX);
     }
 
     /// Whether the owner has a lock on the file.
@@ -141,23 +132,27 @@ impl Known {
             self.release(wanted.file, wanted.class, owner, LockRange::WHOLE);
         }
     }
-
-    fn is_contended(&self, file: FileId, now: Duration) -> bool {
-        self.contended.get(&file).is_some_and(|until| now < *until)
-    }
 }
 
 impl RemoteFs {
-    /// Asks for a lock. `end` is called before this returns if nobody has to be waited for, and
-    /// nobody had to be just now.
+    /// Asks for a lock. `end` is called before this returns if the server has not to be asked. It
+    /// must not wait.
     pub fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
-        match self.lock_here(&as_own(&lock), wait) {
-            Some(result) => {
-                end(result);
-                None
-            }
-            None => self.lock_at_server(lock, wait, end),
+        if let Some(result) = self.lock_here(&as_own(&lock), wait) {
+            end(result);
+            return None;
         }
+        let patience = match wait {
+            Wait::No => Patience::Deadline,
+            Wait::Yes => {
+                // When it begins to wait nobody tells.
+                self.locking.lock().give_up_first(&lock);
+                Patience::Life
+            }
+        };
+        let call = Call::Lock { lock, wait };
+        let CallId(id) = self.call_later(&Caller::superuser(), call, patience, end)?;
+        Some(Ticket(id))
     }
 
     /// Decides about a lock, unless that is the server's.
@@ -183,30 +178,12 @@ impl RemoteFs {
         }
     }
 
-    fn lock_at_server(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
-        let caller = Caller::superuser();
-        let now = self.clock.monotonic();
-        let has_to_wait = self.locking.lock().is_contended(lock.file, now);
-        if wait == Wait::No || !has_to_wait {
-            let outcome = self.done(&caller, Call::Lock { lock, wait: Wait::No });
-            if wait == Wait::No || !matches!(outcome, Err(Error::WouldBlock)) {
-                end(outcome);
-                return None;
-            }
-            self.locking.lock().contended.insert(lock.file, now + CONTENDED);
-        }
-        // When it begins to wait nobody tells.
-        self.locking.lock().give_up_first(&lock);
-        let CallId(id) = self.call_later(&caller, Call::Lock { lock, wait }, end);
-        Some(Ticket(id))
-    }
-
     /// Gives up what waits.
     pub fn cancel_lock(&self, ticket: Ticket) {
         self.calls.tell(ToServer::Cancel(CallId(ticket.0)));
     }
 
-    /// Gives up an owner's locks on a range.
+    /// Gives up an owner's locks on a range, and waits for that.
     pub fn unlock(
         &self,
         file: FileId,
@@ -214,19 +191,51 @@ impl RemoteFs {
         owner: LockOwner,
         range: LockRange,
     ) -> Result<()> {
-        let owner = own(owner.number);
-        {
-            let mut known = self.locking.lock();
-            if self.decides_locks(file) {
-                known.release(file, class, owner, range);
-                return Ok(());
-            }
-            if !known.has(file, class, owner) && !self.calls.is_locking(file, owner) {
-                return Ok(());
+        match self.unlock_here(file, class, owner, range) {
+            None => Ok(()),
+            Some(call) => self.done(&Caller::superuser(), call),
+        }
+    }
+
+    /// The same. `end` is called before this returns if the server has not to be asked. It must not
+    /// wait.
+    pub fn unlock_then(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+        end: LockEnd,
+    ) {
+        match self.unlock_here(file, class, owner, range) {
+            None => end(Ok(())),
+            Some(call) => {
+                self.call_later(&Caller::superuser(), call, Patience::Deadline, end);
             }
         }
-        let owner = owner.number;
-        self.done(&Caller::superuser(), Call::Unlock { file, class, owner, range })
+    }
+
+    /// Unlocks what is locked under a lease. What the server has to be asked for is left.
+    fn unlock_here(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+    ) -> Option<Call> {
+        let owner = own(owner.number);
+        let mut known = self.locking.lock();
+        if self.decides_locks(file) {
+            known.release(file, class, owner, range);
+            return None;
+        }
+        let may_have = known.has(file, class, owner) || self.calls.is_locking(file, owner);
+        may_have.then_some(Call::Unlock { file, class, owner: owner.number, range })
+    }
+
+    /// Gives up an owner's locks on a range, soon. Does not wait.
+    pub fn unlock_soon(&self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
+        self.revocations.unlock_later(file, class, owner, range);
     }
 
     /// A lock that stands in the way of `lock`.

@@ -323,6 +323,28 @@ fn a_server_that_does_not_know_is_told_all_locks_again() {
     }
 }
 
+#[test]
+fn a_lock_that_is_asked_of_a_server_that_is_silent_ends_at_last() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    server.begin_again(&client);
+    let [at_once, later] = [Wait::No, Wait::Yes].map(|wait| ask(&client, lock(file, 1), wait));
+    client.fs.end_overdue_calls();
+    client.clock.advance(20);
+    assert!(!at_once.has_ended());
+    client.fs.end_overdue_calls();
+    assert!(matches!(at_once.end(), Err(Error::Stop(_))));
+    // Whoever waits for others may wait for as long as the session lives.
+    client.clock.advance(900_000);
+    client.fs.end_overdue_calls();
+    assert!(!later.has_ended());
+    client.clock.advance(100_000);
+    client.fs.end_overdue_calls();
+    assert!(matches!(later.end(), Err(Error::Stop(_))));
+}
+
 /// What clients claim to have locked.
 #[test]
 fn nobody_is_believed_to_hold_what_it_may_not_lock_or_what_others_may_have() {

@@ -22,7 +22,7 @@ use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, LockMode, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
 use gabion_node::served::{Job, Peer, Rights, Served, Session};
-use gabion_node::{Filesystem, Kept};
+use gabion_node::{Clock, Filesystem, Kept};
 
 use crate::world::{TestClock, World};
 
@@ -75,7 +75,8 @@ impl Server {
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
-        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, clock, to_server));
+        let own = Arc::clone(&clock) as Arc<dyn Clock>;
+        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, own, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -89,7 +90,7 @@ impl Server {
             let fs = Arc::clone(&fs);
             thread::spawn(move || attend(&fs));
         }
-        Client { fs, kernel, wire, root: self.world.root() }
+        Client { fs, kernel, wire, clock, root: self.world.root() }
     }
 
     fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
@@ -188,6 +189,7 @@ pub struct Client {
     pub fs: Arc<RemoteFs>,
     kernel: Arc<FakeKernel>,
     wire: Arc<ToSession>,
+    pub clock: Arc<TestClock>,
     pub root: FileId,
 }
 
@@ -232,6 +234,13 @@ impl Client {
 
     fn size(&self, file: FileId) -> u64 {
         self.run(|fs| fs.stat(file)).unwrap().size
+    }
+
+    pub fn try_lock(&self, lock: Lock) -> Result<(), Error> {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let end = Box::new(move |result| tell.send(result).unwrap());
+        self.run(|fs| fs.lock(lock, Wait::No, end));
+        told.recv_timeout(Duration::from_secs(20)).expect("it ends")
     }
 
     pub fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
@@ -494,7 +503,7 @@ fn a_lock_is_waited_for_across_clients_and_can_be_given_up() {
     let file = a.create("file");
     b.lookup("file").unwrap();
     let lock = lock_of(file, Strength::Exclusive);
-    a.run(|fs| fs.lock(lock, Wait::No, Box::new(|result| result.unwrap())));
+    a.try_lock(lock).unwrap();
     assert!(b.run(|fs| fs.lock_conflict(&lock)).unwrap().is_some());
     let (told, ended) = crossbeam_channel::bounded(1);
     let second = told.clone();
@@ -524,17 +533,20 @@ fn whoever_asks_the_server_without_a_request_of_the_kernel_holds_up_no_revocatio
     // As a lock that was waited for and whose owner is gone.
     let lock = lock_of(file, Strength::Exclusive);
     let (class, owner, range) = (lock.class, lock.owner, lock.range);
-    a.run(|fs| fs.lock(lock, Wait::No, Box::new(|result| result.unwrap())));
+    a.try_lock(lock).unwrap();
     let (told, ended) = crossbeam_channel::bounded(1);
     let fs = Arc::clone(&b.fs);
     let end = Box::new(move |result: Result<(), Error>| {
         result.unwrap();
-        fs.unlock(file, class, owner, range).unwrap();
+        fs.unlock_soon(file, class, owner, range);
         told.send(()).unwrap();
     });
     assert!(b.run(|fs| fs.lock(lock, Wait::Yes, end)).is_some());
     a.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
     ended.recv().unwrap();
+    while !server.world.fs.locks().held().is_empty() {
+        thread::yield_now();
+    }
     see_and_change(b"2");
 }
 
@@ -927,9 +939,6 @@ fn what_was_just_made_can_be_locked() {
         let owner = LockOwner { client: 0, number: 1 };
         let (class, range, strength) = (LockClass::Flock, LockRange::WHOLE, Strength::Exclusive);
         let lock = Lock { file, class, owner, pid: 1, strength, range };
-        let (tell, told) = std::sync::mpsc::channel();
-        let end = Box::new(move |result| tell.send(result).unwrap());
-        a.run(|fs| fs.lock(lock, Wait::No, end));
-        told.recv().unwrap().unwrap();
+        a.try_lock(lock).unwrap();
     }
 }

@@ -285,6 +285,24 @@ impl LockTable {
         self.waiting.iter().map(|(ticket, lock)| (*ticket, lock))
     }
 
+    /// Whether somebody waits for a lock on the file.
+    pub fn is_waited_for(&self, file: FileId) -> bool {
+        self.files.get(&file).is_some_and(|locks| !locks.queue.is_empty())
+    }
+
+    /// Takes note of a lock that is held, whatever it stands against here: that was decided
+    /// elsewhere.
+    pub fn note_held(&mut self, lock: Lock) {
+        self.grant(lock);
+    }
+
+    /// Forgets the locks on a file: they are somebody else's to keep. Nobody may wait for any.
+    pub fn forget_held(&mut self, file: FileId) {
+        let Some(locks) = self.files.remove(&file) else { return };
+        assert!(locks.queue.is_empty(), "{:?} wait for locks on {file:?}", locks.queue);
+        self.held_count -= locks.held.len();
+    }
+
     fn acquire(&mut self, ticket: Ticket, lock: Lock, wait: Wait, outcomes: &mut Vec<Outcome>) {
         assert!(!self.waiting.contains_key(&ticket), "{ticket:?} is used twice");
         // A lock that splits another one makes three of one.

@@ -58,6 +58,9 @@ const ROWS_MAX: usize = 10_000;
 /// How long a server that was killed may seem to live, and how often that is looked at.
 const UNSEEN_PATIENCE: Duration = Duration::from_secs(2);
 const UNSEEN_GLANCE: Duration = Duration::from_millis(20);
+/// How long clients may take to tell which locks they have, and how often that is looked at.
+const LOCKS_PATIENCE: Duration = Duration::from_secs(1);
+const LOCKS_GLANCE: Duration = Duration::from_millis(5);
 
 fn socket_name(metadata: &Metadata) -> String {
     match metadata.file_type().is_block_device() {
@@ -209,6 +212,11 @@ impl Subject for Service {
 
     fn locks(&self, path: Option<String>) -> std::result::Result<Locks, String> {
         let file = self.file_at(path.as_deref())?;
+        // Clients that do not answer soon keep their locks to themselves.
+        let asked = Instant::now();
+        while self.sessions.served().recall_locks(file) > 0 && asked.elapsed() < LOCKS_PATIENCE {
+            thread::sleep(LOCKS_GLANCE);
+        }
         let found = self.fs.locks().list(file, ROWS_MAX);
         let rows = |locks: &[Lock]| locks.iter().map(lock_row).collect();
         Ok(Locks {
@@ -365,6 +373,7 @@ fn rows(client: ClientId, range: &KeyRange, mode: LockMode) -> Vec<LeaseRow> {
         ("attributes", KeyRange::attributes(file)),
         ("names", KeyRange::names(file)),
         ("bytes", KeyRange::bytes_from(file, 0)),
+        ("locks", KeyRange::locks(file)),
     ];
     let row = |(what, all): (&str, KeyRange)| {
         let part = range.intersection(&all)?;

@@ -106,7 +106,7 @@ impl Cache {
             }
             match value {
                 Some(value) => drop(self.items.insert(key, value)),
-                None if key.kind == Kind::INODE => self.revoke(&KeyRange::object(key.file())),
+                None if key.kind == Kind::INODE => self.revoke(&KeyRange::everything(key.file())),
                 None => drop(self.items.remove(&key)),
             };
         }

@@ -172,6 +172,9 @@ pub enum ToServer {
     Yielded(Vec<KeyRange>),
     /// It would rather not have leases on these ranges any more. They end when it is told so.
     Unwanted(Vec<KeyRange>),
+    /// Its processes hold these advisory locks, of which the server may not know: they were had
+    /// under a lease, or of a server that has started again. Their owners' client is the session.
+    Locked(Vec<Lock>),
     /// The call for a lock is given up, if it still waits.
     Cancel(CallId),
     /// The client ends the session.

@@ -3,11 +3,14 @@
 //! Within an object keys are ordered by kind and place, so a range is two numbers:
 //!
 //! ```text
-//!   INODE FILE SYMLINK XATTR.. | DIRENT 0 ........ DIRENT max | DATA 0 ............ DATA max
-//!   '------ attributes ------'   '------- names --------'     '-------- bytes --------'
+//!   INODE FILE SYMLINK XATTR.. | DIRENT 0 ..... DIRENT max | DATA 0 ...... DATA max | LOCK ..
+//!   '------ attributes ------'   '------- names -------'     '------ bytes -----'   'locks'
+//!   '------------------------------- object --------------------------------'
+//!   '------------------------------------- everything -------------------------------------'
 //! ```
 //!
-//! Attributes are leased as a whole; names and bytes in parts.
+//! Attributes and locks are leased as a whole; names and bytes in parts. There are no items of
+//! locks: who has the lease knows them, and nobody else does.
 
 use std::fmt;
 
@@ -45,9 +48,20 @@ impl KeyRange {
         Self { file: key.file(), first: at, last: at }
     }
 
-    /// All keys of an object.
+    /// All keys of an object that stand for something which lasts.
     pub fn object(file: FileId) -> Self {
         let (first, last) = (place(Kind::INODE, 0), place(Kind::DATA, u64::MAX));
+        Self { file, first, last }
+    }
+
+    /// All keys of an object, those of its advisory locks, too.
+    pub fn everything(file: FileId) -> Self {
+        Self { last: place(Kind::LOCK, u64::MAX), ..Self::object(file) }
+    }
+
+    /// All advisory locks of a file.
+    pub fn locks(file: FileId) -> Self {
+        let (first, last) = (place(Kind::LOCK, 0), place(Kind::LOCK, u64::MAX));
         Self { file, first, last }
     }
 
@@ -251,9 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn the_three_parts_of_an_object_do_not_touch() {
-        let parts =
-            [KeyRange::attributes(FILE), KeyRange::names(FILE), KeyRange::bytes_from(FILE, 0)];
+    fn the_parts_of_an_object_do_not_touch() {
+        let parts = [
+            KeyRange::attributes(FILE),
+            KeyRange::names(FILE),
+            KeyRange::bytes_from(FILE, 0),
+            KeyRange::locks(FILE),
+        ];
         for (index, part) in parts.iter().enumerate() {
             for (other, against) in parts.iter().enumerate() {
                 assert_eq!(part.overlaps(against), index == other);
@@ -261,6 +279,12 @@ mod tests {
         }
         assert_eq!(KeyRange::around(FILE.key(Kind::FILE, 0)), parts[0]);
         assert!(parts[1].covers(&KeyRange::around(FILE.key(Kind::DIRENT, 5))));
+        assert!(parts.iter().all(|part| KeyRange::everything(FILE).covers(part)));
+        assert!(!KeyRange::object(FILE).overlaps(&parts[3]));
+        let mut set = RangeSet::default();
+        parts.iter().for_each(|part| set.insert(part));
+        let (object, locks) = (KeyRange::object(FILE), KeyRange::locks(FILE));
+        assert_eq!(set.parts(&KeyRange::everything(FILE)), [object, locks]);
     }
 
     proptest! {

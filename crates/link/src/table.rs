@@ -406,7 +406,7 @@ impl LeaseTable {
         let others: Vec<ClientId> = object.leases.keys().copied().collect();
         let mut actions: Vec<Action> = others
             .into_iter()
-            .flat_map(|client| self.unwanted(client, &KeyRange::object(file)))
+            .flat_map(|client| self.unwanted(client, &KeyRange::everything(file)))
             .collect();
         self.tidy(file);
         actions.extend(self.serve());
@@ -497,8 +497,10 @@ impl LeaseTable {
         if *mode == LockMode::Exclusive {
             parts.extend(leases.shared.parts(range));
         }
-        // Of bytes that it may change a client has no copy that would be worth keeping.
-        let keep = match *mode == LockMode::Shared && range.kind() != Some(Kind::DATA) {
+        // Of bytes that it may change a client has no copy that would be worth keeping, and of
+        // advisory locks it knows its own only.
+        let is_kept = !matches!(range.kind(), Some(Kind::DATA | Kind::LOCK));
+        let keep = match *mode == LockMode::Shared && is_kept {
             true => Keep::Shared,
             false => Keep::Nothing,
         };
@@ -542,6 +544,21 @@ impl LeaseTable {
     /// Whether the client may change all of `range` by itself.
     pub fn owns(&self, client: ClientId, range: &KeyRange) -> bool {
         self.leases_of(client, range).is_some_and(|own| own.allow(range, LockMode::Exclusive))
+    }
+
+    /// Whether another client has a lease on some of `range`, or is about to get one.
+    pub fn is_others(&self, client: ClientId, range: &KeyRange) -> bool {
+        let Some(object) = self.objects.get(&range.file()) else { return false };
+        let mut others = object.leases.iter().filter(|(other, _)| **other != client);
+        let mut holds = object.holds.iter().filter(|(id, held, mode)| {
+            *mode == LockMode::Exclusive && held.overlaps(range) && self.client_of(*id) != client
+        });
+        others.any(|(_, leases)| leases.stand_against(range, LockMode::Exclusive))
+            || holds.next().is_some()
+    }
+
+    fn client_of(&self, id: RequestId) -> ClientId {
+        self.requests[&id].client
     }
 
     /// In how many parts the client may read some of `range`.

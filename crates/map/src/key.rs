@@ -45,6 +45,8 @@ impl Kind {
     /// What a server notes of its clients' sessions: who they are under inode 0, what they have had
     /// done under inodes of their own, which are no objects.
     pub const SESSION: Kind = Kind(16);
+    /// Advisory locks, at the byte that is locked. Never an item: only leases are on them.
+    pub const LOCK: Kind = Kind(64);
 }
 
 impl fmt::Debug for Kind {
@@ -61,6 +63,7 @@ impl fmt::Debug for Kind {
             Self::SUBVOLUME => "SUBVOLUME",
             Self::DEAD => "DEAD",
             Self::SESSION => "SESSION",
+            Self::LOCK => "LOCK",
             Self(other) => return write!(f, "kind {other}"),
         })
     }

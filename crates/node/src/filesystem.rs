@@ -235,6 +235,7 @@ pub trait Filesystem: Send + Sync {
 
     /// Asks for a lock. `end` is called exactly once, with no lock of the filesystem held: before
     /// this returns if that is possible; else the request waits, and can be given up by the ticket.
+    /// `end` must not wait for anybody.
     fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket>;
 
     /// Gives up what waits, if it still does: it ends with `Interrupted`. Does not block.
@@ -248,6 +249,19 @@ pub trait Filesystem: Send + Sync {
         owner: LockOwner,
         range: LockRange,
     ) -> Result<()>;
+
+    /// The same. `end` is called as for a lock.
+    fn unlock_then(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+        end: LockEnd,
+    );
+
+    /// The same, at once or later. Does not block, and nobody is told.
+    fn unlock_soon(&self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange);
 
     /// Whether who is told this now may keep it until told otherwise.
     fn is_kept(&self, subject: Kept<'_>) -> bool;

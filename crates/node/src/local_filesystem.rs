@@ -244,8 +244,24 @@ impl Filesystem for LocalFs {
         owner: LockOwner,
         range: LockRange,
     ) -> Result<()> {
-        self.locks().release(file, class, owner, range);
+        self.unlock_soon(file, class, owner, range);
         Ok(())
+    }
+
+    fn unlock_then(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+        end: LockEnd,
+    ) {
+        self.unlock_soon(file, class, owner, range);
+        end(Ok(()));
+    }
+
+    fn unlock_soon(&self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
+        self.locks().release(file, class, owner, range);
     }
 
     fn is_kept(&self, _subject: Kept<'_>) -> bool {

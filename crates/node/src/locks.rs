@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{Mutex, MutexGuard};
 use gabion_fs::lock::{
     Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Ticket, Wait,
 };
@@ -25,6 +25,17 @@ struct State {
     table: LockTable,
     waiting: BTreeMap<Ticket, LockEnd>,
     next: u64,
+    /// Ends that are decided and not told yet.
+    untold: usize,
+}
+
+/// How a request for a lock has gone so far.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// It has ended.
+    Ended(Result<()>),
+    /// It waits, and can be given up by the ticket.
+    Waits(Ticket),
 }
 
 /// Locks, for people.
@@ -42,23 +53,55 @@ pub struct LockList {
 
 impl Locks {
     pub(crate) fn new(limit: usize) -> Self {
-        let state = State { table: LockTable::new(limit), waiting: BTreeMap::new(), next: 0 };
-        Self { state: Mutex::new(state) }
+        let (table, waiting) = (LockTable::new(limit), BTreeMap::new());
+        Self { state: Mutex::new(State { table, waiting, next: 0, untold: 0 }) }
     }
 
     /// Asks for a lock. `end` is called before this returns if that is possible; else the request
     /// waits, and can be given up by the ticket.
     pub fn acquire(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
+        let mut end = Some(end);
+        match self.ask(lock, wait, || end.take().expect("it is asked for once")) {
+            Asked::Waits(ticket) => Some(ticket),
+            Asked::Ended(result) => {
+                if let Some(end) = end {
+                    end(result);
+                }
+                None
+            }
+        }
+    }
+
+    /// Asks for a lock. `end` gives what is called at the end, if the request has to wait.
+    pub(crate) fn ask(&self, lock: Lock, wait: Wait, end: impl FnOnce() -> LockEnd) -> Asked {
         let mut state = self.state.lock();
         let ticket = Ticket(state.next);
         state.next += 1;
-        state.waiting.insert(ticket, end);
         let outcomes = state.table.handle(LockRequest::Acquire { ticket, lock, wait });
-        let waits = outcomes.contains(&Outcome::Waiting(ticket));
-        let ended = state.settle(&outcomes);
-        drop(state);
-        tell(ended);
-        waits.then_some(ticket)
+        let asked = match outcomes.first() {
+            Some(Outcome::Waiting(_)) => {
+                state.waiting.insert(ticket, end());
+                Asked::Waits(ticket)
+            }
+            Some(Outcome::Refused(_, refusal)) => Asked::Ended(Err(Error::from(*refusal))),
+            Some(Outcome::Granted(_)) | None => Asked::Ended(Ok(())),
+        };
+        self.tell(state, &outcomes);
+        asked
+    }
+
+    /// Forgets the locks on a file, all of which are the client's to keep from now on. False, and
+    /// nothing is forgotten, if others have some, or if the client may not know all of its own yet.
+    pub(crate) fn hand_over(&self, file: FileId, client: u64) -> bool {
+        let mut state = self.state.lock();
+        let is_own = |lock: &Lock| lock.owner.client == client;
+        let is_possible = state.untold == 0
+            && !state.table.is_waited_for(file)
+            && state.table.held_on(file).iter().all(is_own);
+        if is_possible {
+            state.table.forget_held(file);
+        }
+        is_possible
     }
 
     /// Gives up what waits, if it still does: it ends with `Interrupted`.
@@ -116,9 +159,22 @@ impl Locks {
     fn change(&self, request: LockRequest) {
         let mut state = self.state.lock();
         let outcomes = state.table.handle(request);
-        let ended = state.settle(&outcomes);
+        self.tell(state, &outcomes);
+    }
+
+    /// Tells those that waited.
+    fn tell(&self, mut state: MutexGuard<'_, State>, outcomes: &[Outcome]) {
+        let ended = state.settle(outcomes);
+        if ended.is_empty() {
+            return;
+        }
+        let count = ended.len();
+        state.untold += count;
         drop(state);
-        tell(ended);
+        for (end, result) in ended {
+            end(result);
+        }
+        self.state.lock().untold -= count;
     }
 }
 
@@ -137,11 +193,5 @@ impl State {
             }
         }
         ended
-    }
-}
-
-fn tell(ended: Vec<(LockEnd, Result<()>)>) {
-    for (end, result) in ended {
-        end(result);
     }
 }

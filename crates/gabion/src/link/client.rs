@@ -280,6 +280,7 @@ impl Shared {
                 fs.forget_everything();
             }
             was_alive = is_alive;
+            fs.end_overdue_calls();
             self.rest(GLANCE);
         }
     }

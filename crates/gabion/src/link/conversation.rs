@@ -299,7 +299,7 @@ fn take_message(
                 shared.give_up(link, "too much waits for its turn");
                 return complain("too much waits for its turn".to_owned());
             }
-            shared.served.receive(&link.session, message);
+            shared.receive(&link.session, message);
             Ok(())
         }
         Err(error) => complain(error.to_string()),

@@ -1,6 +1,10 @@
 //! Calls on their way to the workers.
+//!
+//! To wake a worker takes longer than some calls do. Those are done by the thread that has read
+//! them, or has set them free, if it is ready for that ([`Jobs::with_quick`]).
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +14,11 @@ use gabion_link::message::SessionId;
 use gabion_node::served::Job;
 
 use super::load::Load;
+
+thread_local! {
+    /// Calls that this thread does itself, if it does.
+    static QUICK: RefCell<Option<VecDeque<Job>>> = const { RefCell::new(None) };
+}
 
 /// Calls that are to be run.
 pub(super) struct Jobs {
@@ -35,8 +44,20 @@ impl Jobs {
         self.loads.write().remove(&session);
     }
 
+    /// Does `first`, and then by `run` whatever quick calls came of that.
+    pub(super) fn with_quick<T>(&self, first: impl FnOnce() -> T, run: impl Fn(Job)) -> T {
+        QUICK.set(Some(VecDeque::new()));
+        let value = first();
+        while let Some(job) = QUICK.with_borrow_mut(|jobs| jobs.as_mut()?.pop_front()) {
+            run(job);
+        }
+        QUICK.set(None);
+        value
+    }
+
     /// Has a call run soon.
     pub(super) fn queue(&self, job: Job) {
+        let Some(job) = keep_if_quick(job) else { return };
         if let Some((session, call)) = job.call()
             && let Some(load) = self.loads.read().get(&session)
         {
@@ -61,4 +82,15 @@ impl Jobs {
         }
         Some(job)
     }
+}
+
+/// Leaves a quick call to this thread, if it is ready for that. Else it is given back.
+fn keep_if_quick(job: Job) -> Option<Job> {
+    QUICK.with_borrow_mut(|jobs| match jobs {
+        Some(jobs) if job.is_quick() => {
+            jobs.push_back(job);
+            None
+        }
+        _ => Some(job),
+    })
 }

@@ -11,7 +11,7 @@ use std::{io, mem};
 use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
 use gabion_host::random;
-use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, Welcome};
+use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::FrameKind;
 use gabion_node::LocalFs;
 use gabion_node::served::{self, Changing, Credentials, Rights, Served, Session};
@@ -245,6 +245,12 @@ impl Drop for LinkServer {
 impl Shared {
     pub(super) fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)
+    }
+
+    /// Takes what a client says, and does at once what is quickly done.
+    pub(super) fn receive(&self, session: &Arc<Session>, message: ToServer) {
+        let receive = || self.served.receive(session, message);
+        self.jobs.with_quick(receive, |job| self.served.run(job));
     }
 
     fn keep_sessions(&self) {

@@ -106,15 +106,15 @@ impl Ask<'_> {
         };
         let Lock { file, class, owner, range, .. } = wanted;
         if request.lock.kind == LockKind::Unlock {
-            return done(reply, self.fs.unlock(file, class, owner, range));
+            let end = Box::new(move |result| done(reply, result));
+            return self.fs.unlock_then(file, class, owner, range, end);
         }
         let cancel = reply.cancel();
         let fs = Arc::clone(self.fs);
         let end = move |result| match result {
             Ok(()) => {
                 if reply.ok() == Outcome::Gone {
-                    // Who it was for is gone, so that nobody is left to be told of a failure.
-                    let _ = fs.unlock(file, class, owner, range);
+                    fs.unlock_soon(file, class, owner, range);
                 }
             }
             Err(error) => refuse(reply, errno(&error)),
@@ -130,7 +130,8 @@ impl Ask<'_> {
             return refuse(reply, libc::ENOSYS);
         }
         let (class, owner) = (LockClass::Posix, owner(closed_by));
-        done(reply, self.fs.unlock(self.file, class, owner, LockRange::WHOLE));
+        let end = Box::new(move |result| done(reply, result));
+        self.fs.unlock_then(self.file, class, owner, LockRange::WHOLE, end);
     }
 
     pub(super) fn release_flock(&self, closed_by: fuse::LockOwner) -> Result<()> {

@@ -100,6 +100,14 @@ impl Filesystem for Witness {
         lock(lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket>;
         cancel_lock(ticket: Ticket) -> ();
         unlock(file: FileId, class: LockClass, owner: LockOwner, range: LockRange) -> Result<()>;
+        unlock_then(
+            file: FileId,
+            class: LockClass,
+            owner: LockOwner,
+            range: LockRange,
+            end: LockEnd
+        ) -> ();
+        unlock_soon(file: FileId, class: LockClass, owner: LockOwner, range: LockRange) -> ();
         forget(file: FileId, count: u64) -> ();
         release(file: FileId) -> ();
         close() -> Result<()>;

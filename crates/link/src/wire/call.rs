@@ -34,7 +34,8 @@ tagged! {
     7 => Cancel(id: CallId),
     9 => Change(change: Change),
     10 => Yielded(ranges: Vec<KeyRange>),
-    13 => Settled(round: u64)
+    13 => Settled(round: u64),
+    14 => Locked(locks: Vec<Lock>)
 }
 
 record!(Change {

@@ -269,6 +269,8 @@ pub fn to_server() -> Vec<ToServer> {
         },
         ToServer::Recovered,
         ToServer::Settled(0x0102),
+        ToServer::Yielded(vec![KeyRange::locks(FILE)]),
+        ToServer::Locked(vec![lock(LockClass::Posix), lock(LockClass::Flock)]),
     ];
     calls.chain(others).collect()
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use gabion_base::disk::DiskError;
 use gabion_base::ids::{BlockAddr, Ino};
 use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Disposition, Error, Result};
-
 use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
 use gabion_map::{FileId, Key, Kind, MapError};
@@ -18,6 +18,7 @@ use crate::operation::may_make;
 
 use super::changing::resolved;
 use super::gate::Pass;
+use super::locking::LockCall;
 use super::{RemoteFs, Wire};
 
 /// How a call ended.
@@ -36,8 +37,25 @@ struct Slot {
 enum Waiter {
     /// A thread.
     Thread(Arc<Slot>),
-    /// Somebody who is told, on a thread that may wait.
-    Told(LockEnd),
+    /// Somebody who is told.
+    Told(Told),
+}
+
+/// Somebody who does not wait in a thread.
+struct Told {
+    /// Does not wait.
+    end: LockEnd,
+    asked: Duration,
+    patience: Patience,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as that of any other call.
+    Deadline,
+    /// As long as the server lives: it waits for others.
+    Life,
 }
 
 /// A call under way.
@@ -57,6 +75,8 @@ pub(super) struct Calls {
 struct State {
     last: u64,
     waiting: BTreeMap<CallId, Asked>,
+    /// Of those without an answer, also if nobody waits for it any more, what is about locks.
+    locking: BTreeMap<CallId, LockCall>,
     /// What is told before the next call, or soon.
     notes: Vec<ToServer>,
 }
@@ -82,6 +102,9 @@ impl Calls {
         let mut state = self.state.lock();
         state.last += 1;
         let id = CallId(state.last);
+        if let Some(call) = LockCall::of(&call) {
+            state.locking.insert(id, call);
+        }
         let caller = caller.clone();
         let again = (!can_repeat(&call)).then(|| (caller.clone(), call.clone()));
         state.waiting.insert(id, Asked { waiter, again });
@@ -116,6 +139,7 @@ impl Calls {
     pub(super) fn lose_all(&self) {
         let mut state = self.state.lock();
         state.notes.clear();
+        state.locking.clear();
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.into_values().for_each(|asked| asked.waiter.lose());
@@ -147,6 +171,37 @@ impl Calls {
     fn take(&self, id: CallId) -> Option<Asked> {
         self.state.lock().waiting.remove(&id)
     }
+
+    /// All who are told and whom `is_overdue` says has waited long enough.
+    fn take_told(&self, is_overdue: impl Fn(&Told) -> bool) -> Vec<Told> {
+        let mut state = self.state.lock();
+        let is_meant = |_: &CallId, asked: &mut Asked| match &asked.waiter {
+            Waiter::Thread(_) => false,
+            Waiter::Told(told) => is_overdue(told),
+        };
+        let taken = state.waiting.extract_if(.., is_meant);
+        taken
+            .filter_map(|(_, asked)| match asked.waiter {
+                Waiter::Told(told) => Some(told),
+                Waiter::Thread(_) => None,
+            })
+            .collect()
+    }
+
+    /// Whether the call is about locks, and has no answer.
+    pub(super) fn is_about_locks(&self, id: CallId) -> bool {
+        self.state.lock().locking.contains_key(&id)
+    }
+
+    /// The call about locks, which has its answer.
+    pub(super) fn take_lock_call(&self, id: CallId) -> Option<LockCall> {
+        self.state.lock().locking.remove(&id)
+    }
+
+    /// Whether a lock on the file is asked for by the owner.
+    pub(super) fn is_locking(&self, file: FileId, owner: LockOwner) -> bool {
+        self.state.lock().locking.values().any(|call| call.is_for(file, owner))
+    }
 }
 
 impl Waiter {
@@ -157,7 +212,7 @@ impl Waiter {
                 *slot.end.lock() = Some(End::Lost);
                 slot.ended.notify_all();
             }
-            Self::Told(end) => end(Err(lost("lock"))),
+            Self::Told(told) => (told.end)(Err(lost("lock"))),
         }
     }
 }
@@ -263,11 +318,37 @@ impl RemoteFs {
         Err(lost("call"))
     }
 
-    /// Asks the server; `end` is told on a thread that may wait.
-    pub(super) fn call_later(&self, caller: &Caller, call: Call, end: LockEnd) -> CallId {
+    /// Asks the server; `end` is told, and does not wait. Nothing if the server cannot be asked,
+    /// which `end` is told, too.
+    pub(super) fn call_later(
+        &self,
+        caller: &Caller,
+        call: Call,
+        patience: Patience,
+        end: LockEnd,
+    ) -> Option<CallId> {
         self.gate.leave_own();
+        let asked = self.clock.monotonic();
+        if !self.wait_for_life(asked + self.settings.deadline) {
+            end(Err(silent(self.settings.deadline)));
+            return None;
+        }
         let after = self.depends_on(&call);
-        self.calls.ask(caller, call, after, Waiter::Told(end))
+        let told = Waiter::Told(Told { end, asked, patience });
+        Some(self.calls.ask(caller, call, after, told))
+    }
+
+    /// Tells those who do not wait in a thread that they have waited for too long. To be called now
+    /// and then.
+    pub fn end_overdue_calls(&self) {
+        let (now, is_alive) = (self.clock.monotonic(), self.is_alive());
+        let overdue = self.calls.take_told(|told| {
+            let is_patient = told.patience == Patience::Life && is_alive;
+            !is_patient && now.saturating_sub(told.asked) >= self.settings.deadline
+        });
+        for told in overdue {
+            (told.end)(Err(silent(self.settings.deadline)));
+        }
     }
 
     /// The last change that the server must have made before it looks at the call: of all for
@@ -293,6 +374,7 @@ impl RemoteFs {
                 let changed = updates.iter().filter(is_inode).map(|(key, _)| key.file());
                 let changed: Vec<FileId> = changed.collect();
                 {
+                    let _known = self.note_lock_answer(id, &result);
                     let mut cache = self.cache.write();
                     cache.update(updates);
                     for grant in grants {
@@ -317,10 +399,7 @@ impl RemoteFs {
                         *slot.end.lock() = Some(End::Answered(result, pass));
                         slot.ended.notify_all();
                     }
-                    Some(Waiter::Told(end)) => {
-                        let result = result.map(drop);
-                        self.revocations.later(Box::new(move || end(result)));
-                    }
+                    Some(Waiter::Told(told)) => (told.end)(result.map(drop)),
                 }
             }
             ToClient::Pong { now, .. } => self.server_time.told(now, self.clock.monotonic()),
@@ -341,6 +420,11 @@ impl RemoteFs {
             ToClient::Failed { number, error } => {
                 let files = self.pending.files_of(number);
                 self.revocations.failed(files, error);
+            }
+            // Nothing of them is cached but here.
+            ToClient::Revoke { id, range, .. } if range.kind() == Some(Kind::LOCK) => {
+                self.give_back_locks(&range);
+                self.calls.tell(ToServer::Released(vec![id]));
             }
             ToClient::Revoke { id, range, keep } => self.revocations.push(id, range, keep),
         }

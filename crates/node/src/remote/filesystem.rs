@@ -249,6 +249,21 @@ impl Filesystem for RemoteFs {
         RemoteFs::unlock(self, file, class, owner, range)
     }
 
+    fn unlock_then(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+        end: LockEnd,
+    ) {
+        RemoteFs::unlock_then(self, file, class, owner, range, end);
+    }
+
+    fn unlock_soon(&self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
+        RemoteFs::unlock_soon(self, file, class, owner, range);
+    }
+
     fn is_kept(&self, subject: Kept<'_>) -> bool {
         if is_hearsay() {
             return false;

@@ -27,6 +27,7 @@ mod changing;
 mod contention;
 mod filesystem;
 mod gate;
+mod locking;
 mod opens;
 mod operations;
 mod pages;
@@ -54,6 +55,7 @@ use crate::clock::Clock;
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
+use self::locking::Locking;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::Pending;
@@ -156,6 +158,7 @@ pub struct RemoteFs {
     pages: Arc<Pages>,
     calls: Calls,
     opens: Opens,
+    locking: Locking,
     revocations: Revocations,
     kernel: Mutex<Option<Arc<dyn Kernel>>>,
     life: Mutex<Life>,
@@ -197,6 +200,7 @@ impl RemoteFs {
             pages: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
+            locking: Locking::default(),
             revocations: Revocations::default(),
             kernel: Mutex::default(),
             life: Mutex::new(Life { start: welcome.start, ..Life::default() }),
@@ -278,7 +282,7 @@ impl RemoteFs {
     fn relieve(&self, cache: &mut Cache) {
         let victims = cache.excess(self.settings.objects_max);
         if !victims.is_empty() {
-            let ranges = victims.into_iter().map(KeyRange::object).collect();
+            let ranges = victims.into_iter().map(KeyRange::everything).collect();
             self.calls.note(ToServer::Unwanted(ranges));
         }
     }
@@ -403,6 +407,7 @@ impl RemoteFs {
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
         self.forget_everything();
+        self.forget_locks();
         self.revocations.clear();
         self.tell_opens_again();
     }
@@ -421,7 +426,8 @@ impl RemoteFs {
         let (changes, calls) = self.pending.all_again();
         let changes = changes.into_iter().map(ToServer::Change);
         let calls = calls.into_iter().map(|(id, change)| ToServer::Done { id, change });
-        self.say_again(changes.chain(calls).collect());
+        let (_locking, locks) = self.locks_again();
+        self.say_again(changes.chain(calls).chain(locks).collect());
     }
 
     /// Changes that are not durable at the server.

@@ -6,7 +6,6 @@
 //! them is told again when a new session begins.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::format::inode::Inode;
@@ -19,9 +18,6 @@ use super::RemoteFs;
 
 /// Openings of one object that are kept; what others may, the server finds out when they do it.
 const OPENERS_MAX: usize = 16;
-
-/// For how long locks on a file are taken for contended after one was.
-const CONTENDED: Duration = Duration::from_secs(1);
 
 /// Whether the server knows of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,29 +58,11 @@ impl Open {
 pub(super) struct Opens {
     /// Who has locked this does not ask for the cache.
     files: Mutex<BTreeMap<FileId, Open>>,
-    /// Files with advisory locks: others need not be unlocked when they are closed.
-    /// Whoever asks for one before this time had better be ready to wait.
-    locked: Mutex<BTreeMap<FileId, Duration>>,
 }
 
 impl Opens {
-    /// A lock on the file was asked for, and may be held.
-    /// Says whether others had one just now.
-    pub(super) fn may_be_locked(&self, file: FileId, now: Duration) -> bool {
-        now < *self.locked.lock().entry(file).or_default()
-    }
-
-    /// Others have a lock on the file.
-    pub(super) fn is_contended(&self, file: FileId, now: Duration) {
-        self.locked.lock().insert(file, now + CONTENDED);
-    }
-
     pub(super) fn is_open(&self, file: FileId) -> bool {
         self.files.lock().contains_key(&file)
-    }
-
-    pub(super) fn has_locks(&self, file: FileId) -> bool {
-        self.locked.lock().contains_key(&file)
     }
 }
 
@@ -133,17 +111,18 @@ impl RemoteFs {
     pub(super) fn closed(&self, file: FileId) {
         // Before the lock is taken: who has the cache may ask for what is open.
         let has_no_name = self.has_no_name(file);
+        let mut locking = self.locking.lock();
         let mut files = self.opens.files.lock();
         let Some(open) = files.get_mut(&file) else { return };
         open.count -= 1;
         if open.count == 0 {
             let told = open.told;
             files.remove(&file);
-            self.opens.locked.lock().remove(&file);
+            locking.forget(file);
             (0..told).for_each(|_| self.calls.note(ToServer::Closed(file)));
             if has_no_name {
                 // It goes now.
-                self.calls.note(ToServer::Unwanted(vec![KeyRange::object(file)]));
+                self.calls.note(ToServer::Unwanted(vec![KeyRange::everything(file)]));
             }
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use gabion_fs::create::Linkable;
 use gabion_fs::format::dirent;
-use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Ticket, Wait};
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Context, CopyRequest, Detail, Disposition, Error,
@@ -13,13 +12,11 @@ use gabion_fs::{
     WriteAt, Written,
 };
 use gabion_link::cache::CacheTxn;
-use gabion_link::message::{Answer, Call, CallId, Prefetch, ReadLease, ToServer};
+use gabion_link::message::{Answer, Call, Prefetch, ReadLease};
 use gabion_link::range::KeyRange;
 use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, LockMode, MapError, Payload, Stop};
-
-use crate::locks::LockEnd;
 
 use super::RemoteFs;
 use super::calls::{nonsense, written_off};
@@ -79,7 +76,7 @@ impl RemoteFs {
     }
 
     /// Asks for what only the server can do.
-    fn done(&self, caller: &Caller, call: Call) -> Result<()> {
+    pub(super) fn done(&self, caller: &Caller, call: Call) -> Result<()> {
         match self.call(caller, call)? {
             Answer::Done => Ok(()),
             _ => Err(nonsense()),
@@ -515,52 +512,6 @@ impl RemoteFs {
             }
             _ => Err(nonsense()),
         }
-    }
-
-    /// A lock that stands in the way of `lock`.
-    pub fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {
-        match self.call(&Caller::superuser(), Call::TestLock { lock: *lock })? {
-            Answer::Lock(conflict) => Ok(conflict),
-            _ => Err(nonsense()),
-        }
-    }
-
-    /// Asks for a lock. `end` is called before this returns if nobody has to be waited for, and
-    /// nobody had to be just now.
-    pub fn lock(&self, lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket> {
-        let caller = Caller::superuser();
-        let now = self.clock.monotonic();
-        let has_to_wait = self.opens.may_be_locked(lock.file, now);
-        if wait == Wait::No || !has_to_wait {
-            let outcome = self.done(&caller, Call::Lock { lock, wait: Wait::No });
-            if wait == Wait::No || !matches!(outcome, Err(Error::WouldBlock)) {
-                end(outcome);
-                return None;
-            }
-            self.opens.is_contended(lock.file, now);
-        }
-        let CallId(id) = self.call_later(&caller, Call::Lock { lock, wait }, end);
-        Some(Ticket(id))
-    }
-
-    /// Gives up what waits.
-    pub fn cancel_lock(&self, ticket: Ticket) {
-        self.calls.tell(ToServer::Cancel(CallId(ticket.0)));
-    }
-
-    /// Gives up an owner's locks on a range.
-    pub fn unlock(
-        &self,
-        file: FileId,
-        class: LockClass,
-        owner: LockOwner,
-        range: LockRange,
-    ) -> Result<()> {
-        if !self.opens.has_locks(file) {
-            return Ok(());
-        }
-        let owner = owner.number;
-        self.done(&Caller::superuser(), Call::Unlock { file, class, owner, range })
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::Error;
+use gabion_fs::lock::{LockClass, LockOwner, LockRange};
 use gabion_link::message::ToServer;
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Keep, RevokeId};
@@ -23,6 +24,7 @@ use super::RemoteFs;
 /// What may wait for the server.
 enum Later {
     Run(Box<dyn FnOnce() + Send>),
+    Unlock(FileId, LockClass, LockOwner, LockRange),
     /// A change that touched these files could not be made.
     Failed(Vec<FileId>, Error),
 }
@@ -53,6 +55,18 @@ impl Revocations {
     /// Has something run on a thread that may wait for the server.
     pub(super) fn later(&self, run: Box<dyn FnOnce() + Send>) {
         self.queue.lock().later.push_back(Later::Run(run));
+        self.later.notify_one();
+    }
+
+    /// An owner's locks are to be given up.
+    pub(super) fn unlock_later(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+    ) {
+        self.queue.lock().later.push_back(Later::Unlock(file, class, owner, range));
         self.later.notify_one();
     }
 
@@ -108,6 +122,7 @@ impl RemoteFs {
             let now = self.clock.monotonic();
             for (_, range, _) in &revoked {
                 self.contention.revoked(range.file(), now);
+                self.give_back_locks(range);
             }
             let (bytes, others) = self.take_items(revoked);
             if !others.is_empty() {
@@ -124,6 +139,10 @@ impl RemoteFs {
         while let Some(run) = self.revocations.next_later() {
             match run {
                 Later::Run(run) => run(),
+                Later::Unlock(file, class, owner, range) => {
+                    // Nobody is left to be told of a failure.
+                    let _ = self.unlock(file, class, owner, range);
+                }
                 Later::Failed(files, error) => self.change_failed(&files, &error),
             }
             self.answered();

@@ -1,13 +1,10 @@
 //! Calls, run on the filesystem by the same code that runs a local mount's.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_fs::lock::{Lock, LockOwner, Wait};
 use gabion_fs::{Context, Error, OpenState, Result};
-use gabion_link::message::{Answer, Call, Grant, ReadLease, ToClient};
+use gabion_link::message::{Answer, Call, Grant, ReadLease};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, RequestId};
 use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, Stop, Txn as _, Value};
@@ -70,14 +67,9 @@ impl Served {
             }
             Call::Lock { lock, wait } => self.lock(job, lock, *wait),
             Call::Unlock { file, class, owner, range } => {
-                let owner = LockOwner { client: job.session.id.0, number: *owner };
-                self.fs.locks().release(*file, *class, owner, *range);
-                plain(Ok(Answer::Done))
+                self.unlock(job, *file, (*class, *owner), *range)
             }
-            Call::TestLock { lock } => {
-                let conflict = self.fs.locks().conflict(&own(job, lock));
-                plain(Ok(Answer::Lock(conflict)))
-            }
+            Call::TestLock { lock } => self.test_lock(job, lock),
             _ => self.change(job),
         }
     }
@@ -254,39 +246,10 @@ impl Served {
         let updates = changed.into_iter().filter(|(key, _)| !is_told(key)).collect();
         Executed::Ended(Outcome { result: Ok(answer), updates, grants, done })
     }
-
-    fn lock(&self, job: &Request, lock: &Lock, wait: Wait) -> Executed {
-        let (session, id) = (Arc::clone(&job.session), job.id);
-        let (times, clock) = (Arc::clone(&self.times), Arc::clone(&self.order));
-        let end = move |result: Result<()>| {
-            session.lock_answered(id);
-            let result = result.map(|()| Answer::Done);
-            let (updates, grants) = (Vec::new(), Vec::new());
-            let (now, order, done) = (times.now(), clock.load(Ordering::SeqCst), None);
-            session.peer.send(ToClient::Answer { id, result, updates, grants, now, order, done });
-        };
-        let locks = self.fs.locks();
-        if let Some(ticket) = locks.acquire(own(job, lock), wait, Box::new(end))
-            && job.session.lock_waits(job.id, ticket)
-        {
-            locks.cancel(ticket);
-        }
-        // The session may have ended, and given up all of its locks, just before this one.
-        if job.session.is_over() {
-            locks.release_client(job.session.id.0);
-        }
-        Executed::AnswersLater
-    }
 }
 
 pub(super) fn plain(result: Result<Answer>) -> Executed {
     Executed::Ended(Outcome::plain(result))
-}
-
-/// The lock as the session's, whoever it says that it is.
-fn own(job: &Request, lock: &Lock) -> Lock {
-    let owner = LockOwner { client: job.session.id.0, number: lock.owner.number };
-    Lock { owner, ..*lock }
 }
 
 /// Leases on what the client knows completely after the change: names that were changed, and all

@@ -27,9 +27,11 @@ mod grants;
 mod guarded;
 mod lane;
 mod ledger;
+mod locking;
 mod numbers;
 mod recovery;
 mod rights;
+mod rivals;
 mod session;
 mod subtree;
 mod times;
@@ -54,6 +56,7 @@ pub use self::ledger::{Credentials, Record, Standing};
 use self::ledger::{Ledger, Pages};
 use self::recovery::Recovery;
 pub use self::rights::{Changing, Rights};
+use self::rivals::Rivals;
 pub use self::session::{Peer, Session};
 use self::times::Times;
 
@@ -103,6 +106,15 @@ impl Job {
             Work::Lane(_) | Work::Recovery => None,
         }
     }
+
+    /// Whether it is done without waiting for a disk or for anybody, so that whoever has it may as
+    /// well do it.
+    pub fn is_quick(&self) -> bool {
+        match &self.0 {
+            Work::Call(request) => request.is_quick(),
+            Work::Lane(_) | Work::Recovery => false,
+        }
+    }
 }
 
 impl Request {
@@ -133,6 +145,7 @@ pub type Queue = Box<dyn Fn(Job) + Send + Sync>;
 pub struct Served {
     fs: Arc<LocalFs>,
     grants: Mutex<Grants>,
+    rivals: Mutex<Rivals>,
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
     times: Arc<Times>,
@@ -201,6 +214,7 @@ impl Served {
             times: Arc::new(Times::new(Arc::clone(&fs.clock))),
             fs,
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
+            rivals: Mutex::default(),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
             order: Arc::new(AtomicU64::new(1)),
@@ -373,9 +387,15 @@ impl Served {
             ToServer::Released(ids) => self.settle(|grants| {
                 ids.into_iter().flat_map(|id| grants.table.released(client, id)).collect()
             }),
-            ToServer::Yielded(ranges) => self.settle(|grants| {
-                ranges.iter().flat_map(|range| grants.table.yielded(client, range)).collect()
-            }),
+            ToServer::Yielded(ranges) => {
+                self.note_yielded(session, &ranges);
+                self.settle(|grants| {
+                    ranges.iter().flat_map(|range| grants.table.yielded(client, range)).collect()
+                });
+            }
+            ToServer::Locked(locks) => {
+                self.take_locked(session, &locks);
+            }
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),

@@ -3,9 +3,9 @@
 //! ```text
 //!   start   sessions are remembered: nothing is done until all of them have come back,
 //!           or have been silent for so long that their clients have given them up
-//!   client  Opened ..  Change ..  Done ..  Call ..  Recovered
+//!   client  Opened ..  Change ..  Done ..  Locked ..  Call ..  Recovered
 //!   then    what all have opened; all changes and calls that were answered, of all clients in one
-//!           order; a round; and from there on as always
+//!           order; what is locked; a round; and from there on as always
 //! ```
 //!
 //! What of it is in the map already the [ledger](super::ledger) says: of that, bytes alone are
@@ -173,13 +173,17 @@ impl Served {
 
     /// Does again what may be lost, and goes on as always.
     pub(super) fn recover(&self) {
-        let mut again = Vec::new();
+        let (mut again, mut locked) = (Vec::new(), Vec::new());
         for session in self.all_sessions() {
-            self.take_up(&session, &mut again);
+            self.take_up(&session, &mut again, &mut locked);
         }
         again.sort_by_key(Again::key);
         for one in again {
             self.do_again(one);
+        }
+        // What is locked is there by now. Nobody has asked for a lock yet.
+        for (session, message) in locked {
+            self.attend(&session, message);
         }
         let late = std::mem::take(&mut *self.recovery.awaited.lock());
         for awaited in late.into_values().filter(|awaited| !awaited.has_come) {
@@ -196,7 +200,12 @@ impl Served {
 
     /// Takes what a client has said from its lane: what it has open at once, what it has changed
     /// for its turn among that of all.
-    fn take_up(&self, session: &Arc<Session>, again: &mut Vec<Again>) {
+    fn take_up(
+        &self,
+        session: &Arc<Session>,
+        again: &mut Vec<Again>,
+        locked: &mut Vec<(Arc<Session>, ToServer)>,
+    ) {
         let said = session.lane.lock().take_all();
         let mut rest = Vec::new();
         let mut said = said.into_iter();
@@ -210,6 +219,7 @@ impl Served {
                     break;
                 }
                 ToServer::Opened { .. } => self.attend(session, message),
+                ToServer::Locked(_) => locked.push((Arc::clone(session), message)),
                 ToServer::Change(change) => push(change.order, What::Change(change)),
                 ToServer::Done { id, change } => push(change.order, What::Call(id, change)),
                 ToServer::Call { id, caller, call, after } => {

@@ -2,6 +2,7 @@
 
 mod background;
 mod files;
+mod locking;
 mod locks;
 mod orphans;
 mod rights;

@@ -39,6 +39,8 @@ pub struct Raw<'s> {
     pub session: Arc<Session>,
     messages: crossbeam_channel::Receiver<ToClient>,
     calls: Mutex<u64>,
+    /// Told before any lease is given back.
+    locked: Arc<Mutex<Vec<Lock>>>,
 }
 
 /// Takes answers to where they are waited for, and gives back at once what is revoked.
@@ -63,13 +65,16 @@ impl<'s> Raw<'s> {
         let peer = Arc::new(RawPeer { answers, revoked });
         let session = server.served.begin(SessionId(1000 + id), format!("raw {id}"), rights, peer);
         let (served, own) = (Arc::downgrade(&server.served), Arc::downgrade(&session));
+        let locked = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&locked);
         std::thread::spawn(move || {
             while let Ok(id) = revocations.recv() {
                 let (Some(served), Some(own)) = (served.upgrade(), own.upgrade()) else { return };
+                served.receive(&own, ToServer::Locked(std::mem::take(&mut *told.lock())));
                 served.receive(&own, ToServer::Released(vec![id]));
             }
         });
-        Self { server, session, messages, calls: Mutex::new(0) }
+        Self { server, session, messages, calls: Mutex::new(0), locked }
     }
 
     fn told(&self, by: &Caller, call: Call) -> (Result<Answer>, Vec<Grant>) {
@@ -142,7 +147,9 @@ impl<'s> Raw<'s> {
     ) -> Result<Answer> {
         let (owner, range) = (LockOwner { client: 0, number: 7 }, LockRange::WHOLE);
         let lock = Lock { file, class, owner, pid: 1, strength, range };
-        self.ask(by, Call::Lock { lock, wait: Wait::No })
+        let answer = self.ask(by, Call::Lock { lock, wait: Wait::No })?;
+        self.locked.lock().push(lock);
+        Ok(answer)
     }
 }
 

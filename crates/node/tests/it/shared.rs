@@ -22,7 +22,7 @@ use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, LockMode, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
 use gabion_node::served::{Job, Peer, Rights, Served, Session};
-use gabion_node::{Filesystem, Kept};
+use gabion_node::{Clock, Filesystem, Kept};
 
 use crate::world::{TestClock, World};
 
@@ -56,7 +56,7 @@ impl Server {
         Self { world, served, jobs, sessions: AtomicU64::new(1) }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.client_limited(Rights::TRUSTED, RemoteSettings::default().objects_max)
     }
 
@@ -64,17 +64,21 @@ impl Server {
         self.client_limited(rights, RemoteSettings::default().objects_max)
     }
 
-    fn client_limited(&self, rights: Rights, objects_max: usize) -> Client {
+    pub fn client_limited(&self, rights: Rights, objects_max: usize) -> Client {
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, format!("client {}", id.0), rights, Arc::new(ToPeer(to_client)));
-        let wire = ToSession { served: Arc::clone(&self.served), session: Mutex::new(session) };
-        let wire = Arc::new(wire);
+        let wire = Arc::new(ToSession {
+            served: Arc::clone(&self.served),
+            session: Mutex::new(session),
+            sent: AtomicU64::new(0),
+        });
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
-        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, clock, to_server));
+        let own = Arc::clone(&clock) as Arc<dyn Clock>;
+        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, own, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -88,7 +92,7 @@ impl Server {
             let fs = Arc::clone(&fs);
             thread::spawn(move || attend(&fs));
         }
-        Client { fs, kernel, wire, root: self.world.root() }
+        Client { fs, kernel, wire, clock, root: self.world.root() }
     }
 
     fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
@@ -110,7 +114,7 @@ impl Server {
     }
 
     /// The client's session ends, and it begins another one, in which nobody answers it.
-    fn begin_again(&self, client: &Client) {
+    pub fn begin_again(&self, client: &Client) {
         self.served.end(&client.session());
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, _) = crossbeam_channel::unbounded();
@@ -144,12 +148,15 @@ impl Peer for ToPeer {
 struct ToSession {
     served: Arc<Served>,
     session: Mutex<Arc<Session>>,
+    /// Messages so far.
+    sent: AtomicU64,
 }
 
 impl Wire for ToSession {
     fn send(&self, message: ToServer) {
         let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
         let session = Arc::clone(&*self.session.lock());
+        self.sent.fetch_add(1, Ordering::Relaxed);
         self.served.receive(&session, message);
     }
 
@@ -189,6 +196,7 @@ pub struct Client {
     pub fs: Arc<RemoteFs>,
     kernel: Arc<FakeKernel>,
     wire: Arc<ToSession>,
+    pub clock: Arc<TestClock>,
     pub root: FileId,
 }
 
@@ -199,12 +207,12 @@ impl Drop for Client {
 }
 
 /// Somebody whose kernel has checked permissions.
-fn caller() -> Caller {
+pub fn caller() -> Caller {
     Caller { trust: Trust::CheckedByKernel, ..Caller::superuser() }
 }
 
 impl Client {
-    fn session(&self) -> Arc<Session> {
+    pub fn session(&self) -> Arc<Session> {
         Arc::clone(&*self.wire.session.lock())
     }
 
@@ -215,13 +223,18 @@ impl Client {
         value
     }
 
-    fn create(&self, name: &str) -> FileId {
+    /// Messages that were sent to the server so far.
+    pub fn messages(&self) -> u64 {
+        self.wire.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn create(&self, name: &str) -> FileId {
         let request = OpenRequest { access: Access::WRITE, truncate: None };
         let (name, how) = (name.as_bytes(), IfExists::Open);
         self.run(|fs| fs.create(&caller(), self.root, name, 0o644, how, &request)).unwrap().0.file
     }
 
-    fn lookup(&self, name: &str) -> Result<FileId, Error> {
+    pub fn lookup(&self, name: &str) -> Result<FileId, Error> {
         let found = self.run(|fs| fs.lookup(&caller(), self.root, name.as_bytes()));
         found.map(|found| found.file)
     }
@@ -230,13 +243,20 @@ impl Client {
         self.run(|fs| fs.stat(file)).unwrap().size
     }
 
-    fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
+    pub fn try_lock(&self, lock: Lock) -> Result<(), Error> {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let end = Box::new(move |result| tell.send(result).unwrap());
+        self.run(|fs| fs.lock(lock, Wait::No, end));
+        told.recv_timeout(Duration::from_secs(20)).expect("it ends")
+    }
+
+    pub fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
         let payload = Payload::Copied(bytes);
         self.run(|fs| fs.write(&caller(), file, at, &payload, Privileges::Keep)).unwrap();
     }
 
     /// As a kernel that keeps what it reads.
-    fn read(&self, file: FileId, offset: u64, length: usize) -> Vec<u8> {
+    pub fn read(&self, file: FileId, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         let count = self.run(|fs| fs.read_pages(&caller(), file, offset, &mut bytes)).unwrap();
         bytes.truncate(count);
@@ -490,7 +510,7 @@ fn a_lock_is_waited_for_across_clients_and_can_be_given_up() {
     let file = a.create("file");
     b.lookup("file").unwrap();
     let lock = lock_of(file, Strength::Exclusive);
-    a.run(|fs| fs.lock(lock, Wait::No, Box::new(|result| result.unwrap())));
+    a.try_lock(lock).unwrap();
     assert!(b.run(|fs| fs.lock_conflict(&lock)).unwrap().is_some());
     let (told, ended) = crossbeam_channel::bounded(1);
     let second = told.clone();
@@ -520,17 +540,20 @@ fn whoever_asks_the_server_without_a_request_of_the_kernel_holds_up_no_revocatio
     // As a lock that was waited for and whose owner is gone.
     let lock = lock_of(file, Strength::Exclusive);
     let (class, owner, range) = (lock.class, lock.owner, lock.range);
-    a.run(|fs| fs.lock(lock, Wait::No, Box::new(|result| result.unwrap())));
+    a.try_lock(lock).unwrap();
     let (told, ended) = crossbeam_channel::bounded(1);
     let fs = Arc::clone(&b.fs);
     let end = Box::new(move |result: Result<(), Error>| {
         result.unwrap();
-        fs.unlock(file, class, owner, range).unwrap();
+        fs.unlock_soon(file, class, owner, range);
         told.send(()).unwrap();
     });
     assert!(b.run(|fs| fs.lock(lock, Wait::Yes, end)).is_some());
     a.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
     ended.recv().unwrap();
+    while !server.world.fs.locks().held().is_empty() {
+        thread::yield_now();
+    }
     see_and_change(b"2");
 }
 
@@ -924,9 +947,6 @@ fn what_was_just_made_can_be_locked() {
         let owner = LockOwner { client: 0, number: 1 };
         let (class, range, strength) = (LockClass::Flock, LockRange::WHOLE, Strength::Exclusive);
         let lock = Lock { file, class, owner, pid: 1, strength, range };
-        let (tell, told) = std::sync::mpsc::channel();
-        let end = Box::new(move |result| tell.send(result).unwrap());
-        a.run(|fs| fs.lock(lock, Wait::No, end));
-        told.recv().unwrap().unwrap();
+        a.try_lock(lock).unwrap();
     }
 }

@@ -1,0 +1,540 @@
+//! Leases on advisory locks: what they save, and that nothing else is different from locks that are
+//! all decided about at one place.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gabion_base::rng::Rng;
+use gabion_fs::lock::{
+    Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Refusal, Strength,
+    Ticket, Wait,
+};
+use gabion_fs::{Access, Changes, Error, OpenRequest, Result, WriteAt};
+use gabion_link::identities::{Identities, Squash};
+use gabion_link::message::{Call, CallId, ChangeNumber, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_map::{FileId, Kind};
+use gabion_node::served::Rights;
+
+use crate::shared::{Client, Server, caller};
+
+/// How long something may take that happens at once on a machine that has time for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn lock(file: FileId, owner: u64) -> Lock {
+    let (class, strength) = (LockClass::Posix, Strength::Exclusive);
+    let owner = LockOwner { client: 0, number: owner };
+    Lock { file, class, owner, pid: owner.number as u32, strength, range: LockRange::WHOLE }
+}
+
+/// A request for a lock: how it ends, and its ticket if it waits.
+struct Asked(Receiver<Result<()>>, Option<Ticket>);
+
+impl Asked {
+    #[track_caller]
+    fn end(&self) -> Result<()> {
+        self.0.recv_timeout(PATIENCE).expect("it ends")
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.try_recv().is_ok()
+    }
+}
+
+fn ask(client: &Client, lock: Lock, wait: Wait) -> Asked {
+    let (tell, told) = channel();
+    // At the end of a test nobody may be left to hear it.
+    let end = Box::new(move |result| drop(tell.send(result)));
+    let ticket = client.run(|fs| fs.lock(lock, wait, end));
+    Asked(told, ticket)
+}
+
+fn try_lock(client: &Client, lock: Lock) -> Result<()> {
+    ask(client, lock, Wait::No).end()
+}
+
+fn unlock(client: &Client, lock: Lock) {
+    let Lock { file, class, owner, range, .. } = lock;
+    client.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
+}
+
+fn open(client: &Client, name: &str) -> FileId {
+    let file = client.lookup(name).unwrap();
+    let request = OpenRequest { access: Access::READ | Access::WRITE, truncate: None };
+    client.run(|fs| fs.open_file(&caller(), file, &request)).unwrap();
+    file
+}
+
+/// A file that all of these have open.
+fn shared_file(clients: &[&Client], name: &str) -> FileId {
+    let file = clients[0].create(name);
+    clients[1..].iter().for_each(|client| assert_eq!(open(client, name), file));
+    file
+}
+
+fn leases_on_locks(server: &Server) -> usize {
+    let (leases, _) = server.served.leases();
+    leases.iter().filter(|lease| lease.range.kind() == Some(Kind::LOCK)).count()
+}
+
+#[track_caller]
+fn await_that(is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it does not become so");
+        thread::yield_now();
+    }
+}
+
+fn await_waiting(server: &Server, count: usize) {
+    await_that(|| server.world.fs.locks().list(None, 100).waiting.len() == count);
+}
+
+fn would_block(result: Result<()>) -> bool {
+    matches!(result, Err(Error::WouldBlock))
+}
+
+#[test]
+fn who_locks_alone_asks_once() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    let before = client.messages();
+    for round in 0..1000 {
+        let lock = lock(file, round % 3);
+        try_lock(&client, lock).unwrap();
+        let other = Lock { owner: LockOwner { client: 0, number: 9 }, ..lock };
+        let conflict = client.run(|fs| fs.lock_conflict(&other)).unwrap();
+        assert_eq!(conflict.map(|lock| lock.pid), Some(lock.pid));
+        unlock(&client, lock);
+    }
+    let messages = client.messages() - before;
+    assert!(messages <= 2, "{messages} messages");
+}
+
+#[test]
+fn what_is_locked_under_a_lease_is_locked_for_all() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = shared_file(&[&a, &b], "file");
+    let part = |from, to| Lock { range: LockRange::new(from, to).unwrap(), ..lock(file, 1) };
+    for number in 0..10 {
+        try_lock(&a, part(10 * number, 10 * number + 4)).unwrap();
+    }
+    unlock(&a, part(50, 54));
+    assert_eq!((a.fs.held_locks().len(), leases_on_locks(&server)), (9, 1));
+    // The lease's beginning is all that the server knows.
+    assert_eq!(server.world.fs.locks().held(), []);
+    for number in 0..10 {
+        let result = try_lock(&b, part(10 * number + 4, 10 * number + 4));
+        assert_eq!(would_block(result), number != 5, "part {number}");
+    }
+    assert_eq!(leases_on_locks(&server), 0);
+    let conflict = b.run(|fs| fs.lock_conflict(&lock(file, 1))).unwrap().unwrap();
+    assert_eq!((conflict.range.start(), conflict.range.end()), (0, 4));
+    unlock(&a, part(0, 99));
+    try_lock(&b, lock(file, 1)).unwrap();
+    assert!(would_block(try_lock(&a, lock(file, 2))));
+}
+
+#[test]
+fn who_waits_for_a_lock_under_a_lease_gets_it_when_it_is_free() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = shared_file(&[&a, &b], "file");
+    try_lock(&a, lock(file, 1)).unwrap();
+    // Another machine's process, and one of the same machine.
+    let others = [ask(&b, lock(file, 1), Wait::Yes), ask(&a, lock(file, 2), Wait::Yes)];
+    await_waiting(&server, 2);
+    assert!(others.iter().all(|other| !other.has_ended()));
+    unlock(&a, lock(file, 1));
+    others[0].end().unwrap();
+    assert!(!others[1].has_ended());
+    unlock(&b, lock(file, 1));
+    others[1].end().unwrap();
+    assert!(would_block(try_lock(&b, lock(file, 1))));
+}
+
+#[test]
+fn two_processes_of_a_machine_wait_for_each_other_at_the_server() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    try_lock(&client, lock(file, 1)).unwrap();
+    assert_eq!(leases_on_locks(&server), 1);
+    let second = ask(&client, lock(file, 2), Wait::Yes);
+    await_waiting(&server, 1);
+    assert_eq!(leases_on_locks(&server), 0);
+    assert!(!second.has_ended());
+    client.fs.cancel_lock(second.1.unwrap());
+    assert!(matches!(second.end(), Err(Error::Interrupted)));
+    let third = ask(&client, lock(file, 3), Wait::Yes);
+    await_waiting(&server, 1);
+    unlock(&client, lock(file, 1));
+    third.end().unwrap();
+}
+
+#[test]
+fn a_circle_is_found_though_its_locks_were_had_under_leases() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let [one, two] = ["one", "two"].map(|name| shared_file(&[&a, &b], name));
+    try_lock(&a, lock(one, 1)).unwrap();
+    try_lock(&b, lock(two, 1)).unwrap();
+    assert_eq!(leases_on_locks(&server), 2);
+    let waits = ask(&a, lock(two, 1), Wait::Yes);
+    await_waiting(&server, 1);
+    assert!(matches!(ask(&b, lock(one, 1), Wait::Yes).end(), Err(Error::Deadlock)));
+    unlock(&b, lock(two, 1));
+    waits.end().unwrap();
+    // And between the processes of one machine.
+    server.world.clock.advance(2);
+    let [three, four] = ["three", "four"].map(|name| a.create(name));
+    try_lock(&a, lock(three, 3)).unwrap();
+    try_lock(&a, lock(four, 4)).unwrap();
+    assert_eq!(leases_on_locks(&server), 2);
+    let waits = ask(&a, lock(four, 3), Wait::Yes);
+    await_waiting(&server, 1);
+    assert!(matches!(ask(&a, lock(three, 4), Wait::Yes).end(), Err(Error::Deadlock)));
+    unlock(&a, lock(four, 4));
+    waits.end().unwrap();
+}
+
+#[test]
+fn locks_that_several_machines_want_are_decided_about_at_the_server_for_a_while() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = shared_file(&[&a, &b], "file");
+    for client in [&a, &b, &a, &a, &b] {
+        try_lock(client, lock(file, 1)).unwrap();
+        unlock(client, lock(file, 1));
+    }
+    assert_eq!(leases_on_locks(&server), 0);
+    server.world.clock.advance(1);
+    try_lock(&b, lock(file, 1)).unwrap();
+    assert_eq!(leases_on_locks(&server), 1);
+    assert_eq!(b.calls(|b| unlock(b, lock(file, 1))).1, 0);
+}
+
+#[test]
+fn whoever_closes_a_file_unlocks_it_and_so_does_whoever_is_gone() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = shared_file(&[&a, &b], "file");
+    try_lock(&a, lock(file, 1)).unwrap();
+    try_lock(&a, lock(file, 1)).unwrap();
+    a.fs.release(file);
+    assert_eq!(a.fs.held_locks(), []);
+    try_lock(&b, lock(file, 1)).unwrap();
+    unlock(&b, lock(file, 1));
+    server.world.clock.advance(1);
+    try_lock(&b, lock(file, 1)).unwrap();
+    assert_eq!(leases_on_locks(&server), 1);
+    b.fs.close();
+    server.served.end(&b.session());
+    open(&a, "file");
+    try_lock(&a, lock(file, 1)).unwrap();
+}
+
+#[test]
+fn what_was_locked_under_a_lease_outlives_it_when_it_is_given_back_for_want_of_memory() {
+    let server = Server::new();
+    let client = server.client_limited(Rights::TRUSTED, 20);
+    let file = client.create("file");
+    try_lock(&client, lock(file, 1)).unwrap();
+    for number in 0..200 {
+        client.create(&format!("other {number}"));
+    }
+    await_that(|| leases_on_locks(&server) == 0);
+    let held: Vec<FileId> = server.world.fs.locks().held().iter().map(|lock| lock.file).collect();
+    assert_eq!(held, [file]);
+    unlock(&client, lock(file, 1));
+    assert_eq!(server.world.fs.locks().held(), []);
+}
+
+#[test]
+fn locks_are_recalled_to_be_seen() {
+    let server = Server::new();
+    let client = server.client();
+    let files = ["one", "two"].map(|name| client.create(name));
+    for file in files {
+        try_lock(&client, lock(file, 1)).unwrap();
+        try_lock(&client, lock(file, 1)).unwrap();
+    }
+    await_that(|| server.served.recall_locks(Some(files[0])) == 0);
+    let seen = server.world.fs.locks().held();
+    assert_eq!(seen.iter().map(|lock| lock.file).collect::<Vec<_>>(), [files[0]]);
+    await_that(|| server.served.recall_locks(None) == 0);
+    assert_eq!(server.world.fs.locks().held().len(), 2);
+}
+
+#[test]
+fn who_has_just_locked_reads_what_was_written_before_the_unlocking() {
+    const ROUNDS: u64 = 100;
+    let server = Server::new();
+    let clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    let file = shared_file(&clients.iter().collect::<Vec<_>>(), "counter");
+    clients[0].write(file, WriteAt::Offset(0), &0_u64.to_le_bytes());
+    thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    ask(client, lock(file, 1), Wait::Yes).end().unwrap();
+                    let value = client.read(file, 0, 8);
+                    let value = u64::from_le_bytes(value.try_into().unwrap()) + 1;
+                    client.write(file, WriteAt::Offset(0), &value.to_le_bytes());
+                    unlock(client, lock(file, 1));
+                }
+            });
+        }
+        // Leases come and go meanwhile.
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                server.world.clock.advance(1);
+                thread::yield_now();
+            }
+        });
+    });
+    let value = clients[1].read(file, 0, 8);
+    assert_eq!(u64::from_le_bytes(value.try_into().unwrap()), 3 * ROUNDS);
+}
+
+#[test]
+fn a_lock_that_is_asked_of_a_server_that_is_silent_ends_at_last() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    server.begin_again(&client);
+    let [at_once, later] = [Wait::No, Wait::Yes].map(|wait| ask(&client, lock(file, 1), wait));
+    client.fs.end_overdue_calls();
+    client.clock.advance(20);
+    assert!(!at_once.has_ended());
+    client.fs.end_overdue_calls();
+    assert!(matches!(at_once.end(), Err(Error::Stop(_))));
+    // Whoever waits for others may wait for as long as the session lives.
+    client.clock.advance(900_000);
+    client.fs.end_overdue_calls();
+    assert!(!later.has_ended());
+    client.clock.advance(100_000);
+    client.fs.end_overdue_calls();
+    assert!(matches!(later.end(), Err(Error::Stop(_))));
+}
+
+/// What clients claim to have locked.
+#[test]
+fn nobody_is_believed_to_hold_what_it_may_not_lock_or_what_others_may_have() {
+    let server = Server::new();
+    let identities = Identities { squash: Squash::Root, ..Identities::CHECKED };
+    let squashed = Rights { identities, ..Rights::CHECKED };
+    let (a, b) = (server.client(), server.client_with(squashed));
+    let file = a.create("file");
+    a.run(|fs| fs.fsync(file)).unwrap();
+    let claim = |number| server.served.take_locked(&b.session(), &[lock(file, number)]);
+    assert_eq!(claim(1), 1, "it is not open for writing");
+    let changes = Changes { permissions: Some(0o666), ..Changes::default() };
+    a.run(|fs| fs.setattr(&caller(), file, &changes)).unwrap();
+    open(&b, "file");
+    b.fs.ping();
+    try_lock(&a, lock(file, 1)).unwrap();
+    unlock(&a, lock(file, 1));
+    assert_eq!(claim(1), 1, "another one has the lease");
+    await_that(|| server.served.recall_locks(None) == 0);
+    assert_eq!(claim(1), 0);
+    assert_eq!(claim(2), 1, "it is locked");
+    assert_eq!(server.world.fs.locks().held()[0].owner.client, b.session().id().0);
+}
+
+#[test]
+fn leases_on_locks_are_had_by_locking_only() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    let range = KeyRange::locks(file);
+    let needed = vec![(range, gabion_map::LockMode::Exclusive)];
+    let prefetch = gabion_link::message::Prefetch::Names;
+    let call = Call::Acquire { needed, welcome: Vec::new(), prefetch };
+    let (id, after) = (CallId(1_000_000), ChangeNumber(0));
+    server.served.receive(&client.session(), ToServer::Call { id, caller: caller(), call, after });
+    client.run(|fs| fs.space()).unwrap();
+    assert_eq!(leases_on_locks(&server), 0);
+}
+
+/// Clients and one table that decides about the same requests.
+struct History {
+    server: Server,
+    clients: Vec<Client>,
+    files: Vec<FileId>,
+    table: LockTable,
+    tickets: u64,
+    waiting: BTreeMap<Ticket, (usize, Asked)>,
+    /// Whose turn it is.
+    client: usize,
+}
+
+const NAMES: [&str; 2] = ["one", "two"];
+
+impl History {
+    fn new(clients: usize) -> Self {
+        let server = Server::new();
+        let clients: Vec<Client> = (0..clients).map(|_| server.client()).collect();
+        let all: Vec<&Client> = clients.iter().collect();
+        let files = NAMES.iter().map(|name| shared_file(&all, name)).collect();
+        let (table, tickets, waiting) = (LockTable::new(10_000), 0, BTreeMap::new());
+        Self { server, clients, files, table, tickets, waiting, client: 0 }
+    }
+
+    fn step(&mut self, rng: &mut Rng) {
+        // Most do several things before others come.
+        if rng.below(5) == 0 {
+            self.client = rng.below(self.clients.len() as u64) as usize;
+        }
+        let client = self.client;
+        match rng.below(20) {
+            0..=6 => self.lock(client, random_lock(&self.files, client, rng), rng.below(3) == 0),
+            7..=9 => self.unlock(client, random_lock(&self.files, client, rng)),
+            10..=11 => {
+                let range = LockRange::WHOLE;
+                let lock = random_lock(&self.files, client, rng);
+                self.unlock(client, Lock { range, ..lock });
+            }
+            12 => self.test(client, random_lock(&self.files, client, rng)),
+            13 => self.cancel(),
+            14 => self.close(client, rng.below(NAMES.len() as u64) as usize),
+            15 => await_that(|| self.server.served.recall_locks(None) == 0),
+            _ => self.server.world.clock.advance(1),
+        }
+        await_waiting(&self.server, self.table.waiting().count());
+        assert!(self.waiting.values().all(|(_, asked)| !asked.has_ended()));
+        let sorted = |mut locks: Vec<Lock>| {
+            locks.sort_by_key(|lock| (lock.file, lock.class, lock.owner, lock.range.start()));
+            locks
+        };
+        let of = |(index, client): (usize, &Client)| -> Vec<Lock> {
+            client.fs.held_locks().into_iter().map(|lock| owned(lock, index)).collect()
+        };
+        let held = sorted(self.clients.iter().enumerate().flat_map(of).collect());
+        assert_eq!(held, sorted(self.table.held().copied().collect()));
+    }
+
+    fn lock(&mut self, client: usize, wanted: Lock, waits: bool) {
+        self.tickets += 1;
+        let (ticket, wait) = (Ticket(self.tickets), if waits { Wait::Yes } else { Wait::No });
+        let request = LockRequest::Acquire { ticket, lock: owned(wanted, client), wait };
+        let outcomes = self.table.handle(request);
+        let asked = ask(&self.clients[client], wanted, wait);
+        match outcomes[0] {
+            Outcome::Waiting(_) => drop(self.waiting.insert(ticket, (client, asked))),
+            Outcome::Granted(_) => asked.end().unwrap(),
+            Outcome::Refused(_, refusal) => {
+                let error = asked.end().unwrap_err();
+                assert_eq!(refusal_of(&error), Some(refusal));
+            }
+        }
+        self.settle(&outcomes[1..]);
+    }
+
+    fn unlock(&mut self, client: usize, lock: Lock) {
+        let Lock { file, class, owner, range, .. } = owned(lock, client);
+        let outcomes = self.table.handle(LockRequest::Release { file, class, owner, range });
+        unlock(&self.clients[client], lock);
+        self.settle(&outcomes);
+    }
+
+    fn test(&self, client: usize, lock: Lock) {
+        let expected = self.table.conflict(&owned(lock, client));
+        let found = self.clients[client].run(|fs| fs.lock_conflict(&lock)).unwrap();
+        let start = |lock: &Lock| lock.range.start();
+        assert_eq!(found.as_ref().map(start), expected.map(start));
+    }
+
+    /// Whoever waits longest gives up.
+    fn cancel(&mut self) {
+        let Some((ticket, (client, asked))) = self.waiting.first_key_value() else { return };
+        let ticket = *ticket;
+        self.clients[*client].fs.cancel_lock(asked.1.expect("it waits"));
+        let outcomes = self.table.handle(LockRequest::Cancel { ticket });
+        self.settle(&outcomes);
+    }
+
+    fn close(&mut self, client: usize, file: usize) {
+        let (name, file) = (NAMES[file], self.files[file]);
+        // Whoever waits has it open.
+        let is_own = |lock: &Lock| lock.owner.client == client as u64 && lock.file == file;
+        if self.table.waiting().any(|(_, lock)| is_own(lock)) {
+            return;
+        }
+        let held: Vec<Lock> = self.table.held().copied().filter(|lock| is_own(lock)).collect();
+        let mut outcomes = Vec::new();
+        for Lock { file, class, owner, .. } in held {
+            let range = LockRange::WHOLE;
+            outcomes.extend(self.table.handle(LockRequest::Release { file, class, owner, range }));
+        }
+        let client = &self.clients[client];
+        client.fs.release(file);
+        open(client, name);
+        client.fs.ping();
+        self.settle(&outcomes);
+    }
+
+    fn settle(&mut self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            let (ticket, refusal) = match outcome {
+                Outcome::Granted(ticket) => (ticket, None),
+                Outcome::Refused(ticket, refusal) => (ticket, Some(*refusal)),
+                Outcome::Waiting(_) => panic!("nobody has asked: {outcomes:?}"),
+            };
+            let (_, asked) = self.waiting.remove(ticket).expect("it waits");
+            assert_eq!(asked.end().err().as_ref().and_then(refusal_of), refusal);
+        }
+    }
+}
+
+fn refusal_of(error: &Error) -> Option<Refusal> {
+    match error {
+        Error::WouldBlock => Some(Refusal::WouldBlock),
+        Error::Deadlock => Some(Refusal::Deadlock),
+        Error::Interrupted => Some(Refusal::Interrupted),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The lock as the table knows it.
+fn owned(lock: Lock, client: usize) -> Lock {
+    Lock { owner: LockOwner { client: client as u64, ..lock.owner }, ..lock }
+}
+
+fn random_lock(files: &[FileId], client: usize, rng: &mut Rng) -> Lock {
+    let class = [LockClass::Posix, LockClass::Posix, LockClass::OpenFile, LockClass::Flock]
+        [rng.below(4) as usize];
+    let from = rng.below(6);
+    let range = match class {
+        LockClass::Flock => LockRange::WHOLE,
+        _ => LockRange::new(from, from + rng.below(4)).unwrap(),
+    };
+    let strength = [Strength::Shared, Strength::Exclusive][rng.below(2) as usize];
+    let number = 10 * client as u64 + rng.below(2);
+    let file = files[rng.below(files.len() as u64) as usize];
+    Lock { class, range, strength, ..lock(file, number) }
+}
+
+#[test]
+fn clients_with_leases_decide_as_one_table_would() {
+    let (mut leased, mut steps) = (0, 0);
+    for seed in 0..12 {
+        println!("seed {seed}");
+        let mut rng = Rng::new(seed);
+        let mut history = History::new(2 + seed as usize % 2);
+        for _ in 0..120 {
+            history.step(&mut rng);
+            leased += leases_on_locks(&history.server);
+            steps += NAMES.len();
+        }
+    }
+    // A file is leased some of the time.
+    assert!(leased > steps / 10 && leased < steps / 2, "{leased} of {steps}");
+}

@@ -100,6 +100,7 @@ impl Filesystem for Witness {
         lock(lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket>;
         cancel_lock(ticket: Ticket) -> ();
         unlock(file: FileId, class: LockClass, owner: LockOwner, range: LockRange) -> Result<()>;
+        unseen(dir: FileId) -> ();
         forget(file: FileId, count: u64) -> ();
         release(file: FileId) -> ();
         close() -> Result<()>;

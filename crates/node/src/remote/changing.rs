@@ -91,8 +91,12 @@ impl RemoteFs {
     fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
+        let moves_elsewhere = moves_elsewhere(&call);
         let (answer, start) = self.call_start(caller, call)?;
         answer_by_hearsay();
+        if moves_elsewhere {
+            self.kernel_lists_anew();
+        }
         if let Answer::Made(made, _) | Answer::Object(made) = &answer {
             marks.push((made.file, marks_made));
         }
@@ -156,6 +160,9 @@ impl RemoteFs {
         let number = self.pending.push(bytes, files.clone());
         // In this order: a sync that begins in between has not to do with it.
         self.mark(&marks(&call, files.clone()));
+        if moves_elsewhere(&call) {
+            files.iter().for_each(|file| self.doubt_listing(*file));
+        }
         let (now, caller) = (ctx.now, self.told_of_change(caller));
         self.calls.tell(ToServer::Change(Change { number, now, made, caller, call }));
         // Not before: it may be what was just made that is given up.
@@ -337,10 +344,19 @@ impl RemoteFs {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
             cache.clear_all();
+            self.listings.revoke_all();
             ranges
         };
         self.gate.barrier();
         self.kernel_forgets(&ranges);
+    }
+}
+
+/// Whether what is moved gets another parent, which is in its own listing if it is a directory.
+fn moves_elsewhere(call: &Call) -> bool {
+    match call {
+        Call::Rename { source_parent, target_parent, .. } => source_parent != target_parent,
+        _ => false,
     }
 }
 

@@ -27,6 +27,7 @@ mod changing;
 mod contention;
 mod filesystem;
 mod gate;
+mod listings;
 mod opens;
 mod operations;
 mod pages;
@@ -54,6 +55,7 @@ use crate::clock::Clock;
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
+use self::listings::Listings;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::Pending;
@@ -81,6 +83,14 @@ pub trait Kernel: Send + Sync {
 
     /// The bytes `from..to` are no longer true. Waits for READs of them.
     fn forget_bytes(&self, file: FileId, from: u64, to: u64);
+
+    /// The names of a directory that were collected from its listings are no longer true. False:
+    /// it knows no such directory. Waits for nobody who waits for the filesystem.
+    fn forget_listing(&self, dir: FileId) -> bool;
+
+    /// Waits until all who were listing a directory when this was called have made use of what they
+    /// were told. `name` is one that may have been looked up there. False: that cannot be known.
+    fn await_listings(&self, dir: FileId, name: Option<&[u8]>) -> bool;
 }
 
 /// Where is told, for people, what nobody has asked for.
@@ -148,6 +158,7 @@ pub struct RemoteFs {
     server_time: ServerTime,
     gate: Gate,
     pages: Arc<Pages>,
+    listings: Arc<Listings>,
     calls: Calls,
     opens: Opens,
     revocations: Revocations,
@@ -189,6 +200,7 @@ impl RemoteFs {
             server_time: ServerTime::default(),
             gate: Gate::default(),
             pages: Arc::default(),
+            listings: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
             revocations: Revocations::default(),
@@ -349,6 +361,7 @@ impl RemoteFs {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
             cache.clear_all();
+            self.listings.revoke_all();
             ranges
         };
         self.gate.barrier();
@@ -363,6 +376,7 @@ impl RemoteFs {
         files.dedup();
         // Pages last: to drop them takes longest.
         files.iter().for_each(|file| kernel.forget_attributes(*file));
+        self.kernel_forgets_all_listings();
         let has_bytes = |range: &KeyRange| range.last().kind == Kind::DATA;
         let mut files: Vec<FileId> =
             ranges.iter().filter(|range| has_bytes(range)).map(KeyRange::file).collect();

@@ -280,7 +280,11 @@ impl RemoteFs {
             Detail::Names => Prefetch::Names,
             Detail::Attributes => Prefetch::Children,
         };
-        self.read_items(caller, prefetch, |txn| gabion_fs::readdir(txn, dir, cookie, limit, detail))
+        self.read_items(caller, prefetch, |txn| {
+            let listing = gabion_fs::readdir(txn, dir, cookie, limit, detail)?;
+            self.tell_listing(dir, &listing);
+            Ok(listing)
+        })
     }
 
     /// Changes attributes and answers with the new ones.

@@ -158,6 +158,9 @@ struct FakeKernel {
     names: AtomicU64,
     is_old: AtomicBool,
     bytes: Mutex<Vec<(FileId, u64, u64)>>,
+    listings: Mutex<Vec<FileId>>,
+    /// Held by who has not made use of a listing yet.
+    listing: Mutex<()>,
 }
 
 impl Kernel for FakeKernel {
@@ -175,6 +178,16 @@ impl Kernel for FakeKernel {
 
     fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
         self.bytes.lock().push((file, from, to));
+    }
+
+    fn forget_listing(&self, dir: FileId) -> bool {
+        self.listings.lock().push(dir);
+        true
+    }
+
+    fn await_listings(&self, _: FileId, _: Option<&[u8]>) -> bool {
+        let _listing = self.listing.lock();
+        true
     }
 }
 

@@ -222,6 +222,13 @@ impl RemoteFs {
         self.calls.ask(caller, call, after, Waiter::Told(end))
     }
 
+    /// The same for a question that this thread's request does not need answered: it stays inside
+    /// the gate.
+    pub(super) fn call_aside(&self, caller: &Caller, call: Call, end: LockEnd) {
+        let after = self.depends_on(&call);
+        self.calls.ask(&self.told(caller), call, after, Waiter::Told(end));
+    }
+
     /// The last change that the server must have made before it looks at the call: of all for
     /// what comes after them, so that a crash leaves no later one without the earlier; of its
     /// objects for what is read.

@@ -22,6 +22,7 @@
 //!
 //! Absent: sockets, which are the owner's; times of reading, which are not recorded.
 
+mod ahead;
 mod calls;
 mod changing;
 mod contention;
@@ -52,6 +53,7 @@ use gabion_map::{FileId, Kind};
 
 use crate::clock::Clock;
 
+use self::ahead::Ahead;
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
@@ -159,6 +161,7 @@ pub struct RemoteFs {
     gate: Gate,
     pages: Arc<Pages>,
     listings: Arc<Listings>,
+    ahead: Arc<Ahead>,
     calls: Calls,
     opens: Opens,
     revocations: Revocations,
@@ -201,6 +204,7 @@ impl RemoteFs {
             gate: Gate::default(),
             pages: Arc::default(),
             listings: Arc::default(),
+            ahead: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
             revocations: Revocations::default(),

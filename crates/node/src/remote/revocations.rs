@@ -126,6 +126,7 @@ impl RemoteFs {
                 Later::Run(run) => run(),
                 Later::Failed(files, error) => self.change_failed(&files, &error),
             }
+            self.go_on_ahead();
             self.answered();
         }
     }

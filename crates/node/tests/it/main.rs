@@ -7,4 +7,5 @@ mod orphans;
 mod rights;
 mod shared;
 mod subtree;
+mod walks;
 mod world;

@@ -62,6 +62,11 @@ impl Shared {
         rustix::process::Pid::from_raw(pid as i32).unwrap()
     }
 
+    /// The server stands still for a while.
+    pub fn stop_server(&self) -> Stopped {
+        Stopped::new(rustix::process::Pid::from_child(&self.server.0))
+    }
+
     /// All that was written is well.
     pub fn finish(mut self, mounts: &[&str]) {
         for name in mounts {

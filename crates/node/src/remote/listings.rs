@@ -76,9 +76,9 @@ impl Listings {
         }
         let told = state.told.entry(dir).or_default();
         told.is_told_again = true;
-        if told.name.is_none() {
-            let known = listing.entries.iter().find(|entry| entry.attributes.is_some());
-            told.name = known.map(|entry| entry.name().into());
+        let known = listing.entries.iter().find(|entry| entry.attributes.is_some());
+        if let Some(known) = known {
+            told.name = Some(known.name().into());
         }
     }
 

@@ -74,20 +74,32 @@ impl Notifier {
         self.send_known(notify_code::INVAL_INODE, &[out.as_bytes()])
     }
 
+    /// Drops what was collected of a directory's listings, and its attributes. Whether the kernel
+    /// knows the directory.
+    pub fn inval_listing(&self, node: NodeId) -> io::Result<bool> {
+        let out = abi::NotifyInvalInodeOut { ino: node.0, off: 0, len: 0 };
+        self.send_if_known(notify_code::INVAL_INODE, &[out.as_bytes()])
+    }
+
     /// Drops a cached name, present or absent.
     pub fn inval_entry(&self, parent: NodeId, name: &[u8]) -> io::Result<()> {
-        self.entry(parent, name, 0)
+        self.entry(parent, name, 0).map(drop)
     }
 
     /// Has a cached name looked up again before its next use, without dropping what is below it.
     pub fn expire_entry(&self, parent: NodeId, name: &[u8]) -> io::Result<()> {
+        self.entry(parent, name, abi::NOTIFY_EXPIRE_ONLY).map(drop)
+    }
+
+    /// As [`expire_entry`](Self::expire_entry). Whether the kernel knows the name.
+    pub fn expire_entry_if_known(&self, parent: NodeId, name: &[u8]) -> io::Result<bool> {
         self.entry(parent, name, abi::NOTIFY_EXPIRE_ONLY)
     }
 
-    fn entry(&self, parent: NodeId, name: &[u8], flags: u32) -> io::Result<()> {
+    fn entry(&self, parent: NodeId, name: &[u8], flags: u32) -> io::Result<bool> {
         let namelen = name.len() as u32;
         let out = abi::NotifyInvalEntryOut { parent: parent.0, namelen, flags };
-        self.send_known(notify_code::INVAL_ENTRY, &[out.as_bytes(), name, &[0]])
+        self.send_if_known(notify_code::INVAL_ENTRY, &[out.as_bytes(), name, &[0]])
     }
 
     /// Drops a cached name if it leads to `child`, and tells watchers that it was deleted.
@@ -129,9 +141,13 @@ impl Notifier {
 
     /// As `send`; that the kernel knows no such thing is a success.
     fn send_known(&self, code: i32, parts: &[&[u8]]) -> io::Result<()> {
+        self.send_if_known(code, parts).map(drop)
+    }
+
+    fn send_if_known(&self, code: i32, parts: &[&[u8]]) -> io::Result<bool> {
         match self.send(code, parts) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            result => result,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            result => result.map(|()| true),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::directory::Listing;
 use crate::flight::{Cancel, Core, Flight};
 use crate::request::{Lock, LockKind};
 
+/// Less than an entry of a directory has.
+const DIRECTORY_END_BYTES: usize = 8;
+
 /// Whether an answer reached the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -168,6 +171,12 @@ impl Reply {
     /// Entries of a directory; an empty buffer ends it.
     pub fn directory(self, listing: &impl Listing) -> Outcome {
         self.send_wire(listing.bytes())
+    }
+
+    /// The end of a directory whose entries the kernel is not to keep: it takes nothing at all for
+    /// the end of what it may keep, and less than an entry for the end alone.
+    pub fn directory_end_unkept(self) -> Outcome {
+        self.send_wire(&[0; DIRECTORY_END_BYTES])
     }
 
     /// Bytes written, which must not exceed the bytes given.

@@ -39,6 +39,8 @@ pub enum Kept<'a> {
         /// The name.
         name: &'a [u8],
     },
+    /// The names of a directory, to whose end it was just listed.
+    Listing(FileId),
 }
 
 /// Who keeps bytes that are read.
@@ -269,6 +271,10 @@ pub trait Filesystem: Send + Sync {
     /// The request that this thread has made calls for is answered: what was found out for it may
     /// be invalidated from now on.
     fn answered(&self);
+
+    /// Whoever asked for a change of names of a directory has given up before it was told that the
+    /// change was made. Does not block.
+    fn unseen(&self, dir: FileId);
 
     /// Gives back `count` references to an object that was looked up. Does not block.
     fn forget(&self, file: FileId, count: u64);

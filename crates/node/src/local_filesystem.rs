@@ -270,6 +270,8 @@ impl Filesystem for LocalFs {
 
     fn answered(&self) {}
 
+    fn unseen(&self, _dir: FileId) {}
+
     fn forget(&self, file: FileId, count: u64) {
         LocalFs::forget(self, file, count);
     }

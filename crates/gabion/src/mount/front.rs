@@ -124,8 +124,12 @@ impl Ask<'_> {
             Op::Symlink { name, target } => self.symlink(name, target, reply),
             Op::Mknod { name, mode, rdev, .. } => self.mknod(name, mode, rdev, reply),
             Op::Mkdir { name, mode, .. } => self.mkdir(name, mode, reply),
-            Op::Unlink { name } => done(reply, self.fs.unlink(&self.caller, self.file, name)),
-            Op::Rmdir { name } => done(reply, self.fs.rmdir(&self.caller, self.file, name)),
+            Op::Unlink { name } => {
+                self.removed(reply, self.fs.unlink(&self.caller, self.file, name));
+            }
+            Op::Rmdir { name } => {
+                self.removed(reply, self.fs.rmdir(&self.caller, self.file, name));
+            }
             Op::Rename { name, new_parent, new_name, flags } => {
                 self.rename(name, file_of(&**self.fs, new_parent), new_name, flags, reply);
             }
@@ -163,7 +167,8 @@ impl Ask<'_> {
                 self.copy_file_range(&copy, file_of(&**self.fs, copy.target), reply)
             }
             Op::Ioctl(_) => refuse(reply, libc::ENOTTY),
-            Op::Opendir { .. } => self.opendir(reply),
+            // The kernel opens directories by itself, and keeps what they hold.
+            Op::Opendir { .. } => refuse(reply, libc::ENOSYS),
             Op::Releasedir { .. } => {
                 reply.ok();
             }
@@ -202,8 +207,13 @@ pub(super) fn refuse(reply: Reply, errno: i32) {
 
 /// Answers a request that has no result.
 pub(super) fn done(reply: Reply, result: Result<()>) {
+    ended(reply, result);
+}
+
+/// The same, for who has to know whether the answer arrived.
+pub(super) fn ended(reply: Reply, result: Result<()>) -> Outcome {
     match result {
         Ok(()) => reply.ok(),
         Err(error) => failed(reply, &error),
-    };
+    }
 }

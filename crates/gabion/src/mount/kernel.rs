@@ -37,12 +37,11 @@ pub(super) fn init_reply(
         | Features::POSIX_ACL
         | Features::DONT_MASK
         | Features::EXPORT_SUPPORT
+        | Features::NO_OPENDIR_SUPPORT
         | Features::ABORT_ERROR;
     match coherence {
         // Its own writes move the time of modification, and are no reason to drop pages.
-        Coherence::Alone => {
-            features |= Features::NO_OPENDIR_SUPPORT | Features::EXPLICIT_INVAL_DATA;
-        }
+        Coherence::Alone => features |= Features::EXPLICIT_INVAL_DATA,
         // So that it looks at a file's length before it reads what it has kept: others cut files.
         Coherence::Shared => features |= Features::AUTO_INVAL_DATA,
     }

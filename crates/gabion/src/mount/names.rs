@@ -14,8 +14,9 @@ use gabion_fuse::{
     ReadDirectory, Reply,
 };
 use gabion_map::FileId;
+use gabion_node::Kept;
 
-use super::front::{Ask, done, failed, refuse};
+use super::front::{Ask, ended, failed, refuse};
 use super::kernel::FOREVER;
 use super::{Coherence, Locking, encode};
 
@@ -29,14 +30,29 @@ const PERMISSIONS: u32 = 0o7777;
 
 impl Ask<'_> {
     /// Answers with what `name` in the directory that is asked of stands for.
-    fn entry(&self, name: &[u8], found: Result<Attributes>, reply: Reply) {
-        match found {
-            Ok(found) => {
-                if reply.entry(&self.encoded(name, &found)) == Outcome::Gone {
-                    self.fs.forget(found.file, 1);
-                }
-            }
-            Err(error) => refuse(reply, errno(&error)),
+    fn entry(&self, name: &[u8], found: Result<Attributes>, reply: Reply) -> Outcome {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let outcome = reply.entry(&self.encoded(name, &found));
+        if outcome == Outcome::Gone {
+            self.fs.forget(found.file, 1);
+        }
+        outcome
+    }
+
+    /// The same of a name that was just given.
+    fn new_entry(&self, name: &[u8], made: Result<Attributes>, reply: Reply) {
+        if self.entry(name, made, reply) == Outcome::Gone {
+            self.fs.unseen(self.file);
+        }
+    }
+
+    /// Answers a request to take a name away.
+    pub(super) fn removed(&self, reply: Reply, removed: Result<()>) {
+        if ended(reply, removed) == Outcome::Gone {
+            self.fs.unseen(self.file);
         }
     }
 
@@ -54,12 +70,14 @@ impl Ask<'_> {
             Err(Error::NotFound) => {
                 reply.entry_absent(self.name_ttl(name));
             }
-            found => self.entry(name, found, reply),
+            found => {
+                self.entry(name, found, reply);
+            }
         }
     }
 
     pub(super) fn symlink(&self, name: &[u8], target: &[u8], reply: Reply) {
-        self.entry(name, self.fs.symlink(&self.caller, self.file, name, target), reply);
+        self.new_entry(name, self.fs.symlink(&self.caller, self.file, name, target), reply);
     }
 
     pub(super) fn mknod(&self, name: &[u8], mode: u32, rdev: u32, reply: Reply) {
@@ -73,15 +91,19 @@ impl Ask<'_> {
         };
         let permissions = mode & PERMISSIONS;
         let made = self.fs.mknod(&self.caller, self.file, name, file_type, permissions, rdev);
-        self.entry(name, made, reply);
+        self.new_entry(name, made, reply);
     }
 
     pub(super) fn mkdir(&self, name: &[u8], mode: u32, reply: Reply) {
-        self.entry(name, self.fs.mkdir(&self.caller, self.file, name, mode & PERMISSIONS), reply);
+        self.new_entry(
+            name,
+            self.fs.mkdir(&self.caller, self.file, name, mode & PERMISSIONS),
+            reply,
+        );
     }
 
     pub(super) fn link(&self, source: FileId, name: &[u8], reply: Reply) {
-        self.entry(name, self.fs.link(&self.caller, source, self.file, name), reply);
+        self.new_entry(name, self.fs.link(&self.caller, source, self.file, name), reply);
     }
 
     pub(super) fn rename(
@@ -112,7 +134,11 @@ impl Ask<'_> {
                 _ => Leave::Whiteout,
             },
         };
-        done(reply, self.fs.rename(&self.caller, &request));
+        let renamed = self.fs.rename(&self.caller, &request);
+        if ended(reply, renamed) == Outcome::Gone {
+            self.fs.unseen(self.file);
+            self.fs.unseen(new_parent);
+        }
     }
 
     pub(super) fn create(
@@ -155,6 +181,7 @@ impl Ask<'_> {
         let entry = encode::entry(&made, name_ttl, self.attributes_ttl(made.file));
         if reply.create(&entry, &self.opened(flags)) == Outcome::Gone {
             self.fs.forget(made.file, 1);
+            self.fs.unseen(self.file);
             if self.locking == Locking::Filesystem {
                 self.fs.release(made.file);
             }
@@ -188,6 +215,9 @@ impl Ask<'_> {
             Ok(listing) => listing,
             Err(error) => return refuse(reply, errno(&error)),
         };
+        if listing.entries.is_empty() {
+            return self.directory_end(reply);
+        }
         let mut buffer = DirectoryBuffer::new(read.size);
         for entry in &listing.entries {
             if buffer.push(&directory_entry(entry)) == Fit::Full {
@@ -195,6 +225,15 @@ impl Ask<'_> {
             }
         }
         reply.directory(&buffer);
+    }
+
+    /// There are no more names. If that is told in the ordinary way the kernel keeps those that it
+    /// was told before.
+    fn directory_end(&self, reply: Reply) {
+        match self.fs.is_kept(Kept::Listing(self.file)) {
+            true => reply.directory(&DirectoryBuffer::new(0)),
+            false => reply.directory_end_unkept(),
+        };
     }
 
     pub(super) fn readdirplus(&self, read: &ReadDirectory, reply: Reply) {
@@ -205,6 +244,9 @@ impl Ask<'_> {
             Ok(listing) => listing,
             Err(error) => return refuse(reply, errno(&error)),
         };
+        if listing.entries.is_empty() {
+            return self.directory_end(reply);
+        }
         let mut buffer = DirectoryPlusBuffer::new(read.size);
         let mut told = 0;
         for entry in &listing.entries {

@@ -4,10 +4,10 @@ use gabion_base::BLOCK_SIZE;
 use gabion_fs::format::dirent::NAME_LENGTH_MAX;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{OpenRequest, errno};
-use gabion_fuse::{Opened, Outcome, Release, Reply, Setattr, Statfs};
+use gabion_fuse::{Outcome, Release, Reply, Setattr, Statfs};
 
 use super::front::{Ask, done, failed, refuse};
-use super::{Coherence, Locking, encode};
+use super::{Locking, encode};
 
 impl Ask<'_> {
     pub(super) fn getattr(&self, reply: Reply) {
@@ -57,16 +57,6 @@ impl Ask<'_> {
         let unlocked = unlocked.and(self.release_description(release.handle));
         self.fs.release(self.file);
         done(reply, unlocked);
-    }
-
-    /// A kernel that is alone opens directories by itself.
-    pub(super) fn opendir(&self, reply: Reply) {
-        match self.coherence {
-            Coherence::Alone => refuse(reply, libc::ENOSYS),
-            Coherence::Shared => {
-                reply.open(&Opened::default());
-            }
-        }
     }
 
     pub(super) fn getxattr(&self, name: &[u8], room: u32, reply: Reply) {

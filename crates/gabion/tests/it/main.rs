@@ -26,5 +26,6 @@ mod shared_admin;
 mod target;
 mod up;
 mod volumes;
+mod walks;
 mod wiretap;
 mod world;

@@ -108,6 +108,7 @@ impl Filesystem for Witness {
             end: LockEnd
         ) -> ();
         unlock_soon(file: FileId, class: LockClass, owner: LockOwner, range: LockRange) -> ();
+        unseen(dir: FileId) -> ();
         forget(file: FileId, count: u64) -> ();
         release(file: FileId) -> ();
         close() -> Result<()>;

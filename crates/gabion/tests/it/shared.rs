@@ -16,21 +16,21 @@ use rustix::process::Signal;
 use crate::world::{Folder, GABION, Running};
 
 /// A served filesystem with its mounts.
-struct Shared {
+pub struct Shared {
     server: Running,
     uri: String,
     folder: Folder,
 }
 
 impl Shared {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let folder = Folder::for_mounts()?;
         folder.image();
         let (server, uri) = serve(&folder, "127.0.0.1:0");
         Some(Self { server, uri, folder })
     }
 
-    fn mount(&self, name: &str) -> PathBuf {
+    pub fn mount(&self, name: &str) -> PathBuf {
         self.mount_with(name, "deadline=60")
     }
 
@@ -41,7 +41,7 @@ impl Shared {
         mountpoint
     }
 
-    fn two(&self) -> (PathBuf, PathBuf) {
+    pub fn two(&self) -> (PathBuf, PathBuf) {
         (self.mount("a"), self.mount("b"))
     }
 
@@ -55,8 +55,20 @@ impl Shared {
         self.server = server;
     }
 
+    /// The process that serves a mount.
+    pub fn daemon(&self, name: &str) -> rustix::process::Pid {
+        let status = self.folder.status(name);
+        let pid = status["mount"]["pid"].as_i64().unwrap();
+        rustix::process::Pid::from_raw(pid as i32).unwrap()
+    }
+
+    /// The server stands still for a while.
+    pub fn stop_server(&self) -> Stopped {
+        Stopped::new(rustix::process::Pid::from_child(&self.server.0))
+    }
+
     /// All that was written is well.
-    fn finish(mut self, mounts: &[&str]) {
+    pub fn finish(mut self, mounts: &[&str]) {
         for name in mounts {
             self.folder.gabion(&["umount", name]).succeeded();
         }
@@ -471,10 +483,10 @@ fn a_server_that_is_killed_and_comes_back_has_all_that_its_clients_were_answered
 }
 
 /// A process that stands still until this is dropped, also by a test that fails.
-struct Stopped(rustix::process::Pid);
+pub struct Stopped(rustix::process::Pid);
 
 impl Stopped {
-    fn new(process: rustix::process::Pid) -> Self {
+    pub fn new(process: rustix::process::Pid) -> Self {
         rustix::process::kill_process(process, Signal::STOP).unwrap();
         Self(process)
     }
@@ -496,11 +508,7 @@ fn nothing_is_changed_after_a_start_while_others_may_still_show_what_was() {
     File::open(a.join("file")).unwrap().sync_all().unwrap();
     assert_eq!(b.join("file").metadata().unwrap().len(), 3);
     // This one does not notice the restart for a while.
-    let text = shared.folder.gabion(&["status", "--json", "b"]).succeeded();
-    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let pid = status["mount"]["pid"].as_i64().unwrap() as i32;
-    let daemon = rustix::process::Pid::from_raw(pid).unwrap();
-    let stopped = Stopped::new(daemon);
+    let stopped = Stopped::new(shared.daemon("b"));
     shared.restart();
     let began = Instant::now();
     fs::write(a.join("file"), "newer").unwrap();
@@ -516,11 +524,8 @@ fn a_client_that_is_killed_holds_nobody_up_for_longer_than_its_session() {
     let Some(shared) = Shared::new() else { return };
     let (a, b) = shared.two();
     fs::write(a.join("file"), "x").unwrap();
-    let text = shared.folder.gabion(&["status", "--json", "b"]).succeeded();
-    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let pid = shared.daemon("b");
     fs::read(b.join("file")).unwrap();
-    let pid = status["mount"]["pid"].as_i64().unwrap() as i32;
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, Signal::KILL).unwrap();
     let began = Instant::now();
     fs::write(a.join("file"), "y").unwrap();

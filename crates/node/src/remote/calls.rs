@@ -39,6 +39,8 @@ enum Waiter {
     Thread(Arc<Slot>),
     /// Somebody who is told.
     Told(Told),
+    /// Somebody who is told on a thread that may wait.
+    ToldLater(LockEnd),
 }
 
 /// Somebody who does not wait in a thread.
@@ -176,14 +178,14 @@ impl Calls {
     fn take_told(&self, is_overdue: impl Fn(&Told) -> bool) -> Vec<Told> {
         let mut state = self.state.lock();
         let is_meant = |_: &CallId, asked: &mut Asked| match &asked.waiter {
-            Waiter::Thread(_) => false,
+            Waiter::Thread(_) | Waiter::ToldLater(_) => false,
             Waiter::Told(told) => is_overdue(told),
         };
         let taken = state.waiting.extract_if(.., is_meant);
         taken
             .filter_map(|(_, asked)| match asked.waiter {
                 Waiter::Told(told) => Some(told),
-                Waiter::Thread(_) => None,
+                Waiter::Thread(_) | Waiter::ToldLater(_) => None,
             })
             .collect()
     }
@@ -213,6 +215,7 @@ impl Waiter {
                 slot.ended.notify_all();
             }
             Self::Told(told) => (told.end)(Err(lost("lock"))),
+            Self::ToldLater(end) => end(Err(lost("call"))),
         }
     }
 }
@@ -351,6 +354,13 @@ impl RemoteFs {
         }
     }
 
+    /// The same for a question that this thread's request does not need answered: it stays inside
+    /// the gate.
+    pub(super) fn call_aside(&self, caller: &Caller, call: Call, end: LockEnd) {
+        let after = self.depends_on(&call);
+        self.calls.ask(&self.told(caller), call, after, Waiter::ToldLater(end));
+    }
+
     /// The last change that the server must have made before it looks at the call: of all for
     /// what comes after them, so that a crash leaves no later one without the earlier; of its
     /// objects for what is read.
@@ -400,6 +410,10 @@ impl RemoteFs {
                         slot.ended.notify_all();
                     }
                     Some(Waiter::Told(told)) => (told.end)(result.map(drop)),
+                    Some(Waiter::ToldLater(end)) => {
+                        let result = result.map(drop);
+                        self.revocations.later(Box::new(move || end(result)));
+                    }
                 }
             }
             ToClient::Pong { now, .. } => self.server_time.told(now, self.clock.monotonic()),

@@ -91,8 +91,12 @@ impl RemoteFs {
     fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
+        let moves_elsewhere = moves_elsewhere(&call);
         let (answer, losses) = self.call_counting(caller, call)?;
         answer_by_hearsay();
+        if moves_elsewhere {
+            self.kernel_lists_anew();
+        }
         if let Answer::Made(made, _) | Answer::Object(made) = &answer {
             marks.push((made.file, marks_made));
         }
@@ -153,6 +157,9 @@ impl RemoteFs {
             files.insert(attributes.file);
         }
         let files: Vec<FileId> = files.into_iter().collect();
+        if moves_elsewhere(&call) {
+            files.iter().for_each(|file| self.doubt_listing(*file));
+        }
         let (now, caller) = (ctx.now, self.told_of_change(caller));
         let (number, order) = (ChangeNumber(0), 0);
         let marks = marks(&call, files.clone());
@@ -341,6 +348,7 @@ impl RemoteFs {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
             cache.clear_all();
+            self.listings.revoke_all();
             ranges
         };
         self.gate.barrier();
@@ -361,6 +369,14 @@ pub(super) fn resolved(call: Call, answer: &Answer) -> Call {
             Call::Setattr { file: found.file, changes }
         }
         (call, _) => call,
+    }
+}
+
+/// Whether what is moved gets another parent, which is in its own listing if it is a directory.
+fn moves_elsewhere(call: &Call) -> bool {
+    match call {
+        Call::Rename { source_parent, target_parent, .. } => source_parent != target_parent,
+        _ => false,
     }
 }
 

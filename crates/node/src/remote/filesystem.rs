@@ -271,6 +271,7 @@ impl Filesystem for RemoteFs {
         match subject {
             Kept::Attributes(file) => self.can_forget_attributes() && self.keeps_attributes(file),
             Kept::Name { dir, name } => self.can_forget_names() && self.keeps_name(dir, name),
+            Kept::Listing(dir) => self.keeps_listing(dir),
         }
     }
 
@@ -278,8 +279,14 @@ impl Filesystem for RemoteFs {
         RemoteFs::answered(self)
     }
 
+    fn unseen(&self, dir: FileId) {
+        RemoteFs::unseen(self, dir)
+    }
+
     /// The server knows of no lookups: it tells before it removes anything.
-    fn forget(&self, _: FileId, _: u64) {}
+    fn forget(&self, file: FileId, _: u64) {
+        self.doubt_listing(file);
+    }
 
     fn release(&self, file: FileId) {
         RemoteFs::release(self, file)

@@ -22,11 +22,13 @@
 //!
 //! Absent: sockets, which are the owner's; times of reading, which are not recorded.
 
+mod ahead;
 mod calls;
 mod changing;
 mod contention;
 mod filesystem;
 mod gate;
+mod listings;
 mod locking;
 mod opens;
 mod operations;
@@ -52,9 +54,11 @@ use gabion_map::{FileId, Kind};
 
 use crate::clock::Clock;
 
+use self::ahead::Ahead;
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
+use self::listings::Listings;
 use self::locking::Locking;
 use self::opens::Opens;
 use self::pages::Pages;
@@ -87,6 +91,14 @@ pub trait Kernel: Send + Sync {
 
     /// The bytes `from..to` are no longer true. Waits for READs of them.
     fn forget_bytes(&self, file: FileId, from: u64, to: u64);
+
+    /// The names of a directory that were collected from its listings are no longer true. False:
+    /// it knows no such directory. Waits for nobody who waits for the filesystem.
+    fn forget_listing(&self, dir: FileId) -> bool;
+
+    /// Waits until all who were listing a directory when this was called have made use of what they
+    /// were told. `name` is one that may have been looked up there. False: that cannot be known.
+    fn await_listings(&self, dir: FileId, name: Option<&[u8]>) -> bool;
 }
 
 /// Where is told, for people, what nobody has asked for.
@@ -156,6 +168,8 @@ pub struct RemoteFs {
     server_time: ServerTime,
     gate: Gate,
     pages: Arc<Pages>,
+    listings: Arc<Listings>,
+    ahead: Arc<Ahead>,
     calls: Calls,
     opens: Opens,
     locking: Locking,
@@ -198,6 +212,8 @@ impl RemoteFs {
             server_time: ServerTime::default(),
             gate: Gate::default(),
             pages: Arc::default(),
+            listings: Arc::default(),
+            ahead: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
             locking: Locking::default(),
@@ -364,6 +380,7 @@ impl RemoteFs {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
             cache.clear_all();
+            self.listings.revoke_all();
             ranges
         };
         self.gate.barrier();
@@ -378,6 +395,7 @@ impl RemoteFs {
         files.dedup();
         // Pages last: to drop them takes longest.
         files.iter().for_each(|file| kernel.forget_attributes(*file));
+        self.kernel_forgets_all_listings();
         let has_bytes = |range: &KeyRange| range.last().kind == Kind::DATA;
         let mut files: Vec<FileId> =
             ranges.iter().filter(|range| has_bytes(range)).map(KeyRange::file).collect();

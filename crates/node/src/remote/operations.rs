@@ -28,6 +28,9 @@ use super::pages::{Course, pages};
 /// each time it comes further, but for what others took away meanwhile.
 const ATTEMPTS_MAX: usize = 1000;
 
+/// The cookie of the last entry of a directory that is no name.
+const DOTS: u64 = 2;
+
 impl RemoteFs {
     pub(super) fn context(&self, caller: &Caller) -> Context {
         let now = self.server_time.at(self.clock.monotonic());
@@ -279,7 +282,19 @@ impl RemoteFs {
             Detail::Names => Prefetch::Names,
             Detail::Attributes => Prefetch::Children,
         };
-        self.read_items(caller, prefetch, |txn| gabion_fs::readdir(txn, dir, cookie, limit, detail))
+        let is_beginning = cookie <= DOTS && detail == Detail::Attributes;
+        if is_beginning {
+            self.begins_to_list(dir);
+        }
+        let listing = self.read_items(caller, prefetch, |txn| {
+            let listing = gabion_fs::readdir(txn, dir, cookie, limit, detail)?;
+            self.tell_listing(dir, &listing);
+            Ok(listing)
+        })?;
+        if is_beginning {
+            self.has_listed(caller, dir);
+        }
+        Ok(listing)
     }
 
     /// Changes attributes and answers with the new ones.

@@ -145,6 +145,7 @@ impl RemoteFs {
                 }
                 Later::Failed(files, error) => self.change_failed(&files, &error),
             }
+            self.go_on_ahead();
             self.answered();
         }
     }
@@ -160,7 +161,10 @@ impl RemoteFs {
             bytes.is_some_and(|bytes| !cache.covers_as(&bytes, LockMode::Exclusive))
         };
         let (bytes, others): (Vec<_>, Vec<_>) = revoked.into_iter().partition(may_have_pages);
-        others.iter().for_each(|(_, range, keep)| cache.give_up(range, *keep));
+        for (_, range, keep) in &others {
+            cache.give_up(range, *keep);
+            self.doubt_items(range, *keep);
+        }
         (bytes, others)
     }
 
@@ -174,6 +178,13 @@ impl RemoteFs {
         self.calls.tell(ToServer::Released(ids));
     }
 
+    /// What the kernel lists by itself may no longer be true. The cache is locked by who calls this.
+    fn doubt_items(&self, range: &KeyRange, keep: Keep) {
+        if keep == Keep::Nothing && range.first().kind != Kind::DATA {
+            self.listings.revoke(range.file());
+        }
+    }
+
     fn kernel_forgets_items(&self, ranges: &[KeyRange]) {
         let Some(kernel) = self.kernel.lock().clone() else { return };
         let has_names = |range: &KeyRange| {
@@ -181,10 +192,12 @@ impl RemoteFs {
         };
         if ranges.iter().any(has_names) {
             kernel.forget_names();
+            self.kernel_lists_anew();
         }
         for range in ranges.iter().filter(|range| range.first().kind == Kind::INODE) {
             kernel.forget_attributes(range.file());
         }
+        self.kernel_forgets_listings(ranges.iter().map(KeyRange::file));
     }
 
     /// The kernel may not know that these objects were changed by its own request: it takes a name
@@ -205,7 +218,11 @@ impl RemoteFs {
         let file = range.file();
         let pages = pages_of(range);
         let dropping = self.pages.begin_dropping(file, pages);
-        self.cache.write().give_up(range, *keep);
+        {
+            let mut cache = self.cache.write();
+            cache.give_up(range, *keep);
+            self.doubt_items(range, *keep);
+        }
         self.gate.barrier();
         if range.first().kind != Kind::DATA {
             self.kernel_forgets_items(&[*range]);

@@ -82,7 +82,8 @@ impl Served {
         if !denied.is_empty() {
             return Executed::Blocked(denied);
         }
-        wide.extend(welcome.iter().filter(|want| grip.try_hold(**want)));
+        let is_welcome = |want: &&Want| self.may_have(job, want) && grip.try_hold(**want);
+        wide.extend(welcome.iter().filter(is_welcome));
         match self.tell(&mut grip, &wide, needed.len(), prefetch) {
             Ok(found) => {
                 let grants = found.grants;
@@ -147,20 +148,22 @@ impl Served {
             }
         }
         if prefetch == Prefetch::Children {
-            self.tell_children(grip, &mut found)?;
+            self.tell_children(grip, needed, &mut found)?;
         }
         Ok(found)
     }
 
     /// What the names in `found` stand for. Those who changed some of it are waited for, as the
     /// client would have to ask for each of them.
-    fn tell_children(&self, grip: &mut Grip<'_>, found: &mut Found) -> Result<()> {
+    fn tell_children(&self, grip: &mut Grip<'_>, needed: usize, found: &mut Found) -> Result<()> {
         let children = children(&found.grants).into_iter();
         let wants = children.map(|ino| KeyRange::attributes(self.fs.file(ino)));
         let wants = wants.filter(|range| !grip.owns(range)).map(|range| (range, LockMode::Shared));
         let wants: Vec<Want> = wants.take(NAMES_MAX).collect();
         let mut is_denied = false;
-        for want in wants.iter().take(CHILDREN_MAX) {
+        // Nobody waits for what is a guess.
+        let waits = if needed > 0 { CHILDREN_MAX } else { 0 };
+        for want in wants.iter().take(waits) {
             is_denied |= grip.ensure(*want).is_err();
         }
         if is_denied {

@@ -27,6 +27,7 @@ use gabion_fs::{Access, Caller, Error, ROOT, Result, Through};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::Call;
 use gabion_link::range::KeyRange;
+use gabion_link::table::Want;
 use gabion_map::{FileId, Key, Kind, MapError, Value};
 
 use super::{Outcome, Request, Served, Session};
@@ -146,8 +147,8 @@ impl Served {
         }
         let by = By { session, caller };
         match call {
-            Call::Acquire { needed, welcome, .. } => {
-                let ranges = needed.iter().chain(welcome).map(|(range, _)| range);
+            Call::Acquire { needed, .. } => {
+                let ranges = needed.iter().map(|(range, _)| range);
                 let mut names = ranges.filter(|range| range.kind() == Some(Kind::DIRENT));
                 names.try_for_each(|range| self.permit_names(by, range))
             }
@@ -176,6 +177,14 @@ impl Served {
     pub(super) fn may_list(&self, job: &Request, dir: FileId) -> bool {
         !job.session.rights.identities.are_checked()
             || self.check_access(&job.caller, dir, Access::READ).is_ok()
+    }
+
+    /// Whether the caller may have what is welcome to it.
+    pub(super) fn may_have(&self, job: &Request, (range, _): &Want) -> bool {
+        let by = By { session: &job.session, caller: &job.caller };
+        !job.session.rights.identities.are_checked()
+            || range.kind() != Some(Kind::DIRENT)
+            || self.permit_names(by, range).is_ok()
     }
 
     fn permit_names(&self, by: By<'_>, range: &KeyRange) -> Result<()> {

@@ -8,4 +8,5 @@ mod orphans;
 mod rights;
 mod shared;
 mod subtree;
+mod walks;
 mod world;

@@ -447,6 +447,25 @@ fn leases_tell_no_more_names_than_the_caller_may_see() {
 }
 
 #[test]
+fn what_is_fetched_ahead_tells_no_more_names_than_the_caller_may_see() {
+    let server = Server::new();
+    let raw = Raw::new(&server, 1, Rights::CHECKED);
+    let dirs = [0o700, 0o711, 0o744].map(|mode| mkdir(&server, &format!("{mode:o}"), mode));
+    for dir in dirs {
+        file(&server, dir, 0, 0o600);
+    }
+    let welcome = dirs.map(|dir| (KeyRange::names(dir), LockMode::Shared)).to_vec();
+    let prefetch = Prefetch::Children;
+    let call = Call::Acquire { needed: Vec::new(), welcome, prefetch };
+    let (result, grants) = raw.told(&user(1000), call);
+    result.unwrap();
+    let of_names = grants.iter().filter(|grant| grant.range.kind() == Some(Kind::DIRENT));
+    let told: Vec<FileId> = of_names.map(|grant| grant.range.file()).collect();
+    assert_eq!(told, [dirs[2]]);
+    assert_eq!(grants.len(), 2, "the attributes of what is in it, and no others");
+}
+
+#[test]
 fn extended_attributes_are_told_only_where_somebody_may_see_them() {
     let server = Server::new();
     let open = mkdir(&server, "open", 0o777);

@@ -27,6 +27,7 @@ use gabion_node::{Filesystem, Kept};
 
 use super::Sabotage;
 use super::baton::Baton;
+use super::directories::{Directories, Names};
 
 /// Where threads wait for pages of kernels, from this place on.
 const PLACES: usize = 500;
@@ -34,6 +35,10 @@ const PLACES: usize = 500;
 const LOOK: Duration = Duration::from_secs(1);
 const PAGE: u64 = BLOCK_SIZE as u64;
 const ENTRIES_MAX: usize = 1000;
+/// How long a program may stand still in the kernel, in microseconds.
+const PAUSE_MAX: u64 = 400;
+/// Entries of a listing that are no names.
+const DOTS: usize = 2;
 
 /// A page of a file.
 type PageKey = (FileId, u64);
@@ -52,6 +57,7 @@ struct Caches {
     /// How often an object's attributes changed or were forgotten.
     versions: BTreeMap<FileId, u64>,
     pages: BTreeMap<PageKey, Page>,
+    directories: Directories,
 }
 
 impl Caches {
@@ -95,6 +101,11 @@ impl Kernel {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Others may go on here.
+    fn pause(&self) {
+        self.baton.sleep(Duration::from_micros(self.baton.draw(PAUSE_MAX)));
+    }
+
     fn object(&self, file: FileId) -> Arc<RwLock<()>> {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(objects.entry(file).or_default())
@@ -118,6 +129,20 @@ impl remote::Kernel for Kernel {
 
     fn can_forget_names(&self) -> bool {
         self.can_forget_names
+    }
+
+    fn forget_listing(&self, dir: FileId) -> bool {
+        if self.sabotage == Sabotage::KernelKeepsListings {
+            return true;
+        }
+        let mut caches = self.caches();
+        caches.forget_attributes(dir);
+        caches.directories.drop_page(dir)
+    }
+
+    fn await_listings(&self, dir: FileId, _: Option<&[u8]>) -> bool {
+        drop(self.object(dir).write());
+        true
     }
 
     fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
@@ -193,7 +218,10 @@ impl Mount {
     /// The kernel has changed names of the directory itself.
     fn changed(&self, files: &[FileId]) {
         let mut caches = self.kernel.caches();
-        files.iter().for_each(|file| caches.forget_attributes(*file));
+        for file in files {
+            caches.forget_attributes(*file);
+            caches.directories.changed(*file);
+        }
     }
 
     /// Versions of everything, for answers that tell of objects that were not asked for.
@@ -353,25 +381,46 @@ impl Mount {
     }
 
     /// All names of a directory.
-    pub fn list(&self, dir: FileId, detail: Detail) -> Result<Vec<(Vec<u8>, FileId)>> {
+    pub fn list(&self, dir: FileId, detail: Detail) -> Result<Names> {
         let object = self.kernel.object(dir);
         let _shared = object.read();
-        let (asked, versions) = (self.asked(None), self.versions());
-        // The entries before are the directory itself and its parent.
-        let listing = self.fs.readdir(&caller(), dir, 2, ENTRIES_MAX, detail);
-        let mut found = Vec::new();
-        if let Ok(listing) = &listing {
-            for entry in &listing.entries {
-                let file = FileId::new(dir.subvol, entry.ino);
-                if let Some(attributes) = &entry.attributes {
-                    self.keep_name(dir, entry.name(), Some(file), &asked);
-                    self.keep_attributes(attributes, versions.get(&file).copied().unwrap_or(0));
-                }
-                found.push((entry.name().to_vec(), file));
-            }
+        let modified = self.stat(dir)?.mtime;
+        if let Some(kept) = self.kernel.caches().directories.begin(dir, modified) {
+            return Ok(kept);
         }
+        let (asked, versions) = (self.asked(None), self.versions());
+        let listing = self.fs.readdir(&caller(), dir, 0, ENTRIES_MAX, detail);
+        let mut found = Vec::new();
+        let entries = listing.as_ref().map_or(&[][..], |listing| &listing.entries);
+        // The first two are the directory itself and its parent.
+        for entry in entries.iter().skip(DOTS) {
+            let file = FileId::new(dir.subvol, entry.ino);
+            if let Some(attributes) = &entry.attributes {
+                self.keep_name(dir, entry.name(), Some(file), &asked);
+                self.keep_attributes(attributes, versions.get(&file).copied().unwrap_or(0));
+            }
+            found.push((entry.name().to_vec(), file));
+        }
+        // What was told counts as told before the kernel has made use of it.
         self.fs.answered();
-        listing.map(|_| found)
+        let end = listing?.entries.last().map_or(0, |entry| entry.cookie);
+        self.kernel.pause();
+        self.kernel.caches().directories.collect(dir, &found, end);
+        self.end_listing(dir, end)?;
+        Ok(found)
+    }
+
+    /// Hears of a directory's end.
+    fn end_listing(&self, dir: FileId, end: u64) -> Result<()> {
+        let rest = self.fs.readdir(&caller(), dir, end, ENTRIES_MAX, Detail::Names);
+        let is_end = rest.as_ref().is_ok_and(|rest| rest.entries.is_empty());
+        let is_kept = is_end && self.fs.is_kept(Kept::Listing(dir));
+        self.fs.answered();
+        self.kernel.pause();
+        if is_kept {
+            self.kernel.caches().directories.end(dir, end);
+        }
+        rest.map(drop)
     }
 
     /// An object's attributes.

@@ -29,6 +29,7 @@ pub mod baton;
 mod cell;
 mod client;
 mod clock;
+mod directories;
 mod faults;
 pub mod history;
 pub mod judge;
@@ -89,6 +90,8 @@ pub enum Sabotage {
     KernelKeepsAttributes,
     /// Kernels do not drop pages.
     KernelKeepsPages,
+    /// Kernels do not forget what they have collected of directories.
+    KernelKeepsListings,
     /// The server gives leases without asking for those in the way.
     GrantsAnyway,
     /// Clients say that they have forgotten before they have.

@@ -66,6 +66,11 @@ fn a_kernel_that_keeps_pages_is_caught() {
 }
 
 #[test]
+fn a_kernel_that_keeps_listings_is_caught() {
+    is_caught(Sabotage::KernelKeepsListings, &[WRONG]);
+}
+
+#[test]
 fn a_server_that_asks_nobody_is_caught() {
     is_caught(Sabotage::GrantsAnyway, &[WRONG]);
 }

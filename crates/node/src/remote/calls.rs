@@ -18,6 +18,7 @@ use crate::operation::may_make;
 
 use super::changing::resolved;
 use super::gate::Pass;
+use super::losses::Refused;
 use super::{RemoteFs, Wire};
 
 /// How a call ended.
@@ -339,8 +340,10 @@ impl RemoteFs {
                 self.calls.note(ToServer::Settled(round));
             }
             ToClient::Failed { number, error } => {
-                let files = self.pending.files_of(number);
-                self.revocations.failed(files, error);
+                let found = self.pending.find(number);
+                let (change, files) =
+                    found.map_or((None, Vec::new()), |(change, files)| (Some(change), files));
+                self.revocations.refused(Refused { files, change, error });
             }
             ToClient::Revoke { id, range, keep } => self.revocations.push(id, range, keep),
         }

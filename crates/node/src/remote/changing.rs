@@ -25,6 +25,7 @@ use crate::operation::{may_make, operate};
 use super::RemoteFs;
 use super::calls::{nonsense, silent};
 use super::gate::answer_by_hearsay;
+use super::losses::Refused;
 use super::pending::Room;
 
 /// How often leases are acquired for one change before the server is asked to make it.
@@ -118,10 +119,6 @@ impl RemoteFs {
     fn attempt(&self, caller: &Caller, call: Call, bytes: u64, needed: &[Want]) -> Result<Attempt> {
         // From here on nothing is revoked behind the back of what is found out.
         self.gate.enter_own();
-        // Without a connection the server may be gone, and the change with it.
-        if !self.is_alive() || self.is_cut_off() {
-            return Ok(Attempt::Lacks(Lack::Server, call));
-        }
         // Checked here as it is going to be checked there.
         let ctx = self.context(&self.identities().map(caller));
         let opens = |file: FileId| match self.opens.is_open(file) {
@@ -129,6 +126,10 @@ impl RemoteFs {
             false => OpenState::Closed,
         };
         let _order = self.order.lock();
+        // Without a connection the server may be gone, and the change with it.
+        if !self.is_alive() || self.is_cut_off() {
+            return Ok(Attempt::Lacks(Lack::Server, call));
+        }
         let mut cache = self.cache.write();
         let missing = |want: &&Want| !cache.covers_as(&want.0, want.1);
         let missing: Vec<Want> = needed.iter().filter(missing).copied().collect();
@@ -331,11 +332,14 @@ impl RemoteFs {
         }
     }
 
-    /// A change that was made here could not be made at the server: nothing that was found out
+    /// Changes that were made here could not be made at the server: nothing that was found out
     /// since can be relied on. The leases stay until the server wants them back.
-    pub(super) fn change_failed(&self, files: &[FileId], error: &Error) {
-        self.report(&format!("a change could not be made at the server: {error}"));
-        self.unsynced.lose_files(files);
+    pub(super) fn changes_failed(&self, refused: Vec<Refused>) {
+        let Some(first) = refused.first() else { return };
+        let reason = format!("the server could not make them: {}", first.error);
+        self.remember_paths();
+        refused.iter().for_each(|one| self.unsynced.lose_files(&one.files));
+        self.lose_changes(refused.into_iter().filter_map(|one| one.change).collect(), reason);
         let ranges = {
             let _order = self.order.lock();
             let mut cache = self.cache.write();

@@ -27,6 +27,7 @@ mod changing;
 mod contention;
 mod filesystem;
 mod gate;
+mod losses;
 mod opens;
 mod operations;
 mod pages;
@@ -51,12 +52,15 @@ use gabion_map::{FileId, Kind};
 
 use crate::clock::Clock;
 
+pub use self::losses::{Loss, LossKeeper};
+
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
+use self::losses::Losses;
 use self::opens::Opens;
 use self::pages::Pages;
-use self::pending::Pending;
+use self::pending::{Extent, Pending};
 use self::revocations::Revocations;
 use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
@@ -162,6 +166,7 @@ pub struct RemoteFs {
     revived: Condvar,
     last: Mutex<LastKnown>,
     unsynced: Unsynced,
+    losses: Losses,
     report: Mutex<Option<Report>>,
     /// Whom the server takes callers for, in this session.
     identities: Mutex<Identities>,
@@ -203,6 +208,7 @@ impl RemoteFs {
             revived: Condvar::new(),
             last: Mutex::default(),
             unsynced: Unsynced::default(),
+            losses: Losses::default(),
             report: Mutex::default(),
             identities: Mutex::new(welcome.identities),
         };
@@ -305,6 +311,8 @@ impl RemoteFs {
     /// There is no connection to the server.
     pub fn disconnected(&self) {
         self.life.lock().is_cut_off = true;
+        // Whoever has not seen that has made its change, and sent it in this session.
+        drop(self.order.lock());
     }
 
     /// There is one again.
@@ -356,6 +364,7 @@ impl RemoteFs {
 
     /// The session may have ended: nothing that was cached counts any more, here or in the kernel.
     pub fn forget_everything(&self) {
+        self.remember_paths();
         let ranges = {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
@@ -395,11 +404,8 @@ impl RemoteFs {
             self.unsynced.lose();
         }
         self.acquiring.lock().clear();
-        let (files, count) = self.pending.lose();
-        if count > 0 {
-            self.unsynced.lose_files(&files);
-            self.report(&format!("{count} changes were lost with the session"));
-        }
+        let extent = if is_another { Extent::Kept } else { Extent::UnderWay };
+        self.lose_pending(extent, "the session has ended");
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
         self.forget_everything();
@@ -431,10 +437,14 @@ impl RemoteFs {
 
     /// Sees to it that the server has all that was done here, durably.
     fn hand_over(&self) -> gabion_fs::Result<()> {
-        if !self.unsynced.is_any() && self.pending.under_way().0 == 0 || !self.is_alive() {
+        if !self.is_alive() {
             return Ok(());
         }
-        self.syncfs()
+        if self.unsynced.is_any() || self.pending.under_way().0 > 0 {
+            self.syncfs()?;
+        }
+        self.pending.settle();
+        Ok(())
     }
 
     /// Nobody is going to use it any more.
@@ -442,6 +452,7 @@ impl RemoteFs {
         self.life.lock().is_closed = true;
         self.revived.notify_all();
         self.calls.lose_all();
+        self.lose_pending(Extent::Kept, "it was unmounted before the server had them");
         self.revocations.close();
     }
 }

@@ -6,7 +6,7 @@
 //!   asked for, answered ------------------^   |
 //!                     | Failed, or the session ends
 //!                     v
-//!                   lost: the next fsync of its files says so
+//!                   lost: the next fsync of its files says so, and it is kept aside (`losses`)
 //! ```
 //!
 //! All of them are kept until they are durable, and said again to a server that has lost them.
@@ -53,6 +53,23 @@ struct State {
 pub(super) struct Pending {
     state: Mutex<State>,
     fewer: Condvar,
+}
+
+/// What is going to be neither applied nor durable.
+pub(super) struct Lost {
+    /// Of what was under way.
+    pub(super) files: Vec<FileId>,
+    /// In order.
+    pub(super) changes: Vec<Change>,
+}
+
+/// What the server may have lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What it has not applied.
+    UnderWay,
+    /// What it has not made durable.
+    Kept,
 }
 
 /// Whether a change may be made here.
@@ -143,11 +160,18 @@ impl Pending {
         files.iter().filter_map(of).max().unwrap_or_default()
     }
 
-    /// The files of the change, if it is kept.
-    pub(super) fn files_of(&self, number: ChangeNumber) -> Vec<FileId> {
+    /// The change with its files, if it is kept.
+    pub(super) fn find(&self, number: ChangeNumber) -> Option<(Change, Vec<FileId>)> {
         let state = self.state.lock();
         let found = state.entries.iter().find(|entry| entry.change.number == number);
-        found.map_or_else(Vec::new, |entry| entry.files.clone())
+        found.map(|entry| (entry.change.clone(), entry.files.clone()))
+    }
+
+    /// What `of` makes of everything that is not durable.
+    pub(super) fn map<T>(&self, of: impl Fn(&Change) -> T) -> Vec<T> {
+        let state = self.state.lock();
+        let made = state.entries.iter().map(|entry| &entry.change);
+        made.chain(state.calls.values()).map(of).collect()
     }
 
     /// All up to `number` are applied.
@@ -188,16 +212,31 @@ impl Pending {
         self.fewer.notify_all();
     }
 
-    /// The session has ended: the files of what was under way, which is lost with it, and how many
-    /// changes that were.
-    pub(super) fn lose(&self) -> (Vec<FileId>, usize) {
+    /// Everything is durable.
+    pub(super) fn settle(&self) {
+        let mut state = self.state.lock();
+        let last = state.last;
+        state.are_applied(last);
+        state.entries.clear();
+        state.calls.clear();
+        state.bytes = 0;
+    }
+
+    /// The session has ended, and with it so much is lost.
+    pub(super) fn lose(&self, extent: Extent) -> Lost {
         let mut state = self.state.lock();
         let order = state.order;
         let before = std::mem::replace(&mut *state, State { order, ..State::default() });
         drop(state);
         self.fewer.notify_all();
-        let count = before.last.0 - before.applied.0;
-        (before.touched.into_keys().collect(), count as usize)
+        let is_lost = |change: &Change| extent == Extent::Kept || change.number > before.applied;
+        let made = before.entries.into_iter().map(|entry| entry.change);
+        let mut changes: Vec<Change> = made.filter(is_lost).collect();
+        if extent == Extent::Kept {
+            changes.extend(before.calls.into_values());
+            changes.sort_by_key(|change| change.order);
+        }
+        Lost { files: before.touched.into_keys().collect(), changes }
     }
 
     /// Changes and bytes that are under way.

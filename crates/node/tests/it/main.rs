@@ -3,6 +3,7 @@
 mod background;
 mod files;
 mod locks;
+mod losses;
 mod orphans;
 mod rights;
 mod shared;

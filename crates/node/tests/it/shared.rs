@@ -56,7 +56,7 @@ impl Server {
         Self { world, served, jobs, sessions: AtomicU64::new(1) }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.client_limited(Rights::TRUSTED, RemoteSettings::default().objects_max)
     }
 
@@ -69,8 +69,8 @@ impl Server {
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, format!("client {}", id.0), rights, Arc::new(ToPeer(to_client)));
-        let wire = ToSession { served: Arc::clone(&self.served), session: Mutex::new(session) };
-        let wire = Arc::new(wire);
+        let (served, session) = (Arc::clone(&self.served), Mutex::new(session));
+        let wire = Arc::new(ToSession { served, session, is_cut: AtomicBool::new(false) });
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
@@ -110,13 +110,14 @@ impl Server {
     }
 
     /// The client's session ends, and it begins another one, in which nobody answers it.
-    fn begin_again(&self, client: &Client) {
+    pub fn begin_again(&self, client: &Client) {
         self.served.end(&client.session());
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, _) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, String::new(), Rights::TRUSTED, Arc::new(ToPeer(to_client)));
         *client.wire.session.lock() = session;
+        client.wire.is_cut.store(false, Ordering::Relaxed);
         client.fs.begin_again(&self.welcome(id, Rights::TRUSTED));
     }
 }
@@ -144,11 +145,16 @@ impl Peer for ToPeer {
 struct ToSession {
     served: Arc<Served>,
     session: Mutex<Arc<Session>>,
+    /// What is sent does not arrive.
+    is_cut: AtomicBool,
 }
 
 impl Wire for ToSession {
     fn send(&self, message: ToServer) {
         let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
+        if self.is_cut.load(Ordering::Relaxed) {
+            return;
+        }
         let session = Arc::clone(&*self.session.lock());
         self.served.receive(&session, message);
     }
@@ -208,6 +214,11 @@ impl Client {
         Arc::clone(&*self.wire.session.lock())
     }
 
+    /// What it says does not arrive any more, until a new session begins.
+    pub fn cut(&self) {
+        self.wire.is_cut.store(true, Ordering::Relaxed);
+    }
+
     /// Runs one request to its answer.
     pub fn run<T>(&self, request: impl FnOnce(&RemoteFs) -> T) -> T {
         let value = request(&self.fs);
@@ -215,7 +226,7 @@ impl Client {
         value
     }
 
-    fn create(&self, name: &str) -> FileId {
+    pub fn create(&self, name: &str) -> FileId {
         let request = OpenRequest { access: Access::WRITE, truncate: None };
         let (name, how) = (name.as_bytes(), IfExists::Open);
         self.run(|fs| fs.create(&caller(), self.root, name, 0o644, how, &request)).unwrap().0.file
@@ -230,7 +241,7 @@ impl Client {
         self.run(|fs| fs.stat(file)).unwrap().size
     }
 
-    fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
+    pub fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) {
         let payload = Payload::Copied(bytes);
         self.run(|fs| fs.write(&caller(), file, at, &payload, Privileges::Keep)).unwrap();
     }

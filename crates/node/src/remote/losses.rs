@@ -56,8 +56,8 @@ pub(super) struct Losses {
 
 impl RemoteFs {
     /// Who is to be told of changes that are lost.
-    pub fn set_loss_keeper(&self, keeper: LossKeeper) {
-        *self.losses.keeper.lock() = Some(Arc::new(keeper));
+    pub fn set_loss_keeper(&self, keeper: Option<LossKeeper>) {
+        *self.losses.keeper.lock() = keeper.map(Arc::new);
     }
 
     /// Everything is about to be forgotten, and with it where the objects are that changes under

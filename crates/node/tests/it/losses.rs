@@ -13,7 +13,7 @@ use crate::shared::{Client, Server};
 /// Where losses of the client come out.
 fn losses(client: &Client) -> crossbeam_channel::Receiver<Loss> {
     let (sender, receiver) = crossbeam_channel::unbounded();
-    client.fs.set_loss_keeper(Box::new(move |loss| sender.send(loss).unwrap()));
+    client.fs.set_loss_keeper(Some(Box::new(move |loss| sender.send(loss).unwrap())));
     receiver
 }
 

@@ -338,7 +338,7 @@ fn client(event: &ClientEvent) -> Answers {
                 "{count} changes with {bytes} bytes of files at {mount} were lost: {reason}; \
                  {kept} bytes are kept in {folder}"
             ),
-            "Programs were told that this is done, and it is not, or no more; the next fsync fails.",
+            "Programs were told that this is done, and it is not; the next fsync tells them so.",
             "Look into changes.txt in the folder, do again what is still wanted, and remove it.",
         ),
     }

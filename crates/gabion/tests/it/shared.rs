@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -523,6 +523,41 @@ fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     shared.server.signal(Signal::CONT);
     shared.finish(&[]);
+}
+
+#[test]
+fn a_file_that_is_replaced_or_removed_meanwhile_is_opened_whole_or_is_not_there() {
+    let Some(shared) = Shared::new() else { return };
+    let mount = shared.mount("a");
+    let path = |name: &str| mount.join(name);
+    fs::write(path("replaced"), "content").unwrap();
+    let is_done = AtomicBool::new(false);
+    let read_all = |name: &'static str| {
+        let mut absent = 0;
+        while !is_done.load(Ordering::Acquire) {
+            let mut text = String::new();
+            match File::open(path(name)) {
+                Ok(mut file) => drop(file.read_to_string(&mut text).unwrap()),
+                Err(error) if error.kind() == ErrorKind::NotFound => absent += 1,
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+        absent
+    };
+    thread::scope(|scope| {
+        let read_all = &read_all;
+        let readers = ["replaced", "removed"].map(|name| scope.spawn(move || read_all(name)));
+        for _ in 0..300 {
+            fs::write(path("new"), "content").unwrap();
+            fs::rename(path("new"), path("replaced")).unwrap();
+            fs::write(path("removed"), "content").unwrap();
+            fs::remove_file(path("removed")).unwrap();
+        }
+        is_done.store(true, Ordering::Release);
+        let [replaced, _] = readers.map(|reader| reader.join().unwrap());
+        assert_eq!(replaced, 0, "there was always one");
+    });
+    shared.finish(&["a"]);
 }
 
 #[test]

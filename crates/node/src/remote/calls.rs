@@ -275,6 +275,8 @@ impl RemoteFs {
     /// what comes after them, so that a crash leaves no later one without the earlier; of its
     /// objects for what is read.
     fn depends_on(&self, call: &Call) -> ChangeNumber {
+        // Whoever makes a change now may have shown it to us, and has not told the server yet.
+        drop(self.order.lock());
         match call {
             // What is locked has to be there.
             Call::Lock { lock, .. } => self.pending.last_of(&[lock.file]),

@@ -59,8 +59,7 @@ impl RemoteFs {
         }
         let mut needed = self.foreseen(&call);
         let mut call = call;
-        let is_removal =
-            matches!(call, Call::Unlink { .. } | Call::Rmdir { .. } | Call::Rename { .. });
+        let is_removal = is_removal(&call);
         for attempt in 0..ATTEMPTS_MAX {
             let lack = match self.attempt(caller, call, bytes, &needed)? {
                 Attempt::Made(answer, files) => {
@@ -92,7 +91,9 @@ impl RemoteFs {
     fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
+        let removing = is_removal(&call).then(|| self.removals.begin());
         let (answer, losses) = self.call_counting(caller, call)?;
+        drop(removing);
         answer_by_hearsay();
         if let Answer::Made(made, _) | Answer::Object(made) = &answer {
             marks.push((made.file, marks_made));
@@ -149,7 +150,9 @@ impl RemoteFs {
             self.pending.take_number();
         }
         let mut files = changed.apply(&mut cache);
-        drop(cache);
+        // What is new is found by nobody before the server is told of it, or it could be told of
+        // who has it open before.
+        let cache = made.map(|_| cache);
         if let Answer::Made(attributes, _) = &answer {
             files.insert(attributes.file);
         }
@@ -163,6 +166,7 @@ impl RemoteFs {
         // In this order: a sync that begins in between has not to do with it.
         self.mark(&marks);
         self.calls.tell(ToServer::Change(change));
+        drop(cache);
         // Not before: it may be what was just made that is given up.
         self.relieve(&mut self.cache.write());
         Ok(Attempt::Made(answer, files))
@@ -392,6 +396,11 @@ fn mark_of_made(call: &Call) -> Mark {
         Call::Create { request, .. } if request.truncate.is_some() => Mark::Bytes,
         _ => Mark::Items,
     }
+}
+
+/// Whether the change may take a name from an object.
+fn is_removal(call: &Call) -> bool {
+    matches!(call, Call::Unlink { .. } | Call::Rmdir { .. } | Call::Rename { .. })
 }
 
 /// Bytes of a file that the change brings.

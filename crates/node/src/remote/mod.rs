@@ -35,6 +35,7 @@ mod pending;
 mod revocations;
 mod server_time;
 mod unsynced;
+mod vanishing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ use self::pending::{Extent, Pending};
 use self::revocations::Revocations;
 use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
+use self::vanishing::{Held, Removals};
 
 /// Where messages to the server go. They arrive once, in the order in which they were sent, or the
 /// session ends.
@@ -160,6 +162,8 @@ pub struct RemoteFs {
     pages: Arc<Pages>,
     calls: Calls,
     opens: Opens,
+    removals: Removals,
+    held: Held,
     revocations: Revocations,
     kernel: Mutex<Option<Arc<dyn Kernel>>>,
     life: Mutex<Life>,
@@ -202,6 +206,8 @@ impl RemoteFs {
             pages: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
+            removals: Removals::default(),
+            held: Held::default(),
             revocations: Revocations::default(),
             kernel: Mutex::default(),
             life: Mutex::new(Life { start: welcome.start, ..Life::default() }),

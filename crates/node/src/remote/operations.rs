@@ -122,7 +122,11 @@ impl RemoteFs {
     /// The object that `name` stands for.
     pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
         let ctx = self.context(caller);
-        self.read_items(caller, Prefetch::Names, |txn| gabion_fs::lookup(txn, &ctx, parent, name))
+        self.read_items(caller, Prefetch::Names, |txn| {
+            let found = gabion_fs::lookup(txn, &ctx, parent, name)?;
+            self.hold_for_a_moment(&found, caller);
+            Ok(found)
+        })
     }
 
     /// The object with this number.
@@ -312,12 +316,23 @@ impl RemoteFs {
             self.setattr(caller, file, &Changes { size, ..Changes::default() })?;
         }
         let request = OpenRequest { truncate: None, ..*request };
+        let removals = self.removals.ended();
         // With the lease, nobody takes its last name without our being told.
         let found = self.read_items(caller, Prefetch::Names, |txn| {
-            gabion_fs::open(txn, &ctx, file, &request)
-        })?;
-        self.opened(&found, caller, request.access, Told::NotYet);
-        Ok(found)
+            let found = gabion_fs::open(txn, &ctx, file, &request)?;
+            self.opened(&found, caller, request.access, Told::NotYet);
+            Ok(found)
+        });
+        let found = match found {
+            Ok(found) if found.nlink == 0 || !self.removals.are_none_since(removals) => {
+                self.is_there(file).inspect_err(|_| self.closed(file)).map(|()| found)
+            }
+            found => found,
+        };
+        if let Err(Error::Stale) = found {
+            self.came_too_late();
+        }
+        found
     }
 
     /// Takes the opening of [`RemoteFs::open_file`] or [`RemoteFs::create`] back.

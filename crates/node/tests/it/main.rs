@@ -7,5 +7,6 @@ mod losses;
 mod orphans;
 mod rights;
 mod shared;
+mod stale;
 mod subtree;
 mod world;

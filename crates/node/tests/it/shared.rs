@@ -22,7 +22,7 @@ use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, LockMode, OpenMode, Payload};
 use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings, Wire};
 use gabion_node::served::{Job, Peer, Rights, Served, Session};
-use gabion_node::{Filesystem, Kept};
+use gabion_node::{Clock, Filesystem, Kept};
 
 use crate::world::{TestClock, World};
 
@@ -73,8 +73,9 @@ impl Server {
         let wire = Arc::new(ToSession { served, session, is_cut: AtomicBool::new(false) });
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
+        let its_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
-        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, clock, to_server));
+        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, its_clock, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -88,7 +89,7 @@ impl Server {
             let fs = Arc::clone(&fs);
             thread::spawn(move || attend(&fs));
         }
-        Client { fs, kernel, wire, root: self.world.root() }
+        Client { fs, kernel, wire, clock, root: self.world.root() }
     }
 
     fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
@@ -195,6 +196,7 @@ pub struct Client {
     pub fs: Arc<RemoteFs>,
     kernel: Arc<FakeKernel>,
     wire: Arc<ToSession>,
+    pub clock: Arc<TestClock>,
     pub root: FileId,
 }
 
@@ -205,7 +207,7 @@ impl Drop for Client {
 }
 
 /// Somebody whose kernel has checked permissions.
-fn caller() -> Caller {
+pub fn caller() -> Caller {
     Caller { trust: Trust::CheckedByKernel, ..Caller::superuser() }
 }
 
@@ -232,7 +234,7 @@ impl Client {
         self.run(|fs| fs.create(&caller(), self.root, name, 0o644, how, &request)).unwrap().0.file
     }
 
-    fn lookup(&self, name: &str) -> Result<FileId, Error> {
+    pub fn lookup(&self, name: &str) -> Result<FileId, Error> {
         let found = self.run(|fs| fs.lookup(&caller(), self.root, name.as_bytes()));
         found.map(|found| found.file)
     }

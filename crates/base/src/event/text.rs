@@ -335,10 +335,10 @@ fn client(event: &ClientEvent) -> Answers {
         ClientEvent::ChangesLost { mount, count, bytes, kept, folder, reason } => answers(
             Severity::Critical,
             format!(
-                "{count} changes with {bytes} bytes of files at {mount} were lost: {reason}; \
+                "{count} changes with {bytes} bytes of files at {mount} may be lost: {reason}; \
                  {kept} bytes are kept in {folder}"
             ),
-            "Programs were told that this is done, and it is not; the next fsync tells them so.",
+            "Programs were told that this is done; where it is not, the next fsync tells them.",
             "Look into changes.txt in the folder, do again what is still wanted, and remove it.",
         ),
     }

@@ -14,7 +14,7 @@
 
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -26,7 +26,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::event::{ClientEvent, Event, Sink};
 use gabion_fs::WriteAt;
 use gabion_host::clock;
-use gabion_link::message::{Call, Change, ChangeNumber};
+use gabion_link::message::{Call, Change};
 use gabion_map::FileId;
 use gabion_node::remote::Loss;
 
@@ -57,7 +57,8 @@ pub struct Keeper {
 
 /// Bytes that a change has written, with their place.
 struct Written<'a> {
-    number: ChangeNumber,
+    /// Which of the changes, from 0.
+    index: usize,
     offset: u64,
     bytes: &'a [u8],
 }
@@ -68,7 +69,7 @@ struct Kept {
     /// Bytes of files.
     bytes: u64,
     /// Changes whose bytes are not there.
-    without: Vec<ChangeNumber>,
+    without: BTreeSet<usize>,
     /// What went wrong first.
     problem: Option<io::Error>,
 }
@@ -143,12 +144,12 @@ impl Keeper {
     /// Writes what was done.
     fn tell(&self, path: &Path, loss: &Loss, kept: &Kept) -> io::Result<()> {
         let mut out = BufWriter::new(new_file(path)?);
-        writeln!(out, "Lost at {}, {}: {}.", self.mountpoint, self.filesystem, loss.reason)?;
+        writeln!(out, "May be lost at {}, {}: {}.", self.mountpoint, self.filesystem, loss.reason)?;
         writeln!(out, "Bytes are in the files inode-NUMBER here, at their places.")?;
         writeln!(out)?;
-        for change in &loss.changes {
-            let is_kept = kept.without.binary_search(&change.number).is_err();
-            let end = if is_kept { "" } else { " (these bytes are not kept)" };
+        for (index, change) in loss.changes.iter().enumerate() {
+            let is_without = kept.without.contains(&index);
+            let end = if is_without { " (these bytes are not kept)" } else { "" };
             writeln!(out, "{}{end}", text::of(change, &loss.paths))?;
         }
         if let Some(problem) = &kept.problem {
@@ -159,11 +160,11 @@ impl Keeper {
 }
 
 /// What was written to each file, in order.
-fn written(changes: &[Arc<Change>]) -> BTreeMap<FileId, Vec<Written<'_>>> {
+fn written(changes: &[Change]) -> BTreeMap<FileId, Vec<Written<'_>>> {
     let mut written: BTreeMap<FileId, Vec<Written<'_>>> = BTreeMap::new();
-    for change in changes {
+    for (index, change) in changes.iter().enumerate() {
         if let Call::Write { file, at: WriteAt::Offset(offset), bytes, .. } = &change.call {
-            let one = Written { number: change.number, offset: *offset, bytes };
+            let one = Written { index, offset: *offset, bytes };
             written.entry(*file).or_default().push(one);
         }
     }
@@ -186,11 +187,11 @@ fn keep_bytes(path: &Path, parts: &[Written<'_>], room: &mut u64, kept: &mut Kep
             Ok(_) => {
                 let full = format!("there are {} MiB already", KEPT_BYTES_MAX >> 20);
                 kept.problem.get_or_insert_with(|| io::Error::other(full));
-                insert(&mut kept.without, part.number);
+                kept.without.insert(part.index);
                 continue;
             }
             Err(_) => {
-                insert(&mut kept.without, part.number);
+                kept.without.insert(part.index);
                 continue;
             }
         };
@@ -200,7 +201,7 @@ fn keep_bytes(path: &Path, parts: &[Written<'_>], room: &mut u64, kept: &mut Kep
                 kept.bytes += length;
             }
             Err(error) => {
-                insert(&mut kept.without, part.number);
+                kept.without.insert(part.index);
                 outcome = Err(error);
             }
         }
@@ -209,11 +210,6 @@ fn keep_bytes(path: &Path, parts: &[Written<'_>], room: &mut u64, kept: &mut Kep
     if let Err(error) = synced {
         kept.problem.get_or_insert(error);
     }
-}
-
-fn insert(numbers: &mut Vec<ChangeNumber>, number: ChangeNumber) {
-    let at = numbers.partition_point(|other| *other < number);
-    numbers.insert(at, number);
 }
 
 /// Bytes on the disk of all losses that are kept in `state`.

@@ -6,6 +6,7 @@ use gabion_base::event::Collector;
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::time::Timestamp;
 use gabion_fs::{Caller, Privileges};
+use gabion_link::message::ChangeNumber;
 
 use super::*;
 
@@ -60,9 +61,9 @@ fn file(number: u64) -> FileId {
 }
 
 fn loss(calls: Vec<Call>) -> Loss {
-    let change = |(number, call)| {
+    let change = |(order, call)| {
         let (now, caller) = (Timestamp::new(1_795_355_101, 0), Caller::superuser());
-        Arc::new(Change { number: ChangeNumber(number), now, made: None, caller, call })
+        Change { number: ChangeNumber(0), order, now, made: None, caller, call }
     };
     let changes = (1..).zip(calls).map(change).collect();
     let paths = BTreeMap::from([(file(2), b"/log".to_vec()), (file(1), b"/".to_vec())]);
@@ -71,7 +72,7 @@ fn loss(calls: Vec<Call>) -> Loss {
 
 fn write(number: u64, offset: u64, bytes: &[u8]) -> Call {
     let (at, privileges) = (WriteAt::Offset(offset), Privileges::Keep);
-    Call::Write { file: file(number), at, privileges, bytes: bytes.to_vec() }
+    Call::Write { file: file(number), at, privileges, bytes: bytes.to_vec().into() }
 }
 
 #[test]

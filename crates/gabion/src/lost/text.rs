@@ -69,7 +69,17 @@ fn what(call: &Call, paths: &Paths) -> String {
         Call::RemoveXattr { file, name } => {
             format!("removed the attribute {} of {}", quoted(name), object(file))
         }
-        // Only the server does those.
+        Call::Fallocate { file, request, offset, length, .. } => {
+            let end = offset.saturating_add(*length);
+            format!("changed the space {offset}..{end} of {}: {request:?}", object(file))
+        }
+        Call::Copy { source, source_offset, target, target_offset, length, .. } => {
+            let (source, target) = (object(source), object(target));
+            format!(
+                "copied {length} bytes at {source_offset} of {source} to {target_offset} of {target}"
+            )
+        }
+        // These change nothing.
         others => format!("{others:?}"),
     }
 }
@@ -137,7 +147,7 @@ mod tests {
         let paths = Paths::from([(file(1), b"/".to_vec()), (file(2), b"/a\nb".to_vec())]);
         let told = |call: Call| what(&call, &paths);
         let write = |file, at| {
-            let (bytes, privileges) = (b"text".to_vec(), Privileges::Keep);
+            let (bytes, privileges) = (b"text".to_vec().into(), Privileges::Keep);
             Call::Write { file, at, privileges, bytes }
         };
         assert_eq!(

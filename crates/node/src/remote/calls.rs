@@ -342,7 +342,7 @@ impl RemoteFs {
                 self.calls.note(ToServer::Settled(round));
             }
             ToClient::Failed { number, error } => {
-                let found = self.pending.find(number);
+                let found = self.pending.refused(number);
                 let (change, files) =
                     found.map_or((None, Vec::new()), |(change, files)| (Some(change), files));
                 self.revocations.refused(Refused { files, change, error });

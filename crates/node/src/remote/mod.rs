@@ -34,6 +34,7 @@ mod pages;
 mod pending;
 mod revocations;
 mod server_time;
+mod synced;
 mod unsynced;
 mod vanishing;
 

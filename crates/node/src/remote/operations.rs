@@ -497,14 +497,18 @@ impl RemoteFs {
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
         let losses = self.losses();
-        let marks = self.unsynced.take(file);
+        let (marks, order) = (self.unsynced.take(file), self.pending.order());
         let synced = self.done(&Caller::superuser(), Call::Sync { file });
-        // A server that has started again without our changes has synced what it has, not what was written before.
+        // A server that has started again without our changes has synced what it has, not what was
+        // written before.
         let is_lost = self.losses() != losses;
         if is_lost || synced.is_err() {
             self.unsynced.put_back(marks, is_lost);
         }
         synced?;
+        if !is_lost {
+            self.pending.synced(file, order);
+        }
         match self.unsynced.take_lost(file) {
             true => Err(written_off()),
             false => Ok(()),

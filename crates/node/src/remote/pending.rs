@@ -21,12 +21,16 @@ use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{CallId, Change, ChangeNumber};
 use gabion_map::FileId;
 
+use super::synced::Synced;
+
 /// A change that was made here.
 struct Entry {
     bytes: u64,
     files: Vec<FileId>,
     /// As it can be made again whatever there is then.
     change: Change,
+    /// The server could not make it, which was told.
+    is_refused: bool,
 }
 
 #[derive(Default)]
@@ -40,6 +44,7 @@ struct State {
     entries: VecDeque<Entry>,
     /// What the server has done, and is not durable.
     calls: BTreeMap<CallId, Change>,
+    synced: Synced,
     bytes: u64,
     credit: u64,
     /// The last change under way of each file that has any.
@@ -132,7 +137,12 @@ impl Pending {
             state.touched.insert(*file, change.number);
         }
         state.bytes += bytes;
-        state.entries.push_back(Entry { bytes, files, change: kept(change.clone()) });
+        state.entries.push_back(Entry {
+            bytes,
+            files,
+            change: kept(change.clone()),
+            is_refused: false,
+        });
         change
     }
 
@@ -160,11 +170,12 @@ impl Pending {
         files.iter().filter_map(of).max().unwrap_or_default()
     }
 
-    /// The change with its files, if it is kept.
-    pub(super) fn find(&self, number: ChangeNumber) -> Option<(Change, Vec<FileId>)> {
-        let state = self.state.lock();
-        let found = state.entries.iter().find(|entry| entry.change.number == number);
-        found.map(|entry| (entry.change.clone(), entry.files.clone()))
+    /// The server could not make this change: it and its files, if it is kept.
+    pub(super) fn refused(&self, number: ChangeNumber) -> Option<(Change, Vec<FileId>)> {
+        let mut state = self.state.lock();
+        let found = state.entries.iter_mut().find(|entry| entry.change.number == number)?;
+        found.is_refused = true;
+        Some((found.change.clone(), found.files.clone()))
     }
 
     /// What `of` makes of everything that is not durable.
@@ -193,6 +204,9 @@ impl Pending {
         for call in calls {
             state.calls.remove(call);
         }
+        if state.entries.is_empty() && state.calls.is_empty() {
+            state.synced.clear();
+        }
         drop(state);
         self.fewer.notify_all();
     }
@@ -212,6 +226,16 @@ impl Pending {
         self.fewer.notify_all();
     }
 
+    /// The highest place among changes that is known here.
+    pub(super) fn order(&self) -> u64 {
+        self.state.lock().order
+    }
+
+    /// The file, or all files, are durable with all changes up to this place.
+    pub(super) fn synced(&self, file: Option<FileId>, order: u64) {
+        self.state.lock().synced.synced(file, order);
+    }
+
     /// Everything is durable.
     pub(super) fn settle(&self) {
         let mut state = self.state.lock();
@@ -229,11 +253,15 @@ impl Pending {
         let before = std::mem::replace(&mut *state, State { order, ..State::default() });
         drop(state);
         self.fewer.notify_all();
-        let is_lost = |change: &Change| extent == Extent::Kept || change.number > before.applied;
-        let made = before.entries.into_iter().map(|entry| entry.change);
+        let is_lost = |change: &Change| match extent {
+            Extent::UnderWay => change.number > before.applied,
+            Extent::Kept => !before.synced.has(change),
+        };
+        let made = before.entries.into_iter().filter(|entry| !entry.is_refused);
+        let made = made.map(|entry| entry.change);
         let mut changes: Vec<Change> = made.filter(is_lost).collect();
         if extent == Extent::Kept {
-            changes.extend(before.calls.into_values());
+            changes.extend(before.calls.into_values().filter(is_lost));
             changes.sort_by_key(|change| change.order);
         }
         Lost { files: before.touched.into_keys().collect(), changes }

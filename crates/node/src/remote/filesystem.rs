@@ -264,7 +264,9 @@ impl Filesystem for RemoteFs {
     }
 
     /// The server knows of no lookups: it tells before it removes anything.
-    fn forget(&self, _: FileId, _: u64) {}
+    fn forget(&self, file: FileId, _: u64) {
+        self.places.forgotten(file);
+    }
 
     fn release(&self, file: FileId) {
         RemoteFs::release(self, file)

@@ -32,6 +32,7 @@ mod opens;
 mod operations;
 mod pages;
 mod pending;
+mod places;
 mod revocations;
 mod server_time;
 mod synced;
@@ -63,6 +64,7 @@ use self::losses::Losses;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::{Extent, Pending};
+use self::places::Places;
 use self::revocations::Revocations;
 use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
@@ -86,6 +88,9 @@ pub trait Kernel: Send + Sync {
 
     /// Names are no longer true. Does not wait.
     fn forget_names(&self);
+
+    /// One name of a directory is no longer true. Waits for whoever changes names of it.
+    fn forget_name(&self, parent: FileId, name: &[u8]);
 
     /// Whether [`Kernel::forget_names`] can be relied on. Where not, the kernel keeps no names.
     fn can_forget_names(&self) -> bool;
@@ -161,6 +166,7 @@ pub struct RemoteFs {
     server_time: ServerTime,
     gate: Gate,
     pages: Arc<Pages>,
+    places: Arc<Places>,
     calls: Calls,
     opens: Opens,
     removals: Removals,
@@ -205,6 +211,7 @@ impl RemoteFs {
             server_time: ServerTime::default(),
             gate: Gate::default(),
             pages: Arc::default(),
+            places: Arc::default(),
             calls: Calls::new(wire),
             opens: Opens::default(),
             removals: Removals::default(),

@@ -122,11 +122,17 @@ impl RemoteFs {
     /// The object that `name` stands for.
     pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
         let ctx = self.context(caller);
-        self.read_items(caller, Prefetch::Names, |txn| {
+        self.places.wait_for_moves(parent, name);
+        let found = self.read_items(caller, Prefetch::Names, |txn| {
             let found = gabion_fs::lookup(txn, &ctx, parent, name)?;
             self.hold_for_a_moment(&found, caller);
             Ok(found)
-        })
+        });
+        match &found {
+            Ok(found) => self.stands_for(parent, name, found),
+            Err(_) => self.places.removed(parent, name),
+        }
+        found
     }
 
     /// The object with this number.
@@ -219,7 +225,9 @@ impl RemoteFs {
         name: &[u8],
         permissions: u32,
     ) -> Result<Attributes> {
-        self.object(caller, Call::Mkdir { parent, name: name.to_vec(), permissions })
+        let made = self.object(caller, Call::Mkdir { parent, name: name.to_vec(), permissions })?;
+        self.stands_for(parent, name, &made);
+        Ok(made)
     }
 
     /// Makes a symbolic link.
@@ -252,7 +260,9 @@ impl RemoteFs {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
-        self.done_here(caller, Call::Rmdir { parent, name: name.to_vec() })
+        self.done_here(caller, Call::Rmdir { parent, name: name.to_vec() })?;
+        self.places.removed(parent, name);
+        Ok(())
     }
 
     /// Gives an object another name.
@@ -265,7 +275,9 @@ impl RemoteFs {
             if_taken: request.if_taken,
             leave: request.leave,
         };
-        self.done_here(caller, call)
+        self.done_here(caller, call)?;
+        self.places.renamed(request);
+        Ok(())
     }
 
     /// The target of a symbolic link.
@@ -286,7 +298,15 @@ impl RemoteFs {
             Detail::Names => Prefetch::Names,
             Detail::Attributes => Prefetch::Children,
         };
-        self.read_items(caller, prefetch, |txn| gabion_fs::readdir(txn, dir, cookie, limit, detail))
+        let listing = self.read_items(caller, prefetch, |txn| {
+            gabion_fs::readdir(txn, dir, cookie, limit, detail)
+        })?;
+        for entry in &listing.entries {
+            if let Some(found) = &entry.attributes {
+                self.stands_for(dir, entry.name(), found);
+            }
+        }
+        Ok(listing)
     }
 
     /// Changes attributes and answers with the new ones.

@@ -172,6 +172,7 @@ struct FakeKernel {
     names: AtomicU64,
     is_old: AtomicBool,
     bytes: Mutex<Vec<(FileId, u64, u64)>>,
+    places: Mutex<Vec<(FileId, String)>>,
 }
 
 impl Kernel for FakeKernel {
@@ -181,6 +182,10 @@ impl Kernel for FakeKernel {
 
     fn forget_names(&self) {
         self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn forget_name(&self, parent: FileId, name: &[u8]) {
+        self.places.lock().push((parent, String::from_utf8(name.to_vec()).unwrap()));
     }
 
     fn can_forget_names(&self) -> bool {

@@ -30,6 +30,7 @@ mod failure;
 mod frugality;
 mod growth;
 mod link;
+mod lost;
 pub mod mount;
 mod mounts;
 mod options;

@@ -18,17 +18,20 @@ use gabion_fuse::mount::Source;
 use gabion_host::{clock, memory};
 use gabion_link::message::RefusalReason;
 use gabion_link::wire::TARGET_BYTES_MAX;
-use gabion_node::remote::{Kernel, RemoteFs, RemoteSettings};
+use gabion_node::remote::{Kernel, LossKeeper, RemoteFs, RemoteSettings};
 use gabion_node::{Clock, Filesystem};
 
 use crate::addresses;
 use crate::control::server::Subject;
 use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Failure, Result, chain};
 use crate::link::{ConnectError, Connected, NotifiedKernel, connect};
+use crate::lost;
 use crate::mount::{Coherence, MountRequest, Mounted};
 use crate::options::{Access, Settings};
+use crate::places;
 use crate::trust::identity::{Joined, Protection};
+use crate::volumes;
 
 /// What a target of `gabion mount` begins with if it is at a server.
 const SCHEME: &str = "gabion://";
@@ -115,6 +118,7 @@ pub fn start(
     let connected = connect(address, protection, path, &who, remote, Arc::new(BootClock));
     let connected = connected.map_err(|error| with_advice(cannot(&error), &error, address))?;
     let fs = Arc::clone(connected.fs());
+    fs.set_loss_keeper(loss_keeper(&name, who, mountpoint));
     let mut request = MountRequest::new(mountpoint.to_owned(), Source::Name(name.clone()));
     request.flags = settings.flags();
     request.users = settings.users;
@@ -133,6 +137,27 @@ pub fn start(
         started: Instant::now(),
     };
     Ok((connected, mounted, Arc::new(service)))
+}
+
+/// Keeps what is lost in the state folder, and tells of it.
+fn loss_keeper(filesystem: &str, client: String, mountpoint: &Path) -> Option<LossKeeper> {
+    let places = places::state().map_err(|error| chain(&error));
+    let places = places.and_then(|state| match volumes::sink("gabion mount") {
+        Ok(sink) => Ok((state, sink)),
+        Err(failure) => Err(failure.to_string()),
+    });
+    let (state, sink) = match places {
+        Ok(places) => places,
+        Err(error) => {
+            // Data that is there goes before data that may be lost.
+            eprintln!("gabion: {filesystem}: nothing that is lost can be kept: {error}");
+            return None;
+        }
+    };
+    let mountpoint = mountpoint.display().to_string();
+    let filesystem = filesystem.to_owned();
+    let keeper = lost::Keeper { state, sink, filesystem, client, mountpoint };
+    Some(Box::new(move |loss| keeper.keep(&loss)))
 }
 
 fn with_advice(failure: Failure, error: &ConnectError, address: &str) -> Failure {

@@ -75,6 +75,11 @@ impl Cache {
         self.items.get(&key)
     }
 
+    /// All items, in the order of their keys.
+    pub fn items(&self) -> impl Iterator<Item = (Key, &Value)> {
+        self.items.iter().map(|(key, value)| (*key, value))
+    }
+
     /// The keys of all items in `range`.
     pub fn keys(&self, range: &KeyRange) -> impl Iterator<Item = Key> {
         self.items.range(range.first()..=range.last()).map(|(key, _)| *key)

@@ -281,6 +281,21 @@ kinds! {
             /// Why.
             reason = "reason": String,
         }
+        /// What its programs were told is done is not at the server.
+        ChangesLost = "client-changes-lost" {
+            /// Where it is mounted.
+            mount = "mount": String,
+            /// Changes.
+            count = "count": u64,
+            /// Bytes of files in them.
+            bytes = "bytes": u64,
+            /// Bytes of files that are kept.
+            kept = "kept": u64,
+            /// Where they are kept, with the changes as text.
+            folder = "folder": String,
+            /// Why.
+            reason = "reason": String,
+        }
     }
 }
 

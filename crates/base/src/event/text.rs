@@ -332,6 +332,15 @@ fn client(event: &ClientEvent) -> Answers {
             "Its locks are free, and it may show old data until it knows; nobody waits for it.",
             "See to its machine; it comes back by itself if it lives.",
         ),
+        ClientEvent::ChangesLost { mount, count, bytes, kept, folder, reason } => answers(
+            Severity::Critical,
+            format!(
+                "{count} changes with {bytes} bytes of files at {mount} may be lost: {reason}; \
+                 {kept} bytes are kept in {folder}"
+            ),
+            "Programs were told that this is done; where it is not, the next fsync tells them.",
+            "Look into changes.txt in the folder, do again what is still wanted, and remove it.",
+        ),
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{Hello, RefusalReason, SessionId, ToClient, ToServer};
-use gabion_node::Clock;
 use gabion_node::remote::{RemoteFs, RemoteSettings, Wire};
+use gabion_node::{Clock, Filesystem};
 
 use super::connection::Connection;
 use super::dial::{ConnectError, greet};
@@ -130,8 +130,11 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
+        // Where the kernel has ended the mount in order, this was done then.
+        if let Err(error) = Filesystem::close(&*self.fs) {
+            eprintln!("gabion: {}: {error}", self.shared.address);
+        }
         self.shared.pipe.send(ToServer::Goodbye.encode());
-        self.fs.close();
         {
             let _end = self.shared.end.lock();
             self.shared.is_ending.store(true, Ordering::Release);
@@ -141,6 +144,8 @@ impl Drop for Connected {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        // It has told all that it was told of.
+        self.fs.set_loss_keeper(None);
     }
 }
 

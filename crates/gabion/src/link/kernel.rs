@@ -45,6 +45,10 @@ impl Kernel for NotifiedKernel {
         let _ = self.notifier.inc_epoch();
     }
 
+    fn forget_name(&self, parent: FileId, name: &[u8]) {
+        let _ = self.notifier.inval_entry(self.node(parent), name);
+    }
+
     fn can_forget_names(&self) -> bool {
         self.can_forget_names
     }

@@ -7,11 +7,12 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::world::{Folder, GABION, Running};
 
@@ -561,6 +562,68 @@ fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
     let began = Instant::now();
     shared.folder.gabion(&["umount", "a"]).succeeded();
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    shared.server.signal(Signal::CONT);
+    shared.finish(&[]);
+}
+
+#[test]
+fn a_file_that_is_replaced_or_removed_meanwhile_is_opened_whole_or_is_not_there() {
+    let Some(shared) = Shared::new() else { return };
+    let mount = shared.mount("a");
+    let path = |name: &str| mount.join(name);
+    fs::write(path("replaced"), "content").unwrap();
+    let is_done = AtomicBool::new(false);
+    let read_all = |name: &'static str| {
+        let mut absent = 0;
+        while !is_done.load(Ordering::Acquire) {
+            let mut text = String::new();
+            match File::open(path(name)) {
+                Ok(mut file) => drop(file.read_to_string(&mut text).unwrap()),
+                Err(error) if error.kind() == ErrorKind::NotFound => absent += 1,
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+        absent
+    };
+    thread::scope(|scope| {
+        let read_all = &read_all;
+        let readers = ["replaced", "removed"].map(|name| scope.spawn(move || read_all(name)));
+        for _ in 0..300 {
+            fs::write(path("new"), "content").unwrap();
+            fs::rename(path("new"), path("replaced")).unwrap();
+            fs::write(path("removed"), "content").unwrap();
+            fs::remove_file(path("removed")).unwrap();
+        }
+        is_done.store(true, Ordering::Release);
+        let [replaced, _] = readers.map(|reader| reader.join().unwrap());
+        assert_eq!(replaced, 0, "there was always one");
+    });
+    shared.finish(&["a"]);
+}
+
+#[test]
+fn what_is_lost_when_a_mount_is_left_without_its_server_is_kept_and_told() {
+    let Some(shared) = Shared::new() else { return };
+    let mount = shared.mount_with("a", "deadline=5");
+    let mut file = File::create(mount.join("file")).unwrap();
+    file.write_all(b"first").unwrap();
+    file.sync_all().unwrap();
+    shared.server.freeze();
+    file.write_all(b" second").unwrap();
+    let inode = file.metadata().unwrap().ino();
+    drop(file);
+    // It is unmounted all the same, whether or not its session has ended before.
+    shared.folder.gabion(&["umount", "a"]);
+    assert!(shared.folder.mountpoints().is_empty());
+    let events = shared.folder.gabion(&["events", "--json"]).succeeded();
+    let event = events.lines().find(|line| line.contains("client-changes-lost"));
+    let event: Value = serde_json::from_str(event.expect("it is told")).unwrap();
+    assert_eq!((&event["bytes"], &event["kept"]), (&7.into(), &7.into()), "{event}");
+    let lost = PathBuf::from(event["folder"].as_str().unwrap());
+    assert_eq!(lost.parent(), Some(&*shared.folder.join("state")));
+    assert_eq!(fs::read(lost.join(format!("inode-{inode}"))).unwrap(), b"\0\0\0\0\0 second");
+    let text = fs::read_to_string(lost.join("changes.txt")).unwrap();
+    assert!(text.contains("wrote 7 bytes at 5 of \"/file\""), "{text}");
     shared.server.signal(Signal::CONT);
     shared.finish(&[]);
 }

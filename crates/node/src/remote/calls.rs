@@ -19,6 +19,7 @@ use crate::operation::may_make;
 use super::changing::resolved;
 use super::gate::Pass;
 use super::locking::LockCall;
+use super::losses::Refused;
 use super::{RemoteFs, Wire};
 
 /// How a call ended.
@@ -365,6 +366,8 @@ impl RemoteFs {
     /// what comes after them, so that a crash leaves no later one without the earlier; of its
     /// objects for what is read.
     fn depends_on(&self, call: &Call) -> ChangeNumber {
+        // Whoever makes a change now may have shown it to us, and has not told the server yet.
+        drop(self.order.lock());
         match call {
             // What is locked has to be there.
             Call::Lock { lock, .. } => self.pending.last_of(&[lock.file]),
@@ -432,8 +435,10 @@ impl RemoteFs {
                 self.calls.note(ToServer::Settled(round));
             }
             ToClient::Failed { number, error } => {
-                let files = self.pending.files_of(number);
-                self.revocations.failed(files, error);
+                let found = self.pending.refused(number);
+                let (change, files) =
+                    found.map_or((None, Vec::new()), |(change, files)| (Some(change), files));
+                self.revocations.refused(Refused { files, change, error });
             }
             // Nothing of them is cached but here.
             ToClient::Revoke { id, range, .. } if range.kind() == Some(Kind::LOCK) => {

@@ -25,6 +25,7 @@ use crate::operation::{may_make, operate};
 use super::RemoteFs;
 use super::calls::{nonsense, silent};
 use super::gate::answer_by_hearsay;
+use super::losses::Refused;
 use super::pending::Room;
 
 /// How often leases are acquired for one change before the server is asked to make it.
@@ -58,8 +59,7 @@ impl RemoteFs {
         }
         let mut needed = self.foreseen(&call);
         let mut call = call;
-        let is_removal =
-            matches!(call, Call::Unlink { .. } | Call::Rmdir { .. } | Call::Rename { .. });
+        let is_removal = is_removal(&call);
         for attempt in 0..ATTEMPTS_MAX {
             let lack = match self.attempt(caller, call, bytes, &needed)? {
                 Attempt::Made(answer, files) => {
@@ -92,7 +92,9 @@ impl RemoteFs {
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
         let moves_elsewhere = moves_elsewhere(&call);
+        let removing = is_removal(&call).then(|| self.removals.begin());
         let (answer, losses) = self.call_counting(caller, call)?;
+        drop(removing);
         answer_by_hearsay();
         if moves_elsewhere {
             self.kernel_lists_anew();
@@ -122,10 +124,6 @@ impl RemoteFs {
     fn attempt(&self, caller: &Caller, call: Call, bytes: u64, needed: &[Want]) -> Result<Attempt> {
         // From here on nothing is revoked behind the back of what is found out.
         self.gate.enter_own();
-        // Without a connection the server may be gone, and the change with it.
-        if !self.is_alive() || self.is_cut_off() {
-            return Ok(Attempt::Lacks(Lack::Server, call));
-        }
         // Checked here as it is going to be checked there.
         let ctx = self.context(&self.identities().map(caller));
         let opens = |file: FileId| match self.opens.is_open(file) {
@@ -133,6 +131,10 @@ impl RemoteFs {
             false => OpenState::Closed,
         };
         let _order = self.order.lock();
+        // Without a connection the server may be gone, and the change with it.
+        if !self.is_alive() || self.is_cut_off() {
+            return Ok(Attempt::Lacks(Lack::Server, call));
+        }
         let mut cache = self.cache.write();
         let missing = |want: &&Want| !cache.covers_as(&want.0, want.1);
         let missing: Vec<Want> = needed.iter().filter(missing).copied().collect();
@@ -152,7 +154,9 @@ impl RemoteFs {
             self.pending.take_number();
         }
         let mut files = changed.apply(&mut cache);
-        drop(cache);
+        // What is new is found by nobody before the server is told of it, or it could be told of
+        // who has it open before.
+        let cache = made.map(|_| cache);
         if let Answer::Made(attributes, _) = &answer {
             files.insert(attributes.file);
         }
@@ -169,6 +173,7 @@ impl RemoteFs {
         // In this order: a sync that begins in between has not to do with it.
         self.mark(&marks);
         self.calls.tell(ToServer::Change(change));
+        drop(cache);
         // Not before: it may be what was just made that is given up.
         self.relieve(&mut self.cache.write());
         Ok(Attempt::Made(answer, files))
@@ -338,11 +343,14 @@ impl RemoteFs {
         }
     }
 
-    /// A change that was made here could not be made at the server: nothing that was found out
+    /// Changes that were made here could not be made at the server: nothing that was found out
     /// since can be relied on. The leases stay until the server wants them back.
-    pub(super) fn change_failed(&self, files: &[FileId], error: &Error) {
-        self.report(&format!("a change could not be made at the server: {error}"));
-        self.unsynced.lose_files(files);
+    pub(super) fn changes_failed(&self, refused: Vec<Refused>) {
+        let Some(first) = refused.first() else { return };
+        let reason = format!("the server could not make them: {}", first.error);
+        self.remember_paths();
+        refused.iter().for_each(|one| self.unsynced.lose_files(&one.files));
+        self.lose_changes(refused.into_iter().filter_map(|one| one.change).collect(), reason);
         let ranges = {
             let _order = self.order.lock();
             let mut cache = self.cache.write();
@@ -404,6 +412,11 @@ fn mark_of_made(call: &Call) -> Mark {
         Call::Create { request, .. } if request.truncate.is_some() => Mark::Bytes,
         _ => Mark::Items,
     }
+}
+
+/// Whether the change may take a name from an object.
+fn is_removal(call: &Call) -> bool {
+    matches!(call, Call::Unlink { .. } | Call::Rmdir { .. } | Call::Rename { .. })
 }
 
 /// Bytes of a file that the change brings.

@@ -286,6 +286,7 @@ impl Filesystem for RemoteFs {
     /// The server knows of no lookups: it tells before it removes anything.
     fn forget(&self, file: FileId, _: u64) {
         self.doubt_listing(file);
+        self.places.forgotten(file);
     }
 
     fn release(&self, file: FileId) {

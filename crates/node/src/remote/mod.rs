@@ -30,13 +30,17 @@ mod filesystem;
 mod gate;
 mod listings;
 mod locking;
+mod losses;
 mod opens;
 mod operations;
 mod pages;
 mod pending;
+mod places;
 mod revocations;
 mod server_time;
+mod synced;
 mod unsynced;
+mod vanishing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,18 +58,23 @@ use gabion_map::{FileId, Kind};
 
 use crate::clock::Clock;
 
+pub use self::losses::{Loss, LossKeeper};
+
 use self::ahead::Ahead;
 use self::calls::Calls;
 use self::contention::Contention;
 use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
+use self::losses::Losses;
 use self::opens::Opens;
 use self::pages::Pages;
-use self::pending::Pending;
+use self::pending::{Extent, Pending};
+use self::places::Places;
 use self::revocations::Revocations;
 use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
+use self::vanishing::{Held, Removals};
 
 /// Where messages to the server go. They arrive once, in the order in which they were sent, or the
 /// session ends.
@@ -85,6 +94,9 @@ pub trait Kernel: Send + Sync {
 
     /// Names are no longer true. Does not wait.
     fn forget_names(&self);
+
+    /// One name of a directory is no longer true. Waits for whoever changes names of it.
+    fn forget_name(&self, parent: FileId, name: &[u8]);
 
     /// Whether [`Kernel::forget_names`] can be relied on. Where not, the kernel keeps no names.
     fn can_forget_names(&self) -> bool;
@@ -173,12 +185,16 @@ pub struct RemoteFs {
     calls: Calls,
     opens: Opens,
     locking: Locking,
+    places: Arc<Places>,
+    removals: Removals,
+    held: Held,
     revocations: Revocations,
     kernel: Mutex<Option<Arc<dyn Kernel>>>,
     life: Mutex<Life>,
     revived: Condvar,
     last: Mutex<LastKnown>,
     unsynced: Unsynced,
+    losses: Losses,
     report: Mutex<Option<Report>>,
     /// Whom the server takes callers for, in this session.
     identities: Mutex<Identities>,
@@ -217,12 +233,16 @@ impl RemoteFs {
             calls: Calls::new(wire),
             opens: Opens::default(),
             locking: Locking::default(),
+            places: Arc::default(),
+            removals: Removals::default(),
+            held: Held::default(),
             revocations: Revocations::default(),
             kernel: Mutex::default(),
             life: Mutex::new(Life { start: welcome.start, ..Life::default() }),
             revived: Condvar::new(),
             last: Mutex::default(),
             unsynced: Unsynced::default(),
+            losses: Losses::default(),
             report: Mutex::default(),
             identities: Mutex::new(welcome.identities),
         };
@@ -325,6 +345,8 @@ impl RemoteFs {
     /// There is no connection to the server.
     pub fn disconnected(&self) {
         self.life.lock().is_cut_off = true;
+        // Whoever has not seen that has made its change, and sent it in this session.
+        drop(self.order.lock());
     }
 
     /// There is one again.
@@ -376,6 +398,7 @@ impl RemoteFs {
 
     /// The session may have ended: nothing that was cached counts any more, here or in the kernel.
     pub fn forget_everything(&self) {
+        self.remember_paths();
         let ranges = {
             let mut cache = self.cache.write();
             let ranges = cache.ranges();
@@ -417,11 +440,8 @@ impl RemoteFs {
             self.unsynced.lose();
         }
         self.acquiring.lock().clear();
-        let (files, count) = self.pending.lose();
-        if count > 0 {
-            self.unsynced.lose_files(&files);
-            self.report(&format!("{count} changes were lost with the session"));
-        }
+        let extent = if is_another { Extent::Kept } else { Extent::UnderWay };
+        self.lose_pending(extent, "the session has ended");
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
         self.forget_everything();
@@ -455,10 +475,14 @@ impl RemoteFs {
 
     /// Sees to it that the server has all that was done here, durably.
     fn hand_over(&self) -> gabion_fs::Result<()> {
-        if !self.unsynced.is_any() && self.pending.under_way().0 == 0 || !self.is_alive() {
+        if !self.is_alive() {
             return Ok(());
         }
-        self.syncfs()
+        if self.unsynced.is_any() || self.pending.under_way().0 > 0 {
+            self.syncfs()?;
+        }
+        self.pending.settle();
+        Ok(())
     }
 
     /// Nobody is going to use it any more.
@@ -466,6 +490,7 @@ impl RemoteFs {
         self.life.lock().is_closed = true;
         self.revived.notify_all();
         self.calls.lose_all();
+        self.lose_pending(Extent::Kept, "it was unmounted before the server had them");
         self.revocations.close();
     }
 }

@@ -156,6 +156,7 @@ impl RemoteFs {
 
     /// Lets the server know that this client lives, and what waits to be told.
     pub fn ping(&self) {
+        self.let_go();
         self.calls.tell(ToServer::Ping);
     }
 }

@@ -122,7 +122,17 @@ impl RemoteFs {
     /// The object that `name` stands for.
     pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
         let ctx = self.context(caller);
-        self.read_items(caller, Prefetch::Names, |txn| gabion_fs::lookup(txn, &ctx, parent, name))
+        self.places.wait_for_moves(parent, name);
+        let found = self.read_items(caller, Prefetch::Names, |txn| {
+            let found = gabion_fs::lookup(txn, &ctx, parent, name)?;
+            self.hold_for_a_moment(&found, caller);
+            Ok(found)
+        });
+        match &found {
+            Ok(found) => self.stands_for(parent, name, found),
+            Err(_) => self.places.removed(parent, name),
+        }
+        found
     }
 
     /// The object with this number.
@@ -215,7 +225,9 @@ impl RemoteFs {
         name: &[u8],
         permissions: u32,
     ) -> Result<Attributes> {
-        self.object(caller, Call::Mkdir { parent, name: name.to_vec(), permissions })
+        let made = self.object(caller, Call::Mkdir { parent, name: name.to_vec(), permissions })?;
+        self.stands_for(parent, name, &made);
+        Ok(made)
     }
 
     /// Makes a symbolic link.
@@ -248,7 +260,9 @@ impl RemoteFs {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<()> {
-        self.done_here(caller, Call::Rmdir { parent, name: name.to_vec() })
+        self.done_here(caller, Call::Rmdir { parent, name: name.to_vec() })?;
+        self.places.removed(parent, name);
+        Ok(())
     }
 
     /// Gives an object another name.
@@ -261,7 +275,9 @@ impl RemoteFs {
             if_taken: request.if_taken,
             leave: request.leave,
         };
-        self.done_here(caller, call)
+        self.done_here(caller, call)?;
+        self.places.renamed(request);
+        Ok(())
     }
 
     /// The target of a symbolic link.
@@ -291,6 +307,11 @@ impl RemoteFs {
             self.tell_listing(dir, &listing);
             Ok(listing)
         })?;
+        for entry in &listing.entries {
+            if let Some(found) = &entry.attributes {
+                self.stands_for(dir, entry.name(), found);
+            }
+        }
         if is_beginning {
             self.has_listed(caller, dir);
         }
@@ -324,12 +345,23 @@ impl RemoteFs {
             self.setattr(caller, file, &Changes { size, ..Changes::default() })?;
         }
         let request = OpenRequest { truncate: None, ..*request };
+        let removals = self.removals.ended();
         // With the lease, nobody takes its last name without our being told.
         let found = self.read_items(caller, Prefetch::Names, |txn| {
-            gabion_fs::open(txn, &ctx, file, &request)
-        })?;
-        self.opened(&found, caller, request.access, Told::NotYet);
-        Ok(found)
+            let found = gabion_fs::open(txn, &ctx, file, &request)?;
+            self.opened(&found, caller, request.access, Told::NotYet);
+            Ok(found)
+        });
+        let found = match found {
+            Ok(found) if found.nlink == 0 || !self.removals.are_none_since(removals) => {
+                self.is_there(file).inspect_err(|_| self.closed(file)).map(|()| found)
+            }
+            found => found,
+        };
+        if let Err(Error::Stale) = found {
+            self.came_too_late();
+        }
+        found
     }
 
     /// Takes the opening of [`RemoteFs::open_file`] or [`RemoteFs::create`] back.
@@ -494,14 +526,18 @@ impl RemoteFs {
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
         let losses = self.losses();
-        let marks = self.unsynced.take(file);
+        let (marks, order) = (self.unsynced.take(file), self.pending.order());
         let synced = self.done(&Caller::superuser(), Call::Sync { file });
-        // A server that has started again without our changes has synced what it has, not what was written before.
+        // A server that has started again without our changes has synced what it has, not what was
+        // written before.
         let is_lost = self.losses() != losses;
         if is_lost || synced.is_err() {
             self.unsynced.put_back(marks, is_lost);
         }
         synced?;
+        if !is_lost {
+            self.pending.synced(file, order);
+        }
         match self.unsynced.take_lost(file) {
             true => Err(written_off()),
             false => Ok(()),

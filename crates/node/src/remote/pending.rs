@@ -6,7 +6,7 @@
 //!   asked for, answered ------------------^   |
 //!                     | Failed, or the session ends
 //!                     v
-//!                   lost: the next fsync of its files says so
+//!                   lost: the next fsync of its files says so, and it is kept aside (`losses`)
 //! ```
 //!
 //! All of them are kept until they are durable, and said again to a server that has lost them.
@@ -21,12 +21,16 @@ use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{CallId, Change, ChangeNumber};
 use gabion_map::FileId;
 
+use super::synced::Synced;
+
 /// A change that was made here.
 struct Entry {
     bytes: u64,
     files: Vec<FileId>,
     /// As it can be made again whatever there is then.
     change: Change,
+    /// The server could not make it, which was told.
+    is_refused: bool,
 }
 
 #[derive(Default)]
@@ -40,6 +44,7 @@ struct State {
     entries: VecDeque<Entry>,
     /// What the server has done, and is not durable.
     calls: BTreeMap<CallId, Change>,
+    synced: Synced,
     bytes: u64,
     credit: u64,
     /// The last change under way of each file that has any.
@@ -53,6 +58,23 @@ struct State {
 pub(super) struct Pending {
     state: Mutex<State>,
     fewer: Condvar,
+}
+
+/// What is going to be neither applied nor durable.
+pub(super) struct Lost {
+    /// Of what was under way.
+    pub(super) files: Vec<FileId>,
+    /// In order.
+    pub(super) changes: Vec<Change>,
+}
+
+/// What the server may have lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What it has not applied.
+    UnderWay,
+    /// What it has not made durable.
+    Kept,
 }
 
 /// Whether a change may be made here.
@@ -115,7 +137,12 @@ impl Pending {
             state.touched.insert(*file, change.number);
         }
         state.bytes += bytes;
-        state.entries.push_back(Entry { bytes, files, change: kept(change.clone()) });
+        state.entries.push_back(Entry {
+            bytes,
+            files,
+            change: kept(change.clone()),
+            is_refused: false,
+        });
         change
     }
 
@@ -143,11 +170,19 @@ impl Pending {
         files.iter().filter_map(of).max().unwrap_or_default()
     }
 
-    /// The files of the change, if it is kept.
-    pub(super) fn files_of(&self, number: ChangeNumber) -> Vec<FileId> {
+    /// The server could not make this change: it and its files, if it is kept.
+    pub(super) fn refused(&self, number: ChangeNumber) -> Option<(Change, Vec<FileId>)> {
+        let mut state = self.state.lock();
+        let found = state.entries.iter_mut().find(|entry| entry.change.number == number)?;
+        found.is_refused = true;
+        Some((found.change.clone(), found.files.clone()))
+    }
+
+    /// What `of` makes of everything that is not durable.
+    pub(super) fn map<T>(&self, of: impl Fn(&Change) -> T) -> Vec<T> {
         let state = self.state.lock();
-        let found = state.entries.iter().find(|entry| entry.change.number == number);
-        found.map_or_else(Vec::new, |entry| entry.files.clone())
+        let made = state.entries.iter().map(|entry| &entry.change);
+        made.chain(state.calls.values()).map(of).collect()
     }
 
     /// All up to `number` are applied.
@@ -169,6 +204,9 @@ impl Pending {
         for call in calls {
             state.calls.remove(call);
         }
+        if state.entries.is_empty() && state.calls.is_empty() {
+            state.synced.clear();
+        }
         drop(state);
         self.fewer.notify_all();
     }
@@ -188,16 +226,45 @@ impl Pending {
         self.fewer.notify_all();
     }
 
-    /// The session has ended: the files of what was under way, which is lost with it, and how many
-    /// changes that were.
-    pub(super) fn lose(&self) -> (Vec<FileId>, usize) {
+    /// The highest place among changes that is known here.
+    pub(super) fn order(&self) -> u64 {
+        self.state.lock().order
+    }
+
+    /// The file, or all files, are durable with all changes up to this place.
+    pub(super) fn synced(&self, file: Option<FileId>, order: u64) {
+        self.state.lock().synced.synced(file, order);
+    }
+
+    /// Everything is durable.
+    pub(super) fn settle(&self) {
+        let mut state = self.state.lock();
+        let last = state.last;
+        state.are_applied(last);
+        state.entries.clear();
+        state.calls.clear();
+        state.bytes = 0;
+    }
+
+    /// The session has ended, and with it so much is lost.
+    pub(super) fn lose(&self, extent: Extent) -> Lost {
         let mut state = self.state.lock();
         let order = state.order;
         let before = std::mem::replace(&mut *state, State { order, ..State::default() });
         drop(state);
         self.fewer.notify_all();
-        let count = before.last.0 - before.applied.0;
-        (before.touched.into_keys().collect(), count as usize)
+        let is_lost = |change: &Change| match extent {
+            Extent::UnderWay => change.number > before.applied,
+            Extent::Kept => !before.synced.has(change),
+        };
+        let made = before.entries.into_iter().filter(|entry| !entry.is_refused);
+        let made = made.map(|entry| entry.change);
+        let mut changes: Vec<Change> = made.filter(is_lost).collect();
+        if extent == Extent::Kept {
+            changes.extend(before.calls.into_values().filter(is_lost));
+            changes.sort_by_key(|change| change.order);
+        }
+        Lost { files: before.touched.into_keys().collect(), changes }
     }
 
     /// Changes and bytes that are under way.

@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_fs::Error;
 use gabion_fs::lock::{LockClass, LockOwner, LockRange};
 use gabion_link::message::ToServer;
 use gabion_link::range::KeyRange;
@@ -20,13 +19,14 @@ use gabion_link::table::{Keep, RevokeId};
 use gabion_map::{FileId, Kind, LockMode};
 
 use super::RemoteFs;
+use super::losses::Refused;
 
 /// What may wait for the server.
 enum Later {
     Run(Box<dyn FnOnce() + Send>),
     Unlock(FileId, LockClass, LockOwner, LockRange),
-    /// A change that touched these files could not be made.
-    Failed(Vec<FileId>, Error),
+    /// These changes could not be made.
+    Refused(Vec<Refused>),
 }
 
 type Revoked = (RevokeId, KeyRange, Keep);
@@ -70,9 +70,13 @@ impl Revocations {
         self.later.notify_one();
     }
 
-    /// A change that touched `files` could not be made.
-    pub(super) fn failed(&self, files: Vec<FileId>, error: Error) {
-        self.queue.lock().later.push_back(Later::Failed(files, error));
+    /// A change could not be made. Those that are told of together are lost together.
+    pub(super) fn refused(&self, one: Refused) {
+        let mut queue = self.queue.lock();
+        match queue.later.back_mut() {
+            Some(Later::Refused(others)) => others.push(one),
+            _ => queue.later.push_back(Later::Refused(vec![one])),
+        }
         self.later.notify_one();
     }
 
@@ -143,7 +147,7 @@ impl RemoteFs {
                     // Nobody is left to be told of a failure.
                     let _ = self.unlock(file, class, owner, range);
                 }
-                Later::Failed(files, error) => self.change_failed(&files, &error),
+                Later::Refused(refused) => self.changes_failed(refused),
             }
             self.go_on_ahead();
             self.answered();

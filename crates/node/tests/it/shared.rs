@@ -73,12 +73,13 @@ impl Server {
             served: Arc::clone(&self.served),
             session: Mutex::new(session),
             sent: AtomicU64::new(0),
+            is_cut: AtomicBool::new(false),
         });
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
+        let its_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
-        let own = Arc::clone(&clock) as Arc<dyn Clock>;
-        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, own, to_server));
+        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, its_clock, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -126,6 +127,7 @@ impl Server {
         let session =
             self.served.begin(id, String::new(), Rights::TRUSTED, Arc::new(ToPeer(to_client)));
         *client.wire.session.lock() = session;
+        client.wire.is_cut.store(false, Ordering::Relaxed);
         client.fs.begin_again(&self.welcome(id, Rights::TRUSTED));
     }
 }
@@ -155,11 +157,16 @@ struct ToSession {
     session: Mutex<Arc<Session>>,
     /// Messages so far.
     sent: AtomicU64,
+    /// What is sent does not arrive.
+    is_cut: AtomicBool,
 }
 
 impl Wire for ToSession {
     fn send(&self, message: ToServer) {
         let message = ToServer::decode(&message.encode()).expect("what is sent is understood");
+        if self.is_cut.load(Ordering::Relaxed) {
+            return;
+        }
         let session = Arc::clone(&*self.session.lock());
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.served.receive(&session, message);
@@ -180,6 +187,7 @@ pub struct FakeKernel {
     pub listings: Mutex<Vec<FileId>>,
     /// Held by who has not made use of a listing yet.
     pub listing: Mutex<()>,
+    places: Mutex<Vec<(FileId, String)>>,
 }
 
 impl Kernel for FakeKernel {
@@ -189,6 +197,10 @@ impl Kernel for FakeKernel {
 
     fn forget_names(&self) {
         self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn forget_name(&self, parent: FileId, name: &[u8]) {
+        self.places.lock().push((parent, String::from_utf8(name.to_vec()).unwrap()));
     }
 
     fn can_forget_names(&self) -> bool {
@@ -232,6 +244,11 @@ pub fn caller() -> Caller {
 impl Client {
     pub fn session(&self) -> Arc<Session> {
         Arc::clone(&*self.wire.session.lock())
+    }
+
+    /// What it says does not arrive any more, until a new session begins.
+    pub fn cut(&self) {
+        self.wire.is_cut.store(true, Ordering::Relaxed);
     }
 
     /// Runs one request to its answer.

@@ -80,8 +80,6 @@ pub struct Kernel {
     caches: Mutex<Caches>,
     /// The locks of directories and files.
     objects: Mutex<BTreeMap<FileId, Arc<RwLock<()>>>>,
-    /// Held by who removes names, and shared by who opens files: see [`Mount::open`].
-    removing: RwLock<()>,
 }
 
 impl Kernel {
@@ -92,9 +90,9 @@ impl Kernel {
         can_forget_names: bool,
         sabotage: Sabotage,
     ) -> Self {
-        let (caches, objects, removing) = Default::default();
+        let (caches, objects) = Default::default();
         let place = PLACES + client;
-        Self { baton, place, can_forget_names, sabotage, caches, objects, removing }
+        Self { baton, place, can_forget_names, sabotage, caches, objects }
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
@@ -125,6 +123,12 @@ impl remote::Kernel for Kernel {
             caches.epoch += 1;
             caches.names.clear();
         }
+    }
+
+    fn forget_name(&self, parent: FileId, name: &[u8]) {
+        let object = self.object(parent);
+        let _own = object.write();
+        self.caches().names.remove(&(parent, name.to_vec()));
     }
 
     fn can_forget_names(&self) -> bool {
@@ -316,7 +320,6 @@ impl Mount {
         let object = self.kernel.object(dir);
         let _own = object.write();
         let Some(found) = self.find(dir, name)? else { return Err(Error::NotFound) };
-        let _alone = self.kernel.removing.write();
         let removed = self.fs.unlink(&caller(), dir, name);
         match &removed {
             Ok(()) => {
@@ -349,7 +352,6 @@ impl Mount {
         if target == Some(source) {
             return Ok(false);
         }
-        let _alone = self.kernel.removing.write();
         let renamed = self.fs.rename(
             &caller(),
             &RenameRequest {
@@ -437,10 +439,8 @@ impl Mount {
         found
     }
 
-    /// Opens a file that was found. Nobody on this client removes names meanwhile: the server
-    /// would hear of that before it hears that the file is open.
+    /// Opens a file that was found.
     pub fn open(&self, file: FileId) -> Result<()> {
-        let _nobody = self.kernel.removing.read();
         let request = OpenRequest { access: Access::EXISTS, truncate: None };
         let opened = self.fs.open_file(&caller(), file, &request);
         self.fs.answered();

@@ -5,7 +5,7 @@
 //! /var/tmp/gabion-real/<process>-<name>/image         the filesystem
 //!                                      /m0 /m1 ...    where it is mounted
 //!                                      /beside        for what must not be on it
-//!                                      /state         the server's
+//!                                      /state         what programs keep, all of them
 //! ```
 //!
 //! On a network each of them is in a network namespace of its own, which nobody else sees:
@@ -102,6 +102,11 @@ impl Cluster {
         self.folder.join("image")
     }
 
+    /// What is kept in it survives the programs.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
     fn make(&mut self) {
         if self.kind == Kind::Ext4 {
             return make_ext4(&self.image(), crate::GIB);
@@ -124,7 +129,7 @@ impl Cluster {
         };
         command.arg(program_under_test()).args(["serve", "--insecure", "--listen", listen]);
         command.args(["--session-seconds", &self.setup.session.to_string()]).arg(self.image());
-        let mut server = Running::start(command.env("GABION_STATE", self.folder.join("state")));
+        let mut server = Running::start(command.env("GABION_STATE", self.state()));
         let uri = server.line().expect("the server says where it is");
         assert!(self.uri.is_empty() || self.uri == uri, "{uri}");
         self.uri = uri;
@@ -155,6 +160,7 @@ impl Cluster {
         };
         let deadline = format!("deadline={}", self.setup.deadline);
         command.args(["timeout", "--signal=KILL", "200"]).arg(program_under_test());
+        command.env("GABION_STATE", self.state());
         run(command.args(["mount", "-o", &deadline, &self.uri]).arg(root));
     }
 

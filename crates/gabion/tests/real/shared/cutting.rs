@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -10,7 +11,8 @@ use std::time::Instant;
 use rustix::fs::FlockOperation;
 
 use super::cluster::{AtEnd, Cluster, PATIENCE, Place, Setup};
-use crate::program::{Running, script};
+use crate::program::{Running, run, script};
+use crate::site::gabion;
 
 /// Operations give up soon, so that it is seen that they do: sooner than a session ends.
 const IMPATIENT: Setup = Setup { place: Place::Network, machines: 2, deadline: 2, session: 3 };
@@ -186,6 +188,49 @@ fn what_was_not_synced_when_the_link_was_cut_is_there_or_its_fsync_fails() {
     assert_eq!(locker(0, "try").line().as_deref(), Some("refused"));
     waiter.kill();
     drop((waiter, synced, unsynced));
+    cluster.finish();
+}
+
+/// Folders of what was lost.
+fn lost(cluster: &Cluster) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cluster.state()).unwrap().map(|entry| entry.unwrap().path());
+    let is_loss =
+        |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes().starts_with(b"lost+");
+    entries.filter(is_loss).collect()
+}
+
+#[test]
+fn what_a_machine_loses_as_it_is_cut_off_is_kept_at_it() {
+    let cluster = Cluster::with("cut-lost", IMPATIENT);
+    if !cluster.is_gabion() {
+        return;
+    }
+    let mut log =
+        OpenOptions::new().append(true).create(true).open(cluster.path(0, "log")).unwrap();
+    log.write_all(b"first line\n").unwrap();
+    log.sync_all().unwrap();
+    cluster.cut(0);
+    // It does not know yet, and so programs are told that this is done.
+    log.write_all(b"second line\n").unwrap();
+    let left = persist(|| fs::read(cluster.path(1, "log")));
+    assert_eq!(left, b"first line\n");
+    persist(|| fs::write(cluster.path(1, "mark"), "of a new session"));
+    assert!(lost(&cluster).is_empty());
+    cluster.mend(0);
+    assert_eq!(persist(|| fs::read(cluster.path(0, "mark"))), b"of a new session");
+    assert_eq!(log.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    log.sync_all().unwrap();
+    let began = Instant::now();
+    let events = || run(gabion("events").arg("--json").env("GABION_STATE", cluster.state()));
+    while !events().contains("client-changes-lost") {
+        assert!(began.elapsed() < PATIENCE, "nothing is told: {}", events());
+    }
+    let [folder] = lost(&cluster).try_into().unwrap();
+    let text = fs::read_to_string(folder.join("changes.txt")).unwrap();
+    assert!(text.contains("wrote 12 bytes at 11 of \"/log\""), "{text}");
+    let inode = format!("inode-{}", log.metadata().unwrap().ino());
+    assert_eq!(fs::read(folder.join(inode)).unwrap()[11..], *b"second line\n");
+    drop(log);
     cluster.finish();
 }
 

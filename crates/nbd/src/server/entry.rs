@@ -52,6 +52,7 @@ pub(super) fn enter(exports: &Exports, text: &str, intent: Intent) -> Result<Ent
         Ok(claim) => claim,
         Err(reason) => return refused(reply::ERR_INVALID, reason),
     };
+    export.remeasure();
     let entry = Entry {
         export: Arc::clone(export),
         permission: export.permission,

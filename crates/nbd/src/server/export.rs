@@ -39,8 +39,17 @@ impl Export {
 
     /// Offers the data of `medium` as `name`, to be written to by who holds its epoch.
     pub fn of_medium(name: impl Into<String>, medium: Medium, permission: Permission) -> Self {
-        let disk = Arc::clone(medium.data());
+        let disk = Arc::clone(medium.data()) as Arc<dyn Disk>;
         Self { medium: Some(Arc::new(medium)), ..Self::new(name, disk, permission) }
+    }
+
+    /// Has clients that come from now on told how long the disk is by now. One that cannot be
+    /// measured stays as long as it was.
+    pub(super) fn remeasure(&self) {
+        let _ = match &self.medium {
+            Some(medium) => medium.remeasure(),
+            None => self.disk.remeasure(),
+        };
     }
 
     /// Length in bytes.

@@ -102,6 +102,16 @@ kinds! {
             /// Why.
             reason = "reason": String,
         }
+        /// More of it can be used.
+        Grown = "volume-grown" {
+            /// Its length by now.
+            bytes = "bytes": u64,
+        }
+        /// It is to become longer, and does not.
+        NotGrown = "volume-not-grown" {
+            /// Why.
+            reason = "reason": String,
+        }
         /// Members were written to without each other.
         SplitBrain = "volume-split-brain" {
             /// A member.

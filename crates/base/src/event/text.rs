@@ -159,6 +159,18 @@ fn volume(event: &VolumeEvent) -> Answers {
             "It can neither be read nor written until this is over; what was flushed is kept.",
             "See to its members and its coordinator.",
         ),
+        VolumeEvent::Grown { bytes } => answers(
+            Severity::Note,
+            format!("has {bytes} bytes by now"),
+            "A filesystem on it has its old length until it is grown, too.",
+            "Let the filesystem use it: gabion grow.",
+        ),
+        VolumeEvent::NotGrown { reason } => answers(
+            Severity::Warning,
+            format!("does not become longer: {reason}"),
+            "It goes on with the length that it has.",
+            "See to the reason; it is tried again as long as it is wanted.",
+        ),
         VolumeEvent::SplitBrain { one, other } => answers(
             Severity::Critical,
             format!("{one} and {other} were written to without each other"),

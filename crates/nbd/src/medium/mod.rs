@@ -63,6 +63,13 @@ pub struct Grant {
     connection: u64,
 }
 
+impl Grant {
+    /// The epoch; 0 if it is worth nothing once somebody has taken one.
+    pub(crate) fn epoch(self) -> u64 {
+        self.epoch
+    }
+}
+
 /// Why a disk cannot be used as a medium.
 #[derive(Debug, Error)]
 pub enum MediumError {

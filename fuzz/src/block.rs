@@ -40,7 +40,8 @@ pub fn targets() -> Vec<Target> {
         openings: vec![opening],
         completed: Epoch(2),
         compare: 0,
-        layout: Layout::Mirror { uuid: Uuid([3; 16]), blocks: 3840, copies },
+        layout: Layout::Mirror { uuid: Uuid([3; 16]), blocks: 3840, grows_to: 3840, copies },
+        append: None,
     };
     let bits = [0x5555; PAGE_WORDS];
     vec![

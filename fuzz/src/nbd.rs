@@ -75,7 +75,7 @@ pub fn handshake(bytes: &[u8]) -> Result<(), DecodeError> {
     let disk = Arc::new(MemDisk::new(4));
     let exports = Exports::new(vec![Export::new("disk", disk, Permission::ReadWrite)]);
     let mut out = Vec::new();
-    let mut machine = Handshake::new(&exports, Encryption::Unavailable, &mut out);
+    let mut machine = Handshake::new(&exports, "it".into(), Encryption::Unavailable, &mut out);
     let mut rest = bytes;
     while let Some((head, tail)) = rest.split_at_checked(machine.needs()) {
         rest = tail;

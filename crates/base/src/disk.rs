@@ -273,8 +273,14 @@ pub trait Disk: Send + Sync {
     /// The device's name for messages.
     fn name(&self) -> Arc<str>;
 
-    /// Length in blocks.
+    /// Length in blocks. It can grow while the disk is used, and never becomes less.
     fn blocks(&self) -> u64;
+
+    /// Looks how long it is by now, where that is not known by itself, and gives the length. May
+    /// take as long as a request.
+    fn remeasure(&self) -> Result<u64, DiskError> {
+        Ok(self.blocks())
+    }
 
     /// Starts a request. Never blocks for longer than it takes to find room in the device's queue.
     fn submit(&self, request: DiskRequest) -> Ticket;

@@ -3,6 +3,7 @@
 //! Failures name the block as the whole disk counts, as that is where people have to look.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::BLOCK_SIZE;
 use crate::buffer::BlockSlice;
@@ -13,7 +14,7 @@ use crate::ids::BlockAddr;
 pub struct Window {
     disk: Arc<dyn Disk>,
     start: u64,
-    blocks: u64,
+    blocks: AtomicU64,
 }
 
 impl Window {
@@ -21,7 +22,7 @@ impl Window {
     pub fn new(disk: Arc<dyn Disk>, start: u64, blocks: u64) -> Self {
         let end = start.checked_add(blocks);
         assert!(end.is_some_and(|end| end <= disk.blocks()), "{start}+{blocks} of {}", disk.name());
-        Self { disk, start, blocks }
+        Self { disk, start, blocks: AtomicU64::new(blocks) }
     }
 
     /// All of `disk` from block `start` on, which must be there.
@@ -30,8 +31,22 @@ impl Window {
         Self::new(disk, start, blocks)
     }
 
+    /// Has more of the disk, which must have it: `blocks` of them, or as many as before if that
+    /// is less.
+    pub fn lengthen(&self, blocks: u64) {
+        let end = self.start.checked_add(blocks);
+        let fits = end.is_some_and(|end| end <= self.disk.blocks());
+        assert!(fits, "{}+{blocks} of {}", self.start, self.disk.name());
+        self.blocks.fetch_max(blocks, Ordering::AcqRel);
+    }
+
+    /// The disk that it is a part of.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     fn check(&self, request: &DiskRequest) -> Result<(), DiskError> {
-        request.check(&self.disk.name(), self.blocks)
+        request.check(&self.disk.name(), self.blocks())
     }
 }
 
@@ -41,7 +56,7 @@ impl Disk for Window {
     }
 
     fn blocks(&self) -> u64 {
-        self.blocks
+        self.blocks.load(Ordering::Acquire)
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
@@ -141,5 +156,18 @@ mod tests {
         assert!(window.write(BlockAddr(5), block(), Durability::Cached).is_err());
         assert!(window.submit(DiskRequest::Read { addr: BlockAddr(4), count: 2 }).wait().is_err());
         assert_eq!((window.blocks(), Window::from(disk, 3).blocks()), (5, 7));
+    }
+
+    #[test]
+    fn a_window_that_was_lengthened_has_more_and_never_less() {
+        let disk = Arc::new(MemDisk::from_image(vec![9; 10 * BLOCK_SIZE]));
+        let window = Window::new(disk, 3, 5);
+        let mut read = vec![0; BLOCK_SIZE];
+        assert!(window.read(BlockAddr(6), &mut read).is_err());
+        window.lengthen(7);
+        window.lengthen(6);
+        assert_eq!(window.blocks(), 7);
+        window.read(BlockAddr(6), &mut read).unwrap();
+        assert!(window.read(BlockAddr(7), &mut read).is_err());
     }
 }

@@ -33,6 +33,12 @@ pub enum Slot {
 }
 
 impl Slot {
+    /// All of them, in order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let missing = (0..COPIES_MAX as u8).map(|copy| Self::Missing(CopyIndex(copy)));
+        std::iter::once(Self::Intent).chain(missing)
+    }
+
     /// Its place among the slots.
     pub fn number(self) -> usize {
         match self {

@@ -6,6 +6,7 @@
 //!   format    what is kept: the record's text, the headers of members, the bitmaps of mirrors
 //!   mirror    the machine that keeps copies equal
 //!   spread    linear and stripe
+//!   growth    volumes that become longer
 //!   wishes    what administrators want of copies, and what follows from it
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod copies;
 pub mod epoch;
 pub mod format;
 pub mod geometry;
+pub mod growth;
 pub mod mirror;
 pub mod opening;
 pub mod record;

@@ -93,15 +93,16 @@ pub fn plan(record: &Record, found: &Findings) -> Result<Layout, OpeningError> {
     }
 }
 
-/// Whether one copy can be used, which is what a stale one must be before it is brought up to date:
-/// `Ok(true)` if all that it lacks is known, `Ok(false)` if it may lack anything.
-pub fn is_known(
+/// What one copy is on, as it is to be from now on, if all that it lacks is known: that is what a
+/// stale one must be before it is brought up to date. Nothing if it may lack anything.
+pub fn plan_copy(
     record: &Record,
     copy: &MirrorCopy,
     found: &Findings,
-) -> Result<bool, OpeningError> {
-    let verdict = Judge { record, found }.look(&mut copy.on.clone(), copy.since)?;
-    Ok(matches!(verdict, Verdict::Fits))
+) -> Result<Option<Layout>, OpeningError> {
+    let mut on = copy.on.clone();
+    let verdict = Judge { record, found }.look(&mut on, copy.since)?;
+    Ok(matches!(verdict, Verdict::Fits).then_some(on))
 }
 
 struct Judge<'a> {
@@ -177,7 +178,8 @@ impl Judge<'_> {
             let text = "it is another disk than before: it belongs to another volume or place";
             return Ok(Verdict::Useless(text.to_owned()));
         }
-        if header.blocks != member.blocks {
+        // The record is told first that a member has become longer.
+        if header.blocks > member.blocks {
             return Ok(Verdict::Useless("it has another length than before".to_owned()));
         }
         match standing(&self.record.openings, since, &header.openings) {
@@ -216,7 +218,8 @@ pub fn complete(record: &mut Record) {
     take_part(&mut record.layout, epoch);
 }
 
-fn take_part(layout: &mut Layout, epoch: Epoch) {
+/// Notes that all of `layout` that is in sync takes part in `epoch`.
+pub fn take_part(layout: &mut Layout, epoch: Epoch) {
     match layout {
         Layout::Member(_) => {}
         Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
@@ -276,8 +279,10 @@ mod tests {
             layout: Layout::Mirror {
                 uuid: Uuid([8; 16]),
                 blocks: 744,
+                grows_to: 744,
                 copies: vec![copy(1), copy(2)],
             },
+            append: None,
         }
     }
 
@@ -309,6 +314,22 @@ mod tests {
         assert_eq!(states([right(1), right(1)]), Ok(vec![CopyState::InSync, FULL]), "swapped");
         let error = states([away(), old(2)]).unwrap_err().to_string();
         assert!(error.contains("nobody answers") && error.contains("older"), "{error}");
+    }
+
+    #[test]
+    fn a_member_that_was_away_while_the_volume_grew_is_known() {
+        let mut record = record();
+        let right = |byte| header(byte, vec![opening(1, 11), opening(2, 22)]);
+        let found = [(Uuid([1; 16]), right(1)), (Uuid([2; 16]), right(2))].into();
+        let members = record.layout.mirror_mut(Uuid([8; 16])).unwrap();
+        for (copy, blocks) in members.iter_mut().zip([1200, 900]) {
+            let Layout::Member(member) = &mut copy.on else { unreachable!("a member") };
+            member.blocks = blocks;
+        }
+        let mut layout = plan(&record, &found).unwrap();
+        let copies = layout.mirror_mut(Uuid([8; 16])).unwrap();
+        let states: Vec<_> = copies.iter().map(|copy| copy.state).collect();
+        assert_eq!(states, [CopyState::InSync, FULL], "the second one says that it is longer");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Record {
     pub compare: u64,
     /// How the members are put together.
     pub layout: Layout,
+    /// What somebody wants to have behind the end. It is no part of the volume before whoever has
+    /// the volume open has reached it.
+    pub append: Option<Layout>,
 }
 
 /// A device made of members.
@@ -52,6 +55,8 @@ pub enum Layout {
         uuid: Uuid,
         /// Blocks of each copy that are used, with the mirror's own at their heads.
         blocks: u64,
+        /// How many somebody wants to have used; as many as are, or more.
+        grows_to: u64,
         /// The copies; their places never change.
         copies: Vec<MirrorCopy>,
     },
@@ -174,7 +179,10 @@ impl Layout {
                 let least = parts.iter().map(Self::blocks).min().flatten()?;
                 (least / chunk_blocks * chunk_blocks).checked_mul(parts.len() as u64)
             }
-            Self::Mirror { blocks, copies, .. } => {
+            Self::Mirror { blocks, grows_to, copies, .. } => {
+                if grows_to < blocks {
+                    return None;
+                }
                 let mut there = copies.iter().filter(|copy| copy.state != CopyState::Removed);
                 let fits = there.all(|copy| copy.on.blocks().is_some_and(|on| on >= *blocks));
                 Some(Geometry::of_copies(*blocks).filter(|_| fits)?.blocks())
@@ -197,14 +205,17 @@ impl Layout {
         }
     }
 
-    /// Blocks of each copy of the mirror `wanted` that are used, if it is in here.
-    pub fn blocks_of_copies(&self, wanted: Uuid) -> Option<u64> {
+    /// Blocks of each copy of the mirror `wanted` that are used, and how many somebody wants to
+    /// have used, if it is in here.
+    pub fn blocks_of_copies(&self, wanted: Uuid) -> Option<(u64, u64)> {
         match self {
             Self::Member(_) => None,
             Self::Linear(parts) | Self::Stripe { parts, .. } => {
                 parts.iter().find_map(|part| part.blocks_of_copies(wanted))
             }
-            Self::Mirror { uuid, blocks, .. } if *uuid == wanted => Some(*blocks),
+            Self::Mirror { uuid, blocks, grows_to, .. } if *uuid == wanted => {
+                Some((*blocks, *grows_to))
+            }
             Self::Mirror { copies, .. } => {
                 copies.iter().find_map(|copy| copy.on.blocks_of_copies(wanted))
             }
@@ -213,15 +224,23 @@ impl Layout {
 
     /// The copies of the mirror `wanted`, if it is in here.
     pub fn mirror_mut(&mut self, wanted: Uuid) -> Option<&mut Vec<MirrorCopy>> {
+        match self.find_mirror(wanted)? {
+            Self::Mirror { copies, .. } => Some(copies),
+            _ => None,
+        }
+    }
+
+    /// The mirror `wanted` itself, if it is in here.
+    pub fn find_mirror(&mut self, wanted: Uuid) -> Option<&mut Self> {
         match self {
+            Self::Mirror { uuid, .. } if *uuid == wanted => Some(self),
             Self::Member(_) => None,
             Self::Linear(parts) | Self::Stripe { parts, .. } => {
-                parts.iter_mut().find_map(|part| part.mirror_mut(wanted))
+                parts.iter_mut().find_map(|part| part.find_mirror(wanted))
             }
-            Self::Mirror { uuid, copies, .. } => match *uuid == wanted {
-                true => Some(copies),
-                false => copies.iter_mut().find_map(|copy| copy.on.mirror_mut(wanted)),
-            },
+            Self::Mirror { copies, .. } => {
+                copies.iter_mut().find_map(|copy| copy.on.find_mirror(wanted))
+            }
         }
     }
 }

@@ -407,8 +407,11 @@ pub enum VolumeCommand {
     Add {
         /// The volume
         name: String,
-        /// Where the copy is to be
+        /// Where the copy is to be: a path, an nbd:// URI, or stripe(A,B) and so on
         url: String,
+        /// A copy of the mirror that is meant, if the volume has several
+        #[arg(long, value_name = "COPY")]
+        beside: Option<String>,
         /// Destroy what is there
         #[arg(long)]
         force: bool,
@@ -446,16 +449,8 @@ pub enum VolumeCommand {
         /// Where the copy is
         url: String,
     },
-    /// Lengthen a volume that is not in use
-    Grow {
-        /// The volume
-        name: String,
-        /// What comes behind its end
-        url: String,
-        /// Destroy what is there
-        #[arg(long)]
-        force: bool,
-    },
+    /// Lengthen a volume, also while it is in use
+    Grow(VolumeGrow),
     /// Bring all copies up to date, if the volume is not in use
     Resync {
         /// The volume
@@ -480,6 +475,25 @@ pub enum VolumeCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// Arguments of `gabion volume grow`.
+#[derive(Debug, Args)]
+pub struct VolumeGrow {
+    /// The volume
+    pub name: String,
+    /// What comes behind its end: a path, an nbd:// URI, or mirror(A,B) and so on. Without it,
+    /// members that have become longer are used up to their ends
+    pub url: Option<String>,
+    /// Have the filesystem use what there is more, too
+    #[arg(short = 'r', long)]
+    pub resizefs: bool,
+    /// Destroy what is on the new members
+    #[arg(long)]
+    pub force: bool,
+    /// The new members hold the same, as fresh disks of zeros do: copy nothing at first
+    #[arg(long)]
+    pub equal: bool,
 }
 
 /// Arguments of `gabion volume create`.

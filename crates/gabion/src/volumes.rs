@@ -48,6 +48,11 @@ impl Place {
             return Err(Failure::new(format!("{name} is a volume and a file"))
                 .next(format!("Say ./{name} if you mean the file, or go to another folder.")));
         }
+        Self::of_volume(name)
+    }
+
+    /// The volume `name`.
+    pub fn of_volume(name: &str) -> Result<Self> {
         let folder = folder("volumes")?;
         let stand_in = folder.join(name);
         let made = File::options().create(true).append(true).open(&stand_in);

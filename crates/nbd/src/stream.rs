@@ -92,6 +92,16 @@ impl Stream {
         Ok(())
     }
 
+    /// Who is at the other end, for people.
+    pub(crate) fn peer(&self) -> String {
+        match &self.socket {
+            Socket::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|_| "somebody".to_owned(), |peer| peer.to_string())
+            }
+            Socket::Unix(_) => "a client of this machine".to_owned(),
+        }
+    }
+
     /// How long one call may wait for the peer.
     pub(crate) fn set_patience(
         &self,

@@ -27,6 +27,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) options: gabion_block::mirror::Options,
     /// The mirrors, inner ones first.
     pub(crate) mirrors: Vec<Arc<MirrorDisk>>,
+    /// What is used of each member, without its header.
+    pub(crate) members: Vec<(Uuid, Arc<Window>)>,
 }
 
 impl Assembly<'_> {
@@ -41,7 +43,9 @@ impl Assembly<'_> {
                 let disk = &self.devices[&member.uuid];
                 // What is read from now on must not be gone after the next power cut.
                 disk.flush()?;
-                member::data(Arc::clone(disk), member.blocks)
+                let data = Arc::new(member::data(Arc::clone(disk), member.blocks));
+                self.members.push((member.uuid, Arc::clone(&data)));
+                data
             }
             Layout::Linear(all) => {
                 let all = parts(self, all)?;
@@ -56,7 +60,7 @@ impl Assembly<'_> {
     }
 
     fn mirror(&mut self, layout: &mut Layout) -> Result<Arc<dyn Disk>, DiskError> {
-        let Layout::Mirror { uuid, blocks, copies } = layout else { unreachable!("a mirror") };
+        let Layout::Mirror { uuid, blocks, copies, .. } = layout else { unreachable!("a mirror") };
         let geometry = Geometry::of_copies(*blocks).expect("its record was checked");
         let mut disks: Vec<Option<Arc<dyn Disk>>> = Vec::new();
         let mut loaded = Loaded::empty(geometry);
@@ -67,10 +71,9 @@ impl Assembly<'_> {
                 continue;
             }
             let mut area = vec![0; METADATA_BLOCKS as usize * BLOCK_SIZE];
-            let read = self.device(&mut copy.on).and_then(|disk| {
-                let disk: Arc<dyn Disk> = Arc::new(Window::new(disk, 0, *blocks));
-                disk.read(BlockAddr(0), &mut area).map(|()| disk)
-            });
+            let read = self
+                .device(&mut copy.on)
+                .and_then(|disk| disk.read(BlockAddr(0), &mut area).map(|()| disk));
             match read {
                 Ok(disk) => {
                     loaded.add(*uuid, &area);

@@ -99,6 +99,7 @@ pub fn create(
         openings: vec![opening],
         compare: 0,
         layout,
+        append: None,
     };
     for member in record.layout.members() {
         write_first_header(&record, member, &*devices[&member.uuid])?;
@@ -108,20 +109,38 @@ pub fn create(
     Ok(record)
 }
 
-/// Makes what is at `url` fit to be a further member of the volume of `record`, which its owner
-/// then brings up to date.
-pub fn prepare_member(
+/// Makes what is at the places that `layout` names fit to be a further part of the volume of
+/// `record`, or a further copy, which its owner then brings up to date.
+pub fn prepare_part(
     record: &Record,
-    url: &str,
+    mut layout: Layout,
+    content: Content,
     occupied: Occupied,
     surroundings: &Surroundings,
-) -> Result<Member, CreateError> {
-    let mut member = Member { uuid: Default::default(), url: url.to_owned(), blocks: 0 };
-    let newest = record.openings.last().cloned();
-    let right = newest.as_ref().map(right_of);
-    let disk = prepare_one(&mut member, right.as_ref(), occupied, surroundings)?;
-    write_first_header(record, &member, &*disk)?;
-    Ok(member)
+) -> Result<Layout, CreateError> {
+    // A record without an opening is none that was kept.
+    let newest = record.openings.last().ok_or(CreateError::Layout)?;
+    let (right, epoch) = (right_of(newest), newest.epoch);
+    let known: Vec<_> = [Some(&record.layout), record.append.as_ref()]
+        .into_iter()
+        .flatten()
+        .flat_map(present)
+        .collect();
+    for member in layout.members() {
+        if known.contains(&member.url.as_str()) {
+            let reason = format!("it is a member of volume {} already", record.name);
+            return Err(CreateError::Member { url: member.url.clone(), reason });
+        }
+    }
+    let mut devices = Devices::new();
+    prepare(&mut layout, &right, occupied, surroundings, &mut devices)?;
+    finish_layout(&mut layout, content, epoch, surroundings)?;
+    layout.blocks().ok_or(CreateError::Layout)?;
+    for member in layout.members() {
+        write_first_header(record, member, &*devices[&member.uuid])?;
+    }
+    write_blank_pages(&layout, &devices)?;
+    Ok(layout)
 }
 
 /// Takes the header off a member of a volume that is no more, so that its disk can be used for
@@ -145,6 +164,20 @@ pub fn release_member(
     };
     let (_, disk) = member::take(url, &right, COPY_PATIENCE, is_it).map_err(refused)?;
     Ok(blank_head(&*disk)?)
+}
+
+/// Where the members are, but for those of copies that were taken out.
+fn present(layout: &Layout) -> Vec<&str> {
+    match layout {
+        Layout::Member(member) => vec![&member.url],
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
+            parts.iter().flat_map(present).collect()
+        }
+        Layout::Mirror { copies, .. } => {
+            let there = copies.iter().filter(|copy| copy.state != CopyState::Removed);
+            there.flat_map(|copy| present(&copy.on)).collect()
+        }
+    }
 }
 
 fn right_of(opening: &Opening) -> Right {
@@ -172,7 +205,7 @@ fn prepare(
 ) -> Result<(), CreateError> {
     match layout {
         Layout::Member(member) => {
-            let disk = prepare_one(member, Some(right), occupied, surroundings)?;
+            let disk = prepare_one(member, right, occupied, surroundings)?;
             devices.insert(member.uuid, disk);
         }
         Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
@@ -191,7 +224,7 @@ fn prepare(
 
 fn prepare_one(
     member: &mut Member,
-    right: Option<&Right>,
+    right: &Right,
     occupied: Occupied,
     surroundings: &Surroundings,
 ) -> Result<Arc<dyn Disk>, CreateError> {
@@ -216,7 +249,7 @@ fn prepare_one(
     if let (Some(holds), Occupied::Refuse) = (&holds, occupied) {
         return Err(CreateError::Occupied { url, holds: holds.clone() });
     }
-    let disk = connect(right)?;
+    let disk = connect(Some(right))?;
     if holds.is_some() {
         blank_head(&*disk)?;
     }
@@ -243,7 +276,7 @@ fn finish_layout(
                 finish_layout(part, content, epoch, surroundings)?;
             }
         }
-        Layout::Mirror { uuid, blocks, copies } => {
+        Layout::Mirror { uuid, blocks, grows_to, copies } => {
             let mut least = u64::MAX;
             for (number, copy) in copies.iter_mut().enumerate() {
                 finish_layout(&mut copy.on, content, epoch, surroundings)?;
@@ -254,7 +287,7 @@ fn finish_layout(
                     _ => CopyState::InSync,
                 };
             }
-            (*uuid, *blocks) = (surroundings.random_uuid(), least);
+            (*uuid, *blocks, *grows_to) = (surroundings.random_uuid(), least, least);
         }
     }
     Ok(())
@@ -281,7 +314,7 @@ fn write_blank_pages(layout: &Layout, devices: &Devices) -> Result<(), CreateErr
                 write_blank_pages(part, devices)?;
             }
         }
-        Layout::Mirror { uuid, blocks, copies } => {
+        Layout::Mirror { uuid, blocks, copies, .. } => {
             let geometry = Geometry::of_copies(*blocks).ok_or(CreateError::Layout)?;
             for copy in copies {
                 write_blank_pages(&copy.on, devices)?;
@@ -307,7 +340,7 @@ fn replicas(layout: &Layout, devices: &Devices) -> Vec<Arc<dyn Disk>> {
     };
     match layout {
         Layout::Member(member) => {
-            vec![member::data(Arc::clone(&devices[&member.uuid]), member.blocks)]
+            vec![Arc::new(member::data(Arc::clone(&devices[&member.uuid]), member.blocks))]
         }
         Layout::Linear(parts) => {
             combine(parts, &|disks| Arc::new(Linear::new("new".into(), disks)))

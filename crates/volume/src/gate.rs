@@ -26,6 +26,11 @@ impl Gate {
         Self { disk, state: Arc::default() }
     }
 
+    /// Length of the disk in blocks.
+    pub fn blocks(&self) -> u64 {
+        self.disk.blocks()
+    }
+
     /// Starts a request and has `next` called with its outcome.
     pub fn send(&self, request: DiskRequest, next: impl FnOnce(DiskResult) + Send + 'static) {
         let (operation, addr) = (request.operation(), request.extent().0);

@@ -1,8 +1,8 @@
 //! What stands behind the mirrors of an open volume: its record, its members, its events.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use gabion_base::BLOCK_SIZE;
@@ -14,14 +14,16 @@ use gabion_block::copies::CopyIndex;
 use gabion_block::format::header::Header;
 use gabion_block::mirror::Notice;
 use gabion_block::opening::{self, Findings, Found, OpeningError};
-use gabion_block::record::{CopyState, Member, Record};
+use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record};
 use gabion_block::wishes;
 
 use crate::assembly::{Assembly, Devices};
+use crate::growth::Growing;
 use crate::member::{self, Head, MemberError, Right};
-use crate::mirror_disk::{Attachment, Owner, Recorded};
+use crate::mirror_disk::{Attachment, MirrorDisk, Owner, Recorded};
 use crate::register::{Register, RegisterError};
 use crate::surroundings::{COPY_PATIENCE, Surroundings};
+use crate::volume::{take_states, wanted_members};
 
 /// What was found at the places of members.
 #[derive(Default)]
@@ -43,6 +45,11 @@ pub(crate) struct Keeper {
     pub(crate) differences: AtomicU64,
     /// Blocks that copies lacked when they began to catch up.
     pub(crate) catching_up: Mutex<BTreeMap<(Uuid, CopyIndex), u64>>,
+    /// The mirrors in use, also those in copies that were attached later.
+    mirrors: Mutex<Vec<Weak<MirrorDisk>>>,
+    /// What is used of each member that is connected.
+    members: Mutex<BTreeMap<Uuid, Weak<Window>>>,
+    pub(crate) growing: Growing,
 }
 
 impl Keeper {
@@ -57,6 +64,9 @@ impl Keeper {
             right_holder,
             differences: AtomicU64::new(0),
             catching_up: Mutex::default(),
+            mirrors: Mutex::default(),
+            members: Mutex::default(),
+            growing: Growing::default(),
         }
     }
 
@@ -73,6 +83,26 @@ impl Keeper {
     /// Some members are connected: later connections fence these.
     pub(crate) fn connected(&self) {
         self.attachments.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What was put together is in use from now on.
+    pub(crate) fn take_on(&self, assembly: &Assembly<'_>) {
+        let mut mirrors = self.mirrors.lock();
+        mirrors.retain(|mirror| mirror.strong_count() > 0);
+        mirrors.extend(assembly.mirrors.iter().map(Arc::downgrade));
+        drop(mirrors);
+        let mut members = self.members.lock();
+        members.extend(assembly.members.iter().map(|(uuid, data)| (*uuid, Arc::downgrade(data))));
+    }
+
+    /// The mirrors in use.
+    pub(crate) fn mirrors(&self) -> Vec<Arc<MirrorDisk>> {
+        self.mirrors.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What is used of a member, if it is connected.
+    pub(crate) fn member_data(&self, member: Uuid) -> Option<Arc<Window>> {
+        self.members.lock().get(&member)?.upgrade()
     }
 
     pub(crate) fn publish(&self, event: Event) {
@@ -193,23 +223,22 @@ impl Keeper {
         let away = |reason: &dyn std::fmt::Display| MemberError::Unreachable(reason.to_string());
         let told = self.register.copy(mirror, copy.at());
         let told = told.ok_or_else(|| away(&"it is not in the record"))?;
-        let members: Vec<_> = told.on.members().into_iter().cloned().collect();
-        let asked: Vec<_> = members.iter().map(|one| (one.clone(), COPY_PATIENCE)).collect();
-        let Looked { findings, devices, mut refusals } = self.look(&asked);
+        let mut asked = Vec::new();
+        wanted_members(&told.on, COPY_PATIENCE, &mut asked);
+        let Looked { findings, mut devices, mut refusals } = self.look(&asked);
         self.connected();
-        match refusals.pop_first() {
-            None => {}
-            // Whoever has fenced a stale copy has not got the volume while the record is ours.
-            Some((_, MemberError::Fenced(reason))) => {
-                return Err(match self.register.refresh() {
-                    Err(RegisterError::Fenced(_)) => MemberError::Fenced(reason),
-                    _ => MemberError::Unreachable(reason),
-                });
-            }
-            Some((_, error)) => return Err(error),
+        // Whoever has fenced a stale copy has not got the volume while the record is ours.
+        let mut reasons = refusals.values();
+        if let Some(MemberError::Fenced(reason)) =
+            reasons.find(|error| matches!(error, MemberError::Fenced(_)))
+        {
+            return Err(match self.register.refresh() {
+                Err(RegisterError::Fenced(_)) => MemberError::Fenced(reason.clone()),
+                _ => MemberError::Unreachable(reason.clone()),
+            });
         }
-        for member in &members {
-            if let Found::Header(header) = &findings[&member.uuid]
+        for (member, _) in &asked {
+            if let Some(Found::Header(header)) = findings.get(&member.uuid)
                 && header.member != member.uuid
             {
                 let text = format!("{} is another member of this volume", member.url);
@@ -217,44 +246,68 @@ impl Keeper {
             }
         }
         let record = self.register.record();
-        let known = opening::is_known(&record, &told, &findings).map_err(|error| {
+        let plan = opening::plan_copy(&record, &told, &findings).map_err(|error| {
             if let OpeningError::Apart { record, member, .. } = &error {
                 let (one, other) = (record.clone(), member.clone());
                 self.publish_volume(VolumeEvent::SplitBrain { one, other });
             }
             away(&error)
         })?;
-        if !known && !told.state.is_full() {
+        // Copies within this one may be away.
+        match refusals.pop_first() {
+            Some((_, error)) if plan.is_none() => Err(error),
+            Some((_, error @ MemberError::Foreign(_))) => Err(error),
+            _ => self.attach_found((mirror, copy, &told), plan, &findings, &mut devices),
+        }
+    }
+
+    /// The members of a copy that can be used are there.
+    fn attach_found(
+        self: &Arc<Self>,
+        (mirror, copy, told): (Uuid, CopyIndex, &MirrorCopy),
+        plan: Option<Layout>,
+        findings: &Findings,
+        devices: &mut Devices,
+    ) -> Result<Attachment, MemberError> {
+        let away = |reason: &dyn std::fmt::Display| MemberError::Unreachable(reason.to_string());
+        let full = told.state.is_full();
+        if plan.is_none() && !full {
             // The record must know that before the disk looks like one that is known.
             return Ok(Attachment { disk: None, full: true });
         }
-        let full = told.state.is_full();
+        let record = self.register.record();
+        let mut on = plan.unwrap_or_else(|| told.on.clone());
+        let members: Vec<_> = opening::in_use(&on).into_iter().cloned().collect();
+        devices.retain(|uuid, _| members.iter().any(|member| member.uuid == *uuid));
         let wanted: Vec<_> = members.iter().collect();
-        self.write_headers(&record, &wanted, &findings, &devices).map_err(|error| away(&error))?;
+        self.write_headers(&record, &wanted, findings, devices).map_err(|error| away(&error))?;
+        let mut assembly = Assembly {
+            name: &record.name,
+            devices,
+            owner: Arc::new(Behind(Arc::clone(self))),
+            options: self.surroundings.options,
+            mirrors: Vec::new(),
+            members: Vec::new(),
+        };
+        let disk = assembly.device(&mut on).map_err(|error| away(&error))?;
+        let blocks = record.layout.blocks_of_copies(mirror).unwrap_or_default();
+        if disk.blocks() < blocks.0 {
+            return Err(away(&"it is smaller than the other copies"));
+        }
         let epoch = self.register.epoch();
         let changed = self.register.change(|record| {
             let Some(copies) = record.layout.mirror_mut(mirror) else { return };
             let Some(told) = copies.get_mut(copy.at()) else { return };
             told.since = epoch;
+            // Whoever comes next must not trust a copy within this one that is not trusted here.
+            take_states(&mut told.on, &on);
+            opening::take_part(&mut told.on, epoch);
         });
         changed.map_err(|error| away(&error))?;
-        let mut on = told.on.clone();
-        let mut assembly = Assembly {
-            name: &record.name,
-            devices: &devices,
-            owner: Arc::new(Behind(Arc::clone(self))),
-            options: self.surroundings.options,
-            mirrors: Vec::new(),
-        };
-        let disk = assembly.device(&mut on).map_err(|error| away(&error))?;
         for inner in &assembly.mirrors {
             inner.start().map_err(|error| away(&error))?;
         }
-        let blocks = record.layout.blocks_of_copies(mirror).unwrap_or_default();
-        if disk.blocks() < blocks {
-            return Err(away(&"it is smaller than the other copies"));
-        }
-        let disk = Arc::new(Window::new(disk, 0, blocks));
+        self.take_on(&assembly);
         Ok(Attachment { disk: Some(disk), full })
     }
 }
@@ -332,6 +385,8 @@ impl Keeper {
                 self.publish_resync(mirror, copy, event);
             }
             Notice::Compared { .. } => {}
+            Notice::Grown { .. } => self.tell_length(),
+            Notice::NotGrown { reason } => self.not_grown(&reason),
             Notice::Fenced { .. } => {
                 let by = self.surroundings.coordinator.read(&self.volume()).ok().flatten();
                 let by = by.and_then(|stored| Record::decode(&stored.text).ok());
@@ -344,6 +399,10 @@ impl Keeper {
 }
 
 impl Owner for Behind {
+    fn lengthen(&self, mirror: Uuid, blocks: u64) -> Recorded {
+        self.0.record_length(mirror, blocks)
+    }
+
     fn record(&self, mirror: Uuid, states: &[CopyState]) -> Recorded {
         self.0.tell_record(mirror, states)
     }

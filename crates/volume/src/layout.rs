@@ -73,7 +73,7 @@ pub fn of_parts(kind: Kind, parts: Vec<Layout>) -> Layout {
             let copy =
                 |on| MirrorCopy { state: CopyState::InSync, wish: Wish::Use, since: Epoch(0), on };
             let copies = parts.into_iter().map(copy).collect();
-            Layout::Mirror { uuid: Uuid::default(), blocks: 0, copies }
+            Layout::Mirror { uuid: Uuid::default(), blocks: 0, grows_to: 0, copies }
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   assembly      members put together                           layout   as people write it
 //!   mirror_disk   a mirror's machine with disks, time and threads
 //!   member        where members are, and their headers
-//!   gate          disks that can be closed
+//!   gate          disks that can be closed                        growth   volumes that become longer
 //! ```
 //!
 //! What to trust and what to do is decided in `gabion-block`; here it is done.
@@ -16,6 +16,7 @@
 mod assembly;
 pub mod create;
 pub mod gate;
+mod growth;
 mod keeper;
 pub mod layout;
 pub mod member;

@@ -23,6 +23,8 @@ use gabion_nbd::address::Uri;
 use gabion_nbd::client::{Client, ClientOptions, Epoch};
 use thiserror::Error;
 
+use crate::surroundings::COPY_PATIENCE;
+
 /// Where a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
@@ -191,8 +193,18 @@ pub fn write_header(disk: &dyn Disk, header: &Header) -> Result<(), DiskError> {
 }
 
 /// The part of a member that is not its header's.
-pub fn data(disk: Arc<dyn Disk>, blocks: u64) -> Arc<dyn Disk> {
-    Arc::new(Window::new(disk, MEMBER_DATA_START, blocks - MEMBER_DATA_START))
+pub fn data(disk: Arc<dyn Disk>, blocks: u64) -> Window {
+    Window::new(disk, MEMBER_DATA_START, blocks - MEMBER_DATA_START)
+}
+
+/// How many blocks what is at `url` has by now, with a member's header. Whoever uses it is not
+/// disturbed.
+pub fn length_of(url: &str) -> Result<u64, MemberError> {
+    if let Location::Path(path) = url.parse().map_err(unreachable)? {
+        let measured = FileDisk::open(&path, OpenMode::ReadOnlyShared);
+        return measured.map(|disk| disk.blocks()).map_err(unreachable);
+    }
+    Ok(connect(url, None, COPY_PATIENCE)?.blocks())
 }
 
 /// The newest fence that whoever serves a member knows of; 0 if it knows of none.

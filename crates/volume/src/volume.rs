@@ -2,7 +2,11 @@
 //!
 //! Opening goes through the steps in [`gabion_block::opening`]. While it is open a thread watches
 //! the record, because that is where administrators of whatever machine leave their wishes: a copy
-//! to be suspended, taken out or put in, or a comparison of all copies.
+//! to be suspended, taken out or put in, a comparison of all copies, or that the volume becomes
+//! longer.
+//!
+//! The outermost device is always a linear one, of one part at first, so that others can be put
+//! behind it.
 //!
 //! The same thread sees to the claim. One that was lost, as while etcd was away for longer than its
 //! lease, is taken again as soon as the coordinator gives it. Until then the volume goes on: what
@@ -28,6 +32,7 @@ use gabion_block::epoch::{Epoch, Opening, holder, remember};
 use gabion_block::mirror::{Compared, CopyStatus, Order};
 use gabion_block::opening::{self, OpeningError};
 use gabion_block::record::{CopyState, Layout, Member, MirrorCopy, Record, Wish};
+use gabion_block::spread::Linear;
 use gabion_block::wishes;
 use thiserror::Error;
 
@@ -86,8 +91,7 @@ impl From<CoordinatorError> for VolumeError {
 
 /// A volume that this process, and no other, has open.
 pub struct Volume {
-    root: Arc<dyn Disk>,
-    mirrors: Vec<Arc<MirrorDisk>>,
+    root: Arc<Linear>,
     keeper: Arc<Keeper>,
     ended: Arc<AtomicBool>,
     // The last one, as others may come when it goes.
@@ -139,7 +143,7 @@ impl Volume {
         let ended = Arc::new(AtomicBool::new(false));
         let watcher = Watcher {
             keeper: Arc::clone(&keeper),
-            mirrors: mirrors.iter().map(Arc::downgrade).collect(),
+            root: Arc::downgrade(&root),
             ended: Arc::clone(&ended),
             compare: keeper.register.record().compare,
             told: Instant::now(),
@@ -147,7 +151,7 @@ impl Volume {
             is_claim_lost: false,
         };
         thread::Builder::new().name("volume watcher".into()).spawn(move || watcher.run())?;
-        Ok(Self { root, mirrors, keeper, ended, _claim: held })
+        Ok(Self { root, keeper, ended, _claim: held })
     }
 
     /// The record as it was known last.
@@ -157,12 +161,13 @@ impl Volume {
 
     /// How the copies of each mirror are.
     pub fn status(&self) -> BTreeMap<Uuid, Vec<CopyStatus>> {
-        self.mirrors.iter().map(|mirror| (mirror.uuid(), mirror.status())).collect()
+        let mirrors = self.keeper.mirrors();
+        mirrors.iter().map(|mirror| (mirror.uuid(), mirror.status())).collect()
     }
 
-    /// The mirrors, inner ones first.
+    /// The mirrors in use, inner ones first as far as they were there at the opening.
     pub fn mirror_uuids(&self) -> Vec<Uuid> {
-        self.mirrors.iter().map(|mirror| mirror.uuid()).collect()
+        self.keeper.mirrors().iter().map(|mirror| mirror.uuid()).collect()
     }
 
     /// Whether a copy is about to leave, as the one that replaces it is in sync.
@@ -173,12 +178,27 @@ impl Volume {
         let mut replaced = copies.filter(|copy| matches!(copy.wish, Wish::Replace { .. }));
         let is_taken_out = |order: &Order| matches!(order, Order::TakeOut(_));
         replaced.next().is_some()
-            && self.mirrors.iter().any(|one| orders(&record, one).iter().any(is_taken_out))
+            && self.keeper.mirrors().iter().any(|one| orders(&record, one).iter().any(is_taken_out))
+    }
+
+    /// Whether the record wants it to be longer than it is by now.
+    pub fn has_to_grow(&self) -> bool {
+        self.keeper.has_to_grow(&self.root)
+    }
+
+    /// Blocks behind the ends of mirrors that were not looked at yet, of all mirrors that grow.
+    pub fn growth_left(&self) -> u64 {
+        self.keeper.mirrors().iter().filter_map(|mirror| mirror.growth_left()).sum()
+    }
+
+    /// Why the volume does not become longer, if that was told since it last did.
+    pub fn why_not_grown(&self) -> Option<String> {
+        self.keeper.growing.refusal()
     }
 
     /// Has all copies in sync compared; [`Volume::compared`] tells how far that is.
     pub fn compare(&self) {
-        self.mirrors.iter().for_each(|mirror| mirror.order(Order::Compare));
+        self.keeper.mirrors().iter().for_each(|mirror| mirror.order(Order::Compare));
     }
 
     /// Blocks that comparing has found to differ since the volume was opened.
@@ -188,13 +208,18 @@ impl Volume {
 
     /// How far comparing is, of each mirror that is not done.
     pub fn compared(&self) -> Vec<Compared> {
-        self.mirrors.iter().filter_map(|mirror| mirror.compared()).collect()
+        self.keeper.mirrors().iter().filter_map(|mirror| mirror.compared()).collect()
     }
 
     /// Has everything written to all copies, so that the next opening finds nothing to be done. To
     /// be called when nobody writes any more.
     pub fn close(&self) -> Result<(), DiskError> {
-        for mirror in self.mirrors.iter().rev() {
+        let record = self.record();
+        let mut mirrors = self.keeper.mirrors();
+        // What an outer one has written at last is to be settled by the inner ones.
+        let outer_first: Vec<_> = record.layout.mirrors().iter().map(|(uuid, _)| *uuid).collect();
+        mirrors.sort_by_key(|mirror| outer_first.iter().position(|uuid| *uuid == mirror.uuid()));
+        for mirror in &mirrors {
             mirror.settle()?;
         }
         self.root.flush()?;
@@ -242,7 +267,7 @@ impl Disk for Volume {
     }
 }
 
-type Assembled = (Arc<dyn Disk>, Vec<Arc<MirrorDisk>>);
+type Assembled = (Arc<Linear>, Vec<Arc<MirrorDisk>>);
 
 /// Steps 2 to 5 of an opening.
 fn put_together(keeper: &Arc<Keeper>, name: &str) -> Result<Assembled, VolumeError> {
@@ -274,8 +299,14 @@ fn put_together(keeper: &Arc<Keeper>, name: &str) -> Result<Assembled, VolumeErr
         owner: Arc::new(Behind(Arc::clone(keeper))),
         options: keeper.surroundings.options,
         mirrors: Vec::new(),
+        members: Vec::new(),
     };
-    let root = assembly.device(&mut layout).map_err(failed)?;
+    let parts = match &mut layout {
+        Layout::Linear(parts) => parts.iter_mut().map(|part| assembly.device(part)).collect(),
+        other => assembly.device(other).map(|device| vec![device]),
+    };
+    let root = Arc::new(Linear::new(name.into(), parts.map_err(failed)?));
+    keeper.take_on(&assembly);
     let mirrors = assembly.mirrors;
     let members = opening::in_use(&layout);
     keeper.write_headers(&record, &members, &findings, &devices).map_err(failed)?;
@@ -287,7 +318,11 @@ fn put_together(keeper: &Arc<Keeper>, name: &str) -> Result<Assembled, VolumeErr
 }
 
 /// The members to be connected, with how long each may take.
-fn wanted_members(layout: &Layout, patience: Patience, wanted: &mut Vec<(Member, Patience)>) {
+pub(crate) fn wanted_members(
+    layout: &Layout,
+    patience: Patience,
+    wanted: &mut Vec<(Member, Patience)>,
+) {
     match layout {
         Layout::Member(member) => wanted.push((member.clone(), patience)),
         Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
@@ -323,7 +358,7 @@ fn orders(record: &Record, mirror: &MirrorDisk) -> Vec<Order> {
 }
 
 /// Takes over the states of all copies, and leaves what administrators may have changed meanwhile.
-fn take_states(into: &mut Layout, from: &Layout) {
+pub(crate) fn take_states(into: &mut Layout, from: &Layout) {
     for (uuid, copies) in from.mirrors() {
         let Some(told) = into.mirror_mut(uuid) else { continue };
         for (told, copy) in told.iter_mut().zip(copies) {
@@ -335,7 +370,7 @@ fn take_states(into: &mut Layout, from: &Layout) {
 /// Looks at the record for as long as the volume is open.
 struct Watcher {
     keeper: Arc<Keeper>,
-    mirrors: Vec<Weak<MirrorDisk>>,
+    root: Weak<Linear>,
     ended: Arc<AtomicBool>,
     /// How often a comparison had been asked for.
     compare: u64,
@@ -405,7 +440,7 @@ impl Watcher {
     }
 
     fn each(&self, act: impl Fn(&MirrorDisk)) {
-        self.mirrors.iter().filter_map(Weak::upgrade).for_each(|mirror| act(&mirror));
+        self.keeper.mirrors().iter().for_each(|mirror| act(mirror));
     }
 
     /// Does what administrators want and is not so.
@@ -416,6 +451,9 @@ impl Watcher {
                 mirror.order(Order::Compare);
             }
         });
+        if let Some(root) = self.root.upgrade() {
+            self.keeper.go_on_growing(&root);
+        }
     }
 
     fn tell_progress(&mut self) {

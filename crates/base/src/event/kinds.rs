@@ -102,6 +102,16 @@ kinds! {
             /// Why.
             reason = "reason": String,
         }
+        /// More of it can be used.
+        Grown = "volume-grown" {
+            /// Its length by now.
+            bytes = "bytes": u64,
+        }
+        /// It is to become longer, and does not.
+        NotGrown = "volume-not-grown" {
+            /// Why.
+            reason = "reason": String,
+        }
         /// Members were written to without each other.
         SplitBrain = "volume-split-brain" {
             /// A member.
@@ -224,6 +234,40 @@ kinds! {
 kinds! {
     /// What happens to a target.
     TargetEvent {
+        /// A client has connected that can write.
+        ClientConnected = "target-client-connected" {
+            /// Its address, or that it is one of this machine.
+            client = "client": String,
+            /// The epoch that it holds; 0 if it holds none.
+            epoch = "epoch": u64,
+            /// Who holds that epoch, in its own words.
+            holder = "holder": String,
+        }
+        /// A client that could write is gone.
+        ClientLeft = "target-client-left" {
+            /// Its address, or that it is one of this machine.
+            client = "client": String,
+            /// The epoch that it held.
+            epoch = "epoch": u64,
+        }
+        /// Somebody has taken a higher epoch, and whoever has a lower one can write no more.
+        EpochTaken = "target-epoch-taken" {
+            /// The epoch.
+            epoch = "epoch": u64,
+            /// Who has taken it, in its own words.
+            holder = "holder": String,
+            /// The epoch before.
+            before = "before": u64,
+        }
+        /// The disk below it has failed something.
+        DiskFailed = "target-disk-failed" {
+            /// What.
+            operation = "operation": String,
+            /// Where.
+            address = "address": BlockAddr,
+            /// The system's reason.
+            reason = "reason": String,
+        }
         /// A client that does not know that the volume was opened by another was refused.
         ClientFenced = "target-client-fenced" {
             /// Its address.

@@ -159,6 +159,18 @@ fn volume(event: &VolumeEvent) -> Answers {
             "It can neither be read nor written until this is over; what was flushed is kept.",
             "See to its members and its coordinator.",
         ),
+        VolumeEvent::Grown { bytes } => answers(
+            Severity::Note,
+            format!("has {bytes} bytes by now"),
+            "A filesystem on it has its old length until it is grown, too.",
+            "Let the filesystem use it: gabion grow.",
+        ),
+        VolumeEvent::NotGrown { reason } => answers(
+            Severity::Warning,
+            format!("does not become longer: {reason}"),
+            "It goes on with the length that it has.",
+            "See to the reason; it is tried again as long as it is wanted.",
+        ),
         VolumeEvent::SplitBrain { one, other } => answers(
             Severity::Critical,
             format!("{one} and {other} were written to without each other"),
@@ -280,6 +292,33 @@ fn coordinator(event: &CoordinatorEvent) -> Answers {
 
 fn target(event: &TargetEvent) -> Answers {
     match event {
+        TargetEvent::ClientConnected { client, epoch, holder } => answers(
+            Severity::Note,
+            match epoch {
+                0 => format!("{client} can write to it"),
+                _ => format!("{client} can write to it with epoch {epoch}, held by {holder}"),
+            },
+            UNCHANGED,
+            NOTHING,
+        ),
+        TargetEvent::ClientLeft { client, .. } => answers(
+            Severity::Note,
+            format!("{client} is gone"),
+            "What it had not flushed may be lost if this machine fails now, unless it comes back.",
+            NOTHING,
+        ),
+        TargetEvent::EpochTaken { epoch, holder, before } => answers(
+            Severity::Note,
+            format!("{holder} has taken epoch {epoch}, after {before}"),
+            "Whoever has a lower epoch can write no more.",
+            NOTHING,
+        ),
+        TargetEvent::DiskFailed { operation, address, reason } => answers(
+            Severity::Warning,
+            format!("its disk has failed {operation} at {address}: {reason}"),
+            "The client was told; a volume goes on with its other copies.",
+            "Look at the disk, and replace it if there are more of these.",
+        ),
         TargetEvent::ClientFenced { client, epoch, newest } => answers(
             Severity::Warning,
             format!("{client} was refused: its epoch is {epoch}, the newest is {newest}"),

@@ -32,7 +32,7 @@ impl Record {
     /// The text that is kept.
     pub fn encode(&self) -> String {
         let openings: Vec<_> = self.openings.iter().map(encode_opening).collect();
-        let value = json!({
+        let mut value = json!({
             "gabion-volume": VERSION,
             "name": self.name,
             "uuid": self.uuid.to_string(),
@@ -41,6 +41,9 @@ impl Record {
             "openings": openings,
             "layout": encode_layout(&self.layout),
         });
+        if let Some(part) = &self.append {
+            value["append"] = encode_layout(part);
+        }
         let text = format!("{value:#}\n");
         assert!(text.len() <= RECORD_BYTES_MAX, "a record of {} bytes", text.len());
         text
@@ -79,11 +82,18 @@ impl Record {
             compare: number(object, "compare")?,
             openings,
             layout: decode_layout(layout, 0, &mut members)?,
+            append: object
+                .get("append")
+                // What is appended is one level further in.
+                .map(|part| decode_layout(part, 1, &mut members))
+                .transpose()?,
         };
         if record.completed > record.epoch() {
             return Err(RecordError::Field("completed"));
         }
-        if record.layout.blocks().is_none() {
+        let mut all = std::iter::once(&record.layout).chain(&record.append);
+        let sum = all.try_fold(0_u64, |sum, part| sum.checked_add(part.blocks()?));
+        if sum.is_none() {
             return Err(RecordError::Field("blocks"));
         }
         Ok(record)
@@ -119,7 +129,7 @@ fn encode_layout(layout: &Layout) -> Value {
         Layout::Stripe { chunk_blocks, parts } => {
             json!({ "stripe": all(parts), "chunk-blocks": chunk_blocks })
         }
-        Layout::Mirror { uuid, blocks, copies } => {
+        Layout::Mirror { uuid, blocks, grows_to, copies } => {
             let copy = |copy: &MirrorCopy| {
                 let mut value = json!({
                     "state": state_name(copy.state),
@@ -134,7 +144,11 @@ fn encode_layout(layout: &Layout) -> Value {
                 value
             };
             let copies: Vec<_> = copies.iter().map(copy).collect();
-            json!({ "mirror": copies, "uuid": uuid.to_string(), "blocks": blocks })
+            let mut value = json!({ "mirror": copies, "uuid": uuid.to_string(), "blocks": blocks });
+            if grows_to > blocks {
+                value["grows-to"] = (*grows_to).into();
+            }
+            value
         }
     }
 }
@@ -195,7 +209,15 @@ fn decode_layout(value: &Value, depth: usize, members: &mut usize) -> Result<Lay
     }
     let copies = copies.iter().map(|copy| decode_copy(copy, depth, members));
     let copies = copies.collect::<Result<_, _>>()?;
-    Ok(Layout::Mirror { uuid: uuid(object, "uuid")?, blocks: number(object, "blocks")?, copies })
+    let blocks = number(object, "blocks")?;
+    let grows_to = match object.contains_key("grows-to") {
+        true => number(object, "grows-to")?,
+        false => blocks,
+    };
+    if grows_to < blocks {
+        return Err(RecordError::Field("grows-to"));
+    }
+    Ok(Layout::Mirror { uuid: uuid(object, "uuid")?, blocks, grows_to, copies })
 }
 
 fn decode_copy(
@@ -276,7 +298,13 @@ mod tests {
             openings: vec![opening],
             completed: Epoch(4),
             compare: 0,
-            layout: Layout::Mirror { uuid: Uuid([8; 16]), blocks: 1 << 19, copies },
+            layout: Layout::Mirror {
+                uuid: Uuid([8; 16]),
+                blocks: 1 << 19,
+                grows_to: 1 << 19,
+                copies,
+            },
+            append: None,
         }
     }
 
@@ -294,6 +322,19 @@ mod tests {
         assert_eq!(Record::decode(&text), Ok(record));
         let error = Record::decode(&text.replacen("\"by\"", "\"other\"", 1)).unwrap_err();
         assert_eq!(error, RecordError::Field("by"));
+    }
+
+    #[test]
+    fn a_volume_that_is_to_grow_says_to_what() {
+        let mut record = record();
+        let more = Member { uuid: Uuid([6; 16]), url: "/dev/sdz".to_owned(), blocks: 1 << 20 };
+        record.append = Some(Layout::Member(more));
+        let Layout::Mirror { grows_to, .. } = &mut record.layout else { unreachable!("a mirror") };
+        *grows_to = 1 << 20;
+        let text = record.encode();
+        assert_eq!(Record::decode(&text), Ok(record));
+        let less = text.replacen("\"grows-to\": 1048576", "\"grows-to\": 1", 1);
+        assert_eq!(Record::decode(&less), Err(RecordError::Field("grows-to")));
     }
 
     #[test]

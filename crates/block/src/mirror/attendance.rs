@@ -46,6 +46,7 @@ impl Mirror {
                 self.bitmaps.set_all(Slot::Missing(copy));
             }
             Order::Compare => self.comparing = Some(Scan::start(self.next_flight)),
+            Order::Grow(blocks) => self.start_growing(blocks),
         }
     }
 
@@ -79,6 +80,7 @@ impl Mirror {
         }
         self.scans.clear();
         self.comparing = None;
+        self.growth = None;
     }
 
     pub(super) fn fenced_error(&self, operation: &'static str) -> DiskError {
@@ -98,6 +100,7 @@ impl Mirror {
         self.bitmaps.add_intent(copy);
         self.roster.give_up(copy);
         self.scans.remove(&copy);
+        self.is_given_up(copy);
         self.reading[copy.at()] = 0;
         self.outputs.push_back(Output::Detach(copy));
         let notice = Notice::Stale { copy, reason: reason.into() };

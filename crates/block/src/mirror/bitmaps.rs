@@ -124,6 +124,24 @@ impl Bitmaps {
         Self { geometry: loaded.geometry, mirror, pages, changed: BTreeSet::new() }
     }
 
+    /// The same bits as the bitmaps of a longer mirror have them. All pages are to be written, and
+    /// none may be under way.
+    pub(super) fn lengthen(&mut self, geometry: Geometry) {
+        assert!(self.pages.iter().all(|page| page.flying.is_none()), "a page is under way");
+        let pages = Loaded::empty(geometry).pages.into_iter().map(Page::new).collect();
+        let mut longer = Self { geometry, mirror: self.mirror, pages, changed: BTreeSet::new() };
+        for slot in Slot::all() {
+            let mut from = 0;
+            while let Some(region) = self.next_set(slot, from) {
+                let (start, _) = self.geometry.extent(region);
+                longer.set(slot, *geometry.regions_of(start, 1).start());
+                from = region + 1;
+            }
+        }
+        longer.renew();
+        *self = longer;
+    }
+
     fn index(&self, slot: Slot, page: usize) -> PageIndex {
         PageIndex(slot.number() * self.geometry.pages() + page)
     }

@@ -52,6 +52,8 @@ pub(super) enum Work {
     Chunk(Chunk),
     /// A flush of a copy that catches up.
     SyncFlush { copy: CopyIndex, regions: Vec<u64> },
+    /// Zeros behind the end of a mirror that grows; no blocks, and it is a flush.
+    Fill { addr: BlockAddr, count: u64, zeroed: CopySet },
 }
 
 /// How far a change has come.

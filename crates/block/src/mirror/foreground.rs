@@ -15,6 +15,7 @@ use gabion_base::disk::{DiskError, DiskRequest, Durability, Repair};
 use gabion_base::ids::BlockAddr;
 
 use super::flight::{Flight, Stage, Work, is_gone, placed};
+use super::growth::work_request;
 use super::ranges::Span;
 use super::{FlightId, Mirror, Notice, Output, RETRY, RequestId, Trust};
 use crate::copies::{CopyIndex, CopySet};
@@ -56,6 +57,7 @@ impl Request for Work {
         match self {
             Self::Change { request, .. } => request.operation(),
             Self::Flush { .. } | Self::SyncFlush { .. } => "flush",
+            Self::Fill { .. } => "write zeroes",
             Self::Read { .. } | Self::Chunk(_) | Self::One(One::Read { .. }) => "read",
             Self::One(_) => "repair",
             Self::Page(_) => "write",
@@ -155,13 +157,15 @@ impl Mirror {
     }
 
     /// Sends a change whose regions are all in the intent of all copies.
-    fn send_if_intended(&mut self, id: FlightId) {
+    pub(super) fn send_if_intended(&mut self, id: FlightId) {
+        let is_renewing = self.is_renewing();
         let Some(flight) = self.flights.get_mut(&id) else { return };
         let Work::Change { request, stage, .. } = &mut flight.work else { return };
         let (addr, count) = request.extent();
         let mut regions = self.geometry.regions_of(addr, count);
         if *stage != Stage::Intending
             || !regions.all(|region| self.bitmaps.is_kept(Slot::Intent, region))
+            || is_renewing
         {
             return;
         }
@@ -227,6 +231,10 @@ impl Mirror {
                 return self.write_one(id, blocks);
             }
             Work::Chunk(chunk) => chunk.read(copy, blocks),
+            Work::Fill { .. } => {
+                self.flights.insert(id, flight);
+                return self.fill_copy(id, copy, blocks);
+            }
             _ => {}
         }
         self.flights.insert(id, flight);
@@ -278,6 +286,10 @@ impl Mirror {
         let gone = is_gone(&error);
         let flight = self.flights.get_mut(&id).expect("it is under way");
         flight.error = Some(error);
+        if !gone && self.fill_unread(id, copy) {
+            return;
+        }
+        let flight = self.flights.get_mut(&id).expect("it is under way");
         let matters = match &mut flight.work {
             Work::Read { tried, .. } => {
                 tried.insert(copy);
@@ -333,6 +345,7 @@ impl Mirror {
             }
             Work::Chunk(_) => self.settle_chunk(id),
             Work::SyncFlush { .. } => self.settle_sync_flush(id),
+            Work::Fill { .. } => self.settle_fill(id),
         }
     }
 
@@ -357,7 +370,7 @@ impl Mirror {
     }
 
     /// Whether a copy in sync has not done it, which then is the last one.
-    fn lacks_trusted(&self, flight: &Flight) -> bool {
+    pub(super) fn lacks_trusted(&self, flight: &Flight) -> bool {
         !flight.failed.and(self.roster.in_sync()).is_empty()
     }
 
@@ -406,7 +419,7 @@ impl Mirror {
         }
     }
 
-    fn retry_later(&mut self, id: FlightId) {
+    pub(super) fn retry_later(&mut self, id: FlightId) {
         let again = self.now + RETRY;
         self.flights.get_mut(&id).expect("it is under way").again = Some(again);
     }
@@ -429,7 +442,7 @@ impl Mirror {
                 return self.bitmaps.not_written(index);
             }
             Work::Change { request, .. } => placed(request),
-            _ => DiskRequest::Flush,
+            work => work_request(work),
         };
         for copy in failed.iter() {
             self.send(id, copy, request.clone());

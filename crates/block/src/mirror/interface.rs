@@ -106,6 +106,10 @@ pub enum Input {
     },
     /// The administrator wants something.
     Order(Order),
+    /// The record says how long the mirror is.
+    LengthRecorded,
+    /// It may or may not say so: the coordinator did not answer.
+    LengthNotRecorded,
     /// Time has passed.
     Tick,
 }
@@ -123,6 +127,10 @@ pub enum Order {
     PutIn(CopyIndex),
     /// Compare all copies that are in sync.
     Compare,
+    /// Use so many blocks of each copy, with the mirror's own at their heads. All that are
+    /// connected must have them, and all that will be. Fewer than now, or while it grows already,
+    /// change nothing.
+    Grow(u64),
 }
 
 /// What is to be done.
@@ -154,6 +162,9 @@ pub enum Output {
     /// Make the record say this of the copies, and answer [`Input::Recorded`] or
     /// [`Input::NotRecorded`].
     Record(Vec<CopyState>),
+    /// Make the record say that so many blocks of each copy are used, and answer
+    /// [`Input::LengthRecorded`] or [`Input::LengthNotRecorded`].
+    RecordLength(u64),
     /// Connect to a copy, again and again until [`Input::Attached`] or [`Output::Detach`].
     Attach(CopyIndex),
     /// Close what is connected of a copy, and do not try to connect any more.
@@ -218,6 +229,16 @@ pub enum Notice {
         addr: BlockAddr,
         /// Blocks that differ there.
         blocks: u64,
+    },
+    /// More blocks can be used.
+    Grown {
+        /// Blocks of data.
+        blocks: u64,
+    },
+    /// The mirror stays as long as it is, as the last copy could not be zeroed behind its end.
+    NotGrown {
+        /// Why.
+        reason: Arc<str>,
     },
     /// All copies have been compared.
     Compared {

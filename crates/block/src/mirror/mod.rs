@@ -26,12 +26,13 @@
 //! | `bitmaps`: what may differ            | `foreground`: requests of the owner     |
 //! | `roster`: whom to trust               | `attendance`: copies come and go        |
 //! | `regions`: what is settled            | `resync`: copies catch up, are compared |
-//! | `scan`: which blocks are next in that |                                         |
+//! | `scan`: which blocks are next in that | `growth`: the mirror becomes longer     |
 
 mod attendance;
 mod bitmaps;
 mod flight;
 mod foreground;
+mod growth;
 mod interface;
 mod ranges;
 mod regions;
@@ -53,6 +54,7 @@ pub use self::roster::Trust;
 use self::bitmaps::Bitmaps;
 use self::flight::{Flight, Work};
 use self::foreground::Request;
+use self::growth::Growth;
 use self::ranges::Ranges;
 use self::regions::Regions;
 use self::roster::Roster;
@@ -85,6 +87,8 @@ pub struct Sent {
 pub struct Mirror {
     name: Arc<str>,
     geometry: Geometry,
+    /// Blocks that can be used; less than the geometry has while the record is told of more.
+    length: u64,
     options: Options,
     now: Duration,
     roster: Roster,
@@ -112,6 +116,7 @@ pub struct Mirror {
     busy_at: Duration,
     /// Whether it was said that the last copy fails.
     last_fails: bool,
+    growth: Option<Growth>,
 }
 
 impl Mirror {
@@ -142,6 +147,7 @@ impl Mirror {
         let mut mirror = Self {
             name,
             geometry,
+            length: geometry.blocks(),
             options,
             now: Duration::ZERO,
             roster,
@@ -161,6 +167,7 @@ impl Mirror {
             last_read: CopyIndex(0),
             busy_at: Duration::ZERO,
             last_fails: false,
+            growth: None,
         };
         mirror.go_on();
         mirror
@@ -185,6 +192,8 @@ impl Mirror {
             Input::Attached { copy, full } => self.handle_attached(copy, full),
             Input::Lost { copy, reason } => self.give_up(copy, &reason),
             Input::Order(order) => self.handle_order(order),
+            Input::LengthRecorded => self.handle_length_recorded(),
+            Input::LengthNotRecorded => self.handle_length_not_recorded(),
             Input::Tick => self.handle_tick(),
         }
         self.go_on();
@@ -202,13 +211,14 @@ impl Mirror {
             && self.record_again.is_none()
             && self.scans.is_empty()
             && self.comparing.is_none()
+            && self.growth.is_none()
             && self.attach_again.iter().all(|then| *then <= self.now);
         (!resting && self.fenced.is_none()).then_some(TICK)
     }
 
-    /// Blocks of data.
+    /// Blocks of data that can be used.
     pub fn blocks(&self) -> u64 {
-        self.geometry.blocks()
+        self.length
     }
 
     /// How each copy is.
@@ -299,8 +309,12 @@ impl Mirror {
                 self.outputs.push_back(Output::Attach(copy));
             }
         }
+        self.go_on_growing();
         self.go_on_syncing();
         self.go_on_comparing();
+        if self.is_draining() {
+            return;
+        }
         while let Some((index, addr, block)) = self.bitmaps.next_write() {
             let id = self.start(Work::Page(index), None);
             let durability = Durability::Fua;

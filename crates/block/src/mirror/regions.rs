@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gabion_base::ids::BlockAddr;
+
 use super::Mirror;
 use super::bitmaps::Bitmaps;
 use super::flight::{Stage, Work};
@@ -76,6 +78,27 @@ impl Regions {
         self.flushed = self.flushed.max(number);
     }
 
+    /// The mirror has become longer: what was touched by its blocks, with the changes that are
+    /// under way now.
+    pub(super) fn lengthen(
+        &mut self,
+        old: Geometry,
+        new: Geometry,
+        changes: Vec<(BlockAddr, u64)>,
+    ) {
+        for (region, touched) in std::mem::take(&mut self.touched) {
+            let (start, _) = old.extent(region);
+            let merged = self.touched.entry(*new.regions_of(start, 1).start()).or_default();
+            merged.flushes = merged.flushes.max(touched.flushes);
+            merged.last = merged.last.max(touched.last);
+        }
+        for (addr, count) in changes {
+            for region in new.regions_of(addr, count) {
+                self.touched.entry(region).or_default().active += 1;
+            }
+        }
+    }
+
     pub(super) fn own_flush_ended(&mut self) {
         self.flushing = false;
     }
@@ -101,6 +124,9 @@ impl Mirror {
 
     /// Lets go of what is settled, and has a flush sent for what could be.
     pub(super) fn settle_regions(&mut self) {
+        if self.is_draining() || self.is_renewing() {
+            return;
+        }
         let left_out = self.roster.left_out();
         let (now, soon, idle) = (self.now, self.regions.soon, self.options.settle);
         let is_idle = |touched: &Touched| {

@@ -116,6 +116,7 @@ impl Mirror {
             } else if self.bitmaps.is_renewed()
                 && !self.roster.is_full(copy)
                 && self.roster.fullness_is_recorded(copy)
+                && self.may_join(copy)
             {
                 self.roster.caught_up(copy);
                 if let Some(states) = self.roster.next_record() {

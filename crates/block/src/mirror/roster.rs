@@ -106,6 +106,11 @@ impl Roster {
         self.are(&[Trust::Syncing, Trust::Joining])
     }
 
+    /// Copies that lack nothing any more, of which the record does not know that.
+    pub(super) fn joining(&self) -> CopySet {
+        self.are(&[Trust::Joining])
+    }
+
     /// Copies that get every write.
     pub(super) fn written_to(&self) -> CopySet {
         self.are(&[Trust::InSync, Trust::Syncing, Trust::Joining])
@@ -178,7 +183,7 @@ impl Roster {
                 Some(trust) => *trust == Trust::Removed,
                 None => copy.at() == self.trust.len() && copy.at() < COPIES_MAX,
             },
-            Order::Compare => true,
+            Order::Compare | Order::Grow(_) => true,
         }
     }
 

@@ -21,7 +21,7 @@ struct Part {
     disk: Arc<dyn Disk>,
     /// Its first block is this one of the whole.
     start: u64,
-    /// Its length when it was added. What it grows by later is not used.
+    /// Its length. Only the last part can become longer.
     blocks: u64,
 }
 
@@ -35,8 +35,10 @@ impl Linear {
         linear
     }
 
-    /// Puts `disk` behind the last one. Its blocks can be used when this returns.
+    /// Puts `disk` behind the last one. Its blocks can be used when this returns. What the one
+    /// before grows by later is not used.
     pub fn append(&self, disk: Arc<dyn Disk>) {
+        self.parts();
         let mut parts = self.parts.write();
         let (start, blocks) = (end(&parts), disk.blocks());
         assert!(start.checked_add(blocks).is_some(), "{blocks} blocks behind {start}");
@@ -44,8 +46,28 @@ impl Linear {
         *parts = more.collect();
     }
 
+    /// How many parts there are.
+    pub fn count(&self) -> usize {
+        self.parts.read().len()
+    }
+
     fn parts(&self) -> Arc<[Part]> {
-        Arc::clone(&self.parts.read())
+        let parts = Arc::clone(&self.parts.read());
+        match parts.last() {
+            Some(last) if last.disk.blocks() > last.blocks => self.lengthen(),
+            _ => parts,
+        }
+    }
+
+    /// Takes note of what the last part has grown by.
+    fn lengthen(&self) -> Arc<[Part]> {
+        let mut parts = self.parts.write();
+        let mut longer = parts.to_vec();
+        if let Some(last) = longer.last_mut() {
+            last.blocks = last.disk.blocks();
+        }
+        *parts = longer.into();
+        Arc::clone(&parts)
     }
 }
 
@@ -65,7 +87,7 @@ impl Disk for Linear {
     }
 
     fn blocks(&self) -> u64 {
-        end(&self.parts.read())
+        end(&self.parts())
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {

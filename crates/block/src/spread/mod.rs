@@ -16,8 +16,8 @@
 //! the answer, a fence before all others: whoever asked must not go on. What the other pieces wrote
 //! stays written, as the [`Disk`] seam allows.
 //!
-//! A linear device grows while it is used ([`Linear::append`]). A stripe does not: blocks would
-//! have to move. It is followed by another one in a linear device instead.
+//! Both grow while they are used: a linear device behind its end ([`Linear::append`]) or with its
+//! last part, a stripe when all its parts have become longer. No block moves.
 
 mod gathering;
 mod linear;

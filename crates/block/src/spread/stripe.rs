@@ -14,7 +14,6 @@ pub struct Stripe {
     name: Arc<str>,
     chunk_blocks: u64,
     disks: Vec<Arc<dyn Disk>>,
-    blocks: u64,
 }
 
 impl Stripe {
@@ -22,10 +21,7 @@ impl Stripe {
     /// used as fit on all of them.
     pub fn new(name: Arc<str>, chunk_blocks: u64, disks: Vec<Arc<dyn Disk>>) -> Self {
         assert!(chunk_blocks > 0 && !disks.is_empty(), "a stripe of nothing");
-        let shortest = disks.iter().map(|disk| disk.blocks()).min().unwrap_or(0);
-        let row_blocks = chunk_blocks * disks.len() as u64;
-        let blocks = (shortest / chunk_blocks).saturating_mul(row_blocks);
-        Self { name, chunk_blocks, disks, blocks }
+        Self { name, chunk_blocks, disks }
     }
 
     fn row_blocks(&self) -> u64 {
@@ -52,11 +48,12 @@ impl Disk for Stripe {
     }
 
     fn blocks(&self) -> u64 {
-        self.blocks
+        let shortest = self.disks.iter().map(|disk| disk.blocks()).min().unwrap_or(0);
+        (shortest / self.chunk_blocks).saturating_mul(self.row_blocks())
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
-        if let Err(error) = request.check(&self.name, self.blocks) {
+        if let Err(error) = request.check(&self.name, self.blocks()) {
             return Ticket::ready(Err(error));
         }
         if let DiskRequest::Flush = request {
@@ -84,7 +81,7 @@ impl Disk for Stripe {
     }
 
     fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks)?;
+        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks())?;
         let (disk, addr) = self.place(addr);
         read_one(disk, copy, addr, into)
     }
@@ -96,7 +93,7 @@ impl Disk for Stripe {
         bad: &[u8],
         good: BlockSlice,
     ) -> Result<Repair, DiskError> {
-        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks)?;
+        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks())?;
         let (disk, addr) = self.place(addr);
         repair_one(disk, copy, addr, bad, good)
     }

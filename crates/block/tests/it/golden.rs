@@ -95,7 +95,8 @@ fn record() -> Record {
         openings: vec![opening(4), opening(5)],
         completed: Epoch(4),
         compare: 3,
-        layout: Layout::Mirror { uuid: uuid(0x30), blocks: 261_888, copies },
+        layout: Layout::Mirror { uuid: uuid(0x30), blocks: 261_888, grows_to: 261_888, copies },
+        append: None,
     }
 }
 

@@ -4,6 +4,7 @@
 mod decoders;
 mod foreground;
 mod golden;
+mod growth;
 mod resync;
 mod rig;
 mod spread;

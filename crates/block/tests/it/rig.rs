@@ -21,7 +21,7 @@ pub const A: CopyIndex = CopyIndex(0);
 pub const B: CopyIndex = CopyIndex(1);
 pub const STALE: CopyState = CopyState::Stale { full: false };
 pub const FULL: CopyState = CopyState::Stale { full: true };
-const MIRROR: Uuid = Uuid([7; 16]);
+pub const MIRROR: Uuid = Uuid([7; 16]);
 
 /// What a copy does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,10 @@ pub struct Rig {
     wanted: Vec<CopyIndex>,
     held: Vec<(CopyIndex, Sent, DiskRequest)>,
     unrecorded: Option<Vec<CopyState>>,
+    /// Blocks of each copy, as the record is told.
+    unlengthened: Option<u64>,
+    /// What the record says of them; nothing if it was not told.
+    pub length: Option<u64>,
     answers: BTreeMap<u64, DiskResult>,
     repairs: BTreeMap<u64, Repair>,
     next: u64,
@@ -134,6 +138,8 @@ impl Rig {
             wanted: Vec::new(),
             held: Vec::new(),
             unrecorded: None,
+            unlengthened: None,
+            length: None,
             answers: BTreeMap::new(),
             repairs: BTreeMap::new(),
             next: 0,
@@ -254,6 +260,7 @@ impl Rig {
                 self.wanted.retain(|wanted| *wanted != copy);
                 self.held.retain(|(to, ..)| *to != copy);
             }
+            Output::RecordLength(blocks) => self.unlengthened = Some(blocks),
             Output::Notice(notice) => self.notices.push(notice),
         }
         None
@@ -274,6 +281,12 @@ impl Rig {
             inputs.push(if works { Input::Recorded } else { Input::NotRecorded });
             if works {
                 self.record = states;
+            }
+        }
+        if let Some(blocks) = self.unlengthened.take_if(|_| answers) {
+            inputs.push(if works { Input::LengthRecorded } else { Input::LengthNotRecorded });
+            if works {
+                self.length = Some(blocks);
             }
         }
         for copy in std::mem::take(&mut self.wanted) {

@@ -9,6 +9,7 @@ use gabion_base::disk::{
 };
 use gabion_base::ids::BlockAddr;
 use gabion_base::sync::Mutex;
+use gabion_base::window::Window;
 use gabion_block::spread::{Linear, Stripe};
 use proptest::prelude::*;
 
@@ -233,4 +234,24 @@ fn copies_are_those_of_the_part_that_has_the_block() {
     late.disk.read(BlockAddr(3), &mut block).unwrap();
     assert_eq!(block[0], 7);
     tried.read_copy(0, BlockAddr(12), &mut block).unwrap_err();
+}
+
+#[test]
+fn stripes_and_the_last_part_of_a_line_grow_with_their_parts() {
+    let parts = [0, 1].map(|_| Arc::new(Window::new(memory(100), 0, 4)));
+    let striped = stripe(2, parts.iter().map(|part| part.clone() as Arc<dyn Disk>).collect());
+    let tried = linear(vec![memory(4), Arc::new(striped)]);
+    assert_eq!(tried.blocks(), 4 + 8);
+    parts[0].lengthen(8);
+    assert_eq!(tried.blocks(), 4 + 8, "the other one is as short as before");
+    parts[1].lengthen(6);
+    assert_eq!(tried.blocks(), 4 + 12);
+    tried.write(BlockAddr(15), BlockSlice::new(bytes(1, 5)), Durability::Cached).unwrap();
+    // What has another one behind it stays as it is.
+    tried.append(memory(3));
+    parts.iter().for_each(|part| part.lengthen(20));
+    assert_eq!((tried.blocks(), tried.count()), (4 + 12 + 3, 3));
+    let mut block = [0; BLOCK_SIZE];
+    tried.read(BlockAddr(15), &mut block).unwrap();
+    assert_eq!(block[0], 5);
 }

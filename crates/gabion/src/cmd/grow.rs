@@ -34,7 +34,12 @@ pub fn run(args: &Grow) -> Result<()> {
         Some(mount) => of_user(&User::Mount(mount), to_bytes)?,
         None => of_target(subject, to_bytes)?,
     };
-    let Grown { target, from_bytes, to_bytes: now, most_bytes } = &grown;
+    tell(&grown)
+}
+
+/// Says what has become of a filesystem.
+pub fn tell(grown: &Grown) -> Result<()> {
+    let Grown { target, from_bytes, to_bytes: now, most_bytes } = grown;
     let (from, now, most) = (Size(*from_bytes), Size(*now), Size(*most_bytes));
     if from == now {
         return print::line(format!(
@@ -44,7 +49,8 @@ pub fn run(args: &Grow) -> Result<()> {
     print::line(format!("{target}: the filesystem grew from {from} to {now}; it can reach {most}"))
 }
 
-fn of_user(user: &User, to_bytes: Option<u64>) -> Result<Grown> {
+/// Has a filesystem grow by whoever has it in use.
+pub fn of_user(user: &User, to_bytes: Option<u64>) -> Result<Grown> {
     let ask = || -> io::Result<Reply> {
         let mut connection = user.connect()?;
         connection.ask(Request::Grow { to_bytes }, PATIENCE)?;
@@ -75,18 +81,11 @@ fn of_target(target: &Path, to_bytes: Option<u64>) -> Result<Grown> {
         return of_user(&user, to_bytes);
     }
     let cannot = format!("cannot grow {name}");
-    let grow = |disk: Arc<dyn Disk>, file: Option<&FileDisk>| {
-        let limits = Limits::within(MEMORY);
-        let map = LocalMap::open(disk, gabion_map::OpenMode::ReadWrite, limits)
-            .map_err(|error| Failure::of(&cannot, &error))?;
-        growth::grow(&map, file, &name, to_bytes)
-            .map_err(|message| Failure::new(format!("{cannot}: {message}")))
-    };
     match &place.volume {
         Some(volume) => {
             let volume = volumes::open(volume, &volumes::surroundings(None, "gabion grow")?)?;
             let volume = Arc::new(volume);
-            let grown = grow(Arc::clone(&volume) as Arc<dyn Disk>, None)?;
+            let grown = on_disk(&name, Arc::clone(&volume) as Arc<dyn Disk>, None, to_bytes)?;
             volume.close().map_err(|error| Failure::of(&cannot, &error))?;
             Ok(grown)
         }
@@ -94,7 +93,22 @@ fn of_target(target: &Path, to_bytes: Option<u64>) -> Result<Grown> {
             let disk = FileDisk::open(target, OpenMode::ReadWrite)
                 .map_err(|error| not_opened(&cannot, target, &error))?;
             let disk = Arc::new(disk);
-            grow(Arc::clone(&disk) as Arc<dyn Disk>, Some(&disk))
+            on_disk(&name, Arc::clone(&disk) as Arc<dyn Disk>, Some(&disk), to_bytes)
         }
     }
+}
+
+/// Has the filesystem on a disk grow that nobody else has in use; `file` is the disk if it is one.
+pub fn on_disk(
+    name: &str,
+    disk: Arc<dyn Disk>,
+    file: Option<&FileDisk>,
+    to_bytes: Option<u64>,
+) -> Result<Grown> {
+    let cannot = format!("cannot grow {name}");
+    let limits = Limits::within(MEMORY);
+    let map = LocalMap::open(disk, gabion_map::OpenMode::ReadWrite, limits)
+        .map_err(|error| Failure::of(&cannot, &error))?;
+    growth::grow(&map, file, name, to_bytes)
+        .map_err(|message| Failure::new(format!("{cannot}: {message}")))
 }

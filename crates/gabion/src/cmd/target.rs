@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_base::disk::Disk;
+use gabion_base::event::{NoSink, Sink};
 use gabion_base::ids::Uuid;
 use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 use gabion_host::random;
@@ -22,6 +23,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::supervisor;
 use crate::target::not_opened;
+use crate::volumes;
 
 /// How long requests in flight may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -68,9 +70,13 @@ pub fn run(args: &args::Target) -> Result<()> {
         true => Permission::ReadOnly,
         false => Permission::ReadWrite,
     };
-    let exports = args.exports.iter().map(|offer| match args.raw {
-        true => Ok(Export::new(&*offer.name, open(offer, permission)?, permission)),
-        false => Ok(Export::of_medium(&*offer.name, medium(offer, permission)?, permission)),
+    let sink = sink();
+    let exports = args.exports.iter().map(|offer| {
+        let export = match args.raw {
+            true => Export::new(&*offer.name, open(offer, permission)?, permission),
+            false => Export::of_medium(&*offer.name, medium(offer, permission)?, permission),
+        };
+        Ok(export.telling(Arc::clone(&sink)))
     });
     let exports = Exports::new(exports.collect::<Result<_>>()?);
     let listen = |address: &Address| {
@@ -106,6 +112,14 @@ pub fn run(args: &args::Target) -> Result<()> {
             Err(Failure::new(text).next("They were cut off. Look whether the disk still answers."))
         }
     }
+}
+
+/// Where events go. Disks are offered though nobody can be told of them.
+fn sink() -> Arc<dyn Sink> {
+    volumes::sink("gabion target").unwrap_or_else(|failure| {
+        eprintln!("gabion: events are not kept: {failure}");
+        Arc::new(NoSink)
+    })
 }
 
 /// What is needed to encrypt, if that was asked for.

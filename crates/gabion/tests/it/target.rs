@@ -33,6 +33,7 @@ impl Target {
             .arg("target")
             .args(arguments)
             .current_dir(folder.path())
+            .env("GABION_STATE", folder.join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn();

@@ -157,6 +157,12 @@ impl Disk for FileDisk {
         self.backing.blocks()
     }
 
+    fn remeasure(&self) -> Result<u64, DiskError> {
+        let measured = self.backing.measure();
+        measured.map_err(|error| self.backing.failure("measure", BlockAddr(0), error))?;
+        Ok(self.backing.blocks())
+    }
+
     fn submit(&self, request: DiskRequest) -> Ticket {
         if let Err(error) = self.backing.check(&request) {
             return Ticket::ready(Err(error));

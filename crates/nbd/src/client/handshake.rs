@@ -80,8 +80,8 @@ impl Terms {
 
     /// Why this cannot stand in for what was connected `before`.
     pub(super) fn is_less_than(&self, before: &Self) -> Option<&'static str> {
-        if self.bytes != before.bytes {
-            return Some("the export has another length than before");
+        if self.bytes < before.bytes {
+            return Some("the export is shorter than before");
         }
         let needed = before.flags & !(export_flag::SEND_DF | export_flag::CAN_MULTI_CONN);
         if self.flags & needed != needed || self.maximum < before.maximum {

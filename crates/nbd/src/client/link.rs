@@ -12,7 +12,7 @@ use gabion_base::disk::DiskRequest;
 use gabion_base::sync::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::handshake::{self, NoConnection};
+use super::handshake::{self, NoConnection, Terms};
 use super::replies::{Answer, Answers, Asked};
 use super::{ClientOptions, Connected, Link, Shared};
 use crate::address::Uri;
@@ -118,7 +118,8 @@ fn reconnect(shared: &Arc<Shared>) -> Result<Arc<Connected>, NoConnection> {
     let connected = connect(&shared.uri, &shared.options)?;
     let terms = &connected.terms;
     let unusable = terms.unusable(shared.options.epoch.as_ref());
-    if let Some(reason) = terms.is_less_than(&shared.terms).or(unusable) {
+    let before = Terms { bytes: shared.bytes.load(Ordering::Acquire), ..shared.terms.clone() };
+    if let Some(reason) = terms.is_less_than(&before).or(unusable) {
         return Err(io::Error::other(reason).into());
     }
     replay(shared, &connected)?;
@@ -127,6 +128,7 @@ fn reconnect(shared: &Arc<Shared>) -> Result<Arc<Connected>, NoConnection> {
     if matches!(state.link, Link::Closed) {
         return Err(io::Error::other("the disk was closed").into());
     }
+    shared.bytes.fetch_max(connected.terms.bytes, Ordering::AcqRel);
     state.link = Link::Up(Arc::clone(&connected));
     let unanswered = state.table.unanswered();
     drop(state);
@@ -238,7 +240,6 @@ fn land(shared: &Shared, cookie: u64, answer: Answer) {
 mod tests {
     use gabion_base::ids::Uuid;
 
-    use super::super::handshake::Terms;
     use super::*;
     use crate::server::Replies;
     use crate::wire::export_flag;
@@ -251,6 +252,7 @@ mod tests {
         let (replies, first) = (Replies::Simple, medium(1));
         let terms = Terms { bytes: 8192, flags, maximum: 4096, replies, medium: first };
         assert_eq!(terms.is_less_than(&terms), None);
+        assert_eq!(Terms { bytes: 8193, ..terms.clone() }.is_less_than(&terms), None);
         for less in [
             Terms { bytes: 4096, ..terms.clone() },
             Terms { flags: export_flag::HAS_FLAGS, ..terms.clone() },

@@ -17,6 +17,8 @@
 //!   it. The others are sent again on the next one.
 //! - **Nobody there**: when there has been no connection for [`ClientOptions::lost_patience`],
 //!   requests fail without waiting for their deadline, until there is one again.
+//! - **Server longer**: what a later connection offers more can be used from then on; see
+//!   [`Disk::remeasure`].
 //! - **Fenced**: a client that holds an epoch of a [medium](crate::medium) and is told that
 //!   somebody else has taken a higher one fails every request from then on, and does not connect
 //!   again.
@@ -35,6 +37,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -124,6 +127,8 @@ struct Shared {
     options: ClientOptions,
     /// What the first connection offered; later ones must not offer less.
     terms: Terms,
+    /// Length in bytes; later connections may offer more.
+    bytes: AtomicU64,
     state: Mutex<State>,
     /// The state of the link, or the room in the log, has changed.
     changed: Condvar,
@@ -177,6 +182,7 @@ impl Client {
             uri: uri.clone(),
             name: uri.to_string().into(),
             options,
+            bytes: AtomicU64::new(terms.bytes),
             terms,
             state: Mutex::new(State { link, table: Table::default() }),
             changed: Condvar::new(),
@@ -206,7 +212,7 @@ impl Client {
 
     /// Length in bytes, before it is rounded down to whole blocks.
     pub fn bytes(&self) -> u64 {
-        self.shared.terms.bytes
+        self.shared.bytes.load(Ordering::Acquire)
     }
 }
 
@@ -216,7 +222,23 @@ impl Disk for Client {
     }
 
     fn blocks(&self) -> u64 {
-        self.shared.terms.bytes / BLOCK_SIZE as u64
+        self.bytes() / BLOCK_SIZE as u64
+    }
+
+    /// Asks on a connection of its own. If the export is longer, this one is made anew, as a server
+    /// may hold a client to the length that it was told at the beginning.
+    fn remeasure(&self) -> Result<u64, DiskError> {
+        let shared = &self.shared;
+        let failed = |source| shared.failure(&DiskRequest::Flush, source);
+        let plain = ClientOptions { epoch: None, ..shared.options.clone() };
+        let told = link::connect(&shared.uri, &plain).map_err(|error| match error {
+            NoConnection::Failed(error) => failed(error),
+            NoConnection::Fenced(reason) => failed(io::Error::other(reason)),
+        })?;
+        if told.terms.bytes > self.bytes() {
+            shared.connect_again();
+        }
+        Ok(self.blocks())
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
@@ -295,6 +317,24 @@ impl Shared {
         if let Some(connected) = connected {
             // If that fails the link finds out, and sends it again.
             let _ = connected.send(cookie, &request);
+        }
+    }
+
+    /// Has the connection replaced by a new one, and waits for that as long as a request may wait
+    /// for a connection. What is under way is sent again.
+    fn connect_again(&self) {
+        let mut state = self.state.lock();
+        let Link::Up(old) = &state.link else { return };
+        let old = Arc::clone(old);
+        old.stream.shutdown(Shutdown::Both);
+        let until = Instant::now() + self.options.lost_patience.min(self.options.deadline);
+        let is_over = |state: &State| match &state.link {
+            Link::Up(connected) => !Arc::ptr_eq(connected, &old),
+            Link::Down { .. } => false,
+            Link::Fenced { .. } | Link::Closed => true,
+        };
+        while !is_over(&state) && Instant::now() < until {
+            self.changed.wait_until(&mut state, until);
         }
     }
 

@@ -45,7 +45,7 @@ use crate::wire::name::Claim;
 /// A disk with a header.
 pub struct Medium {
     disk: Arc<dyn Disk>,
-    data: Arc<dyn Disk>,
+    data: Arc<Window>,
     uuid: Uuid,
     fence: ReadMostly<Fence>,
 }
@@ -61,6 +61,13 @@ struct Fence {
 pub struct Grant {
     epoch: u64,
     connection: u64,
+}
+
+impl Grant {
+    /// The epoch; 0 if it is worth nothing once somebody has taken one.
+    pub(crate) fn epoch(self) -> u64 {
+        self.epoch
+    }
 }
 
 /// Why a disk cannot be used as a medium.
@@ -162,8 +169,15 @@ impl Medium {
     }
 
     /// Its data, to read, or to write between `Medium::enter` and the drop of what that gives.
-    pub(crate) fn data(&self) -> &Arc<dyn Disk> {
+    pub(crate) fn data(&self) -> &Arc<Window> {
         &self.data
+    }
+
+    /// Looks how long the disk is by now, and has all of it used; gives the blocks of data.
+    pub(crate) fn remeasure(&self) -> Result<u64, DiskError> {
+        let blocks = self.disk.remeasure()?.saturating_sub(DATA_START);
+        self.data.lengthen(blocks);
+        Ok(self.data.blocks())
     }
 
     /// Lets a claimer write, and nobody of a lower epoch from then on. Waits for writes in flight.

@@ -6,12 +6,14 @@
 
 use std::io::{self, IoSlice, Read};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use gabion_base::event::TargetEvent;
 use gabion_tls::ServerTls;
 
-use super::export::Exports;
+use super::export::{Export, Exports, Permission};
 use super::handshake::{Encryption, Handshake, Session, Step, Welcome};
 use super::transmission::Transmission;
 use crate::stream::Stream;
@@ -20,6 +22,34 @@ use crate::stream::Stream;
 const STALL: Duration = Duration::from_secs(30);
 /// How long a client may haggle.
 const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// A client of which administrators are told that it has come, and at the end that it is gone.
+struct Told(Option<(Arc<Export>, Arc<str>, u64)>);
+
+impl Told {
+    fn begin(session: &Session) -> Self {
+        if session.permission == Permission::ReadOnly {
+            return Self(None);
+        }
+        let epoch = session.grant.epoch();
+        let holder = match &session.export.medium {
+            Some(medium) if epoch > 0 => medium.epoch().1,
+            _ => String::new(),
+        };
+        let client = session.client.to_string();
+        session.export.tell(TargetEvent::ClientConnected { client, epoch, holder });
+        Self(Some((Arc::clone(&session.export), Arc::clone(&session.client), epoch)))
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some((export, client, epoch)) = &self.0 {
+            let (client, epoch) = (client.to_string(), *epoch);
+            export.tell(TargetEvent::ClientLeft { client, epoch });
+        }
+    }
+}
 
 /// A client that is connected.
 pub(super) struct Connection {
@@ -59,7 +89,9 @@ impl Connection {
             .set_patience(Some(STALL), Some(STALL))
             .and_then(|()| self.handshake(exports));
         if let Ok(Some(session)) = session {
+            let told = Told::begin(&session);
             Transmission::new(&self.stream, &self.closing, session).run();
+            drop(told);
         }
         self.abort();
     }
@@ -71,7 +103,8 @@ impl Connection {
             Some(_) => Encryption::Required,
             None => Encryption::Unavailable,
         };
-        let mut handshake = Handshake::new(exports, encryption, &mut out);
+        let client = self.stream.peer().into();
+        let mut handshake = Handshake::new(exports, client, encryption, &mut out);
         let mut bytes = Vec::new();
         loop {
             self.stream.write_parts(&mut [IoSlice::new(&out)])?;

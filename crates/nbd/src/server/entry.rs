@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use gabion_base::event::TargetEvent;
+
 use super::export::{Export, Exports, Permission};
 use crate::medium::{ClaimError, Grant, Medium};
 use crate::wire::name::{self, Claim};
@@ -43,7 +45,12 @@ fn refused<T>(reply: u32, reason: impl Into<String>) -> Result<T, NoEntry> {
 
 /// Finds the export of a name and what the client may do with it. To use a medium by an epoch that
 /// is new to it takes two writes to its disk, and waits for those of others.
-pub(super) fn enter(exports: &Exports, text: &str, intent: Intent) -> Result<Entry, NoEntry> {
+pub(super) fn enter(
+    exports: &Exports,
+    text: &str,
+    intent: Intent,
+    client: &str,
+) -> Result<Entry, NoEntry> {
     let (name, parameters) = name::split(text);
     let Some(export) = exports.find(name) else {
         return refused(reply::ERR_UNKNOWN, "there is no such export");
@@ -52,6 +59,7 @@ pub(super) fn enter(exports: &Exports, text: &str, intent: Intent) -> Result<Ent
         Ok(claim) => claim,
         Err(reason) => return refused(reply::ERR_INVALID, reason),
     };
+    export.remeasure();
     let entry = Entry {
         export: Arc::clone(export),
         permission: export.permission,
@@ -69,19 +77,42 @@ pub(super) fn enter(exports: &Exports, text: &str, intent: Intent) -> Result<Ent
         (Some(_), Some(_)) if export.permission == Permission::ReadOnly => {
             refused(reply::ERR_POLICY, "the export is read-only, nobody can take an epoch")
         }
-        (Some(medium), Some(claim)) => match grant(medium, &claim, intent) {
+        (Some(medium), Some(claim)) => match grant(export, medium, &claim, intent) {
             Ok(grant) => Ok(Entry { grant, ..entry }),
-            Err(error @ ClaimError::Fenced(_)) => refused(reply::ERR_POLICY, error.to_string()),
-            Err(error @ ClaimError::Disk { .. }) => refused(reply::ERR_PLATFORM, error.to_string()),
+            Err(error @ ClaimError::Fenced(_)) => {
+                let (epoch, newest) = (claim.epoch, medium.epoch().0);
+                if epoch < newest {
+                    let client = client.to_owned();
+                    export.tell(TargetEvent::ClientFenced { client, epoch, newest });
+                }
+                refused(reply::ERR_POLICY, error.to_string())
+            }
+            Err(error @ ClaimError::Disk { .. }) => {
+                if let ClaimError::Disk { source, .. } = &error {
+                    export.tell_failure(source);
+                }
+                refused(reply::ERR_PLATFORM, error.to_string())
+            }
         },
     }
 }
 
-fn grant(medium: &Medium, claim: &Claim, intent: Intent) -> Result<Grant, ClaimError> {
-    match intent {
-        Intent::Look => medium.check(claim).map(|()| Grant::default()),
-        Intent::Use => medium.claim(claim),
+fn grant(
+    export: &Export,
+    medium: &Medium,
+    claim: &Claim,
+    intent: Intent,
+) -> Result<Grant, ClaimError> {
+    if intent == Intent::Look {
+        return medium.check(claim).map(|()| Grant::default());
     }
+    let (before, _) = medium.epoch();
+    let granted = medium.claim(claim)?;
+    if before < claim.epoch {
+        let (epoch, holder) = (claim.epoch, claim.holder.clone());
+        export.tell(TargetEvent::EpochTaken { epoch, holder, before });
+    }
+    Ok(granted)
 }
 
 impl Entry {

@@ -27,21 +27,34 @@ use crate::wire::{PAYLOAD_BYTES_MAX, command_flag};
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
 /// Why a request is refused, or has failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     pub(super) reason: String,
+    pub(super) cause: Cause,
+}
+
+/// What is to be told to administrators.
+#[derive(Clone, Debug)]
+pub(super) enum Cause {
+    /// Nothing: it is the client's.
+    Client,
+    /// The disk has failed.
+    Disk(DiskError),
+    /// Somebody has taken a higher epoch.
+    Fence,
 }
 
 impl Refusal {
     pub(super) fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
+        Self { code, reason: reason.into(), cause: Cause::Client }
     }
 }
 
 impl From<DiskError> for Refusal {
     fn from(error: DiskError) -> Self {
-        Self::new(ErrorCode::of_disk(&error), error.to_string())
+        let (code, reason) = (ErrorCode::of_disk(&error), error.to_string());
+        Self { code, reason, cause: Cause::Disk(error) }
     }
 }
 
@@ -125,7 +138,8 @@ pub(super) fn execute(
     // Until the request is done, so that no claim of an epoch is granted in the middle of it.
     let _entered = match &export.medium {
         Some(medium) if writes(command) => {
-            let fenced = |reason| Refusal::new(ErrorCode::Permission, reason);
+            let (code, cause) = (ErrorCode::Permission, Cause::Fence);
+            let fenced = |reason| Refusal { code, reason, cause };
             Some(medium.enter(session.grant).map_err(fenced)?)
         }
         _ => None,
@@ -258,7 +272,8 @@ mod tests {
         let disk = Arc::new(MemDisk::from_image(image));
         let export = Arc::new(Export::new("e", disk, permission));
         let (grant, replies) = (Grant::default(), Replies::Structured);
-        Session { export, permission, grant, replies, contexts: Contexts::None }
+        let client = "it".into();
+        Session { export, client, permission, grant, replies, contexts: Contexts::None }
     }
 
     fn request(command: Command, offset: u64, length: u32) -> Request {
@@ -284,7 +299,7 @@ mod tests {
             let range = offset as usize..offset as usize + length as usize;
             let command = if zeroes { Command::WriteZeroes } else { Command::Write };
             let request = request(command, offset, length);
-            prop_assert_eq!(admit(&request, &session), Ok(command));
+            prop_assert_eq!(admit(&request, &session).ok(), Some(command));
             let (_, count, within) = span(&request);
             // Memory that was used before, of which nothing may be seen.
             let pool = Arc::new(Pool::default());

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::disk::Disk;
+use gabion_base::disk::{Disk, DiskError};
+use gabion_base::event::{Sink, TargetEvent};
 
 use super::ranges::Ranges;
+use super::telling::Teller;
 use crate::medium::Medium;
 use crate::wire::option::{BlockSizes, ExportFacts};
 use crate::wire::{PAYLOAD_BYTES_MAX, PREFERRED_BYTES, export_flag};
@@ -28,19 +30,44 @@ pub struct Export {
     pub(super) medium: Option<Arc<Medium>>,
     /// Shared by all connections, as they may write to one block.
     pub(super) ranges: Ranges,
+    teller: Teller,
 }
 
 impl Export {
     /// Offers `disk` as `name`.
     pub fn new(name: impl Into<String>, disk: Arc<dyn Disk>, permission: Permission) -> Self {
         let name = name.into();
-        Self { name, disk, permission, medium: None, ranges: Ranges::default() }
+        let (ranges, teller) = (Ranges::default(), Teller::default());
+        Self { name, disk, permission, medium: None, ranges, teller }
     }
 
     /// Offers the data of `medium` as `name`, to be written to by who holds its epoch.
     pub fn of_medium(name: impl Into<String>, medium: Medium, permission: Permission) -> Self {
-        let disk = Arc::clone(medium.data());
+        let disk = Arc::clone(medium.data()) as Arc<dyn Disk>;
         Self { medium: Some(Arc::new(medium)), ..Self::new(name, disk, permission) }
+    }
+
+    /// Has administrators told of clients and of the disk's errors.
+    #[must_use]
+    pub fn telling(self, sink: Arc<dyn Sink>) -> Self {
+        Self { teller: Teller::new(sink), ..self }
+    }
+
+    pub(super) fn tell(&self, event: TargetEvent) {
+        self.teller.tell(&self.name, event);
+    }
+
+    pub(super) fn tell_failure(&self, error: &DiskError) {
+        self.teller.tell_failure(&self.name, error);
+    }
+
+    /// Has clients that come from now on told how long the disk is by now. One that cannot be
+    /// measured stays as long as it was.
+    pub(super) fn remeasure(&self) {
+        let _ = match &self.medium {
+            Some(medium) => medium.remeasure(),
+            None => self.disk.remeasure(),
+        };
     }
 
     /// Length in bytes.

@@ -37,6 +37,8 @@ pub const ALLOCATION_ID: u32 = 1;
 pub struct Session {
     /// What the client uses.
     pub export: Arc<Export>,
+    /// What people call it.
+    pub client: Arc<str>,
     /// What it may do there.
     pub permission: Permission,
     /// What its writes are worth to a medium.
@@ -98,6 +100,7 @@ enum State {
 /// A handshake in progress.
 pub struct Handshake<'a> {
     exports: &'a Exports,
+    client: Arc<str>,
     state: State,
     options: usize,
     pads_export_name: bool,
@@ -107,14 +110,20 @@ pub struct Handshake<'a> {
 }
 
 impl<'a> Handshake<'a> {
-    /// Begins one; the greeting is appended to `out`.
-    pub fn new(exports: &'a Exports, encryption: Encryption, out: &mut Vec<u8>) -> Self {
+    /// Begins one with `client`, as people call it; the greeting is appended to `out`.
+    pub fn new(
+        exports: &'a Exports,
+        client: Arc<str>,
+        encryption: Encryption,
+        out: &mut Vec<u8>,
+    ) -> Self {
         out.extend(GREETING_MAGIC.to_be_bytes());
         out.extend(OPTION_MAGIC.to_be_bytes());
         let flags = handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES;
         out.extend(flags.to_be_bytes());
         Self {
             exports,
+            client,
             state: State::ClientFlags,
             options: 0,
             pads_export_name: true,
@@ -269,7 +278,7 @@ impl<'a> Handshake<'a> {
     }
 
     fn export_name(&self, name: &str, out: &mut Vec<u8>) -> Step {
-        let Ok(entry) = enter(self.exports, name, Intent::Use) else {
+        let Ok(entry) = enter(self.exports, name, Intent::Use, &self.client) else {
             return Step::End("the client may not use such an export");
         };
         let facts = entry.export.facts(self.replies, entry.permission);
@@ -289,7 +298,7 @@ impl<'a> Handshake<'a> {
         intent: Intent,
         out: &mut Vec<u8>,
     ) -> Option<Entry> {
-        let entry = match enter(self.exports, name, intent) {
+        let entry = match enter(self.exports, name, intent, &self.client) {
             Ok(entry) => entry,
             Err(no) => {
                 put_reply(out, number, no.reply, no.reason.as_bytes());
@@ -311,7 +320,8 @@ impl<'a> Handshake<'a> {
         let chosen = self.contexts.as_ref().filter(|(for_name, _)| for_name == name);
         let contexts = chosen.map_or(Contexts::None, |(_, contexts)| *contexts);
         let Entry { export, permission, grant } = entry;
-        Session { export, permission, grant, replies: self.replies, contexts }
+        let client = Arc::clone(&self.client);
+        Session { export, client, permission, grant, replies: self.replies, contexts }
     }
 
     fn list_contexts(&self, query: &MetaQuery<'_>, out: &mut Vec<u8>) {

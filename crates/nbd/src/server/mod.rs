@@ -23,6 +23,7 @@ mod pool;
 mod ranges;
 mod room;
 mod status;
+mod telling;
 mod transmission;
 
 use std::collections::BTreeMap;

@@ -26,10 +26,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use gabion_base::event::TargetEvent;
 use gabion_base::sync::Mutex;
 
 use super::answer::Answer;
-use super::execute::{Refusal, admit, execute, span};
+use super::execute::{Cause, Refusal, admit, execute, span};
 use super::handshake::Session;
 use super::input::Input;
 use super::pace::{Paces, Small};
@@ -57,6 +58,8 @@ pub(super) struct Transmission<'a> {
     room: Room,
     pool: Arc<Pool>,
     paces: Paces,
+    /// It was told that the client's epoch is not the newest any more.
+    told_fence: AtomicBool,
 }
 
 struct Turn {
@@ -94,6 +97,7 @@ impl<'a> Transmission<'a> {
             room: Room::default(),
             pool: Arc::default(),
             paces: Paces::new(),
+            told_fence: AtomicBool::new(false),
         }
     }
 
@@ -234,10 +238,31 @@ impl<'a> Transmission<'a> {
         let start = Instant::now();
         let done =
             verdict.and_then(|command| execute(command, &request, data, &self.session, &self.pool));
+        if let Err(refusal) = &done {
+            self.tell(&refusal.cause);
+        }
         if let Some(kind) = small {
             self.paces.record(kind, start.elapsed());
         }
         Answer::new(&request, done, self.session.replies)
+    }
+
+    /// Tells administrators why something was not done.
+    fn tell(&self, cause: &Cause) {
+        let Session { export, client, grant, .. } = &self.session;
+        match cause {
+            Cause::Client => {}
+            Cause::Disk(error) => export.tell_failure(error),
+            Cause::Fence if self.told_fence.swap(true, Ordering::Relaxed) => {}
+            Cause::Fence => {
+                let newest = export.medium.as_ref().map_or(0, |medium| medium.epoch().0);
+                let (client, epoch) = (client.to_string(), grant.epoch());
+                // A later connection of its own is none of an administrator's business.
+                if epoch < newest {
+                    export.tell(TargetEvent::ClientFenced { client, epoch, newest });
+                }
+            }
+        }
     }
 
     fn send(&self, answer: &Answer) -> io::Result<()> {

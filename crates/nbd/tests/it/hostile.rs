@@ -36,7 +36,7 @@ fn feed_as(
 ) -> (Vec<OptionReplyHead>, Option<Option<Replies>>) {
     let exports = exports();
     let mut out = Vec::new();
-    let mut machine = Handshake::new(&exports, encryption, &mut out);
+    let mut machine = Handshake::new(&exports, "it".into(), encryption, &mut out);
     assert_eq!(out.len(), 18);
     out.clear();
     let mut rest = bytes;

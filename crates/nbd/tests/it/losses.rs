@@ -12,7 +12,7 @@ use gabion_nbd::client::{Client, ClientOptions};
 use gabion_nbd::server::Permission;
 use rustix::process::Signal;
 
-use crate::world::{Folder, Foreign, Volatile, assert_pattern, pattern};
+use crate::world::{Folder, Foreign, Growing, Volatile, assert_pattern, pattern};
 
 fn with_deadline(milliseconds: u64) -> ClientOptions {
     ClientOptions { deadline: Duration::from_millis(milliseconds), ..ClientOptions::default() }
@@ -47,6 +47,45 @@ fn writes_complete_though_the_server_is_killed_and_started_again() {
     drop((client, server));
     let image = fs::read(folder.join("image")).unwrap();
     assert!(image == pattern(0, 4096, 3).bytes());
+}
+
+#[test]
+fn an_export_that_became_longer_can_be_used_up_to_its_new_end() {
+    let folder = Folder::new();
+    let disk = Growing::new(1024, 1536);
+    let _server = folder.serve(disk.clone(), Permission::ReadWrite);
+    let client = Client::open(&folder.uri("disk"), ClientOptions::default()).unwrap();
+    assert_eq!((client.remeasure().unwrap(), client.blocks()), (1024, 1024));
+    client.write(BlockAddr(1), pattern(1, 2, 1), Durability::Cached).unwrap();
+    disk.grow();
+    assert_eq!(client.blocks(), 1024, "nobody has looked");
+    let reads: Vec<_> = (0..64)
+        .map(|at| client.submit(DiskRequest::Read { addr: BlockAddr(at * 16), count: 16 }))
+        .collect();
+    assert_eq!((client.remeasure().unwrap(), client.blocks()), (1536, 1536));
+    reads.into_iter().for_each(|read| drop(read.wait().unwrap()));
+    client.write(BlockAddr(1534), pattern(1534, 2, 2), Durability::Cached).unwrap();
+    client.flush().unwrap();
+    assert_pattern(&client, 1, 2, 1);
+    assert_pattern(&client, 1534, 2, 2);
+}
+
+#[test]
+fn a_foreign_server_that_comes_back_longer_is_used_up_to_its_new_end() {
+    let folder = Folder::new();
+    let file = fs::File::create(folder.join("image")).unwrap();
+    file.set_len(4 << 20).unwrap();
+    let server = Foreign::nbdkit(&folder, &["file", "image"]);
+    let client = Client::open(&folder.uri(""), ClientOptions::default()).unwrap();
+    client.write(BlockAddr(7), pattern(7, 1, 1), Durability::Cached).unwrap();
+    file.set_len(6 << 20).unwrap();
+    server.signal(Signal::KILL);
+    fs::remove_file(folder.join("socket")).unwrap();
+    let _server = Foreign::nbdkit(&folder, &["file", "image"]);
+    client.flush().unwrap();
+    assert_eq!(client.blocks(), 1536);
+    assert_pattern(&client, 7, 1, 1);
+    client.write(BlockAddr(1535), pattern(1535, 1, 2), Durability::Fua).unwrap();
 }
 
 #[test]

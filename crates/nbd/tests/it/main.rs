@@ -6,5 +6,6 @@ mod foreign;
 mod hostile;
 mod losses;
 mod serving;
+mod telling;
 mod tls;
 mod world;

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::disk::{Disk, DiskRequest, Durability, Ticket};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, MemDisk, Ticket};
 use gabion_base::ids::BlockAddr;
 use gabion_base::sync::Mutex;
 use gabion_nbd::address::{Address, Uri};
@@ -19,6 +19,47 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// What a machine without the programs of others is told.
 pub const NEEDED: &str = "\nneeded: apt-get install nbdkit libnbd-bin qemu-utils";
+
+/// A disk that becomes longer, which shows when it is measured.
+pub struct Growing {
+    disk: MemDisk,
+    is: AtomicU64,
+    shown: AtomicU64,
+}
+
+impl Growing {
+    /// One that has `now` blocks and later `most`.
+    pub fn new(now: u64, most: u64) -> Arc<Self> {
+        let (is, shown) = (AtomicU64::new(now), AtomicU64::new(now));
+        Arc::new(Self { disk: MemDisk::new(most), is, shown })
+    }
+
+    pub fn grow(&self) {
+        self.is.store(self.disk.blocks(), Ordering::Relaxed);
+    }
+}
+
+impl Disk for Growing {
+    fn name(&self) -> Arc<str> {
+        "growing".into()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
+    }
+
+    fn remeasure(&self) -> Result<u64, DiskError> {
+        self.shown.store(self.is.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(self.blocks())
+    }
+
+    fn submit(&self, request: DiskRequest) -> Ticket {
+        match request.check(&self.name(), self.blocks()) {
+            Ok(()) => self.disk.submit(request),
+            Err(error) => Ticket::ready(Err(error)),
+        }
+    }
+}
 
 /// A folder for one test.
 pub struct Folder(PathBuf);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gabion_block::copies::CopyIndex;
 use gabion_block::epoch::Epoch;
 use gabion_block::mirror::Input;
-use gabion_block::opening::{Findings, Found, is_known};
+use gabion_block::opening::{Findings, Found, plan_copy};
 use gabion_block::record::Record;
 
 use super::host::{Life, copies_mut};
@@ -77,8 +77,8 @@ impl World {
         let told = copies_mut(&mut record.clone())[copy.at()].clone();
         let place = told.on.members()[0].uuid;
         let findings = Findings::from([(place, found)]);
-        let known = match is_known(&record, &told, &findings) {
-            Ok(known) => known,
+        let known = match plan_copy(&record, &told, &findings) {
+            Ok(plan) => plan.is_some(),
             Err(error) => {
                 self.violated(format!("{copy} went apart, and yet nobody did: {error}"));
                 return Err(Later);

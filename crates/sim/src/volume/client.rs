@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use gabion_base::buffer::Blocks;
 use gabion_base::disk::{DiskRequest, DiskResult, Durability};
 use gabion_block::copies::CopyIndex;
+use gabion_block::format::header::MEMBER_DATA_START;
 use gabion_block::mirror::{Input, Sent};
 
 use super::World;
+use super::growth::lengths;
 use super::host::Life;
 use super::member::{Grant, behind_header, failure, fenced};
 use super::{Event, Sabotage};
@@ -106,6 +109,11 @@ impl World {
         self.schedule(latency, Event::Deliver { letter, request });
     }
 
+    /// Where on a disk the blocks begin that the record does not know to be used.
+    fn end(&self) -> u64 {
+        lengths(&self.coordinator.record).0 + MEMBER_DATA_START
+    }
+
     /// A request arrives at its member.
     pub(super) fn deliver(&mut self, letter: Letter, request: DiskRequest) {
         let Letter { client: id, grant, boot, cookie } = letter;
@@ -126,6 +134,11 @@ impl World {
         let lies = self.sabotage == Sabotage::LostWrites && copy.0 == 1;
         let result = match &request {
             DiskRequest::Write { .. } if lies && self.rng.chance(1, 4) => Ok(None),
+            DiskRequest::Read { addr, count }
+                if self.sabotage == Sabotage::RubbishBehindTheEnd && addr.0 >= self.end() =>
+            {
+                Ok(Some(Blocks::zeroed(*count)))
+            }
             _ => self.members[copy.at()].execute(&request, grant),
         };
         if is_cut {

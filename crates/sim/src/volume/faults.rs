@@ -57,7 +57,8 @@ impl World {
             68..73 => self.members[copy.at()].failing_writes = 1 + self.rng.below(3) as u32,
             73..77 => self.begin(Fault::Unreadable(copy), long),
             77..82 => self.back_up(copy),
-            82..88 => self.swap(copy),
+            82..87 => self.swap(copy),
+            87..90 => self.want_more(),
             _ => self.order_something(copy),
         }
     }

@@ -155,6 +155,9 @@ impl World {
         while let Some(output) = session.mirror.poll_output() {
             self.obey(&mut session, output);
         }
+        if session.mirror.blocks() > self.longest && !session.fenced {
+            self.longest = session.mirror.blocks();
+        }
         if let (Some(timeout), false) = (session.mirror.poll_timeout(), session.ticking) {
             session.ticking = true;
             self.schedule(timeout, Event::Tick { life });
@@ -171,7 +174,8 @@ impl World {
             let text = format!("{id:?} has no answer since {:?}", ask.since);
             self.violated(text);
         }
-        for order in self.replacements(life) {
+        let growth = self.growth(life);
+        for order in self.replacements(life).into_iter().chain(growth) {
             self.order(life, order);
         }
         self.answer(life, Input::Tick);
@@ -190,6 +194,10 @@ impl World {
                 self.note(format!("{life:?} records {states:?}"));
                 let wait = self.delay(Duration::from_millis(20));
                 self.schedule(wait, Event::Record { life, states });
+            }
+            Output::RecordLength(blocks) => {
+                let wait = self.delay(Duration::from_millis(20));
+                self.schedule(wait, Event::RecordLength { life, blocks });
             }
             Output::Attach(copy) => {
                 let turn = session.attaching[copy.at()].begin();
@@ -294,8 +302,11 @@ impl World {
             return;
         }
         let (copies, since) = (session.clients.len() as u64, session.since);
+        let there = session.mirror.blocks();
         let turn = self.now.as_millis() as u64 / TURN_MS + self.rng.below(4);
-        let addr = self.hot[(turn % self.hot.len() as u64) as usize];
+        let hot = self.hot.iter().chain(&self.later).filter(|addr| **addr + 3 <= there);
+        let hot: Vec<_> = hot.copied().collect();
+        let addr = hot[(turn % hot.len() as u64) as usize];
         let count = 1 + self.rng.below(3);
         let copy = CopyIndex(self.rng.below(copies) as u8);
         // Who mounts a filesystem reads before anything else.
@@ -384,7 +395,10 @@ impl World {
 
     /// Reads all blocks that were ever written; the judge looks at what comes.
     pub(super) fn read_all(&mut self, life: Life) {
-        for addr in self.hot.clone() {
+        let Some(session) = self.session(life) else { return };
+        let there = session.mirror.blocks();
+        let hot: Vec<_> = self.hot.iter().chain(&self.later).copied().collect();
+        for addr in hot.into_iter().filter(|addr| addr + 3 <= there) {
             self.ask(life, What::Read { addr, count: 3 });
         }
     }

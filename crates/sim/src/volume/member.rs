@@ -85,6 +85,11 @@ impl Member {
         }
     }
 
+    /// Has it hold something from the start, at a block of the disk.
+    pub(super) fn put(&mut self, number: u64, block: BlockSlice) {
+        self.durable.insert(number, block);
+    }
+
     pub(super) fn answers(&self, now: Duration) -> bool {
         self.powered && self.frozen <= now
     }

@@ -15,8 +15,8 @@
 //!    reads, flushes, repairs.
 //! 2. Meanwhile things fail (`faults`): power, disks, the network, hosts (also while they open the
 //!    volume or bring copies up to date), the coordinator; hosts take the volume from each other;
-//!    administrators suspend copies, replace them, take them out and put new ones in; disks are
-//!    swapped.
+//!    administrators suspend copies, replace them, take them out and put new ones in, and have the
+//!    volume grow (`growth`); disks are swapped.
 //! 3. Everything is healed, and progress is demanded: within [`HEALING_MAX`] all copies are in
 //!    sync.
 //! 4. At the end all blocks are read, the mirror settles, and the copies are compared.
@@ -29,6 +29,7 @@ mod attach;
 mod client;
 mod coordinator;
 mod faults;
+mod growth;
 mod host;
 mod judge;
 mod member;
@@ -101,6 +102,12 @@ pub enum Sabotage {
     LostAnswers,
     /// Copies are never attached.
     NeverAttach,
+    /// Mirrors that grow find zeros behind their ends, whatever is there.
+    RubbishBehindTheEnd,
+    /// Mirrors are told that the record has their new length, and it has not.
+    ForgottenLength,
+    /// Nobody tells mirrors to grow.
+    NeverGrown,
 }
 
 /// What a trial that found nothing did.
@@ -168,6 +175,13 @@ enum Event {
     NotRecorded {
         life: Life,
     },
+    LengthNotRecorded {
+        life: Life,
+    },
+    RecordLength {
+        life: Life,
+        blocks: u64,
+    },
     LateReplacement {
         known: u64,
         record: Box<Record>,
@@ -222,7 +236,6 @@ struct World {
     scheduled: u64,
     phase: Phase,
     options: Options,
-    geometry: Geometry,
     members: Vec<Member>,
     backups: Vec<Option<(Epoch, Image)>>,
     clients: Vec<client::Client>,
@@ -233,6 +246,10 @@ struct World {
     judge: Judge,
     /// Blocks that are used, some of them at a time.
     hot: Vec<u64>,
+    /// Blocks that are used once the volume is longer.
+    later: Vec<u64>,
+    /// How long the volume was when it was used last.
+    longest: u64,
     stamp: u64,
     summary: Summary,
     log: VecDeque<String>,
@@ -271,13 +288,17 @@ impl World {
         let geometry = Geometry::of_copies(blocks + METADATA_BLOCKS).expect("some blocks");
         let mut hot: Vec<_> = (0..12).map(|_| rng.below(blocks - 3)).collect();
         hot.sort_unstable();
+        let grown = blocks + [1200, 5000][rng.below(2) as usize];
+        let mut later: Vec<_> = (0..8).map(|_| blocks + rng.below(grown - blocks - 3)).collect();
+        later.sort_unstable();
         let options = Options {
             deadline: Duration::from_secs(8),
             settle: Duration::from_millis(500 + rng.below(1500)),
             copy_patience: Duration::from_secs(3),
             busy_blocks_per_second: 2000 + rng.below(10_000),
         };
-        let members: Vec<_> = (0..copies).map(|at| Self::member(geometry, at as u8)).collect();
+        let members: Vec<_> =
+            (0..copies).map(|at| Self::member(geometry, at as u8, &later)).collect();
         let record = first_record(&members, blocks + METADATA_BLOCKS);
         let mut world = Self {
             sabotage,
@@ -287,7 +308,6 @@ impl World {
             scheduled: 0,
             phase: Phase::Breaking,
             options,
-            geometry,
             backups: members.iter().map(|_| None).collect(),
             cuts: vec![[false; 2]; members.len()],
             members,
@@ -296,6 +316,8 @@ impl World {
             coordinator: Coordinator::new(record),
             judge: Judge::default(),
             hot,
+            later,
+            longest: blocks,
             stamp: 0,
             summary: Summary::default(),
             log: VecDeque::new(),
@@ -326,9 +348,12 @@ impl World {
     }
 
     /// A new disk with empty bitmaps, and without a header.
-    fn member(geometry: Geometry, number: u8) -> Member {
+    fn member(geometry: Geometry, number: u8, rubbish: &[u64]) -> Member {
         let mut member = Member::new(Uuid([number + 1; 16]), 0);
         member.format(geometry);
+        for addr in rubbish.iter().flat_map(|addr| *addr..addr + 3) {
+            member.put(growth::on_disk(addr), growth::rubbish());
+        }
         member
     }
 
@@ -387,6 +412,8 @@ impl World {
             Event::Tick { life } => self.tick(life),
             Event::Record { life, states } => self.tell_record(life, &states),
             Event::NotRecorded { life } => self.answer(life, Input::NotRecorded),
+            Event::LengthNotRecorded { life } => self.answer(life, Input::LengthNotRecorded),
+            Event::RecordLength { life, blocks } => self.record_length(life, blocks),
             Event::LateReplacement { known, record } => drop(self.replace_now(known, *record)),
             Event::Open { life } => self.go_on_opening(life),
             Event::Attach { life, copy, turn } => self.attach(life, copy, turn),
@@ -433,7 +460,8 @@ fn first_record(members: &[Member], blocks: u64) -> Record {
         openings: Vec::new(),
         completed: Epoch(0),
         compare: 0,
-        layout: Layout::Mirror { uuid: MIRROR, blocks, copies },
+        layout: Layout::Mirror { uuid: MIRROR, blocks, grows_to: blocks, copies },
+        append: None,
     }
 }
 

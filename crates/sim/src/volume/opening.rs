@@ -20,6 +20,7 @@ use gabion_block::opening::{Findings, Found, complete, keep_one, plan};
 use gabion_block::record::{CopyState, Record};
 
 use super::coordinator::Replaced;
+use super::growth::geometry_of;
 use super::host::{Life, Session, copies_mut};
 use super::member::Grant;
 use super::{Event, MIRROR, Sabotage, World};
@@ -59,7 +60,7 @@ impl World {
             record: self.coordinator.record.clone(),
             revision: 0,
             findings: Findings::new(),
-            loaded: Loaded::empty(self.geometry),
+            loaded: Loaded::empty(geometry_of(&self.coordinator.record)),
         };
         self.hosts[life.host].opener = Some(opener);
         let wait = self.delay(Duration::from_millis(500));
@@ -102,6 +103,7 @@ impl World {
         remember(&mut record.openings, Opening { epoch, nonce, seconds: 0, holder });
         match self.replace_record(life.host, known, record.clone()) {
             Replaced::Done(revision) => {
+                opener.loaded = Loaded::empty(geometry_of(&record));
                 (opener.record, opener.revision) = (record, revision);
                 self.note(format!("{life:?} opens with {epoch}"));
                 Ok(Step::Look(0))
@@ -225,12 +227,13 @@ impl World {
         let mirror = Mirror::new(
             "mirror".into(),
             MIRROR,
-            self.geometry,
+            geometry_of(&record),
             &states,
             opener.loaded,
             self.options,
         );
         self.judge.opened(opening.epoch.0);
+        self.check_length(mirror.blocks());
         let session = Session::new(life, mirror, clients, (record, revision), self.now);
         self.hosts[life.host].session = Some(session);
         self.answer(life, Input::Tick);

@@ -5,9 +5,11 @@ use std::time::Duration;
 use gabion_base::disk::Durability;
 use gabion_block::copies::CopyIndex;
 use gabion_block::format::bitmap::PageIdentity;
+use gabion_block::format::header::MEMBER_DATA_START;
 use gabion_block::geometry::{METADATA_BLOCKS, SLOTS};
 use gabion_block::mirror::{Order, Trust};
 
+use super::growth::{geometry_of, lengths};
 use super::host::Life;
 use super::{Event, HEALING_MAX, MIRROR, Phase, World};
 
@@ -111,7 +113,7 @@ impl World {
             }
             all = false;
         }
-        all &= self.replacements(owner).is_empty();
+        all &= self.replacements(owner).is_empty() && self.is_grown(owner);
         self.write_what_is_unreadable(owner);
         // A request that does not end keeps the trial from ending, too; one is always tried.
         self.work(owner);
@@ -133,11 +135,13 @@ impl World {
 
     fn compare_copies(&mut self) {
         let first = self.members[0].image();
+        let end = lengths(&self.coordinator.record).0 + MEMBER_DATA_START;
         for copy in self.copies() {
             self.check_bitmaps(copy);
             let image = self.members[copy.at()].image();
-            let begin = METADATA_BLOCKS + gabion_block::format::header::MEMBER_DATA_START;
-            let numbers = first.keys().chain(image.keys()).filter(|number| **number >= begin);
+            let begin = METADATA_BLOCKS + MEMBER_DATA_START;
+            let numbers = first.keys().chain(image.keys());
+            let numbers = numbers.filter(|number| (begin..end).contains(*number));
             let stamp = |image: &super::Image, number: u64| {
                 let addr = number - begin;
                 image.get(&number).map_or(Some(0), |it| super::judge::stamp_of(addr, it.bytes()))
@@ -154,13 +158,14 @@ impl World {
     }
 
     fn check_bitmaps(&mut self, copy: CopyIndex) {
-        let pages = self.geometry.pages();
+        let geometry = geometry_of(&self.coordinator.record);
+        let pages = geometry.pages();
         for index in 0..SLOTS * pages {
             let identity = PageIdentity {
                 mirror: MIRROR,
                 slot: (index / pages) as u16,
                 page: (index % pages) as u32,
-                region_blocks: self.geometry.region_blocks(),
+                region_blocks: geometry.region_blocks(),
             };
             let block = self.members[copy.at()].block(index as u64);
             let bits = block.and_then(|block| identity.decode(block.bytes()).ok());

@@ -118,3 +118,18 @@ fn requests_without_an_answer_are_caught() {
 fn copies_that_never_come_back_are_caught() {
     is_caught(Sabotage::NeverAttach, &["after all was healed"]);
 }
+
+#[test]
+fn rubbish_behind_the_end_of_a_volume_that_grows_is_caught() {
+    is_caught(Sabotage::RubbishBehindTheEnd, &["what nobody wrote there"]);
+}
+
+#[test]
+fn a_length_that_was_not_recorded_is_caught() {
+    is_caught(Sabotage::ForgottenLength, &["became shorter"]);
+}
+
+#[test]
+fn volumes_that_never_grow_are_caught() {
+    is_caught(Sabotage::NeverGrown, &["after all was healed"]);
+}

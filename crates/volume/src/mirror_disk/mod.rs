@@ -36,6 +36,9 @@ pub trait Owner: Send + Sync {
     /// Makes the record say this of the copies.
     fn record(&self, mirror: Uuid, states: &[CopyState]) -> Recorded;
 
+    /// Makes the record say that so many blocks of each copy are used.
+    fn lengthen(&self, mirror: Uuid, blocks: u64) -> Recorded;
+
     /// Connects to a stale copy.
     fn attach(&self, mirror: Uuid, copy: CopyIndex) -> Result<Attachment, MemberError>;
 
@@ -123,6 +126,18 @@ impl MirrorDisk {
         self.shared.feed(Input::Order(order), Thread::Own);
     }
 
+    /// Blocks that were not looked at yet, while it grows.
+    pub fn growth_left(&self) -> Option<u64> {
+        self.shared.state.lock().mirror.growth_left()
+    }
+
+    /// Blocks that all copies have that are connected, with the mirror's own.
+    pub fn connected_blocks(&self) -> u64 {
+        let state = self.shared.state.lock();
+        let gates = state.gates.iter().flatten();
+        gates.map(|gate| gate.blocks()).min().unwrap_or_default()
+    }
+
     /// Somebody else has the volume.
     pub fn fence(&self, reason: &Arc<str>) {
         self.shared.feed(Input::Fenced { reason: Arc::clone(reason) }, Thread::Own);
@@ -148,11 +163,11 @@ impl Disk for MirrorDisk {
     }
 
     fn blocks(&self) -> u64 {
-        self.shared.blocks
+        self.shared.blocks()
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
-        if let Err(error) = request.check(&self.shared.name, self.shared.blocks) {
+        if let Err(error) = request.check(&self.shared.name, self.shared.blocks()) {
             return Ticket::ready(Err(error));
         }
         if !matches!(request, DiskRequest::Flush) && request.extent().1 == 0 {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,7 +34,8 @@ pub(super) struct Queues {
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) uuid: Uuid,
-    pub(super) blocks: u64,
+    /// Blocks that can be used.
+    blocks: AtomicU64,
     pub(super) owner: Arc<dyn Owner>,
     pub(super) state: Mutex<State>,
     start: Instant,
@@ -72,6 +74,7 @@ struct Outgoing {
 /// Something to be told, in this order, to somebody who may take some seconds.
 enum Word {
     Record(Vec<CopyState>),
+    Length(u64),
     Notice(Notice),
 }
 
@@ -97,7 +100,7 @@ impl Shared {
         let (words, words_receiver) = mpsc::channel();
         let (attaches, attaches_receiver) = mpsc::channel();
         let gate = |copy: Option<Arc<dyn Disk>>| copy.map(|disk| Arc::new(Gate::new(disk)));
-        let blocks = mirror.blocks();
+        let blocks = AtomicU64::new(mirror.blocks());
         let state = State {
             mirror,
             gates: copies.into_iter().map(gate).collect(),
@@ -122,6 +125,11 @@ impl Shared {
         let queues =
             Queues { sends: sends_receiver, words: words_receiver, attaches: attaches_receiver };
         (Arc::new(shared), queues)
+    }
+
+    /// Blocks that can be used.
+    pub(super) fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Acquire)
     }
 
     /// Starts the threads.
@@ -226,6 +234,9 @@ impl Shared {
                 }
                 // The threads end before their queues do.
                 Output::Record(states) => drop(self.words.send(Some(Word::Record(states)))),
+                Output::RecordLength(blocks) => {
+                    drop(self.words.send(Some(Word::Length(blocks))));
+                }
                 Output::Notice(notice) => drop(self.words.send(Some(Word::Notice(notice)))),
                 Output::Attach(copy) => drop(self.attaches.send(attacher::Job::Attach(copy))),
                 Output::Detach(copy) => {
@@ -234,6 +245,7 @@ impl Shared {
                 }
             }
         }
+        self.blocks.store(state.mirror.blocks(), Ordering::Release);
         if was_resting && state.mirror.poll_timeout().is_some() {
             self.clock.notify_all();
         }
@@ -291,16 +303,23 @@ impl Shared {
 
     fn run_recorder(self: &Arc<Self>, words: &Receiver<Option<Word>>) {
         while let Ok(Some(word)) = words.recv() {
-            let states = match word {
-                Word::Record(states) => states,
+            let (recorded, done, unknown) = match word {
+                Word::Record(states) => {
+                    let recorded = self.owner.record(self.uuid, &states);
+                    (recorded, Input::Recorded, Input::NotRecorded)
+                }
+                Word::Length(blocks) => {
+                    let recorded = self.owner.lengthen(self.uuid, blocks);
+                    (recorded, Input::LengthRecorded, Input::LengthNotRecorded)
+                }
                 Word::Notice(notice) => {
                     self.owner.notice(self.uuid, notice);
                     continue;
                 }
             };
-            let input = match self.owner.record(self.uuid, &states) {
-                Recorded::Done => Input::Recorded,
-                Recorded::Unknown => Input::NotRecorded,
+            let input = match recorded {
+                Recorded::Done => done,
+                Recorded::Unknown => unknown,
                 Recorded::Fenced(reason) => Input::Fenced { reason: reason.into() },
             };
             self.feed(input, Thread::Own);

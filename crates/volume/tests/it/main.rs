@@ -1,5 +1,6 @@
 //! Volumes on real files and real targets.
 
+mod growth;
 mod mirrors;
 mod telling;
 mod world;

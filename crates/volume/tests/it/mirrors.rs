@@ -204,8 +204,9 @@ fn wishes_in_the_record_are_fulfilled_while_the_volume_is_open() {
 
 #[test]
 fn a_new_disk_takes_the_place_of_one_that_was_taken_out() {
-    use gabion_block::record::{CopyState, Layout, MirrorCopy, Wish};
-    use gabion_volume::create::{Occupied, prepare_member};
+    use gabion_block::record::{CopyState, MirrorCopy, Wish};
+    use gabion_volume::create::{Content, Occupied, prepare_part};
+    use gabion_volume::layout;
 
     let world = World::new();
     let (a, b, c) = (world.file("a"), world.file("b"), world.file("c"));
@@ -223,10 +224,12 @@ fn a_new_disk_takes_the_place_of_one_that_was_taken_out() {
     };
     edit(&|copy| copy.wish = Wish::Remove);
     until("removal", || volume.record().layout.mirrors()[0].1[1].state == CopyState::Removed);
-    let member = prepare_member(&volume.record(), &c, Occupied::Refuse, &surroundings).unwrap();
+    let on = layout::parse(&c).unwrap();
+    let (content, occupied) = (Content::Unknown, Occupied::Refuse);
+    let on = prepare_part(&volume.record(), on, content, occupied, &surroundings).unwrap();
     edit(&|copy| {
         (copy.wish, copy.state) = (Wish::Use, CopyState::Stale { full: true });
-        copy.on = Layout::Member(member.clone());
+        copy.on = on.clone();
     });
     until("the new copy", || trust(&volume) == [Trust::InSync; 2]);
     end(volume);
@@ -237,9 +240,10 @@ fn a_new_disk_takes_the_place_of_one_that_was_taken_out() {
 #[test]
 fn a_replaced_copy_leaves_when_the_new_one_is_filled_whoever_has_the_volume() {
     use gabion_block::copies::CopyIndex;
-    use gabion_block::record::{Layout, Wish};
+    use gabion_block::record::Wish;
     use gabion_block::wishes;
-    use gabion_volume::create::{Occupied, prepare_member};
+    use gabion_volume::create::{Content, Occupied, prepare_part};
+    use gabion_volume::layout;
 
     let world = World::new();
     let (a, _b, target) = (world.file("a"), world.target("b"), world.target("c"));
@@ -250,7 +254,9 @@ fn a_replaced_copy_leaves_when_the_new_one_is_filled_whoever_has_the_volume() {
     let surroundings = world.surroundings();
     let url = world.url("c");
     let record = volume.record();
-    let member = prepare_member(&record, &url, Occupied::Refuse, &surroundings).unwrap();
+    let on = layout::parse(&url).unwrap();
+    let (content, occupied) = (Content::Unknown, Occupied::Refuse);
+    let on = prepare_part(&record, on, content, occupied, &surroundings).unwrap();
     let change = |edit: &dyn Fn(&mut Vec<gabion_block::record::MirrorCopy>)| {
         change::<_, RegisterError>(&*surroundings.coordinator, "tank", |record| {
             edit(record.layout.mirror_mut(uuid).unwrap());
@@ -260,7 +266,6 @@ fn a_replaced_copy_leaves_when_the_new_one_is_filled_whoever_has_the_volume() {
     };
     // The new one is not there: the old one stays, also for the next who opens the volume.
     drop(target);
-    let on = Layout::Member(member);
     change(&|copies| {
         wishes::replace(copies, CopyIndex(1), on.clone()).unwrap();
     });

@@ -22,7 +22,11 @@ pub(super) fn delete(name: &str, yes: bool, given: Option<&str>) -> Result<()> {
         .claim(name, &surroundings.holder)
         .map_err(|error| Failure::of(format!("cannot delete volume {name}"), &error))?;
     coordinator.remove(name, revision).map_err(volumes::unanswered)?;
-    for member in record.layout.members() {
+    for member in [Some(&record.layout), record.append.as_ref()]
+        .into_iter()
+        .flatten()
+        .flat_map(|part| part.members())
+    {
         if let Err(error) = release_member(&record, member, &surroundings) {
             eprintln!("gabion: {} keeps its header: {error}", member.url);
         }

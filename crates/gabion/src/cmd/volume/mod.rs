@@ -7,6 +7,7 @@
 mod create;
 mod delete;
 mod export;
+mod grow;
 mod layouts;
 mod members;
 mod resync;
@@ -28,14 +29,16 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Create(args) => create::create(args, given),
         Command::List { json } => show::list(&*coordinator()?, *json),
         Command::Status { name, json } => show::status(&*coordinator()?, name, *json),
-        Command::Add { name, url, force } => members::add(name, url, occupied(*force), given),
+        Command::Add { name, url, beside, force } => {
+            members::add(name, url, beside.as_deref(), occupied(*force), given)
+        }
         Command::Remove { name, url } => members::wish(&*coordinator()?, name, url, Wish::Remove),
         Command::Suspend { name, url } => members::wish(&*coordinator()?, name, url, Wish::Suspend),
         Command::Resume { name, url } => members::wish(&*coordinator()?, name, url, Wish::Use),
         Command::Replace { name, old, new, force } => {
             members::replace(name, old, new, occupied(*force), given)
         }
-        Command::Grow { name, url, force } => members::grow(name, url, occupied(*force), given),
+        Command::Grow(args) => grow::grow(args, given),
         Command::Resync { name, verify } => resync::resync(name, *verify, given),
         Command::Export { name, listen } => export::export(name, listen, given),
         Command::Delete { name, yes } => delete::delete(name, *yes, given),

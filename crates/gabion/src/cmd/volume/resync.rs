@@ -2,7 +2,7 @@
 //!
 //! 1. If somebody has the volume open, that one does it; a comparison is asked for in the record.
 //! 2. Otherwise it is opened, and copies are waited for. One that cannot be connected to for a
-//!    moment is not there.
+//!    moment is not there. Blocks that no copy can give are tried again for some seconds.
 //! 3. If `--verify` is given and all are in sync, they are compared.
 //! 4. The volume is closed, also if something went wrong before.
 
@@ -24,6 +24,11 @@ use crate::volumes;
 const GLANCE: Duration = Duration::from_millis(200);
 /// Copies that do not answer for this long are not there.
 const PRESENCE: Duration = Duration::from_secs(2);
+/// Blocks that no copy could give for this long, while nothing else was left to be copied, are
+/// lost unless somebody writes them. A copy looks at them every two seconds at first.
+const LOST: Duration = Duration::from_secs(10);
+/// Nothing is waited for if nothing has been copied for this long.
+const STANDSTILL: Duration = Duration::from_secs(60);
 /// What a progress bar shows.
 const BYTES: &str =
     "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
@@ -67,6 +72,7 @@ fn bring_up_to_date(name: &str, volume: &Volume) -> Result<()> {
     let bar = bar();
     let mut total = 0;
     let mut waiting = None;
+    let (mut least, mut progress, mut lost) = (u64::MAX, Instant::now(), 0);
     loop {
         let copies: Vec<_> = volume.status().into_values().flatten().collect();
         let is_over =
@@ -79,6 +85,16 @@ fn bring_up_to_date(name: &str, volume: &Volume) -> Result<()> {
         total = total.max(missing);
         bar.set_length(total * BLOCK_SIZE as u64);
         bar.set_position((total - missing) * BLOCK_SIZE as u64);
+        if missing < least {
+            (least, progress, lost) = (missing, Instant::now(), 0);
+        }
+        // While they are looked at again they are not known to be lost.
+        lost = lost.max(copies.iter().map(|copy| copy.unreadable_blocks).sum());
+        let standing = progress.elapsed();
+        if standing >= STANDSTILL || (lost > 0 && standing >= LOST) {
+            bar.finish_and_clear();
+            return Err(stands_still(name, lost));
+        }
         if copies.iter().all(|copy| is_over(copy.trust) || copy.trust == Trust::Stale) {
             // Connecting is tried at once; who is not there after a moment is not there.
             if waiting.get_or_insert_with(Instant::now).elapsed() >= PRESENCE {
@@ -91,6 +107,24 @@ fn bring_up_to_date(name: &str, volume: &Volume) -> Result<()> {
         }
         thread::sleep(GLANCE);
     }
+}
+
+/// Why there is no more to be waited for.
+fn stands_still(name: &str, lost: u64) -> Failure {
+    if lost == 0 {
+        let text = format!("copies of {name} did not catch up for {} s", STANDSTILL.as_secs());
+        return Failure::new(text).next("To see why: gabion events");
+    }
+    let text = format!(
+        "{lost} blocks of {name} cannot be read from any copy in sync; the others have all the rest, \
+         and stay stale"
+    );
+    Failure::new(text)
+        .next(
+            "gabion events tells which blocks. They are good again when they are written: find \
+             their files by gabion scrub, and restore those.",
+        )
+        .exit(Exit::Damaged)
 }
 
 fn compare(volume: &Volume) -> u64 {

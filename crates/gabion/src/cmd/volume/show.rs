@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_block::coordinator::Coordinator;
+use gabion_block::growth;
 use gabion_block::record::{CopyState, MirrorCopy, Record, Wish};
 use gabion_volume::layout;
 use gabion_volume::register;
@@ -64,10 +65,20 @@ fn describe(record: &Record, holder: Option<&str>) -> Value {
         "uuid": record.uuid.to_string(),
         "bytes": bytes,
         "layout": layout::text(&record.layout),
+        "grows-to": grows_to(record),
         "epoch": record.epoch().0,
         "health": health(record),
         "holder": holder,
         "mirrors": mirrors,
+    })
+}
+
+/// How many bytes it is to have, if that has not happened.
+fn grows_to(record: &Record) -> Option<u64> {
+    growth::is_under_way(record).then(|| {
+        let parts = std::iter::once(&record.layout).chain(&record.append);
+        let blocks: u64 = parts.filter_map(growth::reach).sum();
+        blocks.saturating_mul(BLOCK_SIZE as u64)
     })
 }
 
@@ -108,6 +119,11 @@ pub(super) fn status(coordinator: &dyn Coordinator, name: &str, as_json: bool) -
     let size = Size(volume["bytes"].as_u64().unwrap_or_default());
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{name}: volume of {size}, {}", health(&record));
+    if let Some(bytes) = volume["grows-to"].as_u64() {
+        let part = record.append.as_ref().map(|part| format!(", with {}", layout::text(part)));
+        let part = part.unwrap_or_default();
+        let _ = writeln!(text, "  growing    it is to have {}{part}", Size(bytes));
+    }
     let _ = writeln!(text, "  uuid       {}", record.uuid);
     let _ = writeln!(text, "  epoch      {}", record.epoch().0);
     let _ = writeln!(text, "  in use by  {}", holder.as_deref().unwrap_or("nobody"));

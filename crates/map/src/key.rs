@@ -42,6 +42,9 @@ impl Kind {
     /// A run of blocks that died while an older snapshot still needs it: in the forest, under the
     /// owning subvolume's id as inode, at the block address.
     pub const DEAD: Kind = Kind(10);
+    /// A run of blocks with several owners that is free already, while the subvolume that shared
+    /// it is being removed: in the forest, under that one's id as inode, at the block address.
+    pub const FREED: Kind = Kind(11);
 }
 
 impl fmt::Debug for Kind {
@@ -57,6 +60,7 @@ impl fmt::Debug for Kind {
             Self::REFERENCE => "REFERENCE",
             Self::SUBVOLUME => "SUBVOLUME",
             Self::DEAD => "DEAD",
+            Self::FREED => "FREED",
             Self(other) => return write!(f, "kind {other}"),
         })
     }

@@ -29,7 +29,7 @@ use gabion_base::sync::{CachePadded, Condvar, Mutex, ReadMostly};
 use crate::alloc::Allocator;
 use crate::error::MapError;
 use crate::file::FileTable;
-use crate::format::item::SubvolRecord;
+use crate::format::item::{Access, SubvolRecord};
 use crate::format::journal::FreedRun;
 use crate::format::superblock::Superblock;
 use crate::journal::Journal;
@@ -37,6 +37,7 @@ use crate::key::FileId;
 use crate::locks::LockTable;
 use crate::space::{Space, Uncommitted};
 use crate::store::NodeCache;
+use crate::subvolumes::Fate;
 use crate::tree::NodeStore;
 use crate::view::View;
 
@@ -157,7 +158,8 @@ pub struct Activity {
 impl LocalMap {
     pub(crate) fn assemble(parts: Parts) -> Self {
         let space = Space::new(&parts.alloc.layout());
-        let tree_nodes = parts.subvols.values().map(|record| record.nodes).sum();
+        let writable = parts.subvols.values().filter(|it| it.access == Access::Writable);
+        let tree_nodes = writable.map(|record| record.nodes).sum();
         let subvols = parts.subvols.into_iter().map(|(id, record)| {
             let next_ino = AtomicU64::new(record.next_ino);
             (id, Subvol { record, next_ino })
@@ -211,8 +213,15 @@ impl LocalMap {
         self.superblock.lock().name_seed
     }
 
-    /// All subvolumes, oldest first.
+    /// All subvolumes and snapshots that are there, oldest first.
     pub fn subvolumes(&self) -> Vec<(SubvolId, SubvolRecord)> {
+        let mut records = self.records();
+        records.retain(|(_, record)| record.is_there());
+        records
+    }
+
+    /// The same with those that are being removed.
+    pub(crate) fn records(&self) -> Vec<(SubvolId, SubvolRecord)> {
         let subvols = self.subvols.read();
         subvols.iter().map(|(id, subvol)| (*id, subvol.record.clone())).collect()
     }
@@ -351,12 +360,10 @@ impl LocalMap {
         Ok(())
     }
 
-    /// Where a subvolume's blocks go when they die: onto a deadlist if a snapshot needs them.
-    pub(crate) fn snapshot_needing(&self, freed: &FreedRun) -> Option<SubvolId> {
+    /// What happens to blocks that leave their subvolume.
+    pub(crate) fn fate(&self, freed: &FreedRun) -> Fate {
         let subvols = self.subvols.read();
-        let record = &subvols.get(&freed.subvol)?.record;
-        (record.newest_snapshot != SubvolId(0) && freed.birth <= record.newest_snapshot_birth)
-            .then_some(record.newest_snapshot)
+        subvols.get(&freed.subvol).map_or(Fate::Free, |subvol| subvol.record.fate(freed.birth))
     }
 
     /// The size of a file that is not in motion, from its item.

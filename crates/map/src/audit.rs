@@ -102,7 +102,7 @@ pub fn audit(map: &LocalMap) -> Result<Audit, MapError> {
     let forest = Root { ptr: superblock.forest, level: superblock.forest_level };
     Tree::new(&map.nodes, forest, FOREST).walk(&mut found)?;
     for (subvol, root) in map.view.load().roots.iter() {
-        Tree::new(&map.nodes, *root, *subvol).walk(&mut found)?;
+        Tree::new(&map.nodes, root, subvol).walk(&mut found)?;
     }
     for rest in remains(&records) {
         found.add_remains(map, &rest)?;

@@ -25,10 +25,11 @@ use gabion_base::ids::{BlockAddr, SubvolId, Txg, Uuid};
 use gabion_base::sync::Mutex;
 
 use crate::alloc::Purpose;
+use crate::catalogue::Roots;
 use crate::error::MapError;
 use crate::file::dirty::InJournal;
 use crate::forest::{Draft, node_run};
-use crate::format::item::{Access, SubvolRecord};
+use crate::format::item::SubvolRecord;
 use crate::format::journal::{Batch, FreedRun, JournaledBytes};
 use crate::format::node::{NODE_BLOCKS, Node, NodePtr};
 use crate::format::superblock::{LAID_OUT, LONG_RECORDS, Superblock};
@@ -55,7 +56,6 @@ const DISCARD_BLOCKS_MIN: u32 = 16;
 /// The forest's own id, as owner of its nodes and in its keys.
 pub(crate) const FOREST: SubvolId = SubvolId(0);
 
-type Roots = BTreeMap<SubvolId, Root>;
 type Records = BTreeMap<SubvolId, SubvolRecord>;
 
 /// What a freeze hands to the rest of the commit.
@@ -137,11 +137,16 @@ impl LocalMap {
         assert!(view.frozen.is_none(), "one commit at a time");
         let txg = view.active.txg();
         let mut subvols = self.subvols.write();
-        let mut before = Records::new();
-        for (id, subvol) in subvols.iter_mut() {
-            subvol.record.next_ino = subvol.next_ino.load(Ordering::Acquire);
-            if subvol.record.access == Access::Writable {
-                before.insert(*id, subvol.record.clone());
+        let before: Records = subvols
+            .writable()
+            .map(|(id, subvol)| {
+                let next_ino = subvol.next_ino.load(Ordering::Acquire);
+                (id, SubvolRecord { next_ino, ..subvol.record.clone() })
+            })
+            .collect();
+        for (id, record) in &before {
+            if let Some(subvol) = subvols.get_mut(*id) {
+                subvol.record.next_ino = record.next_ino;
             }
         }
         let edited = apply_edits(&mut subvols, txg, &change.edits);
@@ -258,8 +263,7 @@ impl LocalMap {
                 addr: BlockAddr(0),
                 reason: "items of a subvolume that does not exist",
             })?;
-            let root = roots.get(&id).copied().unwrap_or(Root::EMPTY);
-            let (root, nodes) = self.merge_tree(frozen, id, root, part)?;
+            let (root, nodes) = self.merge_tree(frozen, id, roots.root(id), part)?;
             record.root = root.ptr;
             record.level = root.level;
             // Only a count that was wrong on disk can pass its ends.
@@ -270,7 +274,7 @@ impl LocalMap {
             let source = records[of].clone();
             let record = records.get_mut(snapshot).expect("made at the freeze");
             (record.root, record.level, record.nodes) = (source.root, source.level, source.nodes);
-            roots.insert(*snapshot, roots.get(of).copied().unwrap_or(Root::EMPTY));
+            roots.insert(*snapshot, roots.root(*of));
         }
         for (id, tree) in &frozen.edited.roots {
             match tree {
@@ -280,7 +284,7 @@ impl LocalMap {
                     }
                     roots.insert(*id, *root);
                 }
-                None => drop(roots.remove(id)),
+                None => roots.remove(*id),
             }
         }
         Ok((roots, records))
@@ -395,19 +399,18 @@ impl LocalMap {
     fn publish(&self, roots: Roots, frozen: &Frozen, records: &Records) {
         let mut subvols = self.subvols.write();
         if let Some(work) = frozen.work.as_ref().filter(|work| !records.contains_key(&work.of)) {
-            subvols.remove(&work.of);
+            subvols.remove(work.of);
         }
         for (id, record) in records {
-            if let Some(subvol) = subvols.get_mut(id) {
+            if let Some(subvol) = subvols.get_mut(*id) {
                 subvol.record.root = record.root;
                 subvol.record.level = record.level;
                 subvol.record.nodes = record.nodes;
                 subvol.record.extended.removal = record.extended.removal;
             }
         }
-        let writable = subvols.values().map(|subvol| &subvol.record);
-        let writable = writable.filter(|record| record.access == Access::Writable);
-        self.tree_nodes.store(writable.map(|record| record.nodes).sum(), Ordering::Relaxed);
+        let nodes = subvols.writable().map(|(_, subvol)| subvol.record.nodes).sum();
+        self.tree_nodes.store(nodes, Ordering::Relaxed);
         drop(subvols);
         let view = self.view.load_full();
         let active = Arc::clone(&view.active);

@@ -20,6 +20,7 @@
 pub mod alloc;
 pub mod audit;
 mod bytes;
+pub mod catalogue;
 mod changes;
 pub mod commit;
 mod copies;

@@ -27,6 +27,7 @@ use gabion_base::ids::{SubvolId, Txg, Uuid};
 use gabion_base::sync::{CachePadded, Condvar, Mutex, ReadMostly};
 
 use crate::alloc::Allocator;
+use crate::catalogue::Catalogue;
 use crate::error::MapError;
 use crate::file::FileTable;
 use crate::format::item::{Access, SubvolRecord};
@@ -78,12 +79,6 @@ pub struct Pressure {
     pub commit: bool,
 }
 
-/// A subvolume as it is now.
-pub(crate) struct Subvol {
-    pub(crate) record: SubvolRecord,
-    pub(crate) next_ino: AtomicU64,
-}
-
 /// One filesystem.
 pub struct LocalMap {
     pub(crate) disk: Arc<dyn Disk>,
@@ -98,7 +93,7 @@ pub struct LocalMap {
     pub(crate) alloc: Allocator,
     pub(crate) space: Space,
     pub(crate) journal: Journal,
-    pub(crate) subvols: ReadMostly<BTreeMap<SubvolId, Subvol>>,
+    pub(crate) subvols: ReadMostly<Catalogue>,
     /// Blocks that died while a snapshot needs them, by transaction group.
     pub(crate) dead: Mutex<BTreeMap<Txg, Vec<(SubvolId, FreedRun)>>>,
     /// The last durable superblock. Its lock is the commit lock.
@@ -160,10 +155,6 @@ impl LocalMap {
         let space = Space::new(&parts.alloc.layout());
         let writable = parts.subvols.values().filter(|it| it.access == Access::Writable);
         let tree_nodes = writable.map(|record| record.nodes).sum();
-        let subvols = parts.subvols.into_iter().map(|(id, record)| {
-            let next_ino = AtomicU64::new(record.next_ino);
-            (id, Subvol { record, next_ino })
-        });
         Self {
             disk: parts.disk,
             uuid: parts.superblock.uuid,
@@ -177,7 +168,7 @@ impl LocalMap {
             alloc: parts.alloc,
             space,
             journal: parts.journal,
-            subvols: ReadMostly::new(subvols.collect()),
+            subvols: ReadMostly::new(parts.subvols.into_iter().collect()),
             dead: Mutex::default(),
             committed: AtomicU64::new(parts.superblock.txg.0),
             superblock: Mutex::new(parts.superblock),

@@ -22,17 +22,18 @@
 //! A rollback keeps the subvolume's id: what it was becomes the last snapshot of its chain, and it
 //! goes on as a clone of the one that was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use gabion_base::ids::{SubvolId, Txg};
 use thiserror::Error;
 
+use crate::catalogue::Catalogue;
 use crate::commit::Besides;
 use crate::error::MapError;
 use crate::format::item::{Access, SubvolRecord};
 use crate::format::subvolume::{Extended, Hold, Removal, is_snapshot_name};
 use crate::format::superblock::Superblock;
-use crate::map::{LocalMap, Subvol};
+use crate::map::LocalMap;
 use crate::removal::Work;
 use crate::tree::Root;
 
@@ -144,11 +145,7 @@ pub(crate) struct Edited {
 }
 
 /// Applies `edits`, in order, for the commit `txg`.
-pub(crate) fn apply_edits(
-    subvols: &mut BTreeMap<SubvolId, Subvol>,
-    txg: Txg,
-    edits: &[Edit],
-) -> Edited {
+pub(crate) fn apply_edits(subvols: &mut Catalogue, txg: Txg, edits: &[Edit]) -> Edited {
     let mut edited = Edited::default();
     for edit in edits {
         apply_edit(subvols, txg, edit, &mut edited);
@@ -156,14 +153,9 @@ pub(crate) fn apply_edits(
     edited
 }
 
-fn apply_edit(
-    subvols: &mut BTreeMap<SubvolId, Subvol>,
-    txg: Txg,
-    edit: &Edit,
-    edited: &mut Edited,
-) {
+fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edited) {
     let mut change = |of: &SubvolId, change: &mut dyn FnMut(&mut SubvolRecord)| {
-        if let Some(subvol) = subvols.get_mut(of) {
+        if let Some(subvol) = subvols.get_mut(*of) {
             change(&mut subvol.record);
             edited.ids.push(*of);
         }
@@ -176,7 +168,7 @@ fn apply_edit(
                 (source.newest_snapshot, source.newest_snapshot_birth) = (*id, txg);
             });
             if let Some(record) = made {
-                subvols.insert(*id, Subvol { next_ino: record.next_ino.into(), record });
+                subvols.insert(*id, record);
                 edited.ids.push(*id);
                 edited.snapshots.push((*id, *of));
             }
@@ -184,13 +176,12 @@ fn apply_edit(
         Edit::Put { id, record } => {
             let root = Root { ptr: record.root, level: record.level };
             edited.roots.push((*id, Some((root, record.nodes))));
-            let next_ino = record.next_ino.into();
-            subvols.insert(*id, Subvol { record: record.clone(), next_ino });
+            subvols.insert(*id, record.clone());
             edited.ids.push(*id);
         }
         Edit::Rewind { of, to, chain } => {
             let Some(target) = subvols.get(to).map(|target| target.record.clone()) else { return };
-            if let Some(subvol) = subvols.get_mut(of) {
+            if let Some(subvol) = subvols.get_mut(*of) {
                 rewind(&mut subvol.record, &target, *to, *chain);
                 edited.ids.push(*of);
                 let root = Root { ptr: target.root, level: target.level };
@@ -199,6 +190,7 @@ fn apply_edit(
         }
         Edit::Removal { of, removal } => {
             change(of, &mut |record| record.extended.removal = *removal);
+            subvols.forget_name(*of);
             edited.roots.push((*of, None));
         }
         Edit::Newest { of, snapshot, birth } => change(of, &mut |record| {
@@ -273,8 +265,7 @@ impl LocalMap {
         self.check_writable()?;
         let mut superblock = self.superblock.lock();
         let id = next_subvol(&mut superblock)?;
-        let subvol = Subvol { record: self.empty_record(), next_ino: 1.into() };
-        self.subvols.write().insert(id, subvol);
+        self.subvols.write().insert(id, self.empty_record());
         self.forest_changed.store(true, std::sync::atomic::Ordering::Release);
         Ok(id)
     }
@@ -347,7 +338,9 @@ impl LocalMap {
         self.write_back_all(&|_| true)?;
         let mut superblock = self.superblock.lock();
         self.check_changeable(of).map_err(|_| Refusal::Absent)?;
-        self.snapshot_record(to)?;
+        if self.snapshot_record(to)?.origin != of {
+            return Err(Refusal::Absent.into());
+        }
         self.check_name(of, keep_as)?;
         let id = next_subvol(&mut superblock)?;
         let chain = next_subvol(&mut superblock)?;
@@ -370,31 +363,36 @@ impl LocalMap {
     /// have becomes free in the steps of [`LocalMap::remove_step`]. All or nothing is done.
     pub fn remove(&self, ids: &[SubvolId]) -> Result<(), MapError> {
         let mut superblock = self.superblock.lock();
-        for id in ids {
-            self.check_removable(*id, ids)?;
-        }
+        self.check_removable(ids)?;
         let marked = |of: &SubvolId| Edit::Removal { of: *of, removal: Removal::Marked };
         self.edit(&mut superblock, ids.iter().map(marked).collect())
     }
 
-    /// Fails unless `id` can be removed together with `ids`.
-    fn check_removable(&self, id: SubvolId, ids: &[SubvolId]) -> Result<(), Refusal> {
+    /// Fails unless all of `ids` can be removed together.
+    fn check_removable(&self, ids: &[SubvolId]) -> Result<(), Refusal> {
+        let ids: BTreeSet<_> = ids.iter().copied().collect();
         let subvols = self.subvols.read();
-        let record = &subvols.get(&id).filter(|it| it.record.is_there()).ok_or(Refusal::Absent)?;
-        let record = &record.record;
-        if record.extended.hold == Hold::Held {
-            return Err(Refusal::Held(record.name()));
+        let there = subvols.iter().filter(|(_, subvol)| subvol.record.is_there());
+        let stay = there.filter(|(id, _)| !ids.contains(id));
+        let (mut bases, mut origins) = (BTreeSet::new(), BTreeSet::new());
+        for record in stay.map(|(_, subvol)| &subvol.record) {
+            bases.insert(record.extended.base);
+            if record.access == Access::ReadOnly {
+                origins.insert(record.origin);
+            }
         }
-        let stays = |other: &SubvolId, its: &Subvol| its.record.is_there() && !ids.contains(other);
-        if subvols.iter().any(|(other, its)| stays(other, its) && its.record.extended.base == id) {
-            return Err(Refusal::HasClones(record.name()));
-        }
-        let is_its =
-            |its: &Subvol| its.record.access == Access::ReadOnly && its.record.origin == id;
-        if record.access == Access::Writable
-            && subvols.iter().any(|(other, its)| stays(other, its) && is_its(its))
-        {
-            return Err(Refusal::HasSnapshots);
+        for id in &ids {
+            let record = subvols.get(id).map(|subvol| &subvol.record);
+            let record = record.filter(|record| record.is_there()).ok_or(Refusal::Absent)?;
+            if record.extended.hold == Hold::Held {
+                return Err(Refusal::Held(record.name()));
+            }
+            if bases.contains(id) {
+                return Err(Refusal::HasClones(record.name()));
+            }
+            if origins.contains(id) {
+                return Err(Refusal::HasSnapshots);
+            }
         }
         Ok(())
     }
@@ -414,15 +412,7 @@ impl LocalMap {
 
     /// The snapshot of a subvolume that has this name.
     pub fn find_snapshot(&self, of: SubvolId, name: &[u8]) -> Option<SubvolId> {
-        let subvols = self.subvols.read();
-        let found = subvols.iter().find(|(_, subvol)| {
-            let record = &subvol.record;
-            record.access == Access::ReadOnly
-                && record.origin == of
-                && record.is_there()
-                && record.extended.name == name
-        });
-        found.filter(|_| !name.is_empty()).map(|(id, _)| *id)
+        self.subvols.read().named(of, name)
     }
 
     /// What is known of a subvolume or snapshot.

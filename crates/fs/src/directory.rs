@@ -47,6 +47,12 @@ enum Name {
 }
 
 impl Listed {
+    /// An entry of a directory that no item lists.
+    pub fn new(ino: Ino, file_type: FileType, cookie: u64, name: &[u8]) -> Self {
+        let name = Name::Stored { item: Value::from(name), start: 0, end: name.len() };
+        Self { ino, file_type, cookie, attributes: None, name }
+    }
+
     /// The name.
     pub fn name(&self) -> &[u8] {
         match &self.name {

@@ -27,6 +27,8 @@ pub(crate) struct Catalogue {
     all: BTreeMap<SubvolId, Subvol>,
     writable: BTreeSet<SubvolId>,
     names: BTreeMap<(SubvolId, Vec<u8>), SubvolId>,
+    /// Those that are being removed.
+    leaving: BTreeSet<SubvolId>,
 }
 
 impl Deref for Catalogue {
@@ -47,6 +49,9 @@ impl FromIterator<(SubvolId, SubvolRecord)> for Catalogue {
 
 impl Catalogue {
     pub(crate) fn insert(&mut self, id: SubvolId, record: SubvolRecord) {
+        if !record.is_there() {
+            self.leaving.insert(id);
+        }
         match record.access {
             Access::Writable => drop(self.writable.insert(id)),
             Access::ReadOnly if record.is_there() && !record.extended.name.is_empty() => {
@@ -62,8 +67,9 @@ impl Catalogue {
         self.all.get_mut(&id)
     }
 
-    /// Its name is free for others.
-    pub(crate) fn forget_name(&mut self, id: SubvolId) {
+    /// It is being removed: its name is free for others.
+    pub(crate) fn leave(&mut self, id: SubvolId) {
+        self.leaving.insert(id);
         let Some(record) = self.all.get(&id).map(|subvol| &subvol.record) else { return };
         let name = (record.origin, record.extended.name.clone());
         if self.names.get(&name) == Some(&id) {
@@ -72,7 +78,8 @@ impl Catalogue {
     }
 
     pub(crate) fn remove(&mut self, id: SubvolId) {
-        self.forget_name(id);
+        self.leave(id);
+        self.leaving.remove(&id);
         self.writable.remove(&id);
         self.all.remove(&id);
     }
@@ -80,6 +87,11 @@ impl Catalogue {
     /// Those that are no snapshots.
     pub(crate) fn writable(&self) -> impl Iterator<Item = (SubvolId, &Subvol)> {
         self.writable.iter().map(|id| (*id, &self.all[id]))
+    }
+
+    /// Those that are being removed.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = (SubvolId, &Subvol)> {
+        self.leaving.iter().map(|id| (*id, &self.all[id]))
     }
 
     /// Whose name this is, among the snapshots of `of`.

@@ -73,7 +73,7 @@ pub(crate) enum Reached {
 impl LocalMap {
     /// Whether something is being removed.
     pub fn is_removing(&self) -> bool {
-        self.subvols.read().values().any(|subvol| !subvol.record.is_there())
+        self.subvols.read().leaving().next().is_some()
     }
 
     /// Makes a step of a removal, which is a commit.
@@ -88,12 +88,11 @@ impl LocalMap {
     /// What the next step is, if there is one. The commit lock is held.
     fn next_removal(&self) -> Option<ForestChange> {
         let subvols = self.subvols.read();
-        let removed = subvols.iter().filter(|(_, subvol)| !subvol.record.is_there());
-        let (id, subvol) = removed.max_by_key(|(_, subvol)| {
+        let (of, subvol) = subvols.leaving().max_by_key(|(_, subvol)| {
             let record = &subvol.record;
             (record.extended.removal != Removal::Marked, record.rank())
         })?;
-        let (of, record) = (*id, &subvol.record);
+        let record = &subvol.record;
         let chain = record.chain(of);
         let fellows = || {
             let records = subvols.iter().map(|(id, subvol)| (*id, &subvol.record));

@@ -190,7 +190,7 @@ fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edite
         }
         Edit::Removal { of, removal } => {
             change(of, &mut |record| record.extended.removal = *removal);
-            subvols.forget_name(*of);
+            subvols.leave(*of);
             edited.roots.push((*of, None));
         }
         Edit::Newest { of, snapshot, birth } => change(of, &mut |record| {

@@ -36,10 +36,11 @@ impl LocalFs {
         payload: &Payload<'_>,
         privileges: Privileges,
     ) -> Result<Written> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         let written =
             self.run(|txn| gabion_fs::write(txn, &ctx, file, at, payload.clone(), privileges))?;
-        self.references.set_read_recorded(file.ino, None);
+        self.references.set_read_recorded(file, None);
         Ok(written)
     }
 
@@ -53,9 +54,10 @@ impl LocalFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         self.run(|txn| gabion_fs::fallocate(txn, &ctx, file, request, offset, length, privileges))?;
-        self.references.set_read_recorded(file.ino, None);
+        self.references.set_read_recorded(file, None);
         Ok(())
     }
 
@@ -72,6 +74,7 @@ impl LocalFs {
         request: &CopyRequest,
         privileges: Privileges,
     ) -> Result<u64> {
+        self.check_changeable(request.target)?;
         self.check_overlap(request)?;
         let ctx = self.context(caller);
         let length = request.length.min(COPY_BYTES_MAX);
@@ -95,7 +98,7 @@ impl LocalFs {
             }
         }
         if done > 0 {
-            self.references.set_read_recorded(request.target.ino, None);
+            self.references.set_read_recorded(request.target, None);
         }
         Ok(done)
     }
@@ -115,7 +118,7 @@ impl LocalFs {
 
     /// Makes an object and everything that completed before durable.
     pub fn fsync(&self, file: FileId) -> Result<()> {
-        if self.is_read_only() {
+        if self.is_read_only() || self.check_changeable(file).is_err() {
             return Ok(());
         }
         Ok(self.map.sync_file(file)?)

@@ -149,7 +149,7 @@ impl LocalFs {
         let outcome = self.map.transact(|txn| {
             txn.lock(file, LockMode::Exclusive)?;
             // A scan may have found it between the loss of its name and what is said here.
-            if self.references.mark_unnamed(file.ino) == Left::Some {
+            if self.references.mark_unnamed(file) == Left::Some {
                 return Ok::<_, Error>(Removal::Complete);
             }
             gabion_fs::reap(txn, file)
@@ -170,7 +170,7 @@ impl LocalFs {
         if found.len() == SCAN_BATCH && queue.scan_after.is_none() {
             queue.scan_after = found.last().map(|file| file.ino);
         }
-        let free = found.into_iter().filter(|file| !self.references.is_referred_to(file.ino));
+        let free = found.into_iter().filter(|file| !self.references.is_referred_to(*file));
         queue.files.extend(free);
         Ok(Reaped::Part)
     }

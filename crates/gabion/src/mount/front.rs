@@ -175,6 +175,11 @@ impl Ask<'_> {
 }
 
 impl Ask<'_> {
+    /// The number of the object that is asked of.
+    pub(super) fn number(&self) -> Ino {
+        self.fs.number(self.file)
+    }
+
     /// How long the kernel may take a name in the directory that is asked of for what it was told.
     pub(super) fn name_ttl(&self, name: &[u8]) -> Duration {
         self.ttl(Kept::Name { dir: self.file, name })

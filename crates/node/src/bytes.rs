@@ -22,7 +22,8 @@ impl LocalFs {
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize> {
-        let count = self.run(|txn| gabion_fs::read(txn, file, offset, into))?;
+        let count = self.run(|txn| gabion_fs::read(txn, file, offset, into));
+        let count = self.unless_removed(file, count)?;
         self.record_reading(caller, file);
         Ok(count)
     }
@@ -63,7 +64,8 @@ impl LocalFs {
 
     /// The next data or hole at or after `offset`.
     pub fn seek(&self, file: FileId, offset: u64, target: SeekTarget) -> Result<u64> {
-        self.run(|txn| gabion_fs::seek(txn, file, offset, target))
+        let found = self.run(|txn| gabion_fs::seek(txn, file, offset, target));
+        self.unless_removed(file, found)
     }
 
     /// Copies bytes from file to file and says how many: all, or fewer at the source's end and
@@ -86,7 +88,8 @@ impl LocalFs {
                 length: (length - done).min(COPY_CHUNK),
                 ..*request
             };
-            match self.run(|txn| gabion_fs::copy_range(txn, &ctx, &step, privileges)) {
+            let copied = self.run(|txn| gabion_fs::copy_range(txn, &ctx, &step, privileges));
+            match self.unless_removed(request.source, copied) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 // What was copied is told first; the error comes again with the next call.

@@ -28,7 +28,8 @@ impl LocalFs {
             found if self.has_number(found.file) => Ok(found),
             _ => Err(Error::TooLarge),
         };
-        match self.run_referring(LOOKUP, lookup, |found| found) {
+        let found = self.run_referring(LOOKUP, lookup, |found| found);
+        match self.unless_removed(parent, found) {
             Err(Error::NotFound) => self.lookup_absent(parent, name),
             found => found,
         }
@@ -197,7 +198,8 @@ impl LocalFs {
 
     /// The target of a symbolic link.
     pub fn readlink(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
-        let target = self.run(|txn| gabion_fs::readlink(txn, file))?;
+        let target = self.run(|txn| gabion_fs::readlink(txn, file));
+        let target = self.unless_removed(file, target)?;
         self.record_reading(caller, file);
         Ok(target)
     }
@@ -234,6 +236,7 @@ impl LocalFs {
             }
             Ok(listing)
         });
+        let listing = self.unless_removed(dir, listing);
         if listing.is_err() {
             give_back(&mut taken);
         } else if cookie == 0 {

@@ -69,7 +69,8 @@ impl LocalFs {
             return Err(Error::NoAttribute);
         }
         let ctx = self.context(caller);
-        self.run(|txn| gabion_fs::xattr::value(txn, &ctx, file, name))
+        let value = self.run(|txn| gabion_fs::xattr::value(txn, &ctx, file, name));
+        self.unless_removed(file, value)
     }
 
     /// The names of the extended attributes, each ended by a NUL.
@@ -78,7 +79,8 @@ impl LocalFs {
             return Ok(Vec::new());
         }
         let ctx = self.context(caller);
-        self.run(|txn| gabion_fs::xattr::list(txn, &ctx, file))
+        let names = self.run(|txn| gabion_fs::xattr::list(txn, &ctx, file));
+        self.unless_removed(file, names)
     }
 
     /// Sets an extended attribute.

@@ -57,6 +57,15 @@ impl LocalFs {
             && record().is_some_and(|record| record.access == Access::ReadOnly)
     }
 
+    /// What was found out about an object, if its subvolume is still there: else it may have been
+    /// found empty, or its blocks with somebody else's bytes.
+    pub(crate) fn unless_removed<T>(&self, file: FileId, outcome: Result<T>) -> Result<T> {
+        match file.subvol == self.root().subvol || self.map.subvolume(file.subvol).is_some() {
+            true => outcome,
+            false => Err(Error::Stale),
+        }
+    }
+
     /// Fails if `name` in `parent` is that of the directory of snapshots.
     pub(crate) fn check_name(&self, parent: FileId, name: &[u8]) -> Result<()> {
         match parent.ino == ROOT && name == SNAPSHOTS_NAME && self.has_snapshots_directory(parent) {

@@ -6,5 +6,6 @@ mod locks;
 mod orphans;
 mod rights;
 mod shared;
+mod snapshots;
 mod subtree;
 mod world;

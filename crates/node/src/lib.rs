@@ -28,6 +28,7 @@
 mod background;
 mod bytes;
 mod clock;
+mod differences;
 mod filesystem;
 mod format;
 mod local;
@@ -46,6 +47,7 @@ mod snapshots;
 
 pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};
 pub use clock::Clock;
+pub use differences::{Change, differences};
 pub use filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 pub use format::format_filesystem;
 pub use local::{LocalFs, Settings};

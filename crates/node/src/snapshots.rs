@@ -32,6 +32,11 @@ pub(crate) fn is_snapshots(file: FileId) -> bool {
 }
 
 impl LocalFs {
+    /// The directory of the snapshots of the subvolume in use.
+    pub fn snapshots_directory(&self) -> FileId {
+        FileId::new(self.root().subvol, SNAPSHOTS)
+    }
+
     /// The number by which a front end knows the object.
     pub fn number(&self, file: FileId) -> Ino {
         numbering::number(self.root().subvol, file)

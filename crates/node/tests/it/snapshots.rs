@@ -7,7 +7,7 @@ use gabion_fs::{
     Privileges, RenameRequest, SpaceRequest, WriteAt, errno,
 };
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
-use gabion_node::{Filesystem, Kept};
+use gabion_node::{Change, Filesystem, Kept, differences};
 
 use crate::world::{MIB, World};
 
@@ -208,4 +208,65 @@ fn the_space_of_a_removed_snapshot_is_there_for_whoever_needs_it() {
     assert_eq!(errno(&error), libc::ENOSPC);
     world.fs.map().remove(&[snapshot]).unwrap();
     fill().unwrap();
+}
+
+#[test]
+fn the_difference_of_two_snapshots_names_what_was_added_removed_changed_and_renamed() {
+    let world = World::new(64 * MIB);
+    let World { fs, caller, .. } = &world;
+    let root = world.root();
+    for name in ["kept", "changed", "gone", "old name", "moved and changed"] {
+        world.file(name, name.as_bytes());
+    }
+    let dir = fs.mkdir(caller, root, b"dir", 0o755).unwrap().file;
+    let deep = fs.mkdir(caller, dir, b"deep", 0o755).unwrap().file;
+    fs.mkdir(caller, dir, b"private", 0o755).unwrap();
+    let old = fs.map().create_snapshot(root.subvol, b"old", 0).unwrap();
+    world.clock.advance(10);
+    let write = |file| {
+        let (at, payload) = (WriteAt::Offset(0), Payload::Copied(b"other"));
+        fs.write(caller, file, at, &payload, Privileges::Keep).unwrap();
+    };
+    let rename = |source_name: &[u8], target_parent, target_name: &[u8]| {
+        let (if_taken, leave) = (IfTaken::Replace, Leave::Nothing);
+        let source_parent = root;
+        let request = RenameRequest {
+            source_parent,
+            source_name,
+            target_parent,
+            target_name,
+            if_taken,
+            leave,
+        };
+        fs.rename(caller, &request).unwrap();
+    };
+    write(world.lookup("changed").unwrap().file);
+    write(world.lookup("moved and changed").unwrap().file);
+    world.unlink("gone");
+    rename(b"old name", root, b"new name");
+    rename(b"moved and changed", deep, b"here");
+    let private = fs.lookup(caller, dir, b"private").unwrap().file;
+    let changes = Changes { permissions: Some(0o700), ..Changes::default() };
+    fs.setattr(caller, private, &changes).unwrap();
+    fs.mkdir(caller, deep, b"new", 0o755).unwrap();
+    fs.link(caller, world.lookup("kept").unwrap().file, dir, b"second").unwrap();
+    let new = fs.map().create_snapshot(root.subvol, b"new", 0).unwrap();
+    write(world.lookup("kept").unwrap().file);
+    let path = |text: &str| text.as_bytes().to_vec();
+    let renamed = |from, to| Change::Renamed { from: path(from), to: path(to) };
+    let expected = [
+        Change::Changed(path("changed")),
+        Change::Changed(path("dir/deep/here")),
+        renamed("moved and changed", "dir/deep/here"),
+        Change::Added(path("dir/deep/new")),
+        Change::Changed(path("dir/private")),
+        Change::Added(path("dir/second")),
+        Change::Removed(path("gone")),
+        renamed("old name", "new name"),
+    ];
+    assert_eq!(differences(fs.map(), old, new).unwrap(), expected);
+    assert_eq!(differences(fs.map(), old, old).unwrap(), []);
+    let back = differences(fs.map(), new, old).unwrap();
+    assert!(back.contains(&renamed("new name", "old name")), "{back:?}");
+    assert!(back.contains(&Change::Added(path("gone"))), "{back:?}");
 }

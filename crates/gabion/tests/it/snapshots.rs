@@ -113,6 +113,37 @@ fn programs_cannot_change_a_snapshot() {
 }
 
 #[test]
+fn bytes_that_a_program_could_write_into_a_snapshot_are_refused_and_shown_to_nobody() {
+    for options in ["", "writethrough"] {
+        let Some(folder) = Folder::for_mounts() else { return };
+        folder.image();
+        let mnt = folder.mount(options);
+        fs::write(mnt.join("file"), vec![1; 10_000]).unwrap();
+        folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+        let path = mnt.join(".snapshots/one/file");
+        assert_eq!(fs::read(&path).unwrap(), [1; 10_000]);
+        for append in [false, true] {
+            // The kernel opens it by itself, and does not know better.
+            let mut file = File::options().read(true).write(!append).append(append).open(&path);
+            let file = file.as_mut().unwrap();
+            let written = file.write_all(&[2; 5000]).and_then(|()| file.sync_all());
+            assert!(written.is_err());
+        }
+        // Once it was refused and closed, the kernel shows what is there.
+        let begun = std::time::Instant::now();
+        loop {
+            let found = fs::read(&path).unwrap();
+            if found == [1; 10_000] && fs::metadata(&path).unwrap().len() == 10_000 {
+                break;
+            }
+            assert!(begun.elapsed().as_secs() < 30, "{} bytes", found.len());
+            std::thread::yield_now();
+        }
+        folder.gabion(&["umount", "mnt"]).succeeded();
+    }
+}
+
+#[test]
 fn tools_that_walk_a_tree_take_no_two_files_for_one() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

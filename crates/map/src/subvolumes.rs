@@ -369,7 +369,7 @@ impl LocalMap {
     }
 
     /// Fails unless all of `ids` can be removed together.
-    fn check_removable(&self, ids: &[SubvolId]) -> Result<(), Refusal> {
+    pub fn check_removable(&self, ids: &[SubvolId]) -> Result<(), Refusal> {
         let ids: BTreeSet<_> = ids.iter().copied().collect();
         let subvols = self.subvols.read();
         let there = subvols.iter().filter(|(_, subvol)| subvol.record.is_there());
@@ -413,6 +413,13 @@ impl LocalMap {
     /// The snapshot of a subvolume that has this name.
     pub fn find_snapshot(&self, of: SubvolId, name: &[u8]) -> Option<SubvolId> {
         self.subvols.read().named(of, name)
+    }
+
+    /// All subvolumes that can be changed, oldest first.
+    pub fn writable_subvolumes(&self) -> Vec<SubvolId> {
+        let subvols = self.subvols.read();
+        let there = subvols.writable().filter(|(_, subvol)| subvol.record.is_there());
+        there.map(|(id, _)| id).collect()
     }
 
     /// What is known of a subvolume or snapshot.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::format::dirent::Dirents;
 use gabion_fs::format::inode::Inode;
-use gabion_fs::{ROOT, Result};
+use gabion_fs::{ROOT, Result, subvolume};
 use gabion_map::tree::{Diff, Difference, Tree};
 use gabion_map::{FileId, Key, Kind, LocalMap, MapError};
 
@@ -59,6 +59,19 @@ pub fn differences(map: &LocalMap, old: SubvolId, new: SubvolId) -> Result<Vec<C
         found.take(&difference)?;
     }
     found.changes(old, new)
+}
+
+/// Where the subvolume `of` stands in the one with the id `within`, as that was committed last.
+/// Reads all its names.
+pub(crate) fn path_of_entry(
+    map: &LocalMap,
+    within: SubvolId,
+    of: SubvolId,
+) -> Result<Option<Vec<u8>>> {
+    let pin = map.pin();
+    let mut side = Side::new(pin.tree(within), within);
+    let found = side.find(BTreeSet::from([subvolume::entry_of(of)]))?;
+    Ok(found.into_iter().next())
 }
 
 /// What the difference of two trees says.

@@ -44,6 +44,7 @@ mod references;
 pub mod remote;
 pub mod served;
 mod snapshots;
+mod subvolumes;
 
 pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};
 pub use clock::Clock;
@@ -54,3 +55,4 @@ pub use local::{LocalFs, Settings};
 pub use locks::{LockEnd, LockList, Locks};
 pub use reaper::Reaped;
 pub use snapshots::SNAPSHOTS_NAME;
+pub use subvolumes::Attached;

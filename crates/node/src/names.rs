@@ -13,6 +13,7 @@ use gabion_map::{FileId, LocalTxn};
 use crate::local::LocalFs;
 use crate::references::{Left, Reference};
 use crate::snapshots::{self, SNAPSHOTS_NAME};
+use crate::subvolumes::entry_file;
 
 const LOOKUP: &[Reference] = &[Reference::Lookup];
 const LOOKUP_AND_OPEN: &[Reference] = &[Reference::Lookup, Reference::Open];
@@ -30,6 +31,7 @@ impl LocalFs {
         };
         let found = self.run_referring(LOOKUP, lookup, |found| found);
         match self.unless_removed(parent, found) {
+            Err(Error::CrossSubvolume) => self.lookup_subvolume(parent, name),
             Err(Error::NotFound) => self.lookup_absent(parent, name),
             found => found,
         }
@@ -226,9 +228,16 @@ impl LocalFs {
         let listing = self.run(|txn| {
             give_back(&mut taken);
             let mut listing = gabion_fs::readdir(txn, dir, cookie, limit, detail)?;
+            while listing.entries.iter().all(|entry| !self.is_listed(dir, entry)) {
+                let Some(last) = listing.entries.last().filter(|_| !listing.is_complete) else {
+                    break;
+                };
+                listing = gabion_fs::readdir(txn, dir, last.cookie, limit, detail)?;
+            }
+            listing.entries.retain(|entry| self.is_listed(dir, entry));
             for entry in &mut listing.entries {
                 entry.attributes.take_if(|found| !self.has_number(found.file));
-                entry.ino = self.number(FileId::new(dir.subvol, entry.ino));
+                entry.ino = self.number(entry_file(dir, entry.ino));
             }
             for attributes in listing.entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
                 self.references.take(attributes.file, Reference::Lookup);

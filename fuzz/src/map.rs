@@ -16,6 +16,7 @@ use gabion_map::format::journal::{
     encode_unit,
 };
 use gabion_map::format::node::{Draft, Expected, ItemKey, NODE_SIZE, Node, NodePtr, Place};
+use gabion_map::format::subvolume::{Extended, Hold, Removal};
 use gabion_map::format::superblock::{JournalStart, LAID_OUT, Superblock};
 use gabion_map::layout::LaidOut;
 use gabion_map::txn::FileExtent;
@@ -36,7 +37,7 @@ pub fn targets() -> Vec<Target> {
         target("data", data, data_samples()),
         target("file", file, vec![encode_file(FileExtent { size: 5000, blocks: 2 })]),
         target("reference", reference, vec![Reference { count: 3, more: 2 }.encode()]),
-        target("subvolume", subvolume, vec![record().encode()]),
+        target("subvolume", subvolume, vec![record().encode(), long_record().encode()]),
         target("dead", dead, vec![Dead { count: 3, owners: 1, birth: Txg(4) }.encode()]),
         target("unit", unit, vec![unit_sample()]),
         target("batch", batch, vec![batch_sample()]),
@@ -201,7 +202,22 @@ fn record() -> SubvolRecord {
         newest_snapshot: SubvolId(2),
         next_ino: 100,
         nodes: 7,
+        extended: Extended::default(),
     }
+}
+
+fn long_record() -> SubvolRecord {
+    let place = ItemKey { ino: Ino(5), kind: Kind::DATA, at: 4096 };
+    let extended = Extended {
+        base: SubvolId(2),
+        base_birth: Txg(1),
+        created: 9,
+        removal: Removal::Walking(place),
+        hold: Hold::Held,
+        name: b"monday".to_vec(),
+        ..Extended::default()
+    };
+    SubvolRecord { extended, ..record() }
 }
 
 /// A DEAD item.

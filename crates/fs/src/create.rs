@@ -102,6 +102,9 @@ pub fn create<T: Txn + ?Sized>(
         FileType::Symlink => return Err(Error::Stale),
         _ => {}
     }
+    if target.subvolume().is_some() {
+        return Err(Error::IsDirectory);
+    }
     let file = FileId::new(parent.subvol, target.ino);
     if request.truncate.is_some() {
         txn.lock(file, LockMode::Exclusive)?;

@@ -13,6 +13,7 @@ use crate::format::dirent::{self, Dirents, FIRST_POSITION};
 use crate::lookup::load_named;
 use crate::mode::FileType;
 use crate::object::{self, bad_item};
+use crate::subvolume;
 
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
@@ -22,7 +23,7 @@ const DOT_DOT: u64 = 2;
 pub enum Detail {
     /// Names, types and numbers.
     Names,
-    /// The attributes of each object as well, but for "." and "..".
+    /// The attributes of each object as well, but for ".", ".." and other subvolumes.
     Attributes,
 }
 
@@ -47,6 +48,12 @@ enum Name {
 }
 
 impl Listed {
+    /// An entry of a directory that no item lists.
+    pub fn new(ino: Ino, file_type: FileType, cookie: u64, name: &[u8]) -> Self {
+        let name = Name::Stored { item: Value::from(name), start: 0, end: name.len() };
+        Self { ino, file_type, cookie, attributes: None, name }
+    }
+
     /// The name.
     pub fn name(&self) -> &[u8] {
         match &self.name {
@@ -92,7 +99,10 @@ pub fn readdir<T: Txn + ?Sized>(
         is_complete = append_names(txn, dir, cookie, limit, &mut entries)?;
     }
     if detail == Detail::Attributes {
-        for entry in entries.iter_mut().filter(|entry| entry.cookie >= FIRST_POSITION) {
+        let is_object = |entry: &&mut Listed| {
+            entry.cookie >= FIRST_POSITION && subvolume::of_entry(entry.ino).is_none()
+        };
+        for entry in entries.iter_mut().filter(is_object) {
             let file = FileId::new(dir.subvol, entry.ino);
             let inode = load_named(txn, file)?;
             entry.attributes = Some(attributes::of_inode(txn, file, &inode)?);

@@ -1,5 +1,6 @@
 //! The one table from errors to numbers.
 
+use gabion_map::subvolumes::Refusal;
 use gabion_map::{MapError, Stop};
 
 use crate::error::Error;
@@ -46,6 +47,12 @@ pub fn map_errno(error: &MapError) -> i32 {
         MapError::NoSpace => libc::ENOSPC,
         MapError::TooLarge => libc::EFBIG,
         MapError::ReadOnly => libc::EROFS,
+        MapError::Subvolume(refusal) => match refusal {
+            Refusal::Absent => libc::ENOENT,
+            Refusal::NameTaken(_) => libc::EEXIST,
+            Refusal::BadName(_) | Refusal::NoSnapshot => libc::EINVAL,
+            Refusal::Held(_) | Refusal::HasClones(_) | Refusal::HasSnapshots => libc::EBUSY,
+        },
         _ => libc::EIO,
     }
 }

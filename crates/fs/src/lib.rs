@@ -46,6 +46,7 @@ pub mod remove;
 pub mod rename;
 pub mod setattr;
 pub mod space;
+pub mod subvolume;
 pub mod xattr;
 
 pub use attributes::{Attributes, stat};

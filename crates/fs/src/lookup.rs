@@ -11,7 +11,8 @@ use crate::format::inode::Inode;
 use crate::object;
 use crate::permission;
 
-/// The object that `name` stands for in the directory `parent`.
+/// The object that `name` stands for in the directory `parent`. `CrossSubvolume`: it stands for
+/// another subvolume ([`crate::subvolume`]).
 pub fn lookup<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,
@@ -31,6 +32,9 @@ pub fn lookup<T: Txn + ?Sized>(
     }
     let place = Place::find(txn, ctx, parent, name)?;
     let target = place.target().ok_or(Error::NotFound)?;
+    if target.subvolume().is_some() {
+        return Err(Error::CrossSubvolume);
+    }
     let file = FileId::new(parent.subvol, target.ino);
     let inode = load_named(txn, file)?;
     attributes::of_inode(txn, file, &inode)

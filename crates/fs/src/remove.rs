@@ -81,6 +81,7 @@ fn remove<T: Txn + ?Sized>(
 ) -> Result<Unnamed> {
     let (mut parent_inode, place) = create::enter(txn, ctx, parent, name)?;
     let target = place.target().ok_or(Error::NotFound)?;
+    target.check_is_object()?;
     let file = FileId::new(parent.subvol, target.ino);
     txn.lock(file, LockMode::Exclusive)?;
     let inode = load_named(txn, file)?;

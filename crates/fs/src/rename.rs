@@ -93,6 +93,7 @@ pub fn rename<T: Txn + ?Sized>(
 
     let moved = source_place.target().ok_or(Error::NotFound)?;
     let taken = target_place.target();
+    [Some(moved), taken].into_iter().flatten().try_for_each(Target::check_is_object)?;
     match (request.if_taken, taken) {
         (IfTaken::Fail, Some(_)) => return Err(Error::Exists),
         (IfTaken::Exchange, None) => return Err(Error::NotFound),

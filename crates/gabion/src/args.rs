@@ -37,6 +37,8 @@ pub enum Command {
     Scrub(Scrub),
     /// Make a filesystem use a disk that became longer
     Grow(Grow),
+    /// Make, show, compare and remove snapshots
+    Snapshot(Snapshot),
     /// Show what has happened to volumes, members and filesystems
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug
@@ -156,6 +158,9 @@ pub struct Scrub {
     /// Print JSON, one object a line
     #[arg(long)]
     pub json: bool,
+    /// Compare the map of blocks in use with what is reachable, too; commits wait meanwhile
+    #[arg(long)]
+    pub allocation: bool,
     /// A mountpoint, a block device or an image file
     #[arg(value_name = "MOUNTPOINT|TARGET")]
     pub subject: PathBuf,
@@ -171,6 +176,82 @@ pub struct Grow {
     /// A mountpoint, a block device, an image file or a volume
     #[arg(value_name = "MOUNTPOINT|TARGET")]
     pub subject: PathBuf,
+}
+
+/// Arguments of `gabion snapshot`.
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SnapshotCommand,
+}
+
+/// What `gabion snapshot` does.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Make a snapshot of a filesystem as it is now
+    Create {
+        /// A mountpoint, a block device, an image file or a volume
+        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        subject: PathBuf,
+        /// What it is to be called
+        name: String,
+    },
+    /// Show all snapshots, oldest first
+    List {
+        /// A mountpoint, a block device, an image file or a volume
+        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        subject: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove snapshots; their space becomes free in the background
+    Delete {
+        /// A mountpoint, a block device, an image file or a volume
+        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        subject: PathBuf,
+        /// The snapshots
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+    /// Show what was added (+), removed (-), changed (M) and renamed (R) between two snapshots
+    Diff {
+        /// A mountpoint, a block device, an image file or a volume
+        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        subject: PathBuf,
+        /// The older snapshot
+        from: String,
+        /// The newer one
+        to: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a filesystem that is not in use what it was; what it is becomes a snapshot
+    Rollback {
+        /// A block device, an image file or a volume
+        #[arg(value_name = "TARGET")]
+        subject: PathBuf,
+        /// The snapshot
+        name: String,
+    },
+    /// Keep a snapshot from being removed
+    Hold {
+        /// A mountpoint, a block device, an image file or a volume
+        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        subject: PathBuf,
+        /// The snapshot
+        name: String,
+    },
+    /// Let a snapshot be removed again
+    Release {
+        /// A mountpoint, a block device, an image file or a volume
+        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        subject: PathBuf,
+        /// The snapshot
+        name: String,
+    },
 }
 
 /// Arguments of `gabion events`.

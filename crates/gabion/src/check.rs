@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use gabion_map::{LocalMap, scrub};
+use gabion_base::BLOCK_SIZE;
+use gabion_map::{LocalMap, audit, scrub};
 use gabion_node::LocalFs;
 
-use crate::control::wire::{Finding, Progress, Report};
+use crate::control::wire::{Allocation, Finding, Progress, Report};
 use crate::failure::chain;
 
 /// Verifies everything in a filesystem that is in use.
@@ -20,6 +21,28 @@ pub fn scrub_in_use(
         fs.map().sync().map_err(|error| chain(&error))?;
     }
     scrub(fs.map(), target, watch)
+}
+
+/// Compares the map of blocks in use with what is reachable, in a filesystem that is in use.
+pub fn audit_in_use(fs: &LocalFs, target: &str) -> Result<Allocation, String> {
+    if !fs.is_read_only() && fs.map().stopped().is_none() {
+        fs.map().sync().map_err(|error| chain(&error))?;
+    }
+    audit(fs.map(), target)
+}
+
+/// Compares the map of blocks in use with what is reachable.
+pub fn audit(map: &LocalMap, target: &str) -> Result<Allocation, String> {
+    let audit = audit::audit(map).map_err(|error| chain(&error))?;
+    let bytes =
+        |runs: &[(u64, u64)]| runs.iter().map(|(_, count)| count).sum::<u64>() * BLOCK_SIZE as u64;
+    Ok(Allocation {
+        target: target.to_owned(),
+        used_bytes: audit.used * BLOCK_SIZE as u64,
+        leaked_bytes: bytes(&audit.leaked),
+        missing_bytes: bytes(&audit.missing),
+        doubled_bytes: bytes(&audit.doubled),
+    })
 }
 
 /// Verifies everything in `map`. `watch` is called often and may stop it.

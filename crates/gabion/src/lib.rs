@@ -4,7 +4,8 @@
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
 //!                -> mount -> serve -> mount        the daemon: disk, map, files, FUSE
 //!                -> up -> supervisor               processes of the program that end with it
-//!                -> status, scrub, grow, umount    ask the daemon through control
+//!                -> status, scrub, grow, umount,   ask the daemon through control
+//!                   snapshot
 //!                -> serve -> link                  sessions of other machines' mounts
 //!                -> clients, leases, locks,        ask the server through control
 //!                   evict, invite
@@ -40,6 +41,7 @@ mod print;
 mod remote;
 mod serve;
 mod size;
+mod snapshots;
 mod state;
 mod supervisor;
 mod target;
@@ -75,6 +77,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Status(args) => cmd::status::run(args),
         Command::Scrub(args) => cmd::scrub::run(args),
         Command::Grow(args) => cmd::grow::run(args),
+        Command::Snapshot(args) => cmd::snapshot::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Serve(args) => cmd::serve::run(args),

@@ -21,7 +21,7 @@ use std::{process, thread};
 
 use gabion_base::disk::{Disk, DiskError};
 use gabion_fuse::mount::{MountError, Source, Unmount, unmount};
-use gabion_fuse::mountinfo;
+use gabion_fuse::{ByteRange, NodeId, Notifier, mountinfo};
 use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions};
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
 use gabion_host::memory;
@@ -34,7 +34,9 @@ use gabion_volume::volume::Volume;
 use crate::check;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
-use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
+use crate::control::wire::{
+    Allocation, Grown, MountStatus, Progress, Reply, Report, SnapshotAction, Status,
+};
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Connected;
@@ -43,6 +45,7 @@ use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
 use crate::remote::{self, RemoteTarget};
+use crate::snapshots::{self, Use};
 use crate::state;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
@@ -255,6 +258,7 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
         storage: storage.clone(),
         source,
         superblock: fs.map().superblock(),
+        notifier: mounted.notifier(),
         started: Instant::now(),
     };
     Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
@@ -450,6 +454,7 @@ struct Service {
     source: Source,
     /// As of the start.
     superblock: Superblock,
+    notifier: Notifier,
     started: Instant,
 }
 
@@ -484,6 +489,19 @@ impl Subject for Service {
         watch: &mut dyn FnMut(&Progress) -> std::ops::ControlFlow<()>,
     ) -> std::result::Result<Report, String> {
         check::scrub_in_use(&self.fs, &self.plan.target.name(), watch)
+    }
+
+    fn audit(&self) -> std::result::Result<Allocation, String> {
+        check::audit_in_use(&self.fs, &self.plan.target.name())
+    }
+
+    fn snapshots(&self, action: &SnapshotAction) -> std::result::Result<Vec<Reply>, String> {
+        let name = self.plan.target.name();
+        let done = snapshots::act(self.fs.map(), &name, action, Use::Mounted);
+        // The kernel keeps listings; it may not have this one.
+        let directory = self.fs.number(self.fs.snapshots_directory());
+        let _ = self.notifier.inval_inode(NodeId(directory.0), ByteRange::All);
+        done
     }
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {

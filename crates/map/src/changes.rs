@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_base::ids::SubvolId;
+use gabion_base::ids::{BlockAddr, SubvolId, Txg};
 
 use crate::error::MapError;
 use crate::file::FileState;
 use crate::file::dirty::{InJournal, STRIPE_BLOCKS, Segment};
-use crate::format::item::{Access, decode_file};
+use crate::format::item::{Access, FileData, decode_file};
 use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
 use crate::journal::{DataOnDisk, Position};
 use crate::key::{FileId, Kind};
 use crate::map::LocalMap;
+use crate::txn::Value;
 use crate::view::Overlay;
 
 /// Collected changes.
@@ -32,6 +33,8 @@ pub(crate) struct Changes {
     pub(crate) set_aside: Vec<Run>,
     /// Whether blocks of `batch.allocated` were written but not flushed.
     pub(crate) unflushed: bool,
+    /// The birth that the items give to blocks of `batch.allocated`.
+    pub(crate) birth: Option<Txg>,
 }
 
 impl Changes {
@@ -43,7 +46,7 @@ impl Changes {
     }
 
     /// `run` of `file` is no longer used.
-    pub(crate) fn free(&mut self, file: FileId, run: Run, birth: gabion_base::ids::Txg) {
+    pub(crate) fn free(&mut self, file: FileId, run: Run, birth: Txg) {
         self.batch.freed.push(FreedRun { subvol: file.subvol, run, birth });
     }
 }
@@ -52,14 +55,6 @@ impl LocalMap {
     /// Applies changes as one. The caller holds the locks of all objects they touch.
     pub(crate) fn apply(&self, mut changes: Changes) -> Result<Position, MapError> {
         self.check_writable()?;
-        let items = changes.items.keys().map(|key| key.subvol);
-        let bytes = changes.batch.bytes.iter().map(|part| part.file.subvol);
-        let mut checked = None;
-        for subvol in items.chain(bytes) {
-            if checked.replace(subvol) != Some(subvol) {
-                self.check_changeable(subvol)?;
-            }
-        }
         for freed in &changes.batch.freed {
             self.alloc.check_in_use(freed.run)?;
         }
@@ -76,8 +71,13 @@ impl LocalMap {
         changes.batch.bytes.extend(marked);
 
         let _gate = self.gate.read();
+        self.check_all_changeable(&changes.batch)?;
         let view = self.view.load();
-        let outcome = self.apply_to_blocks(&changes.batch, view.active.txg());
+        let txg = view.active.txg();
+        if changes.birth.is_some_and(|birth| birth != txg) {
+            give_birth(&mut changes.batch, txg)?;
+        }
+        let outcome = self.apply_to_blocks(&changes.batch, txg);
         if let Err(failure) = outcome {
             // Part of the batch is in the allocation map now: memory and disk have parted.
             self.stop(&failure);
@@ -97,8 +97,25 @@ impl LocalMap {
     /// Fails unless there is such a subvolume, and it is no snapshot.
     pub(crate) fn check_changeable(&self, subvol: SubvolId) -> Result<(), MapError> {
         let subvols = self.subvols.read();
-        let found = subvols.get(&subvol).map(|subvol| subvol.record.access);
-        if found == Some(Access::Writable) { Ok(()) } else { Err(MapError::ReadOnly) }
+        let found = subvols.get(&subvol).map(|subvol| &subvol.record);
+        match found {
+            Some(record) if record.access == Access::Writable && record.is_there() => Ok(()),
+            _ => Err(MapError::ReadOnly),
+        }
+    }
+
+    /// The same for all subvolumes of a batch. Nobody passes the gate that is closed when a
+    /// subvolume ends.
+    fn check_all_changeable(&self, batch: &Batch) -> Result<(), MapError> {
+        let items = batch.items.iter().map(|(key, _)| key.subvol);
+        let bytes = batch.bytes.iter().map(|part| part.file.subvol);
+        let mut checked = None;
+        for subvol in items.chain(bytes) {
+            if checked.replace(subvol) != Some(subvol) {
+                self.check_changeable(subvol)?;
+            }
+        }
+        Ok(())
     }
 
     /// Applies a batch that the journal holds already.
@@ -123,17 +140,12 @@ impl LocalMap {
         Ok(())
     }
 
-    fn apply_to_blocks(&self, batch: &Batch, txg: gabion_base::ids::Txg) -> Result<(), MapError> {
+    fn apply_to_blocks(&self, batch: &Batch, txg: Txg) -> Result<(), MapError> {
         for run in &batch.allocated {
             self.alloc.own(*run, txg)?;
         }
         for freed in &batch.freed {
-            match self.snapshot_needing(freed) {
-                Some(snapshot) => {
-                    self.dead.lock().entry(txg).or_default().push((snapshot, *freed));
-                }
-                None => self.alloc.retire(freed.run, txg)?,
-            }
+            self.bury(self.fate(freed), *freed, txg)?;
         }
         Ok(())
     }
@@ -227,4 +239,25 @@ impl LocalMap {
         let bytes = segment.slice.bytes().len() as u64;
         self.journaled_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
+}
+
+/// Makes blocks that are new in `batch` be born in `txg`: a commit has begun since the operation
+/// looked at the time, and no snapshot that it makes has them.
+fn give_birth(batch: &mut Batch, txg: Txg) -> Result<(), MapError> {
+    let is_new = |addr: BlockAddr| {
+        let holds = |run: &Run| (run.addr..run.addr.plus(u64::from(run.count))).contains(&addr);
+        batch.allocated.iter().any(holds)
+    };
+    for (key, value) in batch.items.iter_mut().filter(|(key, _)| key.kind == Kind::DATA) {
+        let Some(bytes) = value else { continue };
+        let bad = |source| MapError::BadItem { key: *key, source };
+        let mut data = FileData::decode(bytes).map_err(bad)?;
+        match &mut data {
+            FileData::Extent(extent) if is_new(extent.addr) => extent.birth = txg,
+            FileData::Unwritten(run) if is_new(run.addr) => run.birth = txg,
+            _ => continue,
+        }
+        *value = Some(Value::from(data.encode()));
+    }
+    Ok(())
 }

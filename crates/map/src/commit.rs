@@ -21,23 +21,26 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::{DiskRequest, Durability};
-use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg, Uuid};
+use gabion_base::ids::{BlockAddr, SubvolId, Txg, Uuid};
 use gabion_base::sync::Mutex;
 
 use crate::alloc::Purpose;
+use crate::catalogue::Roots;
 use crate::error::MapError;
 use crate::file::dirty::InJournal;
-use crate::format::item::{Access, Dead, SubvolRecord};
-use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
+use crate::forest::{Draft, node_run};
+use crate::format::item::SubvolRecord;
+use crate::format::journal::{Batch, FreedRun, JournaledBytes};
 use crate::format::node::{NODE_BLOCKS, Node, NodePtr};
-use crate::format::superblock::{LAID_OUT, Superblock};
+use crate::format::superblock::{LAID_OUT, LONG_RECORDS, Superblock};
 use crate::journal::{DataOnDisk, Position};
-use crate::key::{FileId, Key, Kind};
+use crate::key::{Key, Kind};
 use crate::layout::Layout;
-use crate::map::{LocalMap, Subvol};
+use crate::map::LocalMap;
 use crate::memtable::{Change, Memtable};
+use crate::removal::{Reached, Work, list_key};
+use crate::subvolumes::{Edited, Fate, ForestChange, apply_edits};
 use crate::tree::{NodeWriter, Root, Tree};
-use crate::txn::Value;
 use crate::view::View;
 
 /// Threads that merge: as many as the smallest machine has cores.
@@ -53,19 +56,18 @@ const DISCARD_BLOCKS_MIN: u32 = 16;
 /// The forest's own id, as owner of its nodes and in its keys.
 pub(crate) const FOREST: SubvolId = SubvolId(0);
 
-type Roots = BTreeMap<SubvolId, Root>;
 type Records = BTreeMap<SubvolId, SubvolRecord>;
 
 /// What a freeze hands to the rest of the commit.
 struct Frozen {
     txg: Txg,
     table: Arc<Memtable>,
-    /// Subvolumes as this commit writes them, but for their roots.
+    /// Subvolumes that can have changed, as this commit writes them, but for their roots.
     subvols: Records,
-    /// The newest snapshots as the frozen operations saw them.
+    /// The same as the frozen operations saw them.
     before: Records,
-    /// The snapshot that this commit makes, and of what.
-    snapshot: Option<(SubvolId, SubvolId)>,
+    edited: Edited,
+    work: Option<Work>,
     required: Position,
 }
 
@@ -73,8 +75,8 @@ struct Frozen {
 pub(crate) enum Besides {
     /// Nothing.
     Nothing,
-    /// It makes a snapshot of this subvolume.
-    Snapshot(SubvolId),
+    /// It changes the list of subvolumes.
+    Forest(ForestChange),
     /// It gives the filesystem this layout.
     Growth(Layout),
 }
@@ -92,39 +94,6 @@ impl LocalMap {
         Ok(superblock.txg)
     }
 
-    /// Makes a read-only copy of a subvolume as it is now, by one commit.
-    pub fn snapshot(&self, of: SubvolId) -> Result<SubvolId, MapError> {
-        self.write_back_all(&|_| true)?;
-        let mut superblock = self.superblock.lock();
-        self.commit_locked(&mut superblock, Besides::Snapshot(of))?.ok_or(MapError::NotGabion {
-            device: self.disk.name().to_string(),
-            reason: format!("there is no {of} to make a snapshot of"),
-        })
-    }
-
-    /// Makes an empty subvolume. It is durable with the next commit.
-    pub fn create_subvolume(&self) -> Result<SubvolId, MapError> {
-        self.check_writable()?;
-        let mut superblock = self.superblock.lock();
-        let id = next_subvol(&mut superblock)?;
-        let record = SubvolRecord {
-            access: Access::Writable,
-            parent: SubvolId(0),
-            origin: SubvolId(0),
-            root: None,
-            level: 0,
-            birth: self.view.load().active.txg(),
-            newest_snapshot_birth: Txg(0),
-            newest_snapshot: SubvolId(0),
-            next_ino: 1,
-            nodes: 0,
-        };
-        let subvol = Subvol { record, next_ino: 1.into() };
-        self.subvols.write().insert(id, subvol);
-        self.forest_changed.store(true, Ordering::Release);
-        Ok(id)
-    }
-
     /// Whether the last commit holds everything already.
     fn is_committed(&self) -> bool {
         let view = self.view.load();
@@ -135,12 +104,12 @@ impl LocalMap {
             && self.files.unsettled().is_empty()
     }
 
-    /// Makes a commit, whether there is anything to commit or not. Returns the snapshot it made.
+    /// Makes a commit, whether there is anything to commit or not.
     pub(crate) fn commit_locked(
         &self,
         superblock: &mut Superblock,
         besides: Besides,
-    ) -> Result<Option<SubvolId>, MapError> {
+    ) -> Result<(), MapError> {
         self.check_writable()?;
         match self.write_back_all(&|_| true) {
             // Blocks that this commit frees may be what is missing: let it come first.
@@ -148,55 +117,42 @@ impl LocalMap {
             Err(error) => return Err(error),
         }
         self.forest_changed.store(false, Ordering::Release);
-        let (snapshot_of, grown) = match besides {
-            Besides::Nothing => (None, None),
-            Besides::Snapshot(of) => (Some(of), None),
-            Besides::Growth(grown) => (None, Some(grown)),
+        let (change, grown) = match besides {
+            Besides::Nothing => (ForestChange::default(), None),
+            Besides::Forest(change) => (change, None),
+            Besides::Growth(grown) => (ForestChange::default(), Some(grown)),
         };
-        let frozen = self.freeze(superblock, snapshot_of)?;
-        let snapshot = frozen.snapshot.map(|(id, _)| id);
+        let frozen = self.freeze(change);
         let outcome = self.write_commit(superblock, frozen, grown);
         if let Err(failure) = &outcome {
             self.stop(failure);
         }
-        outcome.map(|()| snapshot)
+        outcome
     }
 
     /// Step 2.
-    fn freeze(
-        &self,
-        superblock: &mut Superblock,
-        snapshot_of: Option<SubvolId>,
-    ) -> Result<Frozen, MapError> {
+    fn freeze(&self, change: ForestChange) -> Frozen {
         let _gate = self.gate.write();
         let view = self.view.load_full();
         assert!(view.frozen.is_none(), "one commit at a time");
         let txg = view.active.txg();
         let mut subvols = self.subvols.write();
-        let mut before = BTreeMap::new();
-        for (id, subvol) in subvols.iter_mut() {
-            subvol.record.next_ino = subvol.next_ino.load(Ordering::Acquire);
-            before.insert(*id, subvol.record.clone());
+        let before: Records = subvols
+            .writable()
+            .map(|(id, subvol)| {
+                let next_ino = subvol.next_ino.load(Ordering::Acquire);
+                (id, SubvolRecord { next_ino, ..subvol.record.clone() })
+            })
+            .collect();
+        for (id, record) in &before {
+            if let Some(subvol) = subvols.get_mut(*id) {
+                subvol.record.next_ino = record.next_ino;
+            }
         }
+        let edited = apply_edits(&mut subvols, txg, &change.edits);
         let mut written = before.clone();
-        let mut snapshot = None;
-        if let Some(of) = snapshot_of
-            && let Some(source) = subvols.get_mut(&of)
-        {
-            let id = next_subvol(superblock)?;
-            let record = SubvolRecord {
-                access: Access::ReadOnly,
-                origin: of,
-                birth: txg,
-                ..source.record.clone()
-            };
-            source.record.newest_snapshot = id;
-            source.record.newest_snapshot_birth = txg;
-            written.insert(of, source.record.clone());
-            written.insert(id, record.clone());
-            let next_ino = record.next_ino.into();
-            subvols.insert(id, Subvol { record, next_ino });
-            snapshot = Some((id, of));
+        for id in &edited.ids {
+            written.insert(*id, subvols[id].record.clone());
         }
         drop(subvols);
         self.view.store(Arc::new(View {
@@ -206,8 +162,8 @@ impl LocalMap {
         }));
         self.journal.divide();
         let required = self.carry_over();
-        let table = Arc::clone(&view.active);
-        Ok(Frozen { txg, table, subvols: written, before, snapshot, required })
+        let (table, work) = (Arc::clone(&view.active), change.work);
+        Frozen { txg, table, subvols: written, before, edited, work, required }
     }
 
     /// Bytes that only the journal holds go into its new part. Where newer ones have taken their
@@ -215,6 +171,9 @@ impl LocalMap {
     fn carry_over(&self) -> Position {
         let mut carried = 0;
         for state in self.files.unsettled() {
+            if self.check_changeable(state.file.subvol).is_err() {
+                continue;
+            }
             let mut batch = Batch::default();
             for segment in state.dirty.all() {
                 let offset = segment.block * BLOCK_SIZE as u64;
@@ -250,8 +209,8 @@ impl LocalMap {
     ) -> Result<(), MapError> {
         let txg = frozen.txg;
         let required = frozen.required;
-        let (roots, records) = self.merge_subvolumes(&frozen)?;
-        let forest = self.merge_forest(superblock, &frozen, &records)?;
+        let (roots, mut records) = self.merge_subvolumes(&frozen)?;
+        let forest = self.merge_forest(superblock, &frozen, &mut records)?;
         self.write_held(0)?;
         if let Some(grown) = &grown {
             self.alloc.free_end(grown, txg)?;
@@ -267,6 +226,9 @@ impl LocalMap {
         next.alloc = map.top;
         next.free_blocks = map.free;
         next.journal = start;
+        if records.values().any(SubvolRecord::is_long) {
+            next.incompatible |= LONG_RECORDS;
+        }
         if let Some(grown) = &grown {
             next.blocks = grown.blocks;
             next.incompatible |= LAID_OUT;
@@ -279,7 +241,7 @@ impl LocalMap {
         *superblock = next;
         self.committed.store(txg.0, Ordering::Release);
         self.journal.unseal(start, required);
-        self.publish(roots, &records);
+        self.publish(roots, &frozen, &records);
         if let Some(grown) = grown {
             // In this order there is no moment with less to be had than before.
             self.alloc.publish(grown.clone());
@@ -301,19 +263,29 @@ impl LocalMap {
                 addr: BlockAddr(0),
                 reason: "items of a subvolume that does not exist",
             })?;
-            let root = roots.get(&id).copied().unwrap_or(Root::EMPTY);
-            let (root, nodes) = self.merge_tree(frozen, id, root, part)?;
+            let (root, nodes) = self.merge_tree(frozen, id, roots.root(id), part)?;
             record.root = root.ptr;
             record.level = root.level;
             // Only a count that was wrong on disk can pass its ends.
             record.nodes = record.nodes.saturating_add_signed(nodes);
             roots.insert(id, root);
         }
-        if let Some((snapshot, of)) = frozen.snapshot {
-            let source = records[&of].clone();
-            let record = records.get_mut(&snapshot).expect("made at the freeze");
+        for (snapshot, of) in &frozen.edited.snapshots {
+            let source = records[of].clone();
+            let record = records.get_mut(snapshot).expect("made at the freeze");
             (record.root, record.level, record.nodes) = (source.root, source.level, source.nodes);
-            roots.insert(snapshot, roots.get(&of).copied().unwrap_or(Root::EMPTY));
+            roots.insert(*snapshot, roots.root(*of));
+        }
+        for (id, tree) in &frozen.edited.roots {
+            match tree {
+                Some((root, nodes)) => {
+                    if let Some(record) = records.get_mut(id) {
+                        (record.root, record.level, record.nodes) = (root.ptr, root.level, *nodes);
+                    }
+                    roots.insert(*id, *root);
+                }
+                None => roots.remove(*id),
+            }
         }
         Ok((roots, records))
     }
@@ -338,56 +310,55 @@ impl LocalMap {
         for ptr in writer.released.into_inner() {
             let run = node_run(ptr.addr);
             let freed = FreedRun { subvol: owner, run, birth: ptr.birth };
-            let needing = frozen.before.get(&owner).filter(|record| {
-                record.newest_snapshot != SubvolId(0) && ptr.birth <= record.newest_snapshot_birth
-            });
-            match needing {
-                Some(record) => {
-                    let snapshot = record.newest_snapshot;
-                    self.dead.lock().entry(frozen.txg).or_default().push((snapshot, freed));
-                }
-                None => self.alloc.retire(run, frozen.txg)?,
-            }
+            let fate = frozen.before.get(&owner).map_or(Fate::Free, |of| of.fate(ptr.birth));
+            self.bury(fate, freed, frozen.txg)?;
         }
         Ok((root, grown))
     }
 
-    /// Step 3 for the forest.
+    /// What has left a tree is free, or waits for those that need it.
+    pub(crate) fn bury(&self, fate: Fate, freed: FreedRun, txg: Txg) -> Result<(), MapError> {
+        match fate {
+            Fate::Free => self.alloc.retire(freed.run, txg),
+            Fate::Dead(snapshot) => {
+                self.dead.lock().entry(txg).or_default().push((snapshot, freed));
+                Ok(())
+            }
+            Fate::Another => Ok(()),
+        }
+    }
+
+    /// Step 3 for the forest, with the work that is to be done for a removal. What that brings to
+    /// its end is no longer among the records.
     fn merge_forest(
         &self,
         superblock: &Superblock,
         frozen: &Frozen,
-        records: &Records,
+        records: &mut Records,
     ) -> Result<Root, MapError> {
         let root = Root { ptr: superblock.forest, level: superblock.forest_level };
-        let tree = Tree::new(&self.nodes, root, FOREST);
-        let mut changes: BTreeMap<Key, Change> = BTreeMap::new();
-        for (id, record) in records {
-            let key = subvol_key(*id);
-            let value = record.encode();
-            let same = tree.get(key)?.is_some_and(|known| *known == value[..]);
-            if !same {
-                changes.insert(key, Some(Value::from(value)));
-            }
-        }
+        let mut draft = Draft::new(Tree::new(&self.nodes, root, FOREST));
         let dead = self.dead.lock().remove(&frozen.txg).unwrap_or_default();
         for (snapshot, freed) in dead {
-            let key =
-                FileId::new(FOREST, Ino(u64::from(snapshot.0))).key(Kind::DEAD, freed.run.addr.0);
-            let known = match changes.get(&key) {
-                Some(change) => change.clone(),
-                None => tree.get(key)?,
-            };
-            let mut item = Dead { count: freed.run.count, owners: 1, birth: freed.birth };
-            if let Some(value) = known {
-                let known =
-                    Dead::decode(&value).map_err(|source| MapError::BadItem { key, source })?;
-                item.owners = item.owners.saturating_add(known.owners);
-                item.count = item.count.max(known.count);
-            }
-            changes.insert(key, Some(Value::from(item.encode())));
+            draft.put_dead(snapshot, freed.run, freed.birth)?;
         }
-        let changes: Vec<_> = changes.into_iter().collect();
+        if let Some(work) = &frozen.work {
+            match self.do_work(work, frozen.txg, &mut draft)? {
+                Reached::Stage(removal) => {
+                    if let Some(record) = records.get_mut(&work.of) {
+                        record.extended.removal = removal;
+                    }
+                }
+                Reached::End => {
+                    records.remove(&work.of);
+                    draft.delete(subvol_key(work.of));
+                }
+            }
+        }
+        for (id, record) in &*records {
+            draft.put_record(subvol_key(*id), record)?;
+        }
+        let changes = draft.into_changes();
         self.merge_tree(frozen, FOREST, root, &changes).map(|(root, _)| root)
     }
 
@@ -425,19 +396,22 @@ impl LocalMap {
     }
 
     /// Step 6: readers see the new trees.
-    fn publish(&self, roots: Roots, records: &BTreeMap<SubvolId, SubvolRecord>) {
+    fn publish(&self, roots: Roots, frozen: &Frozen, records: &Records) {
         let mut subvols = self.subvols.write();
-        let mut nodes = 0;
+        if let Some(work) = frozen.work.as_ref().filter(|work| !records.contains_key(&work.of)) {
+            subvols.remove(work.of);
+        }
         for (id, record) in records {
-            if let Some(subvol) = subvols.get_mut(id) {
+            if let Some(subvol) = subvols.get_mut(*id) {
                 subvol.record.root = record.root;
                 subvol.record.level = record.level;
                 subvol.record.nodes = record.nodes;
-                nodes += record.nodes;
+                subvol.record.extended.removal = record.extended.removal;
             }
         }
-        drop(subvols);
+        let nodes = subvols.writable().map(|(_, subvol)| subvol.record.nodes).sum();
         self.tree_nodes.store(nodes, Ordering::Relaxed);
+        drop(subvols);
         let view = self.view.load_full();
         let active = Arc::clone(&view.active);
         self.view.store(Arc::new(View { active, frozen: None, roots: Arc::new(roots) }));
@@ -467,20 +441,9 @@ impl LocalMap {
     }
 }
 
-/// An id that no subvolume ever had.
-fn next_subvol(superblock: &mut Superblock) -> Result<SubvolId, MapError> {
-    let id = superblock.next_subvol;
-    superblock.next_subvol = SubvolId(id.0.checked_add(1).ok_or(MapError::NoSpace)?);
-    Ok(id)
-}
-
 /// Where a subvolume's record stands in the forest.
 pub(crate) fn subvol_key(id: SubvolId) -> Key {
-    FileId::new(FOREST, Ino(u64::from(id.0))).key(Kind::SUBVOLUME, 0)
-}
-
-fn node_run(addr: BlockAddr) -> Run {
-    Run { addr, count: NODE_BLOCKS as u32 }
+    list_key(id, Kind::SUBVOLUME, 0)
 }
 
 /// Gives nodes their places and keeps them until they are written.

@@ -6,6 +6,7 @@ use gabion_base::ids::{BlockAddr, Uuid};
 use thiserror::Error;
 
 use crate::key::{FileId, Key};
+use crate::subvolumes::Refusal;
 
 /// A failure of the world below the map: the device, its content, its space.
 #[derive(Clone, Debug, Error)]
@@ -137,6 +138,9 @@ pub enum MapError {
         /// The first error.
         cause: String,
     },
+    /// A subvolume or snapshot cannot be had, made or removed.
+    #[error(transparent)]
+    Subvolume(#[from] Refusal),
     /// The filesystem was opened for reading only.
     #[error("the filesystem is mounted read-only")]
     ReadOnly,

@@ -42,9 +42,12 @@ impl Kind {
     /// A run of blocks that died while an older snapshot still needs it: in the forest, under the
     /// owning subvolume's id as inode, at the block address.
     pub const DEAD: Kind = Kind(10);
+    /// A run of blocks with several owners that is free already, while the subvolume that shared
+    /// it is being removed: in the forest, under that one's id as inode, at the block address.
+    pub const FREED: Kind = Kind(11);
     /// What a server notes of its clients' sessions: who they are under inode 0, what they have had
     /// done under inodes of their own, which are no objects.
-    pub const SESSION: Kind = Kind(16);
+    pub const SESSION: Kind = Kind(12);
     /// Advisory locks, at the byte that is locked. Never an item: only leases are on them.
     pub const LOCK: Kind = Kind(64);
 }
@@ -62,6 +65,7 @@ impl fmt::Debug for Kind {
             Self::REFERENCE => "REFERENCE",
             Self::SUBVOLUME => "SUBVOLUME",
             Self::DEAD => "DEAD",
+            Self::FREED => "FREED",
             Self::SESSION => "SESSION",
             Self::LOCK => "LOCK",
             Self(other) => return write!(f, "kind {other}"),

@@ -18,13 +18,16 @@
 #![forbid(unsafe_code)]
 
 pub mod alloc;
+pub mod audit;
 mod bytes;
+pub mod catalogue;
 mod changes;
 pub mod commit;
 mod copies;
 pub mod error;
 mod extents;
 pub mod file;
+mod forest;
 pub mod format;
 mod grow;
 pub mod journal;
@@ -37,9 +40,11 @@ pub mod open;
 pub mod pin;
 mod recent;
 mod references;
+pub mod removal;
 pub mod scrub;
 pub mod space;
 pub mod store;
+pub mod subvolumes;
 mod transaction;
 pub mod tree;
 pub mod txn;

@@ -27,9 +27,10 @@ use gabion_base::ids::{SubvolId, Txg, Uuid};
 use gabion_base::sync::{CachePadded, Condvar, Mutex, ReadMostly};
 
 use crate::alloc::Allocator;
+use crate::catalogue::Catalogue;
 use crate::error::MapError;
 use crate::file::FileTable;
-use crate::format::item::SubvolRecord;
+use crate::format::item::{Access, SubvolRecord};
 use crate::format::journal::FreedRun;
 use crate::format::superblock::Superblock;
 use crate::journal::Journal;
@@ -37,6 +38,7 @@ use crate::key::FileId;
 use crate::locks::LockTable;
 use crate::space::{Space, Uncommitted};
 use crate::store::NodeCache;
+use crate::subvolumes::Fate;
 use crate::tree::NodeStore;
 use crate::view::View;
 
@@ -77,12 +79,6 @@ pub struct Pressure {
     pub commit: bool,
 }
 
-/// A subvolume as it is now.
-pub(crate) struct Subvol {
-    pub(crate) record: SubvolRecord,
-    pub(crate) next_ino: AtomicU64,
-}
-
 /// One filesystem.
 pub struct LocalMap {
     pub(crate) disk: Arc<dyn Disk>,
@@ -97,7 +93,7 @@ pub struct LocalMap {
     pub(crate) alloc: Allocator,
     pub(crate) space: Space,
     pub(crate) journal: Journal,
-    pub(crate) subvols: ReadMostly<BTreeMap<SubvolId, Subvol>>,
+    pub(crate) subvols: ReadMostly<Catalogue>,
     /// Blocks that died while a snapshot needs them, by transaction group.
     pub(crate) dead: Mutex<BTreeMap<Txg, Vec<(SubvolId, FreedRun)>>>,
     /// The last durable superblock. Its lock is the commit lock.
@@ -157,11 +153,8 @@ pub struct Activity {
 impl LocalMap {
     pub(crate) fn assemble(parts: Parts) -> Self {
         let space = Space::new(&parts.alloc.layout());
-        let tree_nodes = parts.subvols.values().map(|record| record.nodes).sum();
-        let subvols = parts.subvols.into_iter().map(|(id, record)| {
-            let next_ino = AtomicU64::new(record.next_ino);
-            (id, Subvol { record, next_ino })
-        });
+        let writable = parts.subvols.values().filter(|it| it.access == Access::Writable);
+        let tree_nodes = writable.map(|record| record.nodes).sum();
         Self {
             disk: parts.disk,
             uuid: parts.superblock.uuid,
@@ -175,7 +168,7 @@ impl LocalMap {
             alloc: parts.alloc,
             space,
             journal: parts.journal,
-            subvols: ReadMostly::new(subvols.collect()),
+            subvols: ReadMostly::new(parts.subvols.into_iter().collect()),
             dead: Mutex::default(),
             committed: AtomicU64::new(parts.superblock.txg.0),
             superblock: Mutex::new(parts.superblock),
@@ -211,8 +204,15 @@ impl LocalMap {
         self.superblock.lock().name_seed
     }
 
-    /// All subvolumes, oldest first.
+    /// All subvolumes and snapshots that are there, oldest first.
     pub fn subvolumes(&self) -> Vec<(SubvolId, SubvolRecord)> {
+        let mut records = self.records();
+        records.retain(|(_, record)| record.is_there());
+        records
+    }
+
+    /// The same with those that are being removed.
+    pub(crate) fn records(&self) -> Vec<(SubvolId, SubvolRecord)> {
         let subvols = self.subvols.read();
         subvols.iter().map(|(id, subvol)| (*id, subvol.record.clone())).collect()
     }
@@ -351,12 +351,10 @@ impl LocalMap {
         Ok(())
     }
 
-    /// Where a subvolume's blocks go when they die: onto a deadlist if a snapshot needs them.
-    pub(crate) fn snapshot_needing(&self, freed: &FreedRun) -> Option<SubvolId> {
+    /// What happens to blocks that leave their subvolume.
+    pub(crate) fn fate(&self, freed: &FreedRun) -> Fate {
         let subvols = self.subvols.read();
-        let record = &subvols.get(&freed.subvol)?.record;
-        (record.newest_snapshot != SubvolId(0) && freed.birth <= record.newest_snapshot_birth)
-            .then_some(record.newest_snapshot)
+        subvols.get(&freed.subvol).map_or(Fate::Free, |subvol| subvol.record.fate(freed.birth))
     }
 
     /// The size of a file that is not in motion, from its item.

@@ -256,7 +256,8 @@ impl LocalMap {
             return Err(damaged("its next subvolume exists already"));
         }
         let root = |record: &SubvolRecord| Root { ptr: record.root, level: record.level };
-        let roots = subvols.iter().map(|(id, record)| (*id, root(record))).collect();
+        let there = subvols.iter().filter(|(_, record)| record.is_there());
+        let roots = there.map(|(id, record)| (*id, root(record))).collect();
         let txg = superblock.txg.next();
         let view =
             View { active: Arc::new(Memtable::new(txg)), frozen: None, roots: Arc::new(roots) };
@@ -305,6 +306,9 @@ impl LocalMap {
             let subvol = subvol.ok_or(corrupt("a change of a subvolume that does not exist"))?;
             if subvol.record.access == Access::ReadOnly {
                 return Err(corrupt("a change of a snapshot"));
+            }
+            if !subvol.record.is_there() {
+                return Err(corrupt("a change of a subvolume that was removed"));
             }
             if file.ino.0 >= INO_END {
                 return Err(corrupt("an inode number that is impossible"));

@@ -4,11 +4,11 @@
 //! the pinned state references are not given out again. Pins cost space, so a long walk takes a new
 //! one from time to time and goes on in the newer state.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gabion_base::ids::{SubvolId, Txg};
 
+use crate::catalogue::Roots;
 use crate::map::LocalMap;
 use crate::tree::{Root, Tree};
 
@@ -16,7 +16,7 @@ use crate::tree::{Root, Tree};
 pub struct Pin<'m> {
     map: &'m LocalMap,
     txg: Txg,
-    roots: Arc<BTreeMap<SubvolId, Root>>,
+    roots: Arc<Roots>,
     forest: Root,
 }
 
@@ -45,16 +45,13 @@ impl Pin<'_> {
 
     /// Subvolumes that have a tree in it.
     pub fn subvolumes(&self) -> Vec<SubvolId> {
-        self.roots.keys().copied().collect()
+        self.roots.iter().map(|(id, _)| id).collect()
     }
 
     /// A subvolume's tree. [`SubvolId`] 0 is the forest.
     pub fn tree(&self, subvol: SubvolId) -> Tree<'_> {
-        let root = if subvol == crate::commit::FOREST {
-            self.forest
-        } else {
-            self.roots.get(&subvol).copied().unwrap_or(Root::EMPTY)
-        };
+        let root =
+            if subvol == crate::commit::FOREST { self.forest } else { self.roots.root(subvol) };
         Tree::new(&self.map.nodes, root, subvol)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! - [`scrub`] reads every node and every block of data past the caches and verifies checksums. On
 //!   a device with copies it looks at all of them, and puts right what is wrong.
-//! - [`audit`] compares the allocation map with what the trees reference, to the block.
+//!
+//! What a snapshot shares with the one before it is verified once.
 //!
 //! A scrub walks a pinned state. It renews the pin every few thousand nodes and goes on behind the
 //! last key in the newer state, so that it never holds much space back. What it finds is collected,
@@ -14,20 +15,18 @@ use std::ops::ControlFlow;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::checksum::crc32c;
-use gabion_base::ids::{BlockAddr, SubvolId};
+use gabion_base::ids::{BlockAddr, SubvolId, Txg};
 
 use crate::commit::FOREST;
 use crate::copies;
 use crate::error::MapError;
 use crate::extents::Piece;
-use crate::format::item::{Access, Dead, FileData};
-use crate::format::journal::Run;
-use crate::format::node::{NODE_BLOCKS, NODE_SIZE, Node, NodePtr};
+use crate::format::item::FileData;
+use crate::format::node::{NODE_SIZE, Node, NodePtr};
 use crate::key::{Key, Kind};
-use crate::layout::GROUP_BLOCKS;
 use crate::map::LocalMap;
 use crate::pin::Pin;
-use crate::tree::{NodeStore, Tree};
+use crate::tree::NodeStore;
 
 /// Leaves after which a scrub renews its pin.
 const LEAVES_PER_PIN: u64 = 1024;
@@ -89,18 +88,33 @@ pub fn scrub(
     let space = map.alloc.layout().blocks.saturating_sub(free);
     let mut scrubber = Scrubber { map, report: Report::default(), watch, path: BTreeMap::new() };
     scrubber.report.progress.total_bytes = space * BLOCK_SIZE as u64;
-    let mut subvols = vec![FOREST];
-    subvols.extend(map.pin().subvolumes());
-    for subvol in subvols {
+    for (subvol, seen) in trees(map) {
         let mut from = Some(Key::first(subvol));
         while let Some(key) = from {
-            from = scrubber.stretch(subvol, key);
+            from = scrubber.stretch(subvol, key, seen);
             if scrubber.report.stopped {
                 return Ok(scrubber.report);
             }
         }
     }
     Ok(scrubber.report)
+}
+
+/// All trees, and of each the birth up to which it has nothing that an earlier one has not: that of
+/// the snapshot before it.
+fn trees(map: &LocalMap) -> Vec<(SubvolId, Txg)> {
+    let mut records = map.subvolumes();
+    records.sort_by_key(|(id, record)| (record.chain(*id), record.rank()));
+    let mut trees = vec![(FOREST, Txg(0))];
+    let mut before: Option<(SubvolId, Txg)> = None;
+    for (id, record) in records {
+        let chain = record.chain(id);
+        let older = before.filter(|(of, _)| *of == chain).map(|(_, birth)| birth);
+        let seen = older.unwrap_or(record.extended.base_birth);
+        trees.push((id, seen));
+        before = Some((chain, record.birth));
+    }
+    trees
 }
 
 struct Scrubber<'a> {
@@ -113,13 +127,13 @@ struct Scrubber<'a> {
 
 impl Scrubber<'_> {
     /// Verifies leaves from `from` on under one pin. Returns where to go on.
-    fn stretch(&mut self, subvol: SubvolId, from: Key) -> Option<Key> {
+    fn stretch(&mut self, subvol: SubvolId, from: Key, seen: Txg) -> Option<Key> {
         let pin = self.map.pin();
         let root = pin.tree(subvol).root();
-        let ptr = root.ptr?;
+        let ptr = root.ptr.filter(|ptr| ptr.birth > seen)?;
         let mut from = from;
         for _ in 0..LEAVES_PER_PIN {
-            match self.leaf(&pin, subvol, ptr, root.level, from) {
+            match self.leaf(&pin, (ptr, root.level), from, seen) {
                 Some(next) => from = next,
                 None => return None,
             }
@@ -132,17 +146,11 @@ impl Scrubber<'_> {
     }
 
     /// Verifies the path to the leaf that holds or follows `from`, and the leaf's items. Returns
-    /// the first key behind that leaf (or behind the damaged node), if there is one.
-    fn leaf(
-        &mut self,
-        pin: &Pin<'_>,
-        subvol: SubvolId,
-        root: NodePtr,
-        level: u8,
-        from: Key,
-    ) -> Option<Key> {
-        let mut ptr = root;
-        let mut level = level;
+    /// the first key behind that leaf (or behind the damaged node, or behind what was seen in an
+    /// earlier tree), if there is one.
+    fn leaf(&mut self, pin: &Pin<'_>, root: (NodePtr, u8), from: Key, seen: Txg) -> Option<Key> {
+        let subvol = from.subvol;
+        let (mut ptr, mut level) = root;
         let mut next = None;
         loop {
             let node = match self.node(ptr, level) {
@@ -157,7 +165,7 @@ impl Scrubber<'_> {
                 for index in 0..items.count() {
                     let key = items.key(index).of(subvol);
                     if key >= from {
-                        self.item(key, items.value(index));
+                        self.item(key, items.value(index), seen);
                     }
                 }
                 return next;
@@ -168,6 +176,9 @@ impl Scrubber<'_> {
             }
             ptr = items.child(index);
             level -= 1;
+            if ptr.birth <= seen {
+                return next;
+            }
             debug_assert!(pin.txg() >= ptr.birth);
         }
     }
@@ -184,7 +195,7 @@ impl Scrubber<'_> {
         Ok(node)
     }
 
-    fn item(&mut self, key: Key, value: &[u8]) {
+    fn item(&mut self, key: Key, value: &[u8], seen: Txg) {
         self.report.progress.items += 1;
         if key.kind != Kind::DATA {
             return;
@@ -194,6 +205,9 @@ impl Scrubber<'_> {
             Err(error) => return self.found(key.subvol, Some(key), error),
         };
         let FileData::Extent(extent) = piece.data else { return };
+        if extent.birth <= seen {
+            return;
+        }
         let mut blocks = Blocks::zeroed(extent.checksums.len());
         if let Err(error) = self.map.disk.read(extent.addr, blocks.bytes_mut()) {
             return self.found(key.subvol, Some(key), error.into());
@@ -233,145 +247,5 @@ impl Scrubber<'_> {
         } else {
             self.report.more += 1;
         }
-    }
-}
-
-/// How the allocation map and the trees disagree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
-    /// Blocks in use.
-    pub used: u64,
-    /// Blocks marked as in use that nothing references: (first, count), at most a thousand runs.
-    pub leaked: Vec<(u64, u64)>,
-    /// Blocks that are referenced and not marked.
-    pub missing: Vec<(u64, u64)>,
-    /// Blocks that are referenced more often than they should be.
-    pub doubled: Vec<(u64, u64)>,
-}
-
-impl Audit {
-    /// Whether both agree to the block.
-    pub fn is_exact(&self) -> bool {
-        self.leaked.is_empty() && self.missing.is_empty() && self.doubled.is_empty()
-    }
-}
-
-/// How many runs cover each block of a device, at a cost that follows the number of runs.
-struct Cover {
-    /// By how many more runs a block is covered than the one before it.
-    steps: Vec<i32>,
-}
-
-impl Cover {
-    fn new(blocks: u64) -> Self {
-        Self { steps: vec![0; blocks as usize + 1] }
-    }
-
-    /// Counts the part of a run that is on the device.
-    fn add(&mut self, from: u64, count: u64) {
-        let end = self.steps.len() as u64 - 1;
-        let (from, to) = (from.min(end), from.saturating_add(count).min(end));
-        self.steps[from as usize] += 1;
-        self.steps[to as usize] -= 1;
-    }
-
-    /// The counts, block by block.
-    fn counts(&self) -> impl Iterator<Item = i32> {
-        self.steps.iter().scan(0, |count, step| {
-            *count += step;
-            Some(*count)
-        })
-    }
-}
-
-/// Compares the allocation map of the last commit with what its trees reference. Keeps eight bytes
-/// a block in memory: for tests and for checks on request. Commits wait meanwhile.
-pub fn audit(map: &LocalMap) -> Result<Audit, MapError> {
-    let superblock = map.superblock.lock();
-    let layout = map.alloc.layout();
-    let mut seen = Cover::new(layout.blocks);
-    // What counts once however often it is referenced.
-    let mut shared = Cover::new(layout.blocks);
-    for group in 0..layout.groups {
-        for (start, count) in layout.fixed_runs(group) {
-            shared.add(group * GROUP_BLOCKS + start, count);
-        }
-    }
-    let view = map.view.load_full();
-    let records = map.subvolumes();
-    let snapshots = records.iter().any(|(_, record)| record.access == Access::ReadOnly);
-    let forest = crate::tree::Root { ptr: superblock.forest, level: superblock.forest_level };
-    let mut trees = vec![Tree::new(&map.nodes, forest, FOREST)];
-    for (subvol, root) in view.roots.iter() {
-        trees.push(Tree::new(&map.nodes, *root, *subvol));
-    }
-    for tree in trees {
-        let mut visitor = References::default();
-        tree.walk(&mut visitor)?;
-        let add = |cover: &mut Cover, run: &Run| cover.add(run.addr.0, u64::from(run.count));
-        visitor.runs.iter().for_each(|run| add(&mut seen, run));
-        // Trees share nodes and extents with snapshots, and files with their copies by reference.
-        visitor.shared.iter().for_each(|run| add(&mut shared, run));
-    }
-    let mut audit = Audit::default();
-    let mut counts = seen.counts().zip(shared.counts());
-    for group in 0..layout.groups {
-        let bitmap = map.alloc.committed_bitmap(group)?;
-        let blocks = 0..layout.group_blocks(group);
-        for (start, (seen, shared)) in blocks.zip(&mut counts) {
-            let block = group * GROUP_BLOCKS + start;
-            let used = bitmap.is_set(start);
-            let count = if shared > 0 { 1 } else { seen };
-            audit.used += u64::from(used);
-            match (used, count) {
-                (true, 0) => extend(&mut audit.leaked, block),
-                (false, 1..) => extend(&mut audit.missing, block),
-                (true, 2..) if !snapshots => extend(&mut audit.doubled, block),
-                _ => {}
-            }
-        }
-    }
-    drop(superblock);
-    Ok(audit)
-}
-
-fn extend(runs: &mut Vec<(u64, u64)>, block: u64) {
-    if let Some((start, count)) = runs.last_mut()
-        && *start + *count == block
-    {
-        *count += 1;
-    } else if runs.len() < FINDINGS_MAX {
-        runs.push((block, 1));
-    }
-}
-
-/// Collects what a tree references.
-#[derive(Default)]
-struct References {
-    runs: Vec<Run>,
-    shared: Vec<Run>,
-}
-
-impl crate::tree::Visitor for References {
-    fn node(&mut self, ptr: NodePtr, _level: u8) -> Result<crate::tree::Visit, MapError> {
-        self.runs.push(Run { addr: ptr.addr, count: NODE_BLOCKS as u32 });
-        Ok(crate::tree::Visit::Enter)
-    }
-
-    fn item(&mut self, key: Key, value: &[u8]) -> Result<(), MapError> {
-        let bad = |source| MapError::BadItem { key, source };
-        if key.kind == Kind::DATA {
-            if let Some((run, _, sharing)) = Piece::decode(key, value)?.run() {
-                self.runs.push(run);
-                if sharing == crate::format::item::Sharing::Shared {
-                    self.shared.push(run);
-                }
-            }
-        } else if key.kind == Kind::DEAD {
-            let dead = Dead::decode(value).map_err(bad)?;
-            let run = Run { addr: BlockAddr(key.at), count: dead.count };
-            self.runs.push(run);
-        }
-        Ok(())
     }
 }

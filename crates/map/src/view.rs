@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use gabion_base::ids::SubvolId;
 
+use crate::catalogue::Roots;
 use crate::error::MapError;
 use crate::key::Key;
 use crate::memtable::{Change, Memtable};
-use crate::tree::{NodeStore, Root, Tree};
+use crate::tree::{NodeStore, Tree};
 use crate::txn::Value;
 
 /// Changes that an operation has made so far.
@@ -33,13 +34,12 @@ pub struct View {
     /// Is being committed.
     pub frozen: Option<Arc<Memtable>>,
     /// Roots of the last commit.
-    pub roots: Arc<BTreeMap<SubvolId, Root>>,
+    pub roots: Arc<Roots>,
 }
 
 impl View {
     fn tree<'a>(&self, store: &'a dyn NodeStore, subvol: SubvolId) -> Tree<'a> {
-        let root = self.roots.get(&subvol).copied().unwrap_or(Root::EMPTY);
-        Tree::new(store, root, subvol)
+        Tree::new(store, self.roots.root(subvol), subvol)
     }
 
     /// The item at `key`.

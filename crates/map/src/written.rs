@@ -15,6 +15,7 @@ use crate::file::dirty::Segment;
 use crate::format::item::{Extent, FileData, INLINE_LENGTH_MAX, Sharing};
 use crate::format::journal::{FreedRun, Run};
 use crate::key::FileId;
+use crate::subvolumes::Fate;
 use crate::transaction::LocalTxn;
 use crate::txn::Stop;
 
@@ -86,7 +87,7 @@ impl LocalTxn<'_> {
         let FileData::Unwritten(run) = &piece.data else { return false };
         let blocks = Run { addr: run.addr, count: run.count };
         let freed = FreedRun { subvol: file.subvol, run: blocks, birth: run.birth };
-        run.sharing == Sharing::Sole && self.map.snapshot_needing(&freed).is_none()
+        run.sharing == Sharing::Sole && self.map.fate(&freed) == Fate::Free
     }
 
     /// Puts extents for what of `written` is still the file's bytes; returns those blocks.

@@ -44,15 +44,29 @@ impl LocalFs {
         }
     }
 
-    /// Reaps orphans that nobody refers to, until the end.
+    /// Reaps orphans that nobody refers to, and frees what removed snapshots leave, until the end.
     pub fn keep_reaped(&self, report: &dyn Fn(&Error)) {
         if self.is_read_only() {
             return;
         }
-        while self.reaper.wait(REAPER_PATIENCE) {
+        let mut removes = true;
+        while self.reaper.wait(self.patience(removes)) {
             if let Err(error) = self.reap_step() {
                 report(&error);
             }
+            if removes && let Err(error) = self.map.remove_step() {
+                report(&error.into());
+                // What is damaged would fail again.
+                removes = false;
+            }
+        }
+    }
+
+    /// How long the loop that reaps may sleep: not while a snapshot is being removed.
+    fn patience(&self, removes: bool) -> Duration {
+        match removes && self.map.is_removing() {
+            true => Duration::ZERO,
+            false => REAPER_PATIENCE,
         }
     }
 

@@ -22,7 +22,8 @@ impl LocalFs {
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize> {
-        let count = self.run(|txn| gabion_fs::read(txn, file, offset, into))?;
+        let count = self.run(|txn| gabion_fs::read(txn, file, offset, into));
+        let count = self.unless_removed(file, count)?;
         self.record_reading(caller, file);
         Ok(count)
     }
@@ -36,10 +37,11 @@ impl LocalFs {
         payload: &Payload<'_>,
         privileges: Privileges,
     ) -> Result<Written> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         let written =
             self.run(|txn| gabion_fs::write(txn, &ctx, file, at, payload.clone(), privileges))?;
-        self.references.set_read_recorded(file.ino, None);
+        self.references.set_read_recorded(file, None);
         Ok(written)
     }
 
@@ -53,15 +55,17 @@ impl LocalFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         self.run(|txn| gabion_fs::fallocate(txn, &ctx, file, request, offset, length, privileges))?;
-        self.references.set_read_recorded(file.ino, None);
+        self.references.set_read_recorded(file, None);
         Ok(())
     }
 
     /// The next data or hole at or after `offset`.
     pub fn seek(&self, file: FileId, offset: u64, target: SeekTarget) -> Result<u64> {
-        self.run(|txn| gabion_fs::seek(txn, file, offset, target))
+        let found = self.run(|txn| gabion_fs::seek(txn, file, offset, target));
+        self.unless_removed(file, found)
     }
 
     /// Copies bytes from file to file and says how many: all, or fewer at the source's end and
@@ -72,6 +76,7 @@ impl LocalFs {
         request: &CopyRequest,
         privileges: Privileges,
     ) -> Result<u64> {
+        self.check_changeable(request.target)?;
         self.check_overlap(request)?;
         let ctx = self.context(caller);
         let length = request.length.min(COPY_BYTES_MAX);
@@ -83,7 +88,8 @@ impl LocalFs {
                 length: (length - done).min(COPY_CHUNK),
                 ..*request
             };
-            match self.run(|txn| gabion_fs::copy_range(txn, &ctx, &step, privileges)) {
+            let copied = self.run(|txn| gabion_fs::copy_range(txn, &ctx, &step, privileges));
+            match self.unless_removed(request.source, copied) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 // What was copied is told first; the error comes again with the next call.
@@ -95,7 +101,7 @@ impl LocalFs {
             }
         }
         if done > 0 {
-            self.references.set_read_recorded(request.target.ino, None);
+            self.references.set_read_recorded(request.target, None);
         }
         Ok(done)
     }
@@ -115,7 +121,7 @@ impl LocalFs {
 
     /// Makes an object and everything that completed before durable.
     pub fn fsync(&self, file: FileId) -> Result<()> {
-        if self.is_read_only() {
+        if self.is_read_only() || self.check_changeable(file).is_err() {
             return Ok(());
         }
         Ok(self.map.sync_file(file)?)

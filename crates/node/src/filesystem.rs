@@ -62,6 +62,11 @@ pub trait Filesystem: Send + Sync {
     /// The object with this number.
     fn file(&self, ino: Ino) -> FileId;
 
+    /// The number of an object, by which it is found again.
+    fn number(&self, file: FileId) -> Ino {
+        file.ino
+    }
+
     /// The object that `name` stands for. Counts a lookup.
     fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes>;
 

@@ -15,10 +15,12 @@ use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::{AtimePolicy, Attributes, Caller, Context, Error, OpenState, ROOT, Result};
 use gabion_map::map::SpaceReport;
+use gabion_map::removal::Removing;
 use gabion_map::{FileId, Limits, LocalMap, LocalTxn, MapError, OpenMode, Stop};
 
 use crate::clock::Clock;
 use crate::locks::Locks;
+use crate::numbering;
 use crate::reaper::Reaper;
 use crate::references::{Left, Reference, References};
 
@@ -29,6 +31,8 @@ const FLUSHES_MAX: usize = 100;
 const SEARCHES_MAX: usize = 8;
 /// Steps of reaping that an operation makes in one search for space.
 const STEPS_FOR_SPACE: usize = 100_000;
+/// Steps of removals that it makes.
+const REMOVALS_FOR_SPACE: usize = 64;
 /// How long an operation without space waits for references that are on their way back.
 const PATIENCE_FOR_SPACE: Duration = Duration::from_millis(20);
 /// Steps of reaping at the end; what is left then is left to the next start.
@@ -112,7 +116,7 @@ impl LocalFs {
 
     /// The object with this number.
     pub fn file(&self, ino: Ino) -> FileId {
-        FileId::new(self.root.subvol, ino)
+        numbering::file(self.root.subvol, ino)
     }
 
     /// The map below.
@@ -157,11 +161,11 @@ impl LocalFs {
 
     /// Counts an opening, by somebody who makes sure that the object has a name meanwhile.
     pub(crate) fn refer(&self, file: FileId) {
-        self.references.take(file.ino, Reference::Open);
+        self.references.take(file, Reference::Open);
     }
 
     fn give_back(&self, file: FileId, reference: Reference, count: u64) {
-        if self.references.give_back(file.ino, reference, count) == Left::Orphan {
+        if self.references.give_back(file, reference, count) == Left::Orphan {
             self.reaper.push(file);
         }
     }
@@ -186,7 +190,7 @@ impl LocalFs {
 
     /// Whether an object may go with its last name.
     pub(crate) fn open_state(&self, file: FileId) -> OpenState {
-        match self.references.is_referred_to(file.ino) {
+        match self.references.is_referred_to(file) {
             true => OpenState::Open,
             false => OpenState::Closed,
         }
@@ -223,8 +227,12 @@ impl LocalFs {
         }
         // That reaping fails is for the background to tell; what counts here is what is gone.
         let _ = self.reap_all(STEPS_FOR_SPACE);
+        let mut removed = 0;
+        while removed < REMOVALS_FOR_SPACE && self.map.remove_step()? == Removing::Step {
+            removed += 1;
+        }
         match self.reaper.steps() {
-            steps if steps == seen => Err(MapError::NoSpace.into()),
+            steps if steps == seen && removed == 0 => Err(MapError::NoSpace.into()),
             steps => Ok(steps),
         }
     }
@@ -250,7 +258,7 @@ impl LocalFs {
             // Here the object is locked, so that nobody takes its last name before this is counted.
             let file = found(&value).file;
             for reference in references {
-                self.references.take(file.ino, *reference);
+                self.references.take(file, *reference);
             }
             taken = Some(file);
             Ok(value)

@@ -1,7 +1,7 @@
 //! [`LocalFs`] as a [`Filesystem`]: nearly each call goes to the method of the same name.
 //!
 //! Nobody else changes a local filesystem, so whatever was told of it stays true until its front
-//! end itself changes it.
+//! end itself changes it; but for the list of its snapshots, which is always asked for again.
 
 use std::sync::Arc;
 
@@ -20,10 +20,15 @@ use gabion_map::{FileId, Payload};
 use crate::filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 use crate::local::LocalFs;
 use crate::locks::LockEnd;
+use crate::snapshots;
 
 impl Filesystem for LocalFs {
     fn file(&self, ino: Ino) -> FileId {
         LocalFs::file(self, ino)
+    }
+
+    fn number(&self, file: FileId) -> Ino {
+        LocalFs::number(self, file)
     }
 
     fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
@@ -264,8 +269,12 @@ impl Filesystem for LocalFs {
         self.locks().release(file, class, owner, range);
     }
 
-    fn is_kept(&self, _subject: Kept<'_>) -> bool {
-        true
+    fn is_kept(&self, subject: Kept<'_>) -> bool {
+        match subject {
+            Kept::Attributes(file) | Kept::Listing(file) | Kept::Name { dir: file, .. } => {
+                !snapshots::is_snapshots(file)
+            }
+        }
     }
 
     fn answered(&self) {}

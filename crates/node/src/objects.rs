@@ -2,12 +2,13 @@
 
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
-    Access, AtimePolicy, Attributes, Caller, Changes, OpenRequest, Result, needs_atime,
+    Access, AtimePolicy, Attributes, Caller, Changes, Error, OpenRequest, Result, needs_atime,
 };
 use gabion_map::FileId;
 
 use crate::local::LocalFs;
 use crate::references::Reference;
+use crate::snapshots;
 
 /// Reading that was recorded in memory counts for so long: a day, as in the relative policy.
 const RECORDED_SECONDS: i64 = 24 * 60 * 60;
@@ -15,14 +16,18 @@ const RECORDED_SECONDS: i64 = 24 * 60 * 60;
 impl LocalFs {
     /// The attributes of an object. Counts no reference.
     pub fn stat(&self, file: FileId) -> Result<Attributes> {
+        if snapshots::is_snapshots(file) {
+            return self.stat_snapshots(file);
+        }
         self.run(|txn| gabion_fs::stat(txn, file))
     }
 
     /// Changes attributes and answers with the new ones. Counts no reference.
     pub fn setattr(&self, caller: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         let attributes = self.run(|txn| gabion_fs::setattr(txn, &ctx, file, changes))?;
-        self.references.set_read_recorded(file.ino, None);
+        self.references.set_read_recorded(file, None);
         Ok(attributes)
     }
 
@@ -39,6 +44,13 @@ impl LocalFs {
         file: FileId,
         request: &OpenRequest,
     ) -> Result<Attributes> {
+        if request.truncate.is_some() || request.access.has(Access::WRITE) {
+            self.check_changeable(file)?;
+        }
+        if snapshots::is_snapshots(file) {
+            self.references.take(file, Reference::Open);
+            return self.stat_snapshots(file);
+        }
         let ctx = self.context(caller);
         let attributes = self.run_referring(
             &[Reference::Open],
@@ -46,21 +58,29 @@ impl LocalFs {
             |found| found,
         )?;
         if request.truncate.is_some() {
-            self.references.set_read_recorded(file.ino, None);
+            self.references.set_read_recorded(file, None);
         }
         Ok(attributes)
     }
 
     /// The value of an extended attribute.
     pub fn xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<Vec<u8>> {
+        if snapshots::is_snapshots(file) {
+            return Err(Error::NoAttribute);
+        }
         let ctx = self.context(caller);
-        self.run(|txn| gabion_fs::xattr::value(txn, &ctx, file, name))
+        let value = self.run(|txn| gabion_fs::xattr::value(txn, &ctx, file, name));
+        self.unless_removed(file, value)
     }
 
     /// The names of the extended attributes, each ended by a NUL.
     pub fn xattr_names(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
+        if snapshots::is_snapshots(file) {
+            return Ok(Vec::new());
+        }
         let ctx = self.context(caller);
-        self.run(|txn| gabion_fs::xattr::list(txn, &ctx, file))
+        let names = self.run(|txn| gabion_fs::xattr::list(txn, &ctx, file));
+        self.unless_removed(file, names)
     }
 
     /// Sets an extended attribute.
@@ -73,12 +93,14 @@ impl LocalFs {
         condition: SetCondition,
         set_group: SetGroupBit,
     ) -> Result<()> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         self.run(|txn| gabion_fs::xattr::set(txn, &ctx, file, name, value, condition, set_group))
     }
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, caller: &Caller, file: FileId, name: &[u8]) -> Result<()> {
+        self.check_changeable(file)?;
         let ctx = self.context(caller);
         self.run(|txn| gabion_fs::xattr::remove(txn, &ctx, file, name))
     }
@@ -87,14 +109,14 @@ impl LocalFs {
     /// this does. A file that is read all the time is looked at once a day, or after a change.
     pub(crate) fn record_reading(&self, caller: &Caller, file: FileId) {
         let policy = self.settings.atime;
-        if policy == AtimePolicy::Never || self.is_read_only() {
+        if policy == AtimePolicy::Never || self.is_read_only() || self.is_frozen(file) {
             return;
         }
         let ctx = self.context(caller);
         let now = ctx.now;
         let is_recorded = self
             .references
-            .read_recorded(file.ino)
+            .read_recorded(file)
             .is_some_and(|second| now.seconds.saturating_sub(second) < RECORDED_SECONDS);
         if policy == AtimePolicy::Relative && is_recorded {
             return;
@@ -108,7 +130,7 @@ impl LocalFs {
             Ok((now > mtime && now > ctime).then_some(now.seconds))
         });
         if let Ok(Some(second)) = recorded {
-            self.references.set_read_recorded(file.ino, Some(second));
+            self.references.set_read_recorded(file, Some(second));
         }
     }
 }

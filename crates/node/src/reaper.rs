@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::{Error, Result};
 use gabion_map::txn::Removal;
@@ -27,6 +27,8 @@ const QUEUE_MAX: usize = 65_536;
 /// Orphans that one transaction of a scan looks at.
 const SCAN_BATCH: usize = 256;
 
+/// Before all orphans of all subvolumes.
+const START: FileId = FileId::new(SubvolId(0), Ino(0));
 /// How long one waits for a step of somebody else; only bounds what a lost wake-up could cost.
 const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,7 @@ struct Queue {
     /// The orphan that somebody is at.
     in_work: usize,
     /// From where on the map's list is to be read.
-    scan_after: Option<Ino>,
+    scan_after: Option<FileId>,
     /// Steps that removed something.
     steps: u64,
     /// Nothing is removed for the time being.
@@ -65,7 +67,7 @@ pub(crate) struct Reaper {
 impl Reaper {
     /// Begins with a scan.
     pub(crate) fn new() -> Self {
-        let queue = Queue { scan_after: Some(Ino(0)), ..Queue::default() };
+        let queue = Queue { scan_after: Some(START), ..Queue::default() };
         Self { queue: Mutex::new(queue), arrived: Condvar::new(), stepped: Condvar::new() }
     }
 
@@ -74,7 +76,7 @@ impl Reaper {
         if queue.files.len() < QUEUE_MAX {
             queue.files.push_back(file);
         } else {
-            queue.scan_after = Some(Ino(0));
+            queue.scan_after = Some(START);
         }
         if queue.files.len() == 1 {
             self.arrived.notify_one();
@@ -83,7 +85,7 @@ impl Reaper {
 
     /// Scans the whole list again.
     pub(crate) fn rescan(&self) {
-        self.queue.lock().scan_after = Some(Ino(0));
+        self.queue.lock().scan_after = Some(START);
     }
 
     /// Waits until there is something to reap, or for `patience`. Whether to go on.
@@ -165,7 +167,7 @@ impl LocalFs {
         let outcome = self.map.transact(|txn| {
             txn.lock(file, LockMode::Exclusive)?;
             // A scan may have found it between the loss of its name and what is said here.
-            if self.references.mark_unnamed(file.ino) == Left::Some {
+            if self.references.mark_unnamed(file) == Left::Some {
                 return Ok::<_, Error>(Removal::Complete);
             }
             gabion_fs::reap(txn, file)
@@ -181,14 +183,24 @@ impl LocalFs {
         };
         let found = self
             .map
-            .transact(|txn| gabion_fs::orphans(txn, self.root().subvol, after, SCAN_BATCH))?;
+            .transact(|txn| gabion_fs::orphans(txn, after.subvol, after.ino, SCAN_BATCH))?;
+        let next = match found.last() {
+            Some(last) if found.len() == SCAN_BATCH => Some(*last),
+            _ => self.scan_start_behind(after.subvol),
+        };
         let mut queue = self.reaper.queue.lock();
-        if found.len() == SCAN_BATCH && queue.scan_after.is_none() {
-            queue.scan_after = found.last().map(|file| file.ino);
+        if queue.scan_after.is_none() {
+            queue.scan_after = next;
         }
-        let free = found.into_iter().filter(|file| !self.references.is_referred_to(file.ino));
+        let free = found.into_iter().filter(|file| !self.references.is_referred_to(*file));
         queue.files.extend(free);
         Ok(Reaped::Part)
+    }
+
+    /// Where the list of the next subvolume begins, if there is one.
+    fn scan_start_behind(&self, subvol: SubvolId) -> Option<FileId> {
+        let mut subvols = self.map.writable_subvolumes().into_iter();
+        subvols.find(|other| *other > subvol).map(|next| FileId::new(next, Ino(0)))
     }
 
     /// Reaps until nothing is left that nobody refers to, together with whoever else does. `limit`

@@ -17,8 +17,8 @@
 
 use std::collections::BTreeMap;
 
-use gabion_base::ids::Ino;
 use gabion_base::sync::{CachePadded, Mutex};
+use gabion_map::FileId;
 
 const SHARDS: usize = 64;
 
@@ -51,9 +51,9 @@ struct Entry {
     read_recorded: Option<i64>,
 }
 
-/// The table of references of one subvolume.
+/// The table of references.
 pub(crate) struct References {
-    shards: Vec<CachePadded<Mutex<BTreeMap<Ino, Entry>>>>,
+    shards: Vec<CachePadded<Mutex<BTreeMap<FileId, Entry>>>>,
 }
 
 impl Default for References {
@@ -63,13 +63,13 @@ impl Default for References {
 }
 
 impl References {
-    fn shard(&self, ino: Ino) -> &Mutex<BTreeMap<Ino, Entry>> {
-        &self.shards[(ino.0 % SHARDS as u64) as usize]
+    fn shard(&self, file: FileId) -> &Mutex<BTreeMap<FileId, Entry>> {
+        &self.shards[(file.ino.0 % SHARDS as u64) as usize]
     }
 
-    pub(crate) fn take(&self, ino: Ino, reference: Reference) {
-        let mut shard = self.shard(ino).lock();
-        let entry = shard.entry(ino).or_default();
+    pub(crate) fn take(&self, file: FileId, reference: Reference) {
+        let mut shard = self.shard(file).lock();
+        let entry = shard.entry(file).or_default();
         match reference {
             Reference::Lookup => entry.lookups += 1,
             Reference::Open => entry.opens += 1,
@@ -77,9 +77,9 @@ impl References {
     }
 
     /// Gives back `count` references. More than were taken are as good as all.
-    pub(crate) fn give_back(&self, ino: Ino, reference: Reference, count: u64) -> Left {
-        let mut shard = self.shard(ino).lock();
-        let Some(entry) = shard.get_mut(&ino) else { return Left::None };
+    pub(crate) fn give_back(&self, file: FileId, reference: Reference, count: u64) -> Left {
+        let mut shard = self.shard(file).lock();
+        let Some(entry) = shard.get_mut(&file) else { return Left::None };
         match reference {
             Reference::Lookup => entry.lookups = entry.lookups.saturating_sub(count),
             Reference::Open => {
@@ -90,19 +90,19 @@ impl References {
             return Left::Some;
         }
         let is_unnamed = entry.is_unnamed;
-        shard.remove(&ino);
+        shard.remove(&file);
         if is_unnamed { Left::Orphan } else { Left::None }
     }
 
-    pub(crate) fn is_referred_to(&self, ino: Ino) -> bool {
-        self.shard(ino).lock().contains_key(&ino)
+    pub(crate) fn is_referred_to(&self, file: FileId) -> bool {
+        self.shard(file).lock().contains_key(&file)
     }
 
     /// Remembers that the object has no name, for when the last reference goes. `Orphan`: there is
     /// none already. An object that gets a name again (`O_TMPFILE`) stays marked: whoever reaps
     /// looks at its names.
-    pub(crate) fn mark_unnamed(&self, ino: Ino) -> Left {
-        match self.shard(ino).lock().get_mut(&ino) {
+    pub(crate) fn mark_unnamed(&self, file: FileId) -> Left {
+        match self.shard(file).lock().get_mut(&file) {
             Some(entry) => {
                 entry.is_unnamed = true;
                 Left::Some
@@ -112,13 +112,13 @@ impl References {
     }
 
     /// When reading the file was recorded, unless it has changed since.
-    pub(crate) fn read_recorded(&self, ino: Ino) -> Option<i64> {
-        self.shard(ino).lock().get(&ino)?.read_recorded
+    pub(crate) fn read_recorded(&self, file: FileId) -> Option<i64> {
+        self.shard(file).lock().get(&file)?.read_recorded
     }
 
     /// Remembers when reading was recorded; `None` after a change.
-    pub(crate) fn set_read_recorded(&self, ino: Ino, second: Option<i64>) {
-        if let Some(entry) = self.shard(ino).lock().get_mut(&ino) {
+    pub(crate) fn set_read_recorded(&self, file: FileId, second: Option<i64>) {
+        if let Some(entry) = self.shard(file).lock().get_mut(&file) {
             entry.read_recorded = second;
         }
     }
@@ -138,9 +138,11 @@ impl References {
 
 #[cfg(test)]
 mod tests {
+    use gabion_base::ids::{Ino, SubvolId};
+
     use super::*;
 
-    const FILE: Ino = Ino(7);
+    const FILE: FileId = FileId::new(SubvolId(1), Ino(7));
 
     #[test]
     fn an_object_is_an_orphan_once_the_last_reference_of_either_kind_is_gone() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use gabion_base::disk::{Disk, MemDisk};
 use gabion_base::ids::Uuid;
 use gabion_fs::{Error, Result};
+use gabion_map::audit::audit;
 use gabion_map::open::{FormatOptions, format};
-use gabion_map::scrub::audit;
 use gabion_map::{Limits, LocalMap, OpenMode, Txn};
 
 use crate::world::{Backend, SUBVOL};

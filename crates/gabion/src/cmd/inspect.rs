@@ -180,7 +180,7 @@ impl Image<'_> {
     fn show_trees(&self, out: &mut dyn Write) -> Shown {
         writeln!(out, "forest")?;
         show_tree(&self.forest(), out)?;
-        for (id, record) in self.subvolumes()? {
+        for (id, record) in self.subvolumes()?.into_iter().filter(|(_, it)| it.is_there()) {
             let root = Root { ptr: record.root, level: record.level };
             writeln!(out, "{id}: {} nodes, next inode {}", record.nodes, record.next_ino)?;
             show_tree(&Tree::new(&self.nodes, root, id), out)?;
@@ -367,7 +367,8 @@ fn item_text(key: Key, value: &[u8]) -> String {
         Kind::DATA => FileData::decode(value).map(|data| extent_text(&data)),
         Kind::ORPHAN => Ok("orphan".to_owned()),
         Kind::SUBVOLUME => SubvolRecord::decode(value).map(|record| {
-            format!("{:?}, root {}", record.access, root_text(record.root, record.level))
+            let SubvolRecord { access, root, level, extended, .. } = record;
+            format!("{access:?}, root {}, {extended:?}", root_text(root, level))
         }),
         _ => Ok(bytes_text(value)),
     };

@@ -13,6 +13,7 @@ pub mod mkfs;
 pub mod mount;
 pub mod scrub;
 pub mod serve;
+pub mod snapshot;
 pub mod status;
 pub mod target;
 pub mod umount;

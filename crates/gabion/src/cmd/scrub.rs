@@ -11,13 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::status::{self, Subject, User};
 use crate::args;
 use crate::check;
-use crate::control::wire::{Progress, Reply, Report, Request};
+use crate::control::wire::{Allocation, Progress, Reply, Report, Request};
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::size::Size;
 
 /// How long a daemon may be silent during a scrub.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a comparison of the map of blocks may take: it reads all nodes.
+const PATIENCE_FOR_AUDIT: Duration = Duration::from_secs(3600);
 /// Least time between two messages of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -29,6 +31,13 @@ pub fn run(args: &args::Scrub) -> Result<()> {
         Subject::Target => of_target(&args.subject, &mut display)?,
     };
     display.report(&report)?;
+    let allocation = match args.allocation {
+        true => Some(audit(&args.subject)?),
+        false => None,
+    };
+    if let Some(allocation) = &allocation {
+        display.allocation(allocation)?;
+    }
     let target = &report.target;
     if report.damage() > 0 {
         let count = report.damage();
@@ -36,10 +45,41 @@ pub fn run(args: &args::Scrub) -> Result<()> {
             .next("Copy what is still readable to another disk, and replace this one.")
             .exit(Exit::Damaged));
     }
+    if let Some(Allocation { leaked_bytes, missing_bytes, doubled_bytes, .. }) =
+        allocation.filter(|allocation| !allocation.is_exact())
+    {
+        return Err(Failure::new(format!(
+            "{target}: the map of blocks in use is wrong: {leaked_bytes} bytes are marked and not \
+             needed, {missing_bytes} needed and not marked, {doubled_bytes} used twice"
+        ))
+        .exit(Exit::Damaged));
+    }
     if report.stopped {
         return Err(Failure::new(format!("{target}: the scrub was stopped before its end")));
     }
     Ok(())
+}
+
+fn audit(subject: &Path) -> Result<Allocation> {
+    let user = match status::subject(subject)? {
+        Subject::InUse(user) => user,
+        Subject::Target => {
+            let map = status::open_map(subject)?;
+            let name = subject.display().to_string();
+            return check::audit(&map, &name).map_err(Failure::new);
+        }
+    };
+    let ask = || -> io::Result<Reply> {
+        let mut connection = user.connect()?;
+        connection.ask(Request::Audit, PATIENCE_FOR_AUDIT)?;
+        connection.reply()
+    };
+    match ask() {
+        Ok(Reply::Allocation(allocation)) => Ok(allocation),
+        Ok(Reply::Error { message }) => Err(Failure::new(format!("{}: {message}", user.name()))),
+        Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
+        Err(error) => Err(user.unreachable(&error)),
+    }
 }
 
 fn of_user(user: &User, display: &mut Display) -> Result<Report> {
@@ -107,6 +147,18 @@ impl Display {
                 bar.set_position(progress.checked_bytes);
                 Ok(())
             }
+        }
+    }
+
+    fn allocation(&mut self, allocation: &Allocation) -> Result<()> {
+        match self {
+            Self::Json => print_json(&Reply::Allocation(allocation.clone())),
+            Self::Bar(_) if !allocation.is_exact() => Ok(()),
+            Self::Bar(_) => print::line(format_args!(
+                "{}: {} in use, which is what is needed, to the block",
+                allocation.target,
+                Size(allocation.used_bytes)
+            )),
         }
     }
 

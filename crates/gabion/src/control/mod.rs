@@ -9,6 +9,10 @@
 //!    |  <-------  {"progress":{..}} ... {"report":{..}} or {"error":{"message":".."}}
 //!    | {"request":"grow","to_bytes":null} ->  |
 //!    |  <---------------------  {"grown":{..}}|
+//!    | {"request":"snapshots","action":..}->  |
+//!    |  <-----  {"snapshots":{..}} or {"differences":{..}} ...
+//!    | {"request":"audit"}   -------------->  |
+//!    |  <-----------------  {"allocation":{..}}
 //!    | {"request":"await-end"} ------------>  |     answered when the daemon ends
 //!    |  <-----------------  {"ended":{"problem":null}}
 //!
@@ -36,4 +40,5 @@
 pub mod client;
 pub mod folder;
 pub mod server;
+mod snapshots;
 pub mod wire;

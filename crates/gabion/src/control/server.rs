@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use gabion_base::sync::Mutex;
 
 use super::wire::{
-    Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, Reply, Report, Request,
-    Status,
+    Allocation, Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, Reply, Report,
+    Request, SnapshotAction, Status,
 };
 
 /// Connections at a time.
@@ -30,6 +30,8 @@ const LINE_BYTES_MAX: u64 = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a daemon says that has no clients.
 const NOT_SERVED: &str = "it is mounted here, and not served";
+/// What one says that has not the disk, or has it for others.
+const NOT_HERE: &str = "this is for what is mounted from a disk of this machine, or not in use";
 /// Least time between two messages of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -43,6 +45,16 @@ pub trait Subject: Send + Sync {
 
     /// Makes the filesystem so many bytes long, or as long as its disk.
     fn grow(&self, to_bytes: Option<u64>) -> Result<Grown, String>;
+
+    /// Compares the map of blocks in use with what is reachable.
+    fn audit(&self) -> Result<Allocation, String> {
+        Err(NOT_HERE.to_owned())
+    }
+
+    /// Does something with snapshots; what is answered may come in several parts.
+    fn snapshots(&self, _action: &SnapshotAction) -> Result<Vec<Reply>, String> {
+        Err(NOT_HERE.to_owned())
+    }
 
     /// Who has mounted what is served.
     fn clients(&self) -> Result<Clients, String> {
@@ -178,6 +190,15 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             Ok(Request::Grow { to_bytes }) => {
                 answer(&mut stream, shared.subject.grow(to_bytes).map(Reply::Grown))?;
             }
+            Ok(Request::Audit) => {
+                answer(&mut stream, shared.subject.audit().map(Reply::Allocation))?;
+            }
+            Ok(Request::Snapshots { action }) => match shared.subject.snapshots(&action) {
+                Ok(replies) => {
+                    replies.iter().try_for_each(|reply| send(&mut stream, reply))?;
+                }
+                Err(message) => send(&mut stream, &Reply::Error { message })?,
+            },
             Ok(Request::Clients) => {
                 answer(&mut stream, shared.subject.clients().map(Reply::Clients))?;
             }

@@ -5,6 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::snapshots::{
+    Allocation, Difference, Differences, Snapshot, SnapshotAction, Snapshots,
+};
+
 /// What a command asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
@@ -17,6 +21,13 @@ pub enum Request {
     Grow {
         /// How long the filesystem shall be; as long as its disk if not given.
         to_bytes: Option<u64>,
+    },
+    /// A [`Reply::Allocation`].
+    Audit,
+    /// A [`Reply::Snapshots`], or some [`Reply::Differences`].
+    Snapshots {
+        /// What to do with them.
+        action: SnapshotAction,
     },
     /// A [`Reply::Progress`] at once, and a [`Reply::Ended`] when the daemon ends.
     AwaitEnd,
@@ -61,6 +72,12 @@ pub enum Reply {
     Report(Report),
     /// The filesystem has its new length.
     Grown(Grown),
+    /// How the map of blocks agrees with what is reachable.
+    Allocation(Allocation),
+    /// The snapshots that were asked for, made or changed.
+    Snapshots(Snapshots),
+    /// How two snapshots differ; the last part says that there is no more.
+    Differences(Differences),
     /// The daemon ends.
     Ended(Ended),
     /// Who has mounted what is served.

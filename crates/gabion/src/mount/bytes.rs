@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
-use gabion_fs::{CopyRequest, Privileges, SizeRule, SpaceRequest, WriteAt};
-use gabion_fuse::{CopyFileRange, PAYLOAD_MAX, Read, Reply, Write};
+use gabion_fs::{CopyRequest, Privileges, SizeRule, SpaceRequest, WriteAt, errno};
+use gabion_fuse::{CopyFileRange, NodeId, PAYLOAD_MAX, Read, Reply, Write};
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
 use gabion_node::Reader;
@@ -77,7 +77,12 @@ impl Ask<'_> {
         };
         match written {
             Ok(written) => reply.written(written.length as u32),
-            Err(error) => failed(reply, &error),
+            Err(error) => {
+                if errno(&error) == libc::EROFS {
+                    self.refused.add(NodeId(self.number().0));
+                }
+                failed(reply, &error)
+            }
         };
     }
 

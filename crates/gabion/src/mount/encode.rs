@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gabion_base::ids::Ino;
 use gabion_base::time::Timestamp;
 use gabion_fs::{Access, Attributes, Caller, Changes, Groups, Privileges, SetTime, Through, Trust};
 use gabion_fuse as fuse;
@@ -19,9 +20,10 @@ fn from_timestamp(time: fuse::Timestamp) -> Timestamp {
     Timestamp::new(time.seconds, time.nanoseconds)
 }
 
-pub(super) fn attr(attributes: &Attributes) -> fuse::Attr {
+/// `ino` is the object's number.
+pub(super) fn attr(attributes: &Attributes, ino: Ino) -> fuse::Attr {
     fuse::Attr {
-        ino: attributes.file.ino.0,
+        ino: ino.0,
         size: attributes.size,
         blocks: attributes.sectors,
         atime: timestamp(attributes.atime),
@@ -36,9 +38,9 @@ pub(super) fn attr(attributes: &Attributes) -> fuse::Attr {
     }
 }
 
-pub(super) fn extended_attr(attributes: &Attributes) -> fuse::ExtendedAttr {
+pub(super) fn extended_attr(attributes: &Attributes, ino: Ino) -> fuse::ExtendedAttr {
     fuse::ExtendedAttr {
-        attr: attr(attributes),
+        attr: attr(attributes, ino),
         btime: Some(timestamp(attributes.btime)),
         attributes: 0,
         attributes_known: 0,
@@ -47,13 +49,14 @@ pub(super) fn extended_attr(attributes: &Attributes) -> fuse::ExtendedAttr {
 
 pub(super) fn entry(
     attributes: &Attributes,
+    ino: Ino,
     entry_ttl: Duration,
     attr_ttl: Duration,
 ) -> fuse::Entry {
     fuse::Entry {
-        node: fuse::NodeId(attributes.file.ino.0),
+        node: fuse::NodeId(ino.0),
         generation: attributes.generation,
-        attr: attr(attributes),
+        attr: attr(attributes, ino),
         entry_ttl,
         attr_ttl,
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
 use gabion_fs::{Caller, Error, Result, errno};
-use gabion_fuse::{Handler, InitReply, KernelOffer, NodeId, Op, Outcome, Reply, Request};
+use gabion_fuse::{Handler, InitReply, KernelOffer, NodeId, Notifier, Op, Outcome, Reply, Request};
 use gabion_map::FileId;
 use gabion_node::{Filesystem, Kept};
 
 use super::descriptions::Descriptions;
 use super::kernel::{FOREVER, init_reply};
+use super::refused::Refused;
 use super::{Coherence, Locking, MountRequest, WritePolicy, encode};
 
 /// A filesystem as the kernel sees it.
@@ -24,6 +25,7 @@ pub(super) struct Front {
     /// For requests under way, in bytes.
     memory: u64,
     descriptions: Arc<Descriptions>,
+    refused: Arc<Refused>,
     /// How the filesystem was closed, once it is.
     closed: Mutex<Option<Result<()>>>,
 }
@@ -37,7 +39,13 @@ impl Front {
         };
         let fs = Arc::downgrade(fs);
         let descriptions = Arc::default();
-        Self { fs, coherence, locking, writes, memory, descriptions, closed: Mutex::default() }
+        let (refused, closed) = Default::default();
+        Self { fs, coherence, locking, writes, memory, descriptions, refused, closed }
+    }
+
+    /// Whom to tell what the kernel has in vain.
+    pub(super) fn tell(&self, notifier: Notifier) {
+        self.refused.tell(notifier);
     }
 
     /// How closing the filesystem went, asked once.
@@ -55,6 +63,7 @@ pub(super) struct Ask<'a> {
     /// The process or thread that asks.
     pub(super) process: u32,
     pub(super) descriptions: &'a Arc<Descriptions>,
+    pub(super) refused: &'a Arc<Refused>,
     pub(super) file: FileId,
 }
 
@@ -82,6 +91,7 @@ impl Handler for Front {
             caller: encode::caller(&request, umask, self.coherence),
             process: request.pid,
             descriptions: &self.descriptions,
+            refused: &self.refused,
             file: file_of(&*fs, request.node),
             fs: &fs,
         };
@@ -180,6 +190,11 @@ impl Ask<'_> {
 }
 
 impl Ask<'_> {
+    /// The number of the object that is asked of.
+    pub(super) fn number(&self) -> Ino {
+        self.fs.number(self.file)
+    }
+
     /// How long the kernel may take a name in the directory that is asked of for what it was told.
     pub(super) fn name_ttl(&self, name: &[u8]) -> Duration {
         self.ttl(Kept::Name { dir: self.file, name })

@@ -18,7 +18,8 @@
 //!   nothing to tell either. With [`Locking::Filesystem`] the locks are kept in the filesystem's
 //!   table, opens are counted, and FLUSH and RELEASE are listened to: for a filesystem that is
 //!   reached in other ways too.
-//! - The kernel checks permissions, by mode, owner and ACL.
+//! - The kernel checks permissions, by mode, owner and ACL. That nothing in a snapshot can be
+//!   written it does not know: see [`refused`].
 //!
 //! With [`Coherence::Shared`], others change it, too:
 //!
@@ -49,6 +50,7 @@ mod locks;
 mod mounted;
 mod names;
 mod objects;
+mod refused;
 mod system_clock;
 
 pub use mounted::{End, Error, MountRequest, Mounted};

@@ -143,6 +143,7 @@ impl Mounted {
                 return Err(error.into());
             }
         };
+        front.tell(session.notifier());
         let mounted = Self {
             session,
             fs,

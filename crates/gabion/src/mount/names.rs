@@ -57,7 +57,8 @@ impl Ask<'_> {
     }
 
     fn encoded(&self, name: &[u8], found: &Attributes) -> fuse::Entry {
-        encode::entry(found, self.name_ttl(name), self.attributes_ttl(found.file))
+        let (name_ttl, ttl) = (self.name_ttl(name), self.attributes_ttl(found.file));
+        encode::entry(found, self.fs.number(found.file), name_ttl, ttl)
     }
 
     pub(super) fn lookup(&self, name: &[u8], reply: Reply) {
@@ -178,7 +179,8 @@ impl Ask<'_> {
         if self.locking == Locking::Kernel {
             self.fs.release(made.file);
         }
-        let entry = encode::entry(&made, name_ttl, self.attributes_ttl(made.file));
+        let (number, ttl) = (self.fs.number(made.file), self.attributes_ttl(made.file));
+        let entry = encode::entry(&made, number, name_ttl, ttl);
         if reply.create(&entry, &self.opened(flags)) == Outcome::Gone {
             self.fs.forget(made.file, 1);
             self.fs.unseen(self.file);

@@ -12,23 +12,28 @@ use super::{Locking, encode};
 impl Ask<'_> {
     pub(super) fn getattr(&self, reply: Reply) {
         match self.fs.stat(self.file) {
-            Ok(found) => reply.attr(&encode::attr(&found), self.attributes_ttl(self.file)),
+            Ok(found) => {
+                reply.attr(&encode::attr(&found, self.number()), self.attributes_ttl(self.file))
+            }
             Err(error) => failed(reply, &error),
         };
     }
 
     pub(super) fn statx(&self, reply: Reply) {
         match self.fs.stat(self.file) {
-            Ok(found) => {
-                reply.statx(&encode::extended_attr(&found), self.attributes_ttl(self.file))
-            }
+            Ok(found) => reply.statx(
+                &encode::extended_attr(&found, self.number()),
+                self.attributes_ttl(self.file),
+            ),
             Err(error) => failed(reply, &error),
         };
     }
 
     pub(super) fn setattr(&self, setattr: &Setattr, reply: Reply) {
         match self.fs.setattr(&self.caller, self.file, &encode::changes(setattr)) {
-            Ok(changed) => reply.attr(&encode::attr(&changed), self.attributes_ttl(self.file)),
+            Ok(changed) => {
+                reply.attr(&encode::attr(&changed, self.number()), self.attributes_ttl(self.file))
+            }
             Err(error) => failed(reply, &error),
         };
     }

@@ -23,6 +23,7 @@ mod repairs;
 mod scrubbing;
 mod shared;
 mod shared_admin;
+mod snapshots;
 mod target;
 mod up;
 mod volumes;

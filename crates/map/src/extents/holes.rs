@@ -67,6 +67,7 @@ impl LocalTxn<'_> {
         let missing = gaps.iter().map(|gap| gap.1 - gap.0).sum();
         self.ensure_space(missing)?;
         let birth = self.map.view.load().active.txg();
+        self.changes.birth = Some(birth);
         for (from, to) in gaps {
             let mut at = from;
             while at < to {

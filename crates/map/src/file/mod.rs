@@ -12,6 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use gabion_base::ids::SubvolId;
 use gabion_base::sync::{CachePadded, Mutex};
 
 use self::dirty::DirtyBytes;
@@ -175,6 +176,13 @@ impl FileTable {
         let idle = |state: &Arc<FileState>| state.is_settled() && Arc::strong_count(state) <= 2;
         if shard.get(&file).is_some_and(idle) {
             shard.remove(&file);
+        }
+    }
+
+    /// Forgets all files of a subvolume that nobody uses.
+    pub fn forget(&self, subvol: SubvolId) {
+        for shard in &self.shards {
+            shard.lock().retain(|file, _| file.subvol != subvol);
         }
     }
 

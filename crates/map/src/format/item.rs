@@ -11,11 +11,11 @@
 //!
 //! REFERENCE   count u32 (blocks), more u32: owners of each of the blocks beyond the first
 //!
-//! SUBVOLUME   flags u32 (bit 0: read-only), parent u32, origin u32, root level u8, 3 zero bytes,
-//!             root (address, birth, checksum: 24), birth u64, newest snapshot u64 (its birth, 0:
-//!             none), newest snapshot's id u32, 4 zero bytes, next inode u64, nodes u64
+//! SUBVOLUME   see [`crate::format::subvolume`]
 //!
 //! DEAD        count u32 (blocks), owners u32 (how often the run died), birth u64
+//!
+//! FREED       count u32 (blocks)
 //! ```
 //!
 //! An extent is whole blocks of one file, contiguous on disk, at most 256 of them. Each block has
@@ -25,10 +25,9 @@
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::codec::{DecodeError, Put, Reader};
-use gabion_base::ids::{BlockAddr, SubvolId, Txg};
+use gabion_base::ids::{BlockAddr, Txg};
 
-use crate::format::node::{LEVEL_MAX, NODE_BLOCKS, NodePtr};
-use crate::key::INO_END;
+pub use crate::format::subvolume::{Access, SubvolRecord};
 use crate::layout::{BLOCKS_MAX, GROUP_BLOCKS};
 use crate::txn::{FILE_SIZE_MAX, FileExtent};
 
@@ -234,106 +233,6 @@ impl Reference {
     }
 }
 
-/// Whether a subvolume can be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// An ordinary subvolume.
-    Writable,
-    /// A snapshot.
-    ReadOnly,
-}
-
-/// A SUBVOLUME item's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubvolRecord {
-    /// Whether it can be changed.
-    pub access: Access,
-    /// The subvolume it stands in; 0 for the first.
-    pub parent: SubvolId,
-    /// The subvolume it was made from; 0 if it was made empty.
-    pub origin: SubvolId,
-    /// Root of its tree.
-    pub root: Option<NodePtr>,
-    /// Level of the root.
-    pub level: u8,
-    /// When it was made.
-    pub birth: Txg,
-    /// Birth of its newest snapshot, or 0.
-    pub newest_snapshot_birth: Txg,
-    /// Its newest snapshot, or 0.
-    pub newest_snapshot: SubvolId,
-    /// The number that the next new inode gets.
-    pub next_ino: u64,
-    /// Nodes in its tree.
-    pub nodes: u64,
-}
-
-impl SubvolRecord {
-    /// The encoded value.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80);
-        out.put_u32(match self.access {
-            Access::Writable => 0,
-            Access::ReadOnly => 1,
-        });
-        out.put_u32(self.parent.0);
-        out.put_u32(self.origin.0);
-        out.put_u8(self.level);
-        out.put_zeros(3);
-        NodePtr::encode_optional(self.root, &mut out);
-        out.put_u64(self.birth.0);
-        out.put_u64(self.newest_snapshot_birth.0);
-        out.put_u32(self.newest_snapshot.0);
-        out.put_zeros(4);
-        out.put_u64(self.next_ino);
-        out.put_u64(self.nodes);
-        out
-    }
-
-    /// Decodes a value.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        let access = match reader.u32()? {
-            0 => Access::Writable,
-            1 => Access::ReadOnly,
-            _ => return Err(DecodeError::Invalid("flags of a subvolume")),
-        };
-        let parent = SubvolId(reader.u32()?);
-        let origin = SubvolId(reader.u32()?);
-        let level = reader.u8()?;
-        reader.zeros(3)?;
-        let root = NodePtr::decode_optional(&mut reader)?;
-        if level > LEVEL_MAX || (root.is_none() && level != 0) {
-            return Err(DecodeError::Invalid("level of a subvolume's root"));
-        }
-        let birth = Txg(reader.u64()?);
-        let newest_snapshot_birth = Txg(reader.u64()?);
-        let newest_snapshot = SubvolId(reader.u32()?);
-        reader.zeros(4)?;
-        let next_ino = reader.u64()?;
-        let nodes = reader.u64()?;
-        reader.finish()?;
-        if next_ino == 0 || next_ino > INO_END {
-            return Err(DecodeError::Invalid("next inode number of a subvolume"));
-        }
-        if nodes > BLOCKS_MAX / NODE_BLOCKS as u64 {
-            return Err(DecodeError::Invalid("number of a subvolume's nodes"));
-        }
-        Ok(Self {
-            access,
-            parent,
-            origin,
-            root,
-            level,
-            birth,
-            newest_snapshot_birth,
-            newest_snapshot,
-            next_ino,
-            nodes,
-        })
-    }
-}
-
 /// A DEAD item's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dead {
@@ -367,6 +266,22 @@ impl Dead {
     }
 }
 
+/// Encodes a FREED item's value: so many blocks, at least one.
+pub fn encode_freed(count: u32) -> Vec<u8> {
+    count.to_le_bytes().to_vec()
+}
+
+/// Decodes a FREED item's value.
+pub fn decode_freed(bytes: &[u8]) -> Result<u32, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.u32()?;
+    reader.finish()?;
+    if count == 0 || u64::from(count) > GROUP_BLOCKS {
+        return Err(DecodeError::Invalid("a run that was freed"));
+    }
+    Ok(count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -397,32 +312,6 @@ mod tests {
         assert!(decode(FILE_SIZE_MAX, 1 << 51).is_ok());
         assert_eq!(reason(decode(FILE_SIZE_MAX + 1, 0)), "size of a file");
         assert_eq!(reason(decode(0, (1 << 51) + 1)), "number of a file's blocks");
-    }
-
-    #[test]
-    fn subvolumes_with_impossible_numbers_are_refused() {
-        let good = SubvolRecord {
-            access: Access::Writable,
-            parent: SubvolId(0),
-            origin: SubvolId(0),
-            root: None,
-            level: 0,
-            birth: Txg(1),
-            newest_snapshot_birth: Txg(0),
-            newest_snapshot: SubvolId(0),
-            next_ino: 1,
-            nodes: 0,
-        };
-        let decode = |record: SubvolRecord| SubvolRecord::decode(&record.encode());
-        assert_eq!(decode(good.clone()), Ok(good.clone()));
-        let level = decode(SubvolRecord { level: 1, ..good.clone() });
-        assert_eq!(reason(level), "level of a subvolume's root");
-        for next_ino in [0, INO_END + 1, u64::MAX] {
-            let result = decode(SubvolRecord { next_ino, ..good.clone() });
-            assert_eq!(reason(result), "next inode number of a subvolume");
-        }
-        let nodes = decode(SubvolRecord { nodes: u64::MAX, ..good });
-        assert_eq!(reason(nodes), "number of a subvolume's nodes");
     }
 
     #[test]

@@ -7,4 +7,5 @@ pub mod alloc;
 pub mod item;
 pub mod journal;
 pub mod node;
+pub mod subvolume;
 pub mod superblock;

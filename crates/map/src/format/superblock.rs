@@ -54,8 +54,10 @@ pub const MAGIC: &[u8; 8] = b"GABIONFS";
 pub const VERSION: u32 = 1;
 /// Incompatible feature: the superblock says what the fixed structures were laid out for.
 pub const LAID_OUT: u64 = 1;
+/// Incompatible feature: records of subvolumes may have the long form.
+pub const LONG_RECORDS: u64 = 2;
 /// Incompatible features that this program knows.
-pub const INCOMPATIBLE: u64 = LAID_OUT;
+pub const INCOMPATIBLE: u64 = LAID_OUT | LONG_RECORDS;
 /// Read-only compatible features that this program knows. None yet.
 pub const READ_ONLY_COMPATIBLE: u64 = 0;
 /// Longest label in bytes.
@@ -299,10 +301,10 @@ mod tests {
     #[test]
     fn a_later_feature_is_named_although_it_has_fields_of_its_own() {
         let mut block = sample().encode(BlockAddr(20)).bytes().to_vec();
-        (block[32], block[300]) = (3, 7);
+        (block[32], block[300]) = (7, 7);
         let checksum = crc64(&block[..CHECKSUM_AT]);
         block[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         let decoded = Superblock::decode(&block, BlockAddr(20));
-        assert_eq!(decoded.map(|superblock| superblock.incompatible), Ok(3));
+        assert_eq!(decoded.map(|superblock| superblock.incompatible), Ok(7));
     }
 }

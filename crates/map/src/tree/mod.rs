@@ -32,6 +32,7 @@ mod diff;
 mod merge;
 mod pack;
 mod path;
+mod prune;
 mod settle;
 mod walk;
 
@@ -41,6 +42,7 @@ use gabion_base::ids::{BlockAddr, SubvolId, Txg, Uuid};
 
 pub use self::cursor::Cursor;
 pub use self::diff::{Diff, Difference};
+pub use self::prune::Pruner;
 pub use self::walk::{Visit, Visitor};
 use crate::error::MapError;
 use crate::format::node::{ItemKey, LEVEL_MAX, Node, NodePtr, corrupt};

@@ -28,6 +28,7 @@ impl LocalMap {
         let mapped = self.attempt(|txn| -> Result<(Vec<Ranges>, Ranges), Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
             let birth = self.view.load().active.txg();
+            txn.changes.birth = Some(birth);
             let mut mapped = Vec::with_capacity(flight.runs.len());
             if flight.fits_inline() {
                 txn.map_inline(state, &flight.segments)?;

@@ -29,8 +29,9 @@ use std::sync::Arc;
 use crate::error::MapError;
 use crate::file::FileState;
 use crate::key::FileId;
+use crate::locks::{Held, Wanted};
 use crate::map::LocalMap;
-use crate::txn::Stop;
+use crate::txn::{LockMode, Stop};
 use crate::writeback::plan::Flight;
 
 /// Blocks (16 MiB) that are written before their files are mapped.
@@ -60,7 +61,10 @@ impl LocalMap {
 
     /// Writes accepted bytes of all files as long as `go_on` says so.
     pub(crate) fn write_back_all(&self, go_on: &dyn Fn(&Self) -> bool) -> Result<(), MapError> {
-        let mut files = self.files.unsettled();
+        let files = self.files.unsettled();
+        let stays = |state: &Arc<FileState>| self.check_changeable(state.file.subvol).is_ok();
+        let (mut files, removed): (Vec<_>, Vec<_>) = files.into_iter().partition(stays);
+        removed.iter().for_each(|state| self.discard(state));
         // By number: files made one after the other lie side by side on disk. And one order of
         // the writeback locks for all.
         files.sort_unstable_by_key(|state| state.file);
@@ -84,6 +88,18 @@ impl LocalMap {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Forgets the accepted bytes of a file whose subvolume was removed.
+    fn discard(&self, state: &Arc<FileState>) {
+        let _one_at_a_time = state.writeback.lock();
+        let mut wanted = Wanted::default();
+        wanted.add(state.file, LockMode::Exclusive);
+        let _held = Held::acquire(&self.locks, &wanted);
+        let removed = state.dirty.remove(0, u64::MAX);
+        self.settle_dirty(state, removed);
+        state.resize(state.item_size());
+        self.files.leave(state.file);
     }
 
     /// Writes the accepted bytes of `files`, which are in order.

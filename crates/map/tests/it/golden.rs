@@ -31,7 +31,8 @@ use gabion_base::codec::{Put, Reader};
 use gabion_base::disk::Disk;
 use gabion_base::ids::BlockAddr;
 
-use gabion_map::scrub::{audit, scrub};
+use gabion_map::audit::audit;
+use gabion_map::scrub::scrub;
 use gabion_map::{Kind, Limits, LocalMap, OpenMode, Payload, Txn};
 
 use self::content::file;

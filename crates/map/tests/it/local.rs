@@ -8,8 +8,9 @@ use gabion_base::disk::{Disk, MemDisk};
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::rng::Rng;
 
+use gabion_map::audit::audit;
 use gabion_map::open::{FormatOptions, format};
-use gabion_map::scrub::{audit, scrub};
+use gabion_map::scrub::scrub;
 use gabion_map::txn::{Removal, SeekTarget};
 use gabion_map::{FileId, Key, Kind, Limits, LocalMap, MapError, OpenMode, Payload, Stop, Txn};
 
@@ -68,12 +69,23 @@ pub fn assert_exact(map: &LocalMap) {
 }
 
 /// Plain files.
-#[derive(Default)]
-struct Model {
-    files: BTreeMap<u64, Vec<u8>>,
+#[derive(Clone)]
+pub struct Model {
+    pub subvol: SubvolId,
+    pub files: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { subvol: SUBVOL, files: BTreeMap::new() }
+    }
 }
 
 impl Model {
+    fn file(&self, ino: u64) -> FileId {
+        FileId::new(self.subvol, Ino(ino))
+    }
+
     fn write(&mut self, ino: u64, offset: usize, bytes: &[u8]) {
         let file = self.files.entry(ino).or_default();
         if file.len() < offset + bytes.len() {
@@ -82,10 +94,10 @@ impl Model {
         file[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn check(&self, map: &LocalMap) {
+    pub fn check(&self, map: &LocalMap) {
         for (ino, bytes) in &self.files {
-            assert_eq!(size(map, file(*ino)), bytes.len() as u64, "size of {ino}");
-            let found = read(map, file(*ino), 0, bytes.len() + 10);
+            assert_eq!(size(map, self.file(*ino)), bytes.len() as u64, "size of {ino}");
+            let found = read(map, self.file(*ino), 0, bytes.len() + 10);
             if let Some(at) = (0..bytes.len()).find(|at| found[*at] != bytes[*at]) {
                 panic!("file {ino} differs at {at}: {} not {}", found[at], bytes[at]);
             }
@@ -93,9 +105,9 @@ impl Model {
     }
 }
 
-fn random_step(rng: &mut Rng, map: &LocalMap, model: &mut Model) {
+pub fn random_step(rng: &mut Rng, map: &LocalMap, model: &mut Model) {
     let ino = 10 + rng.below(6);
-    let id = file(ino);
+    let id = model.file(ino);
     let offset = match rng.below(3) {
         0 => rng.below(20_000),
         1 => rng.below(100) * 4096,
@@ -157,11 +169,13 @@ fn share(rng: &mut Rng, map: &LocalMap, model: &mut Model, source: u64) {
     let count = 1 + rng.below(blocks - from);
     let to = rng.below(40);
     let (from, length, to) = (from * 4096, count * 4096, to * 4096);
-    map.transact(|txn| txn.share(file(source), from, file(target), to, length)).expect("space");
+    let (shared, copy) = (model.file(source), model.file(target));
+    map.transact(|txn| txn.share(shared, from, copy, to, length)).expect("space");
     model.write(target, to as usize, &bytes[from as usize..(from + length) as usize]);
 }
 
 fn shift(rng: &mut Rng, map: &LocalMap, model: &mut Model, ino: u64) {
+    let id = model.file(ino);
     let bytes = model.files.entry(ino).or_default();
     let blocks = bytes.len() as u64 / 4096;
     if blocks < 2 {
@@ -171,10 +185,10 @@ fn shift(rng: &mut Rng, map: &LocalMap, model: &mut Model, ino: u64) {
     let count = 1 + rng.below(blocks - from - 1);
     let (from, length) = (from * 4096, count * 4096);
     if rng.chance(1, 2) {
-        map.transact(|txn| txn.collapse(file(ino), from, length)).expect("readable");
+        map.transact(|txn| txn.collapse(id, from, length)).expect("readable");
         bytes.drain(from as usize..(from + length) as usize);
     } else {
-        map.transact(|txn| txn.insert(file(ino), from, length)).expect("space");
+        map.transact(|txn| txn.insert(id, from, length)).expect("space");
         let tail = bytes.split_off(from as usize);
         bytes.resize((from + length) as usize, 0);
         bytes.extend(tail);

@@ -8,6 +8,7 @@ mod losses;
 mod orphans;
 mod rights;
 mod shared;
+mod snapshots;
 mod stale;
 mod subtree;
 mod walks;

@@ -8,7 +8,7 @@ use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg, Uuid};
 use gabion_map::format::alloc::{PageCopy, PageRef, encode_table, page_checksum};
 use gabion_map::format::item::{
     Access, Dead, EXTENT_BLOCKS_MAX, Extent, FileData, INLINE_LENGTH_MAX, Reference, Sharing,
-    SubvolRecord, UNWRITTEN_BLOCKS_MAX, Unwritten, encode_file,
+    SubvolRecord, UNWRITTEN_BLOCKS_MAX, Unwritten, encode_file, encode_freed,
 };
 use gabion_map::format::journal::{
     Batch, DroppedRange, FreedRun, JournaledBytes, Run, UNIT_HEADER, UnitId, encode_unit,
@@ -17,6 +17,7 @@ use gabion_map::format::node::{
     Draft, INTERIOR_SLOT, ItemKey, LEAF_SLOT, LEVEL_MAX, NODE_BLOCKS, NODE_CAPACITY, NODE_SIZE,
     NodePtr, Place,
 };
+use gabion_map::format::subvolume::{Extended, Hold, Removal};
 use gabion_map::format::superblock::{
     INCOMPATIBLE, JournalStart, LABEL_LENGTH_MAX, READ_ONLY_COMPATIBLE, Superblock, VERSION,
 };
@@ -180,7 +181,18 @@ fn items() -> Vec<(&'static str, Vec<u8>)> {
         newest_snapshot: SubvolId(0x69),
         next_ino: 0x6a,
         nodes: 0x6b,
+        extended: Extended::default(),
     };
+    let extended = Extended {
+        chain: SubvolId(0x6c),
+        base: SubvolId(0x6d),
+        base_birth: Txg(0x6e),
+        created: 0x6f,
+        removal: Removal::Walking(ItemKey { ino: Ino(0x70), kind: Kind::DATA, at: 0x7000 }),
+        hold: Hold::Held,
+        name: b"monday".to_vec(),
+    };
+    let long = SubvolRecord { extended, ..record.clone() };
     vec![
         ("FILE", encode_file(FileExtent { size: 0x71, blocks: 0x72 })),
         ("DATA, inline", FileData::Inline(b"bytes".to_vec()).encode()),
@@ -188,7 +200,9 @@ fn items() -> Vec<(&'static str, Vec<u8>)> {
         ("DATA, unwritten", FileData::Unwritten(unwritten).encode()),
         ("REFERENCE", Reference { count: 0x73, more: 0x74 }.encode()),
         ("SUBVOLUME", record.encode()),
+        ("SUBVOLUME, long", long.encode()),
         ("DEAD", Dead { count: 0x75, owners: 0x76, birth }.encode()),
+        ("FREED", encode_freed(0x77)),
     ]
 }
 

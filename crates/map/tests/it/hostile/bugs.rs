@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Ticket};
 use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg};
 
+use gabion_map::audit::audit;
 use gabion_map::format::item::{
     Access, Dead, Extent, FileData, Reference, Sharing, SubvolRecord, Unwritten,
 };
@@ -13,7 +14,7 @@ use gabion_map::format::journal::{Batch, JournaledBytes};
 use gabion_map::format::node::ItemKey;
 use gabion_map::layout::HEAD_SLOTS;
 use gabion_map::open::superblocks;
-use gabion_map::scrub::{audit, scrub};
+use gabion_map::scrub::scrub;
 use gabion_map::txn::Removal;
 use gabion_map::{FileId, Kind, Limits, LocalMap, MapError, OpenMode, Payload, Stop, Txn};
 

@@ -8,8 +8,11 @@ use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::rng::Rng;
 
+use gabion_map::audit::audit;
+use gabion_map::format::item::Access;
 use gabion_map::open::superblocks;
-use gabion_map::scrub::{audit, scrub};
+use gabion_map::removal::Removing;
+use gabion_map::scrub::scrub;
 use gabion_map::tree::{Visit, Visitor};
 use gabion_map::txn::{Removal, SeekTarget};
 use gabion_map::{FileId, Key, Kind, Limits, LocalMap, MapError, OpenMode, Payload, Stop, Txn};
@@ -70,6 +73,21 @@ pub fn exercise(image: Image, rng: &mut Rng) -> Result<(), MapError> {
         let _ = map.transact(|txn| txn.new_inode(subvol));
     }
     let _ = map.snapshot(SubvolId(1));
+    for (id, record) in map.subvolumes() {
+        let _ = match record.access {
+            Access::ReadOnly if rng.chance(1, 3) => {
+                map.clone_snapshot(id, SubvolId(1), 0).map(drop)
+            }
+            _ if rng.chance(1, 3) => map.remove(&[id]),
+            _ => Ok(()),
+        };
+    }
+    for _ in 0..STEPS_MAX {
+        if !matches!(map.remove_step(), Ok(Removing::Step)) {
+            break;
+        }
+        check(&map);
+    }
     if map.create_subvolume().is_ok() {
         let _ = map.commit();
     }
@@ -86,6 +104,9 @@ pub fn exercise(image: Image, rng: &mut Rng) -> Result<(), MapError> {
     check(&map);
     Ok(())
 }
+
+/// Steps of removals at most: a forged one may have a deadlist of its own making.
+const STEPS_MAX: usize = 20;
 
 fn read_only(disk: &Arc<ImageDisk>) {
     let disk = Arc::clone(disk) as Arc<dyn Disk>;

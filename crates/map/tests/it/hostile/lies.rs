@@ -8,6 +8,7 @@ use gabion_map::format::item::{
 };
 use gabion_map::format::journal::{Batch, DroppedRange, FreedRun, JournaledBytes, Run};
 use gabion_map::format::node::{ItemKey, NodePtr};
+use gabion_map::format::subvolume::{Extended, Hold, Removal};
 use gabion_map::{FileId, Kind};
 
 use super::forge::{Item, NodeBytes};
@@ -149,6 +150,32 @@ fn record(rng: &mut Rng) -> SubvolRecord {
         newest_snapshot: SubvolId(plausible(rng, 5) as u32),
         next_ino: odd(rng),
         nodes: odd(rng),
+        extended: extended(rng),
+    }
+}
+
+fn extended(rng: &mut Rng) -> Extended {
+    if rng.chance(1, 2) {
+        return Extended::default();
+    }
+    let place = ItemKey { ino: Ino(odd(rng)), kind: Kind(plausible(rng, 12) as u8), at: odd(rng) };
+    let removals = [
+        Removal::None,
+        Removal::Marked,
+        Removal::Draining,
+        Removal::Walking(place),
+        Removal::Dropping,
+    ];
+    let mut name = vec![b'n'; plausible(rng, 4) as usize % 300];
+    rng.fill(&mut name);
+    Extended {
+        chain: SubvolId(plausible(rng, 5) as u32),
+        base: SubvolId(plausible(rng, 5) as u32),
+        base_birth: birth(rng),
+        created: odd(rng) as i64,
+        removal: removals[rng.below(5) as usize],
+        hold: if rng.chance(1, 4) { Hold::Held } else { Hold::Released },
+        name,
     }
 }
 

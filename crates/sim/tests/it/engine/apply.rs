@@ -261,7 +261,7 @@ impl Mounted {
                 let file = self.opened(object)?.file;
                 done(self.world(self.map.sync_file(file)))
             }
-            Op::Sync if self.may_snapshot && self.rng.chance(1, 3) => done(self.make_snapshot()),
+            Op::Sync if self.may_snapshot && self.rng.chance(1, 3) => done(self.handle_snapshots()),
             Op::Sync => done(self.world(self.map.sync())),
             _ => self.apply_to_xattrs(op),
         }

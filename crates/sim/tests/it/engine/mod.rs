@@ -28,8 +28,9 @@ use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::rng::Rng;
 use gabion_base::time::Timestamp;
 use gabion_fs::{self as fs, Caller, Context, OpenState};
+use gabion_map::audit::audit;
 use gabion_map::open::{FormatOptions, format};
-use gabion_map::scrub::{audit, scrub};
+use gabion_map::scrub::scrub;
 use gabion_map::txn::Removal;
 use gabion_map::{FileId, Limits, LocalMap, LocalTxn, MapError, OpenMode, Txn};
 use gabion_sim::op::{Errno, Slot};
@@ -198,6 +199,7 @@ impl Engine for Gabion {
         }
         let mut mounted = self.mount_as(disk, OpenMode::ReadWrite)?;
         mounted.verify()?;
+        mounted.go_on_removing()?;
         mounted.reap_orphans().map_err(|errno| format!("orphans cannot be reaped: {errno:?}"))?;
         if let Some(before) = before {
             let after = mounted.dump_subvolume(SUBVOL).map_err(|errno| format!("{errno:?}"))?;
@@ -318,12 +320,14 @@ impl Mounted {
         let action = match self.rng.below(60) {
             _ if self.others == Others::Absent => return Ok(()),
             0..=2 => Action::Commit,
+            9 | 10 if self.map.is_removing() => Action::Remove,
             3 | 4 => Action::WriteBack,
             5..=8 => Action::WriteFile(recent),
             _ => return Ok(()),
         };
         let act = move || match action {
             Action::Commit => map.commit().map(drop),
+            Action::Remove => map.remove_step().map(drop),
             Action::WriteBack => map.write_back_some(),
             Action::WriteFile(file) => map.flush_file(file),
         };
@@ -362,6 +366,7 @@ impl Mounted {
 #[derive(Clone, Copy)]
 enum Action {
     Commit,
+    Remove,
     WriteBack,
     WriteFile(FileId),
 }

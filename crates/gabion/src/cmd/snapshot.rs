@@ -1,0 +1,182 @@
+//! `gabion snapshot`: makes, shows, compares and removes snapshots. The daemon does it for what is
+//! mounted; what nobody has in use is opened here.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_base::disk::Disk;
+use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_map::removal::Removing;
+use gabion_map::{Limits, LocalMap};
+
+use super::status::{self, Subject, User, json};
+use crate::args::{self, SnapshotCommand};
+use crate::control::wire::{Difference, Reply, Request, SnapshotAction, Snapshots};
+use crate::failure::{Failure, Result, chain};
+use crate::print;
+use crate::snapshots::{self, Use};
+use crate::target::not_opened;
+use crate::volumes::{self, Place};
+
+/// How long a daemon may take: as long as a commit with all that waits to be written.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Memory to work on what is not mounted, in bytes.
+const MEMORY: u64 = 32 << 20;
+
+/// Runs the command.
+pub fn run(args: &args::Snapshot) -> Result<()> {
+    let (subject, action, as_json) = asked(&args.command);
+    let replies = match status::subject(subject)? {
+        Subject::InUse(user) => of_user(&user, &action)?,
+        Subject::Target => of_target(subject, &action)?,
+    };
+    let mut listed = Vec::new();
+    let mut changes = Vec::new();
+    for reply in replies {
+        match reply {
+            Reply::Snapshots(snapshots) => listed.push(snapshots),
+            Reply::Differences(differences) => changes.extend(differences.changes),
+            other => return Err(Failure::new(format!("the daemon answered {other:?}"))),
+        }
+    }
+    match (listed.pop(), as_json) {
+        (None, true) => print::line(json(&changes)),
+        (None, false) => changes.iter().try_for_each(print_change),
+        (Some(snapshots), true) => print::line(json(&snapshots)),
+        (Some(snapshots), false) => print_snapshots(&action, &snapshots),
+    }
+}
+
+fn asked(command: &SnapshotCommand) -> (&Path, SnapshotAction, bool) {
+    let name = |name: &String| name.clone();
+    match command {
+        SnapshotCommand::Create { subject, name: of } => {
+            (subject, SnapshotAction::Create { name: name(of) }, false)
+        }
+        SnapshotCommand::List { subject, json } => (subject, SnapshotAction::List, *json),
+        SnapshotCommand::Delete { subject, names } => {
+            (subject, SnapshotAction::Delete { names: names.clone() }, false)
+        }
+        SnapshotCommand::Diff { subject, from, to, json } => {
+            (subject, SnapshotAction::Diff { from: name(from), to: name(to) }, *json)
+        }
+        SnapshotCommand::Rollback { subject, name: of } => {
+            (subject, SnapshotAction::Rollback { name: name(of) }, false)
+        }
+        SnapshotCommand::Hold { subject, name: of } => {
+            (subject, SnapshotAction::Hold { name: name(of) }, false)
+        }
+        SnapshotCommand::Release { subject, name: of } => {
+            (subject, SnapshotAction::Release { name: name(of) }, false)
+        }
+    }
+}
+
+fn of_user(user: &User, action: &SnapshotAction) -> Result<Vec<Reply>> {
+    let ask = || -> io::Result<Vec<Reply>> {
+        let mut connection = user.connect()?;
+        if let (User::Mount(mount), SnapshotAction::Create { .. }) = (user, action) {
+            // The daemon answers, so this does not wait for nobody: what programs have written and
+            // the kernel still keeps belongs into the snapshot.
+            rustix::fs::syncfs(File::open(&mount.mountpoint)?)?;
+        }
+        connection.ask(Request::Snapshots { action: action.clone() }, PATIENCE)?;
+        let mut replies = Vec::new();
+        loop {
+            let reply = connection.reply()?;
+            let goes_on = matches!(&reply, Reply::Differences(part) if part.more);
+            replies.push(reply);
+            if !goes_on {
+                return Ok(replies);
+            }
+        }
+    };
+    let replies = ask().map_err(|error| user.unreachable(&error))?;
+    match replies.last() {
+        Some(Reply::Error { message }) => Err(Failure::new(format!("{}: {message}", user.name()))),
+        _ => Ok(replies),
+    }
+}
+
+fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
+    let place = Place::of(target)?;
+    let name = place.name();
+    let act = |disk: Arc<dyn Disk>, mode: gabion_map::OpenMode| -> Result<Vec<Reply>> {
+        let map = LocalMap::open(disk, mode, Limits::within(MEMORY))
+            .map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
+        let done = snapshots::act(&map, &name, action, Use::Nobody);
+        let replies = done.map_err(|message| Failure::new(format!("{name}: {message}")))?;
+        if let SnapshotAction::Delete { .. } = action {
+            remove_all(&map, &name)?;
+        }
+        Ok(replies)
+    };
+    let changes = !matches!(action, SnapshotAction::List | SnapshotAction::Diff { .. });
+    let (mode, open) = match changes {
+        true => (gabion_map::OpenMode::ReadWrite, OpenMode::ReadWrite),
+        false => (gabion_map::OpenMode::ReadOnly, OpenMode::ReadOnly),
+    };
+    match &place.volume {
+        Some(volume) => {
+            let surroundings = volumes::surroundings(None, "gabion snapshot")?;
+            let volume = Arc::new(volumes::open(volume, &surroundings)?);
+            let done = act(Arc::clone(&volume) as Arc<dyn Disk>, mode)?;
+            let closed = volume.close();
+            closed.map_err(|error| Failure::of(format!("cannot close {name}"), &error))?;
+            Ok(done)
+        }
+        None => {
+            let disk = FileDisk::open(target, open)
+                .map_err(|error| not_opened(&format!("cannot open {name}"), target, &error))?;
+            act(Arc::new(disk), mode)
+        }
+    }
+}
+
+/// Makes the space of what was removed free now: no daemon does it later.
+fn remove_all(map: &LocalMap, name: &str) -> Result<()> {
+    loop {
+        match map.remove_step() {
+            Ok(Removing::Step) => {}
+            Ok(Removing::Nothing) => return Ok(()),
+            Err(error) => return Err(Failure::new(format!("{name}: {}", chain(&error)))),
+        }
+    }
+}
+
+fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()> {
+    let target = &snapshots.target;
+    for snapshot in &snapshots.snapshots {
+        let name = print::printable(&snapshot.name);
+        print::line(match action {
+            SnapshotAction::List => {
+                let held = if snapshot.held { "  held" } else { "" };
+                format!("{}  {name}{held}", snapshot.created)
+            }
+            SnapshotAction::Create { .. } => {
+                format!("{target}: made the snapshot {name}; it is at .snapshots/{name}")
+            }
+            SnapshotAction::Delete { .. } => format!("{target}: removed the snapshot {name}"),
+            SnapshotAction::Hold { .. } => format!("{target}: the snapshot {name} is held"),
+            SnapshotAction::Release { .. } => format!("{target}: the snapshot {name} is released"),
+            SnapshotAction::Rollback { name: to } => {
+                format!("{target}: rolled back to {to}; what it was is the snapshot {name}")
+            }
+            SnapshotAction::Diff { .. } => continue,
+        })?;
+    }
+    Ok(())
+}
+
+fn print_change(change: &Difference) -> Result<()> {
+    let path = print::printable(&change.path);
+    print::line(match (change.what.as_str(), &change.from) {
+        ("renamed", Some(from)) => format!("R {} -> {path}", print::printable(from)),
+        ("added", _) => format!("+ {path}"),
+        ("removed", _) => format!("- {path}"),
+        _ => format!("M {path}"),
+    })
+}

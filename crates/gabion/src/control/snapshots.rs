@@ -1,0 +1,113 @@
+//! What is said about snapshots, and about which blocks are in use.
+
+use serde::{Deserialize, Serialize};
+
+/// What is to be done with snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotAction {
+    /// Show them all.
+    List,
+    /// Make one.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// Remove some.
+    Delete {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Keep one from being removed.
+    Hold {
+        /// Its name.
+        name: String,
+    },
+    /// Let it be removed again.
+    Release {
+        /// Its name.
+        name: String,
+    },
+    /// Make the filesystem what it was.
+    Rollback {
+        /// The snapshot's name.
+        name: String,
+    },
+    /// Compare two.
+    Diff {
+        /// The older one's name.
+        from: String,
+        /// The newer one's.
+        to: String,
+    },
+}
+
+/// Snapshots of a filesystem, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// The image or device.
+    pub target: String,
+    /// Those that are meant.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was made, as in RFC 3339.
+    pub created: String,
+    /// Whether it cannot be removed.
+    pub held: bool,
+    /// The number of its subvolume.
+    pub id: u32,
+}
+
+/// A part of what is different in two snapshots, in the order of paths.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// The image or device.
+    pub target: String,
+    /// The older one's name.
+    pub from: String,
+    /// The newer one's.
+    pub to: String,
+    /// What is different.
+    pub changes: Vec<Difference>,
+    /// Whether another part follows.
+    pub more: bool,
+}
+
+/// Something that is different.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// "added", "removed", "changed" or "renamed".
+    pub what: String,
+    /// Where it is, below the root; of what was removed, where it was.
+    pub path: String,
+    /// Where it was, if it was renamed.
+    pub from: Option<String>,
+}
+
+/// How the map of blocks in use agrees with what is reachable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The image or device.
+    pub target: String,
+    /// Bytes marked as in use, fixed structures included.
+    pub used_bytes: u64,
+    /// Bytes marked as in use that nothing needs.
+    pub leaked_bytes: u64,
+    /// Bytes that something needs and that are not marked.
+    pub missing_bytes: u64,
+    /// Bytes that more than one thing has, which should not share them.
+    pub doubled_bytes: u64,
+}
+
+impl Allocation {
+    /// Whether both agree to the block.
+    pub fn is_exact(&self) -> bool {
+        self.leaked_bytes == 0 && self.missing_bytes == 0 && self.doubled_bytes == 0
+    }
+}

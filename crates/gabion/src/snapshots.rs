@@ -1,0 +1,153 @@
+//! Snapshots of an open filesystem, in the words of the control protocol.
+
+use std::error::Error;
+
+use gabion_base::ids::SubvolId;
+use gabion_host::clock;
+use gabion_map::LocalMap;
+use gabion_map::format::item::SubvolRecord;
+use gabion_map::format::subvolume::Hold;
+use gabion_node::{Change, differences};
+
+use crate::control::wire::{Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots};
+use crate::date;
+use crate::failure::chain;
+
+/// Changes that one reply tells.
+const CHANGES_PER_REPLY: usize = 1000;
+
+/// Whether somebody uses the filesystem meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It is mounted.
+    Mounted,
+    /// Nobody does.
+    Nobody,
+}
+
+/// Does what is asked with the snapshots of the filesystem `map`, which people call `target`. What
+/// is answered may come in several parts.
+pub fn act(
+    map: &LocalMap,
+    target: &str,
+    action: &SnapshotAction,
+    usage: Use,
+) -> Result<Vec<Reply>, String> {
+    let of = map.subvolumes().first().map(|(id, _)| *id).ok_or("it has no subvolume")?;
+    let acting = Acting { map, target, of };
+    let replies = match action {
+        SnapshotAction::List => vec![acting.list()],
+        SnapshotAction::Create { name } => vec![acting.create(name)?],
+        SnapshotAction::Delete { names } => vec![acting.delete(names)?],
+        SnapshotAction::Hold { name } => vec![acting.hold(name, Hold::Held)?],
+        SnapshotAction::Release { name } => vec![acting.hold(name, Hold::Released)?],
+        SnapshotAction::Diff { from, to } => acting.diff(from, to)?,
+        SnapshotAction::Rollback { .. } if usage == Use::Mounted => {
+            return Err("it is in use; unmount it first".to_owned());
+        }
+        SnapshotAction::Rollback { name } => vec![acting.roll_back(name)?],
+    };
+    Ok(replies)
+}
+
+struct Acting<'a> {
+    map: &'a LocalMap,
+    target: &'a str,
+    /// The subvolume whose snapshots are meant.
+    of: SubvolId,
+}
+
+impl Acting<'_> {
+    fn list(&self) -> Reply {
+        self.told(&self.map.snapshots(self.of))
+    }
+
+    fn create(&self, name: &str) -> Result<Reply, String> {
+        let created = clock::coarse_now().seconds;
+        let made = self.map.create_snapshot(self.of, name.as_bytes(), created);
+        self.tell(made.map_err(text)?)
+    }
+
+    fn delete(&self, names: &[String]) -> Result<Reply, String> {
+        let mut ids = Vec::new();
+        for name in names {
+            ids.push(self.find(name)?);
+        }
+        let found = ids.iter().filter_map(|id| Some((*id, self.map.subvolume(*id)?)));
+        let found: Vec<_> = found.collect();
+        self.map.remove(&ids).map_err(text)?;
+        Ok(self.told(&found))
+    }
+
+    fn hold(&self, name: &str, hold: Hold) -> Result<Reply, String> {
+        let id = self.find(name)?;
+        self.map.set_hold(id, hold).map_err(text)?;
+        self.tell(id)
+    }
+
+    fn diff(&self, from: &str, to: &str) -> Result<Vec<Reply>, String> {
+        let (old, new) = (self.find(from)?, self.find(to)?);
+        let changes = differences(self.map, old, new).map_err(text)?;
+        let mut parts: Vec<&[Change]> = changes.chunks(CHANGES_PER_REPLY).collect();
+        if parts.is_empty() {
+            parts.push(&[]);
+        }
+        let last = parts.len() - 1;
+        let reply = |(index, part): (usize, &[Change])| {
+            Reply::Differences(Differences {
+                target: self.target.to_owned(),
+                from: from.to_owned(),
+                to: to.to_owned(),
+                changes: part.iter().map(difference).collect(),
+                more: index < last,
+            })
+        };
+        Ok(parts.into_iter().enumerate().map(reply).collect())
+    }
+
+    fn roll_back(&self, name: &str) -> Result<Reply, String> {
+        let to = self.find(name)?;
+        let now = clock::coarse_now().seconds;
+        let keep_as = format!("before-rollback-{}", date::seconds(now));
+        let kept = self.map.rollback(self.of, to, keep_as.as_bytes(), now).map_err(text)?;
+        self.tell(kept)
+    }
+
+    fn find(&self, name: &str) -> Result<SubvolId, String> {
+        let found = self.map.find_snapshot(self.of, name.as_bytes());
+        found.ok_or_else(|| format!("there is no snapshot {name:?}"))
+    }
+
+    fn tell(&self, id: SubvolId) -> Result<Reply, String> {
+        let record = self.map.subvolume(id).ok_or("it has just been removed")?;
+        Ok(self.told(&[(id, record)]))
+    }
+
+    fn told(&self, snapshots: &[(SubvolId, SubvolRecord)]) -> Reply {
+        let snapshots = snapshots.iter().map(|(id, record)| Snapshot {
+            name: String::from_utf8_lossy(&record.extended.name).into_owned(),
+            created: date::seconds(record.extended.created),
+            held: record.extended.hold == Hold::Held,
+            id: id.0,
+        });
+        Reply::Snapshots(Snapshots {
+            target: self.target.to_owned(),
+            snapshots: snapshots.collect(),
+        })
+    }
+}
+
+fn text(error: impl Error) -> String {
+    chain(&error)
+}
+
+fn difference(change: &Change) -> Difference {
+    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    let (what, path, from) = match change {
+        Change::Added(path) => ("added", path, None),
+        Change::Removed(path) => ("removed", path, None),
+        Change::Changed(path) => ("changed", path, None),
+        Change::Renamed { from, to } => ("renamed", to, Some(text(from))),
+    };
+    Difference { what: what.to_owned(), path: text(path), from }
+}

@@ -1,0 +1,250 @@
+//! What has changed from one snapshot to another, by names.
+//!
+//! 1. The difference of the two trees tells which objects and which names are not the same; what
+//!    both share is not looked at.
+//! 2. A name that went and a name that came, of the same object, are a renaming.
+//! 3. Objects that changed and kept their names are looked for among all names, if there are any:
+//!    only directories know where they are. This reads every name once, and no bytes of files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gabion_base::ids::{Ino, SubvolId};
+use gabion_fs::format::dirent::Dirents;
+use gabion_fs::format::inode::Inode;
+use gabion_fs::{ROOT, Result, subvolume};
+use gabion_map::tree::{Diff, Difference, Tree};
+use gabion_map::{FileId, Key, Kind, LocalMap, MapError};
+
+/// Directories that a path may have: more are no path but a damaged tree.
+const DEPTH_MAX: usize = 1 << 20;
+
+/// Something that is not what it was. Paths begin below the root, without a slash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It is new.
+    Added(Vec<u8>),
+    /// It is gone.
+    Removed(Vec<u8>),
+    /// Its bytes, its attributes or its permissions are others.
+    Changed(Vec<u8>),
+    /// It has another name.
+    Renamed {
+        /// What it was called.
+        from: Vec<u8>,
+        /// What it is called.
+        to: Vec<u8>,
+    },
+}
+
+impl Change {
+    fn path(&self) -> &[u8] {
+        match self {
+            Self::Added(path) | Self::Removed(path) | Self::Changed(path) => path,
+            Self::Renamed { to, .. } => to,
+        }
+    }
+}
+
+/// A name in a directory.
+type Name = (Ino, Vec<u8>);
+
+/// What has changed from the snapshot `old` to the snapshot or subvolume `new`, in the order of
+/// paths. Both are looked at as they were committed last.
+pub fn differences(map: &LocalMap, old: SubvolId, new: SubvolId) -> Result<Vec<Change>> {
+    let pin = map.pin();
+    let (old, new) = (Side::new(pin.tree(old), old), Side::new(pin.tree(new), new));
+    let mut found = Found::default();
+    let mut diff = Diff::new(old.tree, new.tree, Key::first(new.subvol))?;
+    while let Some(difference) = diff.next()? {
+        found.take(&difference)?;
+    }
+    found.changes(old, new)
+}
+
+/// Where the subvolume `of` stands in the one with the id `within`, as that was committed last.
+/// Reads all its names.
+pub(crate) fn path_of_entry(
+    map: &LocalMap,
+    within: SubvolId,
+    of: SubvolId,
+) -> Result<Option<Vec<u8>>> {
+    let pin = map.pin();
+    let mut side = Side::new(pin.tree(within), within);
+    let found = side.find(BTreeSet::from([subvolume::entry_of(of)]))?;
+    Ok(found.into_iter().next())
+}
+
+/// What the difference of two trees says.
+#[derive(Default)]
+struct Found {
+    added: BTreeMap<Ino, Vec<Name>>,
+    removed: BTreeMap<Ino, Vec<Name>>,
+    changed: BTreeSet<Ino>,
+}
+
+impl Found {
+    fn take(&mut self, difference: &Difference<'_>) -> Result<()> {
+        let Difference { key, old, new } = *difference;
+        let bad = |source| MapError::BadItem { key, source };
+        match key.kind {
+            Kind::DIRENT => {
+                let (old, new) = (names(key, old)?, names(key, new)?);
+                let gone = old.iter().filter(|(name, ino)| new.get(*name) != Some(*ino));
+                for (name, ino) in gone {
+                    self.removed.entry(*ino).or_default().push((key.ino, name.clone()));
+                }
+                for (name, ino) in new.iter().filter(|(name, ino)| old.get(*name) != Some(*ino)) {
+                    self.added.entry(*ino).or_default().push((key.ino, name.clone()));
+                }
+            }
+            Kind::INODE => {
+                let (Some(old), Some(new)) = (old, new) else { return Ok(()) };
+                let (old, new) =
+                    (Inode::decode(old).map_err(bad)?, Inode::decode(new).map_err(bad)?);
+                // Names that come and go change the times of their directory.
+                let times = !new.is_directory() && old.mtime != new.mtime;
+                let facts = |of: &Inode| (of.mode(), of.uid, of.gid, of.rdev);
+                if times || facts(&old) != facts(&new) {
+                    self.changed.insert(key.ino);
+                }
+            }
+            Kind::FILE | Kind::DATA | Kind::SYMLINK | Kind::XATTR => {
+                self.changed.insert(key.ino);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn changes(mut self, mut old: Side<'_>, mut new: Side<'_>) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for (ino, to) in &mut self.added {
+            let from = self.removed.get_mut(ino);
+            let from = from.map(std::mem::take).unwrap_or_default();
+            let is_renamed = !from.is_empty();
+            let mut from = from.into_iter();
+            for (index, name) in to.iter().enumerate() {
+                let to = new.path_of(name)?;
+                if is_renamed && index == 0 && self.changed.contains(ino) {
+                    changes.push(Change::Changed(to.clone()));
+                }
+                changes.push(match from.next() {
+                    Some(name) => Change::Renamed { from: old.path_of(&name)?, to },
+                    None => Change::Added(to),
+                });
+            }
+            for name in from {
+                changes.push(Change::Removed(old.path_of(&name)?));
+            }
+            self.changed.remove(ino);
+        }
+        for name in self.removed.values().flatten() {
+            changes.push(Change::Removed(old.path_of(name)?));
+        }
+        for path in new.find(self.changed)? {
+            changes.push(Change::Changed(path));
+        }
+        changes.sort_by(|a, b| (a.path(), a).cmp(&(b.path(), b)));
+        Ok(changes)
+    }
+}
+
+/// The names that a DIRENT item has, and of which objects.
+fn names(key: Key, value: Option<&[u8]>) -> Result<BTreeMap<Vec<u8>, Ino>> {
+    let mut names = BTreeMap::new();
+    let Some(value) = value else { return Ok(names) };
+    let bad = |source| MapError::BadItem { key, source };
+    let mut entries = Dirents::decode(value).map_err(bad)?;
+    while let Some(entry) = entries.next_entry().map_err(bad)? {
+        names.insert(entry.name.to_vec(), entry.ino);
+    }
+    Ok(names)
+}
+
+/// One of the two, with the paths of its directories as far as they are known.
+struct Side<'a> {
+    tree: Tree<'a>,
+    subvol: SubvolId,
+    paths: BTreeMap<Ino, Vec<u8>>,
+}
+
+impl<'a> Side<'a> {
+    fn new(tree: Tree<'a>, subvol: SubvolId) -> Self {
+        Self { tree, subvol, paths: BTreeMap::from([(ROOT, Vec::new())]) }
+    }
+
+    fn path_of(&mut self, (dir, name): &Name) -> Result<Vec<u8>> {
+        let mut path = self.directory(*dir)?;
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        Ok(path)
+    }
+
+    /// The path of a directory, by what it knows of the one above it.
+    fn directory(&mut self, dir: Ino) -> Result<Vec<u8>> {
+        let mut above = Vec::new();
+        let mut at = dir;
+        while !self.paths.contains_key(&at) {
+            let parent = self.parent(at)?;
+            above.push((at, self.name_in(parent, at)?));
+            at = parent;
+            if above.len() > DEPTH_MAX {
+                return Err(gabion_fs::Error::TooDeep);
+            }
+        }
+        let mut path = self.paths[&at].clone();
+        for (ino, name) in above.into_iter().rev() {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            self.paths.insert(ino, path.clone());
+        }
+        Ok(path)
+    }
+
+    fn parent(&self, dir: Ino) -> Result<Ino> {
+        let key = FileId::new(self.subvol, dir).key(Kind::INODE, 0);
+        let value = self.tree.get(key)?.ok_or(gabion_fs::Error::Stale)?;
+        let inode = Inode::decode(&value).map_err(|source| MapError::BadItem { key, source })?;
+        Ok(inode.parent)
+    }
+
+    fn name_in(&self, parent: Ino, dir: Ino) -> Result<Vec<u8>> {
+        let mut cursor = self.tree.cursor(FileId::new(self.subvol, parent).key(Kind::DIRENT, 0))?;
+        while let Some((key, value)) = cursor.item() {
+            if key.ino != parent || key.kind != Kind::DIRENT {
+                break;
+            }
+            if let Some((name, _)) = names(key, Some(value))?.into_iter().find(|it| it.1 == dir) {
+                return Ok(name);
+            }
+            cursor.advance()?;
+        }
+        Err(gabion_fs::Error::Stale)
+    }
+
+    /// A path of each of these objects.
+    fn find(&mut self, mut wanted: BTreeSet<Ino>) -> Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        if wanted.remove(&ROOT) {
+            found.push(b".".to_vec());
+        }
+        let mut cursor = self.tree.cursor(Key::first(self.subvol))?;
+        while let Some((key, value)) = cursor.item() {
+            if wanted.is_empty() {
+                break;
+            }
+            let value = (key.kind == Kind::DIRENT).then_some(value);
+            let here = names(key, value)?.into_iter().filter(|(_, ino)| wanted.remove(ino));
+            let here: Vec<Name> = here.map(|(name, _)| (key.ino, name)).collect();
+            cursor.advance()?;
+            for name in here {
+                found.push(self.path_of(&name)?);
+            }
+        }
+        Ok(found)
+    }
+}

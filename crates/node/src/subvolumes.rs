@@ -1,0 +1,194 @@
+//! Subvolumes as directories: making, cloning, finding and removing them.
+//!
+//! A subvolume knows which other one it stands in, and an entry there names it. An entry elsewhere,
+//! in a snapshot or a clone of that one, means nothing and is not shown: a subvolume is in one
+//! place only.
+//!
+//! A subvolume is made before it gets its name, and loses its name before it is removed. A crash
+//! in between leaves one without a name, which [`LocalFs::subvolumes`] tells.
+
+use gabion_base::ids::{Ino, SubvolId};
+use gabion_fs::subvolume::{self, of_entry};
+use gabion_fs::{Attributes, Caller, Error, Listed, ROOT, Result};
+use gabion_map::format::item::Access;
+use gabion_map::subvolumes::Refusal;
+use gabion_map::{FileId, MapError};
+
+use crate::local::LocalFs;
+use crate::snapshots;
+
+/// Permissions of a new subvolume's root.
+const PERMISSIONS: u32 = 0o755;
+
+/// A subvolume that stands in a directory of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The directory.
+    pub parent: FileId,
+    /// The subvolume.
+    pub subvol: SubvolId,
+}
+
+/// What an entry of `dir` with this number stands for.
+pub(crate) fn entry_file(dir: FileId, ino: Ino) -> FileId {
+    match of_entry(ino) {
+        Some(subvol) => FileId::new(subvol, ROOT),
+        None => FileId::new(dir.subvol, ino),
+    }
+}
+
+impl LocalFs {
+    /// Whether an entry of `dir` is one for those who list it.
+    pub(crate) fn is_listed(&self, dir: FileId, entry: &Listed) -> bool {
+        of_entry(entry.ino).is_none_or(|subvol| self.stands_in(subvol, dir.subvol))
+    }
+
+    fn stands_in(&self, subvol: SubvolId, parent: SubvolId) -> bool {
+        self.map.subvolume(subvol).is_some_and(|record| record.parent == parent)
+    }
+
+    /// The root of the subvolume that `name` stands for. Counts a lookup.
+    pub(crate) fn lookup_subvolume(&self, parent: FileId, name: &[u8]) -> Result<Attributes> {
+        self.find(FileId::new(self.subvolume_at(parent, name)?, ROOT))
+    }
+
+    /// The subvolume that `name` in `parent` stands for.
+    fn subvolume_at(&self, parent: FileId, name: &[u8]) -> Result<SubvolId> {
+        let ctx = self.context(&Caller::superuser());
+        let subvol = self.run(|txn| subvolume::named(txn, &ctx, parent, name))?;
+        if self.stands_in(subvol, parent.subvol) { Ok(subvol) } else { Err(Error::NotFound) }
+    }
+
+    /// The object at `path`, which begins at the root, and the directory that has its name.
+    /// `InvalidArgument`: the path is that of the root, or goes back by "..".
+    pub fn resolve<'p>(&self, path: &'p [u8]) -> Result<(FileId, &'p [u8])> {
+        let caller = Caller::superuser();
+        let mut names = path.split(|byte| *byte == b'/');
+        let mut names: Vec<_> =
+            names.by_ref().filter(|name| !name.is_empty() && *name != b".").collect();
+        let last = names.pop().ok_or(Error::InvalidArgument)?;
+        let mut dir = self.root();
+        for name in names {
+            let found = self.lookup(&caller, dir, name)?;
+            self.forget(found.file, 1);
+            dir = found.file;
+        }
+        Ok((dir, last))
+    }
+
+    /// The subvolume or snapshot whose root is at `path`. `InvalidArgument`: something else is.
+    pub fn subvolume_of(&self, path: &[u8]) -> Result<SubvolId> {
+        if path.iter().all(|byte| matches!(byte, b'/' | b'.')) {
+            return Ok(self.root().subvol);
+        }
+        let (parent, name) = self.resolve(path)?;
+        let found = self.lookup(&Caller::superuser(), parent, name)?;
+        self.forget(found.file, 1);
+        match found.file.ino == ROOT && found.file.subvol != parent.subvol {
+            true => Ok(found.file.subvol),
+            false if snapshots::is_snapshots(parent) => Ok(found.file.subvol),
+            false => Err(Error::InvalidArgument),
+        }
+    }
+
+    /// Makes an empty subvolume at `path`.
+    pub fn create_subvolume(&self, path: &[u8]) -> Result<Attached> {
+        let (parent, name) = self.resolve(path)?;
+        self.check_free(parent, name)?;
+        let subvol = self.map.add_subvolume(parent.subvol, self.clock.now().seconds)?;
+        let ctx = self.context(&Caller::superuser());
+        self.run(|txn| gabion_fs::format_root(txn, &ctx, subvol, PERMISSIONS))?;
+        self.attach(parent, name, subvol)
+    }
+
+    /// Makes a subvolume at `path` that begins as the snapshot `of` is.
+    pub fn clone_snapshot(&self, of: SubvolId, path: &[u8]) -> Result<Attached> {
+        let (parent, name) = self.resolve(path)?;
+        self.check_free(parent, name)?;
+        let subvol = self.map.clone_snapshot(of, parent.subvol, self.clock.now().seconds)?;
+        let attached = self.attach(parent, name, subvol)?;
+        // What had no name when the snapshot was made is not needed by anybody.
+        self.reaper.rescan();
+        Ok(attached)
+    }
+
+    fn check_free(&self, parent: FileId, name: &[u8]) -> Result<()> {
+        self.check_name(parent, name)?;
+        match self.lookup(&Caller::superuser(), parent, name) {
+            Ok(found) => {
+                self.forget(found.file, 1);
+                Err(Error::Exists)
+            }
+            Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a new subvolume its name, or lets it go if that fails.
+    fn attach(&self, parent: FileId, name: &[u8], subvol: SubvolId) -> Result<Attached> {
+        let ctx = self.context(&Caller::superuser());
+        let attached = self.run(|txn| subvolume::attach(txn, &ctx, parent, name, subvol));
+        if let Err(error) = attached {
+            self.map.remove(&[subvol])?;
+            return Err(error);
+        }
+        self.map.commit()?;
+        Ok(Attached { parent, subvol })
+    }
+
+    /// Removes the subvolume at `path` with all its snapshots. Refused if subvolumes stand in it or
+    /// were cloned from its snapshots, or if one of those is held.
+    pub fn delete_subvolume(&self, path: &[u8]) -> Result<Attached> {
+        let (parent, name) = self.resolve(path)?;
+        self.check_changeable(parent)?;
+        let subvol = self.subvolume_at(parent, name)?;
+        let records = self.map.subvolumes();
+        if records.iter().any(|(_, it)| it.access == Access::Writable && it.parent == subvol) {
+            return Err(Error::NotEmpty);
+        }
+        let is_its = |it: &gabion_map::format::item::SubvolRecord| {
+            it.access == Access::ReadOnly && it.origin == subvol
+        };
+        let mut ids: Vec<_> =
+            records.iter().filter(|(_, it)| is_its(it)).map(|(id, _)| *id).collect();
+        ids.push(subvol);
+        self.map.check_removable(&ids).map_err(MapError::from)?;
+        let ctx = self.context(&Caller::superuser());
+        self.run(|txn| subvolume::detach(txn, &ctx, parent, name))?;
+        self.map.remove(&ids)?;
+        Ok(Attached { parent, subvol })
+    }
+
+    /// All subvolumes but the one in use, and where each stands; `None` if it has no name.
+    pub fn subvolumes(&self) -> Result<Vec<(SubvolId, Option<Vec<u8>>)>> {
+        let mut found = Vec::new();
+        for id in self.map.writable_subvolumes() {
+            if id != self.root().subvol {
+                found.push((id, self.path_of(id)?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where a subvolume stands, from the root.
+    fn path_of(&self, subvol: SubvolId) -> Result<Option<Vec<u8>>> {
+        let mut path = Vec::new();
+        let mut at = subvol;
+        while at != self.root().subvol {
+            let record = self.map.subvolume(at).ok_or(MapError::from(Refusal::Absent))?;
+            let Some(within) = crate::differences::path_of_entry(&self.map, record.parent, at)?
+            else {
+                return Ok(None);
+            };
+            path.splice(0..0, [&b"/"[..], &within].concat());
+            if record.parent == at || path.len() > PATH_MAX {
+                return Ok(None);
+            }
+            at = record.parent;
+        }
+        Ok(Some(path))
+    }
+}
+
+/// Bytes that the path of a subvolume has at most.
+const PATH_MAX: usize = 1 << 20;

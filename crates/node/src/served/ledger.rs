@@ -455,7 +455,7 @@ impl Served {
             self.forget_kept(kept_key(*file))?;
         }
         match last {
-            Some(file) => self.fs.fsync(file),
+            Some(file) => Ok(self.fs.map().sync_file(file)?),
             None => Ok(()),
         }
     }
@@ -491,7 +491,7 @@ impl Served {
             txn.lock(index, LockMode::Exclusive)?;
             Ok(txn.put(index.key(Kind::SESSION, pages.ino.0), record.encode())?)
         })?;
-        self.fs.fsync(index)
+        Ok(self.fs.map().sync_file(index)?)
     }
 
     /// What was done of a call in the session, if it was.

@@ -104,6 +104,68 @@ fn what_was_synced_at_any_mount_is_there_when_the_server_was_killed_meanwhile() 
     cluster.finish();
 }
 
+#[test]
+fn a_lock_is_held_on_when_the_server_was_killed() {
+    const MACHINES: usize = 3;
+    let mut cluster = Cluster::new("kill-server-locks", Place::Loopback, MACHINES);
+    if !cluster.is_gabion() {
+        return;
+    }
+    for kind in ["flock", "lockf"] {
+        fs::write(cluster.path(0, kind), "locked").unwrap();
+        let locker = |cluster: &Cluster, machine: usize, mode: &str| {
+            let mut command = script("locker.py");
+            Running::start(command.arg(cluster.path(machine, kind)).args([kind, mode]))
+        };
+        let mut held = locker(&cluster, 0, "hold");
+        assert_eq!(held.line().as_deref(), Some("held"), "{kind}");
+        let mut waiter = locker(&cluster, 1, "wait");
+        assert_eq!(waiter.line().as_deref(), Some("waits"), "{kind}");
+        cluster.kill_server();
+        cluster.start_server();
+        assert_eq!(locker(&cluster, 2, "try").line().as_deref(), Some("refused"), "{kind}");
+        held.kill();
+        drop(held);
+        assert_eq!(waiter.line().as_deref(), Some("held"), "{kind}");
+        waiter.kill();
+    }
+    cluster.finish();
+}
+
+#[test]
+fn counters_under_locks_are_exact_though_the_server_is_killed_meanwhile() {
+    const MACHINES: usize = 3;
+    let (count, kills) = if is_long() { (20_000, 10) } else { (400, 2) };
+    let mut cluster = Cluster::new("kill-server-count", Place::Loopback, MACHINES);
+    if !cluster.is_gabion() {
+        return;
+    }
+    fs::write(cluster.path(0, "counter"), format!("{:019}\n", 0)).unwrap();
+    let counters: Vec<_> = (0..MACHINES)
+        .map(|machine| {
+            let mut command = script("counter.py");
+            command.arg(cluster.path(machine, "counter"));
+            Running::start(command.args(["fcntl", &count.to_string()]))
+        })
+        .collect();
+    let counted = |cluster: &Cluster| {
+        let found = fs::read_to_string(cluster.path(0, "counter")).unwrap();
+        found.trim_end().parse::<usize>().unwrap()
+    };
+    for kill in 1..=kills {
+        let began = Instant::now();
+        while counted(&cluster) < MACHINES * count * kill / (kills + 1) {
+            assert!(began.elapsed() < PATIENCE, "nobody counts any more");
+            thread::yield_now();
+        }
+        cluster.kill_server();
+        cluster.start_server();
+    }
+    assert!(counters.into_iter().all(Running::wait), "a counter has noticed more than a pause");
+    assert_eq!(counted(&cluster), MACHINES * count);
+    cluster.finish();
+}
+
 /// Each mount has a database of its own.
 #[test]
 fn sqlite_keeps_what_was_committed_at_mounts_whose_server_was_killed() {

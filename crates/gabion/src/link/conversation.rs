@@ -294,8 +294,12 @@ fn take_message(
             complain(format!("change {} is not the next one", change.number.0))
         }
         Ok(message) => {
-            let is_note = !matches!(message, ToServer::Call { .. } | ToServer::Change(_));
-            if is_note && !link.load.noted(length, link.session.is_behind()) {
+            let is_little = match &message {
+                ToServer::Call { .. } | ToServer::Change(_) => true,
+                ToServer::Done { .. } => link.load.said_again(length),
+                _ => link.load.noted(length, link.session.is_behind()),
+            };
+            if !is_little {
                 shared.give_up(link, "too much waits for its turn");
                 return complain("too much waits for its turn".to_owned());
             }

@@ -37,6 +37,8 @@ const QUEUED_MAX: Amount = Amount { calls: 1024, bytes: 64 << 20 };
 const OPEN_MAX: Amount = Amount { calls: 16_384, bytes: 256 << 20 };
 /// What may be said besides while something waits.
 const NOTES_MAX: Amount = Amount { calls: 1 << 20, bytes: 64 << 20 };
+/// What may be said again to a server that has started again, of calls that were answered.
+const AGAIN_BYTES_MAX: usize = 1 << 30;
 /// How long a session is spared that is not read because too much of it waits for others.
 const SPARED: Duration = Duration::from_secs(30);
 
@@ -72,6 +74,7 @@ struct State {
     open: Amount,
     queued: Amount,
     notes: Amount,
+    again: usize,
     paused: Option<Pause>,
     /// Since when it has been.
     since: Option<Instant>,
@@ -136,6 +139,14 @@ impl Load {
         }
         state.notes.add(bytes);
         !state.notes.is_above(NOTES_MAX, 1)
+    }
+
+    /// A call was said again that was answered before this server had started. False if that is too
+    /// much.
+    pub(super) fn said_again(&self, bytes: usize) -> bool {
+        let state = &mut *self.state.lock();
+        state.again += bytes;
+        state.again <= AGAIN_BYTES_MAX
     }
 
     /// It waits for a worker.

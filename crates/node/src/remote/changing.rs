@@ -89,6 +89,9 @@ impl RemoteFs {
 
     /// Has the server make the change.
     fn change_at_server(&self, caller: &Caller, call: Call) -> Result<Answer> {
+        if !self.pending.wait_for_calls(self.settings.deadline) {
+            return Err(silent(self.settings.deadline));
+        }
         let mut marks = marks(&call, call.files());
         let marks_made = mark_of_made(&call);
         let moves_elsewhere = moves_elsewhere(&call);
@@ -420,7 +423,7 @@ fn is_removal(call: &Call) -> bool {
 }
 
 /// Bytes of a file that the change brings.
-fn payload(call: &Call) -> u64 {
+pub(super) fn payload(call: &Call) -> u64 {
     match call {
         Call::Write { bytes, .. } => bytes.len() as u64,
         _ => 0,

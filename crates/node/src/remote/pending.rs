@@ -21,7 +21,11 @@ use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{CallId, Change, ChangeNumber};
 use gabion_map::FileId;
 
+use super::changing::payload;
 use super::synced::Synced;
+
+/// Bytes of files that are kept of what the server has done. It makes them durable before.
+const CALLS_BYTES_MAX: u64 = 256 << 20;
 
 /// A change that was made here.
 struct Entry {
@@ -44,6 +48,8 @@ struct State {
     entries: VecDeque<Entry>,
     /// What the server has done, and is not durable.
     calls: BTreeMap<CallId, Change>,
+    /// Bytes of files in that.
+    calls_bytes: u64,
     synced: Synced,
     bytes: u64,
     credit: u64,
@@ -152,9 +158,23 @@ impl Pending {
         state.order = state.order.max(order);
     }
 
+    /// Waits until not too much is kept of what the server has done. False: for longer than
+    /// `patience`.
+    pub(super) fn wait_for_calls(&self, patience: Duration) -> bool {
+        let mut state = self.state.lock();
+        while state.calls_bytes > CALLS_BYTES_MAX {
+            if self.fewer.wait_for(&mut state, patience).timed_out() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The server has done what it was asked for.
     pub(super) fn keep_call(&self, id: CallId, change: Change) {
-        self.state.lock().calls.insert(id, change);
+        let mut state = self.state.lock();
+        state.calls_bytes += payload(&change.call);
+        state.calls.insert(id, change);
     }
 
     /// The last change under way of all; 0 if there is none.
@@ -202,7 +222,8 @@ impl Pending {
             state.bytes -= entry.bytes;
         }
         for call in calls {
-            state.calls.remove(call);
+            let gone = state.calls.remove(call);
+            state.calls_bytes -= gone.map_or(0, |change| payload(&change.call));
         }
         if state.entries.is_empty() && state.calls.is_empty() {
             state.synced.clear();

@@ -35,6 +35,10 @@ use super::{Job, Served, Session, Work, gone};
 const TURN_MAX: usize = 64;
 /// Bytes of changes of a client that may be not durable.
 const CREDIT_MAX: u64 = 128 << 20;
+/// A client is told that its changes are durable when they come to this part of its credit,
+const ROUND_SHARE: u64 = 4;
+/// or to so many bytes.
+const ROUND_BYTES_MIN: u64 = 1 << 20;
 /// What a change counts besides its bytes.
 const CHANGE_BYTES: u64 = 16 << 10;
 /// With less, changes are not worth the trouble.
@@ -86,7 +90,7 @@ impl Lane {
 }
 
 /// What a change counts against the credit, in bytes.
-fn weight(call: &Call) -> u64 {
+pub(super) fn weight(call: &Call) -> u64 {
     CHANGE_BYTES + if let Call::Write { bytes, .. } = call { bytes.len() as u64 } else { 0 }
 }
 
@@ -189,6 +193,11 @@ impl Served {
         session.peer.send(ToClient::Failed { number, error });
     }
 
+    /// Bytes of changes of one client that are made durable at once.
+    pub(super) fn round_bytes(&self) -> u64 {
+        (self.credit() / ROUND_SHARE).max(ROUND_BYTES_MIN)
+    }
+
     /// Makes a change that a client has made, perhaps once more, as it was lost with a server.
     /// False: it has to wait, and the lane with it.
     pub(super) fn apply(&self, session: &Arc<Session>, change: Change, is_again: bool) -> bool {
@@ -250,7 +259,8 @@ impl Served {
         let changed: Vec<(Key, Option<Value>)> = changed.into_iter().collect();
         self.note_told(session, &change.call, &[], &changed);
         self.finish(session, request, &leases, &gone(&changed));
-        self.settle_soon_if(session.note_done(None, weight(&change.call), self.credit() / 4));
+        let (weight, most) = (weight(&change.call), self.round_bytes());
+        self.settle_soon_if(session.note_done(None, weight, most));
         let mut lane = session.lane.lock();
         lane.applied = lane.applied.max(number);
         lane.extents.extend(changed.into_iter().filter(|(key, _)| key.kind == Kind::FILE));

@@ -401,7 +401,11 @@ impl Served {
             }),
             ToServer::Settled(round) => session.settled(round),
             // Those who come too late to be waited for.
-            ToServer::Done { id, change } => self.call_again(session, id, &change),
+            ToServer::Done { id, change } => {
+                if session.is_saying_again.load(Ordering::SeqCst) {
+                    self.call_again(session, id, &change);
+                }
+            }
             ToServer::Recovered => session.is_saying_again.store(false, Ordering::SeqCst),
             ToServer::Ping | ToServer::Cancel(_) | ToServer::Change(_) => {}
         }

@@ -97,6 +97,14 @@ impl<T: Ord + Copy> Cell<T> {
         self.now = value;
     }
 
+    /// It would be this, had it not been set to what it is: so it becomes that if who has set it is
+    /// lost.
+    pub fn would_be(&mut self, value: T) {
+        if let Some((_, author)) = self.since.last().copied() {
+            insert(&mut self.since, (value, author));
+        }
+    }
+
     /// It is seen to be this, by `client`. Whether it can be.
     pub fn see(&mut self, value: T, client: usize) -> bool {
         let can_be = self.possible().any(|possible| possible == value);

@@ -316,6 +316,8 @@ impl FileState {
         self.grains[written].iter_mut().for_each(|cell| cell.set(stamp, author));
         if end > size {
             self.size.set(end, author);
+        } else {
+            self.size.would_be(end);
         }
     }
 

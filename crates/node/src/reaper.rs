@@ -192,7 +192,8 @@ impl LocalFs {
         if queue.scan_after.is_none() {
             queue.scan_after = next;
         }
-        let free = found.into_iter().filter(|file| !self.references.is_referred_to(*file));
+        // Who refers to one says when he does not any more.
+        let free = found.into_iter().filter(|f| self.references.mark_unnamed(*f) == Left::Orphan);
         queue.files.extend(free);
         Ok(Reaped::Part)
     }

@@ -6,6 +6,7 @@ mod locking;
 mod locks;
 mod losses;
 mod orphans;
+mod recovery;
 mod rights;
 mod shared;
 mod snapshots;

@@ -1,0 +1,363 @@
+//! Servers that crash, and what clients of theirs say again: no threads, no clients' caches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use gabion_base::ids::Ino;
+use gabion_base::sync::Mutex;
+use gabion_base::time::Timestamp;
+use gabion_fs::{
+    Access, Caller, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest, WriteAt,
+};
+use gabion_link::message::{
+    Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer,
+};
+use gabion_link::table::RevokeId;
+use gabion_map::{FileId, OpenMode};
+use gabion_node::served::{Credentials, Job, Peer, Rights, Served, Session};
+
+use crate::world::World;
+
+/// A server whose calls run when it is told.
+struct Server {
+    world: World,
+    served: Served,
+    jobs: Receiver<Job>,
+    /// What is revoked is given back at once.
+    revoked: (Sender<Revoked>, Receiver<Revoked>),
+    sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
+}
+
+type Revoked = (SessionId, RevokeId);
+
+impl Server {
+    fn on(world: World) -> Self {
+        let (sender, jobs) = unbounded();
+        let queue = Box::new(move |job| drop(sender.send(job)));
+        let served = Served::new(Arc::clone(&world.fs), 1, queue).unwrap();
+        Self { world, served, jobs, revoked: unbounded(), sessions: Mutex::default() }
+    }
+
+    fn new() -> Self {
+        Self::on(World::new(64 << 20))
+    }
+
+    fn after_crash(&self) -> Self {
+        Self::on(self.world.after_crash(OpenMode::ReadWrite))
+    }
+
+    fn run(&self) {
+        loop {
+            if let Ok(job) = self.jobs.try_recv() {
+                self.served.run(job);
+            } else if let Ok((session, id)) = self.revoked.1.try_recv() {
+                let session = Arc::clone(&self.sessions.lock()[&session]);
+                self.served.receive(&session, ToServer::Released(vec![id]));
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn client(&self, number: u64, session: Arc<Session>, heard: Receiver<ToClient>) -> Client<'_> {
+        self.sessions.lock().insert(session.id(), Arc::clone(&session));
+        Client { server: self, session, heard, calls: 100 * number }
+    }
+
+    fn begin(&self, number: u64) -> Client<'_> {
+        let (peer, heard) = self.peer(number);
+        let kept = (Credentials { secret: number, holder: Vec::new() }, Duration::from_secs(10));
+        let (id, name) = (SessionId(number), format!("client {number}"));
+        let session = self.served.begin_remembered(id, name, Rights::TRUSTED, kept, peer).unwrap();
+        self.client(number, session, heard)
+    }
+
+    fn resume(&self, number: u64) -> Client<'_> {
+        let id = SessionId(number);
+        assert_eq!(self.served.remembered(id).unwrap().secret, number);
+        let (peer, heard) = self.peer(number);
+        let resumed = self.served.resume(id, String::new(), Rights::TRUSTED, peer);
+        let mut client = self.client(number, resumed.unwrap().unwrap(), heard);
+        client.calls += 50;
+        client
+    }
+
+    fn peer(&self, number: u64) -> (Arc<Heard>, Receiver<ToClient>) {
+        let (others, heard) = unbounded();
+        let (session, revoked) = (SessionId(number), self.revoked.0.clone());
+        (Arc::new(Heard { session, revoked, others }), heard)
+    }
+
+    fn content(&self, name: &str) -> String {
+        let file = self.world.lookup(name).unwrap().file;
+        String::from_utf8(self.world.read(file)).unwrap()
+    }
+}
+
+struct Heard {
+    session: SessionId,
+    revoked: Sender<Revoked>,
+    others: Sender<ToClient>,
+}
+
+impl Peer for Heard {
+    fn send(&self, message: ToClient) {
+        let _ = match message {
+            ToClient::Revoke { id, .. } => self.revoked.send((self.session, id)).is_ok(),
+            message => self.others.send(message).is_ok(),
+        };
+    }
+}
+
+/// What was done of a call: what its client keeps.
+struct Kept {
+    id: CallId,
+    change: Change,
+    answer: Answer,
+}
+
+struct Client<'s> {
+    server: &'s Server,
+    session: Arc<Session>,
+    heard: Receiver<ToClient>,
+    calls: u64,
+}
+
+impl Client<'_> {
+    fn say(&self, message: ToServer) {
+        self.server.served.receive(&self.session, message);
+        self.server.run();
+    }
+
+    fn ask_as(&self, id: CallId, call: Call) -> (Result<Answer>, u64, Option<Timestamp>) {
+        let (caller, after) = (Caller::superuser(), ChangeNumber(0));
+        self.say(ToServer::Call { id, caller, call, after });
+        self.answer(id)
+    }
+
+    fn answer(&self, id: CallId) -> (Result<Answer>, u64, Option<Timestamp>) {
+        loop {
+            match self.heard.try_recv().expect("an answer") {
+                ToClient::Answer { id: of, result, order, done, .. } if of == id => {
+                    return (result, order, done);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn next_id(&mut self) -> CallId {
+        self.calls += 1;
+        CallId(self.calls)
+    }
+
+    /// Has something done that is kept then.
+    fn done(&mut self, call: Call) -> Kept {
+        let id = self.next_id();
+        let (result, order, done) = self.ask_as(id, call.clone());
+        let answer = result.unwrap();
+        let (number, now, caller) = (ChangeNumber(0), done.unwrap(), Caller::superuser());
+        let made = match &answer {
+            Answer::Made(made, Disposition::Created) => Some(made.file.ino),
+            _ => None,
+        };
+        let change = Change { number, order, now, made, caller, call };
+        Kept { id, change, answer }
+    }
+
+    fn create(&mut self, name: &str) -> (FileId, Kept) {
+        let kept = self.done(create(self.server.world.root(), name));
+        let Answer::Made(made, _) = &kept.answer else { panic!("{:?}", kept.answer) };
+        (made.file, kept)
+    }
+
+    fn write(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> Kept {
+        self.done(write(file, offset, bytes))
+    }
+
+    fn sync(&mut self, file: FileId) {
+        let id = self.next_id();
+        self.ask_as(id, Call::Sync { file: Some(file) }).0.unwrap();
+    }
+
+    fn say_again(&self, kept: &[&Kept]) {
+        for Kept { id, change, .. } in kept {
+            self.say(ToServer::Done { id: *id, change: change.clone() });
+        }
+    }
+
+    fn has_recovered(&self) {
+        self.say(ToServer::Recovered);
+    }
+
+    fn has_heard_of_failures(&self) -> bool {
+        self.heard.try_iter().any(|message| matches!(message, ToClient::Failed { .. }))
+    }
+}
+
+fn create(parent: FileId, name: &str) -> Call {
+    Call::Create {
+        parent,
+        name: name.into(),
+        permissions: 0o644,
+        if_exists: IfExists::Fail,
+        request: OpenRequest { access: Access::WRITE, truncate: None },
+    }
+}
+
+fn write(file: FileId, offset: u64, bytes: &[u8]) -> Call {
+    let at = WriteAt::Offset(offset);
+    Call::Write { file, at, privileges: Privileges::Keep, bytes: Arc::new(bytes.to_vec()) }
+}
+
+#[test]
+fn what_was_answered_and_not_durable_is_done_again_in_its_order() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let first = a.write(file, 0, b"aaaa");
+    let second = b.write(file, 1, b"bb");
+    let third = a.write(file, 2, b"c");
+    let server = before.after_crash();
+    assert!(server.served.is_recovering());
+    assert!(server.world.lookup("file").is_err(), "it was not durable");
+    let (a, b) = (server.resume(1), server.resume(2));
+    b.say_again(&[&second]);
+    b.has_recovered();
+    assert!(server.served.is_recovering(), "one of them has not said all");
+    a.say_again(&[&made, &first, &third]);
+    a.has_recovered();
+    assert!(!server.served.is_recovering());
+    assert_eq!(server.content("file"), "abca");
+    assert_eq!(server.world.lookup("file").unwrap().file.ino, file.ino);
+    assert!(!a.has_heard_of_failures() && !b.has_heard_of_failures());
+    // It is durable now.
+    assert_eq!(server.after_crash().content("file"), "abca");
+}
+
+#[test]
+fn what_one_client_has_synced_is_not_replaced_by_what_another_one_says_again() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let first = a.write(file, 0, b"aaaa");
+    b.write(file, 1, b"bb");
+    b.sync(file);
+    let later = a.write(file, 3, b"c");
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made, &first, &later]);
+    a.has_recovered();
+    assert!(server.served.is_recovering());
+    // The other one does not come.
+    server.served.stop_waiting();
+    server.run();
+    assert!(!server.served.is_recovering());
+    assert_eq!(server.content("file"), "abbc");
+}
+
+#[test]
+fn bytes_that_were_moved_since_are_not_written_again_where_they_were() {
+    let before = Server::new();
+    let mut a = before.begin(1);
+    let (file, made) = a.create("file");
+    let text = [[b'1'; 4096], [b'2'; 4096]].concat();
+    let written = a.write(file, 0, &text);
+    let (request, privileges) = (SpaceRequest::Collapse, Privileges::Keep);
+    let moved = a.done(Call::Fallocate { file, request, offset: 0, length: 4096, privileges });
+    let last = a.write(file, 4096, b"3");
+    let (other, other_made) = a.create("other");
+    // What was done before is in the journal with it.
+    a.sync(other);
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made, &written, &moved, &last, &other_made]);
+    a.has_recovered();
+    assert_eq!(server.content("file"), format!("{}3", "2".repeat(4096)));
+}
+
+#[test]
+fn a_call_whose_answer_was_lost_is_done_once() {
+    for is_durable in [false, true] {
+        let before = Server::new();
+        let mut a = before.begin(1);
+        let (other, other_made) = a.create("other");
+        let (id, call) = (a.next_id(), create(before.world.root(), "file"));
+        let (unheard, ..) = a.ask_as(id, call.clone());
+        let Ok(Answer::Made(unheard, Disposition::Created)) = unheard else {
+            panic!("{unheard:?}")
+        };
+        if is_durable {
+            a.sync(other);
+        }
+        let server = before.after_crash();
+        let a = server.resume(1);
+        a.say_again(&[&other_made]);
+        a.say(ToServer::Call { id, caller: Caller::superuser(), call, after: ChangeNumber(0) });
+        a.has_recovered();
+        let (answer, ..) = a.answer(id);
+        let Ok(Answer::Made(made, Disposition::Created)) = answer else { panic!("{answer:?}") };
+        assert_eq!(made.file == unheard.file, is_durable);
+        // The answer stands for an opening.
+        server.world.unlink("file");
+        server.world.reap();
+        assert!(server.world.fs.stat(made.file).is_ok());
+        a.say(ToServer::Closed(made.file));
+        server.world.reap();
+        assert!(server.world.fs.stat(made.file).is_err());
+    }
+}
+
+#[test]
+fn what_is_open_without_a_name_outlives_the_server() {
+    let before = Server::new();
+    let mut a = before.begin(1);
+    let (file, _) = a.create("file");
+    a.done(Call::Unlink { parent: before.world.root(), name: b"file".to_vec() });
+    a.sync(file);
+    let server = before.after_crash();
+    server.world.reap();
+    let a = server.resume(1);
+    a.say(ToServer::Opened { file, caller: Caller::superuser(), access: Access::WRITE });
+    a.has_recovered();
+    server.world.reap();
+    assert!(server.world.fs.stat(file).is_ok());
+    a.say(ToServer::Closed(file));
+    server.world.reap();
+    assert!(server.world.fs.stat(file).is_err());
+}
+
+#[test]
+fn sessions_that_have_ended_are_not_waited_for() {
+    let before = Server::new();
+    let (a, b) = (before.begin(1), before.begin(2));
+    before.served.end(&a.session);
+    let server = before.after_crash();
+    assert!(server.served.remembered(SessionId(1)).is_none());
+    // Who does not know that his session has ended may believe in it, and does not get it back.
+    server.served.cut(&server.resume(2).session);
+    let server = server.after_crash();
+    assert!(server.served.is_recovering());
+    assert!(server.served.remembered(SessionId(2)).is_none());
+    assert_eq!(server.served.patience_before(), Duration::from_secs(10));
+    drop(b);
+}
+
+#[test]
+fn numbers_that_are_taken_are_not_made_again() {
+    let before = Server::new();
+    let mut a = before.begin(1);
+    let (taken, made) = a.create("taken");
+    a.sync(taken);
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made]);
+    let call = create(server.world.root(), "stolen");
+    let change = Change { made: Some(Ino(taken.ino.0)), call, ..made.change.clone() };
+    a.say(ToServer::Done { id: CallId(7), change });
+    a.has_recovered();
+    assert!(a.has_heard_of_failures());
+    assert_eq!(server.world.names(), ["taken"]);
+}

@@ -166,6 +166,39 @@ fn counters_under_locks_are_exact_though_the_server_is_killed_meanwhile() {
     cluster.finish();
 }
 
+/// All write into one database: what they do in turns under locks is in the order in which it was
+/// done, synced or not.
+#[test]
+fn sqlite_writers_of_one_database_go_on_when_the_server_was_killed() {
+    const MACHINES: usize = 2;
+    let (count, kills) = if is_long() { (4_000, 10) } else { (60, 2) };
+    let mut cluster = Cluster::new("kill-server-one-sqlite", Place::Loopback, MACHINES);
+    if !cluster.is_gabion() {
+        return;
+    }
+    let mut writers: Vec<_> = (0..MACHINES)
+        .map(|machine| {
+            let database = cluster.path(machine, "database");
+            let mut writer = writer(&database, Journal::Rollback, machine as u32, 0, count);
+            Running::start(&mut writer)
+        })
+        .collect();
+    let mut wanted = BTreeSet::new();
+    for _ in 0..kills {
+        for writer in &mut writers {
+            let said = (0..count / (kills + 2)).map(|_| writer.line().expect("the writer goes on"));
+            wanted.extend(said);
+        }
+        cluster.kill_server();
+        cluster.start_server();
+    }
+    writers.iter_mut().for_each(|writer| wanted.extend(writer.rest()));
+    assert!(writers.into_iter().all(Running::wait), "a writer has noticed more than a pause");
+    assert_eq!(wanted.len(), MACHINES * count as usize);
+    (0..MACHINES).for_each(|machine| assert_eq!(rows(&cluster.path(machine, "database")), wanted));
+    cluster.finish();
+}
+
 /// Each mount has a database of its own.
 #[test]
 fn sqlite_keeps_what_was_committed_at_mounts_whose_server_was_killed() {

@@ -147,6 +147,8 @@ pub enum ToServer {
         /// What was done. Its number is 0.
         change: Change,
     },
+    /// The server before this one has told it of these calls of others.
+    Witnessed(Vec<Witness>),
     /// It has said again all that the server before this one may have lost: what it has open, its
     /// changes, its calls.
     Recovered,
@@ -198,6 +200,22 @@ pub struct Change {
     pub caller: Caller,
     /// What was done.
     pub call: Call,
+}
+
+/// A call that was done and whose client may not have heard so: where it belongs if it has to be
+/// done again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// Whose call it is.
+    pub session: SessionId,
+    /// Which.
+    pub call: CallId,
+    /// Its place among changes.
+    pub order: u64,
+    /// The time that was recorded.
+    pub now: Timestamp,
+    /// The number of the object that it made, if it made one.
+    pub made: Option<Ino>,
 }
 
 /// What a client asks for.
@@ -410,6 +428,9 @@ pub enum ToClient {
         /// Bytes of changes that may be under way from now on.
         credit: u64,
     },
+    /// These calls of others were done, and their clients may not know. What is said from now on may
+    /// depend on them.
+    Witness(Vec<Witness>),
     /// These are durable, with all bytes. The client answers [`ToServer::Settled`].
     Durable {
         /// Of each session its own.

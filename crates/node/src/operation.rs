@@ -1,6 +1,7 @@
 //! A call that changes something, as an operation on whatever transaction: the server runs it on
 //! its map, a client on what it has leased.
 
+use gabion_base::ids::Ino;
 use gabion_fs::{
     Attributes, Context, CopyRequest, Disposition, Error, Opens, RenameRequest, Result, Unnamed,
 };
@@ -56,6 +57,15 @@ pub(crate) fn may_make(call: &Call) -> bool {
             | Call::Mkdir { .. }
             | Call::Symlink { .. }
     )
+}
+
+/// The object that a call has made, if it made one.
+pub(crate) fn made_by(call: &Call, answer: &Answer) -> Option<Ino> {
+    match answer {
+        Answer::Made(made, Disposition::Created) => Some(made.file.ino),
+        Answer::Object(made) if may_make(call) => Some(made.file.ino),
+        _ => None,
+    }
 }
 
 fn done((): ()) -> (Answer, Rest) {

@@ -92,6 +92,14 @@ impl served::Peer for Outbox {
         }
         self.pipe.send(message.encode());
     }
+
+    fn sent(&self) -> u64 {
+        self.pipe.sent()
+    }
+
+    fn arrived(&self) -> u64 {
+        self.pipe.arrived()
+    }
 }
 
 pub(super) struct Shared {

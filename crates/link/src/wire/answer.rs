@@ -9,7 +9,7 @@ use gabion_map::LockMode;
 use super::error::Outcome;
 use super::fields::{Bytes, Update, follows, put_items, take_items};
 use super::layout::{Layout, tagged};
-use crate::message::{Answer, CallId, ChangeNumber, Grant, ToClient};
+use crate::message::{Answer, CallId, ChangeNumber, Grant, ToClient, Witness};
 use crate::range::KeyRange;
 use crate::table::{Keep, RevokeId};
 
@@ -29,6 +29,7 @@ tagged! {
     4 => Applied { number: ChangeNumber, extents: Vec<Update>, credit: u64 },
     5 => Failed { number: ChangeNumber, error: Error },
     6 => Durable { round: u64, number: ChangeNumber, calls: Vec<CallId> };
+    7 => Witness(calls: Vec<Witness>)
 }
 
 tagged! {

@@ -16,7 +16,9 @@ use gabion_map::{FileId, LockMode};
 use super::fields::{Name, SharedBytes, Target, XattrValue};
 use super::layout::{Layout, record, tagged};
 use super::{DATA_BYTES_MAX, GROUPS_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX};
-use crate::message::{Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, ToServer};
+use crate::message::{
+    Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, SessionId, ToServer, Witness,
+};
 use crate::range::KeyRange;
 use crate::table::RevokeId;
 
@@ -35,8 +37,17 @@ tagged! {
     9 => Change(change: Change),
     10 => Yielded(ranges: Vec<KeyRange>),
     13 => Settled(round: u64),
-    14 => Locked(locks: Vec<Lock>)
+    14 => Locked(locks: Vec<Lock>),
+    15 => Witnessed(calls: Vec<Witness>)
 }
+
+record!(Witness {
+    session: SessionId,
+    call: CallId,
+    order: u64,
+    now: Timestamp,
+    made: Option<Ino>,
+});
 
 record!(Change {
     number: ChangeNumber,

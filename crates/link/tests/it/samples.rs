@@ -20,7 +20,7 @@ use gabion_link::identities::{Identities, Squash};
 use gabion_link::join::{Admission, Application};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
-    RefusalReason, SessionId, ToClient, ToServer, Welcome,
+    RefusalReason, SessionId, ToClient, ToServer, Welcome, Witness,
 };
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Keep, RevokeId};
@@ -268,11 +268,22 @@ pub fn to_server() -> Vec<ToServer> {
             change: Change { number: ChangeNumber(0), ..change(Some(Ino(0x0304))) },
         },
         ToServer::Recovered,
+        ToServer::Witnessed(vec![witness()]),
         ToServer::Settled(0x0102),
         ToServer::Yielded(vec![KeyRange::locks(FILE)]),
         ToServer::Locked(vec![lock(LockClass::Posix), lock(LockClass::Flock)]),
     ];
     calls.chain(others).collect()
+}
+
+fn witness() -> Witness {
+    Witness {
+        session: SessionId(0x1112),
+        call: CallId(0x0708),
+        order: 0x0506,
+        now: time(5),
+        made: Some(Ino(0x0304)),
+    }
 }
 
 fn attributes() -> Attributes {
@@ -354,6 +365,7 @@ pub fn to_client() -> Vec<ToClient> {
             credit: 0x6162_6364,
         },
         ToClient::Failed { number: ChangeNumber(0x0102), error: Error::Stale },
+        ToClient::Witness(vec![witness(), Witness { made: None, ..witness() }]),
         ToClient::Durable {
             round: 0x0506,
             number: ChangeNumber(0x0102),

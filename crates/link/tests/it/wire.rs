@@ -24,7 +24,7 @@ use proptest::sample::select;
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
-    RefusalReason, SessionId, ToClient, ToServer, Welcome,
+    RefusalReason, SessionId, ToClient, ToServer, Welcome, Witness,
 };
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Keep, RevokeId};
@@ -287,6 +287,14 @@ fn change() -> impl Strategy<Value = Change> {
     )
 }
 
+fn witness() -> impl Strategy<Value = Witness> {
+    let made = option::of((0..INO_END).prop_map(Ino));
+    (any::<[u64; 3]>(), time(), made).prop_map(|([session, call, order], now, made)| {
+        let (session, call) = (SessionId(session), CallId(call));
+        Witness { session, call, order, now, made }
+    })
+}
+
 fn call() -> impl Strategy<Value = Call> {
     prop_oneof![call_for_bytes(), call_for_names(), call_for_the_rest()]
 }
@@ -302,6 +310,7 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         2 => (any::<u64>(), change())
             .prop_map(|(id, change)| ToServer::Done { id: CallId(id), change }),
         1 => Just(ToServer::Recovered),
+        1 => vec(witness(), 0..4).prop_map(ToServer::Witnessed),
         1 => any::<u64>().prop_map(ToServer::Settled),
         1 => vec(range(), 0..5).prop_map(ToServer::Yielded),
         1 => Just(ToServer::Ping),
@@ -405,6 +414,7 @@ fn to_client() -> impl Strategy<Value = ToClient> {
                 ToClient::Durable { round, number: ChangeNumber(number), calls }
             }
         ),
+        1 => vec(witness(), 0..4).prop_map(ToClient::Witness),
         1 => (any::<u64>(), time()).prop_map(|(received, now)| ToClient::Pong { received, now }),
         1 => (any::<u64>(), extents, any::<u64>()).prop_map(applied),
         1 => (any::<u64>(), error()).prop_map(|(number, error)| {

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::disk::DiskError;
-use gabion_base::ids::{BlockAddr, Ino};
+use gabion_base::ids::BlockAddr;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::lock::LockOwner;
-use gabion_fs::{Caller, Disposition, Error, Result};
+use gabion_fs::{Caller, Error, Result};
 use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
 use gabion_map::{FileId, Key, Kind, MapError};
 
 use crate::locks::LockEnd;
-use crate::operation::may_make;
+use crate::operation::made_by;
 
 use super::changing::resolved;
 use super::gate::Pass;
@@ -256,15 +256,6 @@ pub(super) fn written_off() -> Error {
     trouble("fsync", std::io::ErrorKind::ConnectionReset, text.to_owned())
 }
 
-/// The object that a call has made, if it made one.
-fn made_by(call: &Call, answer: &Answer) -> Option<Ino> {
-    match answer {
-        Answer::Made(made, Disposition::Created) => Some(made.file.ino),
-        Answer::Object(made) if may_make(call) => Some(made.file.ino),
-        _ => None,
-    }
-}
-
 /// An answer that does not fit the question.
 pub(super) fn nonsense() -> Error {
     let text = "it answered something else than was asked".to_owned();
@@ -430,6 +421,7 @@ impl RemoteFs {
                 let extents = extents.into_iter().filter(is_final);
                 self.cache.write().update(extents);
             }
+            ToClient::Witness(calls) => self.pending.witnessed(calls),
             ToClient::Durable { round, number, calls } => {
                 self.pending.durable(number, &calls);
                 self.calls.note(ToServer::Settled(round));

@@ -116,6 +116,9 @@ pub trait Kernel: Send + Sync {
 /// Where is told, for people, what nobody has asked for.
 pub type Report = Box<dyn Fn(&str) + Send + Sync>;
 
+/// Calls of others that one message tells of.
+const WITNESSED_AT_ONCE: usize = 1024;
+
 /// What can be chosen about a filesystem in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteSettings {
@@ -465,7 +468,10 @@ impl RemoteFs {
         let changes = changes.into_iter().map(ToServer::Change);
         let calls = calls.into_iter().map(|(id, change)| ToServer::Done { id, change });
         let (_locking, locks) = self.locks_again();
-        self.say_again(changes.chain(calls).chain(locks).collect());
+        let witnessed = self.pending.all_witnessed();
+        let witnessed = witnessed.chunks(WITNESSED_AT_ONCE);
+        let witnessed = witnessed.map(|part| ToServer::Witnessed(part.to_vec()));
+        self.say_again(changes.chain(calls).chain(locks).chain(witnessed).collect());
     }
 
     /// Changes that are not durable at the server.

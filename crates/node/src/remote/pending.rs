@@ -18,12 +18,14 @@ use std::time::Duration;
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_link::message::{CallId, Change, ChangeNumber};
+use gabion_link::message::{CallId, Change, ChangeNumber, Witness};
 use gabion_map::FileId;
 
 use super::changing::payload;
 use super::synced::Synced;
 
+/// Calls of others that are remembered: more than are done between two rounds.
+const WITNESSED_MAX: usize = 16_384;
 /// Bytes of files that are kept of what the server has done. It makes them durable before.
 const CALLS_BYTES_MAX: u64 = 256 << 20;
 
@@ -50,6 +52,8 @@ struct State {
     calls: BTreeMap<CallId, Change>,
     /// Bytes of files in that.
     calls_bytes: u64,
+    /// What others have had done, and may have to ask for again.
+    witnessed: VecDeque<Witness>,
     synced: Synced,
     bytes: u64,
     credit: u64,
@@ -156,6 +160,20 @@ impl Pending {
     pub(super) fn saw_order(&self, order: u64) {
         let mut state = self.state.lock();
         state.order = state.order.max(order);
+    }
+
+    /// The server tells of calls of others that what it says from now on may depend on.
+    pub(super) fn witnessed(&self, calls: Vec<Witness>) {
+        let mut state = self.state.lock();
+        state.witnessed.extend(calls);
+        while state.witnessed.len() > WITNESSED_MAX {
+            state.witnessed.pop_front();
+        }
+    }
+
+    /// The calls of others that may have to be asked for again.
+    pub(super) fn all_witnessed(&self) -> Vec<Witness> {
+        self.state.lock().witnessed.iter().cloned().collect()
     }
 
     /// Waits until not too much is kept of what the server has done. False: for longer than

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_fs::{Caller, Context, Error, Result};
-use gabion_link::message::{Call, Change, ChangeNumber, ToClient, ToServer};
+use gabion_link::message::{Call, Change, ChangeNumber, ToClient, ToServer, Witness};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, RequestId, Want};
 use gabion_map::{FileId, Key, Kind, LockMode, MapError, Stop, Value};
@@ -74,6 +74,14 @@ impl Lane {
     /// So far the server before this one has come.
     pub(super) fn goes_on_from(&mut self, applied: ChangeNumber) {
         self.applied = applied;
+    }
+
+    /// Calls of others that the client was told of.
+    pub(super) fn witnessed(&self) -> impl Iterator<Item = &Witness> {
+        self.waiting.iter().flat_map(|message| match message {
+            ToServer::Witnessed(calls) => calls.as_slice(),
+            _ => &[],
+        })
     }
 
     pub(super) fn take_all(&mut self) -> VecDeque<ToServer> {

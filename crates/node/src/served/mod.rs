@@ -35,6 +35,7 @@ mod rivals;
 mod session;
 mod subtree;
 mod times;
+mod witnesses;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,11 +46,13 @@ use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_base::time::Timestamp;
 use gabion_fs::{Caller, Context, Error};
-use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
+use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer, Witness};
+
 use gabion_link::table::{Action, ClientId, Lease, RequestId, RevokeId, Want};
 use gabion_map::{FileId, Key, Kind, Value};
 
 use crate::local::LocalFs;
+use crate::operation::made_by;
 
 use self::grants::{Grants, Revocation};
 pub use self::ledger::{Credentials, Record, Standing};
@@ -59,6 +62,7 @@ pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
 pub use self::session::{Peer, Session};
 use self::times::Times;
+use self::witnesses::Witnesses;
 
 /// How long what is done may be not durable.
 const ROUND: Duration = Duration::from_secs(5);
@@ -152,6 +156,7 @@ pub struct Served {
     /// A logical clock: nothing that is known here has a higher place among changes.
     order: Arc<AtomicU64>,
     ledger: Ledger,
+    witnesses: Witnesses,
     recovery: Recovery,
     is_recovering: AtomicBool,
     /// Sessions that are over, and when what is noted of them may go.
@@ -219,6 +224,7 @@ impl Served {
             requests: AtomicU64::new(0),
             order: Arc::new(AtomicU64::new(1)),
             ledger: Ledger::default(),
+            witnesses: Witnesses::default(),
             recovery: Recovery::default(),
             is_recovering: AtomicBool::new(false),
             leaving: Mutex::default(),
@@ -406,6 +412,8 @@ impl Served {
                     self.call_again(session, id, &change);
                 }
             }
+            // Looked at when all have said theirs.
+            ToServer::Witnessed(_) => {}
             ToServer::Recovered => session.is_saying_again.store(false, Ordering::SeqCst),
             ToServer::Ping | ToServer::Cancel(_) | ToServer::Change(_) => {}
         }
@@ -467,12 +475,22 @@ impl Served {
         let leases: Vec<Want> = grants.iter().map(|grant| (grant.range, grant.mode)).collect();
         let gone = gone(&updates);
         let now = self.times.now();
-        let (order, done) = match done {
-            Some((order, time)) => (order, Some(time)),
-            None => (self.order.load(Ordering::SeqCst), None),
-        };
-        let id = job.id;
-        job.session.peer.send(ToClient::Answer { id, result, updates, grants, now, order, done });
+        self.tell_witnessed(&job.session);
+        let (id, session) = (job.id, &job.session);
+        match done {
+            None => {
+                let (order, done) = (self.order.load(Ordering::SeqCst), None);
+                let answer = ToClient::Answer { id, result, updates, grants, now, order, done };
+                session.peer.send(answer);
+            }
+            Some((order, time)) => {
+                let made = result.as_ref().ok().and_then(|answer| made_by(&job.call, answer));
+                let (call, done) = (id, Some(time));
+                let witness = Witness { session: session.id, call, order, now: time, made };
+                let answer = ToClient::Answer { id, result, updates, grants, now, order, done };
+                self.send_witnessed(session, witness, answer);
+            }
+        }
         self.finish(&job.session, job.request, &leases, &gone);
     }
 

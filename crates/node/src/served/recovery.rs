@@ -25,7 +25,9 @@ use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::{Caller, Context, Error, Result, SizeRule, SpaceRequest, WriteAt};
-use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, SessionId, ToServer};
+use gabion_link::message::{
+    Answer, Call, CallId, Change, ChangeNumber, SessionId, ToServer, Witness,
+};
 use gabion_map::{FileId, Kind, LockMode, Payload, Txn};
 
 use super::ledger::{self, Credentials, DoneCall, Note, Pages, Record, Standing};
@@ -62,6 +64,8 @@ enum What {
     Call(CallId, Change),
     /// A call that was done and, as far as its client knows, not answered.
     Unheard(Change),
+    /// The same, and nothing is left of it but that others have seen it.
+    Witnessed(CallId, Change),
 }
 
 impl Again {
@@ -69,7 +73,7 @@ impl Again {
     fn key(&self) -> (u64, SessionId, ChangeNumber) {
         let number = match &self.what {
             What::Change(change) => change.number,
-            What::Call(..) | What::Unheard(_) => ChangeNumber(0),
+            What::Call(..) | What::Unheard(_) | What::Witnessed(..) => ChangeNumber(0),
         };
         (self.order, self.session.id, number)
     }
@@ -174,8 +178,15 @@ impl Served {
     /// Does again what may be lost, and goes on as always.
     pub(super) fn recover(&self) {
         let (mut again, mut locked) = (Vec::new(), Vec::new());
+        let mut witnessed = BTreeMap::new();
         for session in self.all_sessions() {
-            self.take_up(&session, &mut again, &mut locked);
+            let lane = session.lane.lock();
+            for one in lane.witnessed() {
+                witnessed.insert((one.session, one.call), one.clone());
+            }
+        }
+        for session in self.all_sessions() {
+            self.take_up(&session, &witnessed, &mut again, &mut locked);
         }
         again.sort_by_key(Again::key);
         for one in again {
@@ -203,6 +214,7 @@ impl Served {
     fn take_up(
         &self,
         session: &Arc<Session>,
+        witnessed: &BTreeMap<(SessionId, CallId), Witness>,
         again: &mut Vec<Again>,
         locked: &mut Vec<(Arc<Session>, ToServer)>,
     ) {
@@ -229,6 +241,13 @@ impl Served {
                             push(change.order, What::Unheard(change));
                         }
                         self.find_done(session, id, &call, done);
+                    } else if let Some(Witness { order, now, made, .. }) =
+                        witnessed.get(&(session.id, id)).cloned()
+                    {
+                        let (number, call) = (ChangeNumber(0), call.clone());
+                        let change =
+                            Change { number, order, now, made, caller: caller.clone(), call };
+                        push(order, What::Witnessed(id, change));
                     }
                     rest.push(ToServer::Call { id, caller, call, after });
                 }
@@ -261,6 +280,7 @@ impl Served {
             What::Call(id, change) => self.call_again(session, id, &change),
             // Whoever asked hears of it by the answer.
             What::Unheard(change) => drop(self.write_again(session, &change)),
+            What::Witnessed(id, change) => self.witnessed_again(session, id, &change),
         }
     }
 
@@ -290,7 +310,9 @@ impl Served {
         let done = self.done_call(session, id).and_then(|done| match done {
             Some(done) if done.is_settled => Ok(()),
             Some(_) => self.write_again(session, change),
-            None => self.do_call_again(session, id, change),
+            None => self.do_call_again(session, id, change).map(|answer| {
+                self.told_open_already(session, &answer);
+            }),
         });
         if let Err(error) = done {
             self.failed(session, ChangeNumber(0), error);
@@ -298,7 +320,16 @@ impl Served {
         session.note_done(Some(id), 0, u64::MAX);
     }
 
-    fn do_call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) -> Result<()> {
+    /// A call that others have seen done. If it fails now it is asked for again when its turn comes.
+    fn witnessed_again(&self, session: &Arc<Session>, id: CallId, change: &Change) {
+        if let Ok(answer) = self.do_call_again(session, id, change) {
+            let (is_settled, order, now) = (false, change.order, change.now);
+            session.note_done(Some(id), 0, u64::MAX);
+            session.unheard.lock().insert(id, DoneCall { is_settled, order, now, answer });
+        }
+    }
+
+    fn do_call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) -> Result<Answer> {
         let caller = session.rights.identities.map(&change.caller);
         self.check(session, &caller, change, true)?;
         let request = self.next_request();
@@ -311,8 +342,8 @@ impl Served {
         self.times.saw(change.now);
         let done = done.map(|done| {
             self.note_written(session, &change.call, change.order);
-            self.told_open_already(session, &done.answer);
             self.lose_name(done.rest);
+            done.answer
         });
         let changed: Vec<_> = changed.into_iter().collect();
         self.note_told(session, &change.call, &[], &changed);

@@ -22,6 +22,12 @@ const OPENS_MAX: usize = 1 << 20;
 pub trait Peer: Send + Sync {
     /// Sends, without waiting for anybody.
     fn send(&self, message: ToClient);
+
+    /// How many messages were sent so far.
+    fn sent(&self) -> u64;
+
+    /// How many of them have arrived, as far as that is known.
+    fn arrived(&self) -> u64;
 }
 
 /// One client.
@@ -39,6 +45,8 @@ pub struct Session {
     pub(super) resumed: Option<Resumed>,
     /// It has not said all yet that may be lost.
     pub(super) is_saying_again: AtomicBool,
+    /// Up to where it was told of calls of others.
+    pub(super) witnessed: Mutex<u64>,
     /// Calls that the server before this one has done and not answered.
     pub(super) unheard: Mutex<BTreeMap<CallId, DoneCall>>,
     /// What is known of the objects that it may use, if that is not all.
@@ -91,6 +99,7 @@ impl Session {
             progress: Mutex::default(),
             resumed: None,
             is_saying_again: AtomicBool::new(false),
+            witnessed: Mutex::default(),
             unheard: Mutex::default(),
             below: Mutex::default(),
             state: Mutex::default(),

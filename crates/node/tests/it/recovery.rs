@@ -9,10 +9,11 @@ use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
 use gabion_base::time::Timestamp;
 use gabion_fs::{
-    Access, Caller, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest, WriteAt,
+    Access, Caller, Changes, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest,
+    WriteAt,
 };
 use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer,
+    Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer, Witness,
 };
 use gabion_link::table::RevokeId;
 use gabion_map::{FileId, OpenMode};
@@ -63,7 +64,8 @@ impl Server {
 
     fn client(&self, number: u64, session: Arc<Session>, heard: Receiver<ToClient>) -> Client<'_> {
         self.sessions.lock().insert(session.id(), Arc::clone(&session));
-        Client { server: self, session, heard, calls: 100 * number }
+        let witnessed = Mutex::default();
+        Client { server: self, session, heard, calls: 100 * number, witnessed }
     }
 
     fn begin(&self, number: u64) -> Client<'_> {
@@ -109,6 +111,15 @@ impl Peer for Heard {
             message => self.others.send(message).is_ok(),
         };
     }
+
+    fn sent(&self) -> u64 {
+        1
+    }
+
+    // Nothing is known of that.
+    fn arrived(&self) -> u64 {
+        0
+    }
 }
 
 /// What was done of a call: what its client keeps.
@@ -123,6 +134,7 @@ struct Client<'s> {
     session: Arc<Session>,
     heard: Receiver<ToClient>,
     calls: u64,
+    witnessed: Mutex<Vec<Witness>>,
 }
 
 impl Client<'_> {
@@ -143,6 +155,7 @@ impl Client<'_> {
                 ToClient::Answer { id: of, result, order, done, .. } if of == id => {
                     return (result, order, done);
                 }
+                ToClient::Witness(calls) => self.witnessed.lock().extend(calls),
                 _ => {}
             }
         }
@@ -308,6 +321,31 @@ fn a_call_whose_answer_was_lost_is_done_once() {
         server.world.reap();
         assert!(server.world.fs.stat(made.file).is_err());
     }
+}
+
+#[test]
+fn a_call_that_others_have_seen_done_is_done_again_where_it_belongs() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let first = a.write(file, 0, b"aaaa");
+    let changes = Changes { size: Some((2, Privileges::Keep)), ..Changes::default() };
+    let (id, cut) = (a.next_id(), Call::Setattr { file, changes });
+    a.ask_as(id, cut.clone()).0.unwrap();
+    // The client has not heard of it when others go on.
+    let second = b.write(file, 2, b"b");
+    let seen = b.witnessed.lock().clone();
+    assert!(seen.iter().any(|one| one.call == id && one.session == SessionId(1)));
+    let server = before.after_crash();
+    let (a, b) = (server.resume(1), server.resume(2));
+    a.say_again(&[&made, &first]);
+    a.say(ToServer::Call { id, caller: Caller::superuser(), call: cut, after: ChangeNumber(0) });
+    a.has_recovered();
+    b.say_again(&[&second]);
+    b.say(ToServer::Witnessed(seen));
+    b.has_recovered();
+    assert_eq!(server.content("file"), "aab");
+    assert!(a.answer(id).0.is_ok());
 }
 
 #[test]

@@ -56,6 +56,14 @@ impl Peer for RawPeer {
             answer => self.answers.send(answer).is_ok(),
         };
     }
+
+    fn sent(&self) -> u64 {
+        0
+    }
+
+    fn arrived(&self) -> u64 {
+        0
+    }
 }
 
 impl<'s> Raw<'s> {

@@ -87,6 +87,14 @@ impl Peer for Outbox {
         }
         self.pipe.send(message.encode());
     }
+
+    fn sent(&self) -> u64 {
+        self.pipe.sent()
+    }
+
+    fn arrived(&self) -> u64 {
+        self.pipe.arrived()
+    }
 }
 
 /// A server from its start to its crash.

@@ -422,6 +422,13 @@ impl LocalMap {
         there.map(|(id, _)| id).collect()
     }
 
+    /// Whether a subvolume or snapshot can be changed; `None` if it is not there.
+    pub fn access(&self, id: SubvolId) -> Option<Access> {
+        let subvols = self.subvols.read();
+        let record = subvols.get(&id).map(|subvol| &subvol.record);
+        record.filter(|record| record.is_there()).map(|record| record.access)
+    }
+
     /// What is known of a subvolume or snapshot.
     pub fn subvolume(&self, id: SubvolId) -> Option<SubvolRecord> {
         let subvols = self.subvols.read();

@@ -38,8 +38,9 @@ use crate::tree::{Pruner, Root, Tree};
 
 /// Items of a deadlist that one step takes off it: some nodes of the forest.
 const DRAINED_ITEMS: usize = 1024;
-/// Leaves that one step takes down.
-const WALKED_LEAVES: usize = 64;
+/// Leaves that one step takes down: of extents that are all shared, some thousand FREED items, for
+/// which even a full filesystem has room.
+const WALKED_LEAVES: usize = 16;
 
 /// Whether a step of a removal left something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -365,6 +365,27 @@ fn a_snapshot_or_a_clone_does_not_show_the_subvolumes_below() {
 }
 
 #[test]
+fn names_of_subvolumes_that_are_elsewhere_stand_in_nobodys_way() {
+    let (world, _) = world();
+    let World { fs, caller, .. } = &world;
+    for path in [&b"dir/one"[..], b"dir/two", b"sub"] {
+        fs.create_subvolume(path).unwrap();
+    }
+    let two = fs.map().create_snapshot(world.root().subvol, b"two", 0).unwrap();
+    fs.clone_snapshot(two, b"copy").unwrap();
+    let copy = world.lookup("copy").unwrap().file;
+    fs.rmdir(caller, copy, b"dir").unwrap();
+    fs.lookup(caller, copy, b"sub").unwrap_err();
+    fs.mkdir(caller, copy, b"sub", 0o755).unwrap();
+    assert_eq!(fs.stat(copy).unwrap().nlink, 3);
+    // Where they are they stay.
+    assert!(matches!(fs.rmdir(caller, world.root(), b"dir"), Err(Error::NotEmpty)));
+    for path in [&b"dir/one"[..], b"dir/two", b"sub"] {
+        fs.subvolume_of(path).unwrap();
+    }
+}
+
+#[test]
 fn files_without_a_name_in_a_clone_and_in_other_subvolumes_are_reaped() {
     let (world, _) = world();
     let World { fs, caller, .. } = &world;

@@ -24,6 +24,7 @@
 use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg};
 
 use crate::commit::{Besides, FOREST};
+use crate::edits::{Edit, ForestChange};
 use crate::error::MapError;
 use crate::extents::Piece;
 use crate::forest::Draft;
@@ -33,7 +34,6 @@ use crate::format::node::{ItemKey, NODE_BLOCKS, NodePtr};
 use crate::format::subvolume::Removal;
 use crate::key::{FileId, Key, Kind};
 use crate::map::LocalMap;
-use crate::subvolumes::{Edit, ForestChange};
 use crate::tree::{Pruner, Root, Tree};
 
 /// Items of a deadlist that one step takes off it: some nodes of the forest.

@@ -111,16 +111,14 @@ impl LocalFs {
     /// and changed when the newest snapshot was made.
     pub(crate) fn stat_snapshots(&self, dir: FileId) -> Result<Attributes> {
         let root = self.run(|txn| gabion_fs::stat(txn, FileId::new(dir.subvol, ROOT)))?;
-        let snapshots = self.map.snapshots(dir.subvol);
-        let newest = snapshots
-            .last()
-            .map_or(root.btime, |(_, newest)| Timestamp::new(newest.extended.created, 0));
+        let (count, newest) = self.map.count_snapshots(dir.subvol);
+        let newest = newest.map_or(root.btime, |created| Timestamp::new(created, 0));
         Ok(Attributes {
             file: dir,
             mode: MODE,
-            nlink: 2 + snapshots.len() as u32,
+            nlink: 2 + count as u32,
             rdev: 0,
-            size: snapshots.len() as u64,
+            size: count as u64,
             sectors: 0,
             atime: newest,
             mtime: newest,

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::disk::Disk;
+use gabion_base::ids::SubvolId;
 use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_map::removal::Removing;
 use gabion_map::{Limits, LocalMap};
+use gabion_node::LocalFs;
 
 use super::status::{self, Subject, User, json};
 use crate::args::{self, SnapshotCommand};
 use crate::control::wire::{Difference, Reply, Request, SnapshotAction, Snapshots};
 use crate::failure::{Failure, Result, chain};
+use crate::mount::SystemClock;
 use crate::mounts;
 use crate::print;
 use crate::snapshots::{self, Use};
@@ -112,12 +115,15 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
     let act = |disk: Arc<dyn Disk>, mode: gabion_map::OpenMode| -> Result<Vec<Reply>> {
         let map = LocalMap::open(disk, mode, Limits::within(MEMORY))
             .map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
+        let map = Arc::new(map);
         let of = map.subvolumes().first().map(|(id, _)| *id);
         let of = of.ok_or_else(|| Failure::new(format!("{name} has no subvolume")))?;
         let done = snapshots::act(&map, &name, of, action, Use::Nobody);
         let replies = done.map_err(|message| Failure::new(format!("{name}: {message}")))?;
-        if let SnapshotAction::Delete { .. } = action {
-            remove_all(&map, &name)?;
+        match action {
+            SnapshotAction::Delete { .. } => remove_all(&map, &name)?,
+            SnapshotAction::Rollback { .. } => end_sessions(&map, of, &name)?,
+            _ => {}
         }
         Ok(replies)
     };
@@ -141,6 +147,14 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
             act(Arc::new(disk), mode)
         }
     }
+}
+
+/// Who had mounted what was served goes on from what was, and would say again what is undone now.
+fn end_sessions(map: &Arc<LocalMap>, of: SubvolId, name: &str) -> Result<()> {
+    let settings = gabion_node::Settings::default();
+    let fs = LocalFs::new(Arc::clone(map), of, settings, Arc::new(SystemClock));
+    let ended = fs.and_then(|fs| fs.forget_sessions());
+    ended.map_err(|error| Failure::of(format!("cannot end the sessions of {name}"), &error))
 }
 
 /// Makes the space of what was removed free now: no daemon does it later.

@@ -9,6 +9,7 @@ use gabion_fs::{
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
 use gabion_node::{Change, Filesystem, Kept, differences};
 
+use crate::shared::{Server, caller};
 use crate::world::{MIB, World};
 
 /// A filesystem with a snapshot `one` that has the file `file` and the directory `dir`.
@@ -407,4 +408,38 @@ fn files_without_a_name_in_a_clone_and_in_other_subvolumes_are_reaped() {
     assert_eq!(after.fs.stat(unnamed).unwrap().nlink, 0);
     after.reap();
     assert!(matches!(after.fs.stat(unnamed), Err(Error::Stale)));
+}
+
+#[test]
+fn clients_of_a_server_leave_other_subvolumes_alone() {
+    let server = Server::new();
+    let fs = &server.world.fs;
+    let root = fs.root();
+    for path in [&b"dir/sub"[..], b"sub"] {
+        if path.starts_with(b"dir") {
+            fs.mkdir(&caller(), root, b"dir", 0o755).unwrap();
+        }
+        fs.create_subvolume(path).unwrap();
+    }
+    let client = server.client();
+    client.create("file");
+    let dir = client.lookup("dir").unwrap();
+    for parent in [root, dir] {
+        assert!(client.names(parent).contains(&"sub".to_owned()));
+        let found = client.run(|fs| fs.lookup(&caller(), parent, b"sub"));
+        assert!(matches!(found, Err(Error::CrossSubvolume)), "{found:?}");
+        let made = client.run(|fs| fs.mkdir(&caller(), parent, b"sub", 0o755));
+        assert!(matches!(made, Err(Error::Exists)), "{made:?}");
+        let removed = client.run(|fs| fs.rmdir(&caller(), parent, b"sub"));
+        assert!(matches!(removed, Err(Error::Busy)), "{removed:?}");
+    }
+    assert!(matches!(client.lookup(".snapshots"), Err(Error::NotFound)));
+    // What is beside them is listed, changed and removed as ever, with whatever is leased ahead.
+    let other = server.client();
+    assert_eq!(other.names(root).len(), client.names(root).len());
+    other.run(|fs| fs.unlink(&caller(), root, b"file")).unwrap();
+    other.run(|fs| fs.mkdir(&caller(), dir, b"new", 0o755)).unwrap();
+    client.run(|fs| fs.rmdir(&caller(), dir, b"new")).unwrap();
+    assert!(matches!(client.lookup("file"), Err(Error::NotFound)));
+    assert_eq!(fs.subvolumes().unwrap().len(), 2);
 }

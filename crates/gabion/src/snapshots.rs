@@ -28,8 +28,8 @@ pub enum Use {
     Nobody,
 }
 
-/// Does what is asked with the snapshots of the subvolume `of` of the filesystem `map`, which people
-/// call `target`. What is answered may come in several parts.
+/// Does what is asked with the snapshots of the subvolume `of` of the filesystem `map`, which
+/// people call `target`. What is answered may come in several parts.
 pub fn act(
     map: &LocalMap,
     target: &str,

@@ -11,12 +11,12 @@
 //! ```
 //!
 //! - **Draining.** The blocks of which it is the newest owner are on its deadlist. Those that are
-//!   younger than the snapshot before it are free; the others move to that one's deadlist. Its tree
-//!   is not looked at: what else is in there others have, too.
+//!   younger than the snapshot before it are free; the others move to that one's deadlist. Its
+//!   tree is not looked at: what else is in there others have, too.
 //! - **Walking.** All that is in its tree and younger than the snapshot before it is free; that one
 //!   is the last of the chain now. Blocks on its deadlist are in its tree, so the list is void
-//!   (**Dropping**). Blocks with several owners are met several times, and freed at the first: FREED
-//!   items remember them meanwhile.
+//!   (**Dropping**). Blocks with several owners are met several times, and freed at the first:
+//!   FREED items remember them meanwhile.
 //!
 //! One removal is under way at a time, and of a chain the last one comes first: what comes before
 //! it in its chain is whole until then, whether it is marked or not.

@@ -290,8 +290,26 @@ fn write_all_the_time(map: &LocalMap, ino: u64, stop: &AtomicBool) {
     }
 }
 
-/// What is born while a commit begins used to count as born before it, and then stood on the
-/// deadlist of a snapshot that never had it.
+/// It used to count as born before, and when it died it stood on the deadlist of a snapshot that
+/// never had it.
+#[test]
+fn what_an_operation_makes_while_a_snapshot_is_made_is_not_in_it() {
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    let mut made = None;
+    let done: Result<(), Stop> = map.transact(|txn| {
+        txn.allocate(file(10), 0, 1000 * 4096)?;
+        // A commit needs no lock of the operation.
+        made.get_or_insert_with(|| map.create_snapshot(SUBVOL, b"one", 0).expect("room"));
+        Ok(())
+    });
+    done.expect("room");
+    let with = used(&map);
+    map.transact(|txn| txn.remove_bytes(file(10))).expect("readable");
+    let without = used(&map);
+    assert!(with >= without + 1000, "{with} blocks in use, then {without}");
+}
+
 #[test]
 fn snapshots_beside_writers_have_just_the_blocks_that_their_births_say() {
     let disk = formatted(65_536);

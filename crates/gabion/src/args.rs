@@ -39,6 +39,10 @@ pub enum Command {
     Grow(Grow),
     /// Make, show, compare and remove snapshots
     Snapshot(Snapshot),
+    /// Make a subvolume that begins as a snapshot is, and shares its blocks
+    Clone(Clone),
+    /// Make, show and remove subvolumes
+    Subvolume(Subvolume),
     /// Show what has happened to volumes, members and filesystems
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug
@@ -251,6 +255,51 @@ pub enum SnapshotCommand {
         subject: PathBuf,
         /// The snapshot
         name: String,
+    },
+}
+
+/// Arguments of `gabion clone`.
+#[derive(Debug, Args)]
+pub struct Clone {
+    /// A snapshot, as in MOUNTPOINT/.snapshots/NAME
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: PathBuf,
+    /// Where the clone is to be, in the same mount
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `gabion subvolume`.
+#[derive(Debug, Args)]
+pub struct Subvolume {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SubvolumeCommand,
+}
+
+/// What `gabion subvolume` does.
+#[derive(Debug, Subcommand)]
+pub enum SubvolumeCommand {
+    /// Make an empty subvolume
+    Create {
+        /// Where, in a mounted filesystem
+        path: PathBuf,
+    },
+    /// Show all subvolumes but the first
+    List {
+        /// A mountpoint, or a folder below one
+        path: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a subvolume with all that is in it, and all its snapshots
+    Delete {
+        /// Where it is
+        path: PathBuf,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
     },
 }
 

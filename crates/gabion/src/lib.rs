@@ -5,7 +5,7 @@
 //!                -> mount -> serve -> mount        the daemon: disk, map, files, FUSE
 //!                -> up -> supervisor               processes of the program that end with it
 //!                -> status, scrub, grow, umount,   ask the daemon through control
-//!                   snapshot
+//!                   snapshot, clone, subvolume
 //!                -> serve -> link                  sessions of other machines' mounts
 //!                -> clients, leases, locks,        ask the server through control
 //!                   evict, invite
@@ -78,6 +78,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Scrub(args) => cmd::scrub::run(args),
         Command::Grow(args) => cmd::grow::run(args),
         Command::Snapshot(args) => cmd::snapshot::run(args),
+        Command::Clone(args) => cmd::subvolume::clone(args),
+        Command::Subvolume(args) => cmd::subvolume::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Serve(args) => cmd::serve::run(args),

@@ -50,6 +50,31 @@ pub fn at(mountpoint: &Path) -> Result<Option<Mount>> {
     mountinfo::find(mountpoint).map_err(unreadable)
 }
 
+/// Our mount that the folder `path` is in, and its path from there; nothing if it is no folder.
+/// Looks at the path: its daemon must be alive.
+pub fn containing(path: &Path) -> Result<Option<(Mount, String)>> {
+    let absolute =
+        std::path::absolute(path).map_err(|error| Failure::of(path.display(), &error))?;
+    if let Some(mount) = at(&absolute)?.filter(is_gabion) {
+        return Ok(Some((mount, String::new())));
+    }
+    // What is there is named by its real path; what is to be made, by that of its folder.
+    let real = absolute.canonicalize().or_else(|error| match absolute.file_name() {
+        Some(name) => Ok(absolute.with_file_name("").canonicalize()?.join(name)),
+        None => Err(error),
+    });
+    let Ok(real) = real else { return Ok(None) };
+    if real.is_file() {
+        return Ok(None);
+    }
+    for above in real.ancestors() {
+        let Some(mount) = at(above)? else { continue };
+        let within = real.strip_prefix(above).ok().and_then(Path::to_str);
+        return Ok(within.filter(|_| is_gabion(&mount)).map(|within| (mount, within.to_owned())));
+    }
+    Ok(None)
+}
+
 /// Our mount of this image or device.
 pub fn of_target(target: &Path) -> Result<Option<Mount>> {
     let mounts = all()?;

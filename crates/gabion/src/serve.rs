@@ -26,8 +26,8 @@ use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOpt
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
 use gabion_host::memory;
 use gabion_host::signals::{Signals, Wake, Waker};
-use gabion_map::Limits;
 use gabion_map::format::superblock::Superblock;
+use gabion_map::{FileId, Limits};
 use gabion_node::{Filesystem, LocalFs};
 use gabion_volume::volume::Volume;
 
@@ -36,6 +36,7 @@ use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
     Allocation, Grown, MountStatus, Progress, Reply, Report, SnapshotAction, Status,
+    SubvolumeAction, Subvolumes,
 };
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
@@ -446,6 +447,24 @@ fn claim() -> Claim {
     if rustix::process::geteuid().is_root() { Claim::Shared } else { Claim::Exclusive }
 }
 
+/// The path at which a subvolume comes or goes.
+fn path_of(action: &SubvolumeAction) -> Option<&str> {
+    match action {
+        SubvolumeAction::List => None,
+        SubvolumeAction::Create { path }
+        | SubvolumeAction::Clone { path, .. }
+        | SubvolumeAction::Delete { path } => Some(path),
+    }
+}
+
+fn no_subvolume(path: Option<&str>, error: &gabion_fs::Error) -> String {
+    let path = path.unwrap_or_default();
+    match error {
+        gabion_fs::Error::InvalidArgument => format!("/{path} is not the root of a subvolume"),
+        error => format!("/{path}: {}", chain(error)),
+    }
+}
+
 /// What the control socket tells about.
 struct Service {
     plan: Plan,
@@ -456,6 +475,14 @@ struct Service {
     superblock: Superblock,
     notifier: Notifier,
     started: Instant,
+}
+
+impl Service {
+    /// Has the kernel forget what it keeps of a directory; it may not have any of it.
+    fn listing_changed(&self, directory: FileId) {
+        let number = NodeId(self.fs.number(directory).0);
+        let _ = self.notifier.inval_inode(number, ByteRange::All);
+    }
 }
 
 impl Subject for Service {
@@ -495,13 +522,29 @@ impl Subject for Service {
         check::audit_in_use(&self.fs, &self.plan.target.name())
     }
 
-    fn snapshots(&self, action: &SnapshotAction) -> std::result::Result<Vec<Reply>, String> {
+    fn snapshots(
+        &self,
+        path: Option<&str>,
+        action: &SnapshotAction,
+    ) -> std::result::Result<Vec<Reply>, String> {
+        let of = self.fs.subvolume_of(path.unwrap_or_default().as_bytes());
+        let of = of.map_err(|error| no_subvolume(path, &error))?;
         let name = self.plan.target.name();
-        let done = snapshots::act(self.fs.map(), &name, action, Use::Mounted);
-        // The kernel keeps listings; it may not have this one.
-        let directory = self.fs.number(self.fs.snapshots_directory());
-        let _ = self.notifier.inval_inode(NodeId(directory.0), ByteRange::All);
+        let done = snapshots::act(self.fs.map(), &name, of, action, Use::Mounted);
+        self.listing_changed(self.fs.snapshots_directory(of));
         done
+    }
+
+    fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
+        let name = self.plan.target.name();
+        let (subvolumes, parent) = snapshots::act_on_subvolumes(&self.fs, &name, action)?;
+        if let (Some(parent), Some(path)) = (parent, path_of(action)) {
+            let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            let number = NodeId(self.fs.number(parent).0);
+            let _ = self.notifier.inval_entry(number, name.as_bytes());
+            self.listing_changed(parent);
+        }
+        Ok(subvolumes)
     }
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {

@@ -4,12 +4,15 @@ use std::error::Error;
 
 use gabion_base::ids::SubvolId;
 use gabion_host::clock;
-use gabion_map::LocalMap;
 use gabion_map::format::item::SubvolRecord;
 use gabion_map::format::subvolume::Hold;
-use gabion_node::{Change, differences};
+use gabion_map::{FileId, LocalMap};
+use gabion_node::{Change, LocalFs, differences};
 
-use crate::control::wire::{Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots};
+use crate::control::wire::{
+    Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
+    SubvolumeAction, Subvolumes,
+};
 use crate::date;
 use crate::failure::chain;
 
@@ -25,15 +28,15 @@ pub enum Use {
     Nobody,
 }
 
-/// Does what is asked with the snapshots of the filesystem `map`, which people call `target`. What
-/// is answered may come in several parts.
+/// Does what is asked with the snapshots of the subvolume `of` of the filesystem `map`, which
+/// people call `target`. What is answered may come in several parts.
 pub fn act(
     map: &LocalMap,
     target: &str,
+    of: SubvolId,
     action: &SnapshotAction,
     usage: Use,
 ) -> Result<Vec<Reply>, String> {
-    let of = map.subvolumes().first().map(|(id, _)| *id).ok_or("it has no subvolume")?;
     let acting = Acting { map, target, of };
     let replies = match action {
         SnapshotAction::List => vec![acting.list()],
@@ -135,6 +138,37 @@ impl Acting<'_> {
             snapshots: snapshots.collect(),
         })
     }
+}
+
+/// Does what is asked with the subvolumes of a filesystem in use. Gives the directory and the name
+/// that the kernel has to look at again, if there are any.
+pub fn act_on_subvolumes(
+    fs: &LocalFs,
+    target: &str,
+    action: &SubvolumeAction,
+) -> Result<(Subvolumes, Option<FileId>), String> {
+    let row = |id: SubvolId, path: Option<String>| Subvolume { id: id.0, path };
+    let (rows, parent) = match action {
+        SubvolumeAction::List => {
+            let path = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
+            let found = fs.subvolumes().map_err(text)?;
+            (found.into_iter().map(|(id, at)| row(id, at.map(path))).collect(), None)
+        }
+        SubvolumeAction::Create { path } => {
+            let made = fs.create_subvolume(path.as_bytes()).map_err(text)?;
+            (vec![row(made.subvol, Some(path.clone()))], Some(made.parent))
+        }
+        SubvolumeAction::Clone { from, path } => {
+            let of = fs.subvolume_of(from.as_bytes()).map_err(text)?;
+            let made = fs.clone_snapshot(of, path.as_bytes()).map_err(text)?;
+            (vec![row(made.subvol, Some(path.clone()))], Some(made.parent))
+        }
+        SubvolumeAction::Delete { path } => {
+            let gone = fs.delete_subvolume(path.as_bytes()).map_err(text)?;
+            (vec![row(gone.subvol, Some(path.clone()))], Some(gone.parent))
+        }
+    };
+    Ok((Subvolumes { target: target.to_owned(), subvolumes: rows }, parent))
 }
 
 fn text(error: impl Error) -> String {

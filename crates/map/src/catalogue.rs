@@ -94,6 +94,12 @@ impl Catalogue {
         self.leaving.iter().map(|id| (*id, &self.all[id]))
     }
 
+    /// The snapshots of `of` that have a name, by name.
+    pub(crate) fn all_named(&self, of: SubvolId) -> impl Iterator<Item = (SubvolId, &Subvol)> {
+        let names = self.names.range((of, Vec::new())..).take_while(move |(key, _)| key.0 == of);
+        names.map(|(_, id)| (*id, &self.all[id]))
+    }
+
     /// Whose name this is, among the snapshots of `of`.
     pub(crate) fn named(&self, of: SubvolId, name: &[u8]) -> Option<SubvolId> {
         self.names.get(&(of, name.to_vec())).copied()

@@ -26,6 +26,7 @@ use gabion_base::sync::Mutex;
 
 use crate::alloc::Purpose;
 use crate::catalogue::Roots;
+use crate::edits::{Edited, ForestChange, apply_edits};
 use crate::error::MapError;
 use crate::file::dirty::InJournal;
 use crate::forest::{Draft, node_run};
@@ -39,7 +40,7 @@ use crate::layout::Layout;
 use crate::map::LocalMap;
 use crate::memtable::{Change, Memtable};
 use crate::removal::{Reached, Work, list_key};
-use crate::subvolumes::{Edited, Fate, ForestChange, apply_edits};
+use crate::subvolumes::Fate;
 use crate::tree::{NodeWriter, Root, Tree};
 use crate::view::View;
 

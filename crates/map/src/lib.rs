@@ -24,6 +24,7 @@ pub mod catalogue;
 mod changes;
 pub mod commit;
 mod copies;
+mod edits;
 pub mod error;
 mod extents;
 pub mod file;

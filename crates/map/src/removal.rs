@@ -11,12 +11,12 @@
 //! ```
 //!
 //! - **Draining.** The blocks of which it is the newest owner are on its deadlist. Those that are
-//!   younger than the snapshot before it are free; the others move to that one's deadlist. Its tree
-//!   is not looked at: what else is in there others have, too.
+//!   younger than the snapshot before it are free; the others move to that one's deadlist. Its
+//!   tree is not looked at: what else is in there others have, too.
 //! - **Walking.** All that is in its tree and younger than the snapshot before it is free; that one
 //!   is the last of the chain now. Blocks on its deadlist are in its tree, so the list is void
-//!   (**Dropping**). Blocks with several owners are met several times, and freed at the first: FREED
-//!   items remember them meanwhile.
+//!   (**Dropping**). Blocks with several owners are met several times, and freed at the first:
+//!   FREED items remember them meanwhile.
 //!
 //! One removal is under way at a time, and of a chain the last one comes first: what comes before
 //! it in its chain is whole until then, whether it is marked or not.
@@ -24,6 +24,7 @@
 use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg};
 
 use crate::commit::{Besides, FOREST};
+use crate::edits::{Edit, ForestChange};
 use crate::error::MapError;
 use crate::extents::Piece;
 use crate::forest::Draft;
@@ -33,13 +34,13 @@ use crate::format::node::{ItemKey, NODE_BLOCKS, NodePtr};
 use crate::format::subvolume::Removal;
 use crate::key::{FileId, Key, Kind};
 use crate::map::LocalMap;
-use crate::subvolumes::{Edit, ForestChange};
 use crate::tree::{Pruner, Root, Tree};
 
 /// Items of a deadlist that one step takes off it: some nodes of the forest.
 const DRAINED_ITEMS: usize = 1024;
-/// Leaves that one step takes down.
-const WALKED_LEAVES: usize = 64;
+/// Leaves that one step takes down: of extents that are all shared, some thousand FREED items, for
+/// which even a full filesystem has room.
+const WALKED_LEAVES: usize = 16;
 
 /// Whether a step of a removal left something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,15 +27,13 @@ use std::collections::BTreeSet;
 use gabion_base::ids::{SubvolId, Txg};
 use thiserror::Error;
 
-use crate::catalogue::Catalogue;
 use crate::commit::Besides;
+use crate::edits::{Edit, ForestChange};
 use crate::error::MapError;
 use crate::format::item::{Access, SubvolRecord};
 use crate::format::subvolume::{Extended, Hold, Removal, is_snapshot_name};
 use crate::format::superblock::Superblock;
 use crate::map::LocalMap;
-use crate::removal::Work;
-use crate::tree::Root;
 
 /// Why nothing was done to a subvolume or snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -108,121 +106,6 @@ impl SubvolRecord {
     fn name(&self) -> String {
         String::from_utf8_lossy(&self.extended.name).into_owned()
     }
-}
-
-/// One change of the list of subvolumes, done at the freeze of a commit.
-pub(crate) enum Edit {
-    /// A snapshot of `of` as the commit has it.
-    Snapshot { of: SubvolId, id: SubvolId, name: Vec<u8>, created: i64 },
-    /// A new record.
-    Put { id: SubvolId, record: SubvolRecord },
-    /// `of` becomes what the snapshot `to` is, in the new chain `chain`.
-    Rewind { of: SubvolId, to: SubvolId, chain: SubvolId },
-    /// How far a removal is.
-    Removal { of: SubvolId, removal: Removal },
-    /// The newest snapshot of `of` is this one, of this birth.
-    Newest { of: SubvolId, snapshot: SubvolId, birth: Txg },
-    /// Whether it may be removed.
-    Hold { of: SubvolId, hold: Hold },
-}
-
-/// What a commit changes in the list of subvolumes, and what it does for removals.
-#[derive(Default)]
-pub(crate) struct ForestChange {
-    pub(crate) edits: Vec<Edit>,
-    pub(crate) work: Option<Work>,
-}
-
-/// What the rest of the commit has to know of the edits.
-#[derive(Default)]
-pub(crate) struct Edited {
-    /// Whose records were changed.
-    pub(crate) ids: Vec<SubvolId>,
-    /// Snapshots, and of what. They get their roots when the trees are merged.
-    pub(crate) snapshots: Vec<(SubvolId, SubvolId)>,
-    /// Subvolumes that have another tree from now on, or none that could be read.
-    pub(crate) roots: Vec<(SubvolId, Option<(Root, u64)>)>,
-}
-
-/// Applies `edits`, in order, for the commit `txg`.
-pub(crate) fn apply_edits(subvols: &mut Catalogue, txg: Txg, edits: &[Edit]) -> Edited {
-    let mut edited = Edited::default();
-    for edit in edits {
-        apply_edit(subvols, txg, edit, &mut edited);
-    }
-    edited
-}
-
-fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edited) {
-    let mut change = |of: &SubvolId, change: &mut dyn FnMut(&mut SubvolRecord)| {
-        if let Some(subvol) = subvols.get_mut(*of) {
-            change(&mut subvol.record);
-            edited.ids.push(*of);
-        }
-    };
-    match edit {
-        Edit::Snapshot { of, id, name, created } => {
-            let mut made = None;
-            change(of, &mut |source| {
-                made = Some(snapshot_record(source, *of, txg, name, *created));
-                (source.newest_snapshot, source.newest_snapshot_birth) = (*id, txg);
-            });
-            if let Some(record) = made {
-                subvols.insert(*id, record);
-                edited.ids.push(*id);
-                edited.snapshots.push((*id, *of));
-            }
-        }
-        Edit::Put { id, record } => {
-            let root = Root { ptr: record.root, level: record.level };
-            edited.roots.push((*id, Some((root, record.nodes))));
-            subvols.insert(*id, record.clone());
-            edited.ids.push(*id);
-        }
-        Edit::Rewind { of, to, chain } => {
-            let Some(target) = subvols.get(to).map(|target| target.record.clone()) else { return };
-            if let Some(subvol) = subvols.get_mut(*of) {
-                rewind(&mut subvol.record, &target, *to, *chain);
-                edited.ids.push(*of);
-                let root = Root { ptr: target.root, level: target.level };
-                edited.roots.push((*of, Some((root, target.nodes))));
-            }
-        }
-        Edit::Removal { of, removal } => {
-            change(of, &mut |record| record.extended.removal = *removal);
-            subvols.leave(*of);
-            edited.roots.push((*of, None));
-        }
-        Edit::Newest { of, snapshot, birth } => change(of, &mut |record| {
-            (record.newest_snapshot, record.newest_snapshot_birth) = (*snapshot, *birth);
-        }),
-        Edit::Hold { of, hold } => change(of, &mut |record| record.extended.hold = *hold),
-    }
-}
-
-fn snapshot_record(
-    source: &SubvolRecord,
-    of: SubvolId,
-    txg: Txg,
-    name: &[u8],
-    created: i64,
-) -> SubvolRecord {
-    let extended = Extended {
-        removal: Removal::None,
-        hold: Hold::Released,
-        name: name.to_vec(),
-        created,
-        ..source.extended.clone()
-    };
-    SubvolRecord { access: Access::ReadOnly, origin: of, birth: txg, extended, ..source.clone() }
-}
-
-fn rewind(record: &mut SubvolRecord, target: &SubvolRecord, to: SubvolId, chain: SubvolId) {
-    (record.newest_snapshot, record.newest_snapshot_birth) = (SubvolId(0), Txg(0));
-    record.origin = to;
-    record.extended.chain = chain;
-    record.extended.base = to;
-    record.extended.base_birth = target.birth;
 }
 
 impl LocalMap {
@@ -400,14 +283,18 @@ impl LocalMap {
     /// The snapshots of a subvolume that have a name, oldest first.
     pub fn snapshots(&self, of: SubvolId) -> Vec<(SubvolId, SubvolRecord)> {
         let subvols = self.subvols.read();
-        let named = subvols.iter().filter(|(_, subvol)| {
-            let record = &subvol.record;
-            let is_its = record.access == Access::ReadOnly && record.origin == of;
-            is_its && record.is_there() && !record.extended.name.is_empty()
-        });
-        let mut found: Vec<_> = named.map(|(id, subvol)| (*id, subvol.record.clone())).collect();
+        let named = subvols.all_named(of);
+        let mut found: Vec<_> = named.map(|(id, subvol)| (id, subvol.record.clone())).collect();
         found.sort_by_key(|(_, record)| record.birth);
         found
+    }
+
+    /// How many snapshots of a subvolume have a name, and when the newest of them was made, in
+    /// seconds since 1970.
+    pub fn count_snapshots(&self, of: SubvolId) -> (usize, Option<i64>) {
+        let subvols = self.subvols.read();
+        let created = subvols.all_named(of).map(|(_, subvol)| subvol.record.extended.created);
+        (subvols.all_named(of).count(), created.max())
     }
 
     /// The snapshot of a subvolume that has this name.
@@ -420,6 +307,13 @@ impl LocalMap {
         let subvols = self.subvols.read();
         let there = subvols.writable().filter(|(_, subvol)| subvol.record.is_there());
         there.map(|(id, _)| id).collect()
+    }
+
+    /// Whether a subvolume or snapshot can be changed; `None` if it is not there.
+    pub fn access(&self, id: SubvolId) -> Option<Access> {
+        let subvols = self.subvols.read();
+        let record = subvols.get(&id).map(|subvol| &subvol.record);
+        record.filter(|record| record.is_there()).map(|record| record.access)
     }
 
     /// What is known of a subvolume or snapshot.

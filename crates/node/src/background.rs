@@ -17,6 +17,9 @@ use crate::local::LocalFs;
 /// How long reaping sleeps if nothing comes. Only bounds what a lost wake-up could cost.
 const REAPER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The longest pause between two steps of a removal.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 impl LocalFs {
     /// Writes and commits, under pressure at once and else once in an interval, until the end.
     pub fn keep_committed(&self, report: &dyn Fn(&Error)) {
@@ -50,22 +53,26 @@ impl LocalFs {
             return;
         }
         let mut removes = true;
-        while self.reaper.wait(self.patience(removes)) {
+        let mut pause = Duration::ZERO;
+        while self.reaper.wait(self.patience(removes, pause)) {
             if let Err(error) = self.reap_step() {
                 report(&error);
             }
+            let begun = self.clock.monotonic();
             if removes && let Err(error) = self.map.remove_step() {
                 report(&error.into());
                 // What is damaged would fail again.
                 removes = false;
             }
+            pause = self.clock.monotonic().saturating_sub(begun).min(PAUSE_MAX);
         }
     }
 
-    /// How long the loop that reaps may sleep: not while a snapshot is being removed.
-    fn patience(&self, removes: bool) -> Duration {
+    /// How long the loop that reaps may sleep. While a snapshot is being removed that is as long as
+    /// the last step took: each is a commit, and others want to write, too.
+    fn patience(&self, removes: bool, pause: Duration) -> Duration {
         match removes && self.map.is_removing() {
-            true => Duration::ZERO,
+            true => pause,
             false => REAPER_PATIENCE,
         }
     }

@@ -179,7 +179,12 @@ impl LocalFs {
         self.check_name(parent, name)?;
         let ctx = self.context(caller);
         let opens = |file| self.open_state(file);
-        let unnamed = self.run(|txn| gabion_fs::rmdir(txn, &ctx, parent, name, &opens))?;
+        let remove = || self.run(|txn| gabion_fs::rmdir(txn, &ctx, parent, name, &opens));
+        let unnamed = match remove() {
+            // What is in it may be names that nobody sees.
+            Err(Error::NotEmpty) if self.has_only_void(&ctx.caller, parent, name)? => remove(),
+            removed => removed,
+        }?;
         self.lost_name(unnamed);
         Ok(())
     }
@@ -252,6 +257,13 @@ impl LocalFs {
             self.record_reading(caller, dir);
         }
         listing
+    }
+
+    /// Whether a directory had names that mean nothing; they are gone then.
+    fn has_only_void(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<bool> {
+        let dir = self.lookup(caller, parent, name)?.file;
+        self.forget(dir, 1);
+        self.detach_all_void(dir)
     }
 
     /// Fails if an object of one directory's subvolume cannot get a name in the other.

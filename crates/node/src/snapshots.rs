@@ -5,7 +5,7 @@
 //! directory itself, so no listing shows it; who knows its name finds it. A directory with that
 //! name that was made before there were snapshots is shown instead of it.
 
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::time::Timestamp;
 use gabion_fs::{Attributes, Caller, Detail, Error, FileType, Listed, Listing, ROOT, Result};
 use gabion_map::format::item::Access;
@@ -32,9 +32,9 @@ pub(crate) fn is_snapshots(file: FileId) -> bool {
 }
 
 impl LocalFs {
-    /// The directory of the snapshots of the subvolume in use.
-    pub fn snapshots_directory(&self) -> FileId {
-        FileId::new(self.root().subvol, SNAPSHOTS)
+    /// The directory of the snapshots of a subvolume.
+    pub fn snapshots_directory(&self, of: SubvolId) -> FileId {
+        FileId::new(of, SNAPSHOTS)
     }
 
     /// The number by which a front end knows the object.
@@ -57,15 +57,13 @@ impl LocalFs {
 
     /// Whether the object never changes.
     pub(crate) fn is_frozen(&self, file: FileId) -> bool {
-        let record = || self.map.subvolume(file.subvol);
-        file.subvol != self.root().subvol
-            && record().is_some_and(|record| record.access == Access::ReadOnly)
+        file.subvol != self.root().subvol && self.map.access(file.subvol) == Some(Access::ReadOnly)
     }
 
     /// What was found out about an object, if its subvolume is still there: else it may have been
     /// found empty, or its blocks with somebody else's bytes.
     pub(crate) fn unless_removed<T>(&self, file: FileId, outcome: Result<T>) -> Result<T> {
-        match file.subvol == self.root().subvol || self.map.subvolume(file.subvol).is_some() {
+        match file.subvol == self.root().subvol || self.map.access(file.subvol).is_some() {
             true => outcome,
             false => Err(Error::Stale),
         }
@@ -113,16 +111,14 @@ impl LocalFs {
     /// and changed when the newest snapshot was made.
     pub(crate) fn stat_snapshots(&self, dir: FileId) -> Result<Attributes> {
         let root = self.run(|txn| gabion_fs::stat(txn, FileId::new(dir.subvol, ROOT)))?;
-        let snapshots = self.map.snapshots(dir.subvol);
-        let newest = snapshots
-            .last()
-            .map_or(root.btime, |(_, newest)| Timestamp::new(newest.extended.created, 0));
+        let (count, newest) = self.map.count_snapshots(dir.subvol);
+        let newest = newest.map_or(root.btime, |created| Timestamp::new(created, 0));
         Ok(Attributes {
             file: dir,
             mode: MODE,
-            nlink: 2 + snapshots.len() as u32,
+            nlink: 2 + count as u32,
             rdev: 0,
-            size: snapshots.len() as u64,
+            size: count as u64,
             sectors: 0,
             atime: newest,
             mtime: newest,
@@ -148,7 +144,7 @@ impl LocalFs {
             }
         }
         let snapshots = self.map.snapshots(dir.subvol);
-        let cookie_of = |id: gabion_base::ids::SubvolId| DOT_DOT + u64::from(id.0);
+        let cookie_of = |id: SubvolId| DOT_DOT + u64::from(id.0);
         let mut rest = snapshots.iter().filter(|(id, _)| cookie_of(*id) > cookie);
         for (id, record) in rest.by_ref().take(limit - entries.len()) {
             let file = FileId::new(*id, ROOT);

@@ -9,7 +9,7 @@
 
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::subvolume::{self, of_entry};
-use gabion_fs::{Attributes, Caller, Error, Listed, ROOT, Result};
+use gabion_fs::{Attributes, Caller, Detail, Error, Listed, ROOT, Result};
 use gabion_map::format::item::Access;
 use gabion_map::subvolumes::Refusal;
 use gabion_map::{FileId, MapError};
@@ -19,6 +19,8 @@ use crate::snapshots;
 
 /// Permissions of a new subvolume's root.
 const PERMISSIONS: u32 = 0o755;
+/// Entries of a directory that are looked at in one transaction.
+const ENTRIES_AT_ONCE: usize = 256;
 
 /// A subvolume that stands in a directory of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +49,46 @@ impl LocalFs {
         self.map.subvolume(subvol).is_some_and(|record| record.parent == parent)
     }
 
-    /// The root of the subvolume that `name` stands for. Counts a lookup.
+    /// The root of the subvolume that `name` stands for. Counts a lookup. A name that means nothing
+    /// goes, so that it is free for something else.
     pub(crate) fn lookup_subvolume(&self, parent: FileId, name: &[u8]) -> Result<Attributes> {
-        self.find(FileId::new(self.subvolume_at(parent, name)?, ROOT))
+        match self.subvolume_at(parent, name) {
+            Ok(subvol) => self.find(FileId::new(subvol, ROOT)),
+            Err(Error::NotFound) => {
+                // Where nothing can be changed it stays, and does no harm.
+                let _ = self.detach_void(parent, name);
+                Err(Error::NotFound)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the name of a subvolume that is not here.
+    fn detach_void(&self, parent: FileId, name: &[u8]) -> Result<()> {
+        self.check_changeable(parent)?;
+        let ctx = self.context(&Caller::superuser());
+        self.run(|txn| match subvolume::named(txn, &ctx, parent, name)? {
+            subvol if self.stands_in(subvol, parent.subvol) => Err(Error::Busy),
+            _ => subvolume::detach(txn, &ctx, parent, name).map(drop),
+        })
+    }
+
+    /// Removes all names from a directory that mean nothing. Whether there were any.
+    pub(crate) fn detach_all_void(&self, dir: FileId) -> Result<bool> {
+        let mut void = Vec::new();
+        let mut cookie = 0;
+        loop {
+            let listing = self
+                .run(|txn| gabion_fs::readdir(txn, dir, cookie, ENTRIES_AT_ONCE, Detail::Names))?;
+            let unseen = listing.entries.iter().filter(|entry| !self.is_listed(dir, entry));
+            void.extend(unseen.map(|entry| entry.name().to_vec()));
+            match listing.entries.last() {
+                Some(last) if !listing.is_complete => cookie = last.cookie,
+                _ => break,
+            }
+        }
+        void.iter().try_for_each(|name| self.detach_void(dir, name))?;
+        Ok(!void.is_empty())
     }
 
     /// The subvolume that `name` in `parent` stands for.

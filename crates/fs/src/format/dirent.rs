@@ -18,6 +18,7 @@ use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::Ino;
 
 use crate::mode::FileType;
+use crate::subvolume;
 
 /// Entries that share a position at most.
 pub const SLOTS: u8 = 15;
@@ -113,6 +114,16 @@ impl<'a> Dirents<'a> {
         }
         let name = self.reader.bytes(length)?;
         Ok(Some(Dirent { ino, file_type, slot, name, start }))
+    }
+
+    /// The next entry that stands for an object of the same subvolume.
+    pub fn next_object(&mut self) -> Result<Option<Dirent<'a>>, DecodeError> {
+        while let Some(entry) = self.next_entry()? {
+            if subvolume::of_entry(entry.ino).is_none() {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     /// The entry of `name`.

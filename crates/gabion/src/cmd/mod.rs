@@ -15,6 +15,7 @@ pub mod scrub;
 pub mod serve;
 pub mod snapshot;
 pub mod status;
+pub mod subvolume;
 pub mod target;
 pub mod umount;
 pub mod up;

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::disk::Disk;
+use gabion_base::ids::SubvolId;
 use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_map::removal::Removing;
 use gabion_map::{Limits, LocalMap};
+use gabion_node::LocalFs;
 
 use super::status::{self, Subject, User, json};
 use crate::args::{self, SnapshotCommand};
 use crate::control::wire::{Difference, Reply, Request, SnapshotAction, Snapshots};
 use crate::failure::{Failure, Result, chain};
+use crate::mount::SystemClock;
+use crate::mounts;
 use crate::print;
 use crate::snapshots::{self, Use};
 use crate::target::not_opened;
@@ -29,9 +33,12 @@ const MEMORY: u64 = 32 << 20;
 /// Runs the command.
 pub fn run(args: &args::Snapshot) -> Result<()> {
     let (subject, action, as_json) = asked(&args.command);
-    let replies = match status::subject(subject)? {
-        Subject::InUse(user) => of_user(&user, &action)?,
-        Subject::Target => of_target(subject, &action)?,
+    let replies = match mounts::containing(subject)? {
+        Some((mount, path)) => of_user(&User::Mount(mount), Some(path), &action)?,
+        None => match status::subject(subject)? {
+            Subject::InUse(user) => of_user(&user, None, &action)?,
+            Subject::Target => of_target(subject, &action)?,
+        },
     };
     let mut listed = Vec::new();
     let mut changes = Vec::new();
@@ -75,7 +82,7 @@ fn asked(command: &SnapshotCommand) -> (&Path, SnapshotAction, bool) {
     }
 }
 
-fn of_user(user: &User, action: &SnapshotAction) -> Result<Vec<Reply>> {
+fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result<Vec<Reply>> {
     let ask = || -> io::Result<Vec<Reply>> {
         let mut connection = user.connect()?;
         if let (User::Mount(mount), SnapshotAction::Create { .. }) = (user, action) {
@@ -83,7 +90,8 @@ fn of_user(user: &User, action: &SnapshotAction) -> Result<Vec<Reply>> {
             // the kernel still keeps belongs into the snapshot.
             rustix::fs::syncfs(File::open(&mount.mountpoint)?)?;
         }
-        connection.ask(Request::Snapshots { action: action.clone() }, PATIENCE)?;
+        connection
+            .ask(Request::Snapshots { path: path.clone(), action: action.clone() }, PATIENCE)?;
         let mut replies = Vec::new();
         loop {
             let reply = connection.reply()?;
@@ -107,10 +115,15 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
     let act = |disk: Arc<dyn Disk>, mode: gabion_map::OpenMode| -> Result<Vec<Reply>> {
         let map = LocalMap::open(disk, mode, Limits::within(MEMORY))
             .map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
-        let done = snapshots::act(&map, &name, action, Use::Nobody);
+        let map = Arc::new(map);
+        let of = map.subvolumes().first().map(|(id, _)| *id);
+        let of = of.ok_or_else(|| Failure::new(format!("{name} has no subvolume")))?;
+        let done = snapshots::act(&map, &name, of, action, Use::Nobody);
         let replies = done.map_err(|message| Failure::new(format!("{name}: {message}")))?;
-        if let SnapshotAction::Delete { .. } = action {
-            remove_all(&map, &name)?;
+        match action {
+            SnapshotAction::Delete { .. } => remove_all(&map, &name)?,
+            SnapshotAction::Rollback { .. } => end_sessions(&map, of, &name)?,
+            _ => {}
         }
         Ok(replies)
     };
@@ -134,6 +147,14 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
             act(Arc::new(disk), mode)
         }
     }
+}
+
+/// Who had mounted what was served goes on from what was, and would say again what is undone now.
+fn end_sessions(map: &Arc<LocalMap>, of: SubvolId, name: &str) -> Result<()> {
+    let settings = gabion_node::Settings::default();
+    let fs = LocalFs::new(Arc::clone(map), of, settings, Arc::new(SystemClock));
+    let ended = fs.and_then(|fs| fs.forget_sessions());
+    ended.map_err(|error| Failure::of(format!("cannot end the sessions of {name}"), &error))
 }
 
 /// Makes the space of what was removed free now: no daemon does it later.

@@ -19,7 +19,7 @@ use gabion_base::sync::Mutex;
 
 use super::wire::{
     Allocation, Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, Reply, Report,
-    Request, SnapshotAction, Status,
+    Request, SnapshotAction, Status, SubvolumeAction, Subvolumes,
 };
 
 /// Connections at a time.
@@ -52,7 +52,16 @@ pub trait Subject: Send + Sync {
     }
 
     /// Does something with snapshots; what is answered may come in several parts.
-    fn snapshots(&self, _action: &SnapshotAction) -> Result<Vec<Reply>, String> {
+    fn snapshots(
+        &self,
+        _path: Option<&str>,
+        _action: &SnapshotAction,
+    ) -> Result<Vec<Reply>, String> {
+        Err(NOT_HERE.to_owned())
+    }
+
+    /// Does something with subvolumes.
+    fn subvolumes(&self, _action: &SubvolumeAction) -> Result<Subvolumes, String> {
         Err(NOT_HERE.to_owned())
     }
 
@@ -193,12 +202,17 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             Ok(Request::Audit) => {
                 answer(&mut stream, shared.subject.audit().map(Reply::Allocation))?;
             }
-            Ok(Request::Snapshots { action }) => match shared.subject.snapshots(&action) {
-                Ok(replies) => {
-                    replies.iter().try_for_each(|reply| send(&mut stream, reply))?;
+            Ok(Request::Snapshots { path, action }) => {
+                match shared.subject.snapshots(path.as_deref(), &action) {
+                    Ok(replies) => {
+                        replies.iter().try_for_each(|reply| send(&mut stream, reply))?;
+                    }
+                    Err(message) => send(&mut stream, &Reply::Error { message })?,
                 }
-                Err(message) => send(&mut stream, &Reply::Error { message })?,
-            },
+            }
+            Ok(Request::Subvolumes { action }) => {
+                answer(&mut stream, shared.subject.subvolumes(&action).map(Reply::Subvolumes))?;
+            }
             Ok(Request::Clients) => {
                 answer(&mut stream, shared.subject.clients().map(Reply::Clients))?;
             }

@@ -42,6 +42,49 @@ pub enum SnapshotAction {
     },
 }
 
+/// What is to be done with subvolumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SubvolumeAction {
+    /// Show them all, but for the first.
+    List,
+    /// Make an empty one.
+    Create {
+        /// Where, from the root of the filesystem.
+        path: String,
+    },
+    /// Make one that begins as a snapshot is.
+    Clone {
+        /// The snapshot's path from the root of the filesystem.
+        from: String,
+        /// Where.
+        path: String,
+    },
+    /// Remove one with all its snapshots.
+    Delete {
+        /// Where it is.
+        path: String,
+    },
+}
+
+/// Subvolumes of a filesystem, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subvolumes {
+    /// The image or device.
+    pub target: String,
+    /// Those that are meant.
+    pub subvolumes: Vec<Subvolume>,
+}
+
+/// A subvolume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subvolume {
+    /// Its number.
+    pub id: u32,
+    /// Where it is, from the root of the filesystem; null if a crash has left it without a name.
+    pub path: Option<String>,
+}
+
 /// Snapshots of a filesystem, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshots {

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use super::snapshots::{
-    Allocation, Difference, Differences, Snapshot, SnapshotAction, Snapshots,
+    Allocation, Difference, Differences, Snapshot, SnapshotAction, Snapshots, Subvolume,
+    SubvolumeAction, Subvolumes,
 };
 
 /// What a command asks for.
@@ -26,8 +27,16 @@ pub enum Request {
     Audit,
     /// A [`Reply::Snapshots`], or some [`Reply::Differences`].
     Snapshots {
+        /// Of the subvolume at this path in the filesystem; of the first if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
         /// What to do with them.
         action: SnapshotAction,
+    },
+    /// A [`Reply::Subvolumes`].
+    Subvolumes {
+        /// What to do with them.
+        action: SubvolumeAction,
     },
     /// A [`Reply::Progress`] at once, and a [`Reply::Ended`] when the daemon ends.
     AwaitEnd,
@@ -76,6 +85,8 @@ pub enum Reply {
     Allocation(Allocation),
     /// The snapshots that were asked for, made or changed.
     Snapshots(Snapshots),
+    /// The subvolumes that were asked for, made or removed.
+    Subvolumes(Subvolumes),
     /// How two snapshots differ; the last part says that there is no more.
     Differences(Differences),
     /// The daemon ends.

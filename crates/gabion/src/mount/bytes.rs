@@ -78,7 +78,7 @@ impl Ask<'_> {
         match written {
             Ok(written) => reply.written(written.length as u32),
             Err(error) => {
-                if errno(&error) == libc::EROFS {
+                if self.coherence == Coherence::Alone && errno(&error) == libc::EROFS {
                     self.refused.add(NodeId(self.number().0));
                 }
                 failed(reply, &error)

@@ -19,7 +19,7 @@
 //!   table, opens are counted, and FLUSH and RELEASE are listened to: for a filesystem that is
 //!   reached in other ways too.
 //! - The kernel checks permissions, by mode, owner and ACL. That nothing in a snapshot can be
-//!   written it does not know: see [`refused`].
+//!   written it does not know: see `refused.rs`.
 //!
 //! With [`Coherence::Shared`], others change it, too:
 //!

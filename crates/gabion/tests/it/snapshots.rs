@@ -273,3 +273,52 @@ fn a_snapshot_survives_its_daemon_and_a_removal_goes_on_after_it() {
     folder.gabion(&["umount", "mnt"]).succeeded();
     folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
 }
+
+#[test]
+fn clones_and_subvolumes_are_directories_of_a_mount() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    fs::write(mnt.join("file"), vec![1; 10 << 20]).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    let available = |folder: &Folder| folder.status("mnt")["available_bytes"].as_u64().unwrap();
+    let before = available(&folder);
+    // The kernel may know that there is nothing.
+    assert!(!mnt.join("work").exists());
+    folder.gabion(&["clone", "mnt/.snapshots/one", "mnt/work"]).succeeded();
+    assert!(before - available(&folder) < 1 << 20, "a clone shares what it has");
+    let work = mnt.join("work");
+    assert_eq!(fs::read(work.join("file")).unwrap(), vec![1; 10 << 20]);
+    fs::write(work.join("file"), "the clone's").unwrap();
+    fs::write(work.join("more"), "more").unwrap();
+    assert_eq!(fs::read(mnt.join("file")).unwrap(), vec![1; 10 << 20]);
+    assert_eq!(names(&mnt), ["file", "work"]);
+    let errno_of = |error: rustix::io::Errno| Some(error.raw_os_error());
+    assert_eq!(
+        errno(fs::rename(work.join("more"), mnt.join("more"))),
+        errno_of(rustix::io::Errno::XDEV)
+    );
+    assert_eq!(errno(fs::remove_dir(&work)), errno_of(rustix::io::Errno::BUSY));
+    folder.gabion(&["snapshot", "create", "mnt/work", "inner"]).succeeded();
+    assert_eq!(fs::read_to_string(work.join(".snapshots/inner/more")).unwrap(), "more");
+    folder.gabion(&["subvolume", "create", "mnt/sub"]).succeeded();
+    fs::write(mnt.join("sub/file"), "in the subvolume").unwrap();
+    folder.gabion(&["subvolume", "create", "mnt/sub"]).failed(1, &["exists"]);
+    folder.gabion(&["snapshot", "create", "mnt/sub/file", "x"]).failed(1, &[]);
+    folder.gabion(&["snapshot", "delete", "mnt", "one"]).failed(1, &["one", "clones"]);
+    let text = folder.gabion(&["subvolume", "list", "mnt"]).succeeded();
+    assert!(text.contains("/work") && text.contains("/sub"), "{text}");
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.mount("");
+    assert_eq!(fs::read_to_string(work.join("file")).unwrap(), "the clone's");
+    assert_eq!(fs::read_to_string(mnt.join("sub/file")).unwrap(), "in the subvolume");
+    folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
+    folder.gabion(&["subvolume", "delete", "mnt/work"]).failed(2, &["--yes"]);
+    folder.gabion(&["subvolume", "delete", "mnt/work", "--yes"]).succeeded();
+    folder.gabion(&["snapshot", "delete", "mnt", "one"]).succeeded();
+    assert_eq!(names(&mnt), ["file", "sub"]);
+    assert!(!work.exists());
+    fs::create_dir(&work).unwrap();
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+}

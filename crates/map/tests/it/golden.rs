@@ -5,6 +5,7 @@
 //! - `v1-whole.gbimg`: a filesystem after a commit, with one of everything;
 //! - `v1-journal.gbimg`: the same one a little later, with a journal that waits to be replayed;
 //! - `v1-grown.gbimg`: one that says what it was laid out for, as all do by now, and has grown;
+//! - `v1-snapshots.gbimg`: one with named snapshots, a rollback, a clone and half a removal;
 //! - a listing (`.txt`) of all that is in each, as the version that made it saw it;
 //! - `v1-format.txt`: every size, place and constant, and an encoded sample of every structure.
 //!
@@ -32,6 +33,7 @@ use gabion_base::disk::Disk;
 use gabion_base::ids::BlockAddr;
 
 use gabion_map::audit::audit;
+use gabion_map::removal::Removing;
 use gabion_map::scrub::scrub;
 use gabion_map::{Kind, Limits, LocalMap, OpenMode, Payload, Txn};
 
@@ -176,6 +178,23 @@ fn a_filesystem_that_has_grown_is_read_as_it_was_written() {
     assert_eq!(read(&map, 3), content::large());
     assert_eq!(read(&map, 11), content::large()[..3 * BLOCK_SIZE]);
     use_it(image);
+}
+
+#[test]
+fn snapshots_clones_and_a_removal_under_way_are_read_as_they_were_written() {
+    let image = golden("v1-snapshots.gbimg", content::with_snapshots);
+    let (_, map) = open(image.clone(), OpenMode::ReadOnly);
+    check_text("v1-snapshots.txt", &listing::of(&map));
+    assert_eq!(read(&map, 2), b"changed after the rollback\n");
+    let names: Vec<_> =
+        map.snapshots(file(1).subvol).into_iter().map(|(_, it)| it.extended.name).collect();
+    assert_eq!(names, [&b"monday"[..], b"tuesday", b"before"]);
+    assert!(map.is_removing());
+    drop(map);
+    let (disk, map) = open(image, OpenMode::ReadWrite);
+    while map.remove_step().expect("a working disk") == Removing::Step {}
+    drop(map);
+    use_it(disk.image());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gabion_base::disk::{Disk, DiskRequest, MemDisk, Ticket};
 use gabion_base::ids::{Ino, SubvolId};
@@ -269,6 +269,80 @@ fn the_last_of_a_chain_can_be_removed_and_leaves_the_others_whole() {
         world.check();
         remove_all(&world.map);
         world.check();
+    }
+}
+
+/// Writes, sets aside and punches until it is told to stop.
+fn write_all_the_time(map: &LocalMap, ino: u64, stop: &AtomicBool) {
+    let mut rng = Rng::new(ino);
+    while !stop.load(Ordering::Relaxed) {
+        let offset = rng.below(60) * 4096;
+        match rng.below(4) {
+            0 => {
+                map.transact(|txn| txn.allocate(file(ino), offset, offset + 20_000)).expect("room");
+            }
+            1 => map.transact(|txn| txn.punch(file(ino), offset, offset + 9000)).expect("room"),
+            _ => write(map, file(ino), offset, &[rng.below(256) as u8; 10_000]).expect("room"),
+        }
+        if rng.chance(1, 4) {
+            map.flush_file(file(ino)).expect("a working disk");
+        }
+    }
+}
+
+/// It used to count as born before, and when it died it stood on the deadlist of a snapshot that
+/// never had it.
+#[test]
+fn what_an_operation_makes_while_a_snapshot_is_made_is_not_in_it() {
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    let mut made = None;
+    let done: Result<(), Stop> = map.transact(|txn| {
+        txn.allocate(file(10), 0, 1000 * 4096)?;
+        // A commit needs no lock of the operation.
+        made.get_or_insert_with(|| map.create_snapshot(SUBVOL, b"one", 0).expect("room"));
+        Ok(())
+    });
+    done.expect("room");
+    let with = used(&map);
+    map.transact(|txn| txn.remove_bytes(file(10))).expect("readable");
+    let without = used(&map);
+    assert!(with >= without + 1000, "{with} blocks in use, then {without}");
+}
+
+#[test]
+fn snapshots_beside_writers_have_just_the_blocks_that_their_births_say() {
+    let disk = formatted(65_536);
+    let map = open(&disk);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for ino in 10..14 {
+            let (map, stop) = (&map, &stop);
+            scope.spawn(move || write_all_the_time(map, ino, stop));
+        }
+        let mut rng = Rng::new(1);
+        for number in 0..60 {
+            map.create_snapshot(SUBVOL, format!("{number}").as_bytes(), 0).expect("room");
+            let there = map.snapshots(SUBVOL);
+            if there.len() > 6 {
+                let (id, _) = there[rng.below(there.len() as u64) as usize];
+                map.remove(&[id]).expect("a working disk");
+            }
+            for _ in 0..rng.below(4) {
+                map.remove_step().expect("a working disk");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    remove_all(&map);
+    assert_exact(&map);
+    // Each of them becomes the last of its chain: its deadlist is void then.
+    let first = map.snapshots(SUBVOL)[0].0;
+    map.rollback(SUBVOL, first, b"end", 0).expect("room");
+    for (id, _) in map.snapshots(SUBVOL).into_iter().skip(1).rev() {
+        map.remove(&[id]).expect("a working disk");
+        remove_all(&map);
+        assert_exact(&map);
     }
 }
 

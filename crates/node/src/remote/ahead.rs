@@ -233,7 +233,7 @@ fn subdirectories(cache: &Cache, dir: FileId) -> Vec<FileId> {
     let mut found = Vec::new();
     for item in cache.keys(&KeyRange::names(dir)).filter_map(|key| cache.item(key)) {
         let Ok(mut entries) = Dirents::decode(item) else { continue };
-        while let Ok(Some(entry)) = entries.next_entry() {
+        while let Ok(Some(entry)) = entries.next_object() {
             if entry.file_type == FileType::Directory {
                 found.push(FileId::new(dir.subvol, entry.ino));
             }

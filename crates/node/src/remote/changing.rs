@@ -278,7 +278,7 @@ impl RemoteFs {
             else {
                 continue;
             };
-            while let Ok(Some(entry)) = entries.next_entry() {
+            while let Ok(Some(entry)) = entries.next_object() {
                 let want = (KeyRange::attributes(self.file(entry.ino)), LockMode::Exclusive);
                 if !cache.covers_as(&want.0, want.1) && !missing.contains(&want) {
                     wants.push(want);

@@ -245,7 +245,7 @@ fn children(grants: &[Grant]) -> Vec<Ino> {
     let names = grants.iter().flat_map(|grant| &grant.items);
     for (_, value) in names.filter(|(key, _)| key.kind == Kind::DIRENT) {
         let Ok(mut entries) = Dirents::decode(value) else { continue };
-        while let Ok(Some(entry)) = entries.next_entry() {
+        while let Ok(Some(entry)) = entries.next_object() {
             children.push(entry.ino);
         }
     }

@@ -9,6 +9,7 @@ use gabion_fs::{
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
 use gabion_node::{Change, Filesystem, Kept, differences};
 
+use crate::shared::{Server, caller};
 use crate::world::{MIB, World};
 
 /// A filesystem with a snapshot `one` that has the file `file` and the directory `dir`.
@@ -269,4 +270,176 @@ fn the_difference_of_two_snapshots_names_what_was_added_removed_changed_and_rena
     let back = differences(fs.map(), new, old).unwrap();
     assert!(back.contains(&renamed("new name", "old name")), "{back:?}");
     assert!(back.contains(&Change::Added(path("gone"))), "{back:?}");
+}
+
+#[test]
+fn a_clone_is_a_directory_that_goes_its_own_way() {
+    let (world, root) = world();
+    let World { fs, caller, .. } = &world;
+    let attached = fs.clone_snapshot(root.subvol, b"/dir/work").unwrap();
+    let dir = world.lookup("dir").unwrap();
+    assert_eq!((attached.parent, dir.nlink), (dir.file, 3));
+    let work = fs.lookup(caller, dir.file, b"work").unwrap().file;
+    assert_eq!(work, FileId::new(attached.subvol, gabion_fs::ROOT));
+    let file = fs.lookup(caller, work, b"file").unwrap().file;
+    let payload = Payload::Copied(b"the clone's");
+    fs.write(caller, file, WriteAt::Offset(0), &payload, Privileges::Keep).unwrap();
+    fs.mkdir(caller, work, b"new", 0o755).unwrap();
+    assert_eq!(world.read(file), b"the clone's");
+    assert_eq!(world.read(world.lookup("file").unwrap().file), b"as it was");
+    let was = fs.lookup(caller, root, b"file").unwrap().file;
+    assert_eq!(world.read(was), b"as it was");
+    let paths = |world: &World| world.fs.subvolumes().unwrap();
+    assert_eq!(paths(&world), [(attached.subvol, Some(b"/dir/work".to_vec()))]);
+    assert_eq!(fs.subvolume_of(b"dir/work").unwrap(), attached.subvol);
+    assert!(matches!(fs.subvolume_of(b"dir"), Err(Error::InvalidArgument)));
+    // It has snapshots of its own.
+    fs.map().create_snapshot(attached.subvol, b"mine", 0).unwrap();
+    let snapshots = fs.lookup(caller, work, b".snapshots").unwrap().file;
+    fs.lookup(caller, snapshots, b"mine").unwrap();
+    assert!(matches!(fs.lookup(caller, snapshots, b"one"), Err(Error::NotFound)));
+    fs.syncfs().unwrap();
+    let after = world.after_crash(OpenMode::ReadWrite);
+    assert_eq!(after.read(file), b"the clone's");
+    assert_eq!(paths(&after), [(attached.subvol, Some(b"/dir/work".to_vec()))]);
+}
+
+#[test]
+fn only_its_own_command_removes_a_subvolume() {
+    let (world, root) = world();
+    let World { fs, caller, .. } = &world;
+    let made = fs.create_subvolume(b"sub").unwrap();
+    let sub = world.lookup("sub").unwrap();
+    assert_eq!((sub.file.subvol, sub.nlink), (made.subvol, 2));
+    assert!(matches!(fs.rmdir(caller, world.root(), b"sub"), Err(Error::Busy)));
+    assert!(matches!(fs.unlink(caller, world.root(), b"sub"), Err(Error::Busy)));
+    let (if_taken, leave) = (IfTaken::Replace, Leave::Nothing);
+    for (source_name, target_name) in [(&b"sub"[..], &b"other"[..]), (b"dir", b"sub")] {
+        let (source_parent, target_parent) = (world.root(), world.root());
+        let request = RenameRequest {
+            source_parent,
+            source_name,
+            target_parent,
+            target_name,
+            if_taken,
+            leave,
+        };
+        assert!(matches!(fs.rename(caller, &request), Err(Error::Busy)));
+    }
+    for path in [&b"sub"[..], b"file", b".snapshots", b".snapshots/two", b".snapshots/one/x"] {
+        fs.create_subvolume(path).unwrap_err();
+    }
+    fs.create_subvolume(b"sub/below").unwrap();
+    assert!(matches!(fs.delete_subvolume(b"sub"), Err(Error::NotEmpty)));
+    assert!(matches!(fs.delete_subvolume(b"dir"), Err(Error::NotFound)));
+    let file = fs.mkdir(caller, sub.file, b"inside", 0o755).unwrap().file;
+    fs.delete_subvolume(b"sub/below").unwrap();
+    fs.delete_subvolume(b"sub").unwrap();
+    assert!(matches!(world.lookup("sub"), Err(Error::NotFound)));
+    assert!(matches!(fs.stat(file), Err(Error::Stale)));
+    let mut names = world.names();
+    names.sort();
+    assert_eq!(names, ["dir", "file"]);
+    assert_eq!(fs.stat(world.root()).unwrap().nlink, 3);
+    assert_eq!(fs.subvolumes().unwrap(), []);
+    fs.lookup(caller, root, b"file").unwrap();
+}
+
+#[test]
+fn a_snapshot_or_a_clone_does_not_show_the_subvolumes_below() {
+    let (world, _) = world();
+    let World { fs, caller, .. } = &world;
+    fs.create_subvolume(b"sub").unwrap();
+    let two = fs.map().create_snapshot(world.root().subvol, b"two", 0).unwrap();
+    fs.clone_snapshot(two, b"copy").unwrap();
+    let snapshots = world.lookup(".snapshots").unwrap().file;
+    let two = fs.lookup(caller, snapshots, b"two").unwrap().file;
+    for root in [two, world.lookup("copy").unwrap().file] {
+        assert!(matches!(fs.lookup(caller, root, b"sub"), Err(Error::NotFound)));
+        let listing = fs.readdir(caller, root, 0, 1, Detail::Names).unwrap();
+        assert_eq!(listing.entries.len(), 1);
+        let listing = fs.readdir(caller, root, 0, 100, Detail::Attributes).unwrap();
+        let mut names: Vec<_> = listing.entries.iter().map(|entry| entry.name().to_vec()).collect();
+        names.sort();
+        assert_eq!(names, [&b"."[..], b"..", b"dir", b"file"]);
+    }
+}
+
+#[test]
+fn names_of_subvolumes_that_are_elsewhere_stand_in_nobodys_way() {
+    let (world, _) = world();
+    let World { fs, caller, .. } = &world;
+    for path in [&b"dir/one"[..], b"dir/two", b"sub"] {
+        fs.create_subvolume(path).unwrap();
+    }
+    let two = fs.map().create_snapshot(world.root().subvol, b"two", 0).unwrap();
+    fs.clone_snapshot(two, b"copy").unwrap();
+    let copy = world.lookup("copy").unwrap().file;
+    fs.rmdir(caller, copy, b"dir").unwrap();
+    fs.lookup(caller, copy, b"sub").unwrap_err();
+    fs.mkdir(caller, copy, b"sub", 0o755).unwrap();
+    assert_eq!(fs.stat(copy).unwrap().nlink, 3);
+    // Where they are they stay.
+    assert!(matches!(fs.rmdir(caller, world.root(), b"dir"), Err(Error::NotEmpty)));
+    for path in [&b"dir/one"[..], b"dir/two", b"sub"] {
+        fs.subvolume_of(path).unwrap();
+    }
+}
+
+#[test]
+fn files_without_a_name_in_a_clone_and_in_other_subvolumes_are_reaped() {
+    let (world, _) = world();
+    let World { fs, caller, .. } = &world;
+    let file = world.lookup("file").unwrap().file;
+    fs.open_file(caller, file, &OpenRequest::READ).unwrap();
+    world.unlink("file");
+    let two = fs.map().create_snapshot(world.root().subvol, b"two", 0).unwrap();
+    let made = fs.clone_snapshot(two, b"copy").unwrap();
+    let left = FileId::new(made.subvol, file.ino);
+    assert_eq!(fs.stat(left).unwrap().nlink, 0);
+    world.reap();
+    assert!(matches!(fs.stat(left), Err(Error::Stale)));
+    assert_eq!(world.read(file), b"as it was", "it is still open where it was");
+    let copy = world.lookup("copy").unwrap().file;
+    let linkable = gabion_fs::create::Linkable::Yes;
+    let unnamed = fs.tmpfile(caller, copy, 0o600, linkable).unwrap().file;
+    fs.syncfs().unwrap();
+    let after = world.after_crash(OpenMode::ReadWrite);
+    assert_eq!(after.fs.stat(unnamed).unwrap().nlink, 0);
+    after.reap();
+    assert!(matches!(after.fs.stat(unnamed), Err(Error::Stale)));
+}
+
+#[test]
+fn clients_of_a_server_leave_other_subvolumes_alone() {
+    let server = Server::new();
+    let fs = &server.world.fs;
+    let root = fs.root();
+    for path in [&b"dir/sub"[..], b"sub"] {
+        if path.starts_with(b"dir") {
+            fs.mkdir(&caller(), root, b"dir", 0o755).unwrap();
+        }
+        fs.create_subvolume(path).unwrap();
+    }
+    let client = server.client();
+    client.create("file");
+    let dir = client.lookup("dir").unwrap();
+    for parent in [root, dir] {
+        assert!(client.names(parent).contains(&"sub".to_owned()));
+        let found = client.run(|fs| fs.lookup(&caller(), parent, b"sub"));
+        assert!(matches!(found, Err(Error::CrossSubvolume)), "{found:?}");
+        let made = client.run(|fs| fs.mkdir(&caller(), parent, b"sub", 0o755));
+        assert!(matches!(made, Err(Error::Exists)), "{made:?}");
+        let removed = client.run(|fs| fs.rmdir(&caller(), parent, b"sub"));
+        assert!(matches!(removed, Err(Error::Busy)), "{removed:?}");
+    }
+    assert!(matches!(client.lookup(".snapshots"), Err(Error::NotFound)));
+    // What is beside them is listed, changed and removed as ever, with whatever is leased ahead.
+    let other = server.client();
+    assert_eq!(other.names(root).len(), client.names(root).len());
+    other.run(|fs| fs.unlink(&caller(), root, b"file")).unwrap();
+    other.run(|fs| fs.mkdir(&caller(), dir, b"new", 0o755)).unwrap();
+    client.run(|fs| fs.rmdir(&caller(), dir, b"new")).unwrap();
+    assert!(matches!(client.lookup("file"), Err(Error::NotFound)));
+    assert_eq!(fs.subvolumes().unwrap().len(), 2);
 }

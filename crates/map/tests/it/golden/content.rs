@@ -9,6 +9,7 @@ use gabion_base::codec::Put;
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 
+use gabion_map::format::subvolume::Hold;
 use gabion_map::format::superblock::Superblock;
 use gabion_map::open::{FormatOptions, format};
 use gabion_map::{FileId, Kind, Limits, LocalMap, OpenMode, Payload, Stop, Txn};
@@ -205,6 +206,34 @@ pub fn grown() -> Image {
     map.grow(GROWN).expect("a long enough disk");
     write(&map, 11, 0, &large()[..3 * BLOCK_SIZE]);
     map.sync().expect("a working disk");
+    disk.image()
+}
+
+/// With snapshots that have names, a rollback, a clone, and a clone that is half removed.
+pub fn with_snapshots() -> Image {
+    let disk = make_empty();
+    fill(&disk);
+    let map = open(&disk);
+    let monday = map.create_snapshot(SUBVOL, b"monday", 1_700_000_001).expect("room");
+    write(&map, 3, 0, &block("tuesday", 1));
+    let tuesday = map.create_snapshot(SUBVOL, b"tuesday", 1_700_000_002).expect("room");
+    map.set_hold(tuesday, Hold::Held).expect("a working disk");
+    let gone = map.clone_snapshot(tuesday, SUBVOL, 1_700_000_003).expect("room");
+    let clone = map.clone_snapshot(monday, SUBVOL, 1_700_000_004).expect("room");
+    for (subvol, ino) in [(clone, 3), (gone, 3), (gone, 4)] {
+        let id = FileId::new(subvol, Ino(ino));
+        let bytes = block("clone", ino as usize);
+        map.transact(|txn| txn.write(id, 0, Payload::Copied(&bytes))).expect("room");
+        map.transact(|txn| txn.share(id, 0, FileId::new(subvol, Ino(20)), 0, 4096)).expect("room");
+    }
+    map.rollback(SUBVOL, monday, b"before", 1_700_000_005).expect("room");
+    write(&map, 2, 0, b"changed after the rollback\n");
+    map.sync().expect("a working disk");
+    map.remove(&[gone]).expect("a working disk");
+    // To walk, and the walk: its records of what was freed are still there.
+    for _ in 0..2 {
+        map.remove_step().expect("a working disk");
+    }
     disk.image()
 }
 

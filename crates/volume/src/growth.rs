@@ -68,10 +68,10 @@ impl Keeper {
         }
         let (keeper, root) = (Arc::clone(self), Arc::downgrade(root));
         let work = move || {
-            if let Some(root) = root.upgrade() {
-                if let Err(reason) = keeper.grow(&root) {
-                    keeper.not_grown(&reason);
-                }
+            if let Some(root) = root.upgrade()
+                && let Err(reason) = keeper.grow(&root)
+            {
+                keeper.not_grown(&reason);
             }
             keeper.growing.busy.store(false, Ordering::Release);
         };

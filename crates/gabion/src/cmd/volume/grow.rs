@@ -155,7 +155,7 @@ fn grow_here(args: &VolumeGrow, before: u64, surroundings: &Surroundings) -> Res
     };
     let now = volume.blocks();
     volume.close().map_err(|error| Failure::of(format!("cannot close volume {name}"), &error))?;
-    if grown.is_err() {
+    if grown.is_err() && args.url.is_some() {
         withdraw(name, &*surroundings.coordinator)?;
     }
     grown?;

@@ -16,7 +16,7 @@ use gabion_volume::volume::Volume;
 use crate::world::{Target, World, assert_block, end, until, write};
 
 /// Rounds of a trial, unless GABION_ROUNDS says how many.
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 3;
 
 /// The number in a variable of the environment, or the usual one.
 fn number(name: &str, usual: u64) -> u64 {

@@ -66,7 +66,13 @@ pub fn reach(layout: &Layout) -> Option<u64> {
     }
 }
 
-/// Puts `part` behind the end of `layout`.
+/// Whether a part can be put behind `layout`, which is in use with so many blocks: its end must not
+/// move afterwards.
+pub fn has_its_end(layout: &Layout, blocks: u64) -> bool {
+    layout.blocks() == Some(blocks) && wanted(layout).is_empty()
+}
+
+/// Puts `part` behind the end of `layout`, which must be where it stays.
 pub fn append(layout: &mut Layout, part: Layout) {
     match layout {
         Layout::Linear(parts) => parts.push(part),
@@ -82,9 +88,8 @@ pub fn append(layout: &mut Layout, part: Layout) {
 pub fn wanted(layout: &Layout) -> Vec<(Uuid, u64)> {
     match layout {
         Layout::Member(_) => Vec::new(),
-        Layout::Linear(parts) | Layout::Stripe { parts, .. } => {
-            parts.iter().flat_map(wanted).collect()
-        }
+        Layout::Linear(parts) => parts.last().map_or_else(Vec::new, wanted),
+        Layout::Stripe { parts, .. } => parts.iter().flat_map(wanted).collect(),
         Layout::Mirror { uuid, blocks, grows_to, copies } => {
             let inner = copies.iter().flat_map(|copy| wanted(&copy.on));
             inner.chain((grows_to > blocks).then_some((*uuid, *grows_to))).collect()
@@ -122,6 +127,22 @@ mod tests {
         let mut line = Layout::Linear(vec![member(1, 1000), member(2, 1000)]);
         lengthen(&mut line, &lengths(&[(1, 5000), (2, 1500)]));
         assert_eq!(line, Layout::Linear(vec![member(1, 1000), member(2, 1500)]));
+    }
+
+    /// What lies behind a part would move with its end.
+    #[test]
+    fn a_part_that_has_another_one_behind_it_stays_as_long_as_it_is() {
+        let on = || [member(1, 1000), member(2, 1000)];
+        let mut line = mirror(744, on());
+        assert!(has_its_end(&line, 488));
+        lengthen(&mut line, &lengths(&[(1, 2000), (2, 2000)]));
+        assert!(!has_its_end(&line, 488), "it is to grow");
+        assert!(!has_its_end(&mirror(744, on()), 400), "it is not used up to its end");
+        let mut line = mirror(744, on());
+        append(&mut line, member(3, 1000));
+        let before = line.clone();
+        lengthen(&mut line, &lengths(&[(1, 2000), (2, 2000)]));
+        assert_eq!((&line, wanted(&line)), (&before, Vec::new()));
     }
 
     #[test]

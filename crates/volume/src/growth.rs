@@ -68,10 +68,10 @@ impl Keeper {
         }
         let (keeper, root) = (Arc::clone(self), Arc::downgrade(root));
         let work = move || {
-            if let Some(root) = root.upgrade() {
-                if let Err(reason) = keeper.grow(&root) {
-                    keeper.not_grown(&reason);
-                }
+            if let Some(root) = root.upgrade()
+                && let Err(reason) = keeper.grow(&root)
+            {
+                keeper.not_grown(&reason);
             }
             keeper.growing.busy.store(false, Ordering::Release);
         };
@@ -154,19 +154,21 @@ impl Keeper {
     /// somebody wants.
     fn append_parts(self: &Arc<Self>, root: &Arc<Linear>) -> Result<(), String> {
         let record = self.register.record();
-        for part in &parts(&record.layout)[root.count()..] {
+        for part in parts(&record.layout).iter().skip(root.count()) {
             let connected = self.connect_part(part)?;
             self.use_part(root, connected)?;
         }
         let Some(part) = &record.append else { return Ok(()) };
-        if record.layout.blocks() != Some(root.blocks()) {
+        if !growth::has_its_end(&record.layout, root.blocks()) {
             return Err("its present length is not the one that its record has".to_owned());
         }
         let connected = self.connect_part(part)?;
         let (epoch, wanted) = (self.register.epoch(), part);
         let mut is_wanted = false;
         let changed = self.register.change(|record| {
-            is_wanted = record.append.as_ref() == Some(wanted);
+            // Somebody may have called it off, or may want what is there to be longer first.
+            is_wanted = record.append.as_ref() == Some(wanted)
+                && growth::has_its_end(&record.layout, root.blocks());
             if is_wanted {
                 record.append = None;
                 let mut part = connected.layout.clone();
@@ -176,7 +178,6 @@ impl Keeper {
         });
         match changed {
             Ok(()) if is_wanted => self.use_part(root, connected),
-            // Somebody has called it off.
             Ok(()) => Ok(()),
             // What the record says is looked at again.
             Err(error) => Err(error.to_string()),

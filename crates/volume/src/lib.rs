@@ -6,7 +6,7 @@
 //!   assembly      members put together                           layout   as people write it
 //!   mirror_disk   a mirror's machine with disks, time and threads
 //!   member        where members are, and their headers
-//!   gate          disks that can be closed                        growth   volumes that become longer
+//!   gate          disks that can be closed       growth   volumes that become longer
 //! ```
 //!
 //! What to trust and what to do is decided in `gabion-block`; here it is done.

@@ -7,6 +7,7 @@
 //! failures        targets and daemons that die, hang, fail, or talk nonsense
 //! openings        two openers; disks that are not what they were
 //! administration  copies put in, taken out, left alone; layouts; exports
+//! growing         volumes that become longer; copies of inner mirrors
 //! machines        etcd, two hosts, a network that goes away
 //! durability      what reaches the disks of targets; databases
 //! documents       the table of failures in docs/volumes.md names tests that are there
@@ -16,6 +17,7 @@ mod administration;
 mod documents;
 mod durability;
 mod failures;
+mod growing;
 mod machines;
 mod openings;
 mod stage;

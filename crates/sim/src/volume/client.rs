@@ -114,6 +114,22 @@ impl World {
         lengths(&self.coordinator.record).0 + MEMBER_DATA_START
     }
 
+    /// What has been sent to a member that would do it, and has not arrived.
+    pub(super) fn under_way_to(&self, copy: CopyIndex) -> Vec<DiskRequest> {
+        let member = &self.members[copy.at()];
+        let is_for = |letter: &Letter| {
+            self.clients[letter.client].copy == copy
+                && letter.boot == member.boot
+                && member.powered
+                && member.is_granted(letter.grant)
+        };
+        let sent = self.queue.values().filter_map(|event| match event {
+            Event::Deliver { letter, request } if is_for(letter) => Some(request.clone()),
+            _ => None,
+        });
+        sent.collect()
+    }
+
     /// A request arrives at its member.
     pub(super) fn deliver(&mut self, letter: Letter, request: DiskRequest) {
         let Letter { client: id, grant, boot, cookie } = letter;

@@ -56,7 +56,8 @@ impl World {
             64..68 => self.take_over(host),
             68..73 => self.members[copy.at()].failing_writes = 1 + self.rng.below(3) as u32,
             73..77 => self.begin(Fault::Unreadable(copy), long),
-            77..82 => self.back_up(copy),
+            77..79 => self.back_up(copy),
+            79..82 => self.rot(copy),
             82..87 => self.swap(copy),
             87..90 => self.want_more(),
             _ => self.order_something(copy),
@@ -75,8 +76,14 @@ impl World {
         self.note(format!("{fault:?} for {duration:?}"));
         match fault {
             Fault::Power(copy) => {
+                let under_way = self.under_way_to(copy);
                 let member = &mut self.members[copy.at()];
                 member.cut_power(&mut self.rng);
+                for request in under_way {
+                    if self.rng.chance(1, 2) {
+                        member.be_interrupted(&request, &mut self.rng);
+                    }
+                }
                 self.lose_all(copy);
             }
             Fault::Cut(host, copy) => self.cuts[copy.at()][host] = true,
@@ -240,6 +247,7 @@ impl World {
         member.forgets_zeros = self.members[copy.at()].forgets_zeros;
         member.discards_more = self.members[copy.at()].discards_more;
         member.invents_zeros = self.members[copy.at()].invents_zeros;
+        member.tears_what_is_durable = self.members[copy.at()].tears_what_is_durable;
         self.members[copy.at()] = member;
         self.backups[copy.at()] = None;
         self.lose_all(copy);

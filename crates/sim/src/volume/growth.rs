@@ -1,4 +1,5 @@
-//! The volume becomes longer: somebody wants it in the record, and whoever has the volume sees to it.
+//! The volume becomes longer: somebody wants that, in the record, and whoever has the volume sees
+//! to it.
 //!
 //! Behind its first end all disks hold rubbish, which nobody must ever read.
 

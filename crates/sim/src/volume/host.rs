@@ -15,6 +15,7 @@ use super::attach::Attaching;
 use super::client::ClientId;
 use super::judge::{self, Left, Stamp};
 use super::opening::Opener;
+use super::rot::Recoveries;
 use super::{Event, Sabotage, World};
 
 /// Requests of a host in flight.
@@ -52,6 +53,7 @@ pub(super) struct Session {
     pub(super) record: Record,
     pub(super) revision: u64,
     pub(super) fenced: bool,
+    pub(super) recoveries: Recoveries,
     /// When it was opened.
     since: Duration,
     asks: BTreeMap<RequestId, Ask>,
@@ -68,10 +70,27 @@ struct Ask {
 }
 
 enum What {
-    Change { addr: u64, count: u64, stamp: Stamp, left: Left, durability: Durability },
-    Read { addr: u64, count: u64 },
+    Change {
+        addr: u64,
+        count: u64,
+        stamp: Stamp,
+        left: Left,
+        durability: Durability,
+    },
+    Read {
+        addr: u64,
+        count: u64,
+    },
     Flush,
-    ReadCopy { copy: CopyIndex, addr: u64 },
+    ReadCopy {
+        copy: CopyIndex,
+        addr: u64,
+    },
+    /// Whether what is there has rotted.
+    Look {
+        copy: CopyIndex,
+        addr: u64,
+    },
     Repair,
 }
 
@@ -95,6 +114,7 @@ impl Session {
             record,
             revision,
             fenced: false,
+            recoveries: Recoveries::default(),
             since,
             asks: BTreeMap::new(),
             next: 0,
@@ -108,6 +128,17 @@ impl Session {
 
     pub(super) fn trust(&self, copy: CopyIndex) -> Trust {
         self.mirror.copies()[copy.at()].trust
+    }
+
+    /// Begins to look at a block of one copy.
+    pub(super) fn look(
+        &mut self,
+        copy: CopyIndex,
+        addr: u64,
+        moment: u64,
+        since: Duration,
+    ) -> RequestId {
+        self.ask(Ask { what: What::Look { copy, addr }, moment, since })
     }
 
     fn ask(&mut self, ask: Ask) -> RequestId {
@@ -248,7 +279,10 @@ impl World {
                 Ok(())
             }
             What::Read { addr, count } => match result {
-                Ok(Some(blocks)) => self.judge_read(epoch, ask.moment, addr, count, &blocks),
+                Ok(Some(blocks)) => {
+                    let (life, moment) = (session.life, ask.moment);
+                    self.judge_read((life, epoch, moment), addr, count, &blocks)
+                }
                 _ => Ok(()),
             },
             What::ReadCopy { copy, addr } => match result {
@@ -261,6 +295,7 @@ impl World {
                 }
                 _ => Ok(()),
             },
+            What::Look { copy, addr } => self.looked(session, (copy, addr), result),
             What::Flush | What::Repair => Ok(()),
         };
         if let Err(reason) = judged {
@@ -270,16 +305,34 @@ impl World {
 
     fn judge_read(
         &mut self,
-        epoch: u64,
-        asked: u64,
+        (life, epoch, asked): (Life, u64, u64),
         addr: u64,
         count: u64,
         blocks: &Blocks,
     ) -> Result<(), String> {
         let bytes = blocks.bytes().chunks(gabion_base::BLOCK_SIZE);
-        (addr..addr + count)
-            .zip(bytes)
-            .try_for_each(|(addr, bytes)| self.judge.read(epoch, asked, addr, bytes))
+        (addr..addr + count).zip(bytes).try_for_each(|(addr, bytes)| {
+            if self.is_rotten(addr, bytes) {
+                self.schedule(Duration::ZERO, Event::Recover { life, addr });
+                return Ok(());
+            }
+            self.judge.read(epoch, asked, addr, bytes)
+        })
+    }
+
+    /// Writes a good block over a bad one.
+    pub(super) fn put_right(
+        &mut self,
+        life: Life,
+        copy: CopyIndex,
+        addr: u64,
+        (bad, good): (BlockSlice, BlockSlice),
+    ) {
+        let (now, moment) = (self.now, self.judge.moment());
+        let Some(session) = self.session(life) else { return };
+        let id = session.ask(Ask { what: What::Repair, moment, since: now });
+        let addr = BlockAddr(addr);
+        self.answer(life, Input::RepairCopy { id, copy, addr, bad, good });
     }
 
     fn repaired(
@@ -354,13 +407,14 @@ impl World {
                     }
                     Left::Zeros => DiskRequest::WriteZeroes { addr: at, count },
                     Left::Anything => DiskRequest::Discard { addr: at, count },
+                    Left::Torn(..) => unreachable!("nobody wants half a block"),
                 })
             }
             What::Read { addr, count } => {
                 Some(DiskRequest::Read { addr: BlockAddr(addr), count: count as usize })
             }
             What::Flush => Some(DiskRequest::Flush),
-            What::ReadCopy { .. } | What::Repair => None,
+            What::ReadCopy { .. } | What::Look { .. } | What::Repair => None,
         };
         let of_copy = match what {
             What::ReadCopy { copy, addr } => Some((copy, BlockAddr(addr))),
@@ -400,6 +454,10 @@ impl World {
         let hot: Vec<_> = self.hot.iter().chain(&self.later).copied().collect();
         for addr in hot.into_iter().filter(|addr| addr + 3 <= there) {
             self.ask(life, What::Read { addr, count: 3 });
+        }
+        // As a scrub does, which reads all copies.
+        for addr in self.rotten.clone() {
+            self.recover(life, addr);
         }
     }
 

@@ -37,12 +37,29 @@ pub(super) fn slice(addr: u64, count: u64, stamp: Stamp) -> BlockSlice {
     BlockSlice::new(Blocks::from_bytes(&bytes))
 }
 
-/// Which write left `bytes` at block `addr`.
-pub(super) fn stamp_of(addr: u64, bytes: &[u8]) -> Option<Stamp> {
+/// What stands in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// What a write has left there.
+    Whole(Stamp),
+    /// The beginning of one and the end of another: a power cut in the middle of a block.
+    Torn(Stamp, Stamp),
+    /// Nothing that was ever written there.
+    Strange,
+}
+
+/// What `bytes` at block `addr` are.
+pub(super) fn seen(addr: u64, bytes: &[u8]) -> Seen {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-    let stamp = word(0);
-    let expected = if stamp == 0 { 0 } else { addr };
-    (word(8) == expected && word(BLOCK_SIZE - 8) == stamp).then_some(stamp)
+    let (head, tail) = (word(0), word(BLOCK_SIZE - 8));
+    let expected = if head == 0 { 0 } else { addr };
+    match word(8) == expected {
+        false => Seen::Strange,
+        true if head == tail => Seen::Whole(head),
+        // Stamps count from 1, and there are not so many.
+        true if tail > 1 << 32 => Seen::Strange,
+        true => Seen::Torn(head, tail),
+    }
 }
 
 /// What a change leaves in a block.
@@ -53,6 +70,8 @@ pub(super) enum Left {
     Zeros,
     /// The block was discarded.
     Anything,
+    /// Half of each of two, which it is from now on.
+    Torn(Stamp, Stamp),
 }
 
 #[derive(Clone, Debug)]
@@ -78,12 +97,13 @@ pub(super) struct Judge {
 }
 
 impl Write {
-    /// Whether it can have left what has this stamp; none if nobody has written that.
-    fn can_leave(&self, stamp: Option<Stamp>) -> bool {
+    /// Whether it can have left what is seen.
+    fn can_leave(&self, seen: Seen) -> bool {
         match self.left {
-            Left::Data => stamp == Some(self.stamp),
-            Left::Zeros => stamp == Some(0),
+            Left::Data => seen == Seen::Whole(self.stamp),
+            Left::Zeros => seen == Seen::Whole(0),
             Left::Anything => true,
+            Left::Torn(head, tail) => seen == Seen::Torn(head, tail),
         }
     }
 }
@@ -180,7 +200,7 @@ impl Judge {
         let now = self.moment();
         let opened = self.opened;
         let writes = self.blocks.entry(addr).or_insert_with(unwritten);
-        let stamp = stamp_of(addr, bytes);
+        let found = seen(addr, bytes);
         let superseded = |write: &Write| {
             let end = write.end.unwrap_or(u64::MAX);
             let later = |other: &&Write| {
@@ -188,17 +208,38 @@ impl Judge {
             };
             writes.iter().find(later).map(|other| other.stamp)
         };
-        let can_be: Vec<_> = writes.iter().filter(|write| write.can_leave(stamp)).collect();
+        let can_be: Vec<_> = writes.iter().filter(|write| write.can_leave(found)).collect();
         let valid: Vec<_> = can_be.iter().filter(|write| superseded(write).is_none()).collect();
-        match (stamp, can_be.first(), valid.is_empty()) {
+        let half = |stamp| {
+            let mut halves = writes.iter().filter(|write| write.can_leave(Seen::Whole(stamp)));
+            halves.find(|write| superseded(write).is_none()).cloned()
+        };
+        match (found, can_be.first(), valid.is_empty()) {
             (_, Some(_), false) => {}
-            (None, ..) => return Err(format!("block {addr} has what nobody wrote there")),
-            (Some(stamp), None, _) => {
+            (Seen::Strange, ..) => {
+                return Err(format!("block {addr} has what nobody wrote there"));
+            }
+            (Seen::Torn(head, tail), ..) => {
+                let (Some(one), Some(other)) = (half(head), half(tail)) else {
+                    return Err(format!(
+                        "block {addr} is torn between {head} and {tail}, which cannot be: there \
+                         are {writes:?}"
+                    ));
+                };
+                if one.start.max(other.start) < opened {
+                    // What was found at the opening was made durable by it.
+                    let left = Left::Torn(head, tail);
+                    writes.retain(|write| write.start > opened);
+                    writes.insert(0, Write { left, known: Some(now), durable: true, ..one });
+                }
+                return Ok(());
+            }
+            (Seen::Whole(stamp), None, _) => {
                 return Err(format!(
                     "block {addr} has write {stamp}, which cannot be: there are {writes:?}"
                 ));
             }
-            (Some(stamp), Some(first), _) => {
+            (Seen::Whole(stamp), Some(first), _) => {
                 let later = superseded(first);
                 return Err(format!(
                     "block {addr} has write {stamp}, older than {later:?}: {writes:?}"
@@ -224,6 +265,14 @@ impl Judge {
             writes.retain(|write| write.start == start || write.start > opened);
         }
         Ok(())
+    }
+
+    /// Block `addr` has gone on all copies; anything may be read there until it is written.
+    pub(super) fn lose(&mut self, epoch: u64, addr: u64) {
+        let start = self.moment();
+        let (stamp, left, end) = (0, Left::Anything, Some(start));
+        let write = Write { stamp, left, epoch, start, end, known: end, durable: true };
+        self.blocks.entry(addr).or_insert_with(unwritten).push(write);
     }
 
     /// Whether a discard is the last that is known of block `addr`.
@@ -300,6 +349,34 @@ mod tests {
         wrote(&mut judge, 4);
         read(&mut judge, 0).unwrap_err();
         assert!(!judge.is_discarded(5));
+    }
+
+    #[test]
+    fn a_crash_may_tear_a_block_that_was_not_flushed_and_it_stays_torn() {
+        let torn = |head, tail| {
+            let mut bytes = content(5, head);
+            bytes[2048..].copy_from_slice(&content(5, tail)[2048..]);
+            bytes
+        };
+        let mut judge = Judge::default();
+        judge.opened(1);
+        wrote(&mut judge, 1);
+        let asked = judge.moment();
+        judge.flushed(1, asked);
+        wrote(&mut judge, 2);
+        let look = |judge: &mut Judge, head, tail| {
+            let (epoch, asked) = (judge.epoch, judge.moment());
+            judge.read(epoch, asked, 5, &torn(head, tail))
+        };
+        look(&mut judge, 2, 1).unwrap_err();
+        judge.opened(2);
+        look(&mut judge, 3, 1).unwrap_err();
+        look(&mut judge, 2, 0).unwrap_err();
+        look(&mut judge, 2, 1).unwrap();
+        read(&mut judge, 2).unwrap_err();
+        look(&mut judge, 1, 2).unwrap_err();
+        judge.opened(3);
+        look(&mut judge, 2, 1).unwrap();
     }
 
     #[test]

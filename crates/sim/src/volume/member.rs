@@ -54,6 +54,8 @@ pub(super) struct Member {
     pub(super) discards_more: bool,
     /// What cannot be read is read as zeros.
     pub(super) invents_zeros: bool,
+    /// A power cut takes half of a block that was durable.
+    pub(super) tears_what_is_durable: bool,
 }
 
 impl Member {
@@ -75,6 +77,7 @@ impl Member {
             forgets_zeros: false,
             discards_more: false,
             invents_zeros: false,
+            tears_what_is_durable: false,
         }
     }
 
@@ -107,6 +110,11 @@ impl Member {
         }
         self.granted = grant;
         Ok(())
+    }
+
+    /// Whether the holder of `grant` may write.
+    pub(super) fn is_granted(&self, grant: Grant) -> bool {
+        self.granted == grant
     }
 
     /// Whether nobody has come since this fence was granted.
@@ -201,10 +209,53 @@ impl Member {
         self.boot += 1;
         for (number, mut versions) in std::mem::take(&mut self.cache) {
             let kept = rng.below(versions.len() as u64 + 1) as usize;
+            let next = versions.get(kept).cloned();
             if kept > 0 {
                 self.durable.insert(number, versions.swap_remove(kept - 1));
             }
+            if let Some(next) = next.filter(|_| rng.chance(1, 4)) {
+                self.tear(number, &next, rng);
+            }
         }
+        if self.tears_what_is_durable && !self.durable.is_empty() {
+            let chosen = rng.below(self.durable.len() as u64) as usize;
+            let number = self.durable.keys().nth(chosen).copied().unwrap_or_default();
+            self.tear(number, &super::growth::rubbish(), rng);
+        }
+    }
+
+    /// The power has gone while this was being written.
+    pub(super) fn be_interrupted(&mut self, request: &DiskRequest, rng: &mut Rng) {
+        let DiskRequest::Write { addr, parts, .. } = request else { return };
+        let blocks = parts.iter().flat_map(|part| (0..part.count()).map(|at| part.part(at, 1)));
+        for (number, block) in (addr.0..).zip(blocks) {
+            match rng.below(3) {
+                0 => {}
+                1 => self.tear(number, &block, rng),
+                _ => drop(self.durable.insert(number, block)),
+            }
+        }
+    }
+
+    /// Some sectors at the beginning, or at the end, of a block are those of `block`.
+    fn tear(&mut self, number: u64, block: &BlockSlice, rng: &mut Rng) {
+        let mut torn = Blocks::zeroed(1);
+        if let Some(before) = self.durable.get(&number) {
+            torn.bytes_mut().copy_from_slice(before.bytes());
+        }
+        let at = 512 * (1 + rng.below(7) as usize);
+        let range = if rng.chance(1, 2) { 0..at } else { at..BLOCK_SIZE };
+        torn.bytes_mut()[range.clone()].copy_from_slice(&block.bytes()[range]);
+        self.durable.insert(number, BlockSlice::new(torn));
+    }
+
+    /// A block is not what was written any more. Says whether it was one.
+    pub(super) fn rot(&mut self, number: u64) -> bool {
+        let can = self.durable.contains_key(&number) && !self.cache.contains_key(&number);
+        if can {
+            self.durable.insert(number, super::growth::rubbish());
+        }
+        can
     }
 
     /// What a backup would keep.

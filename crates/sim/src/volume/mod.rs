@@ -13,7 +13,8 @@
 //!
 //! 1. A volume of 2 to 5 copies is opened and used: writes, with FUA or not, zeros, discards,
 //!    reads, flushes, repairs.
-//! 2. Meanwhile things fail (`faults`): power, disks, the network, hosts (also while they open the
+//! 2. Meanwhile things fail (`faults`): power, in the middle of blocks, too; disks, some blocks of
+//!    which rot (`rot`); the network, hosts (also while they open the
 //!    volume or bring copies up to date), the coordinator; hosts take the volume from each other;
 //!    administrators suspend copies, replace them, take them out and put new ones in, and have the
 //!    volume grow (`growth`); disks are swapped.
@@ -34,9 +35,10 @@ mod host;
 mod judge;
 mod member;
 mod opening;
+mod rot;
 mod verdict;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -102,6 +104,12 @@ pub enum Sabotage {
     LostAnswers,
     /// Copies are never attached.
     NeverAttach,
+    /// A power cut tears what was flushed.
+    TornFlushed,
+    /// Hosts believe what they read, whatever it is.
+    BelievedRot,
+    /// Hosts do not put copies right that have rotted.
+    Unrepaired,
     /// Mirrors that grow find zeros behind their ends, whatever is there.
     RubbishBehindTheEnd,
     /// Mirrors are told that the record has their new length, and it has not.
@@ -207,6 +215,17 @@ enum Event {
         addr: u64,
         content: BlockSlice,
     },
+    Recover {
+        life: Life,
+        addr: u64,
+    },
+    PutRight {
+        life: Life,
+        copy: CopyIndex,
+        addr: u64,
+        bad: BlockSlice,
+        good: BlockSlice,
+    },
     Work {
         life: Life,
     },
@@ -248,6 +267,8 @@ struct World {
     hot: Vec<u64>,
     /// Blocks that are used once the volume is longer.
     later: Vec<u64>,
+    /// Blocks that have rotted on some copy.
+    rotten: BTreeSet<u64>,
     /// How long the volume was when it was used last.
     longest: u64,
     stamp: u64,
@@ -317,6 +338,7 @@ impl World {
             judge: Judge::default(),
             hot,
             later,
+            rotten: BTreeSet::new(),
             longest: blocks,
             stamp: 0,
             summary: Summary::default(),
@@ -344,6 +366,7 @@ impl World {
             member.ignores_flushes = self.sabotage == Sabotage::IgnoredFlushes;
             member.ignores_fences = self.sabotage == Sabotage::IgnoredFences;
             member.invents_zeros = self.sabotage == Sabotage::ZerosForUnreadable;
+            member.tears_what_is_durable = self.sabotage == Sabotage::TornFlushed;
         }
     }
 
@@ -421,6 +444,10 @@ impl World {
                 self.attach_now((life, copy, turn), grant, full);
             }
             Event::Repair { life, copy, addr, content } => self.repair(life, copy, addr, content),
+            Event::Recover { life, addr } => self.recover(life, addr),
+            Event::PutRight { life, copy, addr, bad, good } => {
+                self.put_right(life, copy, addr, (bad, good));
+            }
             Event::Work { life } => self.go_on_working(life),
             Event::Fault => self.fail(),
             Event::Strike => self.strike(),

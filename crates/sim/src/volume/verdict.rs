@@ -11,6 +11,7 @@ use gabion_block::mirror::{Order, Trust};
 
 use super::growth::{geometry_of, lengths};
 use super::host::Life;
+use super::judge::{Seen, seen};
 use super::{Event, HEALING_MAX, MIRROR, Phase, World};
 
 /// How often somebody looks.
@@ -63,6 +64,8 @@ impl World {
                 self.check_time();
                 if self.all_in_sync(owner) {
                     self.phase = Phase::Reading;
+                    let copy = self.rng.below(self.members.len() as u64) as u8;
+                    self.rot(CopyIndex(copy));
                     self.read_all(owner);
                 }
             }
@@ -144,7 +147,7 @@ impl World {
             let numbers = numbers.filter(|number| (begin..end).contains(*number));
             let stamp = |image: &super::Image, number: u64| {
                 let addr = number - begin;
-                image.get(&number).map_or(Some(0), |it| super::judge::stamp_of(addr, it.bytes()))
+                image.get(&number).map_or(Seen::Whole(0), |it| seen(addr, it.bytes()))
             };
             let mut kept =
                 numbers.copied().filter(|number| !self.judge.is_discarded(number - begin));

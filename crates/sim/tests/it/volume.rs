@@ -133,3 +133,18 @@ fn a_length_that_was_not_recorded_is_caught() {
 fn volumes_that_never_grow_are_caught() {
     is_caught(Sabotage::NeverGrown, &["after all was healed"]);
 }
+
+#[test]
+fn members_that_tear_what_was_flushed_are_caught() {
+    is_caught(Sabotage::TornFlushed, &["is torn between", "what nobody wrote there"]);
+}
+
+#[test]
+fn rot_that_is_believed_is_caught() {
+    is_caught(Sabotage::BelievedRot, &["what nobody wrote there"]);
+}
+
+#[test]
+fn copies_that_are_not_put_right_are_caught() {
+    is_caught(Sabotage::Unrepaired, &["and copy 0"]);
+}

@@ -215,6 +215,7 @@ impl Shared {
         }
         let was_resting = state.mirror.poll_timeout().is_none();
         state.mirror.handle(self.start.elapsed(), input);
+        self.blocks.store(state.mirror.blocks(), Ordering::Release);
         let mut sends = Vec::new();
         let mut completed: Vec<(Completion, DiskResult)> = Vec::new();
         while let Some(output) = state.mirror.poll_output() {
@@ -245,7 +246,6 @@ impl Shared {
                 }
             }
         }
-        self.blocks.store(state.mirror.blocks(), Ordering::Release);
         if was_resting && state.mirror.poll_timeout().is_some() {
             self.clock.notify_all();
         }

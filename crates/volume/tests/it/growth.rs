@@ -32,7 +32,7 @@ impl World {
     }
 
     /// Makes the files of members longer, and has the record know.
-    fn lengthen(&self, names: &[&str]) {
+    pub fn lengthen(&self, names: &[&str]) {
         for name in names {
             let file = fs::File::options().write(true).open(self.path(name)).unwrap();
             file.set_len(LONG).unwrap();

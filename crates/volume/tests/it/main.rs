@@ -2,5 +2,6 @@
 
 mod growth;
 mod mirrors;
+mod nested;
 mod telling;
 mod world;

@@ -58,8 +58,18 @@ pub(super) fn grow(args: &VolumeGrow, given: Option<&str>) -> Result<()> {
     }
     match holder {
         None => grow_here(args, before, &surroundings),
+        Some(_) if !await_user(name, args, coordinator)? => {
+            let then = if args.resizefs {
+                format!(", and then: gabion grow {name}")
+            } else {
+                String::new()
+            };
+            print::line(format!(
+                "{name}: it is still growing, and goes on with that by itself. To see how far it is: \
+                 gabion volume status {name}{then}"
+            ))
+        }
         Some(_) => {
-            await_user(name, args, coordinator)?;
             tell(name, before, wanted)?;
             if args.resizefs { grow_used_filesystem(name, wanted) } else { Ok(()) }
         }
@@ -155,7 +165,7 @@ fn grow_here(args: &VolumeGrow, before: u64, surroundings: &Surroundings) -> Res
     };
     let now = volume.blocks();
     volume.close().map_err(|error| Failure::of(format!("cannot close volume {name}"), &error))?;
-    if grown.is_err() {
+    if grown.is_err() && args.url.is_some() {
         withdraw(name, &*surroundings.coordinator)?;
     }
     grown?;
@@ -184,8 +194,8 @@ fn await_growth(name: &str, volume: &Volume) -> Result<()> {
     Ok(())
 }
 
-/// Waits until whoever has the volume has done what is wanted.
-fn await_user(name: &str, args: &VolumeGrow, coordinator: &dyn Coordinator) -> Result<()> {
+/// Waits until whoever has the volume has done what is wanted. Says whether that came soon.
+fn await_user(name: &str, args: &VolumeGrow, coordinator: &dyn Coordinator) -> Result<bool> {
     let began = Instant::now();
     let (mut record, mut revision) = register::read(coordinator, name)?;
     while growth::is_under_way(&record) {
@@ -194,8 +204,7 @@ fn await_user(name: &str, args: &VolumeGrow, coordinator: &dyn Coordinator) -> R
                 let text = format!("whoever has volume {name} in use could not append the part");
                 return Err(Failure::new(text).next("To see why: gabion events"));
             }
-            let text = format!("{name}: it is still growing, and goes on with that by itself");
-            return print::line(format!("{text}; gabion volume status {name} shows it"));
+            return Ok(false);
         }
         // A coordinator without an answer is asked again, for as long as there is patience.
         match coordinator.changed(name, revision, GLANCE * 5) {
@@ -204,7 +213,7 @@ fn await_user(name: &str, args: &VolumeGrow, coordinator: &dyn Coordinator) -> R
             Err(_) => thread::sleep(GLANCE),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Takes back the wish for a part, if it was not fulfilled. Says whether it was taken back.

@@ -115,9 +115,10 @@ fn stands_still(name: &str, lost: u64) -> Failure {
         let text = format!("copies of {name} did not catch up for {} s", STANDSTILL.as_secs());
         return Failure::new(text).next("To see why: gabion events");
     }
+    let blocks = if lost == 1 { "block" } else { "blocks" };
     let text = format!(
-        "{lost} blocks of {name} cannot be read from any copy in sync; the others have all the rest, \
-         and stay stale"
+        "{lost} {blocks} of {name} cannot be read from any copy in sync; the other copies have all \
+         the rest, and stay stale"
     );
     Failure::new(text)
         .next(

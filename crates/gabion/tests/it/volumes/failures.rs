@@ -162,21 +162,72 @@ fn a_target_that_talks_nonsense_is_done_without() {
     host.unmount_equal();
 }
 
-#[test]
-fn a_member_with_errors_is_done_without() {
-    let Some(stage) = Stage::for_mounts() else { return };
-    let _a = stage.target("a");
-    let (socket, broken) = (stage.text("c.sock"), stage.text("broken"));
-    stage.disk("c.img");
+/// Starts nbdkit for an empty disk `NAME.img`; gives its URI, too.
+fn nbdkit(stage: &Stage, name: &str, arguments: &[&str]) -> (Running, String) {
+    let socket = stage.text(&format!("{name}.sock"));
+    stage.disk(&format!("{name}.img"));
     // It is given a socket that listens already, so that nobody has to wait for it.
     let listener = UnixListener::bind(&socket).unwrap();
     let activate = "export LISTEN_PID=$$ LISTEN_FDS=1; exec nbdkit \"$@\" 3<&0 </dev/null";
     let mut nbdkit = Command::new("sh");
-    nbdkit.args(["-c", activate, "sh", "--exit-with-parent", "--filter=error", "file", "c.img"]);
-    nbdkit.args(["error=EIO", "error-pwrite-rate=100%", &format!("error-file={broken}")]);
+    nbdkit.args(["-c", activate, "sh", "--exit-with-parent"]).args(arguments);
     nbdkit.current_dir(stage.folder.path()).stdin(OwnedFd::from(listener)).stderr(Stdio::null());
-    let _nbdkit = Running(nbdkit.spawn().unwrap());
-    let (a, c) = (stage.uri("a"), format!("nbd+unix:///?socket={socket}"));
+    (Running(nbdkit.spawn().unwrap()), format!("nbd+unix:///?socket={socket}"))
+}
+
+#[test]
+fn a_resync_ends_and_says_so_when_a_block_stays_unreadable() {
+    let stage = Stage::new();
+    let folder = stage.folder.path().display();
+    // It cannot read one block as long as there is a file that says so.
+    let (bad, image) = (format!("{folder}/bad"), format!("{folder}/c.img"));
+    let is_bad = format!("[ -e {bad} ] && [ $4 -le 20000000 ] && [ $(($4 + $3)) -gt 20000000 ]");
+    let read = format!("dd if={image} iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none");
+    let (_nbdkit, c) = nbdkit(
+        &stage,
+        "c",
+        &[
+            "eval",
+            &format!("get_size=stat -c %s {image}"),
+            &format!("pread=if {is_bad}; then echo EIO a bad block >&2; exit 1; fi; {read}"),
+            &format!("pwrite=dd of={image} oflag=seek_bytes seek=$4 conv=notrunc status=none"),
+            &format!("flush=sync {image}"),
+            "can_write=exit 0",
+            "can_flush=exit 0",
+            "can_fua=echo emulate",
+        ],
+    );
+    let (b, host) = (stage.target("b"), stage.host());
+    let create = ["volume", "create", "tank", "--mirror", &c, &b.uri];
+    host.gabion(&create).succeeded();
+    fs::write(&bad, "").unwrap();
+    let resync = || host.gabion(&["volume", "resync", "tank"]);
+    resync().failed(4, &["1 block of tank cannot be read from any copy in sync", "scrub"]);
+    assert_eq!(host.copies(), ["in-sync", "stale"]);
+    host.await_event("resync-interrupted");
+    fs::remove_file(&bad).unwrap();
+    resync().succeeded();
+    assert_eq!(host.copies(), ["in-sync", "in-sync"]);
+}
+
+#[test]
+fn a_member_with_errors_is_done_without() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let _a = stage.target("a");
+    let broken = stage.text("broken");
+    let (_nbdkit, c) = nbdkit(
+        &stage,
+        "c",
+        &[
+            "--filter=error",
+            "file",
+            "c.img",
+            "error=EIO",
+            "error-pwrite-rate=100%",
+            &format!("error-file={broken}"),
+        ],
+    );
+    let a = stage.uri("a");
     let host = stage.host();
     host.make_mirror("tank", [&a, &c]);
     let writer = Writer::start(&host.mount());

@@ -27,7 +27,6 @@ fn a_second_opener_is_told_who_has_the_volume() {
         scope.spawn(|| refused(&["mkfs", "--force", "tank"]));
         scope.spawn(|| refused(&["volume", "export", "tank", "--listen", &socket]));
         scope.spawn(|| refused(&["volume", "delete", "tank", "--yes"]));
-        scope.spawn(|| refused(&["volume", "grow", "tank", "a.img"]));
     });
     fs::write(mountpoint.join("still"), "there").unwrap();
     fs::File::open(mountpoint.join("still")).unwrap().sync_all().unwrap();

@@ -307,18 +307,37 @@ impl Host<'_> {
     /// Waits until the copies of `tank` are in these states.
     #[track_caller]
     pub fn await_copies(&self, states: &[&str]) {
+        self.await_mirrors(&[states]);
+    }
+
+    /// Waits until the copies of these mirrors of `tank`, the first ones, are in these states.
+    #[track_caller]
+    pub fn await_mirrors(&self, mirrors: &[&[&str]]) {
+        let is_so = |volume: &Value| {
+            let found = volume["mirrors"].as_array().unwrap().iter();
+            found.zip(mirrors).all(|(found, wanted)| {
+                let found = found["copies"].as_array().unwrap().iter();
+                found.map(|copy| copy["state"].as_str().unwrap()).eq(wanted.iter().copied())
+            })
+        };
+        self.await_volume(&format!("{mirrors:?}"), is_so);
+    }
+
+    /// Waits until what is known of `tank` is so.
+    #[track_caller]
+    pub fn await_volume(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
         let own = self.state.join("coordinator").to_str().unwrap().to_owned();
         let coordinator = self.coordinator.as_ref().unwrap_or(&own);
         let coordinator = gabion_coordinator::open(coordinator).unwrap();
-        let (mut known, mut found) = (Revision::ABSENT, Vec::new());
+        let (mut known, mut found) = (Revision::ABSENT, Value::Null);
         let began = Instant::now();
-        while found != states {
+        while found.is_null() || !is_so(&found) {
             let left = PATIENCE.saturating_sub(began.elapsed());
-            assert!(!left.is_zero(), "{states:?} do not come, only {found:?}");
-            // States are in the record. While that is the same there is nothing new to see.
+            assert!(!left.is_zero(), "{what} does not come, only {found:#}");
+            // It is in the record. While that is the same there is nothing new to see.
             if let Some(stored) = coordinator.changed("tank", known, left).unwrap() {
                 known = stored.revision;
-                found = self.copies();
+                found = self.volume("tank");
             }
         }
     }

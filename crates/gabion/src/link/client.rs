@@ -130,8 +130,8 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        // Where the kernel has ended the mount in order, this was done then. Where not, nobody waits
-        // for a server that is away.
+        // Where the kernel has ended the mount in order, this was done then. Where not, nobody
+        // waits for a server that is away.
         match self.fs.is_reachable().then(|| Filesystem::close(&*self.fs)) {
             None => self.fs.close(),
             Some(Ok(())) => {}

@@ -130,9 +130,12 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        // Where the kernel has ended the mount in order, this was done then.
-        if let Err(error) = Filesystem::close(&*self.fs) {
-            eprintln!("gabion: {}: {error}", self.shared.address);
+        // Where the kernel has ended the mount in order, this was done then. Where not, nobody
+        // waits for a server that is away.
+        match self.fs.is_reachable().then(|| Filesystem::close(&*self.fs)) {
+            None => self.fs.close(),
+            Some(Ok(())) => {}
+            Some(Err(error)) => eprintln!("gabion: {}: {error}", self.shared.address),
         }
         self.shared.pipe.send(ToServer::Goodbye.encode());
         {

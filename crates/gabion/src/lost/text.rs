@@ -74,10 +74,8 @@ fn what(call: &Call, paths: &Paths) -> String {
             format!("changed the space {offset}..{end} of {}: {request:?}", object(file))
         }
         Call::Copy { source, source_offset, target, target_offset, length, .. } => {
-            let (source, target) = (object(source), object(target));
-            format!(
-                "copied {length} bytes at {source_offset} of {source} to {target_offset} of {target}"
-            )
+            let from = format!("{source_offset} of {}", object(source));
+            format!("copied {length} bytes at {from} to {target_offset} of {}", object(target))
         }
         // These change nothing.
         others => format!("{others:?}"),

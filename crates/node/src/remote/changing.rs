@@ -350,6 +350,7 @@ impl RemoteFs {
     /// since can be relied on. The leases stay until the server wants them back.
     pub(super) fn changes_failed(&self, refused: Vec<Refused>) {
         let Some(first) = refused.first() else { return };
+        self.report(&format!("a change could not be made at the server: {}", first.error));
         let reason = format!("the server could not make them: {}", first.error);
         self.remember_paths();
         refused.iter().for_each(|one| self.unsynced.lose_files(&one.files));

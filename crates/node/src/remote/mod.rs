@@ -491,6 +491,11 @@ impl RemoteFs {
         Ok(())
     }
 
+    /// Whether the server can be asked just now, as far as it is known.
+    pub fn is_reachable(&self) -> bool {
+        self.is_alive() && !self.is_cut_off()
+    }
+
     /// Nobody is going to use it any more.
     pub fn close(&self) {
         self.life.lock().is_closed = true;

@@ -38,7 +38,7 @@ type Place = (FileId, Arc<[u8]>);
 #[derive(Default)]
 struct Known {
     of: BTreeMap<FileId, Place>,
-    at: BTreeMap<Place, FileId>,
+    at: BTreeMap<FileId, BTreeMap<Arc<[u8]>, FileId>>,
 }
 
 impl Known {
@@ -50,20 +50,34 @@ impl Known {
         if self.of.len() >= PLACES_MAX {
             *self = Self::default();
         }
-        self.clear(&place);
-        let before = self.of.insert(directory, place.clone());
-        self.at.insert(place, directory);
-        if let Some(before) = &before {
-            self.at.remove(before);
-        }
+        let before = self.forget(directory);
+        let (parent, name) = place.clone();
+        self.clear(parent, &name);
+        self.of.insert(directory, place);
+        self.at.entry(parent).or_default().insert(name, directory);
         before
     }
 
+    fn is_known(&self, parent: FileId, name: &[u8]) -> bool {
+        self.at.get(&parent).is_some_and(|names| names.contains_key(name))
+    }
+
     /// No directory that is known is here any more.
-    fn clear(&mut self, place: &Place) -> Option<FileId> {
-        let directory = self.at.remove(place)?;
-        self.of.remove(&directory);
+    fn clear(&mut self, parent: FileId, name: &[u8]) -> Option<FileId> {
+        let directory = *self.at.get(&parent)?.get(name)?;
+        self.forget(directory);
         Some(directory)
+    }
+
+    /// The directory is nowhere; where it was.
+    fn forget(&mut self, directory: FileId) -> Option<Place> {
+        let (parent, name) = self.of.remove(&directory)?;
+        let names = self.at.get_mut(&parent).expect("both ways are known");
+        names.remove(&name);
+        if names.is_empty() {
+            self.at.remove(&parent);
+        }
+        Some((parent, name))
     }
 }
 
@@ -81,36 +95,34 @@ impl Places {
     /// first.
     pub(super) fn wait_for_moves(&self, parent: FileId, name: &[u8]) {
         let mut leaving = self.leaving.lock();
-        if *leaving > 0 && self.known.lock().at.contains_key(&(parent, name.into())) {
+        if *leaving > 0 && self.known.lock().is_known(parent, name) {
             while *leaving > 0 && !self.left.wait_for(&mut leaving, MOMENT).timed_out() {}
         }
     }
 
     /// A name stands for no directory any more.
     pub(super) fn removed(&self, parent: FileId, name: &[u8]) {
-        self.known.lock().clear(&(parent, name.into()));
+        self.known.lock().clear(parent, name);
     }
 
     /// The kernel has moved what it knows, as it was asked to.
     pub(super) fn renamed(&self, request: &RenameRequest<'_>) {
-        let source: Place = (request.source_parent, request.source_name.into());
-        let target: Place = (request.target_parent, request.target_name.into());
+        let (source_parent, source_name) = (request.source_parent, request.source_name);
+        let (target_parent, target_name) = (request.target_parent, request.target_name);
         let mut known = self.known.lock();
-        let (moved, replaced) = (known.clear(&source), known.clear(&target));
+        let moved = known.clear(source_parent, source_name);
+        let replaced = known.clear(target_parent, target_name);
         if let Some(directory) = moved {
-            known.found(directory, target);
+            known.found(directory, (target_parent, target_name.into()));
         }
         if let Some(directory) = replaced.filter(|_| request.if_taken == IfTaken::Exchange) {
-            known.found(directory, source);
+            known.found(directory, (source_parent, source_name.into()));
         }
     }
 
     /// The kernel does not know the object any more.
     pub(super) fn forgotten(&self, file: FileId) {
-        let mut known = self.known.lock();
-        if let Some(place) = known.of.remove(&file) {
-            known.at.remove(&place);
-        }
+        self.known.lock().forget(file);
     }
 }
 
@@ -174,7 +186,7 @@ mod tests {
         // Another one has taken its place, and so the kernel has dropped it there.
         assert_eq!(known.found(file(6), place(2, "b")), None);
         assert_eq!(known.found(file(5), place(3, "c")), None);
-        assert_eq!(known.of.len(), known.at.len());
+        assert_eq!((known.of.len(), known.at.len()), (2, 2));
     }
 
     #[test]
@@ -208,6 +220,6 @@ mod tests {
         for number in 0..2 * PLACES_MAX as u64 {
             known.found(file(number), place(1, &number.to_string()));
         }
-        assert!(known.of.len() <= PLACES_MAX && known.at.len() == known.of.len());
+        assert!(known.of.len() <= PLACES_MAX && known.at[&file(1)].len() == known.of.len());
     }
 }

@@ -369,6 +369,29 @@ fn what_is_known_costs_no_message_until_somebody_changes_it() {
 }
 
 #[test]
+fn a_kernel_forgets_by_which_name_it_knew_a_folder_that_others_have_moved() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let mkdir = |name: &str| a.run(|fs| fs.mkdir(&caller(), a.root, name.as_bytes(), 0o755));
+    let folder = mkdir("old").unwrap().file;
+    assert_eq!(b.lookup("old").unwrap(), folder);
+    b.lookup("new").unwrap_err();
+    assert_eq!(b.lookup("old").unwrap(), folder);
+    a.run(|fs| fs.rename(&caller(), &rename(a.root, "old", "new"))).unwrap();
+    assert!(b.kernel.places.lock().is_empty());
+    assert_eq!(b.lookup("new").unwrap(), folder);
+    let began = std::time::Instant::now();
+    while *b.kernel.places.lock() != [(b.root, "old".to_owned())] {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", b.kernel.places.lock());
+        thread::yield_now();
+    }
+    // What it has moved itself it knows.
+    b.run(|fs| fs.rename(&caller(), &rename(b.root, "new", "newest"))).unwrap();
+    assert_eq!(b.lookup("newest").unwrap(), folder);
+    assert_eq!(b.kernel.places.lock().len(), 1);
+}
+
+#[test]
 fn a_kernel_that_cannot_forget_names_keeps_none() {
     let server = Server::new();
     let client = server.client();

@@ -97,12 +97,11 @@ impl<T: Ord + Copy> Cell<T> {
         self.now = value;
     }
 
-    /// It would be this, had it not been set to what it is: so it becomes that if who has set it is
-    /// lost.
+    /// Were it not for those who have set it since it was durable, it might be this now.
     pub fn would_be(&mut self, value: T) {
-        if let Some((_, author)) = self.since.last().copied() {
-            insert(&mut self.since, (value, author));
-        }
+        let mut authors: Vec<Author> = self.since.iter().map(|(_, author)| *author).collect();
+        authors.dedup();
+        authors.into_iter().for_each(|author| insert(&mut self.since, (value, author)));
     }
 
     /// It is seen to be this, by `client`. Whether it can be.
@@ -228,6 +227,20 @@ mod tests {
         cell.crash(&[7]);
         assert_eq!(possible(&cell), [0, 1, 2]);
         assert!(!cell.see(3, 8));
+    }
+
+    #[test]
+    fn what_somebody_has_hidden_shows_if_he_is_lost_by_a_crash() {
+        let mut cell = Cell::is(0);
+        cell.would_be(1);
+        cell.set(5, author(7));
+        assert!(cell.see(5, 8));
+        cell.would_be(3);
+        cell.lose(7);
+        cell.crash(&[8]);
+        assert_eq!(possible(&cell), [5]);
+        cell.crash(&[7]);
+        assert_eq!(possible(&cell), [0, 3, 5]);
     }
 
     #[test]

@@ -314,10 +314,10 @@ impl FileState {
         let end = grain + count;
         let written = (grain as usize).min(GRAINS_JUDGED)..(end as usize).min(GRAINS_JUDGED);
         self.grains[written].iter_mut().for_each(|cell| cell.set(stamp, author));
-        if end > size {
-            self.size.set(end, author);
-        } else {
-            self.size.would_be(end);
+        match end > size {
+            true => self.size.set(end, author),
+            // What has made the file longer may be lost, and this not.
+            false => self.size.would_be(end),
         }
     }
 

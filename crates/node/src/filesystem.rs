@@ -278,7 +278,7 @@ pub trait Filesystem: Send + Sync {
     fn answered(&self);
 
     /// Whoever asked for a change of names of a directory has given up before it was told that the
-    /// change was made. Does not block.
+    /// change was made. For front ends that cannot see to it themselves. Does not block.
     fn unseen(&self, dir: FileId);
 
     /// Gives back `count` references to an object that was looked up. Does not block.

@@ -10,7 +10,7 @@ use gabion_fs::{
 };
 use gabion_fuse as fuse;
 use gabion_fuse::{
-    DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, OpenFlags, Opened, Outcome,
+    DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, NodeId, OpenFlags, Opened, Outcome,
     ReadDirectory, Reply,
 };
 use gabion_map::FileId;
@@ -45,14 +45,23 @@ impl Ask<'_> {
     /// The same of a name that was just given.
     fn new_entry(&self, name: &[u8], made: Result<Attributes>, reply: Reply) {
         if self.entry(name, made, reply) == Outcome::Gone {
-            self.fs.unseen(self.file);
+            self.unseen(self.file);
+        }
+    }
+
+    /// Whoever asked for a change of names of a directory was not told that it was made, and so its
+    /// kernel goes on without it.
+    fn unseen(&self, dir: FileId) {
+        match self.coherence {
+            Coherence::Alone => self.refused.add(NodeId(self.fs.number(dir).0)),
+            Coherence::Shared => self.fs.unseen(dir),
         }
     }
 
     /// Answers a request to take a name away.
     pub(super) fn removed(&self, reply: Reply, removed: Result<()>) {
         if ended(reply, removed) == Outcome::Gone {
-            self.fs.unseen(self.file);
+            self.unseen(self.file);
         }
     }
 
@@ -137,8 +146,8 @@ impl Ask<'_> {
         };
         let renamed = self.fs.rename(&self.caller, &request);
         if ended(reply, renamed) == Outcome::Gone {
-            self.fs.unseen(self.file);
-            self.fs.unseen(new_parent);
+            self.unseen(self.file);
+            self.unseen(new_parent);
         }
     }
 
@@ -183,7 +192,7 @@ impl Ask<'_> {
         let entry = encode::entry(&made, number, name_ttl, ttl);
         if reply.create(&entry, &self.opened(flags)) == Outcome::Gone {
             self.fs.forget(made.file, 1);
-            self.fs.unseen(self.file);
+            self.unseen(self.file);
             if self.locking == Locking::Filesystem {
                 self.fs.release(made.file);
             }

@@ -9,6 +9,9 @@
 //! 2. all names are looked up again, so that the file's inode goes once nobody has it open, and
 //!    with it what the kernel takes for its length.
 //!
+//! The same is done with a directory in which something was changed for a program that was killed
+//! before it was told, as the kernel does not know of the change.
+//!
 //! Both may have to wait for requests that are under way, so a thread of its own does it.
 
 use std::collections::BTreeSet;
@@ -31,7 +34,7 @@ impl Refused {
         self.notifier.get_or_init(|| notifier);
     }
 
-    /// Bytes of this file were refused.
+    /// What the kernel has of this file or directory is not so.
     pub(super) fn add(self: &Arc<Self>, file: NodeId) {
         let mut files = self.files.lock();
         let is_being_done = !files.is_empty();

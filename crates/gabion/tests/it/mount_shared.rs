@@ -5,9 +5,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
 
 use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
@@ -24,7 +26,7 @@ use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
 use gabion_node::{BackgroundLoop, Filesystem, Kept, LocalFs, LockEnd, Reader};
 
-use crate::mount_world::{SHARED, World};
+use crate::mount_world::{Kind, SHARED, USUAL, World};
 
 /// What a filesystem was told of a thread's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,9 @@ enum Step {
 #[derive(Default)]
 struct Testimony {
     vouches: AtomicBool,
+    /// Who makes a directory has come so far that this holds him up.
+    is_making: AtomicBool,
+    making: Mutex<()>,
     last: Mutex<BTreeMap<String, Step>>,
 }
 
@@ -68,7 +73,6 @@ impl Filesystem for Witness {
         tmpfile(by: &Caller, parent: FileId, mode: u32, linkable: Linkable) -> Result<Attributes>;
         mknod(by: &Caller, parent: FileId, name: &[u8], file_type: FileType, mode: u32,
             rdev: u32) -> Result<Attributes>;
-        mkdir(by: &Caller, parent: FileId, name: &[u8], mode: u32) -> Result<Attributes>;
         symlink(by: &Caller, parent: FileId, name: &[u8], to: &[u8]) -> Result<Attributes>;
         link(by: &Caller, file: FileId, parent: FileId, name: &[u8]) -> Result<Attributes>;
         unlink(by: &Caller, parent: FileId, name: &[u8]) -> Result<()>;
@@ -115,6 +119,12 @@ impl Filesystem for Witness {
         end_background() -> ();
     }
 
+    fn mkdir(&self, by: &Caller, parent: FileId, name: &[u8], mode: u32) -> Result<Attributes> {
+        self.1.is_making.store(true, Ordering::Relaxed);
+        let _making = self.1.making.lock();
+        Filesystem::mkdir(&*self.0, by, parent, name, mode)
+    }
+
     fn is_kept(&self, _subject: Kept<'_>) -> bool {
         self.1.note(Step::Asked);
         self.1.vouches.load(Ordering::Relaxed)
@@ -130,10 +140,14 @@ impl Filesystem for Witness {
 }
 
 fn witnessed() -> Option<(World, Arc<Testimony>)> {
+    witnessed_as(SHARED)
+}
+
+fn witnessed_as(kind: Kind) -> Option<(World, Arc<Testimony>)> {
     let testimony = Arc::new(Testimony::default());
     let told = Arc::clone(&testimony);
     let serve = move |fs| Arc::new(Witness(fs, Arc::clone(&told))) as Arc<dyn Filesystem>;
-    Some((World::serving(SHARED, Box::new(serve))?, testimony))
+    Some((World::serving(kind, Box::new(serve))?, testimony))
 }
 
 fn is_there(path: &Path) -> bool {
@@ -259,4 +273,30 @@ fn who_has_a_file_open_for_writing_reads_what_others_write() {
     assert_eq!(&content(&reader), b"new old");
     ours.write_all_at(b"new", 4).unwrap();
     assert_eq!(&content(&reader), b"new new");
+}
+
+/// The kernel takes the directory for as it was: nobody has told it otherwise.
+#[test]
+fn a_local_change_whose_maker_was_killed_meanwhile_is_seen() {
+    let Some((world, testimony)) = witnessed_as(USUAL) else { return };
+    testimony.vouches.store(true, Ordering::Relaxed);
+    let (top, path) = (world.path(""), world.path("dir"));
+    let seen = || (fs::read_dir(&top).unwrap().count(), is_there(&path));
+    for _ in 0..3 {
+        assert_eq!(seen(), (0, false));
+    }
+    let held = testimony.making.lock();
+    let mut maker = Command::new("mkdir").arg(&path).spawn().unwrap();
+    while !testimony.is_making.load(Ordering::Relaxed) {
+        thread::yield_now();
+    }
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+    assert_eq!(seen(), (0, false));
+    drop(held);
+    let begin = Instant::now();
+    while seen() != (1, true) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", seen());
+        thread::yield_now();
+    }
 }

@@ -209,6 +209,14 @@ impl RemoteFs {
         }
     }
 
+    /// If something has come, has another thread go on below it.
+    pub(super) fn go_on_ahead_later(&self) {
+        if !self.ahead.state.lock().come.is_empty() {
+            // Each time that it has done something it looks.
+            self.revocations.later(Box::new(|| {}));
+        }
+    }
+
     /// Goes on below what has come.
     pub(super) fn go_on_ahead(&self) {
         let come = std::mem::take(&mut self.ahead.state.lock().come);

@@ -40,8 +40,6 @@ enum Waiter {
     Thread(Arc<Slot>),
     /// Somebody who is told.
     Told(Told),
-    /// Somebody who is told on a thread that may wait.
-    ToldLater(LockEnd),
 }
 
 /// Somebody who does not wait in a thread.
@@ -179,14 +177,14 @@ impl Calls {
     fn take_told(&self, is_overdue: impl Fn(&Told) -> bool) -> Vec<Told> {
         let mut state = self.state.lock();
         let is_meant = |_: &CallId, asked: &mut Asked| match &asked.waiter {
-            Waiter::Thread(_) | Waiter::ToldLater(_) => false,
+            Waiter::Thread(_) => false,
             Waiter::Told(told) => is_overdue(told),
         };
         let taken = state.waiting.extract_if(.., is_meant);
         taken
             .filter_map(|(_, asked)| match asked.waiter {
                 Waiter::Told(told) => Some(told),
-                Waiter::Thread(_) | Waiter::ToldLater(_) => None,
+                Waiter::Thread(_) => None,
             })
             .collect()
     }
@@ -216,7 +214,6 @@ impl Waiter {
                 slot.ended.notify_all();
             }
             Self::Told(told) => (told.end)(Err(lost("lock"))),
-            Self::ToldLater(end) => end(Err(lost("call"))),
         }
     }
 }
@@ -346,11 +343,12 @@ impl RemoteFs {
         }
     }
 
-    /// The same for a question that this thread's request does not need answered: it stays inside
-    /// the gate.
+    /// Asks what this thread's request does not need answered: it stays inside the gate.
     pub(super) fn call_aside(&self, caller: &Caller, call: Call, end: LockEnd) {
         let after = self.depends_on(&call);
-        self.calls.ask(&self.told(caller), call, after, Waiter::ToldLater(end));
+        let asked = self.clock.monotonic();
+        let told = Waiter::Told(Told { end, asked, patience: Patience::Deadline });
+        self.calls.ask(&self.told(caller), call, after, told);
     }
 
     /// The last change that the server must have made before it looks at the call: of all for
@@ -403,10 +401,9 @@ impl RemoteFs {
                         *slot.end.lock() = Some(End::Answered(result, pass));
                         slot.ended.notify_all();
                     }
-                    Some(Waiter::Told(told)) => (told.end)(result.map(drop)),
-                    Some(Waiter::ToldLater(end)) => {
-                        let result = result.map(drop);
-                        self.revocations.later(Box::new(move || end(result)));
+                    Some(Waiter::Told(told)) => {
+                        (told.end)(result.map(drop));
+                        self.go_on_ahead_later();
                     }
                 }
             }

@@ -165,7 +165,9 @@ impl RemoteFs {
         }
         let files: Vec<FileId> = files.into_iter().collect();
         if moves_elsewhere(&call) {
-            files.iter().for_each(|file| self.doubt_listing(*file));
+            let parents = call.files();
+            let moved = files.iter().filter(|file| !parents.contains(file));
+            moved.for_each(|file| self.doubt_listing(*file));
         }
         let (now, caller) = (ctx.now, self.told_of_change(caller));
         let (number, order) = (ChangeNumber(0), 0);

@@ -48,6 +48,13 @@ struct Told {
     is_told_again: bool,
 }
 
+/// A directory that is being settled.
+struct Doubt {
+    dir: FileId,
+    round: u64,
+    name: Option<Box<[u8]>>,
+}
+
 #[derive(Default)]
 struct State {
     told: BTreeMap<FileId, Told>,
@@ -144,38 +151,38 @@ impl Listings {
     }
 
     fn settle_queue(&self, kernel: &dyn Kernel) {
-        while let Some((dir, round, name)) = self.next() {
-            let have_ended = kernel.await_listings(dir, name.as_deref());
-            let is_known = kernel.forget_listing(dir);
+        while let Some(doubt) = self.next() {
+            let have_ended = kernel.await_listings(doubt.dir, doubt.name.as_deref());
+            let is_known = kernel.forget_listing(doubt.dir);
             if have_ended || !is_known {
-                self.settled(dir, round);
+                self.settled(&doubt);
             }
         }
     }
 
     /// The next directory to be settled. Ends the thread's work if there is none.
-    fn next(&self) -> Option<(FileId, u64, Option<Box<[u8]>>)> {
+    fn next(&self) -> Option<Doubt> {
         let mut state = self.state.lock();
         while let Some(dir) = state.queue.pop_front() {
             if let Some(told) = state.told.get_mut(&dir).filter(|told| told.is_doubtful) {
                 told.is_told_again = false;
-                return Some((dir, told.round, told.name.clone()));
+                return Some(Doubt { dir, round: told.round, name: told.name.clone() });
             }
         }
         state.is_settling = false;
         None
     }
 
-    fn settled(&self, dir: FileId, round: u64) {
+    fn settled(&self, doubt: &Doubt) {
         let mut state = self.state.lock();
-        let Some(told) = state.told.get_mut(&dir) else { return };
-        if told.round != round {
+        let Some(told) = state.told.get_mut(&doubt.dir) else { return };
+        if told.round != doubt.round {
             // It became doubtful once more, and was queued then.
             return;
         }
         told.is_doubtful = false;
         if !told.is_told_again {
-            state.told.remove(&dir);
+            state.told.remove(&doubt.dir);
         }
     }
 }
@@ -282,9 +289,9 @@ mod tests {
         listings.revoke(DIR);
         assert!(!listings.may_end(DIR));
         listings.state.lock().queue.push_back(DIR);
-        let (_, round, _) = listings.next().unwrap();
+        let doubt = listings.next().unwrap();
         listings.state.lock().told.get_mut(&DIR).unwrap().is_told_again = true;
-        listings.settled(DIR, round);
+        listings.settled(&doubt);
         assert!(listings.may_end(DIR));
     }
 
@@ -293,9 +300,9 @@ mod tests {
         let listings = told();
         listings.revoke(DIR);
         listings.state.lock().queue.push_back(DIR);
-        let (_, round, _) = listings.next().unwrap();
+        let doubt = listings.next().unwrap();
         listings.revoke(DIR);
-        listings.settled(DIR, round);
+        listings.settled(&doubt);
         assert!(listings.is_doubtful(DIR));
     }
 
@@ -304,8 +311,8 @@ mod tests {
         let listings = told();
         listings.revoke(DIR);
         listings.state.lock().queue.push_back(DIR);
-        let (_, round, _) = listings.next().unwrap();
-        listings.settled(DIR, round);
+        let doubt = listings.next().unwrap();
+        listings.settled(&doubt);
         assert!(listings.state.lock().told.is_empty());
     }
 }

@@ -1,16 +1,20 @@
 //! Advisory locks of clients, and leases on them.
 //!
 //! ```text
-//!   lock ----> nobody else has any there, nor wants any: granted, with a lease on all locks of the
-//!         |    file. Its client decides by itself from now on, and nothing is known of it here
-//!         '--> others do: decided here
+//!   lock ----> nobody else has any there, nor wants any: granted, with an exclusive lease on all
+//!         |    locks of the file. Its client decides by itself, and nothing is known of it here
+//!         |--> others do: granted, with a shared lease. The client may unlock by itself, and tells
+//!         '--> refused, or waits
 //!   others want locks there --> Revoke --> Locked: what it holds, Released --> decided here
 //! ```
 //!
-//! - Whatever is decided here about the locks of a file is decided while no client has the lease on
-//!   them. So there is one place at each moment where they are decided.
-//! - While a client has the lease, no lock of it on that file is in the table of locks.
-//! - Whoever waits, waits here, and then nobody has the lease. So the search for circles sees all.
+//! - Whatever is decided here about the locks of a file is decided while no client has an exclusive
+//!   lease on them. So there is one place at each moment where they are decided.
+//! - While a client has one, no lock of it on that file is in the table of locks.
+//! - Who has a shared lease may have fewer locks than stand in the table. So nobody is refused one,
+//!   or told who has it, as long as whoever stands in the way has a shared lease.
+//! - Whoever waits, waits here, and then nobody has an exclusive lease; and no owner of locks
+//!   unlocks by itself while it waits. So the search for circles sees all that matters.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,18 +56,34 @@ impl Served {
             self.rivals.lock().collide(file, client, now);
             return Executed::Blocked(grip.denied().to_vec());
         }
-        let is_alone = self.rivals.lock().asks(file, client, now)
-            && grip.try_hold((range, LockMode::Exclusive));
         let locks = self.fs.locks();
+        let is_alone = self.rivals.lock().asks(file, client, now);
+        let is_only_one = is_alone && grip.try_hold((range, LockMode::Exclusive));
+        if wait == Wait::No
+            && self.is_doubtful(job, &locks.conflict(&own(&job.session, lock)))
+            && grip.ensure((range, LockMode::Exclusive)).is_err()
+        {
+            return Executed::Blocked(grip.denied().to_vec());
+        }
+        if is_alone && !is_only_one {
+            // Next time.
+            self.settle(|grants| grants.table.recall(client, &range));
+        }
         let asked = locks.ask(own(&job.session, lock), wait, || self.lock_end(job));
         let executed = match asked {
             Asked::Ended(result) => {
                 job.session.lock_answered(job.id);
-                let is_leased =
-                    is_alone && result.is_ok() && locks.hand_over(file, job.session.id.0);
-                let (mode, items) = (LockMode::Exclusive, Vec::new());
-                let grants =
-                    if is_leased { vec![Grant { range, mode, items }] } else { Vec::new() };
+                let grants = match result {
+                    Ok(()) => {
+                        let is_handed_over = is_only_one && locks.hand_over(file, job.session.id.0);
+                        let mode = match is_handed_over {
+                            true => LockMode::Exclusive,
+                            false => LockMode::Shared,
+                        };
+                        vec![Grant { range, mode, items: Vec::new() }]
+                    }
+                    Err(_) => Vec::new(),
+                };
                 let result = result.map(|()| Answer::Done);
                 Executed::Ended(Outcome { grants, ..Outcome::plain(result) })
             }
@@ -120,7 +140,23 @@ impl Served {
             return Executed::Blocked(grip.denied().to_vec());
         }
         self.rivals.lock().asks(lock.file, client, now);
-        plain(Ok(Answer::Lock(self.fs.locks().conflict(&own(&job.session, lock)))))
+        let conflict = || self.fs.locks().conflict(&own(&job.session, lock));
+        let range = KeyRange::locks(lock.file);
+        if self.is_doubtful(job, &conflict()) && grip.ensure((range, LockMode::Exclusive)).is_err()
+        {
+            return Executed::Blocked(grip.denied().to_vec());
+        }
+        plain(Ok(Answer::Lock(conflict())))
+    }
+
+    /// Whether a lock that stands in the way may have been given up: its client has told nothing
+    /// yet, or has, and that is on its way. What the asking client has told has come.
+    fn is_doubtful(&self, job: &Request, conflict: &Option<Lock>) -> bool {
+        conflict.is_some_and(|lock| {
+            let holder = ClientId(lock.owner.client);
+            let range = KeyRange::locks(lock.file);
+            holder != job.client() && self.grants.lock().table.is_concerned(holder, &range)
+        })
     }
 
     /// A client says which locks its processes hold: before it gives the lease on them back, or

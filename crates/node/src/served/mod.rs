@@ -44,6 +44,7 @@ use std::time::Duration;
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_base::time::Timestamp;
+use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Context, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer};
 use gabion_link::table::{Action, ClientId, Lease, RequestId, RevokeId, Want};
@@ -395,6 +396,10 @@ impl Served {
             }
             ToServer::Locked(locks) => {
                 self.take_locked(session, &locks);
+            }
+            ToServer::Unlocked { file, class, owner, range } => {
+                let owner = LockOwner { client: session.id.0, number: owner };
+                self.fs.locks().release(file, class, owner, range);
             }
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()

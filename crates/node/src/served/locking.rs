@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Wait};
-use gabion_fs::{Access, Caller, ROOT, Result};
-use gabion_link::message::{Answer, Call, Grant, ToClient};
+use gabion_fs::{Access, Caller, Error, ROOT, Result};
+use gabion_link::message::{Answer, Call, CallId, Grant, ToClient};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, Lease};
 use gabion_map::{FileId, Kind, LockMode};
@@ -69,7 +69,8 @@ impl Served {
             // Next time.
             self.settle(|grants| grants.table.recall(client, &range));
         }
-        let asked = locks.ask(own(&job.session, lock), wait, || self.lock_end(job));
+        let asked =
+            locks.ask(own(&job.session, lock), wait, || self.lock_end(&job.session, job.id));
         let executed = match asked {
             Asked::Ended(result) => {
                 job.session.lock_answered(job.id);
@@ -104,8 +105,8 @@ impl Served {
     }
 
     /// What happens when a request has waited.
-    fn lock_end(&self, job: &Request) -> LockEnd {
-        let (session, id) = (Arc::clone(&job.session), job.id);
+    fn lock_end(&self, session: &Arc<Session>, id: CallId) -> LockEnd {
+        let session = Arc::clone(session);
         let (times, clock) = (Arc::clone(&self.times), Arc::clone(&self.order));
         Box::new(move |result: Result<()>| {
             session.lock_answered(id);
@@ -114,6 +115,21 @@ impl Served {
             let (now, order, done) = (times.now(), clock.load(Ordering::SeqCst), None);
             session.peer.send(ToClient::Answer { id, result, updates, grants, now, order, done });
         })
+    }
+
+    /// A call for a lock is given up that may be waiting for somebody's lease.
+    pub(super) fn give_up_parked(&self, session: &Arc<Session>, id: CallId) {
+        if !session.is_lock_given_up(id) {
+            return;
+        }
+        let mut parked = None;
+        self.settle(|grants| {
+            parked = grants.take_parked(session.id, id);
+            parked.map_or_else(Vec::new, |request| grants.table.withdraw(request))
+        });
+        if parked.is_some() {
+            self.lock_end(session, id)(Err(Error::Interrupted));
+        }
     }
 
     pub(super) fn unlock(

@@ -339,11 +339,10 @@ impl Served {
     pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
         match message {
             ToServer::Ping => {}
-            ToServer::Cancel(id) => {
-                if let Some(ticket) = session.lock_given_up(id) {
-                    self.fs.locks().cancel(ticket);
-                }
-            }
+            ToServer::Cancel(id) => match session.lock_given_up(id) {
+                Some(ticket) => self.fs.locks().cancel(ticket),
+                None => self.give_up_parked(session, id),
+            },
             message => {
                 // Before its turn comes, as it may be given up while it waits for that.
                 if let ToServer::Call { id, call: Call::Lock { .. }, .. } = &message {
@@ -457,10 +456,17 @@ impl Served {
         match self.execute(&job) {
             Executed::Ended(outcome) => self.answer(&job, outcome),
             // Whoever ends a session says so before, and then looks for what it has parked.
-            Executed::Blocked(wants) => self.settle(|grants| match job.session.is_over() {
-                true => grants.table.withdraw(job.request),
-                false => grants.park(job, &wants),
-            }),
+            Executed::Blocked(wants) => {
+                let (session, id) = (Arc::clone(&job.session), job.id);
+                self.settle(|grants| match session.is_over() {
+                    true => grants.table.withdraw(job.request),
+                    false => grants.park(job, &wants),
+                });
+                // Whoever gives a lock up says so before, too.
+                if session.is_lock_given_up(id) {
+                    self.give_up_parked(&session, id);
+                }
+            }
             Executed::AnswersLater => {}
         }
     }

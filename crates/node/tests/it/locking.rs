@@ -2,6 +2,7 @@
 //! all decided about at one place.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,11 +14,11 @@ use gabion_fs::lock::{
 };
 use gabion_fs::{Access, Changes, Error, OpenRequest, Result, WriteAt};
 use gabion_link::identities::{Identities, Squash};
-use gabion_link::message::{Call, CallId, ChangeNumber, ToServer};
+use gabion_link::message::{Call, CallId, ChangeNumber, SessionId, ToClient, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::Lease;
 use gabion_map::{FileId, Kind, LockMode};
-use gabion_node::served::Rights;
+use gabion_node::served::{Peer, Rights};
 
 use crate::shared::{Client, Server, caller};
 
@@ -179,6 +180,33 @@ fn two_processes_of_a_machine_wait_for_each_other_at_the_server() {
     await_waiting(&server, 1);
     unlock(&client, lock(file, 1));
     third.end().unwrap();
+}
+
+struct Silent;
+
+impl Peer for Silent {
+    fn send(&self, _: ToClient) {}
+}
+
+#[test]
+fn who_waits_for_a_lease_of_a_silent_client_can_be_killed() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    let silent =
+        server.served.begin(SessionId(1000), String::new(), Rights::TRUSTED, Arc::new(Silent));
+    let (call, after) = (Call::Lock { lock: lock(file, 1), wait: Wait::No }, ChangeNumber(0));
+    let message = ToServer::Call { id: CallId(1), caller: caller(), call, after };
+    server.served.receive(&silent, message);
+    await_that(|| leases_on_locks(&server) == 1);
+    for wait in [Wait::Yes, Wait::No] {
+        let asked = ask(&client, lock(file, 1), wait);
+        await_that(|| !server.served.leases().1.is_empty());
+        client.fs.cancel_lock(asked.1.unwrap());
+        assert!(matches!(asked.end(), Err(Error::Interrupted)));
+        assert!(server.served.leases().1.is_empty());
+    }
 }
 
 #[test]

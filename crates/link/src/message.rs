@@ -177,6 +177,10 @@ pub enum ToServer {
     /// Its processes hold these advisory locks, of which the server may not know: they were had
     /// under a lease, or of a server that has started again. Their owners' client is the session.
     Locked(Vec<Lock>),
+    /// One of its processes has given up its advisory locks on a range, under a shared lease on the
+    /// file's locks. See [`Call::Unlock`].
+    #[allow(missing_docs, reason = "as of the call")]
+    Unlocked { file: FileId, class: LockClass, owner: u64, range: LockRange },
     /// The call for a lock is given up, if it still waits.
     Cancel(CallId),
     /// The client ends the session.

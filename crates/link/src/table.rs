@@ -546,15 +546,34 @@ impl LeaseTable {
         self.leases_of(client, range).is_some_and(|own| own.allow(range, LockMode::Exclusive))
     }
 
-    /// Whether another client has a lease on some of `range`, or is about to get one.
+    /// Asks all other clients for their leases on `range`, though nobody waits for that.
+    pub fn recall(&mut self, client: ClientId, range: &KeyRange) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(object) = self.objects.get(&range.file()) else { return actions };
+        let others: Vec<_> = object.leases.keys().filter(|id| **id != client).copied().collect();
+        for other in others {
+            self.revoke_from(other, &(*range, LockMode::Exclusive), &mut actions);
+        }
+        actions
+    }
+
+    /// Whether another client has an exclusive lease on some of `range`, or is about to get one.
     pub fn is_others(&self, client: ClientId, range: &KeyRange) -> bool {
         let Some(object) = self.objects.get(&range.file()) else { return false };
         let mut others = object.leases.iter().filter(|(other, _)| **other != client);
         let mut holds = object.holds.iter().filter(|(id, held, mode)| {
             *mode == LockMode::Exclusive && held.overlaps(range) && self.client_of(*id) != client
         });
-        others.any(|(_, leases)| leases.stand_against(range, LockMode::Exclusive))
-            || holds.next().is_some()
+        others.any(|(_, leases)| leases.exclusive.overlaps(range)) || holds.next().is_some()
+    }
+
+    /// Whether the client has a lease on some of `range`, or may be about to get one.
+    pub fn is_concerned(&self, client: ClientId, range: &KeyRange) -> bool {
+        let Some(object) = self.objects.get(&range.file()) else { return false };
+        let leases = object.leases.get(&client);
+        let mut holds = object.holds.iter();
+        leases.is_some_and(|own| own.stand_against(range, LockMode::Exclusive))
+            || holds.any(|(id, held, _)| held.overlaps(range) && self.client_of(*id) == client)
     }
 
     fn client_of(&self, id: RequestId) -> ClientId {

@@ -106,6 +106,27 @@ fn a_holder_has_one_lock_on_each_byte() {
 }
 
 #[test]
+fn what_is_decided_elsewhere_is_noted_and_forgotten_as_it_is() {
+    let mut table = Table::new();
+    table.grant(lock(Posix, 1, Exclusive, 0, 9));
+    // The order in which one hears of things is not always theirs.
+    table.table.note_held(lock(Posix, 2, Exclusive, 5, 14));
+    assert_eq!(table.ranges(2), [(5, 14, Exclusive)]);
+    let waits = table.wait(lock(Posix, 3, Exclusive, 5, 5));
+    assert!(table.table.is_waited_for(file(7)));
+    assert_eq!(table.table.handle(LockRequest::Cancel { ticket: waits }).len(), 1);
+    assert!(!table.table.is_waited_for(file(7)));
+    table.table.forget_held(file(7));
+    assert_eq!(table.table.held().count(), 0);
+    // And counted no more.
+    let mut small = Table { table: LockTable::new(3), ticket: 0 };
+    for _ in 0..5 {
+        small.grant(lock(Posix, 1, Exclusive, 0, 9));
+        small.table.forget_held(file(7));
+    }
+}
+
+#[test]
 fn the_last_byte_can_be_locked() {
     let mut table = Table::new();
     table.grant(lock(Posix, 1, Exclusive, u64::MAX, u64::MAX));

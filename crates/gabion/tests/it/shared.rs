@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -480,6 +482,43 @@ fn a_server_that_is_killed_and_comes_back_has_all_that_its_clients_were_answered
     assert_eq!(fs::read_to_string(b.join("file")).unwrap(), "kept");
     assert_eq!(fs::read_to_string(b.join("other")).unwrap(), "new");
     drop((unsynced, both, too, nameless));
+    shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn what_is_locked_stays_locked_when_the_server_is_killed_and_comes_back() {
+    let Some(mut shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    let names = ["alone", "wanted"];
+    let open = |path: PathBuf| File::options().read(true).write(true).open(path).unwrap();
+    let [alone, wanted] = names.map(|name| {
+        fs::write(a.join(name), "locked").unwrap();
+        open(a.join(name))
+    });
+    let theirs = names.map(|name| open(b.join(name)));
+    let refused = |file: &File| {
+        let flocked = flock(file, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(flocked, Err(Errno::WOULDBLOCK));
+        let locked = fcntl_lock(file, FlockOperation::NonBlockingLockExclusive);
+        assert!(matches!(locked, Err(Errno::AGAIN | Errno::ACCESS)), "{locked:?}");
+    };
+    // Of the first file the server knows the first lock only, and not that others are gone.
+    for file in [&alone, &wanted] {
+        for _ in 0..3 {
+            flock(file, FlockOperation::LockExclusive).unwrap();
+            fcntl_lock(file, FlockOperation::LockExclusive).unwrap();
+            flock(file, FlockOperation::Unlock).unwrap();
+        }
+        flock(file, FlockOperation::LockExclusive).unwrap();
+    }
+    refused(&theirs[1]);
+    shared.restart();
+    theirs.iter().for_each(refused);
+    flock(&alone, FlockOperation::Unlock).unwrap();
+    fcntl_lock(&wanted, FlockOperation::Unlock).unwrap();
+    flock(&theirs[0], FlockOperation::NonBlockingLockExclusive).unwrap();
+    fcntl_lock(&theirs[1], FlockOperation::NonBlockingLockExclusive).unwrap();
+    drop((alone, wanted, theirs));
     shared.finish(&["a", "b"]);
 }
 

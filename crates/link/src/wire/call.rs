@@ -29,7 +29,8 @@ tagged! {
     3 => Opened { file: FileId, caller: Caller, access: Access },
     8 => Goodbye {},
     11 => Done { id: CallId, change: Change },
-    12 => Recovered {};
+    12 => Recovered {},
+    15 => Unlocked { file: FileId, class: LockClass, owner: u64, range: LockRange };
     4 => Closed(file: FileId),
     5 => Released(revocations: Vec<RevokeId>),
     6 => Unwanted(ranges: Vec<KeyRange>),
@@ -38,7 +39,7 @@ tagged! {
     10 => Yielded(ranges: Vec<KeyRange>),
     13 => Settled(round: u64),
     14 => Locked(locks: Vec<Lock>),
-    15 => Witnessed(calls: Vec<Witness>)
+    16 => Witnessed(calls: Vec<Witness>)
 }
 
 record!(Witness {

@@ -272,6 +272,12 @@ pub fn to_server() -> Vec<ToServer> {
         ToServer::Settled(0x0102),
         ToServer::Yielded(vec![KeyRange::locks(FILE)]),
         ToServer::Locked(vec![lock(LockClass::Posix), lock(LockClass::Flock)]),
+        ToServer::Unlocked {
+            file: FILE,
+            class: LockClass::Posix,
+            owner: 0x5152,
+            range: LockRange::new(10, 19).expect("not upside down"),
+        },
     ];
     calls.chain(others).collect()
 }

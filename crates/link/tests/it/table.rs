@@ -97,6 +97,30 @@ fn who_needs_more_gives_up_what_it_holds_and_keeps_its_place() {
 }
 
 #[test]
+fn of_a_lease_on_locks_nothing_is_kept_and_an_idle_one_is_recalled() {
+    let mut table = LeaseTable::default();
+    let locks = KeyRange::locks(FileId::new(SubvolId(1), Ino(1)));
+    let revoke =
+        |id| Action::Revoke { client: A, id: RevokeId(id), range: locks, keep: Keep::Nothing };
+    assert!(!table.is_concerned(A, &locks));
+    lease(&mut table, 1, A, locks);
+    assert!(table.is_concerned(A, &locks) && !table.is_others(B, &locks));
+    assert_eq!(table.recall(A, &locks), []);
+    assert_eq!(table.recall(B, &locks), [revoke(1)]);
+    assert_eq!(table.recall(B, &locks), [], "it was told once");
+    assert_eq!(table.released(A, RevokeId(1)), []);
+    assert!(!table.is_concerned(A, &locks));
+    assert!(table.try_hold(RequestId(2), A, exclusive(locks)));
+    // The lease comes a moment after the answer.
+    assert!(table.is_concerned(A, &locks) && table.is_others(B, &locks));
+    assert_eq!(table.finish(RequestId(2), &[exclusive(locks)]), []);
+    assert!(table.is_others(B, &locks) && !table.is_others(A, &locks));
+    assert_eq!(table.park(RequestId(3), B, &[shared(locks)]), [revoke(2)]);
+    assert_eq!(table.released(A, RevokeId(2)), [Action::Resume(RequestId(3))]);
+    assert!(!table.is_others(B, &locks));
+}
+
+#[test]
 fn a_client_that_is_gone_stands_in_nobodys_way() {
     let mut table = LeaseTable::default();
     lease(&mut table, 1, A, bytes(0, 10));

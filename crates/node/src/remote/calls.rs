@@ -199,6 +199,16 @@ impl Calls {
         self.state.lock().locking.remove(&id)
     }
 
+    /// Tells what the owner has unlocked, unless it asks for a lock somewhere. Whether it is told.
+    pub(super) fn tell_unlocked(&self, owner: LockOwner, unlocked: ToServer) -> bool {
+        let mut state = self.state.lock();
+        let is_asking = state.locking.values().any(|call| call.is_by(owner));
+        if !is_asking {
+            self.send(&mut state, unlocked);
+        }
+        !is_asking
+    }
+
     /// Whether a lock on the file is asked for by the owner.
     pub(super) fn is_locking(&self, file: FileId, owner: LockOwner) -> bool {
         self.state.lock().locking.values().any(|call| call.is_for(file, owner))
@@ -376,10 +386,13 @@ impl RemoteFs {
                 let changed = updates.iter().filter(is_inode).map(|(key, _)| key.file());
                 let changed: Vec<FileId> = changed.collect();
                 {
-                    let _known = self.note_lock_answer(id, &result);
+                    let mut known = self.note_lock_answer(id, &result);
                     let mut cache = self.cache.write();
                     cache.update(updates);
                     for grant in grants {
+                        if let Some(known) = &mut known {
+                            known.note_grant(&grant);
+                        }
                         cache.grant(grant);
                     }
                     self.relieve(&mut cache);

@@ -3,29 +3,36 @@
 //! ```text
 //!   lock --leased, free----------------> granted here, told to nobody
 //!         |-leased, somebody here has it, and is to be waited for: the lease is given up
-//!         '-not leased ----------------> the server decides; its answer may bring the lease
+//!         '-not leased ----------------> the server decides; its answer may bring a lease
+//!   unlock --leased--------------------> done here, and told if others may have locks, too
+//!           '-not leased --------------> the server is asked
 //!   others want locks on the file, or the file has to go: Locked, what is held here; Released
 //! ```
+//!
+//! Under an exclusive lease on a file's locks everything is decided here; under a shared one locks
+//! are given up here.
 //!
 //! - Here is known, whoever has decided it, which locks this machine's processes hold. That is what
 //!   is decided by under a lease, and what a server is told that has started again.
 //! - What the server answers is noted in the order of its answers, and before what it says next. So
 //!   when it grants the lease on a file, what is known here of the file's locks is all there is.
 //! - Nobody waits here. So the server, which knows all who wait and all that they wait for, finds
-//!   the circles.
+//!   the circles. For the same reason nobody who may be waiting there gives up locks here.
 //! - A lock comes after the change that made its file, as that is said before any lock is.
 //!
 //! What is locked here takes the `order` lock first, if at all, then this one, then the cache.
+
+use std::collections::BTreeSet;
 
 use gabion_base::sync::{Mutex, MutexGuard};
 use gabion_fs::lock::{
     Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Refusal, Ticket, Wait,
 };
 use gabion_fs::{Caller, Error, Result};
-use gabion_link::message::{Answer, Call, CallId, ToServer};
+use gabion_link::message::{Answer, Call, CallId, Grant, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::Keep;
-use gabion_map::{FileId, LockMode};
+use gabion_map::{FileId, Kind, LockMode};
 
 use crate::locks::LockEnd;
 
@@ -55,9 +62,14 @@ impl LockCall {
         }
     }
 
+    /// Whether it may give the owner locks.
+    pub(super) fn is_by(&self, owner: LockOwner) -> bool {
+        matches!(self, Self::Lock(lock) if lock.owner.number == owner.number)
+    }
+
     /// Whether it may give the owner locks on the file.
     pub(super) fn is_for(&self, file: FileId, owner: LockOwner) -> bool {
-        matches!(self, Self::Lock(lock) if lock.file == file && lock.owner == owner)
+        matches!(self, Self::Lock(lock) if lock.file == file) && self.is_by(owner)
     }
 }
 
@@ -78,11 +90,14 @@ pub(super) struct Locking {
 /// What is known of their locks.
 pub(super) struct Known {
     held: LockTable,
+    /// Files whose locks the server leaves to us, until it is told of them.
+    left_to_us: BTreeSet<FileId>,
 }
 
 impl Default for Locking {
     fn default() -> Self {
-        Self { state: Mutex::new(Known { held: LockTable::new(LOCKS_MAX) }) }
+        let (held, left_to_us) = (LockTable::new(LOCKS_MAX), BTreeSet::new());
+        Self { state: Mutex::new(Known { held, left_to_us }) }
     }
 }
 
@@ -101,6 +116,7 @@ impl Known {
     /// Nothing that was held is held any more.
     fn forget_all(&mut self) {
         self.held = LockTable::new(LOCKS_MAX);
+        self.left_to_us.clear();
     }
 
     /// Whether the owner has a lock on the file.
@@ -122,6 +138,13 @@ impl Known {
                 self.release(file, class, owner, range);
             }
             (LockCall::Lock(_) | LockCall::Unlock(..), Err(_)) => {}
+        }
+    }
+
+    /// What the server has granted.
+    pub(super) fn note_grant(&mut self, grant: &Grant) {
+        if grant.range.kind() == Some(Kind::LOCK) && grant.mode == LockMode::Exclusive {
+            self.left_to_us.insert(grant.range.file());
         }
     }
 
@@ -223,14 +246,21 @@ impl RemoteFs {
         owner: LockOwner,
         range: LockRange,
     ) -> Option<Call> {
-        let owner = own(owner.number);
+        let (number, owner) = (owner.number, own(owner.number));
         let mut known = self.locking.lock();
         if self.decides_locks(file) {
             known.release(file, class, owner, range);
             return None;
         }
-        let may_have = known.has(file, class, owner) || self.calls.is_locking(file, owner);
-        may_have.then_some(Call::Unlock { file, class, owner: owner.number, range })
+        if !known.has(file, class, owner) && !self.calls.is_locking(file, owner) {
+            return None;
+        }
+        let unlocked = ToServer::Unlocked { file, class, owner: number, range };
+        if self.leases_locks(file, LockMode::Shared) && self.calls.tell_unlocked(owner, unlocked) {
+            known.release(file, class, owner, range);
+            return None;
+        }
+        Some(Call::Unlock { file, class, owner: number, range })
     }
 
     /// Gives up an owner's locks on a range, soon. Does not wait.
@@ -254,8 +284,11 @@ impl RemoteFs {
 
     /// Whether the locks of the file are decided about here.
     fn decides_locks(&self, file: FileId) -> bool {
-        let range = KeyRange::locks(file);
-        self.is_alive() && self.cache.read().covers_as(&range, LockMode::Exclusive)
+        self.leases_locks(file, LockMode::Exclusive)
+    }
+
+    fn leases_locks(&self, file: FileId, mode: LockMode) -> bool {
+        self.is_alive() && self.cache.read().covers_as(&KeyRange::locks(file), mode)
     }
 
     /// Takes note of the answer to a call about locks, and keeps what is known of them locked until
@@ -279,12 +312,13 @@ impl RemoteFs {
     fn yield_locks(&self, file: FileId) {
         // Whoever has made the file has said so.
         let _order = self.order.lock();
-        let known = self.locking.lock();
+        let mut known = self.locking.lock();
         let range = KeyRange::locks(file);
         let mut cache = self.cache.write();
-        if cache.covers(&range) {
+        if cache.covers_as(&range, LockMode::Exclusive) {
             cache.give_up(&range, Keep::Nothing);
             drop(cache);
+            known.left_to_us.remove(&file);
             self.tell_held(known.held.held_on(file));
             self.calls.tell(ToServer::Yielded(vec![range]));
         }
@@ -294,9 +328,11 @@ impl RemoteFs {
     /// held there. It remains to say that the range is released.
     pub(super) fn give_back_locks(&self, range: &KeyRange) {
         let Some(locks) = range.intersection(&KeyRange::locks(range.file())) else { return };
-        let known = self.locking.lock();
+        let mut known = self.locking.lock();
         self.cache.write().give_up(&locks, Keep::Nothing);
-        self.tell_held(known.held.held_on(range.file()));
+        if known.left_to_us.remove(&range.file()) {
+            self.tell_held(known.held.held_on(range.file()));
+        }
     }
 
     fn tell_held(&self, held: &[Lock]) {
@@ -311,7 +347,8 @@ impl RemoteFs {
     /// What a server that has started again, and with which the session goes on, has to be told of
     /// locks: all that processes here hold. Nothing is decided here meanwhile, and no lease is left.
     pub(super) fn locks_again(&self) -> (MutexGuard<'_, Known>, Vec<ToServer>) {
-        let known = self.locking.lock();
+        let mut known = self.locking.lock();
+        known.left_to_us.clear();
         let held: Vec<Lock> = known.held.held().copied().collect();
         (known, told(&held))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gabion_link::message::SessionId;
+use gabion_link::message::{CallId, SessionId};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Action, ClientId, Keep, LeaseTable, RequestId, RevokeId, Want};
 
@@ -53,6 +53,17 @@ impl Grants {
     ) -> Vec<Action> {
         self.parked.insert(request, Work::Lane(Arc::clone(session)));
         self.table.park(request, ClientId(session.id.0), wants)
+    }
+
+    /// Takes out the request of a call that waits.
+    pub(super) fn take_parked(&mut self, session: SessionId, id: CallId) -> Option<RequestId> {
+        let is_meant = |work: &Work| match work {
+            Work::Call(request) => request.session.id == session && request.id == id,
+            Work::Lane(_) | Work::Recovery => false,
+        };
+        let request = *self.parked.iter().find(|(_, work)| is_meant(work))?.0;
+        self.parked.remove(&request);
+        Some(request)
     }
 
     /// A session has ended: nothing of it waits any more, or has leases.

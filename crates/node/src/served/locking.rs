@@ -1,23 +1,27 @@
 //! Advisory locks of clients, and leases on them.
 //!
 //! ```text
-//!   lock ----> nobody else has any there, nor wants any: granted, with a lease on all locks of the
-//!         |    file. Its client decides by itself from now on, and nothing is known of it here
-//!         '--> others do: decided here
+//!   lock ----> nobody else has any there, nor wants any: granted, with an exclusive lease on all
+//!         |    locks of the file. Its client decides by itself, and nothing is known of it here
+//!         |--> others do: granted, with a shared lease. The client may unlock by itself, and tells
+//!         '--> refused, or waits
 //!   others want locks there --> Revoke --> Locked: what it holds, Released --> decided here
 //! ```
 //!
-//! - Whatever is decided here about the locks of a file is decided while no client has the lease on
-//!   them. So there is one place at each moment where they are decided.
-//! - While a client has the lease, no lock of it on that file is in the table of locks.
-//! - Whoever waits, waits here, and then nobody has the lease. So the search for circles sees all.
+//! - Whatever is decided here about the locks of a file is decided while no client has an exclusive
+//!   lease on them. So there is one place at each moment where they are decided.
+//! - While a client has one, no lock of it on that file is in the table of locks.
+//! - Who has a shared lease may have fewer locks than stand in the table. So nobody is refused one,
+//!   or told who has it, as long as whoever stands in the way has a shared lease.
+//! - Whoever waits, waits here, and then nobody has an exclusive lease; and no owner of locks
+//!   unlocks by itself while it waits. So the search for circles sees all that matters.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Wait};
-use gabion_fs::{Access, Caller, ROOT, Result};
-use gabion_link::message::{Answer, Call, Grant, ToClient};
+use gabion_fs::{Access, Caller, Error, ROOT, Result};
+use gabion_link::message::{Answer, Call, CallId, Grant, ToClient};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, Lease};
 use gabion_map::{FileId, Kind, LockMode};
@@ -52,18 +56,35 @@ impl Served {
             self.rivals.lock().collide(file, client, now);
             return Executed::Blocked(grip.denied().to_vec());
         }
-        let is_alone = self.rivals.lock().asks(file, client, now)
-            && grip.try_hold((range, LockMode::Exclusive));
         let locks = self.fs.locks();
-        let asked = locks.ask(own(&job.session, lock), wait, || self.lock_end(job));
+        let is_alone = self.rivals.lock().asks(file, client, now);
+        let is_only_one = is_alone && grip.try_hold((range, LockMode::Exclusive));
+        if wait == Wait::No
+            && self.is_doubtful(job, &locks.conflict(&own(&job.session, lock)))
+            && grip.ensure((range, LockMode::Exclusive)).is_err()
+        {
+            return Executed::Blocked(grip.denied().to_vec());
+        }
+        if is_alone && !is_only_one {
+            // Next time.
+            self.settle(|grants| grants.table.recall(client, &range));
+        }
+        let asked =
+            locks.ask(own(&job.session, lock), wait, || self.lock_end(&job.session, job.id));
         let executed = match asked {
             Asked::Ended(result) => {
                 job.session.lock_answered(job.id);
-                let is_leased =
-                    is_alone && result.is_ok() && locks.hand_over(file, job.session.id.0);
-                let (mode, items) = (LockMode::Exclusive, Vec::new());
-                let grants =
-                    if is_leased { vec![Grant { range, mode, items }] } else { Vec::new() };
+                let grants = match result {
+                    Ok(()) => {
+                        let is_handed_over = is_only_one && locks.hand_over(file, job.session.id.0);
+                        let mode = match is_handed_over {
+                            true => LockMode::Exclusive,
+                            false => LockMode::Shared,
+                        };
+                        vec![Grant { range, mode, items: Vec::new() }]
+                    }
+                    Err(_) => Vec::new(),
+                };
                 let result = result.map(|()| Answer::Done);
                 Executed::Ended(Outcome { grants, ..Outcome::plain(result) })
             }
@@ -84,8 +105,8 @@ impl Served {
     }
 
     /// What happens when a request has waited.
-    fn lock_end(&self, job: &Request) -> LockEnd {
-        let (session, id) = (Arc::clone(&job.session), job.id);
+    fn lock_end(&self, session: &Arc<Session>, id: CallId) -> LockEnd {
+        let session = Arc::clone(session);
         let (times, clock) = (Arc::clone(&self.times), Arc::clone(&self.order));
         Box::new(move |result: Result<()>| {
             session.lock_answered(id);
@@ -94,6 +115,21 @@ impl Served {
             let (now, order, done) = (times.now(), clock.load(Ordering::SeqCst), None);
             session.peer.send(ToClient::Answer { id, result, updates, grants, now, order, done });
         })
+    }
+
+    /// A call for a lock is given up that may be waiting for somebody's lease.
+    pub(super) fn give_up_parked(&self, session: &Arc<Session>, id: CallId) {
+        if !session.is_lock_given_up(id) {
+            return;
+        }
+        let mut parked = None;
+        self.settle(|grants| {
+            parked = grants.take_parked(session.id, id);
+            parked.map_or_else(Vec::new, |request| grants.table.withdraw(request))
+        });
+        if parked.is_some() {
+            self.lock_end(session, id)(Err(Error::Interrupted));
+        }
     }
 
     pub(super) fn unlock(
@@ -120,7 +156,23 @@ impl Served {
             return Executed::Blocked(grip.denied().to_vec());
         }
         self.rivals.lock().asks(lock.file, client, now);
-        plain(Ok(Answer::Lock(self.fs.locks().conflict(&own(&job.session, lock)))))
+        let conflict = || self.fs.locks().conflict(&own(&job.session, lock));
+        let range = KeyRange::locks(lock.file);
+        if self.is_doubtful(job, &conflict()) && grip.ensure((range, LockMode::Exclusive)).is_err()
+        {
+            return Executed::Blocked(grip.denied().to_vec());
+        }
+        plain(Ok(Answer::Lock(conflict())))
+    }
+
+    /// Whether a lock that stands in the way may have been given up: its client has told nothing
+    /// yet, or has, and that is on its way. What the asking client has told has come.
+    fn is_doubtful(&self, job: &Request, conflict: &Option<Lock>) -> bool {
+        conflict.is_some_and(|lock| {
+            let holder = ClientId(lock.owner.client);
+            let range = KeyRange::locks(lock.file);
+            holder != job.client() && self.grants.lock().table.is_concerned(holder, &range)
+        })
     }
 
     /// A client says which locks its processes hold: before it gives the lease on them back, or

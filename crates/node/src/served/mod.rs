@@ -45,6 +45,7 @@ use std::time::Duration;
 use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_base::time::Timestamp;
+use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Context, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer, Witness};
 
@@ -344,11 +345,10 @@ impl Served {
     pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
         match message {
             ToServer::Ping => {}
-            ToServer::Cancel(id) => {
-                if let Some(ticket) = session.lock_given_up(id) {
-                    self.fs.locks().cancel(ticket);
-                }
-            }
+            ToServer::Cancel(id) => match session.lock_given_up(id) {
+                Some(ticket) => self.fs.locks().cancel(ticket),
+                None => self.give_up_parked(session, id),
+            },
             message => {
                 // Before its turn comes, as it may be given up while it waits for that.
                 if let ToServer::Call { id, call: Call::Lock { .. }, .. } = &message {
@@ -401,6 +401,10 @@ impl Served {
             }
             ToServer::Locked(locks) => {
                 self.take_locked(session, &locks);
+            }
+            ToServer::Unlocked { file, class, owner, range } => {
+                let owner = LockOwner { client: session.id.0, number: owner };
+                self.fs.locks().release(file, class, owner, range);
             }
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
@@ -460,10 +464,17 @@ impl Served {
         match self.execute(&job) {
             Executed::Ended(outcome) => self.answer(&job, outcome),
             // Whoever ends a session says so before, and then looks for what it has parked.
-            Executed::Blocked(wants) => self.settle(|grants| match job.session.is_over() {
-                true => grants.table.withdraw(job.request),
-                false => grants.park(job, &wants),
-            }),
+            Executed::Blocked(wants) => {
+                let (session, id) = (Arc::clone(&job.session), job.id);
+                self.settle(|grants| match session.is_over() {
+                    true => grants.table.withdraw(job.request),
+                    false => grants.park(job, &wants),
+                });
+                // Whoever gives a lock up says so before, too.
+                if session.is_lock_given_up(id) {
+                    self.give_up_parked(&session, id);
+                }
+            }
             Executed::AnswersLater => {}
         }
     }

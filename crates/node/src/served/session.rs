@@ -200,6 +200,11 @@ impl Session {
         }
     }
 
+    /// Whether the call for a lock was given up before it began to wait.
+    pub(crate) fn is_lock_given_up(&self, id: CallId) -> bool {
+        matches!(self.state.lock().lock_calls.get(&id), Some(LockCall::GivenUp))
+    }
+
     /// The call has its answer.
     pub(crate) fn lock_answered(&self, id: CallId) {
         self.state.lock().lock_calls.remove(&id);

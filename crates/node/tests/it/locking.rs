@@ -2,6 +2,7 @@
 //! all decided about at one place.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,10 +14,11 @@ use gabion_fs::lock::{
 };
 use gabion_fs::{Access, Changes, Error, OpenRequest, Result, WriteAt};
 use gabion_link::identities::{Identities, Squash};
-use gabion_link::message::{Call, CallId, ChangeNumber, ToServer};
+use gabion_link::message::{Call, CallId, ChangeNumber, SessionId, ToClient, ToServer};
 use gabion_link::range::KeyRange;
-use gabion_map::{FileId, Kind};
-use gabion_node::served::Rights;
+use gabion_link::table::Lease;
+use gabion_map::{FileId, Kind, LockMode};
+use gabion_node::served::{Peer, Rights};
 
 use crate::shared::{Client, Server, caller};
 
@@ -76,7 +78,10 @@ fn shared_file(clients: &[&Client], name: &str) -> FileId {
 
 fn leases_on_locks(server: &Server) -> usize {
     let (leases, _) = server.served.leases();
-    leases.iter().filter(|lease| lease.range.kind() == Some(Kind::LOCK)).count()
+    let decides = |lease: &&Lease| {
+        lease.range.kind() == Some(Kind::LOCK) && lease.mode == LockMode::Exclusive
+    };
+    leases.iter().filter(decides).count()
 }
 
 #[track_caller]
@@ -177,6 +182,41 @@ fn two_processes_of_a_machine_wait_for_each_other_at_the_server() {
     third.end().unwrap();
 }
 
+struct Silent;
+
+impl Peer for Silent {
+    fn send(&self, _: ToClient) {}
+
+    fn sent(&self) -> u64 {
+        0
+    }
+
+    fn arrived(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn who_waits_for_a_lease_of_a_silent_client_can_be_killed() {
+    let server = Server::new();
+    let client = server.client();
+    let file = client.create("file");
+    client.run(|fs| fs.fsync(file)).unwrap();
+    let silent =
+        server.served.begin(SessionId(1000), String::new(), Rights::TRUSTED, Arc::new(Silent));
+    let (call, after) = (Call::Lock { lock: lock(file, 1), wait: Wait::No }, ChangeNumber(0));
+    let message = ToServer::Call { id: CallId(1), caller: caller(), call, after };
+    server.served.receive(&silent, message);
+    await_that(|| leases_on_locks(&server) == 1);
+    for wait in [Wait::Yes, Wait::No] {
+        let asked = ask(&client, lock(file, 1), wait);
+        await_that(|| !server.served.leases().1.is_empty());
+        client.fs.cancel_lock(asked.1.unwrap());
+        assert!(matches!(asked.end(), Err(Error::Interrupted)));
+        assert!(server.served.leases().1.is_empty());
+    }
+}
+
 #[test]
 fn a_circle_is_found_though_its_locks_were_had_under_leases() {
     let server = Server::new();
@@ -214,9 +254,55 @@ fn locks_that_several_machines_want_are_decided_about_at_the_server_for_a_while(
     }
     assert_eq!(leases_on_locks(&server), 0);
     server.world.clock.advance(1);
-    try_lock(&b, lock(file, 1)).unwrap();
-    assert_eq!(leases_on_locks(&server), 1);
+    await_that(|| {
+        try_lock(&b, lock(file, 1)).unwrap();
+        leases_on_locks(&server) == 1
+    });
     assert_eq!(b.calls(|b| unlock(b, lock(file, 1))).1, 0);
+}
+
+#[test]
+fn to_unlock_takes_no_time_and_nobody_sees_a_lock_that_is_gone() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = shared_file(&[&a, &b], "file");
+    a.move_away();
+    try_lock(&b, lock(file, 1)).unwrap();
+    unlock(&b, lock(file, 1));
+    for round in 0..50 {
+        try_lock(&a, lock(file, 1)).unwrap();
+        assert_eq!(leases_on_locks(&server), 0);
+        assert!(would_block(try_lock(&b, lock(file, 1))));
+        // Who was refused has had the right taken away, for once.
+        unlock(&a, lock(file, 1));
+        try_lock(&a, lock(file, 1)).unwrap();
+        assert_eq!(a.calls(|a| unlock(a, lock(file, 1))).1, 0);
+        // It is on its way.
+        if round % 2 == 0 {
+            try_lock(&b, lock(file, 1)).unwrap();
+            unlock(&b, lock(file, 1));
+        } else {
+            assert_eq!(b.run(|fs| fs.lock_conflict(&lock(file, 1))).unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_nobody_uses_keeps_no_other_client_from_deciding() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = shared_file(&[&a, &b], "file");
+    for client in [&a, &b] {
+        try_lock(client, lock(file, 1)).unwrap();
+        unlock(client, lock(file, 1));
+    }
+    server.world.clock.advance(5);
+    let before = a.messages();
+    for _ in 0..1000 {
+        try_lock(&a, lock(file, 1)).unwrap();
+        unlock(&a, lock(file, 1));
+    }
+    assert!(a.messages() - before < 50, "{} messages", a.messages() - before);
 }
 
 #[test]
@@ -355,7 +441,7 @@ fn leases_on_locks_are_had_by_locking_only() {
     let file = client.create("file");
     client.run(|fs| fs.fsync(file)).unwrap();
     let range = KeyRange::locks(file);
-    let needed = vec![(range, gabion_map::LockMode::Exclusive)];
+    let needed = vec![(range, LockMode::Exclusive)];
     let prefetch = gabion_link::message::Prefetch::Names;
     let call = Call::Acquire { needed, welcome: Vec::new(), prefetch };
     let (id, after) = (CallId(1_000_000), ChangeNumber(0));
@@ -379,11 +465,13 @@ struct History {
 const NAMES: [&str; 2] = ["one", "two"];
 
 impl History {
-    fn new(clients: usize) -> Self {
+    /// The first `far` clients are far away.
+    fn new(clients: usize, far: usize) -> Self {
         let server = Server::new();
         let clients: Vec<Client> = (0..clients).map(|_| server.client()).collect();
         let all: Vec<&Client> = clients.iter().collect();
         let files = NAMES.iter().map(|name| shared_file(&all, name)).collect();
+        clients[..far].iter().for_each(Client::move_away);
         let (table, tickets, waiting) = (LockTable::new(10_000), 0, BTreeMap::new());
         Self { server, clients, files, table, tickets, waiting, client: 0 }
     }
@@ -477,7 +565,8 @@ impl History {
         let client = &self.clients[client];
         client.fs.release(file);
         open(client, name);
-        client.fs.ping();
+        // What the kernel has not unlocked before is unlocked when the server hears of it.
+        client.run(|fs| fs.space()).unwrap();
         self.settle(&outcomes);
     }
 
@@ -528,7 +617,8 @@ fn clients_with_leases_decide_as_one_table_would() {
     for seed in 0..12 {
         println!("seed {seed}");
         let mut rng = Rng::new(seed);
-        let mut history = History::new(2 + seed as usize % 2);
+        let clients = 2 + seed as usize % 2;
+        let mut history = History::new(clients, rng.below(3) as usize);
         for _ in 0..120 {
             history.step(&mut rng);
             leased += leases_on_locks(&history.server);

@@ -74,6 +74,7 @@ impl Server {
             session: Mutex::new(session),
             sent: AtomicU64::new(0),
             is_cut: AtomicBool::new(false),
+            road: Mutex::default(),
         });
         let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
         let clock = Arc::new(TestClock::default());
@@ -167,6 +168,15 @@ struct ToSession {
     sent: AtomicU64,
     /// What is sent does not arrive.
     is_cut: AtomicBool,
+    /// Where messages are on their way, if that takes time.
+    road: Mutex<Option<crossbeam_channel::Sender<ToServer>>>,
+}
+
+impl ToSession {
+    fn arrive(&self, message: ToServer) {
+        let session = Arc::clone(&*self.session.lock());
+        self.served.receive(&session, message);
+    }
 }
 
 impl Wire for ToSession {
@@ -175,9 +185,11 @@ impl Wire for ToSession {
         if self.is_cut.load(Ordering::Relaxed) {
             return;
         }
-        let session = Arc::clone(&*self.session.lock());
         self.sent.fetch_add(1, Ordering::Relaxed);
-        self.served.receive(&session, message);
+        match &*self.road.lock() {
+            Some(road) => road.send(message).unwrap(),
+            None => self.arrive(message),
+        }
     }
 
     fn begin_again(&self) {
@@ -264,6 +276,20 @@ impl Client {
         let value = request(&self.fs);
         self.fs.answered();
         value
+    }
+
+    /// What it says from now on takes some time to arrive.
+    pub fn move_away(&self) {
+        let (road, messages) = crossbeam_channel::unbounded();
+        *self.wire.road.lock() = Some(road);
+        let wire = Arc::downgrade(&self.wire);
+        thread::spawn(move || {
+            while let Ok(message) = messages.recv() {
+                thread::sleep(Duration::from_micros(300));
+                let Some(wire) = wire.upgrade() else { return };
+                wire.arrive(message);
+            }
+        });
     }
 
     /// Messages that were sent to the server so far.

@@ -35,6 +35,8 @@ const WORKERS: usize = 8;
 const MARGIN: Duration = Duration::from_secs(2);
 /// How long a client may take to give back what was revoked before it is taken for gone.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a client may take to say again what a server before this one may have lost.
+const SAYING_PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked for sessions that fell silent.
 const GLANCE: Duration = Duration::from_millis(250);
 /// More numbers for objects than clients can be given between two commits.
@@ -267,6 +269,9 @@ impl Shared {
             self.publish();
             if self.served.is_recovering() && Instant::now() >= self.grace_ends {
                 self.served.stop_waiting();
+            }
+            if self.served.is_recovering() && Instant::now() >= self.grace_ends + SAYING_PATIENCE {
+                self.served.cut_stragglers();
             }
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {

@@ -151,7 +151,7 @@ impl Served {
                 None => break,
                 Some(_) if session.is_over() => {}
                 Some(ToServer::Change(change)) => {
-                    if !self.take_change(session, change) {
+                    if !self.apply(session, change, false) {
                         return;
                     }
                 }

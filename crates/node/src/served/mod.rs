@@ -410,16 +410,13 @@ impl Served {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
             ToServer::Settled(round) => session.settled(round),
-            // Those who come too late to be waited for.
-            ToServer::Done { id, change } => {
-                if session.is_saying_again.load(Ordering::SeqCst) {
-                    self.call_again(session, id, &change);
-                }
-            }
-            // Looked at when all have said theirs.
-            ToServer::Witnessed(_) => {}
-            ToServer::Recovered => session.is_saying_again.store(false, Ordering::SeqCst),
-            ToServer::Ping | ToServer::Cancel(_) | ToServer::Change(_) => {}
+            // Those that count are looked at when all have said theirs.
+            ToServer::Done { .. }
+            | ToServer::Witnessed(_)
+            | ToServer::Recovered
+            | ToServer::Ping
+            | ToServer::Cancel(_)
+            | ToServer::Change(_) => {}
         }
     }
 

@@ -20,7 +20,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gabion_base::sync::Mutex;
@@ -148,7 +148,6 @@ impl Served {
         session.pages = Some(pages);
         session.record = Some(record);
         session.resumed = Some(Resumed { applied, settled });
-        session.is_saying_again = AtomicBool::new(true);
         session.lane.lock().goes_on_from(applied);
         let session = Arc::new(session);
         self.sessions.write().insert(id, Arc::clone(&session));
@@ -162,11 +161,26 @@ impl Served {
         }
     }
 
-    /// Waits no longer: whose client has not come by now has lost its session.
+    /// Waits no longer for those who have not come: they have lost their sessions. Who has come is
+    /// waited for until he has said all, or is silent.
     pub fn stop_waiting(&self) {
-        if self.is_recovering() {
+        let mut awaited = self.recovery.awaited.lock();
+        let late: Vec<_> = awaited.extract_if(.., |_, one| !one.has_come).collect();
+        let nobody_is_left = awaited.is_empty();
+        drop(awaited);
+        late.into_iter().for_each(|(_, one)| self.forget_soon(one.pages));
+        if self.is_recovering() && nobody_is_left {
             self.recover_soon();
         }
+    }
+
+    /// Waits for nobody any more: who has come and has not said all by now has lost its session.
+    pub fn cut_stragglers(&self) {
+        self.stop_waiting();
+        let is_awaited =
+            |session: &Arc<Session>| self.recovery.awaited.lock().contains_key(&session.id);
+        let stragglers = self.all_sessions().into_iter().filter(is_awaited);
+        stragglers.for_each(|session| self.cut(&session));
     }
 
     fn recover_soon(&self) {
@@ -196,10 +210,6 @@ impl Served {
         for (session, message) in locked {
             self.attend(&session, message);
         }
-        let late = std::mem::take(&mut *self.recovery.awaited.lock());
-        for awaited in late.into_values().filter(|awaited| !awaited.has_come) {
-            self.forget_soon(awaited.pages);
-        }
         // Who keeps it still is told at the next one, if this one fails.
         let _ = self.settle_round().and_then(|()| self.forget_all_kept());
         self.fs.let_orphans_go();
@@ -226,10 +236,7 @@ impl Served {
                 again.push(Again { order, session: Arc::clone(session), what });
             };
             match message {
-                ToServer::Recovered => {
-                    session.is_saying_again.store(false, Ordering::SeqCst);
-                    break;
-                }
+                ToServer::Recovered => break,
                 ToServer::Opened { .. } => self.attend(session, message),
                 ToServer::Locked(_) => locked.push((Arc::clone(session), message)),
                 ToServer::Change(change) => push(change.order, What::Change(change)),
@@ -276,7 +283,7 @@ impl Served {
         self.saw_order(again.order);
         let session = &again.session;
         match again.what {
-            What::Change(change) => drop(self.change_again(session, change)),
+            What::Change(change) => self.change_again(session, change),
             What::Call(id, change) => self.call_again(session, id, &change),
             // Whoever asked hears of it by the answer.
             What::Unheard(change) => drop(self.write_again(session, &change)),
@@ -284,29 +291,20 @@ impl Served {
         }
     }
 
-    /// Takes a change in its turn. False: it has to wait.
-    pub(super) fn take_change(&self, session: &Arc<Session>, change: Change) -> bool {
-        match session.is_saying_again.load(Ordering::SeqCst) {
-            true => self.change_again(session, change),
-            false => self.apply(session, change, false),
-        }
-    }
-
-    fn change_again(&self, session: &Arc<Session>, change: Change) -> bool {
-        let Some(Resumed { applied, settled }) = session.resumed else { return true };
+    fn change_again(&self, session: &Arc<Session>, change: Change) {
+        let Some(Resumed { applied, settled }) = session.resumed else { return };
         if change.number > applied {
-            return self.apply(session, change, true);
-        }
-        if change.number > settled
+            // Nobody has leases, so it has not to wait.
+            self.apply(session, change, true);
+        } else if change.number > settled
             && let Err(error) = self.write_again(session, &change)
         {
             self.failed(session, change.number, error);
         }
-        true
     }
 
     /// A call that was answered.
-    pub(super) fn call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) {
+    fn call_again(&self, session: &Arc<Session>, id: CallId, change: &Change) {
         let done = self.done_call(session, id).and_then(|done| match done {
             Some(done) if done.is_settled => Ok(()),
             Some(_) => self.write_again(session, change),

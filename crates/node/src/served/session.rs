@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::Access;
@@ -43,8 +42,6 @@ pub struct Session {
     pub(super) progress: Mutex<Progress>,
     /// What was noted before, of a session that has outlived a server.
     pub(super) resumed: Option<Resumed>,
-    /// It has not said all yet that may be lost.
-    pub(super) is_saying_again: AtomicBool,
     /// Up to where it was told of calls of others.
     pub(super) witnessed: Mutex<u64>,
     /// Calls that the server before this one has done and not answered.
@@ -98,7 +95,6 @@ impl Session {
             record: None,
             progress: Mutex::default(),
             resumed: None,
-            is_saying_again: AtomicBool::new(false),
             witnessed: Mutex::default(),
             unheard: Mutex::default(),
             below: Mutex::default(),

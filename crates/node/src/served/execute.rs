@@ -13,7 +13,6 @@ use crate::operation::{Rest, operate};
 use crate::references::Reference;
 
 use super::guarded::{self, Grip};
-use super::lane::weight;
 use super::ledger::{DoneCall, Note, kept_of, note_kept};
 use super::rights::asked_access;
 use super::{Executed, Outcome, Request, Served, Session};
@@ -234,8 +233,6 @@ impl Served {
         let done = (note != Note::Nothing).then_some((order, ctx.now));
         if done.is_some() {
             self.note_written(&job.session, &job.call, order);
-            let (weight, most) = (weight(&job.call), self.round_bytes());
-            self.settle_soon_if(job.session.note_done(Some(job.id), weight, most));
         }
         let changed = grip.into_changed();
         let made = match rest {

@@ -497,6 +497,9 @@ impl Served {
                 let witness = Witness { session: session.id, call, order, now: time, made };
                 let answer = ToClient::Answer { id, result, updates, grants, now, order, done };
                 self.send_witnessed(session, witness, answer);
+                // Not before: what a client is told to be durable it has to know.
+                let (weight, most) = (lane::weight(&job.call), self.round_bytes());
+                self.settle_soon_if(session.note_done(Some(id), weight, most));
             }
         }
         self.finish(&job.session, job.request, &leases, &gone);

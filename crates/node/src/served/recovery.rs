@@ -275,7 +275,6 @@ impl Served {
                 self.fs.release(made.file);
             }
         }
-        session.note_done(Some(id), 0, u64::MAX);
         session.unheard.lock().insert(id, done);
     }
 
@@ -322,7 +321,6 @@ impl Served {
     fn witnessed_again(&self, session: &Arc<Session>, id: CallId, change: &Change) {
         if let Ok(answer) = self.do_call_again(session, id, change) {
             let (is_settled, order, now) = (false, change.order, change.now);
-            session.note_done(Some(id), 0, u64::MAX);
             session.unheard.lock().insert(id, DoneCall { is_settled, order, now, answer });
         }
     }

@@ -134,6 +134,19 @@ impl<T: Ord + Copy> Cell<T> {
         }
     }
 
+    /// The server has crashed, and somebody's session does not go on on whose changes those of
+    /// others may have been built.
+    pub fn crash_with_others(&mut self) {
+        if !self.since.is_empty() {
+            self.take_back(true);
+        }
+    }
+
+    /// Whether it may become this by that.
+    pub fn was_since(&self, value: T) -> bool {
+        self.since.iter().any(|(old, _)| *old == value)
+    }
+
     /// The server has crashed, and these sessions do not go on.
     pub fn crash(&mut self, sessions: &[u64]) {
         if self.has_authors(sessions) {

@@ -204,8 +204,18 @@ impl Model for NamesModel {
             }
             (Op::Fsync { .. } | Op::SyncAll | Op::Lost { .. } | Op::Crash { .. }, _) => {
                 let mut next = state.clone();
-                let cells = next.cells.values_mut();
-                cells.for_each(|cell| happen(cell, event));
+                // A file that was made by who is lost has no names that others have given it.
+                let is_built_on = match &event.op {
+                    Op::Lost { by_crash, .. } => *by_crash,
+                    Op::Crash { lost, .. } => !lost.is_empty(),
+                    _ => false,
+                };
+                for cell in next.cells.values_mut() {
+                    if is_built_on {
+                        cell.crash_with_others();
+                    }
+                    happen(cell, event);
+                }
                 vec![next]
             }
             (op, outcome) => unreachable!("{op:?} {outcome:?} tells of names"),
@@ -229,7 +239,9 @@ impl Model for NamesModel {
                 _ => false,
             };
             let is_unheard = told != NOTHING && !self.made.contains(&told);
-            let may_be = lost.may_be(&state.cells[&place], told);
+            let cell = &state.cells[&place];
+            let may_be =
+                lost.may_be(cell, told) || !lost.crashed.is_empty() && cell.was_since(told);
             !may_be && !is_unheard && !left.iter().any(sets)
         })
     }

@@ -295,6 +295,8 @@ impl Program {
             Error::Exists => Outcome::Exists,
             // Nobody saw to it that the file stays.
             Error::Stale if !self.is_kept_open(op) => Outcome::Gone,
+            // It was made by somebody who was lost with the server.
+            Error::Stale if self.world.history.has_lost_by_crash() => Outcome::Gone,
             Error::Busy => Outcome::Refused,
             error if is_trouble(error) => Outcome::Unknown,
             error => {

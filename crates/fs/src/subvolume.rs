@@ -1,6 +1,6 @@
 //! Names of other subvolumes: where the root of one stands in a directory of another.
 //!
-//! Such an entry has a number that no object has: [`ENTRY`] and the subvolume's id. It is no name
+//! Such an entry has a number that no object has: `ENTRY` and the subvolume's id. It is no name
 //! of an object here, so nothing but [`attach`] and [`detach`] makes or removes it, and a lookup
 //! ends there ([`Error::CrossSubvolume`]): whoever knows the other subvolume goes on in it.
 

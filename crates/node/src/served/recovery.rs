@@ -168,7 +168,12 @@ impl Served {
         let late: Vec<_> = awaited.extract_if(.., |_, one| !one.has_come).collect();
         let nobody_is_left = awaited.is_empty();
         drop(awaited);
-        late.into_iter().for_each(|(_, one)| self.forget_soon(one.pages));
+        for (_, Awaited { pages, record, .. }) in late {
+            // Before anybody goes on without what it would say again: after another crash it could
+            // come back for that. If this fails the disk does, and nobody goes on.
+            let _ = self.write_record(pages, &Record { standing: Standing::Left, ..record });
+            self.forget_soon(pages);
+        }
         if self.is_recovering() && nobody_is_left {
             self.recover_soon();
         }
@@ -211,7 +216,10 @@ impl Served {
             self.attend(&session, message);
         }
         // Who keeps it still is told at the next one, if this one fails.
-        let _ = self.settle_round().and_then(|()| self.forget_all_kept());
+        let _ = self
+            .settle_round()
+            .and_then(|()| self.forget_all_kept())
+            .and_then(|()| self.forget_over());
         self.fs.let_orphans_go();
         self.is_recovering.store(false, Ordering::SeqCst);
         for session in self.all_sessions() {

@@ -384,6 +384,21 @@ fn sessions_that_have_ended_are_not_waited_for() {
 }
 
 #[test]
+fn who_was_not_waited_for_any_more_does_not_come_back_after_another_crash() {
+    let before = Server::new();
+    let (_a, _b) = (before.begin(1), before.begin(2));
+    let server = before.after_crash();
+    server.resume(1).has_recovered();
+    server.served.stop_waiting();
+    // Before anything else is done.
+    let next = server.after_crash();
+    assert!(next.served.remembered(SessionId(1)).is_some());
+    assert!(next.served.remembered(SessionId(2)).is_none());
+    server.run();
+    assert!(!server.served.is_recovering());
+}
+
+#[test]
 fn numbers_that_are_taken_are_not_made_again() {
     let before = Server::new();
     let mut a = before.begin(1);

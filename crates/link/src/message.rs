@@ -432,8 +432,8 @@ pub enum ToClient {
         /// Bytes of changes that may be under way from now on.
         credit: u64,
     },
-    /// These calls of others were done, and their clients may not know. What is said from now on may
-    /// depend on them.
+    /// These calls of others were done, and their clients may not know. What is said from now on
+    /// may depend on them.
     Witness(Vec<Witness>),
     /// These are durable, with all bytes. The client answers [`ToServer::Settled`].
     Durable {

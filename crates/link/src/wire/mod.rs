@@ -89,7 +89,8 @@ fn decode<L: Layout>(bytes: &[u8]) -> Result<L::Value, DecodeError> {
 }
 
 impl Answer {
-    /// The bytes of an answer, as they are kept with what was done. Panics like [`ToClient::encode`].
+    /// The bytes of an answer, as they are kept with what was done. Panics like
+    /// [`ToClient::encode`].
     pub fn encode(&self) -> Vec<u8> {
         encode::<Self>(self)
     }

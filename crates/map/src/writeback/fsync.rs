@@ -67,7 +67,8 @@ impl LocalMap {
         self.journal.ring_bytes() / JOURNALED_PART_OF_RING
     }
 
-    /// Puts the accepted bytes of a file into the journal's buffer, if they are few. Whether it has.
+    /// Puts the accepted bytes of a file into the journal's buffer, if they are few. Whether it
+    /// has.
     fn journal_bytes(&self, state: &Arc<FileState>) -> Result<bool, MapError> {
         let _one_at_a_time = state.writeback.lock();
         let file = state.file;

@@ -1,10 +1,10 @@
 //! Directories that are fetched before somebody lists them.
 //!
 //! Who walks through a tree lists directories that he has found in those which he has just listed.
-//! Then the others that are known are asked for, some with each call and some calls at a time, while
-//! he looks at the first ones; and when they have come, those below them. What nobody has listed
-//! yet of what was fetched is bounded, so the walker is not left far behind, nor is much fetched in
-//! vain when he stops.
+//! Then the others that are known are asked for, some with each call and some calls at a time,
+//! while he looks at the first ones; and when they have come, those below them. What nobody has
+//! listed yet of what was fetched is bounded, so the walker is not left far behind, nor is much
+//! fetched in vain when he stops.
 //!
 //! ```text
 //!   known (found in what was listed or fetched) --> asked for --> fetched --> listed

@@ -345,7 +345,8 @@ impl RemoteFs {
     }
 
     /// What a server that has started again, and with which the session goes on, has to be told of
-    /// locks: all that processes here hold. Nothing is decided here meanwhile, and no lease is left.
+    /// locks: all that processes here hold. Nothing is decided here meanwhile, and no lease is
+    /// left.
     pub(super) fn locks_again(&self) -> (MutexGuard<'_, Known>, Vec<ToServer>) {
         let mut known = self.locking.lock();
         known.left_to_us.clear();

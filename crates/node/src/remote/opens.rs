@@ -145,8 +145,8 @@ impl RemoteFs {
         self.ping();
     }
 
-    /// The server has lost what it was told, and the session goes on. It is told again what is open,
-    /// then `rest`, and what was asked.
+    /// The server has lost what it was told, and the session goes on. It is told again what is
+    /// open, then `rest`, and what was asked.
     pub(super) fn say_again(&self, rest: Vec<ToServer>) {
         let mut files = self.opens.files.lock();
         let mut first = tell_again(&mut files);

@@ -182,7 +182,8 @@ impl RemoteFs {
         self.calls.tell(ToServer::Released(ids));
     }
 
-    /// What the kernel lists by itself may no longer be true. The cache is locked by who calls this.
+    /// What the kernel lists by itself may no longer be true. The cache is locked by who calls
+    /// this.
     fn doubt_items(&self, range: &KeyRange, keep: Keep) {
         if keep == Keep::Nothing && range.first().kind != Kind::DATA {
             self.listings.revoke(range.file());

@@ -185,7 +185,8 @@ impl Served {
         session.lane.lock().told = number;
     }
 
-    /// Bytes of changes of each client that may be not durable. What they are about has to find room.
+    /// Bytes of changes of each client that may be not durable. What they are about has to find
+    /// room.
     pub fn credit(&self) -> u64 {
         if self.fs.is_read_only() {
             return 0;

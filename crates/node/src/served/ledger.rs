@@ -14,7 +14,7 @@
 //! | item under inode 0 | value |
 //! |--------------------|-------|
 //! | SESSION at n       | a [`Record`]: somebody has a session, whose notes are under inode n |
-//! | SESSION at 2⁶³ + i | the bytes of inode i are in the map as all changes up to this place u64 made them |
+//! | SESSION at 2⁶³ + i | all changes of the bytes of inode i up to this place u64 are in the map |
 //!
 //! | item under inode n | value |
 //! |--------------------|-------|
@@ -69,8 +69,8 @@ pub struct Credentials {
 pub enum Standing {
     /// It lives.
     Alive,
-    /// It has ended, and its client does not know: it may show what it has cached until it has heard
-    /// nothing for the session's time.
+    /// It has ended, and its client does not know: it may show what it has cached until it has
+    /// heard nothing for the session's time.
     Cut,
     /// It has ended.
     Left,
@@ -357,8 +357,9 @@ impl Served {
         Some(file)
     }
 
-    /// Makes a file durable. If several clients have written to it, it is noted how far: what one of
-    /// them says again must not replace what another one, which may be gone, was told is durable.
+    /// Makes a file durable. If several clients have written to it, it is noted how far: what one
+    /// of them says again must not replace what another one, which may be gone, was told is
+    /// durable.
     pub(super) fn sync_file(&self, file: FileId) -> Result<()> {
         let latest = {
             let mut written = self.ledger.written.lock();

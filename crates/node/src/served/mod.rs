@@ -15,8 +15,9 @@
 //!   learns what happened in the order in which it happened.
 //! - What a client has open stays, by a reference of its session; a session that has ended has
 //!   nothing: no references, no leases, no advisory locks.
-//! - Of each change and call is noted, in its transaction, that it is done (`ledger`). A server that
-//!   starts again has its clients say again what may be lost, before it does anything (`recovery`).
+//! - Of each change and call is noted, in its transaction, that it is done (`ledger`). A server
+//!   that starts again has its clients say again what may be lost, before it does anything
+//!   (`recovery`).
 //! - What a session may do is decided when it begins, and looked at before each call (`rights`).
 //!
 //! Absent: sockets and threads, which drive this; how long a client may be silent, or take to give
@@ -308,7 +309,8 @@ impl Served {
         self.order.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Makes durable what was done, in rounds, until [`Served::end_rounds`]. For a thread of its own.
+    /// Makes durable what was done, in rounds, until [`Served::end_rounds`]. For a thread of its
+    /// own.
     pub fn keep_settled(&self, report: &dyn Fn(&Error)) {
         loop {
             let mut state = self.settling.state.lock();

@@ -325,7 +325,8 @@ impl Served {
         session.note_done(Some(id), 0, u64::MAX);
     }
 
-    /// A call that others have seen done. If it fails now it is asked for again when its turn comes.
+    /// A call that others have seen done. If it fails now it is asked for again when its turn
+    /// comes.
     fn witnessed_again(&self, session: &Arc<Session>, id: CallId, change: &Change) {
         if let Ok(answer) = self.do_call_again(session, id, change) {
             let (is_settled, order, now) = (false, change.order, change.now);

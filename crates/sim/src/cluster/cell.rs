@@ -62,8 +62,8 @@ impl<T: Ord + Copy> Cell<T> {
         [self.now].into_iter().chain(self.or.iter().copied())
     }
 
-    /// Whether it is this, or may become so again by the end of one of `sessions`, or by that of one
-    /// of `crashed` with a crash.
+    /// Whether it is this, or may become so again by the end of one of `sessions`, or by that of
+    /// one of `crashed` with a crash.
     pub fn may_become(&self, value: T, sessions: &[u64], crashed: &[u64]) -> bool {
         let is_it = |possible: T| possible == value;
         let may_be_lost = self.author.is_some_and(|author| author.is_one_of(sessions));

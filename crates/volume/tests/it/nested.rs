@@ -1,8 +1,8 @@
 //! Volumes of mirrors within other things, whose targets come and go and whose users die.
 //!
 //! One target is away at a time, and comes back before the next one goes. Whatever was acknowledged
-//! must be read, whoever serves it, and at the end all copies of all mirrors are equal. What happens
-//! follows from a seed; when it happens does not.
+//! must be read, whoever serves it, and at the end all copies of all mirrors are equal. What
+//! happens follows from a seed; when it happens does not.
 
 use std::collections::BTreeMap;
 use std::env;

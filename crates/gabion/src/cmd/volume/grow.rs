@@ -65,8 +65,8 @@ pub(super) fn grow(args: &VolumeGrow, given: Option<&str>) -> Result<()> {
                 String::new()
             };
             print::line(format!(
-                "{name}: it is still growing, and goes on with that by itself. To see how far it is: \
-                 gabion volume status {name}{then}"
+                "{name}: it is still growing, and goes on with that by itself. To see how far it \
+                 is: gabion volume status {name}{then}"
             ))
         }
         Some(_) => {

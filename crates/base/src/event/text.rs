@@ -162,8 +162,8 @@ fn volume(event: &VolumeEvent) -> Answers {
         VolumeEvent::Grown { bytes } => answers(
             Severity::Note,
             format!("has {bytes} bytes by now"),
-            "A filesystem on it has its old length until it is grown, too.",
-            "Let the filesystem use it: gabion grow.",
+            "A filesystem on it has its old length until gabion grow lengthens it, too.",
+            NOTHING,
         ),
         VolumeEvent::NotGrown { reason } => answers(
             Severity::Warning,

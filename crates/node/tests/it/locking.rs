@@ -151,8 +151,10 @@ fn who_waits_for_a_lock_under_a_lease_gets_it_when_it_is_free() {
     let (a, b) = (server.client(), server.client());
     let file = shared_file(&[&a, &b], "file");
     try_lock(&a, lock(file, 1)).unwrap();
-    // Another machine's process, and one of the same machine.
-    let others = [ask(&b, lock(file, 1), Wait::Yes), ask(&a, lock(file, 2), Wait::Yes)];
+    // Another machine's process, and behind it one of the same machine.
+    let first = ask(&b, lock(file, 1), Wait::Yes);
+    await_waiting(&server, 1);
+    let others = [first, ask(&a, lock(file, 2), Wait::Yes)];
     await_waiting(&server, 2);
     assert!(others.iter().all(|other| !other.has_ended()));
     unlock(&a, lock(file, 1));

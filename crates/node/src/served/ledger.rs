@@ -409,17 +409,19 @@ impl Served {
         let sessions = self.all_sessions();
         let begin = |session: &Arc<Session>| Some((Arc::clone(session), session.begin_round()?));
         let parts: Vec<_> = sessions.iter().filter_map(begin).collect();
-        let kept = {
+        let kept: BTreeMap<FileId, u64> = {
             let written = &mut *self.ledger.written.lock();
             // A round that failed has left some.
             for (file, latest) in std::mem::take(&mut written.now) {
                 let latest = latest.after(written.before.get(&file));
                 written.before.insert(file, latest);
             }
-            std::mem::take(&mut written.kept)
+            let kept = std::mem::take(&mut written.kept).into_iter();
+            let order = |file| written.before.get(&file).map_or(0, |latest| latest.order);
+            kept.map(|file| (file, order(file))).collect()
         };
         if let Err(error) = self.settle_parts(&parts, &kept) {
-            self.ledger.written.lock().kept.extend(kept);
+            self.ledger.written.lock().kept.extend(kept.into_keys());
             parts.into_iter().for_each(|(session, part)| session.put_back(part));
             return Err(error);
         }
@@ -432,7 +434,13 @@ impl Served {
         Ok(())
     }
 
-    fn settle_parts(&self, parts: &[(Arc<Session>, Part)], kept: &BTreeSet<FileId>) -> Result<()> {
+    /// `kept`: files of which may be noted how far their bytes are in the map, and the place of the
+    /// last change of them that the round is about.
+    fn settle_parts(
+        &self,
+        parts: &[(Arc<Session>, Part)],
+        kept: &BTreeMap<FileId, u64>,
+    ) -> Result<()> {
         self.fs.syncfs()?;
         let mut last = None;
         for (session, part) in parts {
@@ -452,8 +460,10 @@ impl Served {
             last = Some(file);
         }
         // Not before: until then their changes may be said again.
-        for file in kept {
-            self.forget_kept(kept_key(*file))?;
+        for (file, order) in kept {
+            if !self.forget_kept(kept_key(*file), *order)? {
+                self.ledger.written.lock().kept.insert(*file);
+            }
         }
         match last {
             Some(file) => Ok(self.fs.map().sync_file(file)?),
@@ -461,16 +471,24 @@ impl Served {
         }
     }
 
-    fn forget_kept(&self, key: Key) -> Result<()> {
+    /// Forgets how far the bytes of a file are in the map, if that is no farther than `order`: what
+    /// was noted since is about changes that may be said again. Whether nothing is left.
+    fn forget_kept(&self, key: Key, order: u64) -> Result<bool> {
         self.fs.run(|txn| {
             txn.lock(key.file(), LockMode::Exclusive)?;
-            Ok(txn.delete(key)?)
+            let Some(value) = txn.get(key)? else { return Ok(true) };
+            let is_settled = order_kept(key, &value)? <= order;
+            if is_settled {
+                txn.delete(key)?;
+            }
+            Ok(is_settled)
         })
     }
 
     /// Forgets of all files how far their bytes are in the map.
     pub(super) fn forget_all_kept(&self) -> Result<()> {
-        kept_before(&self.fs)?.into_iter().try_for_each(|(key, _)| self.forget_kept(key))
+        let kept = kept_before(&self.fs)?.into_iter();
+        kept.map(|(key, order)| self.forget_kept(key, order)).try_for_each(|gone| gone.map(drop))
     }
 
     /// Has it noted that somebody begins a session. It is durable.

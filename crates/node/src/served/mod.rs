@@ -34,6 +34,7 @@ mod numbers;
 mod recovery;
 mod rights;
 mod rivals;
+mod rounds;
 mod session;
 mod subtree;
 mod times;
@@ -58,11 +59,12 @@ use crate::local::LocalFs;
 use crate::operation::made_by;
 
 use self::grants::{Grants, Revocation};
+use self::ledger::Pages;
 pub use self::ledger::{Credentials, Record, Standing};
-use self::ledger::{Ledger, Pages};
 use self::recovery::Recovery;
 pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
+use self::rounds::Rounds;
 pub use self::session::{Peer, Session};
 use self::times::Times;
 use self::witnesses::Witnesses;
@@ -158,7 +160,7 @@ pub struct Served {
     times: Arc<Times>,
     /// A logical clock: nothing that is known here has a higher place among changes.
     order: Arc<AtomicU64>,
-    ledger: Ledger,
+    rounds: Rounds,
     witnesses: Witnesses,
     recovery: Recovery,
     is_recovering: AtomicBool,
@@ -226,7 +228,7 @@ impl Served {
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
             order: Arc::new(AtomicU64::new(1)),
-            ledger: Ledger::default(),
+            rounds: Rounds::default(),
             witnesses: Witnesses::default(),
             recovery: Recovery::default(),
             is_recovering: AtomicBool::new(false),

@@ -10,8 +10,9 @@ use gabion_link::message::{CallId, ChangeNumber, SessionId, ToClient};
 use gabion_map::FileId;
 
 use super::lane::Lane;
-use super::ledger::{DoneCall, Pages, Progress, Record};
+use super::ledger::{DoneCall, Pages, Record};
 use super::rights::Rights;
+use super::rounds::Progress;
 use super::subtree::Below;
 
 /// Objects that a session may have open. More are not kept for it when they lose their names.

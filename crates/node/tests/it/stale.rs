@@ -1,7 +1,7 @@
 //! Objects that go between the moment in which the kernel finds them by name and the moment in
 //! which it opens them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use gabion_fs::{Access, Attributes, Error, OpenRequest, WriteAt};
@@ -35,31 +35,35 @@ impl Drop for AtEnd<'_> {
     }
 }
 
-/// One thread makes and removes a file; another opens it as often as it can.
+/// How many times more rounds are made until an opening has come in between.
+const MORE: usize = 100;
+
+/// One thread makes and removes a file, until it was opened; another opens it as often as it can.
 fn open_while_it_is_removed(client: &Client, rounds: usize) {
-    let is_done = AtomicBool::new(false);
-    let opened = thread::scope(|scope| {
+    let (is_done, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
         scope.spawn(|| {
             let _end = AtEnd(&is_done);
-            for _ in 0..rounds {
+            for round in 0..MORE * rounds {
+                if round >= rounds && opened.load(Ordering::Acquire) > 0 {
+                    break;
+                }
                 make(client, b"content");
                 unlink(client);
             }
         });
-        let mut opened = 0;
         while !is_done.load(Ordering::Acquire) {
             let Ok(file) = client.lookup("file") else { continue };
             if open(client, file).is_ok() {
                 let mut bytes = [0; 10];
                 let read = client.run(|fs| fs.read_now(&caller(), file, 0, &mut bytes));
-                assert!(read.is_ok(), "{read:?} after {opened}");
+                assert!(read.is_ok(), "{read:?} after {opened:?}");
                 client.fs.release(file);
-                opened += 1;
+                opened.fetch_add(1, Ordering::AcqRel);
             }
         }
-        opened
     });
-    assert!(opened > 0);
+    assert!(opened.into_inner() > 0);
 }
 
 #[test]

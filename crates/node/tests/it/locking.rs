@@ -137,7 +137,7 @@ fn what_is_locked_under_a_lease_is_locked_for_all() {
         let result = try_lock(&b, part(10 * number + 4, 10 * number + 4));
         assert_eq!(would_block(result), number != 5, "part {number}");
     }
-    assert_eq!(leases_on_locks(&server), 0);
+    await_that(|| leases_on_locks(&server) == 0);
     let conflict = b.run(|fs| fs.lock_conflict(&lock(file, 1))).unwrap().unwrap();
     assert_eq!((conflict.range.start(), conflict.range.end()), (0, 4));
     unlock(&a, part(0, 99));
@@ -171,10 +171,10 @@ fn two_processes_of_a_machine_wait_for_each_other_at_the_server() {
     let client = server.client();
     let file = client.create("file");
     try_lock(&client, lock(file, 1)).unwrap();
-    assert_eq!(leases_on_locks(&server), 1);
+    await_that(|| leases_on_locks(&server) == 1);
     let second = ask(&client, lock(file, 2), Wait::Yes);
     await_waiting(&server, 1);
-    assert_eq!(leases_on_locks(&server), 0);
+    await_that(|| leases_on_locks(&server) == 0);
     assert!(!second.has_ended());
     client.fs.cancel_lock(second.1.unwrap());
     assert!(matches!(second.end(), Err(Error::Interrupted)));
@@ -226,7 +226,7 @@ fn a_circle_is_found_though_its_locks_were_had_under_leases() {
     let [one, two] = ["one", "two"].map(|name| shared_file(&[&a, &b], name));
     try_lock(&a, lock(one, 1)).unwrap();
     try_lock(&b, lock(two, 1)).unwrap();
-    assert_eq!(leases_on_locks(&server), 2);
+    await_that(|| leases_on_locks(&server) == 2);
     let waits = ask(&a, lock(two, 1), Wait::Yes);
     await_waiting(&server, 1);
     assert!(matches!(ask(&b, lock(one, 1), Wait::Yes).end(), Err(Error::Deadlock)));
@@ -237,7 +237,7 @@ fn a_circle_is_found_though_its_locks_were_had_under_leases() {
     let [three, four] = ["three", "four"].map(|name| a.create(name));
     try_lock(&a, lock(three, 3)).unwrap();
     try_lock(&a, lock(four, 4)).unwrap();
-    assert_eq!(leases_on_locks(&server), 2);
+    await_that(|| leases_on_locks(&server) == 2);
     let waits = ask(&a, lock(four, 3), Wait::Yes);
     await_waiting(&server, 1);
     assert!(matches!(ask(&a, lock(three, 4), Wait::Yes).end(), Err(Error::Deadlock)));
@@ -254,7 +254,7 @@ fn locks_that_several_machines_want_are_decided_about_at_the_server_for_a_while(
         try_lock(client, lock(file, 1)).unwrap();
         unlock(client, lock(file, 1));
     }
-    assert_eq!(leases_on_locks(&server), 0);
+    await_that(|| leases_on_locks(&server) == 0);
     server.world.clock.advance(1);
     await_that(|| {
         try_lock(&b, lock(file, 1)).unwrap();
@@ -273,7 +273,7 @@ fn to_unlock_takes_no_time_and_nobody_sees_a_lock_that_is_gone() {
     unlock(&b, lock(file, 1));
     for round in 0..50 {
         try_lock(&a, lock(file, 1)).unwrap();
-        assert_eq!(leases_on_locks(&server), 0);
+        await_that(|| leases_on_locks(&server) == 0);
         assert!(would_block(try_lock(&b, lock(file, 1))));
         // Who was refused has had the right taken away, for once.
         unlock(&a, lock(file, 1));
@@ -320,7 +320,7 @@ fn whoever_closes_a_file_unlocks_it_and_so_does_whoever_is_gone() {
     unlock(&b, lock(file, 1));
     server.world.clock.advance(1);
     try_lock(&b, lock(file, 1)).unwrap();
-    assert_eq!(leases_on_locks(&server), 1);
+    await_that(|| leases_on_locks(&server) == 1);
     b.fs.close();
     server.served.end(&b.session());
     open(&a, "file");
@@ -449,7 +449,7 @@ fn leases_on_locks_are_had_by_locking_only() {
     let (id, after) = (CallId(1_000_000), ChangeNumber(0));
     server.served.receive(&client.session(), ToServer::Call { id, caller: caller(), call, after });
     client.run(|fs| fs.space()).unwrap();
-    assert_eq!(leases_on_locks(&server), 0);
+    await_that(|| leases_on_locks(&server) == 0);
 }
 
 /// Clients and one table that decides about the same requests.

@@ -1,0 +1,309 @@
+//! Rounds: what was noted of all sessions becomes durable with its bytes, and is told.
+//!
+//! ```text
+//!   begin: what is new of each session --> sync --> noted as settled, durable --> Durable
+//!   client: Settled --> what is noted of its calls is forgotten with the next round
+//! ```
+//!
+//! Between two rounds is known which files were written to, by whom, and how far: where several
+//! clients write, or bytes are moved, it is noted how far the bytes are in the map, lest older ones
+//! should be written again over them after a crash.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use gabion_base::sync::Mutex;
+use gabion_fs::Result;
+use gabion_link::message::{Call, CallId, ChangeNumber, SessionId, ToClient};
+use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, MapError, Stop, Txn};
+
+use super::ledger::{
+    SETTLED, forget_call, kept_before, kept_key, note_kept, order_kept, settle_call,
+};
+use super::{Served, Session};
+
+/// Notes that one transaction takes away.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+/// Calls after which a round is due.
+const CALLS_MAX: usize = 2048;
+
+/// How far a session has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes of changes since the last round began.
+    bytes: u64,
+    /// Calls that were done since then.
+    calls: Vec<CallId>,
+    settled: ChangeNumber,
+    round: u64,
+    /// Calls of rounds that the client was told of.
+    told: VecDeque<(u64, Vec<CallId>)>,
+    /// Calls that the client will not say again.
+    heard: Vec<CallId>,
+}
+
+/// What a round is about, of one session.
+struct Part {
+    number: ChangeNumber,
+    calls: Vec<CallId>,
+    heard: Vec<CallId>,
+}
+
+/// The last change of a file's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    order: u64,
+    by: SessionId,
+    /// Others have changed some, too.
+    is_shared: bool,
+}
+
+impl Latest {
+    fn after(self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        let is_shared = self.is_shared || before.is_shared || before.by != self.by;
+        let later = if self.order >= before.order { self } else { *before };
+        Self { is_shared, ..later }
+    }
+}
+
+/// Files with bytes that no round has made durable.
+#[derive(Debug, Default)]
+struct Written {
+    now: BTreeMap<FileId, Latest>,
+    /// Before the round that goes on.
+    before: BTreeMap<FileId, Latest>,
+    /// Those of which is noted how far their bytes are in the map.
+    kept: BTreeSet<FileId>,
+}
+
+impl Written {
+    fn latest(&self, file: FileId) -> Option<Latest> {
+        let before = self.before.get(&file);
+        self.now.get(&file).map(|latest| latest.after(before)).or(before.copied())
+    }
+}
+
+/// What is not durable yet, of all sessions.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// One round after the other.
+    round: Mutex<()>,
+    written: Mutex<Written>,
+}
+
+impl Session {
+    /// The client has heard of a round.
+    pub(super) fn settled(&self, round: u64) {
+        let progress = &mut *self.progress.lock();
+        while let Some((_, calls)) = progress.told.pop_front_if(|(told, _)| *told <= round) {
+            progress.heard.extend(calls);
+        }
+    }
+
+    /// A change or call is done. Whether a round should not wait, if `bytes_max` are allowed.
+    pub(super) fn note_done(&self, call: Option<CallId>, bytes: u64, bytes_max: u64) -> bool {
+        let progress = &mut *self.progress.lock();
+        progress.bytes += bytes;
+        progress.calls.extend(call);
+        progress.bytes >= bytes_max || progress.calls.len() >= CALLS_MAX
+    }
+
+    /// What a round that begins now is about; nothing if there is nothing new.
+    fn begin_round(&self) -> Option<Part> {
+        let number = self.lane.lock().applied();
+        let progress = &mut *self.progress.lock();
+        progress.bytes = 0;
+        let calls = std::mem::take(&mut progress.calls);
+        let heard = std::mem::take(&mut progress.heard);
+        let is_new = number > progress.settled || !calls.is_empty() || !heard.is_empty();
+        is_new.then_some(Part { number, calls, heard })
+    }
+
+    /// The round has failed.
+    fn put_back(&self, part: Part) {
+        let progress = &mut *self.progress.lock();
+        progress.calls.extend(part.calls);
+        progress.heard.extend(part.heard);
+    }
+
+    /// The round is durable: what to tell the client.
+    fn end_round(&self, part: Part) -> Option<ToClient> {
+        let progress = &mut *self.progress.lock();
+        let is_new = part.number > progress.settled || !part.calls.is_empty();
+        if !is_new {
+            return None;
+        }
+        progress.settled = part.number;
+        progress.round += 1;
+        let round = progress.round;
+        progress.told.push_back((round, part.calls.clone()));
+        Some(ToClient::Durable { round, number: part.number, calls: part.calls })
+    }
+}
+
+impl Served {
+    /// Has the bytes of these files remembered as not durable.
+    pub(super) fn note_written(&self, session: &Session, call: &Call, order: u64) {
+        let file = match call {
+            Call::Write { file, .. } | Call::Fallocate { file, .. } => *file,
+            Call::Setattr { file, changes } if changes.size.is_some() => *file,
+            Call::Copy { target, .. } => *target,
+            _ => return,
+        };
+        let latest = Latest { order, by: session.id, is_shared: false };
+        let now = &mut self.rounds.written.lock().now;
+        let latest = latest.after(now.get(&file));
+        now.insert(file, latest);
+    }
+
+    /// The file whose bytes the operation moves, or replaces by others that are elsewhere, if some
+    /// of them may not be durable. Those must not be written again when it is through: so they are
+    /// in the map before it, and it is noted that they are.
+    pub(super) fn moved(&self, call: &Call) -> Option<FileId> {
+        use gabion_fs::SpaceRequest::{Collapse, Insert};
+        let file = match call {
+            Call::Copy { target, .. } => *target,
+            Call::Fallocate { file, request: Collapse | Insert, .. } => *file,
+            _ => return None,
+        };
+        let mut written = self.rounds.written.lock();
+        written.latest(file)?;
+        written.kept.insert(file);
+        Some(file)
+    }
+
+    /// Makes a file durable. If several clients have written to it, it is noted how far: what one
+    /// of them says again must not replace what another one, which may be gone, was told is
+    /// durable.
+    pub(super) fn sync_file(&self, file: FileId) -> Result<()> {
+        let latest = {
+            let mut written = self.rounds.written.lock();
+            let latest = written.latest(file).filter(|latest| latest.is_shared);
+            if latest.is_some() {
+                written.kept.insert(file);
+            }
+            latest
+        };
+        match latest {
+            None => self.fs.fsync(file),
+            Some(Latest { order, .. }) => {
+                let note = || {
+                    self.fs.map().transact(|txn| -> std::result::Result<(), Stop> {
+                        note_kept(txn, file, order)
+                    })
+                };
+                let world = |stop| match stop {
+                    Stop::Map(error) => error,
+                    // A transaction of the driver stops for nothing else.
+                    Stop::Need { .. } | Stop::Lease => MapError::NoSpace,
+                };
+                Ok(self.fs.map().sync_file_then(file, || note().map_err(world))?)
+            }
+        }
+    }
+
+    /// Whether the bytes of the file are in the map as a change that has this place made them, or a
+    /// later one.
+    pub(super) fn has_bytes(
+        &self,
+        txn: &mut LocalTxn<'_>,
+        file: FileId,
+        order: u64,
+    ) -> Result<bool> {
+        let key = kept_key(file);
+        txn.lock(key.file(), LockMode::Shared)?;
+        match txn.get(key)? {
+            None => Ok(false),
+            Some(value) => Ok(order_kept(key, &value)? >= order),
+        }
+    }
+
+    /// Makes all that was done so far durable, and tells the clients.
+    pub fn settle_round(&self) -> Result<()> {
+        let _round = self.rounds.round.lock();
+        let sessions = self.all_sessions();
+        let begin = |session: &Arc<Session>| Some((Arc::clone(session), session.begin_round()?));
+        let parts: Vec<_> = sessions.iter().filter_map(begin).collect();
+        let kept: BTreeMap<FileId, u64> = {
+            let written = &mut *self.rounds.written.lock();
+            // A round that failed has left some.
+            for (file, latest) in std::mem::take(&mut written.now) {
+                let latest = latest.after(written.before.get(&file));
+                written.before.insert(file, latest);
+            }
+            let kept = std::mem::take(&mut written.kept).into_iter();
+            let order = |file| written.before.get(&file).map_or(0, |latest| latest.order);
+            kept.map(|file| (file, order(file))).collect()
+        };
+        if let Err(error) = self.settle_parts(&parts, &kept) {
+            self.rounds.written.lock().kept.extend(kept.into_keys());
+            parts.into_iter().for_each(|(session, part)| session.put_back(part));
+            return Err(error);
+        }
+        self.rounds.written.lock().before.clear();
+        for (session, part) in parts {
+            if let Some(told) = session.end_round(part) {
+                session.peer.send(told);
+            }
+        }
+        Ok(())
+    }
+
+    /// `kept`: files of which may be noted how far their bytes are in the map, and the place of the
+    /// last change of them that the round is about.
+    fn settle_parts(
+        &self,
+        parts: &[(Arc<Session>, Part)],
+        kept: &BTreeMap<FileId, u64>,
+    ) -> Result<()> {
+        self.fs.syncfs()?;
+        let mut last = None;
+        for (session, part) in parts {
+            let Some(pages) = session.pages else { continue };
+            let file = pages.changes();
+            let settled = file.key(Kind::SESSION, SETTLED);
+            self.fs.run(|txn| {
+                txn.lock(file, LockMode::Exclusive)?;
+                Ok(txn.put(settled, part.number.0.to_le_bytes().to_vec())?)
+            })?;
+            for calls in part.calls.chunks(FORGOTTEN_AT_ONCE) {
+                self.fs.run(|txn| calls.iter().try_for_each(|id| settle_call(txn, pages, *id)))?;
+            }
+            for calls in part.heard.chunks(FORGOTTEN_AT_ONCE) {
+                self.fs.run(|txn| calls.iter().try_for_each(|id| forget_call(txn, pages, *id)))?;
+            }
+            last = Some(file);
+        }
+        // Not before: until then their changes may be said again.
+        for (file, order) in kept {
+            if !self.forget_kept(kept_key(*file), *order)? {
+                self.rounds.written.lock().kept.insert(*file);
+            }
+        }
+        match last {
+            Some(file) => Ok(self.fs.map().sync_file(file)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets how far the bytes of a file are in the map, if that is no farther than `order`: what
+    /// was noted since is about changes that may be said again. Whether nothing is left.
+    fn forget_kept(&self, key: Key, order: u64) -> Result<bool> {
+        self.fs.run(|txn| {
+            txn.lock(key.file(), LockMode::Exclusive)?;
+            let Some(value) = txn.get(key)? else { return Ok(true) };
+            let is_settled = order_kept(key, &value)? <= order;
+            if is_settled {
+                txn.delete(key)?;
+            }
+            Ok(is_settled)
+        })
+    }
+
+    /// Forgets of all files how far their bytes are in the map.
+    pub(super) fn forget_all_kept(&self) -> Result<()> {
+        let kept = kept_before(&self.fs)?.into_iter();
+        kept.map(|(key, order)| self.forget_kept(key, order)).try_for_each(|gone| gone.map(drop))
+    }
+}

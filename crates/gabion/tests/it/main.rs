@@ -6,6 +6,8 @@ mod events;
 mod exports;
 mod formatting;
 mod grow;
+#[path = "../guard/mod.rs"]
+mod guard;
 mod hostile;
 mod joining;
 mod link_limits;

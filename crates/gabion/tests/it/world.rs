@@ -6,12 +6,18 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::guard::{Guard, mounts_below};
+
 /// The program under test.
 pub const GABION: &str = env!("CARGO_BIN_EXE_gabion");
+
+/// How long a test may take. It is killed after three minutes.
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// What a program that has ended leaves.
 #[derive(Debug)]
@@ -46,6 +52,7 @@ impl Outcome {
 /// A folder for one test. On its end everything below it is unmounted and removed.
 pub struct Folder {
     path: PathBuf,
+    guard: Option<Guard>,
 }
 
 impl Folder {
@@ -56,7 +63,7 @@ impl Folder {
         // Without symbolic links, as the kernel lists mountpoints.
         let path = std::env::temp_dir().canonicalize().unwrap().join(name);
         fs::create_dir(&path).unwrap();
-        Self { path }
+        Self { path, guard: None }
     }
 
     /// A folder for a test with mounts; nothing where mounting is not possible.
@@ -65,7 +72,11 @@ impl Folder {
         if !possible {
             eprintln!("left out: needs root and /dev/fuse");
         }
-        possible.then(Self::new)
+        possible.then(|| {
+            let mut folder = Self::new();
+            folder.guard = Some(Guard::of(folder.path(), LIMIT));
+            folder
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -128,10 +139,7 @@ impl Folder {
 
     /// Mountpoints below this folder, the uppermost last.
     pub fn mountpoints(&self) -> Vec<PathBuf> {
-        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mountpoints = text.lines().filter_map(|line| line.split(' ').nth(4));
-        let below = mountpoints.map(PathBuf::from).filter(|path| path.starts_with(&self.path));
-        below.collect()
+        mounts_below(&self.path)
     }
 }
 

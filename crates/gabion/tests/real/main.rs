@@ -23,6 +23,8 @@
 mod databases;
 mod edges;
 mod full;
+#[path = "../guard/mod.rs"]
+mod guard;
 mod kills;
 mod numbers;
 mod program;

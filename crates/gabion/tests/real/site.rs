@@ -10,8 +10,8 @@
 //! With `GABION_REAL_ON=ext4` the same tests run on the kernel's ext4: a test that fails there is
 //! wrong itself. There a killed daemon is an ordinary unmount.
 //!
-//! A watchdog kills the daemon of a test that takes too long: then everything that hangs in the
-//! kernel ends with an error, and the test fails instead of staying for ever.
+//! A test that takes too long has its mounts cut: then everything that hangs in them ends with an
+//! error, and the test fails instead of staying for ever.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,12 +19,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
-use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::guard::{Guard, mounts_below};
 use crate::program::{Running, attempt, program, run};
 
 /// The program under test, if `GABION_REAL_PROGRAM` does not name another build of it.
@@ -67,7 +67,7 @@ pub struct Site {
     image: PathBuf,
     root: PathBuf,
     options: Vec<String>,
-    watchdog: Sender<()>,
+    _guard: Guard,
 }
 
 impl Site {
@@ -83,8 +83,8 @@ impl Site {
         let (image, root) = (folder.join("image"), folder.join("mnt"));
         fs::create_dir_all(&root).unwrap();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let watchdog = watch(&folder);
-        let site = Self { kind, folder, image, root, options, watchdog };
+        let guard = guard(&folder);
+        let site = Self { kind, folder, image, root, options, _guard: guard };
         site.make(size);
         site.mount();
         if kind == Kind::Ext4 {
@@ -187,7 +187,6 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let _ = self.watchdog.send(());
         clear(&self.folder);
     }
 }
@@ -251,30 +250,14 @@ fn clear_old() {
     }
 }
 
-/// Kills the daemons of a test that takes too long, unless it says before that it is done.
-pub fn watch(folder: &Path) -> Sender<()> {
-    let (sender, receiver) = mpsc::channel();
-    let folder = folder.to_owned();
-    let deadline = if is_long() { DEADLINE_LONG } else { DEADLINE };
-    thread::spawn(move || {
-        if receiver.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("the watchdog kills the daemons of {}", folder.display());
-            kill_all(&processes_below(&folder));
-        }
-    });
-    sender
+/// Guards the folder of a test.
+pub fn guard(folder: &Path) -> Guard {
+    Guard::of(folder, if is_long() { DEADLINE_LONG } else { DEADLINE })
 }
 
 /// Whether something is mounted there, by the kernel's list: a look would wait for a dead daemon.
 pub fn is_mounted(root: &Path) -> bool {
     mounts_below(root).iter().any(|mounted| mounted == root)
-}
-
-/// Where something is mounted in a folder or on it, in the order in which that was done.
-fn mounts_below(folder: &Path) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let mountpoints = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
-    mountpoints.filter(|mounted| mounted.starts_with(folder)).collect()
 }
 
 /// The processes of our program that name this path or one below it.

@@ -26,16 +26,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::guard::Guard;
 use crate::program::{Running, attempt, program, run};
 use crate::site::{
-    Kind, clear, gabion, kill_all, make_ext4, make_folder, processes_below, program_under_test,
-    watch,
+    Kind, clear, gabion, guard, kill_all, make_ext4, make_folder, processes_below,
+    program_under_test,
 };
 
 /// How long something may take that has to come, on a busy machine. Sessions end in a few seconds.
@@ -73,7 +73,7 @@ pub struct Cluster {
     // In the order in which they have to go.
     server: Option<Running>,
     network: Option<Network>,
-    watchdog: Sender<()>,
+    _guard: Guard,
 }
 
 impl Cluster {
@@ -86,13 +86,13 @@ impl Cluster {
     pub fn with(name: &str, setup: Setup) -> Self {
         let Setup { place, machines, .. } = setup;
         let (kind, folder) = (Kind::chosen(), make_folder(name));
-        let watchdog = watch(&folder);
+        let guard = guard(&folder);
         let network =
             (kind == Kind::Gabion && place == Place::Network).then(|| Network::new(machines));
         let roots: Vec<_> = (0..machines).map(|number| folder.join(format!("m{number}"))).collect();
         roots.iter().for_each(|root| fs::create_dir_all(root).unwrap());
         let (server, uri) = (None, String::new());
-        let mut cluster = Self { kind, folder, roots, setup, uri, server, network, watchdog };
+        let mut cluster = Self { kind, folder, roots, setup, uri, server, network, _guard: guard };
         cluster.make();
         (0..machines).for_each(|machine| cluster.mount(machine));
         cluster
@@ -245,7 +245,6 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = self.watchdog.send(());
         clear(&self.folder);
     }
 }

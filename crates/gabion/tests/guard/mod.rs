@@ -1,0 +1,87 @@
+//! Nothing that a test has started outlives it, and a test that hangs says what it hangs in.
+//!
+//! - After its limit the processes of the machine that wait in the kernel are listed, and the
+//!   connections of the test's mounts are cut. What hangs in them ends with an error.
+//! - If the test is killed all the same, `keeper.sh`, a process of its own, cleans up after it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+/// Guards what is mounted and runs below a folder.
+pub struct Guard {
+    keeper: Child,
+    /// Its end is the end of the thread that watches the time.
+    _watchdog: Sender<()>,
+}
+
+impl Guard {
+    /// Guards a folder, in a test that takes no longer than `limit`.
+    pub fn of(folder: &Path, limit: Duration) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard/keeper.sh");
+        let mut keeper = Command::new("/bin/sh");
+        keeper.arg(script).arg(folder).current_dir("/").process_group(0);
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keeper = keeper.spawn().expect("there is a shell");
+        Self { keeper, _watchdog: watch(folder.to_owned(), limit) }
+    }
+}
+
+impl Drop for Guard {
+    /// The test has cleaned up.
+    fn drop(&mut self) {
+        let input = self.keeper.stdin.take();
+        // It may have been killed, which is no harm.
+        let _ = input.expect("it is piped").write_all(b"done\n");
+        let _ = self.keeper.wait();
+    }
+}
+
+fn watch(folder: PathBuf, limit: Duration) -> Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        if receiver.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("cutting the mounts of {} after {limit:?}", folder.display());
+            eprint!("{}", waiting());
+            for mountpoint in mounts_below(&folder).iter().rev() {
+                // On a thread of its own: what is held up may be this, too.
+                let mut umount = Command::new("umount");
+                umount.args(["--force", "--lazy"]).arg(mountpoint);
+                thread::spawn(move || umount.status());
+            }
+        }
+    });
+    sender
+}
+
+/// Where something is mounted in a folder or on it, in the order in which that was done.
+pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mountpoints = text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    mountpoints.filter(|mountpoint| mountpoint.starts_with(folder)).collect()
+}
+
+/// Which processes of the machine are stopped or wait in the kernel, and where; one per paragraph.
+pub fn waiting() -> String {
+    let mut text = String::new();
+    for process in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let tasks = fs::read_dir(process.path().join("task")).into_iter().flatten();
+        for task in tasks.filter_map(Result::ok) {
+            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let stat = read("stat");
+            let state = stat.rsplit_once(") ").map_or(' ', |(_, rest)| rest.as_bytes()[0].into());
+            if matches!(state, 'D' | 'T') {
+                let place = task.path();
+                let _ = writeln!(text, "{} {state} {}", place.display(), read("comm").trim_end());
+                text.push_str(&read("stack"));
+            }
+        }
+    }
+    text
+}

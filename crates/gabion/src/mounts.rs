@@ -10,6 +10,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gabion_fuse::mount::{Unmount, unmount};
 use gabion_fuse::mountinfo::{self, Mount};
@@ -22,6 +25,8 @@ use crate::failure::{Failure, Result};
 pub const SUBTYPE: &str = "gabion";
 /// So many users of a mount are named.
 const USERS_MAX: usize = 3;
+/// How long they are looked for.
+const SEARCH: Duration = Duration::from_secs(5);
 
 /// Whether a mount's daemon still serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,26 +144,50 @@ pub fn bury_dead(target: &Path, mountpoint: &Path) -> Result<()> {
 
 /// Programs that keep a mount busy, as far as can be seen: "process 71 (bash)".
 pub fn users(mountpoint: &Path) -> Vec<String> {
-    let users = processes().filter(|pid| uses(*pid, mountpoint));
-    users.take(USERS_MAX).map(process_name).collect()
+    let mountpoint = mountpoint.to_owned();
+    let users = search(USERS_MAX, move |pid| uses(pid, &mountpoint));
+    users.into_iter().map(process_name).collect()
 }
 
 /// A program that sees the filesystem mounted in a mount namespace of its own, as in a container:
 /// there it stays when it is unmounted here.
 pub fn user_elsewhere(mount: &Mount) -> Option<String> {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let here = namespace("self")?;
-    let sees = |pid: &u32| {
+    let (here, device) = (namespace("self")?, mount.device);
+    let sees = move |pid: u32| {
         namespace(&pid.to_string()).is_some_and(|there| there != here)
-            && mountinfo::mounts_of(*pid)
-                .is_ok_and(|mounts| mounts.iter().any(|other| other.device == mount.device))
+            && mountinfo::mounts_of(pid)
+                .is_ok_and(|mounts| mounts.iter().any(|other| other.device == device))
     };
-    processes().find(sees).map(process_name)
+    search(1, sees).pop().map(process_name)
+}
+
+/// The first processes, at most `most`, for which `is_it` is true.
+///
+/// The kernel's answer to a look at a process waits while that hangs in execve(2), as it does if it
+/// has a file open on a mount whose daemon hangs. So what waits in the kernel is looked at last, and
+/// what was not found within [`SEARCH`] is not.
+fn search(most: usize, is_it: impl Fn(u32) -> bool + Send + 'static) -> Vec<u32> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let (waiting, others): (Vec<_>, Vec<_>) = processes().partition(|pid| is_waiting(*pid));
+        let mut found = others.into_iter().chain(waiting).filter(|pid| is_it(*pid));
+        found.try_for_each(|pid| sender.send(pid))
+    });
+    let end = Instant::now() + SEARCH;
+    let next = || receiver.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
+    std::iter::from_fn(next).take(most).collect()
 }
 
 fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Whether it waits in the kernel for something that nothing interrupts.
+fn is_waiting(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tD"))
 }
 
 fn process_name(pid: u32) -> String {

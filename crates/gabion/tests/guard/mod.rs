@@ -6,7 +6,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,8 +25,9 @@ impl Guard {
     pub fn of(folder: &Path, limit: Duration) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard/keeper.sh");
         let mut keeper = Command::new("/bin/sh");
-        keeper.arg(script).arg(folder).current_dir("/").process_group(0);
-        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        keeper.arg(script).arg(std::process::id().to_string()).arg(folder);
+        keeper.current_dir("/").process_group(0);
+        keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let keeper = keeper.spawn().expect("there is a shell");
         Self { keeper, _watchdog: watch(folder.to_owned(), limit) }
     }
@@ -36,9 +36,8 @@ impl Guard {
 impl Drop for Guard {
     /// The test has cleaned up.
     fn drop(&mut self) {
-        let input = self.keeper.stdin.take();
-        // It may have been killed, which is no harm.
-        let _ = input.expect("it is piped").write_all(b"done\n");
+        // It may have been killed by others, which is no harm.
+        let _ = self.keeper.kill();
         let _ = self.keeper.wait();
     }
 }
@@ -52,7 +51,7 @@ fn watch(folder: PathBuf, limit: Duration) -> Sender<()> {
             for mountpoint in mounts_below(&folder).iter().rev() {
                 // On a thread of its own: what is held up may be this, too.
                 let mut umount = Command::new("umount");
-                umount.args(["--force", "--lazy"]).arg(mountpoint);
+                umount.args(["--force", "--lazy", "--no-canonicalize"]).arg(mountpoint);
                 thread::spawn(move || umount.status());
             }
         }
@@ -67,21 +66,31 @@ pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     mountpoints.filter(|mountpoint| mountpoint.starts_with(folder)).collect()
 }
 
-/// Which processes of the machine are stopped or wait in the kernel, and where; one per paragraph.
+/// Which threads of the machine are stopped or wait in the kernel, and where.
 pub fn waiting() -> String {
     let mut text = String::new();
     for process in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
         let tasks = fs::read_dir(process.path().join("task")).into_iter().flatten();
         for task in tasks.filter_map(Result::ok) {
-            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-            let stat = read("stat");
-            let state = stat.rsplit_once(") ").map_or(' ', |(_, rest)| rest.as_bytes()[0].into());
-            if matches!(state, 'D' | 'T') {
-                let place = task.path();
-                let _ = writeln!(text, "{} {state} {}", place.display(), read("comm").trim_end());
-                text.push_str(&read("stack"));
+            let path = task.path();
+            // Not `stat`: it waits for a process that hangs in execve(2).
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            let state = status.lines().find_map(|line| line.strip_prefix("State:\t"));
+            if state.is_some_and(|state| state.starts_with(['D', 'T'])) {
+                let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+                let (name, state) = (name.trim_end(), state.unwrap_or_default());
+                let _ = writeln!(text, "{} ({name}) is in state {state}", path.display());
+                text.push_str(&stack(path));
             }
         }
     }
     text
+}
+
+/// Where in the kernel a thread is, as far as that is told soon.
+fn stack(task: PathBuf) -> String {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(fs::read_to_string(task.join("stack"))));
+    let told = receiver.recv_timeout(Duration::from_secs(1));
+    told.map(Result::unwrap_or_default).unwrap_or_else(|_| "  in execve(2)\n".to_owned())
 }

@@ -8,6 +8,7 @@ mod formatting;
 mod grow;
 #[path = "../guard/mod.rs"]
 mod guard;
+mod guarded;
 mod hostile;
 mod joining;
 mod link_limits;

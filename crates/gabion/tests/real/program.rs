@@ -1,14 +1,20 @@
 //! Other people's programs: found or named with what installs them, run, and never left behind.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// Seconds after which a program is killed: far more than any needs, on any machine.
-const DEADLINE_SECONDS: u32 = 900;
+use crate::guard::waiting;
+use crate::site::is_long;
+
+/// Seconds after which a program is killed: more than any needs. By then the mounts of a test that
+/// hangs are cut.
+const DEADLINE_SECONDS: u32 = 300;
+/// The same in long runs.
+const DEADLINE_SECONDS_LONG: u32 = 900;
 
 /// A command that cannot run for ever. Panics with what installs the program if it is not there.
 pub fn program(name: &str, package: &str) -> Command {
@@ -40,7 +46,8 @@ pub fn crate_program(name: &str, version: &str) -> Command {
 
 fn bounded(path: &Path) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", &DEADLINE_SECONDS.to_string()]).arg(path);
+    let seconds = if is_long() { DEADLINE_SECONDS_LONG } else { DEADLINE_SECONDS };
+    command.args(["--signal=KILL", &seconds.to_string()]).arg(path);
     command
 }
 
@@ -64,7 +71,10 @@ pub fn attempt(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        text += &format!("{}\n{}", String::from_utf8_lossy(&output.stderr), output.status);
+        text += &format!("{}\n{}\n", String::from_utf8_lossy(&output.stderr), output.status);
+        if output.status.signal() == Some(Signal::KILL.as_raw()) {
+            text += &waiting();
+        }
     }
     (output.status.success(), text)
 }

@@ -1,12 +1,15 @@
 //! Volumes that become longer below a mounted filesystem, and copies of inner mirrors.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use gabion_block::coordinator::Revision;
 use rustix::fs::statvfs;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::stage::{HEADERS, Host, SIZE, Stage};
+use super::stage::{HEADERS, Host, PATIENCE, SIZE, Stage};
 use super::writing::Writer;
 use crate::world::Running;
 
@@ -30,10 +33,36 @@ impl Host<'_> {
         self.volume("tank")["bytes"].as_u64().unwrap()
     }
 
-    /// Waits until somebody wants the volume to be longer than it is.
+    /// Has `gabion volume grow tank` and what else is given run while the daemon of `mnt` is stopped,
+    /// until the record says what is wanted; then gives the daemon, which still is stopped.
+    ///
+    /// While it is, no process may be started here: a file that is open on its filesystem is closed
+    /// in the new process by execve(2), and that waits for the daemon.
     #[track_caller]
-    fn await_wish(&self) {
-        self.await_volume("a wish", |volume| !volume["grows-to"].is_null());
+    fn wish(&self, arguments: &[&str]) -> (Pid, Running) {
+        let mut waiting = Command::new("/bin/sh");
+        waiting.args(["-c", "read -r _ && exec \"$@\"", "sh"]);
+        let command = self.command(&[&["volume", "grow", "tank"], arguments].concat());
+        waiting.arg(command.get_program()).args(command.get_args());
+        self.prepare(&mut waiting);
+        let mut grow = Running(waiting.stdin(Stdio::piped()).spawn().unwrap());
+        let daemon = self.daemon("mnt");
+        let before = self.stop_between_calls(daemon);
+        grow.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let changed = self.own_coordinator().changed("tank", before, PATIENCE).unwrap();
+        changed.expect("what is wanted is in the record");
+        (daemon, grow)
+    }
+
+    /// Stops a daemon while it does not have the coordinator's records locked; gives their state.
+    fn stop_between_calls(&self, daemon: Pid) -> Revision {
+        loop {
+            kill_process(daemon, Signal::STOP).unwrap();
+            if let Ok(stored) = self.own_coordinator().read("tank") {
+                return stored.unwrap().revision;
+            }
+            kill_process(daemon, Signal::CONT).unwrap();
+        }
     }
 }
 
@@ -109,10 +138,7 @@ fn a_volume_whose_daemon_is_killed_before_it_grew_grows_when_it_is_mounted_again
     writer.await_more(5);
     stage.lengthen("a.img");
     stage.lengthen("b.img");
-    let daemon = host.daemon("mnt");
-    kill_process(daemon, Signal::STOP).unwrap();
-    let mut grow = Running(host.command(&["volume", "grow", "tank"]).spawn().unwrap());
-    host.await_wish();
+    let (daemon, mut grow) = host.wish(&[]);
     kill_process(daemon, Signal::KILL).unwrap();
     let written = writer.finish_in_failure();
     host.mount();
@@ -152,10 +178,7 @@ fn a_part_that_the_user_of_the_volume_cannot_reach_is_told_and_tried_again() {
     let before = host.volume_bytes();
     let c = stage.target("c");
     let uri = c.uri.clone();
-    let daemon = host.daemon("mnt");
-    kill_process(daemon, Signal::STOP).unwrap();
-    let mut grow = Running(host.command(&["volume", "grow", "tank", &uri]).spawn().unwrap());
-    host.await_wish();
+    let (daemon, mut grow) = host.wish(&[&uri]);
     c.kill();
     kill_process(daemon, Signal::CONT).unwrap();
     host.await_event("volume-not-grown");

@@ -22,10 +22,10 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gabion_block::coordinator::Revision;
+use gabion_block::coordinator::{Coordinator, Revision};
 use gabion_host::events::{Follower, Start};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
@@ -216,12 +216,23 @@ impl Host<'_> {
     /// A command on this machine.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(GABION);
-        command.args(arguments).env("GABION_STATE", &self.state);
+        self.prepare(command.args(arguments));
+        command
+    }
+
+    /// Has a program run on this machine.
+    pub fn prepare(&self, command: &mut Command) {
+        command.env("GABION_STATE", &self.state);
         command.current_dir(self.stage.folder.path()).stdin(Stdio::null());
         if let Some(coordinator) = &self.coordinator {
             command.env("GABION_COORDINATOR", coordinator);
         }
-        command
+    }
+
+    /// The coordinator of this machine.
+    pub fn own_coordinator(&self) -> Arc<dyn Coordinator> {
+        let own = self.state.join("coordinator").to_str().unwrap().to_owned();
+        gabion_coordinator::open(self.coordinator.as_ref().unwrap_or(&own)).unwrap()
     }
 
     /// Runs gabion to its end.
@@ -326,9 +337,7 @@ impl Host<'_> {
     /// Waits until what is known of `tank` is so.
     #[track_caller]
     pub fn await_volume(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
-        let own = self.state.join("coordinator").to_str().unwrap().to_owned();
-        let coordinator = self.coordinator.as_ref().unwrap_or(&own);
-        let coordinator = gabion_coordinator::open(coordinator).unwrap();
+        let coordinator = self.own_coordinator();
         let (mut known, mut found) = (Revision::ABSENT, Value::Null);
         let began = Instant::now();
         while found.is_null() || !is_so(&found) {

@@ -27,7 +27,8 @@ impl ReadAt for [u8] {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let found = usize::try_from(offset).ok().and_then(|from| self.get(from..)?.get(..into.len()));
+        let found =
+            usize::try_from(offset).ok().and_then(|from| self.get(from..)?.get(..into.len()));
         into.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -56,6 +57,14 @@ pub(crate) struct Opening {
 /// Reads only a stream's header, for which no secret is needed.
 pub fn header<R: ReadAt + ?Sized>(source: &R) -> Result<Header> {
     header_bytes(source, length(source)?).map(|(header, _)| header)
+}
+
+/// Whether a stream with this header has its tail: then it was written to its end.
+pub fn has_tail<R: ReadAt + ?Sized>(source: &R, header: &Header) -> Result<bool> {
+    let Some(at) = length(source)?.checked_sub(TAIL as u64) else { return Ok(false) };
+    let mut tail = [0; TAIL];
+    source.read_at(at, &mut tail).map_err(|source| Error::Io { offset: at, source })?;
+    Ok(index::decode_tail(&tail).is_some_and(|(_, stream)| stream == header.stream))
 }
 
 fn header_bytes<R: ReadAt + ?Sized>(source: &R, length: u64) -> Result<(Header, Vec<u8>)> {

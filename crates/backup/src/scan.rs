@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use crate::error::Result;
 use crate::format::header::Header;
 use crate::format::index::{Entry, Totals};
-use crate::format::record::Record;
+use crate::format::record::{Content, Record};
 use crate::format::segment::Kind;
 use crate::pieces::Pieces;
 use crate::reader::{Opening, ReadAt, records_of};
@@ -22,7 +22,7 @@ pub struct Kept {
     pub length: u64,
     /// Objects that everything is known of.
     pub complete: HashSet<u64>,
-    /// Up to where the bytes of other files are known, each with the length of what it has.
+    /// Files of which everything up to this byte is known, from their beginning.
     pub begun: HashMap<u64, u64>,
     /// What it has in all.
     pub totals: Totals,
@@ -78,19 +78,23 @@ impl Kept {
     fn take(&mut self, record: Record) {
         match record {
             Record::Object(object) => {
-                self.totals.objects += 1;
-                self.begun.insert(object.ino, 0);
+                self.begun.remove(&object.ino);
+                if object.content == Content::Fresh {
+                    self.begun.insert(object.ino, 0);
+                }
             }
             Record::Pieces { ino, pieces } => {
                 for piece in pieces {
                     let end = piece.offset + u64::from(piece.length);
-                    let known = self.begun.entry(ino).or_default();
-                    *known = end.max(*known);
+                    if let Some(known) = self.begun.get_mut(&ino) {
+                        *known = end.max(*known);
+                    }
                     self.totals.bytes += u64::from(piece.length);
                     self.pieces.add(&piece);
                 }
             }
             Record::Complete { ino } => {
+                self.totals.objects += 1;
                 self.begun.remove(&ino);
                 self.complete.insert(ino);
             }

@@ -94,10 +94,7 @@ pub(crate) fn unlock(lock: &Lock, secret: Option<&Secret>) -> Result<Option<Key>
 fn outer(lock: &Lock, secret: &Secret) -> Result<Key> {
     let mut key = [0; KEY];
     match (lock, secret) {
-        (
-            Lock::Passphrase { memory, passes, lanes, salt, .. },
-            Secret::Passphrase(phrase),
-        ) => {
+        (Lock::Passphrase { memory, passes, lanes, salt, .. }, Secret::Passphrase(phrase)) => {
             let params = Params::new(*memory, *passes, *lanes, Some(KEY));
             let params = params.map_err(|_| Error::Cipher("the cost of the passphrase"))?;
             let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);

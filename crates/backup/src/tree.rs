@@ -4,7 +4,7 @@
 //! bytes are stays in the streams.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
 use crate::format::record::{Attributes, Content, Object, Record};
@@ -28,6 +28,8 @@ pub struct Tree {
     objects: BTreeMap<u64, Object>,
     names: BTreeMap<u64, BTreeMap<Vec<u8>, u64>>,
     parts: BTreeMap<u64, BTreeMap<u64, Part>>,
+    /// Objects that were found to have more than one name.
+    linked: BTreeSet<u64>,
 }
 
 impl Tree {
@@ -154,30 +156,56 @@ impl Tree {
         })
     }
 
+    /// Whether an object has more than one name, once [`Tree::check`] has looked.
+    pub fn is_linked(&self, ino: u64) -> bool {
+        self.linked.contains(&ino)
+    }
+
+    /// Stream, segment and place in it of parts that more than one place in files has.
+    pub fn shared(&self) -> HashSet<(u16, u32, u32)> {
+        let mut seen = HashSet::new();
+        let all = self.parts.values().flat_map(BTreeMap::values);
+        let keys = all.map(|part| (part.stream, part.segment, part.at));
+        keys.filter(|key| !seen.insert(*key)).collect()
+    }
+
     /// Fails unless everything below `root` is there, each directory has exactly one name, and
     /// nothing but directories has names below it. Gives the number of objects and bytes below.
-    pub fn check(&self, root: u64) -> Result<(u64, u64)> {
-        let senseless = |ino, what| Err(Error::Senseless { ino, what });
+    pub fn check(&mut self, root: u64) -> Result<(u64, u64)> {
         if !self.object(root)?.attributes.is_directory() {
-            return senseless(root, "the root is no directory");
+            return Err(Error::Senseless { ino: root, what: "the root is no directory" });
         }
+        let mut linked = BTreeSet::new();
+        let found = self.walk(root, &mut linked)?;
+        self.linked = linked;
+        Ok(found)
+    }
+
+    /// How many objects there are at and below one, and how many bytes they have.
+    pub fn size(&self, ino: u64) -> Result<(u64, u64)> {
+        self.walk(ino, &mut BTreeSet::new())
+    }
+
+    fn walk(&self, root: u64, linked: &mut BTreeSet<u64>) -> Result<(u64, u64)> {
+        let senseless = |ino, what| Err(Error::Senseless { ino, what });
+        let bytes_of = |ino| self.parts(ino).map(|(_, part)| u64::from(part.length)).sum::<u64>();
         let mut seen = BTreeSet::from([root]);
         let mut waiting = vec![root];
         let mut bytes = 0;
-        while let Some(dir) = waiting.pop() {
-            for (_, ino) in self.names(dir) {
+        while let Some(at) = waiting.pop() {
+            bytes += bytes_of(at);
+            for (_, ino) in self.names(at) {
                 let attributes: &Attributes = &self.object(ino)?.attributes;
                 let is_new = seen.insert(ino);
-                if attributes.is_directory() {
-                    if !is_new {
-                        return senseless(ino, "a directory has two names");
-                    }
-                    waiting.push(ino);
-                } else if is_new {
-                    if self.names.contains_key(&ino) {
-                        return senseless(ino, "there are names below what is no directory");
-                    }
-                    bytes += self.parts(ino).map(|(_, part)| u64::from(part.length)).sum::<u64>();
+                if attributes.is_directory() && !is_new {
+                    return senseless(ino, "a directory has two names");
+                }
+                if !attributes.is_directory() && self.names.contains_key(&ino) {
+                    return senseless(ino, "there are names below what is no directory");
+                }
+                match is_new {
+                    true => waiting.push(ino),
+                    false => _ = linked.insert(ino),
                 }
             }
         }

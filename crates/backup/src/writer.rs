@@ -22,7 +22,7 @@ const DATA_FULL: usize = 1 << 20;
 const RECORDS_FULL: usize = 1 << 20;
 /// So many bytes of files are followed by records at the latest: what is lost if the stream is
 /// cut off has to be read once more.
-const CHECKPOINT: u64 = 64 << 20;
+const CHECKPOINT: u64 = 16 << 20;
 /// The level of zstd.
 const LEVEL: i32 = 3;
 /// Pieces that one record holds at most.
@@ -106,7 +106,7 @@ impl<W: Write> Writer<W> {
     pub fn record(&mut self, record: &Record) -> Result<()> {
         check(record)?;
         self.tell_pieces();
-        if let Record::Object(_) = record {
+        if let Record::Complete { .. } = record {
             self.totals.objects += 1;
         }
         record.encode(&mut self.records);
@@ -156,8 +156,9 @@ impl<W: Write> Writer<W> {
         self.out.out.flush().map_err(|source| Error::Io { offset: at, source })
     }
 
-    /// Ends the stream and gives back what it was written to.
-    pub fn finish(mut self) -> Result<(W, Totals)> {
+    /// Ends the stream. Gives back what it was written to, what it has in all, and its length in
+    /// bytes.
+    pub fn finish(mut self) -> Result<(W, Totals, u64)> {
         self.checkpoint()?;
         let mut number = self.entries.len() as u32;
         let mut index = Vec::new();
@@ -173,7 +174,7 @@ impl<W: Write> Writer<W> {
         self.out.write(&index::encode_tail(end, self.stream))?;
         let at = self.out.at;
         self.out.out.flush().map_err(|source| Error::Io { offset: at, source })?;
-        Ok((self.out.out, totals))
+        Ok((self.out.out, totals, at))
     }
 
     fn tell_pieces(&mut self) {

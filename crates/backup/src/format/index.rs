@@ -38,7 +38,7 @@ pub struct Entry {
 /// What a stream has in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Objects that have a record.
+    /// Objects that are told of.
     pub objects: u64,
     /// Bytes of files, before equal pieces were left out and the rest was packed.
     pub bytes: u64,

@@ -122,8 +122,13 @@ impl Frame {
             _ => return Err(DecodeError::Invalid("the packing of a segment")),
         };
         reader.zeros(2)?;
-        let frame =
-            Self { kind, packing, number: reader.u32()?, raw: reader.u32()?, stored: reader.u32()? };
+        let frame = Self {
+            kind,
+            packing,
+            number: reader.u32()?,
+            raw: reader.u32()?,
+            stored: reader.u32()?,
+        };
         reader.zeros(4)?;
         if frame.raw as usize > RAW_MAX || frame.stored as usize > STORED_MAX {
             return Err(DecodeError::Invalid("the length of a segment"));

@@ -53,7 +53,7 @@ fn header(lock: Lock) -> Header {
         stream: StreamId([1; 16]),
         base: Some(StreamId([2; 16])),
         filesystem: [3; 16],
-        created: 1_700_000_000,
+        created: Time { seconds: 1_700_000_000, nanoseconds: 5 },
         root: 1,
         snapshot: b"snapshot".to_vec(),
         origin: b"/mnt".to_vec(),

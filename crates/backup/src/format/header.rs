@@ -5,8 +5,9 @@
 //! version    2   1
 //! zero       2
 //! length     4   of the body, in bytes; at most 64 KiB
-//! body           stream 16, base 16 (zeros: a full backup), filesystem 16, created i64,
-//!                root u64, snapshot (u16 and bytes), origin (u16 and bytes), lock u8, then
+//! body           stream 16, base 16 (zeros: a full backup), filesystem 16,
+//!                created (seconds i64, nanoseconds u32), root u64, snapshot (u16 and
+//!                bytes), origin (u16 and bytes), lock u8, then
 //!                  0 (not encrypted)  nothing
 //!                  1 (passphrase)     memory in KiB u32, passes u32, lanes u32, salt 16, key 60
 //!                  2 (key file)       salt 16, key 60
@@ -22,6 +23,7 @@ use gabion_base::checksum::crc64;
 use gabion_base::codec::{DecodeError, Put, Reader};
 
 use crate::error::{Error, Result};
+use crate::format::record::{Time, decode_time};
 
 const MAGIC: [u8; 8] = *b"GABIONBK";
 /// The version that is written, and the only one that is read.
@@ -86,8 +88,8 @@ pub struct Header {
     pub base: Option<StreamId>,
     /// The identity of the filesystem that was saved.
     pub filesystem: [u8; 16],
-    /// When the snapshot was made, in seconds since 1970.
-    pub created: i64,
+    /// When the snapshot was made.
+    pub created: Time,
     /// The inode number of the root directory.
     pub root: u64,
     /// The name of the snapshot that was saved.
@@ -105,7 +107,8 @@ impl Header {
         body.extend_from_slice(&self.stream.0);
         body.extend_from_slice(&self.base.map_or([0; 16], |base| base.0));
         body.extend_from_slice(&self.filesystem);
-        body.put_u64(self.created as u64);
+        body.put_u64(self.created.seconds as u64);
+        body.put_u32(self.created.nanoseconds);
         body.put_u64(self.root);
         for text in [&self.snapshot, &self.origin] {
             let text = &text[..text.len().min(4096)];
@@ -161,7 +164,7 @@ impl Header {
         let stream = StreamId(reader.array()?);
         let base = Some(reader.array()?).filter(|base| *base != [0; 16]).map(StreamId);
         let filesystem = reader.array()?;
-        let created = reader.u64()? as i64;
+        let created = decode_time(&mut reader)?;
         let root = reader.u64()?;
         let mut text = || -> std::result::Result<Vec<u8>, DecodeError> {
             let length = reader.u16()?;

@@ -317,7 +317,8 @@ fn check_attributes(attributes: &Attributes) -> Result<(), DecodeError> {
     Ok(())
 }
 
-fn decode_time(reader: &mut Reader<'_>) -> Result<Time, DecodeError> {
+/// Decodes a moment.
+pub(crate) fn decode_time(reader: &mut Reader<'_>) -> Result<Time, DecodeError> {
     let time = Time { seconds: reader.u64()? as i64, nanoseconds: reader.u32()? };
     if time.nanoseconds >= 1_000_000_000 {
         return Err(DecodeError::Invalid("a time"));

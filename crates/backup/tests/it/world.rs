@@ -17,7 +17,7 @@ pub fn header(number: u8, base: Option<u8>) -> Header {
         stream: StreamId([number; 16]),
         base: base.map(|base| StreamId([base; 16])),
         filesystem: [7; 16],
-        created: 1_700_000_000 + i64::from(number),
+        created: Time { seconds: 1_700_000_000 + i64::from(number), nanoseconds: 5 },
         root: ROOT,
         snapshot: format!("backup-{number}").into_bytes(),
         origin: b"/mnt".to_vec(),

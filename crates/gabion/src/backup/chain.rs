@@ -101,6 +101,6 @@ impl Chain {
     /// What it is, for people.
     pub fn name(&self) -> String {
         let header = self.last().header();
-        format!("backup {} of {}", header.stream, date::seconds(header.created))
+        format!("backup {} of {}", header.stream, date::seconds(header.created.seconds))
     }
 }

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use gabion_backup::StreamId;
@@ -125,7 +126,7 @@ pub fn partial(path: &Path) -> PathBuf {
 /// What a stream is written to.
 pub enum Sink {
     /// Standard output.
-    Output(io::Stdout),
+    Output(File),
     /// A file that is not complete.
     File(File),
 }
@@ -147,6 +148,13 @@ impl Write for Sink {
 }
 
 impl Sink {
+    /// Standard output, without the buffer that it has for lines of text.
+    pub fn output() -> Result<Self> {
+        let cloned = io::stdout().as_fd().try_clone_to_owned();
+        let file = cloned.map_err(|error| Failure::of("cannot use standard output", &error))?;
+        Ok(Self::Output(file.into()))
+    }
+
     /// Makes a stream durable and gives it the name of one that is whole.
     pub fn finish(self, path: Option<&Path>) -> Result<()> {
         let (Self::File(file), Some(path)) = (self, path) else { return Ok(()) };

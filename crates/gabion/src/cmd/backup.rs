@@ -8,7 +8,7 @@ use std::time::Duration;
 use gabion_backup::format::header::Lock;
 use gabion_backup::format::index::Totals;
 use gabion_backup::scan::scan;
-use gabion_backup::{Header, Secret, StreamId, Writer, writer};
+use gabion_backup::{Header, Secret, StreamId, Time, Writer, writer};
 use gabion_host::clock;
 
 use crate::args::backup::Backup;
@@ -118,8 +118,9 @@ fn begin(
         false => None,
     };
     let stream = writer::draw_id().map_err(unwritten)?;
-    let created = clock::coarse_now().seconds;
-    let path = to.path(stream, created);
+    let now = clock::coarse_now();
+    let created = Time { seconds: now.seconds, nanoseconds: now.nanos };
+    let path = to.path(stream, created.seconds);
     let snapshot = snapshot_name(&place, stream);
     let sink = match &path {
         Some(path) => {
@@ -129,20 +130,29 @@ fn begin(
                 Failure::of(format!("cannot make {}", partial.display()), &error)
             })?)
         }
-        None => Sink::Output(io::stdout()),
+        None => Sink::output()?,
     };
     origin.create(&snapshot)?;
-    let header = Header {
-        stream,
-        base: base.as_ref().map(|(stream, _)| *stream),
-        filesystem,
-        created,
-        root: root_of(origin, &snapshot)?,
-        snapshot: snapshot.clone().into_bytes(),
-        origin: origin.name().into_bytes(),
-        lock: Lock::Open,
+    let begun = root_of(origin, &snapshot).and_then(|root| {
+        let header = Header {
+            stream,
+            base: base.as_ref().map(|(stream, _)| *stream),
+            filesystem,
+            created,
+            root,
+            snapshot: snapshot.clone().into_bytes(),
+            origin: origin.name().into_bytes(),
+            lock: Lock::Open,
+        };
+        Writer::begin(sink, header, secret).map_err(unwritten)
+    });
+    let writer = match begun {
+        Ok(writer) => writer,
+        Err(failure) => {
+            origin.remove(&snapshot)?;
+            return Err(failure);
+        }
     };
-    let writer = Writer::begin(sink, header, secret).map_err(unwritten)?;
     let known = Known::default();
     Ok(Job { snapshot, base: base.map(|(_, name)| name), path, writer, known })
 }
@@ -227,7 +237,7 @@ fn resume(
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(failed)?;
         let known = Known::of(&kept);
         let writer = Writer::resume(Sink::File(file), kept);
-        let path = to.path(header.stream, header.created);
+        let path = to.path(header.stream, header.created.seconds);
         return Ok(Some(Job { snapshot, base, path, writer, known }));
     }
     Ok(None)

@@ -66,7 +66,7 @@ fn row(found: &Found) -> Row {
     Row {
         stream: header.stream.to_string(),
         base: header.base.map(|base| base.to_string()),
-        created: date::seconds(header.created),
+        created: date::seconds(header.created.seconds),
         origin: String::from_utf8_lossy(&header.origin).into_owned(),
         path: found.path.display().to_string(),
         bytes: found.length,

@@ -152,11 +152,17 @@ fn assert_same(wanted: &BTreeMap<PathBuf, String>, found: &Path) {
     assert!(extra.is_empty(), "{extra:?}");
 }
 
+/// Mounts `disk.img` at `mnt` so that the kernel keeps no times back: those that it has not told
+/// are in no snapshot.
+fn mount(folder: &Folder) -> PathBuf {
+    folder.mount("writethrough")
+}
+
 /// A mount with some of everything, at `mnt`.
 fn planted() -> Option<Folder> {
     let folder = Folder::for_mounts()?;
     folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
-    folder.mount("");
+    mount(&folder);
     plant(&folder, "mnt");
     share(&folder.join("mnt"));
     Some(folder)
@@ -298,7 +304,7 @@ fn an_image_is_saved_as_its_mount_would_be() {
     let wanted = survey(&mnt);
     folder.gabion(&["umount", "mnt"]).succeeded();
     folder.gabion(&["backup", "disk.img", "store"]).succeeded();
-    folder.mount("");
+    mount(&folder);
     let large = File::options().write(true).open(mnt.join("large")).unwrap();
     large.write_all_at(&[1; 10], 1_000_000).unwrap();
     drop(large);
@@ -396,7 +402,7 @@ fn kill_at(folder: &Folder, arguments: &[&str], partial: &Path, length: u64) {
 fn a_backup_that_was_killed_goes_on_where_it_was() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
-    let mnt = folder.mount("");
+    let mnt = mount(&folder);
     fs::write(mnt.join("first"), noise(1, 10 << 20)).unwrap();
     fs::write(mnt.join("large"), noise(2, 50 << 20)).unwrap();
     fs::write(mnt.join("sparse"), noise(3, 1000)).unwrap();
@@ -428,7 +434,7 @@ fn a_backup_that_was_killed_goes_on_where_it_was() {
 fn a_restoration_that_was_killed_goes_on_and_is_never_taken_for_whole() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
-    let mnt = folder.mount("");
+    let mnt = mount(&folder);
     for number in 0..40 {
         fs::write(mnt.join(format!("{number}")), noise(number, 1 << 20)).unwrap();
     }

@@ -1,7 +1,8 @@
 //! What can be kept of a stream that was cut off.
 //!
-//! It is read from its head, segment by segment, as long as all are whole. What comes after the last
-//! RECORDS segment is given up: bytes of files that no record tells of, and an index that was begun.
+//! It is read from its head, segment by segment, as long as all are whole. What comes after the
+//! last RECORDS segment is given up: bytes of files that no record tells of, and an index that was
+//! begun.
 
 use std::collections::{HashMap, HashSet};
 

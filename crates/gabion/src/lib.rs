@@ -6,8 +6,8 @@
 //!                -> up -> supervisor               processes of the program that end with it
 //!                -> status, scrub, grow, umount,   ask the daemon through control
 //!                   snapshot, clone, subvolume
-//!                -> backup, restore, verify,       streams of snapshots, read from a mount or a map
-//!                   backups
+//!                -> backup, restore, verify,       streams of snapshots, from a mount or
+//!                   backups                        a map
 //!                -> serve -> link                  sessions of other machines' mounts
 //!                -> clients, leases, locks,        ask the server through control
 //!                   evict, invite

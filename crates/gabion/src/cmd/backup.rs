@@ -10,6 +10,7 @@ use gabion_backup::format::index::Totals;
 use gabion_backup::scan::scan;
 use gabion_backup::{Header, Secret, StreamId, Time, Writer, writer};
 use gabion_host::clock;
+use rustix::fs::FlockOperation;
 
 use crate::args::backup::Backup;
 use crate::backup::destination::{Destination, Sink, partial};
@@ -125,10 +126,16 @@ fn begin(
     let sink = match &path {
         Some(path) => {
             let partial = partial(path);
-            let made = File::create(&partial);
-            Sink::File(made.map_err(|error| {
-                Failure::of(format!("cannot make {}", partial.display()), &error)
-            })?)
+            let made = File::options().write(true).create_new(true).open(&partial);
+            let file = made.map_err(|error| {
+                let failure = Failure::of(format!("cannot make {}", partial.display()), &error);
+                match error.kind() {
+                    io::ErrorKind::AlreadyExists => failure
+                        .next("It is of another backup. Remove it if nobody goes on with that."),
+                    _ => failure,
+                }
+            })?;
+            Sink::File(locked(file, &partial)?)
         }
         None => Sink::output()?,
     };
@@ -212,7 +219,13 @@ fn resume(
         snapshots.iter().any(|(name, held)| name == wanted && *held == complete)
     };
     for path in to.partials()? {
-        let Ok(found) = folder::look(&path) else { continue };
+        let Ok(found) = folder::look(&path) else {
+            // Nothing was written before somebody died.
+            if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0) {
+                let _ = fs::remove_file(&path);
+            }
+            continue;
+        };
         let header = &found.header;
         if header.filesystem != filesystem {
             continue;
@@ -223,14 +236,14 @@ fn resume(
         if !is_wanted || !base.as_ref().is_none_or(|base| has(base, true)) {
             continue;
         }
+        let open = File::options().read(true).write(true).open(&path);
+        let failed = |error| Failure::of(format!("cannot go on with {}", path.display()), &error);
+        let file = FileAt(locked(open.map_err(failed)?, &path)?);
         if !has(&snapshot, false) {
             // Its snapshot is gone, so nobody can ever go on with it.
             let _ = fs::remove_file(&path);
             continue;
         }
-        let open = File::options().read(true).write(true).open(&path);
-        let failed = |error| Failure::of(format!("cannot go on with {}", path.display()), &error);
-        let file = FileAt(open.map_err(failed)?);
         let kept = scan(&file, secret).map_err(|error| of_stream(&path, &error))?;
         let mut file = file.0;
         file.set_len(kept.length).map_err(failed)?;
@@ -241,6 +254,15 @@ fn resume(
         return Ok(Some(Job { snapshot, base, path, writer, known }));
     }
     Ok(None)
+}
+
+/// The same file, if no other backup is writing to it.
+fn locked(file: File, path: &Path) -> Result<File> {
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Failure::new(format!("another backup is writing to {}", path.display()))
+            .next("Wait until it is done, or stop it.")),
+    }
 }
 
 /// Reads the snapshot into the stream. Gives what it was written to, what there is in all, how

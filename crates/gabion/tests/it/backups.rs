@@ -410,8 +410,12 @@ fn a_backup_that_was_killed_goes_on_where_it_was() {
     fs::write(folder.join("key"), noise(4, 32)).unwrap();
     let slow = ["backup", "--rate", "25M", "--key-file", "key", "mnt", "full.gabion"];
     let partial = folder.join("full.gabion.partial");
-    // In the middle of the large file.
+    // In the middle of the large file. Only one can go on with it at a time.
     kill_at(&folder, &slow, &partial, 28 << 20);
+    let file = File::open(&partial).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    folder.gabion(&slow).failed(1, &["another backup is writing to", "full.gabion.partial"]);
+    drop(file);
     let row = &backups(&folder, "full.gabion.partial")[0];
     assert_eq!(row["complete"], false);
     let refused = ["restore", "--to-directory", "--key-file", "key", "full.gabion.partial", "no"];

@@ -1,5 +1,7 @@
 //! Backups and restorations of mounted filesystems and of images, as users meet them.
 
+mod random;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;

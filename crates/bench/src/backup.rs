@@ -70,12 +70,14 @@ pub fn run(args: &args::Backup) -> Result<()> {
     Ok(())
 }
 
+/// Makes the command that saves a directory: everything, or what has changed.
+type Save = Box<dyn Fn(&Path, bool) -> Command>;
+
 /// A program that saves.
 struct Program {
     name: &'static str,
     store: PathBuf,
-    /// Saves a directory: everything, or what has changed.
-    save: Box<dyn Fn(&Path, bool) -> Command>,
+    save: Save,
     restore: Box<dyn Fn() -> Command>,
 }
 

@@ -38,8 +38,9 @@ pub struct Found {
     pub is_complete: bool,
 }
 
-/// Whether the stream is named by this beginning of its number.
+/// Whether the stream is named by this beginning of its number, or by its snapshot.
 pub fn is_named(stream: StreamId, text: &str) -> bool {
+    let text = text.rsplit('-').next().unwrap_or_default();
     text.len() >= 4 && stream.to_string().starts_with(&text.to_ascii_lowercase())
 }
 

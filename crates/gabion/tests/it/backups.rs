@@ -410,7 +410,7 @@ fn a_backup_that_was_killed_goes_on_where_it_was() {
     fs::write(mnt.join("sparse"), noise(3, 1000)).unwrap();
     let wanted = survey(&mnt);
     fs::write(folder.join("key"), noise(4, 32)).unwrap();
-    let slow = ["backup", "--rate", "25M", "--key-file", "key", "mnt", "full.gabion"];
+    let slow = ["backup", "--rate", "8M", "--key-file", "key", "mnt", "full.gabion"];
     let partial = folder.join("full.gabion.partial");
     // In the middle of the large file. Only one can go on with it at a time.
     kill_at(&folder, &slow, &partial, 28 << 20);
@@ -425,7 +425,7 @@ fn a_backup_that_was_killed_goes_on_where_it_was() {
     // What is saved is what was there when it began.
     fs::write(mnt.join("first"), "other bytes").unwrap();
     let length = fs::metadata(&partial).unwrap().len();
-    kill_at(&folder, &slow, &partial, length + (20 << 20));
+    kill_at(&folder, &slow, &partial, length + (4 << 20));
     let text = folder.gabion(&["backup", "--key-file", "key", "mnt", "full.gabion"]).succeeded();
     assert!(text.contains("went on saving"), "{text}");
     assert!(!partial.exists());

@@ -6,13 +6,14 @@
 //!
 //! The targets are run in two ways:
 //!
-//! - in the tests of `gabion-map`, `gabion-fs`, `gabion-nbd`, `gabion-block` and `gabion-link`,
-//!   over seeded random and damaged inputs ([`inputs`]), in a moment;
+//! - in the tests of `gabion-map`, `gabion-fs`, `gabion-nbd`, `gabion-block`, `gabion-link` and
+//!   `gabion-backup`, over seeded random and damaged inputs ([`inputs`]), in a moment;
 //! - by libFuzzer, for as long as one likes: `cargo +nightly fuzz run node`, in this folder's
 //!   parent. This crate stands outside of the workspace for its sake.
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod block;
 pub mod fs;
 pub mod inputs;

@@ -25,6 +25,8 @@ pub enum Command {
     Targets(Targets),
     /// One filesystem mounted twice, beside others that several machines can share
     Link(Link),
+    /// Backups of a mount, beside restic
+    Backup(Backup),
     /// The process on the second mount; `link` starts it
     #[command(hide = true)]
     Agent,
@@ -152,4 +154,24 @@ pub enum Size {
     Small,
     /// What figures are made with.
     Full,
+}
+
+/// Arguments of `gabion-bench backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Where everything is made, on the disk to be measured
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub dir: PathBuf,
+    /// The binary of Gabion; the one beside this program if not given
+    #[arg(long, value_name = "FILE")]
+    pub gabion: Option<PathBuf>,
+    /// Length of the image in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    pub image: u64,
+    /// Small files
+    #[arg(long, default_value_t = 10_000)]
+    pub files: u64,
+    /// Length of the large file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    pub large: u64,
 }

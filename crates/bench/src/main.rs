@@ -9,6 +9,7 @@
 //!   with the same system calls on ext4: what is lost between both tables is lost on the way
 //!   through the kernel.
 //! - `nbd` uses NBD servers, ours and those of others, by one client.
+//! - `backup` saves a mount with `gabion backup`, beside restic.
 //! - `link` mounts one filesystem twice, ours and those of others that several machines can share.
 //!
 //! All images lie in one directory on one disk, made alike: of full length, every block written, so
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod backup;
 mod engine;
 mod figures;
 mod link;
@@ -52,6 +54,7 @@ fn main() -> Result<()> {
         Command::Engine(args) => engine::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Link(args) => link::run(&args),
+        Command::Backup(args) => backup::run(&args),
         Command::Agent => link::agent::run(),
     }
 }

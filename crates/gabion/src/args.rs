@@ -1,10 +1,13 @@
 //! The command line. The text here is what `--help` prints.
 
+pub mod backup;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use gabion_nbd::address::Address;
 
+use self::backup::{Backup, Backups, Restore, Verify};
 use crate::cmd::events::Since;
 use crate::cmd::invite::Lifetime;
 use crate::cmd::target::Offer;
@@ -39,6 +42,14 @@ pub enum Command {
     Grow(Grow),
     /// Make, show, compare and remove snapshots
     Snapshot(Snapshot),
+    /// Save a filesystem while it is in use
+    Backup(Backup),
+    /// Show the backups that are kept in a folder
+    Backups(Backups),
+    /// Make a tree of files of a backup
+    Restore(Restore),
+    /// Read a backup and compare it with its checksums
+    Verify(Verify),
     /// Make a subvolume that begins as a snapshot is, and shares its blocks
     Clone(Clone),
     /// Make, show and remove subvolumes

@@ -6,6 +6,8 @@
 //!                -> up -> supervisor               processes of the program that end with it
 //!                -> status, scrub, grow, umount,   ask the daemon through control
 //!                   snapshot, clone, subvolume
+//!                -> backup, restore, verify,       streams of snapshots, from a mount or
+//!                   backups                        a map
 //!                -> serve -> link                  sessions of other machines' mounts
 //!                -> clients, leases, locks,        ask the server through control
 //!                   evict, invite
@@ -21,6 +23,7 @@
 
 mod addresses;
 mod args;
+mod backup;
 mod check;
 mod clients;
 mod cmd;
@@ -78,6 +81,10 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Scrub(args) => cmd::scrub::run(args),
         Command::Grow(args) => cmd::grow::run(args),
         Command::Snapshot(args) => cmd::snapshot::run(args),
+        Command::Backup(args) => cmd::backup::run(args),
+        Command::Backups(args) => cmd::backups::run(args),
+        Command::Restore(args) => cmd::restore::run(args),
+        Command::Verify(args) => cmd::verify::run(args),
         Command::Clone(args) => cmd::subvolume::clone(args),
         Command::Subvolume(args) => cmd::subvolume::run(args),
         Command::Events(args) => cmd::events::run(args),

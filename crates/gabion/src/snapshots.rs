@@ -9,6 +9,7 @@ use gabion_map::format::subvolume::Hold;
 use gabion_map::{FileId, LocalMap};
 use gabion_node::{Change, LocalFs, differences};
 
+use crate::backup;
 use crate::control::wire::{
     Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
     SubvolumeAction, Subvolumes,
@@ -45,6 +46,7 @@ pub fn act(
         SnapshotAction::Hold { name } => vec![acting.hold(name, Hold::Held)?],
         SnapshotAction::Release { name } => vec![acting.hold(name, Hold::Released)?],
         SnapshotAction::Diff { from, to } => acting.diff(from, to)?,
+        SnapshotAction::Delta { from, to } => acting.delta(from, to)?,
         SnapshotAction::Rollback { .. } if usage == Use::Mounted => {
             return Err("it is in use; unmount it first".to_owned());
         }
@@ -106,6 +108,12 @@ impl Acting<'_> {
             })
         };
         Ok(parts.into_iter().enumerate().map(reply).collect())
+    }
+
+    fn delta(&self, from: &str, to: &str) -> Result<Vec<Reply>, String> {
+        let (old, new) = (self.find(from)?, self.find(to)?);
+        let found = gabion_node::delta(self.map, old, new).map_err(text)?;
+        Ok(backup::delta::parts(&found).into_iter().map(Reply::Delta).collect())
     }
 
     fn roll_back(&self, name: &str) -> Result<Reply, String> {

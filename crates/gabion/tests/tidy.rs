@@ -11,6 +11,7 @@ use std::process::Command;
 /// the simulated one never meet.
 const FLOORS: &[(&str, &[&str])] = &[
     ("base", &[]),
+    ("backup", &["base"]),
     ("block", &["base"]),
     ("map", &["base"]),
     ("fs", &["base", "map"]),
@@ -27,6 +28,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "gabion",
         &[
             "base",
+            "backup",
             "block",
             "map",
             "fs",

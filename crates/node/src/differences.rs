@@ -46,7 +46,7 @@ impl Change {
 }
 
 /// A name in a directory.
-type Name = (Ino, Vec<u8>);
+pub(crate) type Name = (Ino, Vec<u8>);
 
 /// What has changed from the snapshot `old` to the snapshot or subvolume `new`, in the order of
 /// paths. Both are looked at as they were committed last.
@@ -150,7 +150,7 @@ impl Found {
 }
 
 /// The names that a DIRENT item has, and of which objects.
-fn names(key: Key, value: Option<&[u8]>) -> Result<BTreeMap<Vec<u8>, Ino>> {
+pub(crate) fn names(key: Key, value: Option<&[u8]>) -> Result<BTreeMap<Vec<u8>, Ino>> {
     let mut names = BTreeMap::new();
     let Some(value) = value else { return Ok(names) };
     let bad = |source| MapError::BadItem { key, source };
@@ -162,18 +162,18 @@ fn names(key: Key, value: Option<&[u8]>) -> Result<BTreeMap<Vec<u8>, Ino>> {
 }
 
 /// One of the two, with the paths of its directories as far as they are known.
-struct Side<'a> {
+pub(crate) struct Side<'a> {
     tree: Tree<'a>,
     subvol: SubvolId,
     paths: BTreeMap<Ino, Vec<u8>>,
 }
 
 impl<'a> Side<'a> {
-    fn new(tree: Tree<'a>, subvol: SubvolId) -> Self {
+    pub(crate) fn new(tree: Tree<'a>, subvol: SubvolId) -> Self {
         Self { tree, subvol, paths: BTreeMap::from([(ROOT, Vec::new())]) }
     }
 
-    fn path_of(&mut self, (dir, name): &Name) -> Result<Vec<u8>> {
+    pub(crate) fn path_of(&mut self, (dir, name): &Name) -> Result<Vec<u8>> {
         let mut path = self.directory(*dir)?;
         if !path.is_empty() {
             path.push(b'/');
@@ -232,6 +232,15 @@ impl<'a> Side<'a> {
         if wanted.remove(&ROOT) {
             found.push(b".".to_vec());
         }
+        for (_, name) in self.names_of(wanted)? {
+            found.push(self.path_of(&name)?);
+        }
+        Ok(found)
+    }
+
+    /// A name of each of these objects that has one. Reads names until all are found.
+    pub(crate) fn names_of(&self, mut wanted: BTreeSet<Ino>) -> Result<Vec<(Ino, Name)>> {
+        let mut found = Vec::new();
         let mut cursor = self.tree.cursor(Key::first(self.subvol))?;
         while let Some((key, value)) = cursor.item() {
             if wanted.is_empty() {
@@ -239,11 +248,8 @@ impl<'a> Side<'a> {
             }
             let value = (key.kind == Kind::DIRENT).then_some(value);
             let here = names(key, value)?.into_iter().filter(|(_, ino)| wanted.remove(ino));
-            let here: Vec<Name> = here.map(|(name, _)| (key.ino, name)).collect();
+            found.extend(here.map(|(name, ino)| (ino, (key.ino, name))));
             cursor.advance()?;
-            for name in here {
-                found.push(self.path_of(&name)?);
-            }
         }
         Ok(found)
     }

@@ -28,6 +28,7 @@
 mod background;
 mod bytes;
 mod clock;
+mod delta;
 mod differences;
 mod filesystem;
 mod format;
@@ -48,6 +49,7 @@ mod subvolumes;
 
 pub use bytes::{COPY_BYTES_MAX, COPY_CHUNK};
 pub use clock::Clock;
+pub use delta::{Delta, Touched, delta};
 pub use differences::{Change, differences};
 pub use filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 pub use format::format_filesystem;

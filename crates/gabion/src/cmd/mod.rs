@@ -1,5 +1,7 @@
 //! The subcommands, one module each: they ask, call and print, and have no rules of their own.
 
+pub mod backup;
+pub mod backups;
 pub mod clients;
 pub mod events;
 pub mod evict;
@@ -11,6 +13,7 @@ pub mod leases;
 pub mod locks;
 pub mod mkfs;
 pub mod mount;
+pub mod restore;
 pub mod scrub;
 pub mod serve;
 pub mod snapshot;
@@ -19,4 +22,5 @@ pub mod subvolume;
 pub mod target;
 pub mod umount;
 pub mod up;
+pub mod verify;
 pub mod volume;

@@ -186,7 +186,7 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
             SnapshotAction::Rollback { name: to } => {
                 format!("{target}: rolled back to {to}; what it was is the snapshot {name}")
             }
-            SnapshotAction::Diff { .. } => continue,
+            SnapshotAction::Diff { .. } | SnapshotAction::Delta { .. } => continue,
         })?;
     }
     Ok(())

@@ -33,6 +33,13 @@ pub enum SnapshotAction {
         /// The snapshot's name.
         name: String,
     },
+    /// Compare two for who goes on from the older one: all that has changed, by numbers.
+    Delta {
+        /// The older one's name.
+        from: String,
+        /// The newer one's.
+        to: String,
+    },
     /// Compare two.
     Diff {
         /// The older one's name.
@@ -131,6 +138,35 @@ pub struct Difference {
     pub path: String,
     /// Where it was, if it was renamed.
     pub from: Option<String>,
+}
+
+/// A part of what a backup has to read to follow from one snapshot to another. Names and paths are
+/// in hexadecimal digits: they are any bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Numbers of objects that are gone.
+    pub gone: Vec<u64>,
+    /// Names that are gone: the directory's number and the name.
+    pub names_gone: Vec<(u64, String)>,
+    /// Names that are new: the directory's number, the name, the object's number.
+    pub names: Vec<(u64, String, u64)>,
+    /// Objects that are new or have changed.
+    pub touched: Vec<Touched>,
+    /// Whether another part follows.
+    pub more: bool,
+}
+
+/// An object that is new or has changed. One with many ranges comes several times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// Its number.
+    pub inode: u64,
+    /// Where it is in the newer snapshot, below the root.
+    pub path: String,
+    /// Whether the older one does not have it.
+    pub new: bool,
+    /// Bytes that may have changed: the first, and behind the last.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// How the map of blocks in use agrees with what is reachable.

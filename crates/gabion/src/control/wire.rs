@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use super::snapshots::{
-    Allocation, Difference, Differences, Snapshot, SnapshotAction, Snapshots, Subvolume,
-    SubvolumeAction, Subvolumes,
+    Allocation, Delta, Difference, Differences, Snapshot, SnapshotAction, Snapshots, Subvolume,
+    SubvolumeAction, Subvolumes, Touched,
 };
 
 /// What a command asks for.
@@ -89,6 +89,8 @@ pub enum Reply {
     Subvolumes(Subvolumes),
     /// How two snapshots differ; the last part says that there is no more.
     Differences(Differences),
+    /// What a backup has to read; the last part says that there is no more.
+    Delta(Delta),
     /// The daemon ends.
     Ended(Ended),
     /// Who has mounted what is served.

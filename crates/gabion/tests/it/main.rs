@@ -2,6 +2,7 @@
 //!
 //! What needs root and `/dev/fuse` is left out without them, and says so.
 
+mod backups;
 mod events;
 mod exports;
 mod formatting;

@@ -4,6 +4,7 @@
 //! ```text
 //! trees      untar, git, cargo                     what was put there is there, bit by bit
 //! databases  SQLite by several processes           its own checks, before and after a remount
+//! backups    PostgreSQL under pgbench              starts from what was saved, and fits together
 //! suites     fsx, stress-ng, pjdfstest             as their authors mean them
 //! kills      kill -9 of the daemon in the midst    what was synced is there; mounts stay short
 //! full       write until it is full, hundreds of   deleting works, nothing synced is lost, what
@@ -20,6 +21,7 @@
 //! `GABION_REAL_KEEP=1` keeps the images. A test whose program is missing fails and says what
 //! installs it: nothing here is ever skipped.
 
+mod backups;
 mod databases;
 mod edges;
 mod full;

@@ -1,0 +1,73 @@
+//! Streams of earlier versions are read, and written in the same bytes, for ever.
+//!
+//! `golden/v1-full.bin` and `golden/v1-changes.bin` are a chain. What packing gives is not promised
+//! to be the same by every version of the library, so written streams are compared in what a
+//! reader sees; the bytes that are no library's are compared one by one, with every record, frame
+//! and header in `golden/v1.txt`.
+//!
+//! `GABION_REWRITE_GOLDEN=1` writes the files anew, which is right as long as version 1 was not
+//! released.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use gabion_backup::format::index::{End, Entry, Totals, encode_entries, encode_tail};
+use gabion_backup::format::segment::{Frame, Kind, Packing};
+
+use crate::world::{Step, changes, content, full, header, stream};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+fn rewrites() -> bool {
+    std::env::var_os("GABION_REWRITE_GOLDEN").is_some()
+}
+
+#[test]
+fn a_chain_of_version_1_is_read_as_it_always_was() {
+    let new =
+        [stream(header(1, None), &full(), None), stream(header(2, Some(1)), &changes(), None)];
+    let names = ["v1-full.bin", "v1-changes.bin"];
+    if rewrites() {
+        for (name, bytes) in names.iter().zip(&new) {
+            fs::write(path(name), bytes).expect("a writable checkout");
+        }
+    }
+    let old = names.map(|name| fs::read(path(name)).expect("a golden file"));
+    let see = |streams: &[Vec<u8>; 2]| content(&[&streams[0], &streams[1]], None).unwrap();
+    assert_eq!(see(&old), see(&new));
+    assert_eq!(content(&[&old[0]], None).unwrap(), content(&[&new[0]], None).unwrap());
+}
+
+#[test]
+fn version_1_is_written_as_it_always_was() {
+    let mut samples = vec![("header".to_owned(), header(2, Some(1)).encode())];
+    for (number, step) in full().into_iter().chain(changes()).enumerate() {
+        if let Step::Say(record) = step {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            samples.push((format!("record {number}"), bytes));
+        }
+    }
+    let frame = Frame { kind: Kind::Data, packing: Packing::Zstd, number: 7, raw: 100, stored: 4 };
+    samples.push(("frame".to_owned(), frame.encode(b"data")));
+    let entry = Entry { offset: 200, kind: Kind::Records, raw: 100, stored: 50 };
+    samples.push(("index".to_owned(), encode_entries(&[entry])));
+    let totals = Totals { objects: 3, bytes: 4 };
+    samples.push(("end".to_owned(), End { segments: 8, totals, index: vec![900] }.encode()));
+    samples.push(("tail".to_owned(), encode_tail(1000, header(1, None).stream)));
+    let mut text = String::new();
+    for (name, bytes) in samples {
+        let _ = writeln!(text, "{name}");
+        for line in bytes.chunks(16) {
+            let line: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            let _ = writeln!(text, "  {}", line.join(" "));
+        }
+    }
+    if rewrites() {
+        fs::write(path("v1.txt"), &text).expect("a writable checkout");
+    }
+    assert_eq!(fs::read_to_string(path("v1.txt")).expect("a golden file"), text);
+}

@@ -1,0 +1,31 @@
+//! A stream that was cut off anywhere can be taken up again.
+
+use gabion_backup::scan::scan;
+use gabion_backup::{Secret, Writer};
+
+use crate::world::{content, full, header, stream, take};
+
+#[test]
+fn whatever_was_written_goes_on_to_the_same_files() {
+    for secret in [None, Some(Secret::KeyFile(vec![1; 32]))] {
+        let secret = secret.as_ref();
+        let whole = stream(header(1, None), &full(), secret);
+        let wanted = content(&[&whole], secret).unwrap();
+        let mut kept_some = 0;
+        for length in (0..=whole.len()).step_by(7) {
+            // What could not even be begun is begun anew.
+            let Ok(kept) = scan(&whole[..length].to_vec(), secret) else { continue };
+            let head = whole[..kept.length as usize].to_vec();
+            kept_some += usize::from(!kept.complete.is_empty());
+            let steps = full();
+            let known = scan(&head, secret).unwrap();
+            let mut writer = Writer::resume(head.clone(), kept);
+            take(&mut writer, &steps, Some(&known)).unwrap();
+            let (bytes, totals, _) = writer.finish().unwrap();
+            assert!(bytes.starts_with(&head));
+            assert_eq!(content(&[&bytes], secret).unwrap(), wanted, "cut at {length}");
+            assert_eq!(totals.objects, 7, "cut at {length}");
+        }
+        assert!(kept_some > 10, "{kept_some}");
+    }
+}

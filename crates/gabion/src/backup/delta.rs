@@ -1,0 +1,126 @@
+//! The difference of two snapshots on its way from who has the map to who reads the files.
+
+use gabion_base::ids::Ino;
+use gabion_node::{Delta, Touched};
+
+use crate::control::wire;
+
+/// So many names or objects are told in one part: with the longest paths it fits a line.
+const PER_PART: usize = 200;
+/// So many ranges are told of one object at once.
+const RANGES: usize = 256;
+
+/// The difference in parts, at least one.
+pub fn parts(delta: &Delta) -> Vec<wire::Delta> {
+    let mut parts = Vec::new();
+    for gone in delta.gone.chunks(PER_PART) {
+        let gone = gone.iter().map(|ino| ino.0).collect();
+        parts.push(wire::Delta { gone, ..wire::Delta::default() });
+    }
+    for names in delta.names_gone.chunks(PER_PART) {
+        let names_gone = names.iter().map(|(dir, name)| (dir.0, hexadecimal(name))).collect();
+        parts.push(wire::Delta { names_gone, ..wire::Delta::default() });
+    }
+    for names in delta.names.chunks(PER_PART) {
+        let names = names.iter().map(|(dir, name, ino)| (dir.0, hexadecimal(name), ino.0));
+        parts.push(wire::Delta { names: names.collect(), ..wire::Delta::default() });
+    }
+    let touched: Vec<_> = delta.touched.iter().flat_map(object).collect();
+    for touched in touched.chunks(PER_PART) {
+        parts.push(wire::Delta { touched: touched.to_vec(), ..wire::Delta::default() });
+    }
+    if parts.is_empty() {
+        parts.push(wire::Delta::default());
+    }
+    let last = parts.len() - 1;
+    parts[..last].iter_mut().for_each(|part| part.more = true);
+    parts
+}
+
+fn object(touched: &Touched) -> Vec<wire::Touched> {
+    let told = |ranges| wire::Touched {
+        inode: touched.ino.0,
+        path: hexadecimal(&touched.path),
+        new: touched.is_new,
+        ranges,
+    };
+    if touched.ranges.is_empty() {
+        return vec![told(Vec::new())];
+    }
+    let pair = |range: &std::ops::Range<u64>| (range.start, range.end);
+    let some = touched.ranges.chunks(RANGES);
+    some.map(|ranges| told(ranges.iter().map(pair).collect())).collect()
+}
+
+/// The difference that these parts tell; nothing if something in them is not in hexadecimal digits.
+pub fn join(parts: Vec<wire::Delta>) -> Option<Delta> {
+    let mut delta = Delta::default();
+    for part in parts {
+        delta.gone.extend(part.gone.into_iter().map(Ino));
+        for (dir, name) in part.names_gone {
+            delta.names_gone.push((Ino(dir), bytes(&name)?));
+        }
+        for (dir, name, ino) in part.names {
+            delta.names.push((Ino(dir), bytes(&name)?, Ino(ino)));
+        }
+        for object in part.touched {
+            let ranges = object.ranges.into_iter().map(|(from, to)| from..to);
+            match delta.touched.last_mut().filter(|last| last.ino.0 == object.inode) {
+                Some(last) => last.ranges.extend(ranges),
+                None => delta.touched.push(Touched {
+                    ino: Ino(object.inode),
+                    path: bytes(&object.path)?,
+                    is_new: object.new,
+                    ranges: ranges.collect(),
+                }),
+            }
+        }
+    }
+    Some(delta)
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
+        _ => None,
+    };
+    pairs.map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_survives_its_way_in_parts() {
+        let name = |number: u64| vec![0xff, b'/', number as u8];
+        let ranges = |count: u64| (0..count).map(|at| at * 10..at * 10 + 5).collect();
+        let delta = Delta {
+            gone: (0..500).map(Ino).collect(),
+            names_gone: (0..300).map(|number| (Ino(number), name(number))).collect(),
+            names: (0..201).map(|number| (Ino(1), name(number), Ino(number))).collect(),
+            touched: [(7, 0), (8, 1000), (9, 3)]
+                .map(|(ino, count)| Touched {
+                    ino: Ino(ino),
+                    path: name(ino),
+                    is_new: ino == 7,
+                    ranges: ranges(count),
+                })
+                .to_vec(),
+        };
+        let parts = parts(&delta);
+        assert!(parts.len() > 5 && parts[..parts.len() - 1].iter().all(|part| part.more));
+        assert!(!parts.last().unwrap().more);
+        assert_eq!(join(parts), Some(delta));
+        assert_eq!(join(super::parts(&Delta::default())), Some(Delta::default()));
+        let bad = wire::Delta { names_gone: vec![(1, "4g".to_owned())], ..Default::default() };
+        assert_eq!(join(vec![bad]), None);
+    }
+}

@@ -1,0 +1,27 @@
+//! Saving filesystems, and making trees of files of what was saved.
+//!
+//! ```text
+//!   gabion backup                                gabion restore
+//!     origin   snapshots: made, held, compared     folder   streams, and which follow which
+//!     source   what is in one                      chain    some streams, one upon the other
+//!       mounted   as files of a mount              rebuild  the tree, under a name of its own
+//!       stored    as items of a map                place    its name, when it is complete
+//!     save     source -> stream
+//! ```
+//!
+//! What a stream is made of is in `gabion-backup`; what a difference is, in `gabion-node`.
+
+pub mod chain;
+pub mod delta;
+pub mod destination;
+pub mod dress;
+pub mod folder;
+pub mod mounted;
+pub mod origin;
+pub mod place;
+pub mod progress;
+pub mod rebuild;
+pub mod save;
+pub mod secrets;
+pub mod source;
+pub mod stored;

@@ -1,0 +1,251 @@
+//! Where a filesystem's snapshots are made, held and compared: at the daemon of its mount, or in
+//! the map of what nobody has in use.
+//!
+//! Each backup has a snapshot of its own, whose name says which place it went to and which stream
+//! it is: `backup-PLACE-STREAM`. It is held when the stream is complete, and then the next one to
+//! that place can begin there. So a snapshot that is not held is one of a backup that did not end.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_backup::StreamId;
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::Disk;
+use gabion_base::ids::Uuid;
+use gabion_fuse::mountinfo::Mount;
+use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_map::Limits;
+use gabion_map::removal::Removing;
+use gabion_node::{Delta, LocalFs, Settings};
+use gabion_volume::volume::Volume;
+
+use super::delta;
+use crate::cmd::status::{self, Subject, User};
+use crate::control::wire::{Reply, Request, Snapshot, SnapshotAction, Status};
+use crate::failure::{Failure, Result};
+use crate::mount::SystemClock;
+use crate::mounts;
+use crate::snapshots::{self, Use};
+use crate::target::not_opened;
+use crate::volumes::{self, Place};
+
+/// How long a daemon may take: as long as a commit with all that waits to be written.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Memory to work on what is not mounted, in bytes.
+const MEMORY: u64 = 128 << 20;
+
+/// A filesystem that is to be saved.
+pub enum Origin {
+    /// Its mount's daemon does it.
+    Mounted {
+        /// The mount.
+        mount: Box<Mount>,
+        /// The subvolume, from the root of the filesystem.
+        within: String,
+        /// The same as a path here.
+        dir: PathBuf,
+    },
+    /// Nobody has it in use, but this.
+    Stored {
+        /// It.
+        fs: Box<LocalFs>,
+        /// The volume that it is on.
+        volume: Option<Arc<Volume>>,
+        /// What people call it.
+        name: String,
+    },
+}
+
+/// The name of the snapshot of a stream.
+pub fn snapshot_name(place: &str, stream: StreamId) -> String {
+    format!("{}{stream}", prefix(place))
+}
+
+fn prefix(place: &str) -> String {
+    format!("backup-{place}-")
+}
+
+impl Origin {
+    /// What the command line means: a mount, a subvolume of one, or what is not mounted.
+    pub fn open(subject: &Path) -> Result<Self> {
+        if let Some((mount, within)) = mounts::containing(subject)? {
+            let dir = match within.as_str() {
+                "" => mount.mountpoint.clone(),
+                within => mount.mountpoint.join(within),
+            };
+            return Ok(Self::Mounted { mount: Box::new(mount), within, dir });
+        }
+        match status::subject(subject)? {
+            Subject::InUse(User::Mount(mount)) => {
+                let dir = mount.mountpoint.clone();
+                Ok(Self::Mounted { mount: Box::new(mount), within: String::new(), dir })
+            }
+            Subject::InUse(User::Server { name, .. }) => {
+                Err(Failure::new(format!("{name} is served and not mounted here"))
+                    .next("Stop serving it, or save it where a mount of it can make snapshots."))
+            }
+            Subject::Target => Self::open_target(subject),
+        }
+    }
+
+    fn open_target(target: &Path) -> Result<Self> {
+        let place = Place::of(target)?;
+        let name = place.name();
+        let volume = match &place.volume {
+            Some(volume) => {
+                let surroundings = volumes::surroundings(None, "gabion backup")?;
+                Some(Arc::new(volumes::open(volume, &surroundings)?))
+            }
+            None => None,
+        };
+        let disk: Arc<dyn Disk> =
+            match &volume {
+                Some(volume) => Arc::clone(volume) as Arc<dyn Disk>,
+                None => {
+                    let disk = FileDisk::open(target, OpenMode::ReadWrite);
+                    Arc::new(disk.map_err(|error| {
+                        not_opened(&format!("cannot open {name}"), target, &error)
+                    })?)
+                }
+            };
+        let limits = Limits::within(MEMORY);
+        let settings = Settings::default();
+        let mode = gabion_map::OpenMode::ReadWrite;
+        let fs = LocalFs::open(disk, mode, limits, settings, Arc::new(SystemClock));
+        let fs = fs.map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
+        Ok(Self::Stored { fs: Box::new(fs), volume, name })
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Mounted { dir, .. } => dir.display().to_string(),
+            Self::Stored { name, .. } => name.clone(),
+        }
+    }
+
+    /// Its identity, and the bytes that are in use in it.
+    pub fn identity(&self) -> Result<([u8; 16], u64)> {
+        match self {
+            Self::Stored { fs, .. } => {
+                let used = fs.space().used.saturating_mul(BLOCK_SIZE as u64);
+                Ok((fs.map().superblock().uuid.0, used))
+            }
+            Self::Mounted { .. } => match self.ask(Request::Status)?.pop() {
+                Some(Reply::Status(status)) => {
+                    let Status { uuid, used_bytes, .. } = *status;
+                    let uuid = Uuid::parse(&uuid);
+                    let uuid = uuid.ok_or_else(|| Failure::new("the daemon names no identity"))?;
+                    Ok((uuid.0, used_bytes))
+                }
+                other => Err(unexpected(other)),
+            },
+        }
+    }
+
+    fn ask(&self, request: Request) -> Result<Vec<Reply>> {
+        let Self::Mounted { mount, .. } = self else { return Ok(Vec::new()) };
+        let user = User::Mount((**mount).clone());
+        let ask = || -> io::Result<Vec<Reply>> {
+            let mut connection = user.connect()?;
+            connection.ask(request, PATIENCE)?;
+            let mut replies = Vec::new();
+            loop {
+                let reply = connection.reply()?;
+                let goes_on = matches!(&reply, Reply::Delta(part) if part.more);
+                replies.push(reply);
+                if !goes_on {
+                    return Ok(replies);
+                }
+            }
+        };
+        ask().map_err(|error| user.unreachable(&error))
+    }
+
+    fn act(&self, action: SnapshotAction) -> Result<Vec<Reply>> {
+        let replies = match self {
+            Self::Mounted { within, .. } => {
+                self.ask(Request::Snapshots { path: Some(within.clone()), action })?
+            }
+            Self::Stored { fs, name, .. } => {
+                let of = fs.root().subvol;
+                let done = snapshots::act(fs.map(), name, of, &action, Use::Nobody);
+                done.map_err(|message| Failure::new(format!("{name}: {message}")))?
+            }
+        };
+        match replies.last() {
+            Some(Reply::Error { message }) => {
+                Err(Failure::new(format!("{}: {message}", self.name())))
+            }
+            _ => Ok(replies),
+        }
+    }
+
+    /// The streams to a place that have a snapshot here, oldest first, and whether they are
+    /// complete.
+    pub fn snapshots(&self, place: &str) -> Result<Vec<(String, bool)>> {
+        let mut replies = self.act(SnapshotAction::List)?;
+        let Some(Reply::Snapshots(found)) = replies.pop() else {
+            return Err(unexpected(replies.pop()));
+        };
+        let prefix = prefix(place);
+        let ours = found.snapshots.into_iter().filter(|found| found.name.starts_with(&prefix));
+        Ok(ours.map(|Snapshot { name, held, .. }| (name, held)).collect())
+    }
+
+    /// Makes a snapshot of everything that programs have written by now.
+    pub fn create(&self, name: &str) -> Result<()> {
+        if let Self::Mounted { dir, .. } = self {
+            let synced = File::open(dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+            synced.map_err(|error| Failure::of(format!("cannot sync {}", self.name()), &error))?;
+        }
+        self.act(SnapshotAction::Create { name: name.to_owned() }).map(|_| ())
+    }
+
+    /// Keeps a snapshot from being removed.
+    pub fn hold(&self, name: &str) -> Result<()> {
+        self.act(SnapshotAction::Hold { name: name.to_owned() }).map(|_| ())
+    }
+
+    /// Removes a snapshot, even if it is held.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.act(SnapshotAction::Release { name: name.to_owned() })?;
+        self.act(SnapshotAction::Delete { names: vec![name.to_owned()] })?;
+        if let Self::Stored { fs, name, .. } = self {
+            let step = || fs.map().remove_step();
+            let failed = |error| Failure::of(format!("cannot remove from {name}"), &error);
+            while step().map_err(failed)? == Removing::Step {}
+        }
+        Ok(())
+    }
+
+    /// What has changed from one snapshot to another.
+    pub fn delta(&self, from: &str, to: &str) -> Result<Delta> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        let mut parts = Vec::new();
+        for reply in self.act(SnapshotAction::Delta { from, to })? {
+            match reply {
+                Reply::Delta(part) => parts.push(part),
+                other => return Err(unexpected(Some(other))),
+            }
+        }
+        delta::join(parts).ok_or_else(|| Failure::new("the daemon told a name that is none"))
+    }
+
+    /// Lets go of it.
+    pub fn close(self) -> Result<()> {
+        let Self::Stored { fs, volume: Some(volume), name } = self else { return Ok(()) };
+        drop(fs);
+        volume.close().map_err(|error| Failure::of(format!("cannot close {name}"), &error))
+    }
+}
+
+fn unexpected(reply: Option<Reply>) -> Failure {
+    match reply {
+        Some(Reply::Error { message }) => Failure::new(message),
+        other => Failure::new(format!("the daemon answered {other:?}")),
+    }
+}

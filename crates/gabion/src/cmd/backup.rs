@@ -1,0 +1,309 @@
+//! `gabion backup`: saves a filesystem, from a snapshot that is made for it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gabion_backup::format::header::Lock;
+use gabion_backup::format::index::Totals;
+use gabion_backup::scan::scan;
+use gabion_backup::{Header, Secret, StreamId, Time, Writer, writer};
+use gabion_host::clock;
+use rustix::fs::FlockOperation;
+
+use crate::args::backup::Backup;
+use crate::backup::destination::{Destination, Sink, partial};
+use crate::backup::folder::{self, FileAt, of_stream};
+use crate::backup::mounted::Mounted;
+use crate::backup::origin::{Origin, snapshot_name};
+use crate::backup::progress::Progress;
+use crate::backup::save::{Known, Saving, unwritten};
+use crate::backup::secrets;
+use crate::backup::source::Source;
+use crate::backup::stored::Stored;
+use crate::failure::{Failure, Result};
+use crate::print;
+use crate::size::Size;
+
+/// Runs the command.
+pub fn run(args: &Backup) -> Result<()> {
+    let secret = secrets::of(&args.secrets)?;
+    let to = Destination::of(&args.to)?;
+    let origin = Origin::open(&args.subject)?;
+    let done = save(args, &origin, &to, secret.as_ref());
+    let closed = origin.close();
+    let text = done?;
+    closed?;
+    match to {
+        Destination::Output => eprintln!("gabion: {text}"),
+        _ => print::line(text)?,
+    }
+    Ok(())
+}
+
+/// A backup that has been prepared.
+struct Job {
+    snapshot: String,
+    base: Option<String>,
+    path: Option<PathBuf>,
+    writer: Writer<Sink>,
+    known: Known,
+}
+
+fn save(
+    args: &Backup,
+    origin: &Origin,
+    to: &Destination,
+    secret: Option<&Secret>,
+) -> Result<String> {
+    let (filesystem, used) = origin.identity()?;
+    let place = to.tag();
+    let resumed = resume(args, origin, to, secret, filesystem)?;
+    let is_resumed = resumed.is_some();
+    let job = match resumed {
+        Some(job) => job,
+        None => begin(args, origin, to, secret, filesystem)?,
+    };
+    let (snapshot, base, path) = (job.snapshot.clone(), job.base.clone(), job.path.clone());
+    let written = read(args, origin, job, used);
+    let (sink, totals, length, time) = match written {
+        Ok(written) => written,
+        Err(failure) if path.is_none() => {
+            // Nobody can go on with it.
+            origin.remove(&snapshot)?;
+            return Err(failure);
+        }
+        Err(failure) => {
+            return Err(failure.next("What has been saved is kept: run it again to go on."));
+        }
+    };
+    sink.finish(path.as_deref())?;
+    origin.hold(&snapshot)?;
+    for (old, _) in origin.snapshots(&place)? {
+        if old != snapshot {
+            // It may have a clone by now, and costs nothing but space.
+            if let Err(failure) = origin.remove(&old) {
+                eprintln!("gabion: the snapshot {old} is not needed any more: {failure}");
+            }
+        }
+    }
+    let what = match (base, is_resumed) {
+        (None, false) => "saved",
+        (Some(_), false) => "saved what has changed",
+        (None, true) => "went on saving",
+        (Some(_), true) => "went on saving what has changed",
+    };
+    let path = path.map_or("standard output".to_owned(), |path| path.display().to_string());
+    Ok(format!(
+        "{}: {what}: {} objects, {} of files in {} at {path}, in {:.1} s",
+        origin.name(),
+        totals.objects,
+        Size(totals.bytes),
+        Size(length),
+        time.as_secs_f64()
+    ))
+}
+
+/// Begins a new stream.
+fn begin(
+    args: &Backup,
+    origin: &Origin,
+    to: &Destination,
+    secret: Option<&Secret>,
+    filesystem: [u8; 16],
+) -> Result<Job> {
+    let place = to.tag();
+    let base = match args.incremental {
+        true => Some(base(origin, to, filesystem)?),
+        false => None,
+    };
+    let stream = writer::draw_id().map_err(unwritten)?;
+    let now = clock::coarse_now();
+    let created = Time { seconds: now.seconds, nanoseconds: now.nanos };
+    let path = to.path(stream, created.seconds);
+    let snapshot = snapshot_name(&place, stream);
+    let sink = match &path {
+        Some(path) => {
+            let partial = partial(path);
+            let made = File::options().write(true).create_new(true).open(&partial);
+            let file = made.map_err(|error| {
+                let failure = Failure::of(format!("cannot make {}", partial.display()), &error);
+                match error.kind() {
+                    io::ErrorKind::AlreadyExists => failure
+                        .next("It is of another backup. Remove it if nobody goes on with that."),
+                    _ => failure,
+                }
+            })?;
+            Sink::File(locked(file, &partial)?)
+        }
+        None => Sink::output()?,
+    };
+    origin.create(&snapshot)?;
+    let begun = root_of(origin, &snapshot).and_then(|root| {
+        let header = Header {
+            stream,
+            base: base.as_ref().map(|(stream, _)| *stream),
+            filesystem,
+            created,
+            root,
+            snapshot: snapshot.clone().into_bytes(),
+            origin: origin.name().into_bytes(),
+            lock: Lock::Open,
+        };
+        Writer::begin(sink, header, secret).map_err(unwritten)
+    });
+    let writer = match begun {
+        Ok(writer) => writer,
+        Err(failure) => {
+            origin.remove(&snapshot)?;
+            return Err(failure);
+        }
+    };
+    let known = Known::default();
+    Ok(Job { snapshot, base: base.map(|(_, name)| name), path, writer, known })
+}
+
+fn root_of(origin: &Origin, snapshot: &str) -> Result<u64> {
+    fn number<S: Source>(source: &S) -> Result<u64> {
+        let found = source.object(&source.root()?)?;
+        let (object, _) = found.ok_or_else(|| Failure::new("a snapshot has no root"))?;
+        Ok(object.ino)
+    }
+    match origin {
+        Origin::Mounted { dir, .. } => number(&Mounted::new(at(dir, snapshot))?),
+        Origin::Stored { fs, .. } => number(&Stored::new(fs, snapshot)?),
+    }
+}
+
+fn at(dir: &Path, snapshot: &str) -> PathBuf {
+    dir.join(".snapshots").join(snapshot)
+}
+
+/// The newest stream at the place that has its snapshot here, and that snapshot's name.
+fn base(origin: &Origin, to: &Destination, filesystem: [u8; 16]) -> Result<(StreamId, String)> {
+    let place = to.tag();
+    let streams = to.streams()?;
+    let of_name = |name: &str| {
+        let digits = name.rsplit('-').next().unwrap_or_default();
+        let byte = |at: usize| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..16).map(byte).collect();
+        Some(StreamId(bytes?.try_into().ok()?))
+    };
+    let held = origin.snapshots(&place)?.into_iter().rev().filter(|(_, held)| *held);
+    for (name, _) in held {
+        let Some(stream) = of_name(&name) else { continue };
+        let is_there = streams
+            .iter()
+            .any(|found| found.header.stream == stream && found.header.filesystem == filesystem);
+        // Of what went to standard output nobody knows where it is.
+        if is_there || matches!(to, Destination::Output) {
+            return Ok((stream, name));
+        }
+    }
+    Err(Failure::new(format!("no backup of {} went there that this could follow", origin.name()))
+        .next("Save everything first: leave out --incremental."))
+}
+
+/// Takes up a stream that was cut off, if there is one whose snapshot is still there.
+fn resume(
+    args: &Backup,
+    origin: &Origin,
+    to: &Destination,
+    secret: Option<&Secret>,
+    filesystem: [u8; 16],
+) -> Result<Option<Job>> {
+    let place = to.tag();
+    let snapshots = origin.snapshots(&place)?;
+    let has = |wanted: &str, complete: bool| {
+        snapshots.iter().any(|(name, held)| name == wanted && *held == complete)
+    };
+    for path in to.partials()? {
+        let Ok(found) = folder::look(&path) else {
+            // Nothing was written before somebody died.
+            if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0) {
+                let _ = fs::remove_file(&path);
+            }
+            continue;
+        };
+        let header = &found.header;
+        if header.filesystem != filesystem {
+            continue;
+        }
+        let snapshot = snapshot_name(&place, header.stream);
+        let base = header.base.map(|base| snapshot_name(&place, base));
+        let is_wanted = base.is_some() == args.incremental;
+        if !is_wanted || !base.as_ref().is_none_or(|base| has(base, true)) {
+            continue;
+        }
+        let open = File::options().read(true).write(true).open(&path);
+        let failed = |error| Failure::of(format!("cannot go on with {}", path.display()), &error);
+        let file = FileAt(locked(open.map_err(failed)?, &path)?);
+        if !has(&snapshot, false) {
+            // Its snapshot is gone, so nobody can ever go on with it.
+            let _ = fs::remove_file(&path);
+            continue;
+        }
+        let kept = scan(&file, secret).map_err(|error| of_stream(&path, &error))?;
+        let mut file = file.0;
+        file.set_len(kept.length).map_err(failed)?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(failed)?;
+        let known = Known::of(&kept);
+        let writer = Writer::resume(Sink::File(file), kept);
+        let path = to.path(header.stream, header.created.seconds);
+        return Ok(Some(Job { snapshot, base, path, writer, known }));
+    }
+    Ok(None)
+}
+
+/// The same file, if no other backup is writing to it.
+fn locked(file: File, path: &Path) -> Result<File> {
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Failure::new(format!("another backup is writing to {}", path.display()))
+            .next("Wait until it is done, or stop it.")),
+    }
+}
+
+/// Reads the snapshot into the stream. Gives what it was written to, what there is in all, how
+/// long it is, and how long it took.
+fn read(
+    args: &Backup,
+    origin: &Origin,
+    job: Job,
+    used: u64,
+) -> Result<(Sink, Totals, u64, Duration)> {
+    let Job { snapshot, base, writer, known, .. } = job;
+    let delta = match &base {
+        Some(base) => Some(origin.delta(base, &snapshot)?),
+        None => None,
+    };
+    let changed = delta.as_ref().map(|delta| {
+        let ranges = delta.touched.iter().flat_map(|touched| &touched.ranges);
+        ranges.map(|range| range.end - range.start).sum()
+    });
+    let mut progress = Progress::new(changed.unwrap_or(used), args.rate.map(|rate| rate.0));
+    fn all<S: Source, W: Write>(
+        mut saving: Saving<'_, S, W>,
+        delta: Option<&gabion_node::Delta>,
+    ) -> Result<Writer<W>> {
+        match delta {
+            Some(delta) => saving.changes(delta)?,
+            None => saving.all()?,
+        }
+        Ok(saving.writer)
+    }
+    let progress_of = &mut progress;
+    let writer = match origin {
+        Origin::Mounted { dir, .. } => {
+            let source = &Mounted::new(at(dir, &snapshot))?;
+            all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
+        }
+        Origin::Stored { fs, .. } => {
+            let source = &Stored::new(fs, &snapshot)?;
+            all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
+        }
+    };
+    let (sink, totals, length) = writer.finish().map_err(unwritten)?;
+    Ok((sink, totals, length, progress.end()))
+}

@@ -1,0 +1,66 @@
+//! `gabion restore`: makes a tree of files of a backup.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use gabion_backup::Tree;
+
+use crate::args::backup::Restore;
+use crate::backup::chain::{self, Chain};
+use crate::backup::folder;
+use crate::backup::place::Place;
+use crate::backup::progress::Progress;
+use crate::backup::rebuild::Rebuilding;
+use crate::backup::secrets;
+use crate::failure::{Failure, Result};
+use crate::print;
+use crate::size::Size;
+
+/// Runs the command.
+pub fn run(args: &Restore) -> Result<()> {
+    let secret = secrets::of(&args.secrets)?;
+    let (found, named) = folder::of(&args.from)?;
+    let last = chain::choose(&found, named, args.at.as_deref())?;
+    let chain = Chain::open(&found, &last, secret.as_ref())?;
+    let (tree, ..) = chain.tree()?;
+    let ino = match &args.only {
+        Some(path) => find(&tree, chain.root(), path)?,
+        None => chain.root(),
+    };
+    let (objects, bytes) = tree.size(ino).map_err(|error| Failure::new(error.to_string()))?;
+    let root = tree.object(ino).map_err(|error| Failure::new(error.to_string()))?;
+    let place = Place::of(&args.path, last.header.stream, args.to_directory)?;
+    if place.is_directory() && !root.attributes.is_directory() {
+        return Err(Failure::new(format!("{} is a directory", args.path.display()))
+            .next("Name a path where nothing is for a file."));
+    }
+    let mut progress = Progress::new(bytes, None);
+    let rebuilding = Rebuilding::new(&chain, &tree, &mut progress);
+    let losses = rebuilding.run(ino, &place.scratch)?;
+    place.finish(root)?;
+    let time = progress.end();
+    if losses.attributes > 0 {
+        let count = losses.attributes;
+        eprintln!("gabion: {count} extended attributes were left out: there is no room for them");
+    }
+    print::line(format!(
+        "{}: restored {objects} objects, {} of files, from {}, in {:.1} s",
+        args.path.display(),
+        Size(bytes),
+        chain.name(),
+        time.as_secs_f64()
+    ))
+}
+
+fn find(tree: &Tree, root: u64, path: &Path) -> Result<u64> {
+    let mut at = root;
+    for name in path.as_os_str().as_bytes().split(|byte| *byte == b'/') {
+        if !matches!(name, b"" | b".") {
+            at = tree.lookup(at, name).ok_or_else(|| {
+                Failure::new(format!("the backup has no {}", path.display()))
+                    .next("Name it from the root of what was saved, without symbolic links.")
+            })?;
+        }
+    }
+    Ok(at)
+}

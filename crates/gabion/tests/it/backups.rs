@@ -1,0 +1,518 @@
+//! Backups and restorations of mounted filesystems and of images, as users meet them.
+
+mod random;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::SeekFrom;
+use serde_json::Value;
+
+use crate::world::Folder;
+
+/// Pieces of files are shared by blocks of this size.
+const BLOCK: usize = 4096;
+
+/// Runs a program of the system.
+#[track_caller]
+fn run(folder: &Folder, program: &str, arguments: &[&str]) -> String {
+    folder.run(Command::new(program).args(arguments)).succeeded()
+}
+
+/// Bytes that do not pack, the same for the same seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    gabion_base::rng::Rng::new(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Makes some of everything that a tree can hold.
+fn plant(folder: &Folder, root: &str) {
+    let top = folder.join(root);
+    fs::create_dir_all(top.join("dir/below/deep")).unwrap();
+    for number in 0..50 {
+        let path = top.join(format!("dir/below/file {number}"));
+        fs::write(path, noise(number, number as usize * 997)).unwrap();
+    }
+    fs::write(top.join("linked"), "once").unwrap();
+    fs::hard_link(top.join("linked"), top.join("dir/its other name")).unwrap();
+    fs::write(top.join(std::ffi::OsStr::from_bytes(b"\xff\xfe\n")), "no text").unwrap();
+    symlink("a target that is not there", top.join("dangling")).unwrap();
+    run(folder, "mkfifo", &[&format!("{root}/fifo")]);
+    run(folder, "mknod", &[&format!("{root}/null"), "c", "1", "3"]);
+    run(folder, "mknod", &[&format!("{root}/block"), "b", "259", "70000"]);
+    std::os::unix::net::UnixListener::bind(top.join("socket")).unwrap();
+    let sparse = File::create(top.join("sparse")).unwrap();
+    sparse.write_all_at(&[7; 3 * BLOCK], 5 << 20).unwrap();
+    sparse.set_len(900 << 30).unwrap();
+    fs::write(top.join("large"), noise(99, 3_000_000)).unwrap();
+    std::os::unix::fs::chown(top.join("large"), Some(12345), Some(4_000_000_000)).unwrap();
+    fs::set_permissions(top.join("large"), fs::Permissions::from_mode(0o4711)).unwrap();
+    fs::set_permissions(top.join("dir"), fs::Permissions::from_mode(0o3770)).unwrap();
+    run(folder, "setfattr", &["-n", "user.key", "-v", "value", &format!("{root}/large")]);
+    run(folder, "setfattr", &["-n", "trusted.key", "-v", "0x00ff", &format!("{root}/dir")]);
+    run(folder, "setfacl", &["-m", "u:77:rw,g:78:r", &format!("{root}/linked")]);
+    run(folder, "setfacl", &["-d", "-m", "u:77:rx", &format!("{root}/dir/below")]);
+    let old = "1969-12-31 23:59:59.123456789Z";
+    run(folder, "touch", &["-h", "-d", old, &format!("{root}/dangling")]);
+    run(folder, "touch", &["-d", "2040-02-03 04:05:06.000000007Z", &format!("{root}/dir")]);
+}
+
+/// Lets two files share the blocks of `large`.
+fn share(root: &Path) {
+    let from = File::open(root.join("large")).unwrap();
+    let to = File::create(root.join("shared")).unwrap();
+    let mut left = from.metadata().unwrap().len() as usize;
+    while left > 0 {
+        left -= rustix::fs::copy_file_range(&from, None, &to, None, left).unwrap();
+    }
+}
+
+/// All that can be seen of an object.
+fn see(path: &Path, firsts: &mut BTreeMap<u64, PathBuf>, name: &Path) -> String {
+    let stat = fs::symlink_metadata(path).unwrap();
+    let kind = stat.file_type();
+    let mut seen = format!(
+        "{:o} {} {} {:x} {}.{:09}",
+        stat.mode(),
+        stat.uid(),
+        stat.gid(),
+        stat.rdev(),
+        stat.mtime(),
+        stat.mtime_nsec()
+    );
+    if !kind.is_dir() {
+        let first = firsts.entry(stat.ino()).or_insert_with(|| name.to_owned());
+        seen += &format!(" {} {}", stat.nlink(), first.display());
+    }
+    if kind.is_symlink() {
+        seen += &format!(" {:?}", fs::read_link(path).unwrap());
+    }
+    let mut names = vec![0; 65536];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
+    let mut names: Vec<_> = names[..length].split(|byte| *byte == 0).collect();
+    names.sort();
+    for name in names.into_iter().filter(|name| !name.is_empty()) {
+        let mut value = [0; 1000];
+        let key = std::ffi::OsStr::from_bytes(name);
+        let length = rustix::fs::lgetxattr(path, key, &mut value[..]).unwrap();
+        seen += &format!(" {key:?}={:?}", &value[..length]);
+    }
+    if kind.is_file() {
+        seen += &format!(" {} {:?}", stat.len(), data(path, stat.len()));
+    }
+    seen
+}
+
+/// Where a file has data, by blocks, and what it is.
+fn data(path: &Path, length: u64) -> Vec<(u64, u64, u64)> {
+    let file = File::open(path).unwrap();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < length {
+        let Ok(from) = rustix::fs::seek(&file, SeekFrom::Data(at)) else { break };
+        at = rustix::fs::seek(&file, SeekFrom::Hole(from)).unwrap();
+        let mut bytes = vec![0; (at - from) as usize];
+        file.read_exact_at(&mut bytes, from).unwrap();
+        found.push((from, at, gabion_base::checksum::crc64(&bytes)));
+    }
+    found
+}
+
+/// All that can be seen of a tree, by paths. A directory of snapshots is not listed.
+fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut seen = BTreeMap::new();
+    let mut firsts = BTreeMap::new();
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(name) = waiting.pop() {
+        let path = root.join(&name);
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            waiting.extend(names.into_iter().rev().map(|entry| name.join(entry)));
+        }
+        let text = see(&path, &mut firsts, &name);
+        seen.insert(name, text);
+    }
+    seen
+}
+
+#[track_caller]
+fn assert_same(wanted: &BTreeMap<PathBuf, String>, found: &Path) {
+    let found = survey(found);
+    for (path, wanted) in wanted {
+        assert_eq!(found.get(path), Some(wanted), "{}", path.display());
+    }
+    let extra: Vec<_> = found.keys().filter(|path| !wanted.contains_key(*path)).collect();
+    assert!(extra.is_empty(), "{extra:?}");
+}
+
+/// Mounts `disk.img` at `mnt` so that the kernel keeps no times back: those that it has not told
+/// are in no snapshot.
+fn mount(folder: &Folder) -> PathBuf {
+    folder.mount("writethrough")
+}
+
+/// A mount with some of everything, at `mnt`.
+fn planted() -> Option<Folder> {
+    let folder = Folder::for_mounts()?;
+    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
+    mount(&folder);
+    plant(&folder, "mnt");
+    share(&folder.join("mnt"));
+    Some(folder)
+}
+
+/// Mounts a new filesystem at `other`.
+fn other(folder: &Folder) -> PathBuf {
+    let at = folder.join("other");
+    fs::create_dir(&at).unwrap();
+    folder.gabion(&["mkfs", "--size", "256M", "other.img"]).succeeded();
+    folder.gabion(&["mount", "other.img", "other"]).succeeded();
+    at
+}
+
+fn backups(folder: &Folder, from: &str) -> Vec<Value> {
+    let text = folder.gabion(&["backups", "--json", from]).succeeded();
+    serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().clone()
+}
+
+fn snapshots(folder: &Folder, subject: &str) -> Vec<(String, bool)> {
+    let text = folder.gabion(&["snapshot", "list", "--json", subject]).succeeded();
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let rows = value["snapshots"].as_array().unwrap().iter();
+    let row =
+        |row: &Value| (row["name"].as_str().unwrap().to_owned(), row["held"].as_bool().unwrap());
+    rows.map(row).collect()
+}
+
+#[test]
+fn a_restored_tree_is_equal_on_gabion_and_on_any_filesystem() {
+    let Some(folder) = planted() else { return };
+    let mnt = folder.join("mnt");
+    let wanted = survey(&mnt);
+    let text = folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    assert!(text.contains("full.gabion"), "{text}");
+    // What comes later is in no backup.
+    fs::write(mnt.join("later"), "later").unwrap();
+    fs::remove_dir_all(mnt.join("dir")).unwrap();
+    folder.gabion(&["verify", "full.gabion"]).succeeded();
+
+    let at = other(&folder);
+    folder.gabion(&["restore", "full.gabion", "other/tree"]).succeeded();
+    assert_same(&wanted, &at.join("tree"));
+    // The two files that share their blocks do so again.
+    let used = folder.status("other")["used_bytes"].as_u64().unwrap();
+    assert!(used < 2 * 3_000_000, "{used} bytes are in use");
+    fs::rename(at.join("tree"), at.join("moved")).unwrap();
+    folder.gabion(&["restore", "full.gabion", "other/moved"]).failed(1, &["is not empty"]);
+    fs::remove_dir_all(at.join("moved")).unwrap();
+    // Into a filesystem that is empty, as its root.
+    folder.gabion(&["restore", "full.gabion", "other"]).succeeded();
+    assert_same(&wanted, &at);
+    folder.gabion(&["scrub", "--allocation", "other"]).succeeded();
+
+    folder.gabion(&["restore", "full.gabion", "plain"]).failed(1, &["plain", "--to-directory"]);
+    assert!(!folder.join("plain").exists());
+    folder.gabion(&["restore", "--to-directory", "full.gabion", "plain"]).succeeded();
+    let mut plain = survey(&folder.join("plain"));
+    // A directory there has no blocks of its own to compare.
+    assert_eq!(plain.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+    plain.retain(|path, seen| wanted[path] != *seen);
+    assert!(plain.is_empty(), "{plain:?}");
+}
+
+#[test]
+fn a_chain_of_differences_restores_each_of_its_moments() {
+    let Some(folder) = planted() else { return };
+    let mnt = folder.join("mnt");
+    fs::create_dir(folder.join("store")).unwrap();
+    let nothing = ["nothing", "--incremental"];
+    folder.gabion(&["backup", "--incremental", "mnt", "store"]).failed(1, &nothing[1..]);
+    let save = |incremental: bool| {
+        let option: &[&str] = if incremental { &["--incremental"] } else { &[] };
+        folder.gabion(&[&["backup", "mnt", "store"], option].concat()).succeeded();
+        survey(&mnt)
+    };
+    let mut moments = vec![save(false)];
+    // Some blocks in the middle, a hole where bytes were, and a longer and a shorter file.
+    let large = File::options().write(true).open(mnt.join("large")).unwrap();
+    large.write_all_at(&noise(5, 3 * BLOCK), 40 * BLOCK as u64).unwrap();
+    run(&folder, "fallocate", &["-p", "-o", "409600", "-l", "81920", "mnt/large"]);
+    File::options().append(true).open(mnt.join("shared")).unwrap().write_all(&[3; 10]).unwrap();
+    File::options().write(true).open(mnt.join("sparse")).unwrap().set_len(6000).unwrap();
+    moments.push(save(true));
+    let rows = backups(&folder, "store");
+    assert!(rows[1]["bytes"].as_u64().unwrap() < 100_000, "{rows:?}");
+    // Names: exchanged, moved, removed, made again as something else.
+    fs::rename(mnt.join("dir/below"), mnt.join("above")).unwrap();
+    fs::rename(mnt.join("linked"), mnt.join("above/linked")).unwrap();
+    fs::remove_file(mnt.join("dir/its other name")).unwrap();
+    fs::remove_file(mnt.join("dangling")).unwrap();
+    fs::create_dir(mnt.join("dangling")).unwrap();
+    fs::write(mnt.join("dangling/new"), noise(6, 10_000)).unwrap();
+    fs::hard_link(mnt.join("dangling/new"), mnt.join("new too")).unwrap();
+    run(&folder, "setfattr", &["-x", "user.key", "mnt/large"]);
+    fs::set_permissions(mnt.join("fifo"), fs::Permissions::from_mode(0o640)).unwrap();
+    moments.push(save(true));
+    // And nothing at all.
+    moments.push(save(true));
+    // Files grow through holes, and a directory with all below it goes.
+    File::options().write(true).open(mnt.join("sparse")).unwrap().set_len(1 << 30).unwrap();
+    fs::remove_dir_all(mnt.join("above")).unwrap();
+    moments.push(save(true));
+
+    let held = snapshots(&folder, "mnt");
+    assert!(held.len() == 1 && held[0].1, "only the last one is kept: {held:?}");
+    folder.gabion(&["verify", "store"]).succeeded();
+    other(&folder);
+    let rows = backups(&folder, "store");
+    assert_eq!(rows.len(), moments.len());
+    for (row, wanted) in rows.iter().zip(&moments) {
+        let at = &row["stream"].as_str().unwrap()[..8];
+        let to = format!("other/{at}");
+        folder.gabion(&["restore", "--at", at, "store", &to]).succeeded();
+        assert_same(wanted, &folder.join(&to));
+        fs::remove_dir_all(folder.join(&to)).unwrap();
+        // By the file's own name, too.
+        folder.gabion(&["restore", row["path"].as_str().unwrap(), &to]).succeeded();
+        assert_same(wanted, &folder.join(&to));
+        fs::remove_dir_all(folder.join(&to)).unwrap();
+    }
+    folder.gabion(&["restore", "--only", "dangling/new", "store", "other/one"]).succeeded();
+    assert_eq!(fs::read(folder.join("other/one")).unwrap(), noise(6, 10_000));
+    let missing = ["restore", "--only", "dangling/old", "store", "other/two"];
+    folder.gabion(&missing).failed(1, &["the backup has no dangling/old"]);
+    // Without one in the middle, what comes later cannot be restored, and says which is missing.
+    fs::remove_file(folder.join(rows[2]["path"].as_str().unwrap())).unwrap();
+    let id = rows[2]["stream"].as_str().unwrap();
+    folder.gabion(&["restore", "store", "other/two"]).failed(1, &[id, "not there"]);
+    folder.gabion(&["verify", "store"]).failed(4, &["2 backups cannot be restored"]);
+    assert!(!folder.join("other/two").exists());
+}
+
+#[test]
+fn an_image_is_saved_as_its_mount_would_be() {
+    let Some(folder) = planted() else { return };
+    let mnt = folder.join("mnt");
+    fs::create_dir(folder.join("store")).unwrap();
+    let wanted = survey(&mnt);
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.gabion(&["backup", "disk.img", "store"]).succeeded();
+    mount(&folder);
+    let large = File::options().write(true).open(mnt.join("large")).unwrap();
+    large.write_all_at(&[1; 10], 1_000_000).unwrap();
+    drop(large);
+    fs::rename(mnt.join("dir"), mnt.join("moved")).unwrap();
+    // A chain goes on whoever has the filesystem in use.
+    folder.gabion(&["backup", "--incremental", "mnt", "store"]).succeeded();
+    let changed = survey(&mnt);
+    fs::write(mnt.join("moved/more"), "more").unwrap();
+    let more = survey(&mnt);
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.gabion(&["backup", "--incremental", "disk.img", "store"]).succeeded();
+    folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+    other(&folder);
+    for (row, wanted) in backups(&folder, "store").iter().zip([&wanted, &changed, &more]) {
+        let at = row["stream"].as_str().unwrap();
+        folder.gabion(&["restore", "--at", at, "store", "other/tree"]).succeeded();
+        assert_same(wanted, &folder.join("other/tree"));
+        fs::remove_dir_all(folder.join("other/tree")).unwrap();
+    }
+}
+
+#[test]
+fn a_subvolume_is_saved_by_itself() {
+    let Some(folder) = planted() else { return };
+    let mnt = folder.join("mnt");
+    folder.gabion(&["subvolume", "create", "mnt/dir/sub"]).succeeded();
+    fs::write(mnt.join("dir/sub/file"), "in the subvolume").unwrap();
+    fs::create_dir(folder.join("store")).unwrap();
+    folder.gabion(&["backup", "mnt/dir/sub", "store"]).succeeded();
+    fs::write(mnt.join("dir/sub/file"), "changed").unwrap();
+    folder.gabion(&["backup", "--incremental", "mnt/dir/sub", "store"]).succeeded();
+    folder.gabion(&["restore", "--to-directory", "store", "sub"]).succeeded();
+    assert_eq!(survey(&folder.join("sub")).len(), 2);
+    assert_eq!(fs::read(folder.join("sub/file")).unwrap(), b"changed");
+    // What it is in is saved without it.
+    folder.gabion(&["backup", "mnt", "whole"]).succeeded();
+    folder.gabion(&["restore", "--to-directory", "whole", "tree"]).succeeded();
+    assert!(folder.join("tree/dir/below/deep").is_dir());
+    assert!(!folder.join("tree/dir/sub").exists());
+    folder.gabion(&["backup", "mnt/dir", "no"]).failed(1, &["dir"]);
+}
+
+#[test]
+fn a_pipe_takes_a_backup_and_its_differences() {
+    let Some(folder) = planted() else { return };
+    let mnt = folder.join("mnt");
+    let save = |option: &str, to: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gabion"));
+        command.args(["backup", option, "mnt", "-"]).env("GABION_STATE", folder.join("state"));
+        let file = File::create(folder.join(to)).unwrap();
+        let status = command.current_dir(folder.path()).stdout(file).status().unwrap();
+        assert!(status.success());
+    };
+    save("--rate=1G", "one");
+    fs::write(mnt.join("large"), "short now").unwrap();
+    save("--incremental", "two");
+    let wanted = survey(&mnt);
+    folder.gabion(&["restore", "--to-directory", "two", "tree"]).succeeded();
+    assert_same(&wanted, &folder.join("tree"));
+    // Nobody reads: there is no backup, and nothing is kept for one.
+    let before = snapshots(&folder, "mnt");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gabion"))
+        .args(["backup", "mnt", "-"])
+        .env("GABION_STATE", folder.join("state"))
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(snapshots(&folder, "mnt"), before);
+}
+
+/// Starts a backup that is slow, and kills it when its file is so long.
+fn kill_at(folder: &Folder, arguments: &[&str], partial: &Path, length: u64) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gabion"))
+        .args(arguments)
+        .env("GABION_STATE", folder.join("state"))
+        .current_dir(folder.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while fs::metadata(partial).map_or(0, |found| found.len()) < length {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it never got so far");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_backup_that_was_killed_goes_on_where_it_was() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
+    let mnt = mount(&folder);
+    fs::write(mnt.join("first"), noise(1, 10 << 20)).unwrap();
+    fs::write(mnt.join("large"), noise(2, 50 << 20)).unwrap();
+    fs::write(mnt.join("sparse"), noise(3, 1000)).unwrap();
+    let wanted = survey(&mnt);
+    fs::write(folder.join("key"), noise(4, 32)).unwrap();
+    let slow = ["backup", "--rate", "8M", "--key-file", "key", "mnt", "full.gabion"];
+    let partial = folder.join("full.gabion.partial");
+    // In the middle of the large file. Only one can go on with it at a time.
+    kill_at(&folder, &slow, &partial, 28 << 20);
+    let file = File::open(&partial).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    folder.gabion(&slow).failed(1, &["another backup is writing to", "full.gabion.partial"]);
+    drop(file);
+    let row = &backups(&folder, "full.gabion.partial")[0];
+    assert_eq!(row["complete"], false);
+    let refused = ["restore", "--to-directory", "--key-file", "key", "full.gabion.partial", "no"];
+    folder.gabion(&refused).failed(1, &["not complete"]);
+    // What is saved is what was there when it began.
+    fs::write(mnt.join("first"), "other bytes").unwrap();
+    let length = fs::metadata(&partial).unwrap().len();
+    kill_at(&folder, &slow, &partial, length + (4 << 20));
+    let text = folder.gabion(&["backup", "--key-file", "key", "mnt", "full.gabion"]).succeeded();
+    assert!(text.contains("went on saving"), "{text}");
+    assert!(!partial.exists());
+    folder.gabion(&["verify", "--key-file", "key", "full.gabion"]).succeeded();
+    let restore = ["restore", "--to-directory", "--key-file", "key", "full.gabion", "tree"];
+    folder.gabion(&restore).succeeded();
+    assert_same(&wanted, &folder.join("tree"));
+    assert_eq!(snapshots(&folder, "mnt").len(), 1);
+}
+
+#[test]
+fn a_restoration_that_was_killed_goes_on_and_is_never_taken_for_whole() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
+    let mnt = mount(&folder);
+    for number in 0..40 {
+        fs::write(mnt.join(format!("{number}")), noise(number, 1 << 20)).unwrap();
+    }
+    fs::hard_link(mnt.join("7"), mnt.join("seven")).unwrap();
+    let wanted = survey(&mnt);
+    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    let id = backups(&folder, "full.gabion")[0]["stream"].as_str().unwrap()[..8].to_owned();
+    let scratch = folder.join(&format!(".tree.restoring-{id}"));
+    let restore = ["restore", "--to-directory", "full.gabion", "tree"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gabion"))
+        .args(restore)
+        .current_dir(folder.path())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let mut killed = false;
+    while child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(120));
+        if fs::read_dir(&scratch).map_or(0, Iterator::count) > 10 {
+            child.kill().unwrap();
+            killed = true;
+        }
+    }
+    if killed {
+        assert!(!folder.join("tree").exists());
+        folder.gabion(&restore).succeeded();
+    }
+    assert!(!scratch.exists());
+    assert_same(&wanted, &folder.join("tree"));
+}
+
+#[test]
+fn damaged_and_foreign_files_are_refused_with_the_place() {
+    let Some(folder) = planted() else { return };
+    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    let good = fs::read(folder.join("full.gabion")).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    fs::write(folder.join("bad"), &bad).unwrap();
+    folder.gabion(&["verify", "bad"]).failed(4, &["damaged at byte", "segment"]);
+    folder.gabion(&["restore", "--to-directory", "bad", "tree"]).failed(1, &["damaged at byte"]);
+    assert!(!folder.join("tree").exists(), "nothing half restored looks whole");
+    fs::write(folder.join("short"), &good[..good.len() - 1]).unwrap();
+    let short = ["restore", "--to-directory", "short", "tree"];
+    folder.gabion(&short).failed(1, &["short", "not complete"]);
+    fs::write(folder.join("text"), "some text that is no backup").unwrap();
+    folder.gabion(&["verify", "text"]).failed(1, &["text", "not a backup"]);
+    folder.gabion(&["backup", "mnt", "full.gabion"]).failed(1, &["is there already"]);
+    folder.gabion(&["backup", "mnt", "s3://bucket/prefix"]).failed(1, &["is no file"]);
+    fs::write(folder.join("key"), "too short").unwrap();
+    let key = ["backup", "--key-file", "key", "mnt", "sealed"];
+    folder.gabion(&key).failed(1, &["fewer than 32 bytes"]);
+}
+
+#[test]
+fn a_passphrase_opens_what_it_has_closed() {
+    let Some(folder) = planted() else { return };
+    let mnt = folder.join("mnt");
+    fs::create_dir(folder.join("store")).unwrap();
+    fs::write(folder.join("phrase"), "correct horse battery staple\n").unwrap();
+    fs::write(folder.join("other phrase"), "correct house battery staple\n").unwrap();
+    let phrase = ["--passphrase-file", "phrase"];
+    folder.gabion(&[&["backup", "mnt", "store"], &phrase[..]].concat()).succeeded();
+    fs::write(mnt.join("more"), "more").unwrap();
+    let more = ["backup", "--incremental", "mnt", "store"];
+    folder.gabion(&[&more, &phrase[..]].concat()).succeeded();
+    let wanted = survey(&mnt);
+    let restore = ["restore", "--to-directory", "store", "tree"];
+    folder.gabion(&restore).failed(1, &["--passphrase-file"]);
+    let wrong = ["--passphrase-file", "other phrase"];
+    folder.gabion(&[&restore, &wrong[..]].concat()).failed(1, &["does not open it"]);
+    folder.gabion(&[&["verify", "store"], &phrase[..]].concat()).succeeded();
+    folder.gabion(&[&restore, &phrase[..]].concat()).succeeded();
+    assert_same(&wanted, &folder.join("tree"));
+}

@@ -47,10 +47,15 @@ impl LocalFs {
         }
     }
 
-    /// Reaps orphans that nobody refers to, and frees what removed snapshots leave, until the end.
+    /// Counts what has a quota and was not counted yet; then reaps orphans that nobody refers to, and
+    /// frees what removed snapshots leave, until the end.
     pub fn keep_reaped(&self, report: &dyn Fn(&Error)) {
         if self.is_read_only() {
             return;
+        }
+        // A crash may have come between a quota and its count.
+        if let Err(error) = self.map.count_usages() {
+            report(&error.into());
         }
         let mut removes = true;
         let mut pause = Duration::ZERO;

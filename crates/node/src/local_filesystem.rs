@@ -226,8 +226,8 @@ impl Filesystem for LocalFs {
         LocalFs::syncfs(self)
     }
 
-    fn space(&self) -> Result<SpaceReport> {
-        Ok(LocalFs::space(self))
+    fn space(&self, of: FileId) -> Result<SpaceReport> {
+        Ok(self.map.space_of(of.subvol))
     }
 
     fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {

@@ -1,5 +1,7 @@
 //! The command line. The text here is what `--help` prints.
 
+pub mod keeping;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +45,8 @@ pub enum Command {
     Clone(Clone),
     /// Make, show and remove subvolumes
     Subvolume(Subvolume),
+    /// Limit how much subvolumes may refer to, and show what they do
+    Quota(keeping::Quota),
     /// Show what has happened to volumes, members and filesystems
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug

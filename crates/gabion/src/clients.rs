@@ -40,13 +40,14 @@ use crate::control::client::Connection;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
-    Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress, Reply,
-    Report, Request, ServedStatus, Status,
+    Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress,
+    QuotaAction, Quotas, Reply, Report, Request, ServedStatus, Status,
 };
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Sessions;
 use crate::print::printable;
+use crate::quotas;
 use crate::serve::Storage;
 use crate::state;
 use crate::trust::Trust;
@@ -179,6 +180,14 @@ impl Subject for Service {
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
         growth::grow(self.fs.map(), self.storage.file(), &self.target, to_bytes)
+    }
+
+    fn quotas(
+        &self,
+        path: Option<&str>,
+        action: &QuotaAction,
+    ) -> std::result::Result<Quotas, String> {
+        quotas::act(&self.fs, &self.target, path, action)
     }
 
     fn clients(&self) -> std::result::Result<Clients, String> {

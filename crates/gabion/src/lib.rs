@@ -38,6 +38,7 @@ mod options;
 mod patience;
 pub mod places;
 mod print;
+mod quotas;
 mod remote;
 mod serve;
 mod size;
@@ -80,6 +81,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Snapshot(args) => cmd::snapshot::run(args),
         Command::Clone(args) => cmd::subvolume::clone(args),
         Command::Subvolume(args) => cmd::subvolume::run(args),
+        Command::Quota(args) => cmd::quota::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Serve(args) => cmd::serve::run(args),

@@ -35,8 +35,8 @@ use crate::check;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
-    Allocation, Grown, MountStatus, Progress, Reply, Report, SnapshotAction, Status,
-    SubvolumeAction, Subvolumes,
+    Allocation, Grown, MountStatus, Progress, QuotaAction, Quotas, Reply, Report, SnapshotAction,
+    Status, SubvolumeAction, Subvolumes,
 };
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
@@ -45,6 +45,7 @@ use crate::mount::{self, End, MountRequest, Mounted, SystemClock};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
+use crate::quotas;
 use crate::remote::{self, RemoteTarget};
 use crate::snapshots::{self, Use};
 use crate::state;
@@ -545,6 +546,14 @@ impl Subject for Service {
             self.listing_changed(parent);
         }
         Ok(subvolumes)
+    }
+
+    fn quotas(
+        &self,
+        path: Option<&str>,
+        action: &QuotaAction,
+    ) -> std::result::Result<Quotas, String> {
+        quotas::act(&self.fs, &self.plan.target.name(), path, action)
     }
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {

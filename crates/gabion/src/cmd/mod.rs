@@ -11,6 +11,7 @@ pub mod leases;
 pub mod locks;
 pub mod mkfs;
 pub mod mount;
+pub mod quota;
 pub mod scrub;
 pub mod serve;
 pub mod snapshot;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::quotas::{Quota, QuotaAction, Quotas};
 pub use super::snapshots::{
     Allocation, Difference, Differences, Snapshot, SnapshotAction, Snapshots, Subvolume,
     SubvolumeAction, Subvolumes,
@@ -37,6 +38,14 @@ pub enum Request {
     Subvolumes {
         /// What to do with them.
         action: SubvolumeAction,
+    },
+    /// A [`Reply::Quotas`].
+    Quotas {
+        /// Of the subvolume at this path in the filesystem; of the first if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// What to do with them.
+        action: QuotaAction,
     },
     /// A [`Reply::Progress`] at once, and a [`Reply::Ended`] when the daemon ends.
     AwaitEnd,
@@ -87,6 +96,8 @@ pub enum Reply {
     Snapshots(Snapshots),
     /// The subvolumes that were asked for, made or removed.
     Subvolumes(Subvolumes),
+    /// The quotas that were asked for or set.
+    Quotas(Quotas),
     /// How two snapshots differ; the last part says that there is no more.
     Differences(Differences),
     /// The daemon ends.

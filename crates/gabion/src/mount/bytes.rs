@@ -60,7 +60,7 @@ impl Ask<'_> {
 
     pub(super) fn write(&self, write: Write<'_>, reply: Reply) {
         let at = self.place(&write);
-        let Write { offset, payload, kill_suidgid, .. } = write;
+        let Write { offset, payload, kill_suidgid, from_page_cache, .. } = write;
         let privileges = encode::privileges(kill_suidgid);
         let length = payload.len();
         let is_whole =
@@ -81,7 +81,12 @@ impl Ask<'_> {
                 if self.coherence == Coherence::Alone && errno(&error) == libc::EROFS {
                     self.refused.add(NodeId(self.number().0));
                 }
-                failed(reply, &error)
+                match errno(&error) {
+                    // Of what the kernel collects it remembers this or a failure of the disk until
+                    // the program closes the file.
+                    libc::EDQUOT if from_page_cache => reply.error(libc::ENOSPC),
+                    _ => failed(reply, &error),
+                }
             }
         };
     }

@@ -19,6 +19,7 @@ mod mount_sync;
 mod mount_world;
 mod mounting;
 mod ordinary;
+mod quotas;
 mod raw;
 mod readme;
 mod repairs;

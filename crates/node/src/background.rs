@@ -47,8 +47,8 @@ impl LocalFs {
         }
     }
 
-    /// Counts what has a quota and was not counted yet; then reaps orphans that nobody refers to, and
-    /// frees what removed snapshots leave, until the end.
+    /// Counts what has a quota and was not counted yet; then reaps orphans that nobody refers to,
+    /// and frees what removed snapshots leave, until the end.
     pub fn keep_reaped(&self, report: &dyn Fn(&Error)) {
         if self.is_read_only() {
             return;

@@ -1,5 +1,5 @@
-//! `gabion quota`: limits how much a subvolume may refer to, and shows what they do. The daemon does
-//! it for what is mounted or served; what nobody has in use is opened here.
+//! `gabion quota`: limits how much a subvolume may refer to, and shows what they do. The daemon
+//! does it for what is mounted or served; what nobody has in use is opened here.
 
 use std::fs::File;
 use std::io;

@@ -6,6 +6,7 @@ mod locking;
 mod locks;
 mod losses;
 mod orphans;
+mod quotas;
 mod recovery;
 mod rights;
 mod shared;

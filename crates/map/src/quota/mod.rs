@@ -17,24 +17,24 @@
 //! the file when they are accepted, and writeback is not asked again. Everything else is charged
 //! when it is about to be applied.
 
-use std::collections::BTreeMap;
+mod count;
+mod owed;
+
 use std::sync::Arc;
 
-use gabion_base::ids::{BlockAddr, SubvolId};
+use gabion_base::ids::SubvolId;
 use gabion_base::sync::Mutex;
 
-use crate::commit::subvol_key;
 use crate::edits::Edit;
 use crate::error::MapError;
-use crate::format::item::{Access, SubvolRecord, decode_file};
-use crate::format::node::NodePtr;
 use crate::format::subvolume::{Count, Most, Quota, Schedule};
 use crate::key::{Key, Kind};
 use crate::map::{LocalMap, SpaceReport};
 use crate::memtable::Change;
-use crate::pin::Pin;
 use crate::subvolumes::Refusal;
-use crate::tree::{Visit, Visitor};
+
+use self::count::weigh;
+pub use self::owed::Owed;
 
 /// Blocks that those may go over a limit who have accepted something elsewhere, when there seemed
 /// to be room (128 MiB).
@@ -183,7 +183,7 @@ impl Usage {
         state.objects = state.objects.saturating_add(delta.objects);
     }
 
-    /// What can still be added: bytes as blocks, and objects if their number is limited.
+    /// What can still be added: bytes in blocks, and objects if their number is limited.
     fn left(&self) -> (Most, Most) {
         let state = self.state.lock();
         let left = |most: Option<u64>, now: u64| most.map(|most| most.saturating_sub(now));
@@ -206,99 +206,6 @@ pub(crate) struct Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.usage.release(self.blocks, self.objects);
-    }
-}
-
-/// Blocks of one file that are charged although no item has them: accepted bytes.
-#[derive(Default)]
-pub struct Owed {
-    owed: Mutex<Ranges>,
-}
-
-#[derive(Default)]
-struct Ranges {
-    /// Whom they are charged to.
-    usage: Option<Arc<Usage>>,
-    /// Behind the last block, by the first one. They do not touch each other.
-    ranges: BTreeMap<u64, u64>,
-}
-
-impl Ranges {
-    /// The parts of blocks `from..to` that are not in here.
-    fn missing(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let before = self.ranges.range(..=from).next_back();
-        let mut at = before.map_or(from, |(_, end)| from.max(*end));
-        let mut missing = Vec::new();
-        for (first, end) in self.ranges.range(from..to) {
-            missing.extend((at < *first).then_some((at, *first)));
-            at = at.max(*end);
-        }
-        missing.extend((at < to).then_some((at, to)));
-        missing
-    }
-
-    /// Takes blocks `from..to` out, and says how many of them were in here.
-    fn remove(&mut self, from: u64, to: u64) -> u64 {
-        let before = self.ranges.range(..from).next_back().map(|(first, end)| (*first, *end));
-        let within: Vec<_> = self.ranges.range(from..to).map(|(f, e)| (*f, *e)).collect();
-        let mut removed = 0;
-        for (first, end) in before.filter(|(_, end)| *end > from).into_iter().chain(within) {
-            self.ranges.remove(&first);
-            if first < from {
-                self.ranges.insert(first, from);
-            }
-            if end > to {
-                self.ranges.insert(to, end);
-            }
-            removed += end.min(to) - first.max(from);
-        }
-        removed
-    }
-}
-
-impl Owed {
-    /// Charges `usage` for those of `ranges` (blocks, past the last) that are not charged yet.
-    pub(crate) fn charge(
-        &self,
-        usage: &Arc<Usage>,
-        ranges: &[(u64, u64)],
-        paying: Paying,
-    ) -> Result<(), MapError> {
-        let mut owed = self.owed.lock();
-        if !owed.usage.as_ref().is_some_and(|now| Arc::ptr_eq(now, usage)) {
-            owed.end();
-            owed.usage = Some(Arc::clone(usage));
-        }
-        let missing = ranges.iter().flat_map(|(from, to)| owed.missing(*from, *to));
-        let missing: Vec<_> = missing.collect();
-        let blocks = missing.iter().map(|(from, to)| (to - from) as i64).sum();
-        usage.take(Delta { blocks, objects: 0 }, paying)?;
-        owed.ranges.extend(missing);
-        Ok(())
-    }
-
-    /// Blocks `from..to` are in items now, or no longer wait.
-    pub(crate) fn forget(&self, from: u64, to: u64) {
-        let mut owed = self.owed.lock();
-        let removed = owed.remove(from, to);
-        if let Some(usage) = owed.usage.as_ref().filter(|_| removed > 0) {
-            usage.release(removed, 0);
-        }
-    }
-}
-
-impl Ranges {
-    fn end(&mut self) {
-        let removed = self.remove(0, u64::MAX);
-        if let Some(usage) = self.usage.take() {
-            usage.release(removed, 0);
-        }
-    }
-}
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        self.owed.lock().end();
     }
 }
 
@@ -462,72 +369,10 @@ pub(crate) fn note(measured: Measured) {
     }
 }
 
-/// What an item counts.
-fn weigh(key: Key, value: Option<&[u8]>) -> Result<Delta, MapError> {
-    let mut delta = Delta::default();
-    match (key.kind, value) {
-        (_, None) => {}
-        (Kind::FILE, Some(value)) => {
-            let file = decode_file(value).map_err(|source| MapError::BadItem { key, source })?;
-            delta.blocks = i64::try_from(file.blocks).unwrap_or(i64::MAX);
-        }
-        (Kind::INODE, Some(_)) => delta.objects = 1,
-        _ => {}
-    }
-    Ok(delta)
-}
-
-impl Pin<'_> {
-    /// Counts what a subvolume refers to.
-    fn count(&self, of: SubvolId) -> Result<Count, MapError> {
-        let mut counter = Counter::default();
-        self.tree(of).walk(&mut counter)?;
-        Ok(counter.count)
-    }
-
-    fn check_count(&self, of: SubvolId) -> Result<(), MapError> {
-        let key = subvol_key(of);
-        let forest = self.tree(crate::commit::FOREST);
-        let Some(value) = forest.get(key)? else { return Ok(()) };
-        let record = SubvolRecord::decode(&value);
-        let record = record.map_err(|source| MapError::BadItem { key, source })?;
-        let quota = record.extended.quota.filter(|_| record.access == Access::Writable);
-        let Some(noted) = quota.and_then(|quota| quota.count) else { return Ok(()) };
-        match self.count(of)? == noted {
-            true => Ok(()),
-            false => Err(MapError::Corrupt {
-                structure: "subvolume",
-                addr: record.root.map_or(BlockAddr(0), |root| root.addr),
-                reason: "the count of its quota is not what its tree has; set the quota anew",
-            }),
-        }
-    }
-}
-
-/// Counts what a tree refers to.
-#[derive(Default)]
-struct Counter {
-    count: Count,
-}
-
-impl Visitor for Counter {
-    fn node(&mut self, _ptr: NodePtr, _level: u8) -> Result<Visit, MapError> {
-        Ok(Visit::Enter)
-    }
-
-    fn item(&mut self, key: Key, value: &[u8]) -> Result<(), MapError> {
-        let delta = weigh(key, Some(value))?;
-        self.count.blocks = self.count.blocks.saturating_add(delta.blocks as u64);
-        self.count.objects += delta.objects as u64;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use gabion_base::disk::{Disk, MemDisk};
     use gabion_base::ids::{Ino, Uuid};
-    use gabion_base::rng::Rng;
 
     use super::*;
     use crate::key::FileId;
@@ -536,31 +381,9 @@ mod tests {
     use crate::scrub::scrub;
     use crate::txn::Txn;
 
-    fn usage(blocks: u64) -> Arc<Usage> {
+    pub(super) fn usage(blocks: u64) -> Arc<Usage> {
         let most = Most { blocks: Some(blocks), objects: None };
         Arc::new(Usage::new(&Quota { most, count: Some(Count::default()) }))
-    }
-
-    #[test]
-    fn blocks_are_charged_once_and_given_back_once() {
-        let mut rng = Rng::new(1);
-        let usage = usage(1 << 20);
-        let owed = Owed::default();
-        let mut model = [false; 300];
-        for _ in 0..3000 {
-            let (a, b) = (rng.below(300), rng.below(300));
-            let (from, to) = (a.min(b), a.max(b) + 1);
-            let charges = rng.chance(1, 2);
-            match charges {
-                true => owed.charge(&usage, &[(from, to)], Paying::Fully).expect("room for all"),
-                false => owed.forget(from, to),
-            }
-            model[from as usize..(to as usize).min(300)].fill(charges);
-            let blocks = model.iter().filter(|is_owed| **is_owed).count() as u64;
-            assert_eq!(usage.state.lock().reserved_blocks, blocks);
-        }
-        drop(owed);
-        assert!(!usage.is_waited_for());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What has to be done without being asked: writing, committing, reaping.
 //!
-//! The owner gives each of [`LocalFs::keep_committed`] and [`LocalFs::keep_reaped`] a thread. Both
-//! return after [`LocalFs::end_background`].
+//! The owner gives each of [`LocalFs::keep_committed`], [`LocalFs::keep_reaped`] and
+//! [`LocalFs::keep_scheduled`] a thread. They return after [`LocalFs::end_background`].
 //!
 //! Failures are told to the owner at once. A map that cannot write any more says so to every later
 //! operation and fsync by itself, and is left alone here.
@@ -82,10 +82,11 @@ impl LocalFs {
         }
     }
 
-    /// Lets both loops return soon.
+    /// Lets all loops return soon.
     pub fn end_background(&self) {
         self.is_ending.store(true, Ordering::Release);
         self.map.wake();
+        self.scheduler.wake();
         self.reaper.stop();
     }
 }

@@ -23,6 +23,7 @@ use crate::locks::Locks;
 use crate::numbering;
 use crate::reaper::Reaper;
 use crate::references::{Left, Reference, References};
+use crate::schedules::Scheduler;
 
 /// How often an operation has bytes written before it gives up: each time, another writer must
 /// have slipped in between.
@@ -63,6 +64,7 @@ pub struct LocalFs {
     pub(crate) references: References,
     pub(crate) reaper: Reaper,
     pub(crate) is_ending: AtomicBool,
+    pub(crate) scheduler: Scheduler,
     locks: Locks,
     root: FileId,
     seed: u64,
@@ -103,6 +105,7 @@ impl LocalFs {
             references: References::default(),
             reaper: Reaper::new(),
             is_ending: AtomicBool::new(false),
+            scheduler: Scheduler::default(),
             locks: Locks::new(LOCKS_MAX),
             root,
             seed,

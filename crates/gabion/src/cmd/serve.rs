@@ -125,7 +125,7 @@ fn listen(args: &args::Serve) -> Result<TcpListener> {
 /// What a thread does until the end, and whom it tells what fails.
 type Loop = fn(&LocalFs, &dyn Fn(&gabion_fs::Error));
 
-/// Threads that commit and reap.
+/// Threads that commit, reap and make snapshots.
 struct Background {
     fs: Arc<LocalFs>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -140,7 +140,8 @@ impl Background {
         };
         let commit = spawn("gabion-commit", LocalFs::keep_committed)?;
         let reap = spawn("gabion-reap", LocalFs::keep_reaped)?;
-        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap] })
+        let snapshots = spawn("gabion-snapshots", LocalFs::keep_scheduled)?;
+        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap, snapshots] })
     }
 
     fn end(self) {

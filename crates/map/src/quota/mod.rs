@@ -249,6 +249,13 @@ impl LocalMap {
         self.edit(&mut superblock, vec![Edit::Schedule { of, schedule }])
     }
 
+    /// The subvolumes of which snapshots are made by themselves.
+    pub fn schedules(&self) -> Vec<(SubvolId, Schedule)> {
+        let subvols = self.subvols.read();
+        let there = subvols.writable().filter(|(_, subvol)| subvol.record.is_there());
+        there.filter_map(|(id, subvol)| Some((id, subvol.record.extended.schedule?))).collect()
+    }
+
     /// Counts the subvolumes with a quota that were not counted yet: a crash came in between, or
     /// they were rolled back to a time before they had one.
     pub fn count_usages(&self) -> Result<(), MapError> {

@@ -9,6 +9,7 @@ mod orphans;
 mod quotas;
 mod recovery;
 mod rights;
+mod schedules;
 mod shared;
 mod snapshots;
 mod stale;

@@ -9,6 +9,7 @@ use gabion_nbd::address::Address;
 
 use crate::cmd::events::Since;
 use crate::cmd::invite::Lifetime;
+use crate::cmd::snapshot::schedule::Keep;
 use crate::cmd::target::Offer;
 use crate::size::Size;
 
@@ -243,6 +244,18 @@ pub enum SnapshotCommand {
         subject: PathBuf,
         /// The snapshot
         name: String,
+    },
+    /// Have snapshots made by themselves and old ones removed, or show which are
+    Schedule {
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume
+        #[arg(value_name = "PATH|TARGET")]
+        subject: PathBuf,
+        /// How many to keep: hourly=N, daily=N, weekly=N, monthly=N; or none
+        #[arg(value_name = "CLASS=N|none")]
+        keep: Vec<Keep>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Keep a snapshot from being removed
     Hold {

@@ -41,7 +41,7 @@ use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
     Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress,
-    QuotaAction, Quotas, Reply, Report, Request, ServedStatus, Status,
+    QuotaAction, Quotas, Reply, Report, Request, ServedStatus, SnapshotAction, Status,
 };
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
@@ -49,6 +49,7 @@ use crate::link::Sessions;
 use crate::print::printable;
 use crate::quotas;
 use crate::serve::Storage;
+use crate::snapshots::{self, Use};
 use crate::state;
 use crate::trust::Trust;
 use crate::trust::invitation::{ADDRESSES_MAX, Invitation};
@@ -180,6 +181,22 @@ impl Subject for Service {
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
         growth::grow(self.fs.map(), self.storage.file(), &self.target, to_bytes)
+    }
+
+    fn snapshots(
+        &self,
+        path: Option<&str>,
+        action: &SnapshotAction,
+    ) -> std::result::Result<Vec<Reply>, String> {
+        let SnapshotAction::Schedule { set } = action else {
+            return Err("this is for what is mounted from a disk, or not in use".to_owned());
+        };
+        let of = quotas::find(&self.fs, path)?;
+        let done = snapshots::act(self.fs.map(), &self.target, of, action, Use::Mounted);
+        if set.is_some() {
+            self.fs.schedule_changed();
+        }
+        done
     }
 
     fn quotas(

@@ -40,6 +40,7 @@ pub mod places;
 mod print;
 mod quotas;
 mod remote;
+mod schedules;
 mod serve;
 mod size;
 mod snapshots;

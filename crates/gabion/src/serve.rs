@@ -47,6 +47,7 @@ use crate::options::{Access, Settings};
 use crate::patience;
 use crate::quotas;
 use crate::remote::{self, RemoteTarget};
+use crate::schedules;
 use crate::snapshots::{self, Use};
 use crate::state;
 use crate::target::not_opened;
@@ -263,6 +264,8 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
         notifier: mounted.notifier(),
         started: Instant::now(),
     };
+    let sink = volumes::sink("gabion mount").ok();
+    schedules::watch(&fs, plan.target.name(), Some(mounted.notifier()), sink);
     Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
 }
 
@@ -533,6 +536,9 @@ impl Subject for Service {
         let name = self.plan.target.name();
         let done = snapshots::act(self.fs.map(), &name, of, action, Use::Mounted);
         self.listing_changed(self.fs.snapshots_directory(of));
+        if matches!(action, SnapshotAction::Schedule { set: Some(_) }) {
+            self.fs.schedule_changed();
+        }
         done
     }
 

@@ -5,12 +5,12 @@ use std::error::Error;
 use gabion_base::ids::SubvolId;
 use gabion_host::clock;
 use gabion_map::format::item::SubvolRecord;
-use gabion_map::format::subvolume::Hold;
+use gabion_map::format::subvolume::{Hold, Schedule};
 use gabion_map::{FileId, LocalMap};
 use gabion_node::{Change, LocalFs, differences};
 
 use crate::control::wire::{
-    Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
+    self, Difference, Differences, Kept, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
     SubvolumeAction, Subvolumes,
 };
 use crate::date;
@@ -45,6 +45,7 @@ pub fn act(
         SnapshotAction::Hold { name } => vec![acting.hold(name, Hold::Held)?],
         SnapshotAction::Release { name } => vec![acting.hold(name, Hold::Released)?],
         SnapshotAction::Diff { from, to } => acting.diff(from, to)?,
+        SnapshotAction::Schedule { set } => vec![acting.schedule(set.as_ref())?],
         SnapshotAction::Rollback { .. } if usage == Use::Mounted => {
             return Err("it is in use; unmount it first".to_owned());
         }
@@ -86,6 +87,18 @@ impl Acting<'_> {
         let id = self.find(name)?;
         self.map.set_hold(id, hold).map_err(text)?;
         self.tell(id)
+    }
+
+    fn schedule(&self, set: Option<&Kept>) -> Result<Reply, String> {
+        if let Some(Kept { hourly, daily, weekly, monthly }) = set.copied() {
+            let schedule = Schedule { hourly, daily, weekly, monthly };
+            self.map.set_schedule(self.of, Some(schedule)).map_err(text)?;
+        }
+        let record = self.map.subvolume(self.of).ok_or("it has just been removed")?;
+        let schedule = record.extended.schedule.unwrap_or_default();
+        let Schedule { hourly, daily, weekly, monthly } = schedule;
+        let keep = Kept { hourly, daily, weekly, monthly };
+        Ok(Reply::Schedule(wire::Schedule { target: self.target.to_owned(), keep }))
     }
 
     fn diff(&self, from: &str, to: &str) -> Result<Vec<Reply>, String> {

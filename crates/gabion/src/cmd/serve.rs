@@ -20,6 +20,7 @@ use crate::link::{LinkServer, ServeOptions};
 use crate::options::{Access, Settings};
 use crate::places;
 use crate::print;
+use crate::schedules;
 use crate::serve::{Storage, open_fs};
 use crate::supervisor;
 use crate::trust::Trust;
@@ -67,6 +68,7 @@ pub fn run(args: &args::Serve) -> Result<()> {
         None => Trust::Members(Box::new(membership(&fs, plain).map_err(|error| cannot(&error))?)),
     });
     let (name, sink) = (place.name(), sink("gabion serve")?);
+    schedules::watch(&fs, name.clone(), None, Some(Arc::clone(&sink)));
     let options = ServeOptions { name, sink, patience, trust, plain, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;

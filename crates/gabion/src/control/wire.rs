@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::quotas::{Quota, QuotaAction, Quotas};
 pub use super::snapshots::{
-    Allocation, Difference, Differences, Snapshot, SnapshotAction, Snapshots, Subvolume,
-    SubvolumeAction, Subvolumes,
+    Allocation, Difference, Differences, Kept, Schedule, Snapshot, SnapshotAction, Snapshots,
+    Subvolume, SubvolumeAction, Subvolumes,
 };
 
 /// What a command asks for.
@@ -26,7 +26,7 @@ pub enum Request {
     },
     /// A [`Reply::Allocation`].
     Audit,
-    /// A [`Reply::Snapshots`], or some [`Reply::Differences`].
+    /// A [`Reply::Snapshots`], a [`Reply::Schedule`], or some [`Reply::Differences`].
     Snapshots {
         /// Of the subvolume at this path in the filesystem; of the first if not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +94,8 @@ pub enum Reply {
     Allocation(Allocation),
     /// The snapshots that were asked for, made or changed.
     Snapshots(Snapshots),
+    /// Which snapshots are made by themselves.
+    Schedule(Schedule),
     /// The subvolumes that were asked for, made or removed.
     Subvolumes(Subvolumes),
     /// The quotas that were asked for or set.

@@ -23,6 +23,7 @@ mod quotas;
 mod raw;
 mod readme;
 mod repairs;
+mod schedules;
 mod scrubbing;
 mod shared;
 mod shared_admin;

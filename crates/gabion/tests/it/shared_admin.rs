@@ -400,3 +400,22 @@ fn a_quota_is_set_at_the_server_and_holds_at_its_clients() {
     file.write_all_at(&chunk, 20 << 20).unwrap();
     file.sync_all().unwrap();
 }
+
+#[test]
+fn a_server_makes_the_snapshots_of_its_schedule() {
+    let Some(served) = Served::new() else { return };
+    let folder = &served.folder;
+    fs::write(served.mountpoint.join("file"), "as it was").unwrap();
+    File::open(served.mountpoint.join("file")).unwrap().sync_all().unwrap();
+    folder.gabion(&["snapshot", "schedule", "disk.img", "monthly=3"]).succeeded();
+    let count = || {
+        let status = folder.status("disk.img");
+        status["subvolumes"].as_u64().unwrap()
+    };
+    let began = Instant::now();
+    while count() < 2 {
+        assert!(began.elapsed() < PATIENCE, "there is no snapshot");
+        thread::sleep(Duration::from_millis(20));
+    }
+    folder.gabion(&["umount", "mnt"]).succeeded();
+}

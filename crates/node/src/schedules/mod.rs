@@ -1,9 +1,9 @@
 //! Snapshots that are made by themselves: as often as the schedule of a subvolume says, and as many
 //! kept.
 //!
-//! A snapshot is due if there is none of the period that it is now. So there is one an hour, however
-//! often that is looked at; whoever was away makes the one that is due and none of those that were;
-//! and a clock that goes back does no harm. Of each class the newest are kept, and beyond those the
+//! A snapshot is due if there is none of the period that it is now. So there is one an hour,
+//! however often that is looked at; whoever was away makes the one that is due and none of those
+//! that were; and a clock that goes back does no harm. Of each class the newest are kept, and beyond those the
 //! ones that are held or have clones.
 
 mod periods;
@@ -65,8 +65,8 @@ impl Scheduler {
             self.failed.lock().remove(&what);
             return;
         };
-        if self.failed.lock().insert(what)
-            && let Some(watcher) = self.watcher.get()
+        if let Some(watcher) = self.watcher.get()
+            && self.failed.lock().insert(what)
         {
             watcher.failed(of, name, &error);
         }
@@ -84,8 +84,8 @@ impl LocalFs {
         self.scheduler.wake();
     }
 
-    /// Makes snapshots when they are due, and removes old ones, until the end. What fails is told to
-    /// the [`SnapshotWatcher`].
+    /// Makes snapshots when they are due, and removes old ones, until the end. What fails is told
+    /// to the [`SnapshotWatcher`].
     pub fn keep_scheduled(&self, _report: &dyn Fn(&Error)) {
         if self.is_read_only() {
             return;

@@ -48,6 +48,8 @@ pub enum Command {
     Subvolume(Subvolume),
     /// Limit how much subvolumes may refer to, and show what they do
     Quota(keeping::Quota),
+    /// Bring back from a snapshot what is gone
+    Undelete(keeping::Undelete),
     /// Show what has happened to volumes, members and filesystems
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug

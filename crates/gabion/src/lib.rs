@@ -49,6 +49,7 @@ mod supervisor;
 mod target;
 mod targets;
 mod trust;
+mod undelete;
 mod volumes;
 
 use std::ffi::OsString;
@@ -83,6 +84,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Clone(args) => cmd::subvolume::clone(args),
         Command::Subvolume(args) => cmd::subvolume::run(args),
         Command::Quota(args) => cmd::quota::run(args),
+        Command::Undelete(args) => cmd::undelete::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Serve(args) => cmd::serve::run(args),

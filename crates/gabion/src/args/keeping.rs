@@ -40,3 +40,23 @@ pub enum QuotaCommand {
         json: bool,
     },
 }
+
+/// Arguments of `gabion undelete`.
+#[derive(Debug, Args)]
+pub struct Undelete {
+    /// What is gone: a file or a folder below a mountpoint
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// The snapshot to take it from; the newest that has it if not given
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from: Option<String>,
+    /// Where it is to be; where it was if not given
+    #[arg(long, value_name = "PATH")]
+    pub to: Option<PathBuf>,
+    /// Show which snapshots have it, the newest first, and restore nothing
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    pub list: bool,
+    /// Print JSON
+    #[arg(long, requires = "list")]
+    pub json: bool,
+}

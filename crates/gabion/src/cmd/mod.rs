@@ -19,5 +19,6 @@ pub mod status;
 pub mod subvolume;
 pub mod target;
 pub mod umount;
+pub mod undelete;
 pub mod up;
 pub mod volume;

@@ -29,6 +29,7 @@ mod shared;
 mod shared_admin;
 mod snapshots;
 mod target;
+mod undelete;
 mod up;
 mod volumes;
 mod walks;

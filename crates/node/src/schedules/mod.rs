@@ -3,8 +3,8 @@
 //!
 //! A snapshot is due if there is none of the period that it is now. So there is one an hour,
 //! however often that is looked at; whoever was away makes the one that is due and none of those
-//! that were; and a clock that goes back does no harm. Of each class the newest are kept, and beyond
-//! those the ones that are held or have clones.
+//! that were; and a clock that goes back does no harm. Of each class the newest are kept, and
+//! beyond those the ones that are held or have clones.
 
 mod periods;
 

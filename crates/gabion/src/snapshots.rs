@@ -126,6 +126,8 @@ impl Acting<'_> {
         let now = clock::coarse_now().seconds;
         let keep_as = format!("before-rollback-{}", date::seconds(now));
         let kept = self.map.rollback(self.of, to, keep_as.as_bytes(), now).map_err(text)?;
+        // It may be from before there was a quota.
+        self.map.count_usages().map_err(text)?;
         self.tell(kept)
     }
 

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
@@ -113,6 +115,12 @@ fn what_the_kernel_collects_is_refused_at_the_sync() {
     let error = errno(outcome);
     assert!([Errno::DQUOT, Errno::NOSPC].contains(&error), "{error:?}");
     drop(file);
+    // What was refused is not shown for long.
+    let began = Instant::now();
+    while fs::metadata(mnt.join("file")).unwrap().len() > 4 << 20 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is still shown");
+        thread::sleep(Duration::from_millis(20));
+    }
     fs::remove_file(mnt.join("file")).unwrap();
     let file = File::create(mnt.join("file")).unwrap();
     file.write_all_at(&vec![1; 3 * MIB], 0).unwrap();

@@ -335,7 +335,7 @@ impl LocalMap {
                 measured.push((Arc::clone(usage), Delta::default()));
             }
             if let Some((_, delta)) = measured.last_mut() {
-                delta.blocks += new.blocks - old.blocks;
+                delta.blocks = delta.blocks.saturating_add(new.blocks.saturating_sub(old.blocks));
                 delta.objects += new.objects - old.objects;
             }
         }

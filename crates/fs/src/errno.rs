@@ -45,6 +45,7 @@ pub fn errno(error: &Error) -> i32 {
 pub fn map_errno(error: &MapError) -> i32 {
     match error {
         MapError::NoSpace => libc::ENOSPC,
+        MapError::OverQuota => libc::EDQUOT,
         MapError::TooLarge => libc::EFBIG,
         MapError::ReadOnly => libc::EROFS,
         MapError::Subvolume(refusal) => match refusal {
@@ -64,6 +65,7 @@ mod tests {
     #[test]
     fn a_full_filesystem_a_full_object_and_a_broken_one_differ_from_each_other() {
         assert_eq!(errno(&MapError::NoSpace.into()), libc::ENOSPC);
+        assert_eq!(errno(&MapError::OverQuota.into()), libc::EDQUOT);
         assert_eq!(errno(&Error::AttributeTooLarge), libc::E2BIG);
         assert_eq!(errno(&Error::BufferTooSmall), libc::ERANGE);
         assert_eq!(errno(&MapError::ReadOnly.into()), libc::EROFS);

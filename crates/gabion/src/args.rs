@@ -1,6 +1,7 @@
 //! The command line. The text here is what `--help` prints.
 
 pub mod backup;
+pub mod keeping;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use gabion_nbd::address::Address;
 use self::backup::{Backup, Backups, Restore, Verify};
 use crate::cmd::events::Since;
 use crate::cmd::invite::Lifetime;
+use crate::cmd::snapshot::schedule::Keep;
 use crate::cmd::target::Offer;
 use crate::size::Size;
 
@@ -54,6 +56,10 @@ pub enum Command {
     Clone(Clone),
     /// Make, show and remove subvolumes
     Subvolume(Subvolume),
+    /// Limit how much subvolumes may refer to, and show what they do
+    Quota(keeping::Quota),
+    /// Bring back from a snapshot what is gone
+    Undelete(keeping::Undelete),
     /// Show what has happened to volumes, members and filesystems
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug
@@ -250,6 +256,18 @@ pub enum SnapshotCommand {
         subject: PathBuf,
         /// The snapshot
         name: String,
+    },
+    /// Have snapshots made by themselves and old ones removed, or show which are
+    Schedule {
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume
+        #[arg(value_name = "PATH|TARGET")]
+        subject: PathBuf,
+        /// How many to keep: hourly=N, daily=N, weekly=N, monthly=N; or none
+        #[arg(value_name = "CLASS=N|none")]
+        keep: Vec<Keep>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Keep a snapshot from being removed
     Hold {

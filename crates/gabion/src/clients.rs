@@ -40,14 +40,16 @@ use crate::control::client::Connection;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
-    Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress, Reply,
-    Report, Request, ServedStatus, Status,
+    Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress,
+    QuotaAction, Quotas, Reply, Report, Request, ServedStatus, SnapshotAction, Status,
 };
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Sessions;
 use crate::print::printable;
+use crate::quotas;
 use crate::serve::Storage;
+use crate::snapshots::{self, Use};
 use crate::state;
 use crate::trust::Trust;
 use crate::trust::invitation::{ADDRESSES_MAX, Invitation};
@@ -179,6 +181,30 @@ impl Subject for Service {
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
         growth::grow(self.fs.map(), self.storage.file(), &self.target, to_bytes)
+    }
+
+    fn snapshots(
+        &self,
+        path: Option<&str>,
+        action: &SnapshotAction,
+    ) -> std::result::Result<Vec<Reply>, String> {
+        let SnapshotAction::Schedule { set } = action else {
+            return Err("this is for what is mounted from a disk, or not in use".to_owned());
+        };
+        let of = quotas::find(&self.fs, path)?;
+        let done = snapshots::act(self.fs.map(), &self.target, of, action, Use::Mounted);
+        if set.is_some() {
+            self.fs.schedule_changed();
+        }
+        done
+    }
+
+    fn quotas(
+        &self,
+        path: Option<&str>,
+        action: &QuotaAction,
+    ) -> std::result::Result<Quotas, String> {
+        quotas::act(&self.fs, &self.target, path, action)
     }
 
     fn clients(&self) -> std::result::Result<Clients, String> {

@@ -41,7 +41,9 @@ mod options;
 mod patience;
 pub mod places;
 mod print;
+mod quotas;
 mod remote;
+mod schedules;
 mod serve;
 mod size;
 mod snapshots;
@@ -50,6 +52,7 @@ mod supervisor;
 mod target;
 mod targets;
 mod trust;
+mod undelete;
 mod volumes;
 
 use std::ffi::OsString;
@@ -87,6 +90,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Verify(args) => cmd::verify::run(args),
         Command::Clone(args) => cmd::subvolume::clone(args),
         Command::Subvolume(args) => cmd::subvolume::run(args),
+        Command::Quota(args) => cmd::quota::run(args),
+        Command::Undelete(args) => cmd::undelete::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Serve(args) => cmd::serve::run(args),

@@ -35,8 +35,8 @@ use crate::check;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
-    Allocation, Grown, MountStatus, Progress, Reply, Report, SnapshotAction, Status,
-    SubvolumeAction, Subvolumes,
+    Allocation, Grown, MountStatus, Progress, QuotaAction, Quotas, Reply, Report, SnapshotAction,
+    Status, SubvolumeAction, Subvolumes,
 };
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
@@ -45,7 +45,9 @@ use crate::mount::{self, End, MountRequest, Mounted, SystemClock};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
+use crate::quotas;
 use crate::remote::{self, RemoteTarget};
+use crate::schedules;
 use crate::snapshots::{self, Use};
 use crate::state;
 use crate::target::not_opened;
@@ -262,6 +264,8 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
         notifier: mounted.notifier(),
         started: Instant::now(),
     };
+    let sink = volumes::sink("gabion mount").ok();
+    schedules::watch(&fs, plan.target.name(), Some(mounted.notifier()), sink);
     Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
 }
 
@@ -532,6 +536,9 @@ impl Subject for Service {
         let name = self.plan.target.name();
         let done = snapshots::act(self.fs.map(), &name, of, action, Use::Mounted);
         self.listing_changed(self.fs.snapshots_directory(of));
+        if matches!(action, SnapshotAction::Schedule { set: Some(_) }) {
+            self.fs.schedule_changed();
+        }
         done
     }
 
@@ -545,6 +552,14 @@ impl Subject for Service {
             self.listing_changed(parent);
         }
         Ok(subvolumes)
+    }
+
+    fn quotas(
+        &self,
+        path: Option<&str>,
+        action: &QuotaAction,
+    ) -> std::result::Result<Quotas, String> {
+        quotas::act(&self.fs, &self.plan.target.name(), path, action)
     }
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {

@@ -5,13 +5,13 @@ use std::error::Error;
 use gabion_base::ids::SubvolId;
 use gabion_host::clock;
 use gabion_map::format::item::SubvolRecord;
-use gabion_map::format::subvolume::Hold;
+use gabion_map::format::subvolume::{Hold, Schedule};
 use gabion_map::{FileId, LocalMap};
 use gabion_node::{Change, LocalFs, differences};
 
 use crate::backup;
 use crate::control::wire::{
-    Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
+    self, Difference, Differences, Kept, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
     SubvolumeAction, Subvolumes,
 };
 use crate::date;
@@ -47,6 +47,7 @@ pub fn act(
         SnapshotAction::Release { name } => vec![acting.hold(name, Hold::Released)?],
         SnapshotAction::Diff { from, to } => acting.diff(from, to)?,
         SnapshotAction::Delta { from, to } => acting.delta(from, to)?,
+        SnapshotAction::Schedule { set } => vec![acting.schedule(set.as_ref())?],
         SnapshotAction::Rollback { .. } if usage == Use::Mounted => {
             return Err("it is in use; unmount it first".to_owned());
         }
@@ -90,6 +91,18 @@ impl Acting<'_> {
         self.tell(id)
     }
 
+    fn schedule(&self, set: Option<&Kept>) -> Result<Reply, String> {
+        if let Some(Kept { hourly, daily, weekly, monthly }) = set.copied() {
+            let schedule = Schedule { hourly, daily, weekly, monthly };
+            self.map.set_schedule(self.of, Some(schedule)).map_err(text)?;
+        }
+        let record = self.map.subvolume(self.of).ok_or("it has just been removed")?;
+        let schedule = record.extended.schedule.unwrap_or_default();
+        let Schedule { hourly, daily, weekly, monthly } = schedule;
+        let keep = Kept { hourly, daily, weekly, monthly };
+        Ok(Reply::Schedule(wire::Schedule { target: self.target.to_owned(), keep }))
+    }
+
     fn diff(&self, from: &str, to: &str) -> Result<Vec<Reply>, String> {
         let (old, new) = (self.find(from)?, self.find(to)?);
         let changes = differences(self.map, old, new).map_err(text)?;
@@ -121,6 +134,8 @@ impl Acting<'_> {
         let now = clock::coarse_now().seconds;
         let keep_as = format!("before-rollback-{}", date::seconds(now));
         let kept = self.map.rollback(self.of, to, keep_as.as_bytes(), now).map_err(text)?;
+        // It may be from before there was a quota.
+        self.map.count_usages().map_err(text)?;
         self.tell(kept)
     }
 

@@ -231,6 +231,7 @@ impl LocalTxn<'_> {
             }
             payload => self.whole_blocks(file, offset, payload.bytes(), state.size())?,
         };
+        self.charge(&state, first, last)?;
         self.held.touch(file);
         self.map.accept(&state, first, &slice, InJournal::No);
         if end > size_now {

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use gabion_base::ids::SubvolId;
 
 use crate::format::item::{Access, SubvolRecord};
+use crate::quota::Usage;
 use crate::tree::Root;
 
 /// Subvolumes of which the roots stand side by side.
@@ -19,6 +20,8 @@ const CHUNK: u32 = 64;
 pub(crate) struct Subvol {
     pub(crate) record: SubvolRecord,
     pub(crate) next_ino: AtomicU64,
+    /// What it refers to, if that is limited.
+    pub(crate) usage: Option<Arc<Usage>>,
 }
 
 /// All subvolumes, by id.
@@ -59,7 +62,9 @@ impl Catalogue {
             }
             Access::ReadOnly => {}
         }
-        self.all.insert(id, Subvol { next_ino: record.next_ino.into(), record });
+        let quota = record.extended.quota.filter(|_| record.access == Access::Writable);
+        let usage = quota.map(|quota| Arc::new(Usage::new(&quota)));
+        self.all.insert(id, Subvol { next_ino: record.next_ino.into(), record, usage });
     }
 
     /// To change anything of it but its name and whether it can be changed.
@@ -87,6 +92,11 @@ impl Catalogue {
     /// Those that are no snapshots.
     pub(crate) fn writable(&self) -> impl Iterator<Item = (SubvolId, &Subvol)> {
         self.writable.iter().map(|id| (*id, &self.all[id]))
+    }
+
+    /// What a subvolume refers to, if that is limited.
+    pub(crate) fn usage(&self, id: SubvolId) -> Option<&Arc<Usage>> {
+        self.all.get(&id)?.usage.as_ref()
     }
 
     /// Those that are being removed.

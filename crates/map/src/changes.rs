@@ -15,6 +15,7 @@ use crate::format::journal::{Batch, FreedRun, JournaledBytes, Run};
 use crate::journal::{DataOnDisk, Position};
 use crate::key::{FileId, Kind};
 use crate::map::LocalMap;
+use crate::quota;
 use crate::txn::Value;
 use crate::view::Overlay;
 
@@ -77,12 +78,14 @@ impl LocalMap {
         if changes.birth.is_some_and(|birth| birth != txg) {
             give_birth(&mut changes.batch, txg)?;
         }
+        let measured = self.measure(changes.batch.items.iter().map(|(key, value)| (key, value)))?;
         let outcome = self.apply_to_blocks(&changes.batch, txg);
         if let Err(failure) = outcome {
             // Part of the batch is in the allocation map now: memory and disk have parted.
             self.stop(&failure);
             return Err(failure);
         }
+        quota::note(measured);
         self.apply_to_bytes(&changes.batch, inserted, &changes.sizes)?;
         view.active.apply(&changes.batch.items);
         let data = if changes.unflushed { DataOnDisk::Unflushed } else { DataOnDisk::Flushed };
@@ -122,6 +125,7 @@ impl LocalMap {
     pub(crate) fn apply_replayed(&self, changes: Changes) -> Result<(), MapError> {
         let batch = changes.batch;
         let view = self.view.load();
+        quota::note(self.measure(batch.items.iter().map(|(key, value)| (key, value)))?);
         self.apply_to_blocks(&batch, view.active.txg())?;
         let files = batch.items.iter().filter(|(key, _)| key.kind == Kind::FILE);
         let sizes = files.map(|(key, value)| {
@@ -161,8 +165,10 @@ impl LocalMap {
         for range in &batch.dropped {
             if let Some(state) = self.files.find(range.file) {
                 let to = range.to.div_ceil(BLOCK_SIZE as u64);
-                let removed = state.dirty.remove(range.from / BLOCK_SIZE as u64, to);
+                let from = range.from / BLOCK_SIZE as u64;
+                let removed = state.dirty.remove(from, to);
                 self.settle_dirty(&state, removed);
+                state.owed.forget(from, to);
             }
         }
         for (key, change) in batch.items.iter().filter(|(key, _)| key.kind == Kind::FILE) {

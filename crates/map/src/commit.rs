@@ -33,7 +33,7 @@ use crate::forest::{Draft, node_run};
 use crate::format::item::SubvolRecord;
 use crate::format::journal::{Batch, FreedRun, JournaledBytes};
 use crate::format::node::{NODE_BLOCKS, Node, NodePtr};
-use crate::format::superblock::{LAID_OUT, LONG_RECORDS, Superblock};
+use crate::format::superblock::{LAID_OUT, LONG_RECORDS, QUOTAS, Superblock};
 use crate::journal::{DataOnDisk, Position};
 use crate::key::{Key, Kind};
 use crate::layout::Layout;
@@ -142,12 +142,17 @@ impl LocalMap {
             .writable()
             .map(|(id, subvol)| {
                 let next_ino = subvol.next_ino.load(Ordering::Acquire);
-                (id, SubvolRecord { next_ino, ..subvol.record.clone() })
+                let mut record = SubvolRecord { next_ino, ..subvol.record.clone() };
+                if let (Some(quota), Some(usage)) = (&mut record.extended.quota, &subvol.usage) {
+                    quota.count = usage.count();
+                }
+                (id, record)
             })
             .collect();
         for (id, record) in &before {
             if let Some(subvol) = subvols.get_mut(*id) {
                 subvol.record.next_ino = record.next_ino;
+                subvol.record.extended.quota = record.extended.quota;
             }
         }
         let edited = apply_edits(&mut subvols, txg, &change.edits);
@@ -229,6 +234,9 @@ impl LocalMap {
         next.journal = start;
         if records.values().any(SubvolRecord::is_long) {
             next.incompatible |= LONG_RECORDS;
+        }
+        if records.values().any(SubvolRecord::has_attachments) {
+            next.incompatible |= QUOTAS;
         }
         if let Some(grown) = &grown {
             next.blocks = grown.blocks;

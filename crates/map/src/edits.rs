@@ -4,11 +4,14 @@
 //! Whoever makes a list of edits holds the commit lock and has checked that they can be made: they
 //! cannot fail.
 
+use std::sync::Arc;
+
 use gabion_base::ids::{SubvolId, Txg};
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Subvol};
 use crate::format::item::{Access, SubvolRecord};
-use crate::format::subvolume::{Extended, Hold, Removal};
+use crate::format::subvolume::{Count, Extended, Hold, Most, Quota, Removal, Schedule};
+use crate::quota::Usage;
 use crate::removal::Work;
 use crate::tree::Root;
 
@@ -26,6 +29,14 @@ pub(crate) enum Edit {
     Newest { of: SubvolId, snapshot: SubvolId, birth: Txg },
     /// Whether it may be removed.
     Hold { of: SubvolId, hold: Hold },
+    /// How much it may refer to.
+    Quota { of: SubvolId, most: Most },
+    /// From here on it is noted in `usage` by how much changes what it refers to.
+    Recount { of: SubvolId, usage: Arc<Usage> },
+    /// So much it referred to when `usage` began.
+    Counted { of: SubvolId, usage: Arc<Usage>, count: Count },
+    /// Which snapshots of it are made by themselves.
+    Schedule { of: SubvolId, schedule: Option<Schedule> },
 }
 
 /// What a commit changes in the list of subvolumes, and what it does for removals.
@@ -84,7 +95,7 @@ fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edite
         Edit::Rewind { of, to, chain } => {
             let Some(target) = subvols.get(to).map(|target| target.record.clone()) else { return };
             if let Some(subvol) = subvols.get_mut(*of) {
-                rewind(&mut subvol.record, &target, *to, *chain);
+                rewind(subvol, &target, *to, *chain);
                 edited.ids.push(*of);
                 let root = Root { ptr: target.root, level: target.level };
                 edited.roots.push((*of, Some((root, target.nodes))));
@@ -99,6 +110,49 @@ fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edite
             (record.newest_snapshot, record.newest_snapshot_birth) = (*snapshot, *birth);
         }),
         Edit::Hold { of, hold } => change(of, &mut |record| record.extended.hold = *hold),
+        Edit::Schedule { of, schedule } => {
+            change(of, &mut |record| record.extended.schedule = *schedule);
+        }
+        Edit::Quota { of, .. } | Edit::Recount { of, .. } | Edit::Counted { of, .. } => {
+            if let Some(subvol) = subvols.get_mut(*of) {
+                edit_quota(subvol, edit);
+                edited.ids.push(*of);
+            }
+        }
+    }
+}
+
+fn edit_quota(subvol: &mut Subvol, edit: &Edit) {
+    let quota = &mut subvol.record.extended.quota;
+    match edit {
+        Edit::Quota { most, .. } if *most == Most::default() => {
+            *quota = None;
+            subvol.usage = None;
+        }
+        Edit::Quota { most, .. } => {
+            let limited = Quota { most: *most, count: quota.and_then(|quota| quota.count) };
+            *quota = Some(limited);
+            match &subvol.usage {
+                Some(usage) => usage.limit(*most),
+                None => subvol.usage = Some(Arc::new(Usage::new(&limited))),
+            }
+        }
+        Edit::Recount { usage, .. } => {
+            if let Some(quota) = quota {
+                quota.count = None;
+                usage.limit(quota.most);
+                subvol.usage = Some(Arc::clone(usage));
+            }
+        }
+        Edit::Counted { usage, count, .. } => {
+            // Another count may have begun since.
+            let is_it = subvol.usage.as_ref().is_some_and(|now| Arc::ptr_eq(now, usage));
+            if let Some(quota) = quota.as_mut().filter(|_| is_it) {
+                usage.begin_at(*count);
+                quota.count = usage.count();
+            }
+        }
+        _ => {}
     }
 }
 
@@ -114,12 +168,18 @@ fn snapshot_record(
         hold: Hold::Released,
         name: name.to_vec(),
         created,
+        schedule: None,
         ..source.extended.clone()
     };
     SubvolRecord { access: Access::ReadOnly, origin: of, birth: txg, extended, ..source.clone() }
 }
 
-fn rewind(record: &mut SubvolRecord, target: &SubvolRecord, to: SubvolId, chain: SubvolId) {
+fn rewind(subvol: &mut Subvol, target: &SubvolRecord, to: SubvolId, chain: SubvolId) {
+    let record = &mut subvol.record;
+    if let Some(quota) = &mut record.extended.quota {
+        quota.count = target.extended.quota.and_then(|quota| quota.count);
+        subvol.usage = Some(Arc::new(Usage::new(quota)));
+    }
     (record.newest_snapshot, record.newest_snapshot_birth) = (SubvolId(0), Txg(0));
     record.origin = to;
     record.extended.chain = chain;

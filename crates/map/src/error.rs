@@ -119,6 +119,9 @@ pub enum MapError {
     /// No space for what was asked.
     #[error("no space left on the filesystem")]
     NoSpace,
+    /// The subvolume may not refer to more.
+    #[error("the quota of the subvolume is used up")]
+    OverQuota,
     /// The file would grow past what an offset can say.
     #[error("a file ends before 2^63 bytes")]
     TooLarge,

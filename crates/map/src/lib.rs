@@ -39,6 +39,7 @@ pub mod map;
 pub mod memtable;
 pub mod open;
 pub mod pin;
+pub mod quota;
 mod recent;
 mod references;
 pub mod removal;

@@ -106,6 +106,8 @@ pub struct LocalMap {
     pub(crate) forest_changed: AtomicBool,
     /// Held by whoever writes nodes of a commit.
     pub(crate) writing_nodes: Mutex<()>,
+    /// Held by whoever counts what a subvolume refers to.
+    pub(crate) counting: Mutex<()>,
     /// How many readers hold each committed state.
     pub(crate) pins: Mutex<BTreeMap<Txg, usize>>,
     stopped: OnceLock<String>,
@@ -135,6 +137,10 @@ pub struct SpaceReport {
     pub available: u64,
     /// Blocks in use, including those that wait for a commit to be free.
     pub used: u64,
+    /// How many objects there may be, if that is limited.
+    pub objects: Option<u64>,
+    /// How many more.
+    pub objects_left: Option<u64>,
 }
 
 /// What the map is doing, for people.
@@ -177,6 +183,7 @@ impl LocalMap {
             journaled_bytes: CachePadded::default(),
             forest_changed: AtomicBool::new(false),
             writing_nodes: Mutex::new(()),
+            counting: Mutex::new(()),
             pins: Mutex::default(),
             stopped: OnceLock::new(),
             pressure: Mutex::default(),
@@ -228,7 +235,8 @@ impl LocalMap {
         let total = layout.blocks.saturating_sub(fixed + 4 * layout.reserve_clusters);
         let available = self.space.available(free, self.uncommitted()).max(0) as u64;
         let available = available.min(total);
-        SpaceReport { total, available, used: total - available }
+        let (objects, objects_left) = (None, None);
+        SpaceReport { total, available, used: total - available, objects, objects_left }
     }
 
     /// What the map is doing.

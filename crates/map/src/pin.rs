@@ -9,6 +9,7 @@ use std::sync::Arc;
 use gabion_base::ids::{SubvolId, Txg};
 
 use crate::catalogue::Roots;
+use crate::format::superblock::Superblock;
 use crate::map::LocalMap;
 use crate::tree::{Root, Tree};
 
@@ -23,7 +24,11 @@ pub struct Pin<'m> {
 impl LocalMap {
     /// Pins the last committed state.
     pub fn pin(&self) -> Pin<'_> {
-        let superblock = self.superblock.lock();
+        self.pin_at(&self.superblock.lock())
+    }
+
+    /// The same for who holds the commit lock.
+    pub(crate) fn pin_at(&self, superblock: &Superblock) -> Pin<'_> {
         let txg = superblock.txg;
         *self.pins.lock().entry(txg).or_default() += 1;
         let roots = Arc::clone(&self.view.load().roots);

@@ -3,7 +3,8 @@
 //! - [`scrub`] reads every node and every block of data past the caches and verifies checksums. On
 //!   a device with copies it looks at all of them, and puts right what is wrong.
 //!
-//! What a snapshot shares with the one before it is verified once.
+//! What a snapshot shares with the one before it is verified once. At the end the counts of quotas
+//! are compared with what there is.
 //!
 //! A scrub walks a pinned state. It renews the pin every few thousand nodes and goes on behind the
 //! last key in the newer state, so that it never holds much space back. What it finds is collected,
@@ -96,6 +97,9 @@ pub fn scrub(
                 return Ok(scrubber.report);
             }
         }
+    }
+    for (subvol, error) in map.check_counts() {
+        scrubber.found(subvol, None, error);
     }
     Ok(scrubber.report)
 }

@@ -338,7 +338,11 @@ impl LocalMap {
     }
 
     /// Makes a commit that does this, too.
-    fn edit(&self, superblock: &mut Superblock, edits: Vec<Edit>) -> Result<(), MapError> {
+    pub(crate) fn edit(
+        &self,
+        superblock: &mut Superblock,
+        edits: Vec<Edit>,
+    ) -> Result<(), MapError> {
         self.commit_locked(superblock, Besides::Forest(ForestChange { edits, work: None }))
     }
 }

@@ -20,6 +20,7 @@ use crate::format::item::Access;
 use crate::key::{FileId, INO_END, Key, Kind};
 use crate::locks::{Held, Wanted};
 use crate::map::LocalMap;
+use crate::quota::{Paying, Reserved, Usage};
 use crate::txn::{
     Failure, FileExtent, LockMode, Payload, Removal, SeekTarget, Stop, Txn, VALUE_LENGTH_MAX, Value,
 };
@@ -42,6 +43,7 @@ pub struct LocalTxn<'m> {
     /// Commits that were waited for so far.
     commits: usize,
     effect: Effect,
+    paying: Paying,
 }
 
 /// Whether an operation used memory that somebody has to write out.
@@ -97,11 +99,12 @@ impl LocalMap {
                 wants: None,
                 commits,
                 effect: Effect::None,
+                paying: Paying::default(),
             };
-            let outcome = operation(&mut txn);
+            let outcome = operation(&mut txn).and_then(|value| Ok((value, txn.admit()?)));
             let LocalTxn { changes, held, wants, mut effect, .. } = txn;
             match outcome {
-                Ok(value) => {
+                Ok((value, _reserved)) => {
                     if !changes.is_empty() {
                         effect = Effect::Changed;
                         self.apply(changes).map_err(Stop::from)?;
@@ -179,6 +182,54 @@ impl LocalTxn<'_> {
         // Any stop will do: the driver looks at what is wanted first.
         self.wants = Some(Wants::Space);
         Err(Stop::Map(MapError::NoSpace))
+    }
+
+    /// The operation was done elsewhere, where there seemed to be room: it may go a little over the
+    /// quota.
+    pub fn pay_with_slack(&mut self) {
+        self.paying = Paying::WithSlack;
+    }
+
+    /// What the operation adds was charged when it was accepted.
+    pub(crate) fn pay_already(&mut self) {
+        self.paying = Paying::Already;
+    }
+
+    /// Charges quotas for all changes, or stops.
+    fn admit(&mut self) -> Result<Vec<Reserved>, Stop> {
+        self.map.admit(self.changes.items.iter(), self.paying).map_err(|(error, usage)| {
+            if let Some(usage) = usage {
+                self.wait_for_usage(&usage);
+            }
+            Stop::Map(error)
+        })
+    }
+
+    /// Charges the file's subvolume for blocks `from..to` as far as they are new to it, or stops.
+    /// The blocks are locked.
+    pub(crate) fn charge(&mut self, state: &FileState, from: u64, to: u64) -> Result<(), Stop> {
+        let Some(usage) = self.map.usage(state.file.subvol) else { return Ok(()) };
+        let mut new = Vec::new();
+        let mut at = from;
+        for piece in self.pieces(state.file, from, to, usize::MAX)? {
+            // Inline bytes have no block.
+            if piece.run().is_some() {
+                new.extend((at < piece.block).then_some((at, piece.block)));
+                at = at.max(piece.end());
+            }
+        }
+        new.extend((at < to).then_some((at, to)));
+        state.owed.charge(&usage, &new, self.paying).map_err(|error| {
+            self.wait_for_usage(&usage);
+            Stop::Map(error)
+        })
+    }
+
+    /// What others have accepted may take less than it was charged for, once it is written.
+    fn wait_for_usage(&mut self, usage: &Usage) {
+        if self.commits < COMMITS_FOR_SPACE && usage.is_waited_for() {
+            self.wants = Some(Wants::Space);
+        }
     }
 
     /// What was wanted turned out not to be needed.

@@ -1,7 +1,7 @@
 //! What has to be done without being asked: writing, committing, reaping.
 //!
-//! The owner gives each of [`LocalFs::keep_committed`] and [`LocalFs::keep_reaped`] a thread. Both
-//! return after [`LocalFs::end_background`].
+//! The owner gives each of [`LocalFs::keep_committed`], [`LocalFs::keep_reaped`] and
+//! [`LocalFs::keep_scheduled`] a thread. They return after [`LocalFs::end_background`].
 //!
 //! Failures are told to the owner at once. A map that cannot write any more says so to every later
 //! operation and fsync by itself, and is left alone here.
@@ -47,10 +47,15 @@ impl LocalFs {
         }
     }
 
-    /// Reaps orphans that nobody refers to, and frees what removed snapshots leave, until the end.
+    /// Counts what has a quota and was not counted yet; then reaps orphans that nobody refers to,
+    /// and frees what removed snapshots leave, until the end.
     pub fn keep_reaped(&self, report: &dyn Fn(&Error)) {
         if self.is_read_only() {
             return;
+        }
+        // A crash may have come between a quota and its count.
+        if let Err(error) = self.map.count_usages() {
+            report(&error.into());
         }
         let mut removes = true;
         let mut pause = Duration::ZERO;
@@ -77,10 +82,11 @@ impl LocalFs {
         }
     }
 
-    /// Lets both loops return soon.
+    /// Lets all loops return soon.
     pub fn end_background(&self) {
         self.is_ending.store(true, Ordering::Release);
         self.map.wake();
+        self.scheduler.wake();
         self.reaper.stop();
     }
 }

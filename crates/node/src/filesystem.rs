@@ -234,8 +234,8 @@ pub trait Filesystem: Send + Sync {
     /// Makes everything that completed before durable.
     fn syncfs(&self) -> Result<()>;
 
-    /// Space in numbers.
-    fn space(&self) -> Result<SpaceReport>;
+    /// Space in numbers, as whoever adds to the subvolume of this object finds it.
+    fn space(&self, of: FileId) -> Result<SpaceReport>;
 
     /// A lock that stands in the way of `lock`.
     fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>>;

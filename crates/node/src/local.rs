@@ -2,7 +2,7 @@
 //!
 //! An operation runs as one transaction of the map. Two of its errors are wishes, which are
 //! fulfilled here before it runs again: bytes that must be on disk first
-//! ([`Error::UnwrittenBytes`]), and space, if there are orphans whose removal gives some.
+//! ([`Error::UnwrittenBytes`]), and space or quota, if there are orphans whose removal gives some.
 //!
 //! Attributes that an operation answers with stand for one reference to the object, of the kind
 //! that its documentation says; it lasts until [`LocalFs::forget`] or [`LocalFs::release`].
@@ -23,6 +23,7 @@ use crate::locks::Locks;
 use crate::numbering;
 use crate::reaper::Reaper;
 use crate::references::{Left, Reference, References};
+use crate::schedules::Scheduler;
 
 /// How often an operation has bytes written before it gives up: each time, another writer must
 /// have slipped in between.
@@ -63,6 +64,7 @@ pub struct LocalFs {
     pub(crate) references: References,
     pub(crate) reaper: Reaper,
     pub(crate) is_ending: AtomicBool,
+    pub(crate) scheduler: Scheduler,
     locks: Locks,
     root: FileId,
     seed: u64,
@@ -103,6 +105,7 @@ impl LocalFs {
             references: References::default(),
             reaper: Reaper::new(),
             is_ending: AtomicBool::new(false),
+            scheduler: Scheduler::default(),
             locks: Locks::new(LOCKS_MAX),
             root,
             seed,
@@ -212,27 +215,37 @@ impl LocalFs {
                 }
                 Err(Error::Stop(Stop::Map(MapError::NoSpace))) if searches < SEARCHES_MAX => {
                     searches += 1;
-                    steps = self.find_space(steps)?;
+                    steps = self.find_space(steps, MapError::NoSpace)?;
+                }
+                Err(Error::Stop(Stop::Map(MapError::OverQuota))) if searches < SEARCHES_MAX => {
+                    searches += 1;
+                    steps = self.find_space(steps, MapError::OverQuota)?;
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    /// Removes orphans, also those whose last reference is just on its way back. Fails if nothing
-    /// was removed since the reaper's count of steps was `seen`; else answers with the new count.
-    fn find_space(&self, seen: u64) -> Result<u64> {
+    /// Removes orphans, also those whose last reference is just on its way back, and, if it is the
+    /// filesystem that is full, what snapshots have left. Fails with `lack` if nothing was removed
+    /// since the reaper's count of steps was `seen`; else answers with the new count.
+    fn find_space(&self, seen: u64, lack: MapError) -> Result<u64> {
         if self.reaper.steps() == seen && self.reaper.backlog() == 0 {
             self.reaper.wait(PATIENCE_FOR_SPACE);
         }
         // That reaping fails is for the background to tell; what counts here is what is gone.
         let _ = self.reap_all(STEPS_FOR_SPACE);
         let mut removed = 0;
-        while removed < REMOVALS_FOR_SPACE && self.map.remove_step()? == Removing::Step {
+        let most = match lack {
+            MapError::NoSpace => REMOVALS_FOR_SPACE,
+            // Snapshots count for nobody's quota.
+            _ => 0,
+        };
+        while removed < most && self.map.remove_step()? == Removing::Step {
             removed += 1;
         }
         match self.reaper.steps() {
-            steps if steps == seen && removed == 0 => Err(MapError::NoSpace.into()),
+            steps if steps == seen && removed == 0 => Err(lack.into()),
             steps => Ok(steps),
         }
     }

@@ -226,8 +226,8 @@ impl Filesystem for LocalFs {
         LocalFs::syncfs(self)
     }
 
-    fn space(&self) -> Result<SpaceReport> {
-        Ok(LocalFs::space(self))
+    fn space(&self, of: FileId) -> Result<SpaceReport> {
+        Ok(self.map.space_of(of.subvol))
     }
 
     fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {
@@ -294,10 +294,11 @@ impl Filesystem for LocalFs {
     }
 
     fn background(self: Arc<Self>) -> Vec<(&'static str, BackgroundLoop)> {
-        let reaper = Arc::clone(&self);
+        let (reaper, scheduler) = (Arc::clone(&self), Arc::clone(&self));
         vec![
             ("gabion-commit", Box::new(move |report| self.keep_committed(report))),
             ("gabion-reap", Box::new(move |report| reaper.keep_reaped(report))),
+            ("gabion-snapshots", Box::new(move |report| scheduler.keep_scheduled(report))),
         ]
     }
 

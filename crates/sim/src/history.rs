@@ -158,7 +158,7 @@ impl fmt::Display for Mismatch {
 pub enum Room {
     /// More than the operations need: having none is a wrong answer.
     Ample,
-    /// Perhaps too little: whatever adds something may be refused for that.
+    /// Perhaps too little, on the disk or by a quota: whatever adds something may be refused.
     Scarce,
 }
 
@@ -166,7 +166,9 @@ pub enum Room {
 pub fn carried_out(op: &Op, answered: &Outcome, room: Room) -> Option<Op> {
     let mut op = op.clone();
     match (&mut op, answered) {
-        (op, Err(Errno::ENOSPC)) if room == Room::Scarce && op.adds() => return None,
+        (op, Err(Errno::ENOSPC | Errno::EDQUOT)) if room == Room::Scarce && op.adds() => {
+            return None;
+        }
         (Op::CopyRange { length, .. }, Ok(Value::Count(copied @ 1..))) => {
             *length = (*length).min(*copied);
         }

@@ -293,6 +293,15 @@ kinds! {
             /// How long they are waited for at most, in milliseconds.
             patience_ms = "patience_ms": u64,
         }
+        /// A snapshot that was due is not there, or there are more than shall be kept.
+        ScheduleNotFollowed = "filesystem-schedule-not-followed" {
+            /// Where the subvolume is.
+            subvolume = "subvolume": String,
+            /// The snapshot that was due.
+            snapshot = "snapshot": String,
+            /// Why.
+            reason = "reason": String,
+        }
     }
 }
 

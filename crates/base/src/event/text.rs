@@ -342,6 +342,12 @@ fn filesystem(event: &FilesystemEvent) -> Answers {
             "Nothing is answered until they have come back and said what may be lost.",
             NOTHING,
         ),
+        FilesystemEvent::ScheduleNotFollowed { subvolume, snapshot, reason } => answers(
+            Severity::Warning,
+            format!("the schedule of {subvolume} is not followed at {snapshot}: {reason}"),
+            "Its files and the snapshots that there are are not concerned.",
+            "See to the reason; it is tried again every minute.",
+        ),
     }
 }
 

@@ -13,6 +13,8 @@ pub mod leases;
 pub mod locks;
 pub mod mkfs;
 pub mod mount;
+
+pub mod quota;
 pub mod restore;
 pub mod scrub;
 pub mod serve;
@@ -21,6 +23,7 @@ pub mod status;
 pub mod subvolume;
 pub mod target;
 pub mod umount;
+pub mod undelete;
 pub mod up;
 pub mod verify;
 pub mod volume;

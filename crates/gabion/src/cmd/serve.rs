@@ -20,6 +20,7 @@ use crate::link::{LinkServer, ServeOptions};
 use crate::options::{Access, Settings};
 use crate::places;
 use crate::print;
+use crate::schedules;
 use crate::serve::{Storage, open_fs};
 use crate::supervisor;
 use crate::trust::Trust;
@@ -67,6 +68,7 @@ pub fn run(args: &args::Serve) -> Result<()> {
         None => Trust::Members(Box::new(membership(&fs, plain).map_err(|error| cannot(&error))?)),
     });
     let (name, sink) = (place.name(), sink("gabion serve")?);
+    schedules::watch(&fs, name.clone(), None, Some(Arc::clone(&sink)));
     let options = ServeOptions { name, sink, patience, trust, plain, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;
@@ -125,7 +127,7 @@ fn listen(args: &args::Serve) -> Result<TcpListener> {
 /// What a thread does until the end, and whom it tells what fails.
 type Loop = fn(&LocalFs, &dyn Fn(&gabion_fs::Error));
 
-/// Threads that commit and reap.
+/// Threads that commit, reap and make snapshots.
 struct Background {
     fs: Arc<LocalFs>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -140,7 +142,8 @@ impl Background {
         };
         let commit = spawn("gabion-commit", LocalFs::keep_committed)?;
         let reap = spawn("gabion-reap", LocalFs::keep_reaped)?;
-        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap] })
+        let snapshots = spawn("gabion-snapshots", LocalFs::keep_scheduled)?;
+        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap, snapshots] })
     }
 
     fn end(self) {

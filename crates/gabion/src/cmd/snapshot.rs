@@ -1,6 +1,8 @@
 //! `gabion snapshot`: makes, shows, compares and removes snapshots. The daemon does it for what is
 //! mounted; what nobody has in use is opened here.
 
+pub mod schedule;
+
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -32,7 +34,7 @@ const MEMORY: u64 = 32 << 20;
 
 /// Runs the command.
 pub fn run(args: &args::Snapshot) -> Result<()> {
-    let (subject, action, as_json) = asked(&args.command);
+    let (subject, action, as_json) = asked(&args.command)?;
     let replies = match mounts::containing(subject)? {
         Some((mount, path)) => of_user(&User::Mount(mount), Some(path), &action)?,
         None => match status::subject(subject)? {
@@ -46,6 +48,7 @@ pub fn run(args: &args::Snapshot) -> Result<()> {
         match reply {
             Reply::Snapshots(snapshots) => listed.push(snapshots),
             Reply::Differences(differences) => changes.extend(differences.changes),
+            Reply::Schedule(schedule) => return schedule::print(&schedule, as_json),
             other => return Err(Failure::new(format!("the daemon answered {other:?}"))),
         }
     }
@@ -57,9 +60,9 @@ pub fn run(args: &args::Snapshot) -> Result<()> {
     }
 }
 
-fn asked(command: &SnapshotCommand) -> (&Path, SnapshotAction, bool) {
+fn asked(command: &SnapshotCommand) -> Result<(&Path, SnapshotAction, bool)> {
     let name = |name: &String| name.clone();
-    match command {
+    Ok(match command {
         SnapshotCommand::Create { subject, name: of } => {
             (subject, SnapshotAction::Create { name: name(of) }, false)
         }
@@ -79,7 +82,10 @@ fn asked(command: &SnapshotCommand) -> (&Path, SnapshotAction, bool) {
         SnapshotCommand::Release { subject, name: of } => {
             (subject, SnapshotAction::Release { name: name(of) }, false)
         }
-    }
+        SnapshotCommand::Schedule { subject, keep, json } => {
+            (subject, SnapshotAction::Schedule { set: schedule::wanted(keep)? }, *json)
+        }
+    })
 }
 
 fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result<Vec<Reply>> {
@@ -127,7 +133,10 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
         }
         Ok(replies)
     };
-    let changes = !matches!(action, SnapshotAction::List | SnapshotAction::Diff { .. });
+    let changes = !matches!(
+        action,
+        SnapshotAction::List | SnapshotAction::Diff { .. } | SnapshotAction::Schedule { set: None }
+    );
     let (mode, open) = match changes {
         true => (gabion_map::OpenMode::ReadWrite, OpenMode::ReadWrite),
         false => (gabion_map::OpenMode::ReadOnly, OpenMode::ReadOnly),
@@ -186,7 +195,9 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
             SnapshotAction::Rollback { name: to } => {
                 format!("{target}: rolled back to {to}; what it was is the snapshot {name}")
             }
-            SnapshotAction::Diff { .. } | SnapshotAction::Delta { .. } => continue,
+            SnapshotAction::Diff { .. }
+            | SnapshotAction::Delta { .. }
+            | SnapshotAction::Schedule { .. } => continue,
         })?;
     }
     Ok(())

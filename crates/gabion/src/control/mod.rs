@@ -39,6 +39,7 @@
 
 pub mod client;
 pub mod folder;
+mod quotas;
 pub mod server;
 mod snapshots;
 pub mod wire;

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use gabion_base::sync::Mutex;
 
 use super::wire::{
-    Allocation, Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, Reply, Report,
-    Request, SnapshotAction, Status, SubvolumeAction, Subvolumes,
+    Allocation, Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, QuotaAction,
+    Quotas, Reply, Report, Request, SnapshotAction, Status, SubvolumeAction, Subvolumes,
 };
 
 /// Connections at a time.
@@ -62,6 +62,11 @@ pub trait Subject: Send + Sync {
 
     /// Does something with subvolumes.
     fn subvolumes(&self, _action: &SubvolumeAction) -> Result<Subvolumes, String> {
+        Err(NOT_HERE.to_owned())
+    }
+
+    /// Does something with quotas.
+    fn quotas(&self, _path: Option<&str>, _action: &QuotaAction) -> Result<Quotas, String> {
         Err(NOT_HERE.to_owned())
     }
 
@@ -212,6 +217,10 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
             }
             Ok(Request::Subvolumes { action }) => {
                 answer(&mut stream, shared.subject.subvolumes(&action).map(Reply::Subvolumes))?;
+            }
+            Ok(Request::Quotas { path, action }) => {
+                let done = shared.subject.quotas(path.as_deref(), &action);
+                answer(&mut stream, done.map(Reply::Quotas))?;
             }
             Ok(Request::Clients) => {
                 answer(&mut stream, shared.subject.clients().map(Reply::Clients))?;

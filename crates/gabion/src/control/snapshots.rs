@@ -28,6 +28,11 @@ pub enum SnapshotAction {
         /// Its name.
         name: String,
     },
+    /// Have snapshots made by themselves, if it is said which; show it.
+    Schedule {
+        /// How many are kept of each class; none of all: none are made.
+        set: Option<Kept>,
+    },
     /// Make the filesystem what it was.
     Rollback {
         /// The snapshot's name.
@@ -99,6 +104,29 @@ pub struct Snapshots {
     pub target: String,
     /// Those that are meant.
     pub snapshots: Vec<Snapshot>,
+}
+
+/// How many snapshots of each class are made by themselves and kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// One an hour.
+    pub hourly: u16,
+    /// One a day.
+    pub daily: u16,
+    /// One a week.
+    pub weekly: u16,
+    /// One a month.
+    pub monthly: u16,
+}
+
+/// Which snapshots of a subvolume are made by themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// The image or device.
+    pub target: String,
+    /// How many are kept; zeros: none are made.
+    #[serde(flatten)]
+    pub keep: Kept,
 }
 
 /// A snapshot.

@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::quotas::{Quota, QuotaAction, Quotas};
 pub use super::snapshots::{
-    Allocation, Delta, Difference, Differences, Snapshot, SnapshotAction, Snapshots, Subvolume,
-    SubvolumeAction, Subvolumes, Touched,
+    Allocation, Delta, Difference, Differences, Kept, Schedule, Snapshot, SnapshotAction,
+    Snapshots, Subvolume, SubvolumeAction, Subvolumes, Touched,
 };
 
 /// What a command asks for.
@@ -25,7 +26,7 @@ pub enum Request {
     },
     /// A [`Reply::Allocation`].
     Audit,
-    /// A [`Reply::Snapshots`], or some [`Reply::Differences`].
+    /// A [`Reply::Snapshots`], a [`Reply::Schedule`], or some [`Reply::Differences`].
     Snapshots {
         /// Of the subvolume at this path in the filesystem; of the first if not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +38,14 @@ pub enum Request {
     Subvolumes {
         /// What to do with them.
         action: SubvolumeAction,
+    },
+    /// A [`Reply::Quotas`].
+    Quotas {
+        /// Of the subvolume at this path in the filesystem; of the first if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// What to do with them.
+        action: QuotaAction,
     },
     /// A [`Reply::Progress`] at once, and a [`Reply::Ended`] when the daemon ends.
     AwaitEnd,
@@ -85,8 +94,12 @@ pub enum Reply {
     Allocation(Allocation),
     /// The snapshots that were asked for, made or changed.
     Snapshots(Snapshots),
+    /// Which snapshots are made by themselves.
+    Schedule(Schedule),
     /// The subvolumes that were asked for, made or removed.
     Subvolumes(Subvolumes),
+    /// The quotas that were asked for or set.
+    Quotas(Quotas),
     /// How two snapshots differ; the last part says that there is no more.
     Differences(Differences),
     /// What a backup has to read; the last part says that there is no more.

@@ -60,7 +60,7 @@ impl Ask<'_> {
 
     pub(super) fn write(&self, write: Write<'_>, reply: Reply) {
         let at = self.place(&write);
-        let Write { offset, payload, kill_suidgid, .. } = write;
+        let Write { offset, payload, kill_suidgid, from_page_cache, .. } = write;
         let privileges = encode::privileges(kill_suidgid);
         let length = payload.len();
         let is_whole =
@@ -78,10 +78,17 @@ impl Ask<'_> {
         match written {
             Ok(written) => reply.written(written.length as u32),
             Err(error) => {
-                if self.coherence == Coherence::Alone && errno(&error) == libc::EROFS {
+                let errno = errno(&error);
+                let is_kept = errno == libc::EROFS || errno == libc::EDQUOT && from_page_cache;
+                if self.coherence == Coherence::Alone && is_kept {
                     self.refused.add(NodeId(self.number().0));
                 }
-                failed(reply, &error)
+                match errno {
+                    // Of what the kernel collects it remembers this or a failure of the disk until
+                    // the program closes the file.
+                    libc::EDQUOT if from_page_cache => reply.error(libc::ENOSPC),
+                    _ => failed(reply, &error),
+                }
             }
         };
     }

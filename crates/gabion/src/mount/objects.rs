@@ -97,9 +97,9 @@ impl Ask<'_> {
         done(reply, self.fs.set_xattr(caller, self.file, name, value, condition, set_group));
     }
 
-    /// The number of objects has no limit of its own, which is what zeros say.
+    /// Where no quota limits it, the number of objects has no limit of its own: zeros say so.
     pub(super) fn statfs(&self, reply: Reply) {
-        let space = match self.fs.space() {
+        let space = match self.fs.space(self.file) {
             Ok(space) => space,
             Err(error) => return refuse(reply, errno(&error)),
         };
@@ -107,8 +107,8 @@ impl Ask<'_> {
             blocks: space.total,
             blocks_free: space.available,
             blocks_available: space.available,
-            files: 0,
-            files_free: 0,
+            files: space.objects.unwrap_or(0),
+            files_free: space.objects_left.unwrap_or(0),
             block_size: BLOCK_SIZE as u32,
             name_max: NAME_LENGTH_MAX as u32,
         });

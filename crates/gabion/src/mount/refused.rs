@@ -3,7 +3,8 @@
 //! A kernel that opens files by itself ([`Locking::Kernel`](super::Locking)) lets a program open a
 //! file of a snapshot for writing, and one that collects writes takes the bytes, too. It is told
 //! only when it hands them over, and then it must not go on showing them: the snapshot would seem
-//! changed to whoever reads it here. So
+//! changed to whoever reads it here. Bytes that are over a quota are no bytes of the file either.
+//! So
 //!
 //! 1. the file's pages are dropped;
 //! 2. all names are looked up again, so that the file's inode goes once nobody has it open, and

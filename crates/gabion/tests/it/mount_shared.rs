@@ -99,7 +99,7 @@ impl Filesystem for Witness {
         copy_range(by: &Caller, request: &CopyRequest, privileges: Privileges) -> Result<u64>;
         fsync(file: FileId) -> Result<()>;
         syncfs() -> Result<()>;
-        space() -> Result<SpaceReport>;
+        space(of: FileId) -> Result<SpaceReport>;
         lock_conflict(lock: &Lock) -> Result<Option<Lock>>;
         lock(lock: Lock, wait: Wait, end: LockEnd) -> Option<Ticket>;
         cancel_lock(ticket: Ticket) -> ();

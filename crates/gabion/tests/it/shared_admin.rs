@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -371,4 +371,51 @@ fn what_is_not_served_has_no_clients_to_be_seen() {
     let socket = format!("/run/gabion/served-{:x}-{:x}.sock", image.dev(), image.ino());
     assert!(!Path::new(&socket).exists());
     served.folder.gabion(&["clients", "none.img"]).failed(1, &["cannot look at none.img"]);
+}
+
+#[test]
+fn a_quota_is_set_at_the_server_and_holds_at_its_clients() {
+    let Some(served) = Served::new() else { return };
+    let folder = &served.folder;
+    folder.gabion(&["quota", "set", "disk.img", "12M", "--objects", "9"]).succeeded();
+    let file = File::create(served.mountpoint.join("file")).unwrap();
+    let chunk = vec![7; 1 << 20];
+    let refused = (0..20).find_map(|index| file.write_all_at(&chunk, index << 20).err());
+    let refused = refused.and_then(|error| rustix::io::Errno::from_io_error(&error));
+    assert_eq!(refused, Some(rustix::io::Errno::DQUOT));
+    file.sync_all().unwrap();
+    let told = rustix::fs::statvfs(&served.mountpoint).unwrap();
+    assert_eq!(told.f_blocks * told.f_frsize, 12 << 20);
+    let text = folder.gabion(&["quota", "list", "--json", "disk.img"]).succeeded();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let used = list["quotas"][0]["used_bytes"].as_u64().unwrap();
+    assert!((10 << 20..=12 << 20).contains(&used), "{used}");
+    let made = (0..20).find_map(|n| fs::create_dir(served.mountpoint.join(format!("{n}"))).err());
+    let made = made.and_then(|error| rustix::io::Errno::from_io_error(&error));
+    assert_eq!(made, Some(rustix::io::Errno::DQUOT));
+    // It is no matter of the machine that has mounted it.
+    let elsewhere = folder.gabion(&["quota", "set", "mnt", "none"]);
+    elsewhere.failed(1, &["a disk of this machine"]);
+    folder.gabion(&["quota", "set", "disk.img", "none"]).succeeded();
+    file.write_all_at(&chunk, 20 << 20).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_server_makes_the_snapshots_of_its_schedule() {
+    let Some(served) = Served::new() else { return };
+    let folder = &served.folder;
+    fs::write(served.mountpoint.join("file"), "as it was").unwrap();
+    File::open(served.mountpoint.join("file")).unwrap().sync_all().unwrap();
+    folder.gabion(&["snapshot", "schedule", "disk.img", "monthly=3"]).succeeded();
+    let count = || {
+        let status = folder.status("disk.img");
+        status["subvolumes"].as_u64().unwrap()
+    };
+    let began = Instant::now();
+    while count() < 2 {
+        assert!(began.elapsed() < PATIENCE, "there is no snapshot");
+        thread::sleep(Duration::from_millis(20));
+    }
+    folder.gabion(&["umount", "mnt"]).succeeded();
 }

@@ -1,6 +1,6 @@
 //! Errors as numbers, and results made of them.
 //!
-//! Whatever the caller asked wrongly has a number. So have the three failures of the map that have
+//! Whatever the caller asked wrongly has a number. So have the four failures of the map that have
 //! an errno of their own, and the wish for a lease. Every other failure is the server's own
 //! affair: the client gets a text, which becomes an error that is `EIO` to programs and says the
 //! text to people.
@@ -49,6 +49,7 @@ codes! {
     3 => Error::Stop(Stop::Map(MapError::ReadOnly)),
     4 => Error::Stop(Stop::Map(MapError::TooLarge)),
     5 => Error::Stop(Stop::Lease),
+    6 => Error::Stop(Stop::Map(MapError::OverQuota)),
     16 => Error::NotFound,
     17 => Error::Exists,
     18 => Error::NotDirectory,
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn programs_see_the_same_error_on_both_sides() {
         let numbers: Vec<u16> = (0..=u16::MAX).filter(|code| error(*code).is_some()).collect();
-        assert_eq!(numbers.len(), 29);
+        assert_eq!(numbers.len(), 30);
         for number in numbers {
             let error = error(number).expect("it has an error");
             assert_eq!(encode::<Error>(&error), number.to_le_bytes());

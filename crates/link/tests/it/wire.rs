@@ -371,7 +371,8 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 /// Errors that say the same on both sides.
 fn error() -> impl Strategy<Value = Error> {
-    let map = [MapError::NoSpace, MapError::ReadOnly, MapError::TooLarge].map(Error::from);
+    let map = [MapError::NoSpace, MapError::OverQuota, MapError::ReadOnly, MapError::TooLarge];
+    let map = map.map(Error::from);
     let asked = [Error::NotFound, Error::Stale, Error::TooDeep, Error::Deadlock];
     one(&[&map[..], &asked[..]].concat())
 }

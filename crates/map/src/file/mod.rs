@@ -19,6 +19,7 @@ use self::dirty::DirtyBytes;
 use self::ranges::RangeLocks;
 use crate::key::FileId;
 use crate::memtable::spread;
+use crate::quota::Owed;
 
 const SHARDS: usize = 64;
 
@@ -30,6 +31,8 @@ pub struct FileState {
     pub dirty: DirtyBytes,
     /// Ranges that are being read or written.
     pub ranges: RangeLocks,
+    /// What of the accepted bytes counts against a quota.
+    pub owed: Owed,
     /// Held by whoever writes the accepted bytes to disk: one at a time.
     pub writeback: Mutex<()>,
     size: AtomicU64,
@@ -45,6 +48,7 @@ impl FileState {
             file,
             dirty: DirtyBytes::default(),
             ranges: RangeLocks::default(),
+            owed: Owed::default(),
             writeback: Mutex::new(()),
             size: AtomicU64::new(size),
             item_size: AtomicU64::new(size),

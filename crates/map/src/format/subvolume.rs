@@ -13,6 +13,14 @@
 //!
 //! A record that needs nothing of the long form has the short one, which is all that there was
 //! before snapshots had names.
+//!
+//! Before the name of a long form stand, each if its flag is set:
+//!
+//! ```text
+//! bit 3, quota     most blocks u64, most objects u64 (all bits set: as many as there is room for),
+//!                  counted u8 (1: no, 2: yes), 7 zero bytes, blocks u64, objects u64
+//! bit 4, schedule  snapshots to keep, each u16: hourly, daily, weekly, monthly
+//! ```
 
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{Ino, SubvolId, Txg};
@@ -24,9 +32,15 @@ use crate::layout::BLOCKS_MAX;
 /// Longest name of a snapshot, in bytes.
 pub const SNAPSHOT_NAME_MAX: usize = 255;
 
+/// More blocks or objects than any subvolume can refer to.
+const COUNT_MAX: u64 = 1 << 62;
+
 const FLAG_READ_ONLY: u32 = 1;
 const FLAG_LONG: u32 = 2;
 const FLAG_HELD: u32 = 4;
+const FLAG_QUOTA: u32 = 8;
+const FLAG_SCHEDULE: u32 = 16;
+const FLAGS_LONG: u32 = FLAG_READ_ONLY | FLAG_LONG | FLAG_HELD | FLAG_QUOTA | FLAG_SCHEDULE;
 
 /// Whether a subvolume can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +77,54 @@ pub enum Removal {
     Dropping,
 }
 
+/// How much a subvolume may refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// The most of it.
+    pub most: Most,
+    /// What it refers to as the commit has it; `None` until that was counted. A snapshot's is that
+    /// of its subvolume when it was made.
+    pub count: Option<Count>,
+}
+
+/// Limits of a subvolume; `None`: as much as there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Most {
+    /// Blocks: those of the files' bytes, shared ones fully, and one for each object.
+    pub blocks: Option<u64>,
+    /// Objects: files, directories and whatever else has an inode.
+    pub objects: Option<u64>,
+}
+
+/// What a subvolume refers to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Blocks of the files' bytes, shared ones fully.
+    pub blocks: u64,
+    /// Objects.
+    pub objects: u64,
+}
+
+impl Count {
+    /// What counts against the limit on blocks.
+    pub fn charged(&self) -> u64 {
+        self.blocks.saturating_add(self.objects)
+    }
+}
+
+/// How many snapshots of each class are made by themselves and kept; 0: none are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// One an hour.
+    pub hourly: u16,
+    /// One a day.
+    pub daily: u16,
+    /// One a week.
+    pub weekly: u16,
+    /// One a month.
+    pub monthly: u16,
+}
+
 /// What a record says in the long form only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extended {
@@ -80,6 +142,10 @@ pub struct Extended {
     pub hold: Hold,
     /// Its name among the snapshots of its origin; empty if it has none.
     pub name: Vec<u8>,
+    /// How much it may refer to, if that is limited.
+    pub quota: Option<Quota>,
+    /// Which snapshots of it are made by themselves, if any are.
+    pub schedule: Option<Schedule>,
 }
 
 /// A SUBVOLUME item's value.
@@ -115,6 +181,11 @@ impl SubvolRecord {
         self.extended != Extended::default()
     }
 
+    /// Whether it has a quota or a schedule.
+    pub fn has_attachments(&self) -> bool {
+        self.extended.quota.is_some() || self.extended.schedule.is_some()
+    }
+
     /// The encoded value.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(136 + self.extended.name.len());
@@ -141,6 +212,8 @@ impl SubvolRecord {
         flag(self.access == Access::ReadOnly, FLAG_READ_ONLY)
             | flag(self.is_long(), FLAG_LONG)
             | flag(self.extended.hold == Hold::Held, FLAG_HELD)
+            | flag(self.extended.quota.is_some(), FLAG_QUOTA)
+            | flag(self.extended.schedule.is_some(), FLAG_SCHEDULE)
     }
 
     /// Decodes a value.
@@ -148,7 +221,7 @@ impl SubvolRecord {
         let mut reader = Reader::new(bytes);
         let flags = reader.u32()?;
         let is_long = flags & FLAG_LONG != 0;
-        let known = if is_long { FLAG_READ_ONLY | FLAG_LONG | FLAG_HELD } else { FLAG_READ_ONLY };
+        let known = if is_long { FLAGS_LONG } else { FLAG_READ_ONLY };
         if flags & !known != 0 {
             return Err(DecodeError::Invalid("flags of a subvolume"));
         }
@@ -168,7 +241,7 @@ impl SubvolRecord {
         let next_ino = reader.u64()?;
         let nodes = reader.u64()?;
         let extended = match is_long {
-            true => Extended::decode(&mut reader, flags & FLAG_HELD != 0)?,
+            true => Extended::decode(&mut reader, flags)?,
             false => Extended::default(),
         };
         reader.finish()?;
@@ -213,10 +286,16 @@ impl Extended {
         out.put_zeros(6);
         out.put_u64(place.ino.0);
         out.put_u64(place.at);
+        if let Some(quota) = &self.quota {
+            quota.encode(out);
+        }
+        if let Some(schedule) = &self.schedule {
+            schedule.encode(out);
+        }
         out.extend_from_slice(&self.name);
     }
 
-    fn decode(reader: &mut Reader<'_>, is_held: bool) -> Result<Self, DecodeError> {
+    fn decode(reader: &mut Reader<'_>, flags: u32) -> Result<Self, DecodeError> {
         let chain = SubvolId(reader.u32()?);
         let base = SubvolId(reader.u32()?);
         let base_birth = Txg(reader.u64()?);
@@ -234,17 +313,74 @@ impl Extended {
             4 if is_start => Removal::Dropping,
             _ => return Err(DecodeError::Invalid("removal of a subvolume")),
         };
+        let has = |flag: u32| flags & flag != 0;
+        let quota = has(FLAG_QUOTA).then(|| Quota::decode(reader)).transpose()?;
+        let schedule = has(FLAG_SCHEDULE).then(|| Schedule::decode(reader)).transpose()?;
         let name = reader.bytes(reader.remaining())?;
         if name.len() > SNAPSHOT_NAME_MAX || (!name.is_empty() && !is_snapshot_name(name)) {
             return Err(DecodeError::Invalid("name of a snapshot"));
         }
-        let hold = if is_held { Hold::Held } else { Hold::Released };
+        let hold = if has(FLAG_HELD) { Hold::Held } else { Hold::Released };
         let name = name.to_vec();
-        let extended = Self { chain, base, base_birth, created, removal, hold, name };
+        let extended =
+            Self { chain, base, base_birth, created, removal, hold, name, quota, schedule };
         if extended == Self::default() {
             return Err(DecodeError::Invalid("form of a subvolume"));
         }
         Ok(extended)
+    }
+}
+
+/// All that an unlimited number can be.
+const UNLIMITED: u64 = u64::MAX;
+
+impl Quota {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.most.blocks.unwrap_or(UNLIMITED));
+        out.put_u64(self.most.objects.unwrap_or(UNLIMITED));
+        out.put_u8(if self.count.is_some() { 2 } else { 1 });
+        out.put_zeros(7);
+        let count = self.count.unwrap_or_default();
+        out.put_u64(count.blocks);
+        out.put_u64(count.objects);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (blocks, objects) = (reader.u64()?, reader.u64()?);
+        let limit = |number: u64| (number != UNLIMITED).then_some(number);
+        let most = Most { blocks: limit(blocks), objects: limit(objects) };
+        let counted = reader.u8()?;
+        reader.zeros(7)?;
+        let count = Count { blocks: reader.u64()?, objects: reader.u64()? };
+        let count = match counted {
+            1 if count == Count::default() => None,
+            2 if count.blocks <= COUNT_MAX && count.objects <= COUNT_MAX => Some(count),
+            _ => return Err(DecodeError::Invalid("count of a quota")),
+        };
+        let quota = Self { most, count };
+        if most == Most::default() {
+            return Err(DecodeError::Invalid("limits of a quota"));
+        }
+        Ok(quota)
+    }
+}
+
+impl Schedule {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u16(self.hourly);
+        out.put_u16(self.daily);
+        out.put_u16(self.weekly);
+        out.put_u16(self.monthly);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (hourly, daily) = (reader.u16()?, reader.u16()?);
+        let (weekly, monthly) = (reader.u16()?, reader.u16()?);
+        let schedule = Self { hourly, daily, weekly, monthly };
+        if schedule == Self::default() {
+            return Err(DecodeError::Invalid("schedule of snapshots"));
+        }
+        Ok(schedule)
     }
 }
 
@@ -309,6 +445,8 @@ mod tests {
         for (index, removal) in removals.into_iter().enumerate() {
             let name = if index == 1 { Vec::new() } else { b"monday".to_vec() };
             let hold = if index == 2 { Hold::Held } else { Hold::Released };
+            let most = Most { blocks: Some(10), objects: None };
+            let count = (index < 3).then_some(Count { blocks: 11, objects: 12 });
             let extended = Extended {
                 chain: SubvolId(index as u32),
                 base: SubvolId(7),
@@ -317,11 +455,34 @@ mod tests {
                 removal,
                 hold,
                 name,
+                quota: (index > 1).then_some(Quota { most, count }),
+                schedule: (index % 2 == 0).then_some(Schedule { weekly: 4, ..Schedule::default() }),
             };
             let record = SubvolRecord { extended, ..good() };
             assert!(record.is_long());
             assert_eq!(decode(record.clone()), Ok(record));
         }
+    }
+
+    #[test]
+    fn quotas_and_schedules_that_make_no_sense_are_refused() {
+        let most = Most { blocks: None, objects: Some(1) };
+        let count = Some(Count { blocks: 1, objects: 1 });
+        let quota = |quota| Extended { quota: Some(quota), ..Extended::default() };
+        let refused = |extended| reason(decode(SubvolRecord { extended, ..good() }));
+        let unlimited = Quota { most: Most::default(), count };
+        assert_eq!(refused(quota(unlimited)), "limits of a quota");
+        let count = Some(Count { blocks: 1, objects: u64::MAX });
+        assert_eq!(refused(quota(Quota { most, count })), "count of a quota");
+        let schedule = Some(Schedule::default());
+        assert_eq!(refused(Extended { schedule, ..Extended::default() }), "schedule of snapshots");
+        let extended = quota(Quota { most, count: None });
+        let mut bytes = SubvolRecord { extended, ..good() }.encode();
+        bytes[128 + 16] = 3;
+        assert_eq!(reason(SubvolRecord::decode(&bytes)), "count of a quota");
+        bytes[128 + 16] = 1;
+        bytes[128 + 24] = 1;
+        assert_eq!(reason(SubvolRecord::decode(&bytes)), "count of a quota");
     }
 
     #[test]
@@ -337,7 +498,7 @@ mod tests {
         assert_eq!(with(105, 1), "removal of a subvolume");
         assert_eq!(with(128, b'/'), "name of a snapshot");
         assert_eq!(with(128, b'.'), "name of a snapshot");
-        assert_eq!(with(0, 8), "flags of a subvolume");
+        assert_eq!(with(0, 32), "flags of a subvolume");
         let short = SubvolRecord::decode(&[&[4][..], &good().encode()[1..]].concat());
         assert_eq!(reason(short), "flags of a subvolume");
     }

@@ -56,8 +56,11 @@ pub const VERSION: u32 = 1;
 pub const LAID_OUT: u64 = 1;
 /// Incompatible feature: records of subvolumes may have the long form.
 pub const LONG_RECORDS: u64 = 2;
+/// Incompatible feature: records of subvolumes may have a quota or a schedule. Whoever changes the
+/// subvolume keeps the count of what it refers to.
+pub const QUOTAS: u64 = 4;
 /// Incompatible features that this program knows.
-pub const INCOMPATIBLE: u64 = LAID_OUT | LONG_RECORDS;
+pub const INCOMPATIBLE: u64 = LAID_OUT | LONG_RECORDS | QUOTAS;
 /// Read-only compatible features that this program knows. None yet.
 pub const READ_ONLY_COMPATIBLE: u64 = 0;
 /// Longest label in bytes.
@@ -301,10 +304,10 @@ mod tests {
     #[test]
     fn a_later_feature_is_named_although_it_has_fields_of_its_own() {
         let mut block = sample().encode(BlockAddr(20)).bytes().to_vec();
-        (block[32], block[300]) = (7, 7);
+        (block[32], block[300]) = (15, 7);
         let checksum = crc64(&block[..CHECKSUM_AT]);
         block[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         let decoded = Superblock::decode(&block, BlockAddr(20));
-        assert_eq!(decoded.map(|superblock| superblock.incompatible), Ok(7));
+        assert_eq!(decoded.map(|superblock| superblock.incompatible), Ok(15));
     }
 }

@@ -27,6 +27,7 @@ impl LocalMap {
         let file = state.file;
         let mapped = self.attempt(|txn| -> Result<(Vec<Ranges>, Ranges), Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
+            txn.pay_already();
             let birth = self.view.load().active.txg();
             txn.changes.birth = Some(birth);
             let mut mapped = Vec::with_capacity(flight.runs.len());

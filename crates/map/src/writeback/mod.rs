@@ -101,6 +101,7 @@ impl LocalMap {
         let _held = Held::acquire(&self.locks, &wanted);
         let removed = state.dirty.remove(0, u64::MAX);
         self.settle_dirty(state, removed);
+        state.owed.forget(0, u64::MAX);
         state.resize(state.item_size());
         self.files.leave(state.file);
     }

@@ -6,6 +6,7 @@
 //! - `v1-journal.gbimg`: the same one a little later, with a journal that waits to be replayed;
 //! - `v1-grown.gbimg`: one that says what it was laid out for, as all do by now, and has grown;
 //! - `v1-snapshots.gbimg`: one with named snapshots, a rollback, a clone and half a removal;
+//! - `v1-quota.gbimg`: one with a quota and a schedule, and changes in the journal that count;
 //! - a listing (`.txt`) of all that is in each, as the version that made it saw it;
 //! - `v1-format.txt`: every size, place and constant, and an encoded sample of every structure.
 //!
@@ -33,6 +34,8 @@ use gabion_base::disk::Disk;
 use gabion_base::ids::BlockAddr;
 
 use gabion_map::audit::audit;
+use gabion_map::format::item::decode_file;
+use gabion_map::format::subvolume::{Count, Most, Schedule};
 use gabion_map::removal::Removing;
 use gabion_map::scrub::scrub;
 use gabion_map::{Kind, Limits, LocalMap, OpenMode, Payload, Txn};
@@ -195,6 +198,37 @@ fn snapshots_clones_and_a_removal_under_way_are_read_as_they_were_written() {
     while map.remove_step().expect("a working disk") == Removing::Step {}
     drop(map);
     use_it(disk.image());
+}
+
+#[test]
+fn a_quota_and_a_schedule_are_read_as_they_were_written() {
+    let image = golden("v1-quota.gbimg", content::with_quota);
+    let subvol = file(1).subvol;
+    let (_, map) = open(image.clone(), OpenMode::ReadOnly);
+    check_text("v1-quota.txt", &listing::of(&map));
+    let quota = map.quota(subvol).expect("it has one");
+    assert_eq!(quota.most, Most { blocks: Some(1000), objects: Some(150) });
+    // 21 of the blocks, and an object, are in the journal only.
+    assert_eq!(quota.count, Some(counted(&map)));
+    let snapshot = map.snapshots(subvol)[0].1.extended.quota;
+    let before = snapshot.and_then(|quota| quota.count).expect("it was counted");
+    let now = counted(&map);
+    assert_eq!((before.blocks + 3 + 21, before.objects + 1), (now.blocks, now.objects));
+    let schedule = Schedule { hourly: 24, daily: 7, weekly: 0, monthly: 1 };
+    assert_eq!(map.schedules(), [(subvol, schedule)]);
+    use_it(image);
+}
+
+/// What the files of the images refer to, one by one.
+fn counted(map: &LocalMap) -> Count {
+    let mut count = Count::default();
+    for ino in 1..200 {
+        let item = |kind| map.transact(|txn| txn.get(file(ino).key(kind, 0))).expect("readable");
+        count.objects += u64::from(item(Kind::INODE).is_some());
+        let bytes = item(Kind::FILE).map(|value| decode_file(&value).expect("whole"));
+        count.blocks += bytes.map_or(0, |bytes| bytes.blocks);
+    }
+    count
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod grow;
 mod hostile;
 mod image;
 mod local;
+mod quotas;
 mod snapshots;
 mod tree;
 mod tree_diff;

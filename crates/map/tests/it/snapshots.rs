@@ -11,7 +11,7 @@ use gabion_base::rng::Rng;
 
 use gabion_map::audit::audit;
 use gabion_map::format::node::NODE_BLOCKS;
-use gabion_map::format::subvolume::Hold;
+use gabion_map::format::subvolume::{Hold, Most};
 use gabion_map::removal::Removing;
 use gabion_map::subvolumes::Refusal;
 use gabion_map::tree::Diff;
@@ -86,6 +86,7 @@ impl World {
             9 => self.roll_back(),
             10..=13 => drop(self.map.remove_step().expect("a working disk")),
             14 => drop(self.map.commit().expect("a working disk")),
+            15 => self.limit(),
             _ => {
                 let live = Self::pick(&mut self.rng, &self.live).unwrap_or(SUBVOL);
                 let model = self.live.get_mut(&live).expect("the first stays");
@@ -103,6 +104,13 @@ impl World {
         if let Some(base) = self.bases.get(&of) {
             self.bases.insert(id, *base);
         }
+    }
+
+    /// What is limited is counted from then on, and each check compares.
+    fn limit(&mut self) {
+        let of = Self::pick(&mut self.rng, &self.live).unwrap_or(SUBVOL);
+        let most = self.rng.chance(3, 4).then_some(1 << 40);
+        self.map.set_quota(of, Most { blocks: most, objects: None }).expect("a working disk");
     }
 
     fn remove_snapshot(&mut self) {

@@ -223,7 +223,7 @@ impl Filesystem for RemoteFs {
         RemoteFs::syncfs(self)
     }
 
-    fn space(&self) -> Result<SpaceReport> {
+    fn space(&self, _of: FileId) -> Result<SpaceReport> {
         RemoteFs::space(self)
     }
 

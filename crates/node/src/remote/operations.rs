@@ -557,7 +557,8 @@ impl RemoteFs {
         }
         match self.call(&Caller::superuser(), Call::Space)? {
             Answer::Space { total, available, used } => {
-                let space = SpaceReport { total, available, used };
+                let (objects, objects_left) = (None, None);
+                let space = SpaceReport { total, available, used, objects, objects_left };
                 self.last.lock().space = Some(space);
                 Ok(space)
             }

@@ -61,7 +61,7 @@ impl Served {
                 plain(synced.map(|()| Answer::Done))
             }
             Call::Space => {
-                let space = self.fs.map().space();
+                let space = self.fs.map().space_of(self.fs.root().subvol);
                 let (total, available, used) = (space.total, space.available, space.used);
                 plain(Ok(Answer::Space { total, available, used }))
             }
@@ -87,6 +87,10 @@ impl Served {
         let place = session.pages.and_then(|pages| pages.place(note));
         let moved = self.moved(call);
         let attempt = |txn: &mut LocalTxn<'_>, grip: &mut Grip<'_>| {
+            if matches!(note, Note::Change(_) | Note::CallAgain(..)) {
+                // Its client has told programs that it is done, as far as its credit went.
+                txn.pay_with_slack();
+            }
             if let Some(place) = place {
                 // First of all, as bytes are written when they are, and not with the items.
                 txn.lock(place, LockMode::Exclusive)?;

@@ -186,13 +186,15 @@ impl Served {
     }
 
     /// Bytes of changes of each client that may be not durable. What they are about has to find
-    /// room.
+    /// room, in whichever subvolume it is: also where a quota limits that.
     pub fn credit(&self) -> u64 {
         if self.fs.is_read_only() {
             return 0;
         }
         let clients = self.sessions.read().len().max(1) as u64;
-        let available = self.fs.space().available.saturating_mul(BLOCK_SIZE as u64);
+        let room = self.fs.map().room_everywhere();
+        let objects = room.objects.map_or(u64::MAX, |left| left.saturating_mul(CHANGE_BYTES));
+        let available = room.blocks.saturating_mul(BLOCK_SIZE as u64).min(objects);
         let credit = (available / CREDIT_SHARE / clients).min(CREDIT_MAX);
         if credit < CREDIT_MIN { 0 } else { credit }
     }

@@ -4,6 +4,8 @@ use std::env;
 use std::sync::Arc;
 
 use gabion_base::rng::Rng;
+use gabion_map::format::subvolume::Most;
+
 use gabion_sim::crash::CrashPlan;
 use gabion_sim::disk::SimDisk;
 use gabion_sim::faults::{Faults, Odds};
@@ -133,6 +135,20 @@ fn it_keeps_its_promises_on_a_full_disk() {
         let trial = Trial { ops, plan, room: Room::Scarce, blocks: 4096, ..trial };
         let free_blocks = 10 + Rng::new(!seed).below(60);
         run(seed, &trial, &engine.with_free_blocks(free_blocks));
+    }
+}
+
+#[test]
+fn it_keeps_its_promises_within_a_quota() {
+    for seed in seeds(4) {
+        let (trial, engine) = trial(seed);
+        let ops = Workload::generate(seed, Profile::FULL, 150);
+        let plan = CrashPlan { one_of: trial.plan.one_of.min(8), ..trial.plan };
+        let trial = Trial { ops, plan, room: Room::Scarce, ..trial };
+        let mut rng = Rng::new(!seed);
+        let objects = rng.chance(1, 2).then(|| 3 + rng.below(20));
+        let quota = Most { blocks: Some(10 + rng.below(60)), objects };
+        run(seed, &trial, &engine.with_quota(quota));
     }
 }
 

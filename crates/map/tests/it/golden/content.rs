@@ -9,7 +9,7 @@ use gabion_base::codec::Put;
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 
-use gabion_map::format::subvolume::Hold;
+use gabion_map::format::subvolume::{Hold, Most, Schedule};
 use gabion_map::format::superblock::Superblock;
 use gabion_map::open::{FormatOptions, format};
 use gabion_map::{FileId, Kind, Limits, LocalMap, OpenMode, Payload, Stop, Txn};
@@ -234,6 +234,27 @@ pub fn with_snapshots() -> Image {
     for _ in 0..2 {
         map.remove_step().expect("a working disk");
     }
+    disk.image()
+}
+
+/// With a quota, a schedule, a snapshot that has the quota as it was, and changes in the journal
+/// that count.
+pub fn with_quota() -> Image {
+    let disk = make_empty();
+    fill(&disk);
+    let map = open(&disk);
+    let most = Most { blocks: Some(1000), objects: Some(150) };
+    map.set_quota(SUBVOL, most).expect("a working disk");
+    let schedule = Schedule { hourly: 24, daily: 7, weekly: 0, monthly: 1 };
+    map.set_schedule(SUBVOL, Some(schedule)).expect("a working disk");
+    map.create_snapshot(SUBVOL, b"hourly-2023-11-14T22:00Z", 1_700_000_001).expect("room");
+    write(&map, 11, 0, &large()[..3 * BLOCK_SIZE]);
+    map.sync().expect("a working disk");
+    write(&map, 12, 0, &large());
+    map.flush_file(file(12)).expect("a working disk");
+    map.transact(|txn| txn.put(file(12).key(Kind::INODE, 0), inode(REGULAR, 1, 0, 0)))
+        .expect("space");
+    map.sync_file(file(12)).expect("a working disk");
     disk.image()
 }
 

@@ -17,7 +17,7 @@ use gabion_map::format::node::{
     Draft, INTERIOR_SLOT, ItemKey, LEAF_SLOT, LEVEL_MAX, NODE_BLOCKS, NODE_CAPACITY, NODE_SIZE,
     NodePtr, Place,
 };
-use gabion_map::format::subvolume::{Extended, Hold, Removal};
+use gabion_map::format::subvolume::{Count, Extended, Hold, Most, Quota, Removal, Schedule};
 use gabion_map::format::superblock::{
     INCOMPATIBLE, JournalStart, LABEL_LENGTH_MAX, READ_ONLY_COMPATIBLE, Superblock, VERSION,
 };
@@ -191,7 +191,14 @@ fn items() -> Vec<(&'static str, Vec<u8>)> {
         removal: Removal::Walking(ItemKey { ino: Ino(0x70), kind: Kind::DATA, at: 0x7000 }),
         hold: Hold::Held,
         name: b"monday".to_vec(),
+        quota: None,
+        schedule: None,
     };
+    let most = Most { blocks: Some(0x78), objects: None };
+    let quota = Some(Quota { most, count: Some(Count { blocks: 0x79, objects: 0x7a }) });
+    let schedule = Some(Schedule { hourly: 0x7b, daily: 0x7c, weekly: 0x7d, monthly: 0x7e });
+    let limited = Extended { quota, schedule, ..extended.clone() };
+    let limited = SubvolRecord { extended: limited, ..record.clone() };
     let long = SubvolRecord { extended, ..record.clone() };
     vec![
         ("FILE", encode_file(FileExtent { size: 0x71, blocks: 0x72 })),
@@ -201,6 +208,7 @@ fn items() -> Vec<(&'static str, Vec<u8>)> {
         ("REFERENCE", Reference { count: 0x73, more: 0x74 }.encode()),
         ("SUBVOLUME", record.encode()),
         ("SUBVOLUME, long", long.encode()),
+        ("SUBVOLUME, with a quota and a schedule", limited.encode()),
         ("DEAD", Dead { count: 0x75, owners: 0x76, birth }.encode()),
         ("FREED", encode_freed(0x77)),
     ]

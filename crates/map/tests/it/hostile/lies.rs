@@ -8,7 +8,7 @@ use gabion_map::format::item::{
 };
 use gabion_map::format::journal::{Batch, DroppedRange, FreedRun, JournaledBytes, Run};
 use gabion_map::format::node::{ItemKey, NodePtr};
-use gabion_map::format::subvolume::{Extended, Hold, Removal};
+use gabion_map::format::subvolume::{Count, Extended, Hold, Most, Quota, Removal, Schedule};
 use gabion_map::{FileId, Kind};
 
 use super::forge::{Item, NodeBytes};
@@ -176,7 +176,15 @@ fn extended(rng: &mut Rng) -> Extended {
         removal: removals[rng.below(5) as usize],
         hold: if rng.chance(1, 4) { Hold::Held } else { Hold::Released },
         name,
+        quota: rng.chance(1, 3).then(|| quota(rng)),
+        schedule: rng.chance(1, 4).then(|| Schedule { hourly: 1, ..Schedule::default() }),
     }
+}
+
+fn quota(rng: &mut Rng) -> Quota {
+    let most = Most { blocks: Some(odd(rng)), objects: rng.chance(1, 2).then(|| odd(rng)) };
+    let count = Count { blocks: odd(rng), objects: plausible(rng, 5) };
+    Quota { most, count: rng.chance(3, 4).then_some(count) }
 }
 
 /// Overwrites a number of 1, 2, 4 or 8 bytes somewhere in `bytes`.

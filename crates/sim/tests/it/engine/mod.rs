@@ -29,6 +29,7 @@ use gabion_base::rng::Rng;
 use gabion_base::time::Timestamp;
 use gabion_fs::{self as fs, Caller, Context, OpenState};
 use gabion_map::audit::audit;
+use gabion_map::format::subvolume::Most;
 use gabion_map::open::{FormatOptions, format};
 use gabion_map::scrub::scrub;
 use gabion_map::txn::Removal;
@@ -66,6 +67,8 @@ pub struct Gabion {
     pub limits: Limits,
     /// Blocks that are left free, if most of the disk is to be in use from the start.
     pub free_blocks: Option<u64>,
+    /// The quota of the subvolume that the operations see.
+    pub quota: Most,
     snapshots: Snapshots,
 }
 
@@ -102,12 +105,17 @@ impl Gabion {
             _ => Others::Beside,
         };
         let snapshots = Snapshots::default();
-        Self { seed, others, limits, free_blocks: None, snapshots }
+        Self { seed, others, limits, free_blocks: None, quota: Most::default(), snapshots }
     }
 
     /// The same on a disk of which only so many blocks are left.
     pub fn with_free_blocks(self, blocks: u64) -> Self {
         Self { free_blocks: Some(blocks), ..self }
+    }
+
+    /// The same with a quota.
+    pub fn with_quota(self, quota: Most) -> Self {
+        Self { quota, ..self }
     }
 
     fn open(&self, disk: Arc<dyn Disk>, mode: OpenMode) -> Result<LocalMap, String> {
@@ -184,6 +192,7 @@ impl Engine for Gabion {
         let ctx = context(&map);
         map.transact(|txn| fs::format_root(txn, &ctx, SUBVOL, 0o755))
             .map_err(|error| error.to_string())?;
+        map.set_quota(SUBVOL, self.quota).map_err(text)?;
         if let Some(free) = self.free_blocks {
             self.fill(&map, free).map_err(text)?;
         }

@@ -1,0 +1,179 @@
+//! `gabion quota`: limits how much a subvolume may refer to, and shows what they do. The daemon
+//! does it for what is mounted or served; what nobody has in use is opened here.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_base::disk::Disk;
+use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_map::{Limits, LocalMap};
+use gabion_node::LocalFs;
+
+use super::status::{self, Subject, User, json};
+use crate::args::keeping::{self, QuotaCommand};
+use crate::control::wire::{Quota, QuotaAction, Quotas, Reply, Request};
+use crate::failure::{Failure, Result};
+use crate::mount::SystemClock;
+use crate::mounts;
+use crate::print;
+use crate::quotas;
+use crate::size::Size;
+use crate::target::not_opened;
+use crate::volumes::{self, Place};
+
+/// How long a daemon may take to count all that there is.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Memory to work on what is not mounted, in bytes.
+const MEMORY: u64 = 32 << 20;
+
+/// A size, or that there is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<Size>);
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            _ => text.parse().map(|size| Self(Some(size))),
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &keeping::Quota) -> Result<()> {
+    match &args.command {
+        QuotaCommand::Set { subject, limit: Limit(limit), objects } => {
+            let (bytes, objects) = (limit.map(|size| size.0), *objects);
+            let done = one(subject, &QuotaAction::Set { bytes, objects })?;
+            done.quotas.iter().try_for_each(|quota| {
+                let path = place_of(&done.target, quota);
+                match (quota.limit_bytes, quota.limit_objects) {
+                    (None, None) => print::line(format_args!("{path}: no quota")),
+                    _ => print::line(format_args!("{path}: {}", text(quota))),
+                }
+            })
+        }
+        QuotaCommand::List { subject, json: as_json } => {
+            let lists = match subject {
+                Some(subject) => vec![one(subject, &QuotaAction::List)?],
+                None => all()?,
+            };
+            match (as_json, &lists[..]) {
+                (true, [list]) if subject.is_some() => print::line(json(list)),
+                (true, lists) => print::line(json(&lists)),
+                (false, lists) => lists.iter().try_for_each(print_list),
+            }
+        }
+    }
+}
+
+fn print_list(list: &Quotas) -> Result<()> {
+    if list.quotas.is_empty() {
+        return print::line(format_args!("{}: no quotas", list.target));
+    }
+    list.quotas.iter().try_for_each(|quota| {
+        print::line(format_args!("{}: {}", place_of(&list.target, quota), text(quota)))
+    })
+}
+
+fn place_of(target: &str, quota: &Quota) -> String {
+    let path = quota.path.as_deref().unwrap_or("(without a name)");
+    format!("{target}: {}", print::printable(path))
+}
+
+/// What is used of what there may be.
+fn text(quota: &Quota) -> String {
+    let bytes = quota.limit_bytes.map(|limit| {
+        let used = quota.used_bytes.map_or("?".to_owned(), |used| Size(used).to_string());
+        format!("{used} of {}", Size(limit))
+    });
+    let objects = quota.limit_objects.map(|limit| {
+        let used = quota.used_objects.map_or("?".to_owned(), |used| used.to_string());
+        format!("{used} of {limit} objects")
+    });
+    bytes.into_iter().chain(objects).collect::<Vec<_>>().join(", ")
+}
+
+/// Of every mount from a disk of this machine.
+fn all() -> Result<Vec<Quotas>> {
+    let mut lists = Vec::new();
+    for mount in mounts::all()? {
+        match of_user(&User::Mount(mount), None, &QuotaAction::List) {
+            Ok(list) => lists.push(list),
+            // What another machine serves is told there.
+            Err(failure) => eprintln!("gabion: {failure}"),
+        }
+    }
+    Ok(lists)
+}
+
+fn one(subject: &Path, action: &QuotaAction) -> Result<Quotas> {
+    match mounts::containing(subject)? {
+        Some((mount, path)) => of_user(&User::Mount(mount), Some(path), action),
+        None => match status::subject(subject)? {
+            Subject::InUse(user) => of_user(&user, None, action),
+            Subject::Target => of_target(subject, action),
+        },
+    }
+}
+
+fn of_user(user: &User, path: Option<String>, action: &QuotaAction) -> Result<Quotas> {
+    let ask = || -> io::Result<Reply> {
+        let mut connection = user.connect()?;
+        if let User::Mount(mount) = user {
+            // The daemon answers, so this does not wait for nobody: what programs have written and
+            // the kernel still keeps counts, too.
+            rustix::fs::syncfs(File::open(&mount.mountpoint)?)?;
+        }
+        connection.ask(Request::Quotas { path, action: action.clone() }, PATIENCE)?;
+        connection.reply()
+    };
+    match ask() {
+        Ok(Reply::Quotas(quotas)) => Ok(quotas),
+        Ok(Reply::Error { message }) => Err(Failure::new(format!("{}: {message}", user.name()))),
+        Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
+        Err(error) => Err(user.unreachable(&error)),
+    }
+}
+
+fn of_target(target: &Path, action: &QuotaAction) -> Result<Quotas> {
+    let place = Place::of(target)?;
+    let name = place.name();
+    let act = |disk: Arc<dyn Disk>, mode: gabion_map::OpenMode| -> Result<Quotas> {
+        let opened =
+            |error: &dyn std::error::Error| Failure::of(format!("cannot open {name}"), error);
+        let map = LocalMap::open(disk, mode, Limits::within(MEMORY));
+        let map = Arc::new(map.map_err(|error| opened(&error))?);
+        let of = map.writable_subvolumes().first().copied();
+        let of = of.ok_or_else(|| Failure::new(format!("{name} has no subvolume")))?;
+        let fs = LocalFs::new(map, of, gabion_node::Settings::default(), Arc::new(SystemClock));
+        let fs = fs.map_err(|error| opened(&error))?;
+        quotas::act(&fs, &name, None, action)
+            .map_err(|message| Failure::new(format!("{name}: {message}")))
+    };
+    let (mode, open) = match action {
+        QuotaAction::Set { .. } => (gabion_map::OpenMode::ReadWrite, OpenMode::ReadWrite),
+        QuotaAction::List => (gabion_map::OpenMode::ReadOnly, OpenMode::ReadOnly),
+    };
+    match &place.volume {
+        Some(volume) => {
+            let surroundings = volumes::surroundings(None, "gabion quota")?;
+            let volume = Arc::new(volumes::open(volume, &surroundings)?);
+            let done = act(Arc::clone(&volume) as Arc<dyn Disk>, mode)?;
+            let closed = volume.close();
+            closed.map_err(|error| Failure::of(format!("cannot close {name}"), &error))?;
+            Ok(done)
+        }
+        None => {
+            let disk = FileDisk::open(target, open)
+                .map_err(|error| not_opened(&format!("cannot open {name}"), target, &error))?;
+            act(Arc::new(disk), mode)
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a daemon does about snapshots that are made by themselves: its kernel forgets which there
+//! were, and failures are events.
+
+use std::sync::{Arc, Weak};
+
+use gabion_base::event::{Event, FilesystemEvent, Sink};
+use gabion_base::ids::SubvolId;
+use gabion_fuse::{ByteRange, NodeId, Notifier};
+use gabion_node::{LocalFs, SnapshotWatcher};
+
+use crate::failure::chain;
+
+/// Follows the schedules of one filesystem.
+struct Watcher {
+    fs: Weak<LocalFs>,
+    /// What people call the filesystem.
+    name: String,
+    /// The kernel, if it is mounted here.
+    notifier: Option<Notifier>,
+    sink: Option<Arc<dyn Sink>>,
+}
+
+/// Tells of snapshots that are made by themselves in `fs`, which people call `name`.
+pub fn watch(
+    fs: &Arc<LocalFs>,
+    name: String,
+    notifier: Option<Notifier>,
+    sink: Option<Arc<dyn Sink>>,
+) {
+    let watcher = Watcher { fs: Arc::downgrade(fs), name, notifier, sink };
+    fs.watch_snapshots(Arc::new(watcher));
+}
+
+impl Watcher {
+    /// Where a subvolume is, from the root of the filesystem.
+    fn place(&self, of: SubvolId) -> String {
+        let Some(fs) = self.fs.upgrade() else { return String::new() };
+        if of == fs.root().subvol {
+            return "/".to_owned();
+        }
+        let others = fs.subvolumes().unwrap_or_default();
+        let path = others.into_iter().find(|(id, _)| *id == of).and_then(|(_, path)| path);
+        path.map_or(format!("subvolume {}", of.0), |path| String::from_utf8_lossy(&path).into())
+    }
+}
+
+impl SnapshotWatcher for Watcher {
+    fn changed(&self, of: SubvolId) {
+        if let (Some(fs), Some(notifier)) = (self.fs.upgrade(), &self.notifier) {
+            // The kernel may not have any of it.
+            let number = NodeId(fs.number(fs.snapshots_directory(of)).0);
+            let _ = notifier.inval_inode(number, ByteRange::All);
+        }
+    }
+
+    fn failed(&self, of: SubvolId, name: &str, error: &gabion_fs::Error) {
+        let (subvolume, snapshot, reason) = (self.place(of), name.to_owned(), chain(error));
+        let Some(sink) = &self.sink else {
+            return eprintln!("gabion: {}: {subvolume}: {snapshot}: {reason}", self.name);
+        };
+        let event = FilesystemEvent::ScheduleNotFollowed { subvolume, snapshot, reason };
+        sink.publish(Event::Filesystem { filesystem: self.name.clone(), event });
+    }
+}

@@ -1,0 +1,167 @@
+//! Quotas of a mounted filesystem and of an image, as users meet them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
+use serde_json::Value;
+
+use crate::world::Folder;
+
+const MIB: usize = 1 << 20;
+
+#[track_caller]
+fn errno<T: std::fmt::Debug>(outcome: io::Result<T>) -> Errno {
+    Errno::from_io_error(&outcome.unwrap_err()).unwrap()
+}
+
+/// The quota of the subvolume at `path` of what is mounted.
+#[track_caller]
+fn quota(folder: &Folder, path: &str) -> Value {
+    let text = folder.gabion(&["quota", "list", "--json", "mnt"]).succeeded();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let quotas = list["quotas"].as_array().unwrap();
+    quotas.iter().find(|quota| quota["path"] == path).cloned().unwrap_or(Value::Null)
+}
+
+/// Writes `count` MiB, one after the other, until one is refused; how many were not.
+fn fill(path: &Path, count: usize) -> Result<usize, (usize, Errno)> {
+    let file = File::create(path).map_err(|error| (0, Errno::from_io_error(&error).unwrap()))?;
+    for index in 0..count {
+        let written = file.write_all_at(&vec![1; MIB], (index * MIB) as u64);
+        written.map_err(|error| (index, Errno::from_io_error(&error).unwrap()))?;
+    }
+    Ok(count)
+}
+
+#[test]
+fn a_quota_is_a_limit_for_everybody_in_its_subvolume() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("writethrough");
+    folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
+    let home = mnt.join("home");
+    fs::write(home.join("early"), vec![1; 2 * MIB]).unwrap();
+    let text = folder.gabion(&["quota", "set", "mnt/home", "8M"]).succeeded();
+    assert!(text.contains("of 8 MiB"), "{text}");
+    // 2 MiB are there already, and each object takes 4 KiB.
+    assert_eq!(fill(&home.join("big"), 20), Err((5, Errno::DQUOT)));
+    fs::write(mnt.join("elsewhere"), vec![1; 10 * MIB]).unwrap();
+    // What is there can be overwritten, and a copy counts like what it is a copy of.
+    let file = OpenOptions::new().write(true).open(home.join("big")).unwrap();
+    file.write_all_at(&vec![2; 5 * MIB], 0).unwrap();
+    assert_eq!(errno(fs::copy(home.join("early"), home.join("copy"))), Errno::DQUOT);
+    let reserved = fallocate(&file, FallocateFlags::empty(), 0, 20 << 20);
+    assert_eq!(reserved, Err(Errno::DQUOT));
+    // What is removed gives room at once, also to what is kept open for a moment.
+    fs::remove_file(home.join("early")).unwrap();
+    fs::remove_file(home.join("copy")).unwrap();
+    file.write_all_at(&vec![3; 2 * MIB], 5 << 20).unwrap();
+    file.set_len(MIB as u64).unwrap();
+    assert_eq!(fill(&home.join("again"), 6), Ok(6));
+    drop(file);
+    let now = quota(&folder, "/home");
+    assert_eq!(now["limit_bytes"], 8 << 20);
+    // The root, and two files.
+    assert_eq!(now["used_bytes"], (7 << 20) + 3 * 4096);
+    assert_eq!(now["used_objects"], 3);
+    folder.gabion(&["quota", "set", "mnt/home", "none"]).succeeded();
+    assert_eq!(fill(&home.join("free"), 20), Ok(20));
+    assert_eq!(quota(&folder, "/home"), Value::Null);
+    folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
+}
+
+#[test]
+fn objects_are_limited_and_df_shows_the_quota() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
+    let home = mnt.join("home");
+    let all = statvfs(&mnt).unwrap();
+    assert_eq!(statvfs(&home).unwrap().f_blocks, all.f_blocks);
+    folder.gabion(&["quota", "set", "mnt/home", "10M", "--objects", "5"]).succeeded();
+    for name in ["a", "b", "c"] {
+        fs::write(home.join(name), "small").unwrap();
+    }
+    fs::create_dir(home.join("d")).unwrap();
+    assert_eq!(errno(fs::create_dir(home.join("e"))), Errno::DQUOT);
+    assert_eq!(errno(File::create(home.join("e"))), Errno::DQUOT);
+    let told = statvfs(&home).unwrap();
+    assert_eq!(told.f_blocks * told.f_frsize, 10 << 20);
+    assert!(told.f_bavail < told.f_blocks && told.f_bavail > 2000, "{}", told.f_bavail);
+    assert_eq!((told.f_files, told.f_ffree), (5, 0));
+    assert_eq!(statvfs(&mnt).unwrap().f_blocks, all.f_blocks);
+    // Another name is no other object.
+    fs::hard_link(home.join("a"), home.join("e")).unwrap();
+    fs::remove_file(home.join("b")).unwrap();
+    fs::create_dir(home.join("f")).unwrap();
+    folder.gabion(&["scrub", "mnt"]).succeeded();
+}
+
+#[test]
+fn what_the_kernel_collects_is_refused_at_the_sync() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("writeback");
+    folder.gabion(&["quota", "set", "mnt", "4M"]).succeeded();
+    let mut file = File::create(mnt.join("file")).unwrap();
+    let outcome = file.write_all(&vec![1; 8 * MIB]).and_then(|()| file.sync_all());
+    let error = errno(outcome);
+    assert!([Errno::DQUOT, Errno::NOSPC].contains(&error), "{error:?}");
+    drop(file);
+    // What was refused is not shown for long.
+    let began = Instant::now();
+    while fs::metadata(mnt.join("file")).unwrap().len() > 4 << 20 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is still shown");
+        thread::sleep(Duration::from_millis(20));
+    }
+    fs::remove_file(mnt.join("file")).unwrap();
+    let file = File::create(mnt.join("file")).unwrap();
+    file.write_all_at(&vec![1; 3 * MIB], 0).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn quotas_stay_and_can_be_set_where_nothing_is_mounted() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let text = folder.gabion(&["quota", "list", "disk.img"]).succeeded();
+    assert!(text.contains("no quotas"), "{text}");
+    folder.gabion(&["quota", "set", "disk.img", "6M"]).succeeded();
+    let mnt = folder.mount("writethrough");
+    assert_eq!(fill(&mnt.join("one"), 20), Err((5, Errno::DQUOT)));
+    // What was synced is counted after its daemon was killed.
+    File::open(mnt.join("one")).unwrap().sync_all().unwrap();
+    folder.daemon().kill();
+    folder.mount("writethrough");
+    assert_eq!(quota(&folder, "/")["used_bytes"], (5 << 20) + 2 * 4096);
+    assert_eq!(fill(&mnt.join("two"), 1), Err((0, Errno::DQUOT)));
+    folder.gabion(&["snapshot", "create", "mnt", "full"]).succeeded();
+    fs::remove_file(mnt.join("one")).unwrap();
+    assert_eq!(fill(&mnt.join("two"), 5), Ok(5));
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    let text = folder.gabion(&["quota", "list", "disk.img"]).succeeded();
+    assert!(text.contains("5.01 MiB of 6 MiB"), "{text}");
+    folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+}
+
+#[test]
+fn what_can_have_no_quota_is_named() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    fs::create_dir(mnt.join("dir")).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    let set = |path: &str, size: &str| folder.gabion(&["quota", "set", path, size]);
+    set("mnt/dir", "1G").failed(1, &["/dir is not the root of a subvolume", "subvolume create"]);
+    set("mnt/.snapshots/one", "1G").failed(1, &["is a snapshot"]);
+    set("mnt/absent", "1G").failed(1, &["absent"]);
+    set("mnt", "much").failed(2, &["not a size"]);
+    folder.gabion(&["quota", "list", "absent.img"]).failed(1, &["absent.img"]);
+}

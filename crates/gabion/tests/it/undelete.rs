@@ -1,0 +1,218 @@
+//! Bringing back from snapshots what is gone.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr,
+    lsetxattr, mknodat, utimensat,
+};
+use serde_json::Value;
+
+use crate::world::Folder;
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn age(path: &Path, seconds: i64) {
+    let time = Timespec { tv_sec: 1_600_000_000 + seconds, tv_nsec: 123_456_789 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 4096];
+    let length = lgetxattr(path, name, &mut value[..]).ok()?;
+    value.truncate(length);
+    Some(value)
+}
+
+/// What can be seen of each object of a tree, by its path from there.
+fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut rest = vec![root.to_owned()];
+    let mut linked: BTreeMap<u64, usize> = BTreeMap::new();
+    while let Some(path) = rest.pop() {
+        let it = fs::symlink_metadata(&path).unwrap();
+        let content = match () {
+            () if it.is_dir() => {
+                rest.extend(names(&path).into_iter().rev().map(|name| path.join(name)));
+                String::new()
+            }
+            () if it.is_symlink() => format!("{:?}", fs::read_link(&path).unwrap()),
+            () if it.is_file() => {
+                let bytes = fs::read(&path).unwrap();
+                format!(
+                    "{} {:x}",
+                    bytes.len(),
+                    bytes.iter().fold(0_u64, |sum, byte| {
+                        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+                    })
+                )
+            }
+            () => format!("{}", it.rdev()),
+        };
+        let group = match it.nlink() > 1 && !it.is_dir() {
+            true => {
+                let next = linked.len();
+                Some(*linked.entry(it.ino()).or_insert(next))
+            }
+            false => None,
+        };
+        let attributes = ["user.note", "system.posix_acl_access", "system.posix_acl_default"];
+        let attributes = attributes.map(|name| xattr(&path, name));
+        let text = format!(
+            "{:o} {} {} {} {} {} {group:?} {attributes:?} {content}",
+            it.mode(),
+            it.uid(),
+            it.gid(),
+            it.nlink(),
+            it.mtime(),
+            it.mtime_nsec(),
+        );
+        found.insert(path.strip_prefix(root).unwrap().to_owned(), text);
+    }
+    found
+}
+
+/// A tree with one of everything.
+fn plant(root: &Path) {
+    fs::create_dir_all(root.join("letters/old")).unwrap();
+    fs::write(root.join("letters/one"), vec![7; 300_000]).unwrap();
+    fs::hard_link(root.join("letters/one"), root.join("letters/old/other name")).unwrap();
+    fs::write(root.join("letters/small"), "small").unwrap();
+    lsetxattr(root.join("letters/small"), "user.note", b"kept", XattrFlags::empty()).unwrap();
+    // user::rwx, user:1000:r, group::r, mask::r, other::-
+    let acl: [&[u8]; 6] = [
+        &2_u32.to_le_bytes(),
+        &[1, 0, 7, 0, 255, 255, 255, 255],
+        &[2, 0, 4, 0, 232, 3, 0, 0],
+        &[4, 0, 4, 0, 255, 255, 255, 255],
+        &[16, 0, 4, 0, 255, 255, 255, 255],
+        &[32, 0, 0, 0, 255, 255, 255, 255],
+    ];
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        lsetxattr(root.join("letters/old"), name, &acl.concat(), XattrFlags::empty()).unwrap();
+    }
+    let holes = File::create(root.join("letters/holes")).unwrap();
+    holes.write_all_at(b"far", 10 << 20).unwrap();
+    holes.set_len(20 << 20).unwrap();
+    symlink("one", root.join("letters/link")).unwrap();
+    mknodat(CWD, root.join("letters/pipe"), FileType::Fifo, Mode::from(0o640), 0).unwrap();
+    let zero = rustix::fs::makedev(1, 5);
+    let device = root.join("letters/zero");
+    mknodat(CWD, device, FileType::CharacterDevice, Mode::from(0o604), zero).unwrap();
+    let small = root.join("letters/small");
+    let (uid, gid) = (Some(Uid::from_raw(1234)), Some(Gid::from_raw(4321)));
+    chownat(CWD, &small, uid, gid, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    fs::set_permissions(&small, Permissions::from_mode(0o4751)).unwrap();
+    for (index, path) in ["link", "one", "small", "holes", "pipe", "old", ""].iter().enumerate() {
+        age(&root.join("letters").join(path), index as i64);
+    }
+}
+
+#[test]
+fn a_tree_comes_back_whole_from_the_newest_snapshot_that_has_it() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let dir = mnt.join("home");
+    fs::create_dir(&dir).unwrap();
+    plant(&dir);
+    fs::set_permissions(&dir, Permissions::from_mode(0o710)).unwrap();
+    age(&dir, 99);
+    let was = seen(&dir);
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::write(dir.join("letters/small"), "changed").unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "two"]).succeeded();
+    fs::remove_dir_all(dir.join("letters")).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "three"]).succeeded();
+    // The newest that has it.
+    let text = folder.gabion(&["undelete", "mnt/home/letters/small"]).succeeded();
+    assert!(text.contains("from the snapshot two"), "{text}");
+    assert_eq!(fs::read(dir.join("letters/small")).unwrap(), b"changed");
+    assert_eq!(names(&dir.join("letters")), ["small"], "nothing else comes with it");
+    fs::remove_dir_all(&dir).unwrap();
+    // All of it, from where it is told, with the folder above.
+    folder.gabion(&["undelete", "--from", "one", "mnt/home/letters"]).succeeded();
+    assert_eq!(seen(&dir), was);
+    let holes = fs::metadata(dir.join("letters/holes")).unwrap();
+    assert!(holes.blocks() < 100, "{}", holes.blocks());
+    assert!(fs::symlink_metadata(dir.join("letters/pipe")).unwrap().file_type().is_fifo());
+    // And the root's own.
+    fs::remove_dir_all(&dir).unwrap();
+    folder.gabion(&["undelete", "--from", "one", "mnt/home"]).succeeded();
+    assert_eq!(seen(&dir), was);
+    folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
+}
+
+#[test]
+fn what_is_there_is_never_overwritten() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    for name in ["one", "two"] {
+        fs::write(mnt.join("file"), name).unwrap();
+        folder.gabion(&["snapshot", "create", "mnt", name]).succeeded();
+    }
+    fs::write(mnt.join("file"), "now").unwrap();
+    let undelete = |words: &[&str]| folder.gabion(&[&["undelete"], words].concat());
+    undelete(&["mnt/file"]).failed(1, &["is there, and stays as it is", "--to", "two, one"]);
+    undelete(&["mnt/file", "--to", "mnt/file"]).failed(1, &["stays as it is"]);
+    assert_eq!(fs::read(mnt.join("file")).unwrap(), b"now");
+    undelete(&["mnt/file", "--to", "mnt/older"]).succeeded();
+    undelete(&["mnt/file", "--from", "one", "--to", "mnt/oldest"]).succeeded();
+    let read = |name: &str| fs::read_to_string(mnt.join(name)).unwrap();
+    assert_eq!([read("file"), read("older"), read("oldest")], ["now", "two", "one"]);
+    undelete(&["mnt/file", "--to", "mnt/absent/file"]).failed(1, &["Nothing was restored"]);
+    assert_eq!(names(&mnt), ["file", "older", "oldest"]);
+    // Nor is anything left of what fails half way.
+    folder.gabion(&["quota", "set", "mnt", "none", "--objects", "6"]).succeeded();
+    fs::create_dir(mnt.join("dir")).unwrap();
+    for name in ["a", "b"] {
+        fs::write(mnt.join("dir").join(name), name).unwrap_or_default();
+    }
+    folder.gabion(&["snapshot", "create", "mnt", "three"]).succeeded();
+    folder.gabion(&["quota", "set", "mnt", "none", "--objects", "7"]).succeeded();
+    undelete(&["mnt/dir", "--to", "mnt/copy"]).failed(1, &["Nothing was restored"]);
+    assert_eq!(names(&mnt), ["dir", "file", "older", "oldest"]);
+}
+
+#[test]
+fn choices_are_listed_and_what_cannot_be_found_is_named() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let undelete = |words: &[&str]| folder.gabion(&[&["undelete"], words].concat());
+    undelete(&["mnt/file"]).failed(1, &["has no snapshots"]);
+    folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
+    fs::write(mnt.join("home/file"), "content").unwrap();
+    for name in ["one", "two"] {
+        folder.gabion(&["snapshot", "create", "mnt/home", name]).succeeded();
+    }
+    fs::remove_file(mnt.join("home/file")).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt/home", "three"]).succeeded();
+    let text = undelete(&["--list", "mnt/home/file"]).succeeded();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("two  a file of 7 B, modified 20"), "{text}");
+    assert!(lines[1].starts_with("one  ") && lines.len() == 2, "{text}");
+    let text = undelete(&["--list", "--json", "mnt/home/file"]).succeeded();
+    let rows: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&rows[0]["snapshot"], &rows[0]["bytes"]), (&"two".into(), &7.into()));
+    undelete(&["mnt/home/other"]).failed(1, &["none of the 3 snapshots"]);
+    undelete(&["--from", "three", "mnt/home/file"]).failed(1, &["has no", "two, one"]);
+    undelete(&["--from", "four", "mnt/home/file"]).failed(1, &["\"four\" has no"]);
+    undelete(&["mnt/home/.snapshots/one/file"]).failed(1, &["in a snapshot itself"]);
+    undelete(&["mnt/../mnt/file"]).failed(1, &[".."]);
+    undelete(&["/etc/passwd"]).failed(1, &["not in a mounted Gabion filesystem"]);
+    undelete(&["--list", "--to", "x", "mnt/file"]).failed(2, &["--to"]);
+    undelete(&["mnt/home/file"]).succeeded();
+    assert_eq!(fs::read(mnt.join("home/file")).unwrap(), b"content");
+}

@@ -1,0 +1,455 @@
+//! How much a subvolume may refer to, and how much it does.
+//!
+//! ```text
+//! blocks of the files' bytes    as FILE items say: shared ones count fully, snapshots' do not
+//! + one block for each object   as there are INODE items
+//! + blocks of accepted bytes    that no item has yet ([`Owed`])
+//! + what operations are about to add
+//! <= the limit
+//! ```
+//!
+//! A subvolume is counted as long as it has a quota. The count changes with the batch that changes
+//! the items, stands in the subvolume's record, and is exact after every crash: a replay counts as
+//! the first time. When a quota is set, the count begins at a commit: from there on changes are
+//! noted, while the tree of that commit is read once.
+//!
+//! What was accepted is never refused later. So writes are charged for each block that is new to
+//! the file when they are accepted, and writeback is not asked again. Everything else is charged
+//! when it is about to be applied.
+
+mod count;
+mod owed;
+
+use std::sync::Arc;
+
+use gabion_base::ids::SubvolId;
+use gabion_base::sync::Mutex;
+
+use crate::edits::Edit;
+use crate::error::MapError;
+use crate::format::subvolume::{Count, Most, Quota, Schedule};
+use crate::key::{Key, Kind};
+use crate::map::{LocalMap, SpaceReport};
+use crate::memtable::Change;
+use crate::subvolumes::Refusal;
+
+use self::count::weigh;
+pub use self::owed::Owed;
+
+/// Blocks that those may go over a limit who have accepted something elsewhere, when there seemed
+/// to be room (128 MiB).
+const SLACK_BLOCKS: u64 = 32 << 10;
+/// The same of objects.
+const SLACK_OBJECTS: u64 = 8 << 10;
+
+/// Whether an operation keeps to the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Paying {
+    /// Yes.
+    #[default]
+    Fully,
+    /// It may go over them by a little: somebody was told already that it is done.
+    WithSlack,
+    /// It was charged before.
+    Already,
+}
+
+impl Paying {
+    fn slack(self) -> Count {
+        match self {
+            Self::Fully => Count::default(),
+            Self::WithSlack => Count { blocks: SLACK_BLOCKS, objects: SLACK_OBJECTS },
+            Self::Already => Count { blocks: u64::MAX, objects: u64::MAX },
+        }
+    }
+}
+
+/// By how much an operation changes what a subvolume refers to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delta {
+    blocks: i64,
+    objects: i64,
+}
+
+/// What a subvolume with a quota refers to, now.
+pub struct Usage {
+    state: Mutex<State>,
+}
+
+struct State {
+    most: Most,
+    /// In items. Of what is not counted yet: by how much they have changed.
+    blocks: i64,
+    objects: i64,
+    is_counted: bool,
+    /// Not in items yet.
+    reserved_blocks: u64,
+    reserved_objects: u64,
+}
+
+impl State {
+    fn charged_blocks(&self) -> u64 {
+        let items = self.blocks.saturating_add(self.objects).max(0) as u64;
+        items + self.reserved_blocks + self.reserved_objects
+    }
+
+    fn charged_objects(&self) -> u64 {
+        self.objects.max(0) as u64 + self.reserved_objects
+    }
+
+    /// Whether so much more keeps to the limits. What makes less is always welcome.
+    fn admits(&self, delta: Delta, slack: Count) -> bool {
+        let fits = |most: Option<u64>, now: u64, more: i64, slack: u64| {
+            let most = most.map(|most| most.saturating_add(slack));
+            more <= 0 || most.is_none_or(|most| now.saturating_add(more as u64) <= most)
+        };
+        let blocks = delta.blocks.saturating_add(delta.objects);
+        !self.is_counted
+            || fits(self.most.blocks, self.charged_blocks(), blocks, slack.blocks)
+                && fits(self.most.objects, self.charged_objects(), delta.objects, slack.objects)
+    }
+}
+
+impl Usage {
+    /// As the record of a subvolume tells.
+    pub(crate) fn new(quota: &Quota) -> Self {
+        let count = quota.count.unwrap_or_default();
+        let state = State {
+            most: quota.most,
+            blocks: count.blocks as i64,
+            objects: count.objects as i64,
+            is_counted: quota.count.is_some(),
+            reserved_blocks: 0,
+            reserved_objects: 0,
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// The limits are these now.
+    pub(crate) fn limit(&self, most: Most) {
+        self.state.lock().most = most;
+    }
+
+    /// So much there was when this began to note changes.
+    pub(crate) fn begin_at(&self, count: Count) {
+        let mut state = self.state.lock();
+        state.blocks = state.blocks.saturating_add(count.blocks as i64);
+        state.objects = state.objects.saturating_add(count.objects as i64);
+        state.is_counted = true;
+    }
+
+    /// What the subvolume's items refer to; `None` if that is not known yet.
+    pub(crate) fn count(&self) -> Option<Count> {
+        let state = self.state.lock();
+        let number = |number: i64| number.max(0) as u64;
+        let count = Count { blocks: number(state.blocks), objects: number(state.objects) };
+        state.is_counted.then_some(count)
+    }
+
+    /// Whether something is charged that no item has yet.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let state = self.state.lock();
+        state.reserved_blocks > 0 || state.reserved_objects > 0
+    }
+
+    /// Charges for what is about to be added, until it is released: blocks and objects.
+    fn take(&self, delta: Delta, paying: Paying) -> Result<(u64, u64), MapError> {
+        let mut state = self.state.lock();
+        if !state.admits(delta, paying.slack()) {
+            return Err(MapError::OverQuota);
+        }
+        let (blocks, objects) = (delta.blocks.max(0) as u64, delta.objects.max(0) as u64);
+        state.reserved_blocks += blocks;
+        state.reserved_objects += objects;
+        Ok((blocks, objects))
+    }
+
+    /// The same, until what is returned is dropped.
+    fn reserve(self: &Arc<Self>, delta: Delta, paying: Paying) -> Result<Reserved, MapError> {
+        let (blocks, objects) = self.take(delta, paying)?;
+        Ok(Reserved { usage: Arc::clone(self), blocks, objects })
+    }
+
+    fn release(&self, blocks: u64, objects: u64) {
+        let mut state = self.state.lock();
+        state.reserved_blocks -= blocks;
+        state.reserved_objects -= objects;
+    }
+
+    /// Items have changed by so much.
+    fn add(&self, delta: Delta) {
+        let mut state = self.state.lock();
+        state.blocks = state.blocks.saturating_add(delta.blocks);
+        state.objects = state.objects.saturating_add(delta.objects);
+    }
+
+    /// What can still be added: bytes in blocks, and objects if their number is limited.
+    fn left(&self) -> (Most, Most) {
+        let state = self.state.lock();
+        let left = |most: Option<u64>, now: u64| most.map(|most| most.saturating_sub(now));
+        let blocks = left(state.most.blocks, state.charged_blocks());
+        let objects = left(state.most.objects, state.charged_objects());
+        match state.is_counted {
+            true => (state.most, Most { blocks, objects }),
+            false => (state.most, state.most),
+        }
+    }
+}
+
+/// What was charged for an operation until its items are there.
+pub(crate) struct Reserved {
+    usage: Arc<Usage>,
+    blocks: u64,
+    objects: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.usage.release(self.blocks, self.objects);
+    }
+}
+
+/// What can still be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Blocks.
+    pub blocks: u64,
+    /// Objects, if a quota limits them.
+    pub objects: Option<u64>,
+}
+
+/// What an operation does to the usage of the subvolumes with a quota that it touches.
+pub(crate) type Measured = Vec<(Arc<Usage>, Delta)>;
+
+impl LocalMap {
+    /// Limits what a subvolume may refer to, or limits it no longer. When this returns, its content
+    /// was counted, and the limits hold.
+    pub fn set_quota(&self, of: SubvolId, most: Most) -> Result<(), MapError> {
+        {
+            let mut superblock = self.superblock.lock();
+            self.check_changeable(of).map_err(|_| Refusal::Absent)?;
+            self.edit(&mut superblock, vec![Edit::Quota { of, most }])?;
+        }
+        self.count_usage(of)
+    }
+
+    /// The limits of a subvolume and what it refers to; `None`: it has no quota.
+    pub fn quota(&self, of: SubvolId) -> Option<Quota> {
+        let subvols = self.subvols.read();
+        let subvol = subvols.get(&of).filter(|subvol| subvol.record.is_there())?;
+        let (quota, usage) = (subvol.record.extended.quota?, subvol.usage.as_ref()?);
+        Some(Quota { count: usage.count(), ..quota })
+    }
+
+    /// Says which snapshots of a subvolume are made by themselves.
+    pub fn set_schedule(&self, of: SubvolId, schedule: Option<Schedule>) -> Result<(), MapError> {
+        let mut superblock = self.superblock.lock();
+        self.check_changeable(of).map_err(|_| Refusal::Absent)?;
+        let schedule = schedule.filter(|schedule| *schedule != Schedule::default());
+        self.edit(&mut superblock, vec![Edit::Schedule { of, schedule }])
+    }
+
+    /// The subvolumes of which snapshots are made by themselves.
+    pub fn schedules(&self) -> Vec<(SubvolId, Schedule)> {
+        let subvols = self.subvols.read();
+        let there = subvols.writable().filter(|(_, subvol)| subvol.record.is_there());
+        there.filter_map(|(id, subvol)| Some((id, subvol.record.extended.schedule?))).collect()
+    }
+
+    /// Counts the subvolumes with a quota that were not counted yet: a crash came in between, or
+    /// they were rolled back to a time before they had one.
+    pub fn count_usages(&self) -> Result<(), MapError> {
+        let writable = self.writable_subvolumes();
+        writable.into_iter().try_for_each(|of| self.count_usage(of))
+    }
+
+    fn count_usage(&self, of: SubvolId) -> Result<(), MapError> {
+        let is_counted = || self.quota(of).is_none_or(|quota| quota.count.is_some());
+        if is_counted() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.counting.lock();
+        let Some(quota) = self.quota(of).filter(|quota| quota.count.is_none()) else {
+            return Ok(());
+        };
+        let usage = Arc::new(Usage::new(&quota));
+        let counted = {
+            let mut superblock = self.superblock.lock();
+            let edit = Edit::Recount { of, usage: Arc::clone(&usage) };
+            self.edit(&mut superblock, vec![edit])?;
+            self.pin_at(&superblock)
+        };
+        let count = counted.count(of)?;
+        drop(counted);
+        let mut superblock = self.superblock.lock();
+        self.edit(&mut superblock, vec![Edit::Counted { of, usage, count }])
+    }
+
+    /// Space in numbers, as whoever adds to a subvolume finds it.
+    pub fn space_of(&self, of: SubvolId) -> SpaceReport {
+        let all = self.space();
+        let Some(usage) = self.usage(of) else { return all };
+        let (most, left) = usage.left();
+        let total = most.blocks.map_or(all.total, |most| most.min(all.total));
+        let available = left.blocks.map_or(all.available, |left| left.min(all.available));
+        let used = total.saturating_sub(left.blocks.unwrap_or(available));
+        let (objects, objects_left) = (most.objects, left.objects);
+        SpaceReport { total, available, used, objects, objects_left }
+    }
+
+    /// What can be added, wherever it is: as little as in the subvolume whose quota leaves least.
+    pub fn room_everywhere(&self) -> Room {
+        let mut room = Room { blocks: self.space().available, objects: None };
+        let subvols = self.subvols.read();
+        for (_, subvol) in subvols.writable().filter(|(_, subvol)| subvol.record.is_there()) {
+            let Some(usage) = &subvol.usage else { continue };
+            let (_, left) = usage.left();
+            room.blocks = room.blocks.min(left.blocks.unwrap_or(u64::MAX));
+            room.objects = match (room.objects, left.objects) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        room
+    }
+
+    pub(crate) fn usage(&self, of: SubvolId) -> Option<Arc<Usage>> {
+        self.subvols.read().usage(of).cloned()
+    }
+
+    /// What changes of items do to quotas. The objects are locked.
+    pub(crate) fn measure<'a>(
+        &self,
+        items: impl Iterator<Item = (&'a Key, &'a Change)>,
+    ) -> Result<Measured, MapError> {
+        let mut measured = Measured::new();
+        let mut known: Option<(SubvolId, Option<Arc<Usage>>)> = None;
+        for (key, new) in items.filter(|(key, _)| matches!(key.kind, Kind::FILE | Kind::INODE)) {
+            if known.as_ref().is_none_or(|(subvol, _)| *subvol != key.subvol) {
+                known = Some((key.subvol, self.usage(key.subvol)));
+            }
+            let Some((_, Some(usage))) = &known else { continue };
+            let old = self.reading(|view, store| view.get(store, *key))?;
+            let (old, new) = (weigh(*key, old.as_deref())?, weigh(*key, new.as_deref())?);
+            if !measured.last().is_some_and(|(of, _)| Arc::ptr_eq(of, usage)) {
+                measured.push((Arc::clone(usage), Delta::default()));
+            }
+            if let Some((_, delta)) = measured.last_mut() {
+                delta.blocks = delta.blocks.saturating_add(new.blocks.saturating_sub(old.blocks));
+                delta.objects += new.objects - old.objects;
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Charges for an operation that is about to be applied.
+    pub(crate) fn admit<'a>(
+        &self,
+        items: impl Iterator<Item = (&'a Key, &'a Change)>,
+        paying: Paying,
+    ) -> Result<Vec<Reserved>, (MapError, Option<Arc<Usage>>)> {
+        if paying == Paying::Already {
+            return Ok(Vec::new());
+        }
+        let measured = self.measure(items).map_err(|error| (error, None))?;
+        let charge = |(usage, delta): &(Arc<Usage>, Delta)| {
+            usage.reserve(*delta, paying).map_err(|error| (error, Some(Arc::clone(usage))))
+        };
+        measured.iter().map(charge).collect()
+    }
+
+    /// Whether the counts of the last commit are what its trees say; what is wrong, of each
+    /// subvolume.
+    pub(crate) fn check_counts(&self) -> Vec<(SubvolId, MapError)> {
+        let pin = self.pin();
+        let limited = self.writable_subvolumes();
+        let limited = limited.into_iter().filter(|of| self.usage(*of).is_some());
+        let check = |of| Some((of, pin.check_count(of).err()?));
+        limited.filter_map(check).collect()
+    }
+}
+
+/// Notes in the usages what an operation has done to them.
+pub(crate) fn note(measured: Measured) {
+    for (usage, delta) in measured {
+        usage.add(delta);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use gabion_base::disk::{Disk, MemDisk};
+    use gabion_base::ids::{Ino, Uuid};
+
+    use super::*;
+    use crate::key::FileId;
+    use crate::map::{Limits, OpenMode};
+    use crate::open::{FormatOptions, format};
+    use crate::scrub::scrub;
+    use crate::txn::Txn;
+
+    pub(super) fn usage(blocks: u64) -> Arc<Usage> {
+        let most = Most { blocks: Some(blocks), objects: None };
+        Arc::new(Usage::new(&Quota { most, count: Some(Count::default()) }))
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_refused_and_charges_nothing() {
+        let usage = usage(10);
+        let owed = Owed::default();
+        owed.charge(&usage, &[(0, 8)], Paying::Fully).expect("room");
+        assert!(owed.charge(&usage, &[(4, 11)], Paying::Fully).is_err());
+        assert_eq!(usage.left().1.blocks, Some(2));
+        owed.charge(&usage, &[(4, 10)], Paying::Fully).expect("room for two");
+        assert_eq!(usage.left().1.blocks, Some(0));
+        // What takes no more is not refused, and neither is what was promised elsewhere.
+        owed.charge(&usage, &[(0, 10)], Paying::Fully).expect("nothing new");
+        owed.charge(&usage, &[(20, 30)], Paying::WithSlack).expect("slack");
+        assert!(owed.charge(&usage, &[(40, 40 + SLACK_BLOCKS)], Paying::WithSlack).is_err());
+    }
+
+    #[test]
+    fn a_scrub_finds_a_wrong_count_and_a_new_one_is_right() {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(8192));
+        let (uuid, label) = (Uuid([7; 16]), String::new());
+        let options = FormatOptions { uuid, label, name_seed: 5, created: 0, blocks: None };
+        format(&disk, &options).expect("a large enough disk");
+        let map = LocalMap::open(disk, OpenMode::ReadWrite, Limits::within(0)).expect("whole");
+        let of = map.create_subvolume().expect("room");
+        let most = Most { blocks: Some(100), objects: None };
+        map.set_quota(of, most).expect("a working disk");
+        let findings = || {
+            map.sync().expect("a working disk");
+            let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
+            scrub(&map, go_on).expect("readable").findings
+        };
+        let put = |ino| {
+            let key = FileId::new(of, Ino(ino)).key(Kind::INODE, 0);
+            map.transact(|txn| txn.put(key, vec![1])).expect("room");
+        };
+        put(5);
+        assert!(findings().is_empty());
+        map.usage(of).expect("it is limited").add(Delta { blocks: 1, objects: 0 });
+        put(6);
+        let found = findings();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].error.to_string().contains("quota"), "{found:?}");
+        map.set_quota(of, Most::default()).expect("a working disk");
+        map.set_quota(of, most).expect("a working disk");
+        assert!(findings().is_empty());
+        assert_eq!(map.quota(of).and_then(|quota| quota.count).map(|count| count.objects), Some(2));
+    }
+
+    #[test]
+    fn a_new_object_needs_a_block_and_an_object() {
+        let usage = usage(1);
+        let object = Delta { blocks: 0, objects: 1 };
+        let first = usage.reserve(object, Paying::Fully).expect("room for one");
+        assert!(usage.reserve(object, Paying::Fully).is_err());
+        drop(first);
+        usage.limit(Most { blocks: None, objects: Some(0) });
+        assert!(usage.reserve(object, Paying::Fully).is_err());
+        let swap = Delta { blocks: 100, objects: -1 };
+        assert!(usage.reserve(swap, Paying::Fully).is_ok());
+    }
+}

@@ -76,8 +76,8 @@ codes! {
     40 => Error::TooDeep,
 }
 
-/// The failure that `text` tells of, as the client's own programs see it.
-fn failure(text: String) -> Error {
+/// The failure of the server that `text` tells of: EIO to programs, and the text to people.
+pub fn failure(text: String) -> Error {
     MapError::Disk(DiskError::Io {
         device: SERVER.into(),
         operation: "serve",
@@ -88,7 +88,7 @@ fn failure(text: String) -> Error {
 }
 
 /// What a failure says; one that came from a server already is passed on as it was.
-fn text(error: &Error) -> String {
+pub fn said(error: &Error) -> String {
     match error {
         Error::Stop(Stop::Map(MapError::Disk(DiskError::Io { device, source, .. })))
             if **device == *SERVER =>
@@ -109,7 +109,7 @@ impl Layout for Error {
             Some(code) => out.put_u16(code),
             None => {
                 out.put_u16(FAILED);
-                Text::put(&text(value), out);
+                Text::put(&said(value), out);
             }
         }
     }

@@ -26,7 +26,9 @@ mod ahead;
 mod calls;
 mod changing;
 mod contention;
+mod errands;
 mod filesystem;
+mod freezing;
 mod gate;
 mod listings;
 mod locking;
@@ -63,6 +65,7 @@ pub use self::losses::{Loss, LossKeeper};
 use self::ahead::Ahead;
 use self::calls::Calls;
 use self::contention::Contention;
+use self::freezing::Freezing;
 use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
@@ -182,6 +185,7 @@ pub struct RemoteFs {
     contention: Contention,
     server_time: ServerTime,
     gate: Gate,
+    freezing: Freezing,
     pages: Arc<Pages>,
     listings: Arc<Listings>,
     ahead: Arc<Ahead>,
@@ -230,6 +234,7 @@ impl RemoteFs {
             contention: Contention::default(),
             server_time: ServerTime::default(),
             gate: Gate::default(),
+            freezing: Freezing::default(),
             pages: Arc::default(),
             listings: Arc::default(),
             ahead: Arc::default(),
@@ -447,6 +452,7 @@ impl RemoteFs {
         self.lose_pending(extent, "the session has ended");
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
+        self.freezing.thaw_all();
         self.forget_everything();
         self.forget_locks();
         self.revocations.clear();
@@ -459,6 +465,7 @@ impl RemoteFs {
         self.life.lock().start = welcome.start;
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
+        self.freezing.thaw_all();
         self.forget_everything();
         self.revocations.clear();
         self.acquiring.lock().clear();
@@ -500,6 +507,7 @@ impl RemoteFs {
     pub fn close(&self) {
         self.life.lock().is_closed = true;
         self.revived.notify_all();
+        self.freezing.thaw_all();
         self.calls.lose_all();
         self.lose_pending(Extent::Kept, "it was unmounted before the server had them");
         self.revocations.close();

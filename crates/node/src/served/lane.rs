@@ -151,6 +151,13 @@ impl Served {
                 None => break,
                 Some(_) if session.is_over() => {}
                 Some(ToServer::Change(change)) => {
+                    let Some(_pass) = self.freezing.enter() else {
+                        session.lane.lock().waiting.push_front(ToServer::Change(change));
+                        match self.freezing.hold(Work::Lane(Arc::clone(session))) {
+                            Some(_) => continue,
+                            None => return,
+                        }
+                    };
                     if !self.apply(session, change, false) {
                         return;
                     }

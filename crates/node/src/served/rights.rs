@@ -24,10 +24,12 @@ use gabion_fs::format::inode::{Flags, Inode};
 use gabion_fs::format::xattr::{self, AttributeList};
 use gabion_fs::lock::{Lock, LockClass, Strength};
 use gabion_fs::{Access, Caller, Error, ROOT, Result, Through};
+use gabion_link::errand::Errand;
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::Call;
 use gabion_link::range::KeyRange;
 use gabion_link::table::Want;
+use gabion_link::wire::failure;
 use gabion_map::{FileId, Key, Kind, MapError, Value};
 
 use super::{Outcome, Request, Served, Session};
@@ -171,6 +173,30 @@ impl Served {
             Call::TestLock { lock } => self.permit_either(by, lock.file),
             _ => Ok(()),
         }
+    }
+
+    /// Whether an errand may be run for the caller: it has to be a superuser whom the server takes
+    /// for one, and to have all of the filesystem.
+    pub(super) fn permit_errand(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        errand: &Errand,
+    ) -> Result<()> {
+        let rights = &session.rights;
+        let is_root = caller.uid == 0;
+        let refusal = if rights.root != ROOT {
+            "only a folder of it is mounted; this is for who has mounted all of it"
+        } else if errand.changes() && rights.changing == Changing::Refused {
+            "it is exported read-only to this machine"
+        } else if !is_root && !rights.identities.have_superuser() {
+            "the superuser of this machine is not taken for one there (root is squashed)"
+        } else if !is_root && !matches!(errand, Errand::Snapshots { .. }) {
+            "only the superuser may do that on what another machine serves"
+        } else {
+            return Ok(());
+        };
+        Err(failure(refusal.to_owned()))
     }
 
     /// Whether the caller may know all names of a directory.

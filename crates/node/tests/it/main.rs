@@ -8,6 +8,7 @@ mod losses;
 mod orphans;
 mod recovery;
 mod rights;
+mod served_snapshots;
 mod shared;
 mod snapshots;
 mod stale;

@@ -44,6 +44,8 @@ impl Server {
         let served = Arc::new(served.expect("a sound map"));
         let settler = Arc::clone(&served);
         thread::spawn(move || settler.keep_settled(&|error| panic!("a round failed: {error}")));
+        let errands = Arc::clone(&served);
+        thread::spawn(move || errands.keep_errands());
         for _ in 0..4 {
             let (served, queue) = (Arc::downgrade(&served), queue.clone());
             thread::spawn(move || {
@@ -137,6 +139,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.served.close();
         self.served.end_rounds();
+        self.served.end_errands();
         let _ = &self.jobs;
     }
 }

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use gabion_fs::lock::{Lock, LockClass, Strength};
 use gabion_host::clock;
+use gabion_link::errand::Errand;
 use gabion_link::message::SessionId;
 use gabion_link::range::KeyRange;
 use gabion_link::table::ClientId;
@@ -41,8 +42,9 @@ use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
     Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress, Reply,
-    Report, Request, ServedStatus, Status,
+    Report, Request, ServedStatus, SnapshotAction, Status, SubvolumeAction, Subvolumes,
 };
+use crate::errands::Asking;
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Sessions;
@@ -181,6 +183,18 @@ impl Subject for Service {
         growth::grow(self.fs.map(), self.storage.file(), &self.target, to_bytes)
     }
 
+    fn snapshots(
+        &self,
+        path: Option<&str>,
+        action: &SnapshotAction,
+    ) -> std::result::Result<Vec<Reply>, String> {
+        self.asking(|asking| asking.snapshots(path, action))
+    }
+
+    fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
+        self.asking(|asking| asking.subvolumes(action))
+    }
+
     fn clients(&self) -> std::result::Result<Clients, String> {
         let clients = self.sessions.served().clients().into_iter().map(|client| Client {
             session: client.session.text(),
@@ -274,6 +288,13 @@ const NOT_OURS: &str = "it is served with certificates of another authority (--t
                         decides who may come";
 
 impl Service {
+    /// Asks its own server.
+    fn asking<T>(&self, run: impl FnOnce(&Asking<'_>) -> T) -> T {
+        let ask = |errand: Errand| self.sessions.served().run_errand(&errand);
+        let now = self.sessions.served().now().seconds;
+        run(&Asking { ask: &ask, target: &self.target, now })
+    }
+
     fn no_client(&self, client: &str) -> String {
         format!("{} has no client {client}", self.target)
     }

@@ -182,6 +182,8 @@ impl LinkServer {
             settler.served.keep_settled(&report);
         };
         threads.push(spawn("rounds", Box::new(settle))?);
+        let errands = Arc::clone(&shared);
+        threads.push(spawn("errands", Box::new(move || errands.served.keep_errands()))?);
         let keeper = Arc::clone(&shared);
         threads.push(spawn("sessions", Box::new(move || keeper.keep_sessions()))?);
         for event_loop in EventLoop::all(&shared, listener)? {
@@ -239,6 +241,7 @@ impl Drop for LinkServer {
     fn drop(&mut self) {
         self.shared.is_ending.store(true, Ordering::Release);
         self.shared.served.end_rounds();
+        self.shared.served.end_errands();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -23,6 +23,7 @@ mod raw;
 mod readme;
 mod repairs;
 mod scrubbing;
+mod served_snapshots;
 mod shared;
 mod shared_admin;
 mod snapshots;

@@ -306,12 +306,8 @@ fn errands() -> Vec<Errand> {
 }
 
 fn reports() -> Vec<Report> {
-    let row = SnapshotRow {
-        id: SubvolId(9),
-        name: name("monday"),
-        created: 0x0102_0304,
-        is_held: true,
-    };
+    let row =
+        SnapshotRow { id: SubvolId(9), name: name("monday"), created: 0x0102_0304, is_held: true };
     let differences = vec![
         DifferenceRow::Added(name("a")),
         DifferenceRow::Removed(name("b")),

@@ -286,14 +286,24 @@ fn subvolume() -> impl Strategy<Value = SubvolId> + Clone {
 fn errand() -> impl Strategy<Value = Errand> {
     prop_oneof![
         (path(), subvolume()).prop_map(|(path, after)| Errand::Snapshots { path, after }),
-        (path(), name(), any::<i64>())
-            .prop_map(|(path, name, created)| Errand::Snapshot { path, name, created }),
+        (path(), name(), any::<i64>()).prop_map(|(path, name, created)| Errand::Snapshot {
+            path,
+            name,
+            created
+        }),
         (path(), vec(name(), 0..5))
             .prop_map(|(path, names)| Errand::RemoveSnapshots { path, names }),
-        (path(), name(), any::<bool>())
-            .prop_map(|(path, name, is_held)| Errand::Hold { path, name, is_held }),
-        (path(), name(), name(), any::<u64>())
-            .prop_map(|(path, from, to, skip)| Errand::Compare { path, from, to, skip }),
+        (path(), name(), any::<bool>()).prop_map(|(path, name, is_held)| Errand::Hold {
+            path,
+            name,
+            is_held
+        }),
+        (path(), name(), name(), any::<u64>()).prop_map(|(path, from, to, skip)| Errand::Compare {
+            path,
+            from,
+            to,
+            skip
+        }),
         subvolume().prop_map(|after| Errand::Subvolumes { after }),
         (path(), option::of(path()), any::<i64>())
             .prop_map(|(path, of, created)| Errand::Subvolume { path, of, created }),

@@ -41,6 +41,8 @@ const NOBODY: ClientId = ClientId(u64::MAX);
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often it is looked whether they have.
 const GLANCE: Duration = Duration::from_millis(5);
+/// How often somebody who waits looks whether the server ends.
+const TURN: Duration = Duration::from_millis(250);
 /// Rows of one report, and bytes of their paths.
 const ROWS_MAX: usize = 4096;
 const ROWS_BYTES_MAX: usize = 1 << 20;
@@ -98,6 +100,11 @@ impl Served {
         self.do_errand(errand, false)
     }
 
+    /// Whether nobody waits for anybody any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.errands.queue.lock().1
+    }
+
     pub(super) fn queue_errand(&self, request: Request) {
         self.errands.queue.lock().0.push_back(request);
         self.errands.arrived.notify_all();
@@ -140,7 +147,8 @@ impl Served {
                 let mut found = self.fs.subvolumes()?;
                 found.retain(|(id, _)| id > after);
                 let rows = found.into_iter().map(|(id, path)| SubvolumeRow { id, path });
-                let (rows, more) = part(rows.collect(), |row| row.path.as_ref().map_or(0, Vec::len));
+                let (rows, more) =
+                    part(rows.collect(), |row| row.path.as_ref().map_or(0, Vec::len));
                 Ok(Report::Subvolumes { rows, more })
             }
             Errand::Subvolume { path, of, created } => {
@@ -378,8 +386,11 @@ impl Served {
         let turn = Arc::new(Turn::default());
         let its = Arc::clone(&turn);
         self.settle(|grants| grants.park_errand(its, request, NOBODY, wants));
-        if turn.wait(PATIENCE) {
-            return Ok(());
+        let ends = self.fs.clock.monotonic() + PATIENCE;
+        while self.fs.clock.monotonic() < ends && !self.is_ending() {
+            if turn.wait(TURN) {
+                return Ok(());
+            }
         }
         self.settle(|grants| {
             grants.forget_parked(request);
@@ -400,7 +411,7 @@ impl Served {
         };
         // Who does not answer loses its session.
         let (never, pause) = (Mutex::new(()), Condvar::new());
-        while is_owed() && self.fs.clock.monotonic() < ends {
+        while is_owed() && self.fs.clock.monotonic() < ends && !self.is_ending() {
             pause.wait_for(&mut never.lock(), GLANCE);
         }
     }

@@ -155,7 +155,7 @@ impl Served {
                 session.peer.send(ToClient::Freeze(state.number));
             }
             let ends = now() + FROZEN_MAX;
-            while !state.awaited.is_empty() && now() < ends {
+            while !state.awaited.is_empty() && now() < ends && !self.is_ending() {
                 let left = ends.saturating_sub(now());
                 self.freezing.changed.wait_for(&mut state, left);
             }
@@ -170,7 +170,7 @@ impl Served {
                 return Ok(Closed(self));
             }
             while !state.awaited.is_empty() {
-                if now() >= gives_up {
+                if now() >= gives_up || self.is_ending() {
                     state.awaited.clear();
                     return Err(Error::Busy);
                 }

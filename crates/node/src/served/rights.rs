@@ -176,7 +176,7 @@ impl Served {
     }
 
     /// Whether an errand may be run for the caller: it has to be a superuser whom the server takes
-    /// for one, and to have all of the filesystem.
+    /// for one, and to have all of the filesystem. What there is everybody may know who has that.
     pub(super) fn permit_errand(
         &self,
         session: &Session,
@@ -184,14 +184,15 @@ impl Served {
         errand: &Errand,
     ) -> Result<()> {
         let rights = &session.rights;
-        let is_root = caller.uid == 0;
+        let is_listing = matches!(errand, Errand::Snapshots { .. } | Errand::Subvolumes { .. });
+        let may_all = caller.uid == 0 || is_listing;
         let refusal = if rights.root != ROOT {
             "only a folder of it is mounted; this is for who has mounted all of it"
         } else if errand.changes() && rights.changing == Changing::Refused {
             "it is exported read-only to this machine"
-        } else if !is_root && !rights.identities.have_superuser() {
+        } else if !may_all && !rights.identities.have_superuser() {
             "the superuser of this machine is not taken for one there (root is squashed)"
-        } else if !is_root && !matches!(errand, Errand::Snapshots { .. }) {
+        } else if !may_all {
             "only the superuser may do that on what another machine serves"
         } else {
             return Ok(());

@@ -53,6 +53,7 @@ pub use filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 pub use format::format_filesystem;
 pub use local::{LocalFs, Settings};
 pub use locks::{LockEnd, LockList, Locks};
+pub use numbering::number;
 pub use reaper::Reaped;
 pub use snapshots::SNAPSHOTS_NAME;
 pub use subvolumes::Attached;

@@ -140,11 +140,7 @@ impl LinkServer {
         let served = Arc::new(served.map_err(io::Error::other)?);
         let grace = served.patience_before() + MARGIN;
         if served.is_recovering() {
-            // Clients of the start before may use numbers that it gave and that a crash forgot.
-            let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
-            reserved.map_err(io::Error::other)?;
-            // Durably, for the next start knows no more of them than this one.
-            fs.syncfs().map_err(io::Error::other)?;
+            served.skip_numbers(NUMBERS_SKIPPED).map_err(io::Error::other)?;
             let patience_ms = grace.as_millis() as u64;
             let filesystem = options.name.clone();
             let event = FilesystemEvent::ServedAgain { patience_ms };

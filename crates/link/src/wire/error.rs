@@ -198,6 +198,6 @@ mod tests {
     #[test]
     fn long_texts_are_cut_between_letters() {
         let long = failure("\u{20ac}".repeat(400));
-        assert_eq!(text(&sent(&long)), "\u{20ac}".repeat(341));
+        assert_eq!(said(&sent(&long)), "\u{20ac}".repeat(341));
     }
 }

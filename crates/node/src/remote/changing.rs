@@ -51,6 +51,10 @@ impl RemoteFs {
     /// Makes a change.
     pub(super) fn change(&self, caller: &Caller, call: Call) -> Result<Answer> {
         call.check()?;
+        self.check_edge(&call)?;
+        if self.is_for_server(&call) {
+            return self.change_at_server(caller, call);
+        }
         let bytes = CHANGE_BYTES + payload(&call);
         // Whoever waits must not be waited for.
         self.gate.leave_own();
@@ -296,7 +300,8 @@ impl RemoteFs {
                 continue;
             };
             while let Ok(Some(entry)) = entries.next_object() {
-                let want = (KeyRange::attributes(self.file(entry.ino)), LockMode::Exclusive);
+                let file = FileId::new(parent.subvol, entry.ino);
+                let want = (KeyRange::attributes(file), LockMode::Exclusive);
                 if !cache.covers_as(&want.0, want.1) && !missing.contains(&want) {
                     wants.push(want);
                 }

@@ -40,6 +40,7 @@ mod pending;
 mod places;
 mod revocations;
 mod server_time;
+mod subvolumes;
 mod synced;
 mod unsynced;
 mod vanishing;
@@ -50,7 +51,7 @@ use std::time::Duration;
 
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::sync::{Condvar, Mutex, RwLock};
-use gabion_fs::{Attributes, ROOT};
+use gabion_fs::Attributes;
 use gabion_link::cache::Cache;
 use gabion_link::identities::Identities;
 use gabion_link::message::{ToServer, Welcome};
@@ -297,12 +298,6 @@ impl RemoteFs {
     /// The root directory.
     pub fn root(&self) -> FileId {
         FileId::new(self.identity.subvol, self.identity.root)
-    }
-
-    /// The object that a front end knows by this number. The root is always [`ROOT`] to it.
-    pub fn file(&self, ino: Ino) -> FileId {
-        let ino = if ino == ROOT { self.identity.root } else { ino };
-        FileId::new(self.identity.subvol, ino)
     }
 
     /// The filesystem's identity.

@@ -299,6 +299,13 @@ impl Served {
             return Err(Error::Stale);
         }
         self.permit(session, caller, &change.call)?;
+        if change.made.is_some()
+            && !is_again
+            && !change.call.files().iter().all(|it| self.is_home(*it))
+        {
+            // Numbers are given for the subvolume that is served.
+            return Err(Error::InvalidArgument);
+        }
         let Some(made) = change.made else {
             let makes = may_make(&change.call) && !matches!(change.call, Call::Create { .. });
             return if makes { Err(Error::InvalidArgument) } else { Ok(()) };

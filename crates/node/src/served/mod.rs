@@ -39,6 +39,7 @@ mod rivals;
 mod rounds;
 mod session;
 mod subtree;
+mod subvolumes;
 mod times;
 mod witnesses;
 
@@ -47,7 +48,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_base::time::Timestamp;
 use gabion_fs::lock::LockOwner;
@@ -457,11 +457,6 @@ impl Served {
         self.is_served(file) && self.is_below(session, file)
     }
 
-    /// Whether clients may name the object. Inode 0 is where the filesystem keeps what is its own.
-    fn is_served(&self, file: FileId) -> bool {
-        file.subvol == self.fs.root().subvol && file.ino != Ino(0)
-    }
-
     /// Does a job.
     pub fn run(&self, job: Job) {
         match job.0 {
@@ -547,6 +542,10 @@ impl Served {
             let mut actions = grants.table.finish(request, leases);
             for file in gone {
                 actions.extend(grants.table.gone(*file, ClientId(session.id.0)));
+            }
+            // Whoever has removed a subvolume since had nothing of this to revoke.
+            for (range, _) in leases.iter().filter(|(range, _)| self.is_removed(range.file())) {
+                actions.extend(grants.table.unwanted(ClientId(session.id.0), range));
             }
             actions
         });

@@ -32,6 +32,8 @@ use gabion_link::table::Want;
 use gabion_link::wire::failure;
 use gabion_map::{FileId, Key, Kind, MapError, Value};
 
+use crate::snapshots;
+
 use super::{Outcome, Request, Served, Session};
 
 /// Whether a session may change anything.
@@ -144,6 +146,7 @@ impl Served {
         if rights.changing == Changing::Refused && call.entitles() && !is_lock {
             return Err(MapError::ReadOnly.into());
         }
+        self.check_edges(call)?;
         if !rights.identities.are_checked() {
             return Ok(());
         }
@@ -207,11 +210,13 @@ impl Served {
     }
 
     /// Whether the caller may have what is welcome to it.
-    pub(super) fn may_have(&self, job: &Request, (range, _): &Want) -> bool {
+    pub(super) fn may_have(&self, job: &Request, want: &Want) -> bool {
         let by = By { session: &job.session, caller: &job.caller };
-        !job.session.rights.identities.are_checked()
-            || range.kind() != Some(Kind::DIRENT)
-            || self.permit_names(by, range).is_ok()
+        let range = &want.0;
+        self.is_changeable(want)
+            && (!job.session.rights.identities.are_checked()
+                || range.kind() != Some(Kind::DIRENT)
+                || self.permit_names(by, range).is_ok())
     }
 
     fn permit_names(&self, by: By<'_>, range: &KeyRange) -> Result<()> {
@@ -248,6 +253,10 @@ impl Served {
     }
 
     fn check_access(&self, caller: &Caller, file: FileId, wanted: Access) -> Result<()> {
+        if snapshots::is_snapshots(file) && !wanted.has(Access::WRITE) {
+            // Everybody may list it.
+            return Ok(());
+        }
         let ctx = self.context(caller);
         self.fs.run(|txn| gabion_fs::access(txn, &ctx, file, wanted))
     }

@@ -366,7 +366,7 @@ fn what_one_client_makes_and_removes_the_others_see_at_once() {
     assert_eq!(b.names(b.root), [""; 0]);
 }
 
-fn rename<'a>(dir: FileId, from: &'a str, to: &'a str) -> gabion_fs::RenameRequest<'a> {
+pub fn rename<'a>(dir: FileId, from: &'a str, to: &'a str) -> gabion_fs::RenameRequest<'a> {
     gabion_fs::RenameRequest {
         source_parent: dir,
         source_name: from.as_bytes(),

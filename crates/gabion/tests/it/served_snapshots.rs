@@ -1,10 +1,14 @@
 //! Snapshots, clones and subvolumes of a filesystem that is served, from its server and its mounts.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::world::{Folder, GABION, Running};
@@ -122,4 +126,148 @@ fn who_is_not_trusted_with_all_of_it_makes_no_snapshots() {
         assert_eq!(site.snapshots("disk.img"), ["one"]);
         site.finish(&["a"]);
     }
+}
+
+#[test]
+fn every_mount_reads_what_snapshots_have_and_nobody_changes_it() {
+    let Some(site) = Site::new() else { return };
+    let (a, b) = (site.mount("", "a"), site.mount("", "b"));
+    fs::create_dir(a.join("dir")).unwrap();
+    fs::write(a.join("dir/file"), "one").unwrap();
+    site.run("snapshot create a first");
+    fs::write(a.join("dir/file"), "two").unwrap();
+    fs::remove_file(b.join("dir/file")).unwrap();
+    for mount in [&a, &b] {
+        assert_eq!(names(mount), ["dir"], "no listing shows the snapshots");
+        assert_eq!(names(&mount.join(".snapshots")), ["first"]);
+        let old = mount.join(".snapshots/first/dir");
+        assert_eq!(names(&old), ["file"]);
+        assert_eq!(fs::read_to_string(old.join("file")).unwrap(), "one");
+        // Also by the pages of the kernel.
+        assert_eq!(fs::read_to_string(old.join("file")).unwrap(), "one");
+        let refused = [
+            fs::write(old.join("new"), ""),
+            fs::write(old.join("file"), "three"),
+            fs::remove_file(old.join("file")),
+            fs::create_dir(mount.join(".snapshots/second")),
+        ];
+        for outcome in refused {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+        }
+        let moved = fs::rename(old.join("file"), mount.join("dir/file"));
+        assert_eq!(moved.unwrap_err().kind(), ErrorKind::CrossesDevices);
+        fs::hard_link(old.join("file"), mount.join("dir/file")).unwrap_err();
+    }
+    // No two objects have one number.
+    let number = |path: PathBuf| path.metadata().unwrap().ino();
+    assert_ne!(number(a.join("dir")), number(a.join(".snapshots/first/dir")));
+    assert_eq!(number(a.join(".snapshots/first/dir")), number(b.join(".snapshots/first/dir")));
+    // What is open of a snapshot that goes is gone.
+    let mut open = File::open(b.join(".snapshots/first/dir/file")).unwrap();
+    site.run("snapshot create b second");
+    site.run("snapshot delete a first");
+    for mount in [&a, &b] {
+        assert_eq!(names(&mount.join(".snapshots")), ["second"]);
+        let gone = fs::metadata(mount.join(".snapshots/first/dir"));
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    let mut text = String::new();
+    let gone = open.read_to_string(&mut text).unwrap_err();
+    assert_eq!(gone.raw_os_error(), Some(Errno::STALE.raw_os_error()), "{gone}");
+    drop(open);
+    site.finish(&["a", "b"]);
+}
+
+#[test]
+fn clones_and_subvolumes_are_folders_of_every_mount() {
+    let Some(site) = Site::new() else { return };
+    let (a, b) = (site.mount("", "a"), site.mount("", "b"));
+    fs::create_dir(a.join("dir")).unwrap();
+    fs::write(a.join("dir/file"), "one").unwrap();
+    site.run("snapshot create a first");
+    assert_eq!(fs::metadata(b.join("clone")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(site.run("clone b/.snapshots/first b/clone").contains("made a clone"));
+    site.run("subvolume create a/dir/sub");
+    for mount in [&a, &b] {
+        assert_eq!(names(mount), ["clone", "dir"]);
+        assert_eq!(names(&mount.join("dir")), ["file", "sub"]);
+        assert_eq!(fs::read_to_string(mount.join("clone/dir/file")).unwrap(), "one");
+    }
+    fs::write(b.join("clone/dir/file"), "changed").unwrap();
+    fs::write(a.join("clone/dir/more"), "new").unwrap();
+    fs::rename(a.join("clone/dir/more"), a.join("clone/more")).unwrap();
+    assert_eq!(fs::read_to_string(a.join("clone/dir/file")).unwrap(), "changed");
+    assert_eq!(fs::read_to_string(b.join("clone/more")).unwrap(), "new");
+    assert_eq!(fs::read_to_string(b.join("dir/file")).unwrap(), "one");
+    let out = fs::rename(a.join("clone/more"), a.join("more")).unwrap_err();
+    assert_eq!(out.kind(), ErrorKind::CrossesDevices);
+    for subject in ["a", "b"] {
+        let listed = site.run(&format!("subvolume list {subject}"));
+        let paths: Vec<_> = listed.lines().map(|line| line.split("  ").last().unwrap()).collect();
+        assert_eq!(paths, ["/clone", "/dir/sub"]);
+    }
+    site.run("snapshot create a/clone inner");
+    assert_eq!(fs::read_to_string(b.join("clone/.snapshots/inner/more")).unwrap(), "new");
+    fs::remove_dir(b.join("dir/sub")).unwrap_err();
+    site.fails("snapshot delete a first", &["has clones"]);
+    site.run("subvolume delete --yes b/clone");
+    site.run("subvolume delete --yes a/dir/sub");
+    for mount in [&a, &b] {
+        assert_eq!(names(mount), ["dir"]);
+        assert_eq!(names(&mount.join("dir")), ["file"]);
+    }
+    site.run("snapshot delete b first");
+    site.finish(&["a", "b"]);
+}
+
+#[test]
+fn what_a_program_was_told_is_in_the_snapshot_also_at_another_mount() {
+    let Some(site) = Site::new() else { return };
+    let (a, b) = (site.mount("", "a"), site.mount("", "b"));
+    let is_over = AtomicBool::new(false);
+    let (told, heard) = std::sync::mpsc::sync_channel::<u64>(1000);
+    let write = |path: &Path, number: u64| {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+        file.write_all_at(format!("{number:08}").as_bytes(), 0).unwrap();
+    };
+    let number = |path: PathBuf| fs::read_to_string(path).unwrap().parse::<u64>().unwrap();
+    write(&a.join("x"), 0);
+    write(&b.join("y"), 0);
+    thread::scope(|scope| {
+        let (a, b, is_over) = (&a, &b, &is_over);
+        scope.spawn(move || {
+            for number in 1.. {
+                write(&a.join("x"), number);
+                // Nobody else needs this one: the server learns of it when it is told to.
+                fs::write(a.join(format!("of-a-{}", number % 50)), "own").unwrap();
+                if is_over.load(Ordering::Relaxed) || told.send(number).is_err() {
+                    return;
+                }
+            }
+        });
+        scope.spawn(move || {
+            while let Ok(number) = heard.recv() {
+                write(&b.join("y"), number);
+            }
+        });
+        for round in 0..10 {
+            let name = format!("s{round}");
+            let before = fs::read_to_string(a.join("x")).unwrap().parse::<u64>().unwrap();
+            let subject = ["a", "b", "disk.img"][round % 3];
+            site.run(&format!("snapshot create {subject} {name}"));
+            let old = |file: &str| number(a.join(format!(".snapshots/{name}/{file}")));
+            let (x, y) = (old("x"), old("y"));
+            assert!(before <= x && y <= x, "{before} was written before; {x}, and {y} after it");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    site.finish(&["a", "b"]);
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }

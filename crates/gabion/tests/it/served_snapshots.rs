@@ -1,12 +1,13 @@
 //! Snapshots, clones and subvolumes of a filesystem that is served, from its server and its mounts.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -56,6 +57,16 @@ impl Site {
     fn snapshots(&self, subject: &str) -> Vec<String> {
         let listed = self.run(&format!("snapshot list {subject}"));
         listed.lines().map(|line| line.split("  ").nth(1).unwrap().to_owned()).collect()
+    }
+
+    /// The server dies, and another one takes its place.
+    fn restart(&mut self) {
+        self.server.signal(Signal::KILL);
+        let _ = self.server.0.wait();
+        let address = self.uri.trim_start_matches("gabion://").trim_end_matches('/');
+        let (server, uri) = serve(&self.folder, address, &[]);
+        assert_eq!(uri, self.uri);
+        self.server = server;
     }
 
     /// All that was written is well.
@@ -262,6 +273,60 @@ fn what_a_program_was_told_is_in_the_snapshot_also_at_another_mount() {
         is_over.store(true, Ordering::Relaxed);
     });
     site.finish(&["a", "b"]);
+}
+
+#[test]
+fn a_server_that_is_killed_in_the_midst_of_a_snapshot_has_made_it_whole_or_not_yet() {
+    let Some(mut site) = Site::new() else { return };
+    let a = site.mount("", "a");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (log, is_over) = (a.join("log"), &is_over);
+        let writer = scope.spawn(move || {
+            let mut log = OpenOptions::new().append(true).create(true).open(log).unwrap();
+            let mut number = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                number += 1;
+                log.write_all(format!("{number}\n").as_bytes()).unwrap();
+            }
+            number
+        });
+        for round in 0..6_u64 {
+            let name = format!("s{round}");
+            let mut command = Command::new(GABION);
+            command.args(["snapshot", "create", "a", &name]).current_dir(site.folder.path());
+            command.env("GABION_STATE", site.folder.join("state")).stdout(Stdio::null());
+            let mut command = Running(command.spawn().unwrap());
+            // Sooner and later in the course of it.
+            thread::sleep(Duration::from_millis(round * 7));
+            site.restart();
+            assert!(command.0.wait().unwrap().success(), "its client asks the next server");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let written = writer.join().unwrap();
+        assert_eq!(lines(&a.join("log")), written, "nothing is lost, or there twice");
+    });
+    let made: Vec<_> = (0..6).map(|round| format!("s{round}")).collect();
+    assert_eq!(site.snapshots("a"), made);
+    let mut before = 0;
+    for name in &made {
+        let log = a.join(format!(".snapshots/{name}/log"));
+        let count = if log.exists() { lines(&log) } else { 0 };
+        assert!(count >= before, "{name} has {count} lines, one before has {before}");
+        before = count;
+    }
+    site.finish(&["a"]);
+}
+
+/// How many lines a file has, which are the numbers from 1 on.
+#[track_caller]
+fn lines(log: &Path) -> u64 {
+    let text = fs::read_to_string(log).unwrap();
+    for (line, number) in text.lines().zip(1_u64..) {
+        assert_eq!(line, number.to_string(), "{}", log.display());
+    }
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line is whole");
+    text.lines().count() as u64
 }
 
 fn names(folder: &Path) -> Vec<String> {

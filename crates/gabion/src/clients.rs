@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use gabion_fs::lock::{Lock, LockClass, Strength};
 use gabion_host::clock;
+use gabion_link::errand::Errand;
 use gabion_link::message::SessionId;
 use gabion_link::range::KeyRange;
 use gabion_link::table::ClientId;
@@ -42,7 +43,9 @@ use crate::control::server::{Server, Subject};
 use crate::control::wire::{
     Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress,
     QuotaAction, Quotas, Reply, Report, Request, ServedStatus, SnapshotAction, Status,
+    SubvolumeAction, Subvolumes,
 };
+use crate::errands::Asking;
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Sessions;
@@ -189,7 +192,7 @@ impl Subject for Service {
         action: &SnapshotAction,
     ) -> std::result::Result<Vec<Reply>, String> {
         let SnapshotAction::Schedule { set } = action else {
-            return Err("this is for what is mounted from a disk, or not in use".to_owned());
+            return self.asking(|asking| asking.snapshots(path, action));
         };
         let of = quotas::find(&self.fs, path)?;
         let done = snapshots::act(self.fs.map(), &self.target, of, action, Use::Mounted);
@@ -197,6 +200,10 @@ impl Subject for Service {
             self.fs.schedule_changed();
         }
         done
+    }
+
+    fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
+        self.asking(|asking| asking.subvolumes(action))
     }
 
     fn quotas(
@@ -300,6 +307,13 @@ const NOT_OURS: &str = "it is served with certificates of another authority (--t
                         decides who may come";
 
 impl Service {
+    /// Asks its own server.
+    fn asking<T>(&self, run: impl FnOnce(&Asking<'_>) -> T) -> T {
+        let ask = |errand: Errand| self.sessions.served().run_errand(&errand);
+        let now = self.sessions.served().now().seconds;
+        run(&Asking { ask: &ask, target: &self.target, now })
+    }
+
     fn no_client(&self, client: &str) -> String {
         format!("{} has no client {client}", self.target)
     }

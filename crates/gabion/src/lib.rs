@@ -29,6 +29,7 @@ mod clients;
 mod cmd;
 mod control;
 mod date;
+mod errands;
 mod exports;
 mod failure;
 mod frugality;

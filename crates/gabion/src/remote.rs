@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::time::Timestamp;
+use gabion_fs::Caller;
 use gabion_fuse::mount::Source;
 use gabion_host::{clock, memory};
+use gabion_link::errand::Errand;
 use gabion_link::message::RefusalReason;
 use gabion_link::wire::TARGET_BYTES_MAX;
 use gabion_node::remote::{Kernel, LossKeeper, RemoteFs, RemoteSettings};
@@ -23,7 +25,11 @@ use gabion_node::{Clock, Filesystem};
 
 use crate::addresses;
 use crate::control::server::Subject;
-use crate::control::wire::{Grown, MountStatus, Progress, Report, Status};
+use crate::control::wire::{
+    Grown, MountStatus, Progress, Reply, Report, SnapshotAction, Status, SubvolumeAction,
+    Subvolumes,
+};
+use crate::errands::Asking;
 use crate::failure::{Exit, Failure, Result, chain};
 use crate::link::{ConnectError, Connected, NotifiedKernel, connect};
 use crate::lost;
@@ -236,6 +242,16 @@ struct Service {
 }
 
 impl Service {
+    /// Asks the server, for the user whose daemon this is: root and that one can talk to it.
+    fn asking<T>(&self, run: impl FnOnce(&Asking<'_>) -> T) -> T {
+        let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        let caller = Caller { uid, gid, ..Caller::superuser() };
+        let ask = |errand: Errand| self.fs.run_errand(&caller, errand);
+        let (target, now) = (self.target.name(), self.fs.server_seconds());
+        run(&Asking { ask: &ask, target: &target, now })
+    }
+
     /// What cannot be done from here, and how it can be.
     fn where_served(&self, done: &str, command: &str) -> String {
         format!(
@@ -300,6 +316,18 @@ impl Subject for Service {
 
     fn grow(&self, _: Option<u64>) -> std::result::Result<Grown, String> {
         Err(self.where_served("grown", "grow"))
+    }
+
+    fn snapshots(
+        &self,
+        path: Option<&str>,
+        action: &SnapshotAction,
+    ) -> std::result::Result<Vec<Reply>, String> {
+        self.asking(|asking| asking.snapshots(path, action))
+    }
+
+    fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
+        self.asking(|asking| asking.subvolumes(action))
     }
 }
 

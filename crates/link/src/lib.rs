@@ -23,6 +23,7 @@
 //! - [`table`]: who has which lease, who waits for whom. A machine without clock and threads.
 //! - [`cache`]: a client's copy of leased ranges, as a transaction that operations can run on.
 //! - [`change`]: the same for operations that change something.
+//! - [`errand`]: what administrators ask for.
 //! - [`identities`]: whom the server takes a client's callers for.
 //! - [`join`]: how a machine comes to a certificate, by which it is let in.
 //! - [`message`]: what both sides say, as values.
@@ -36,6 +37,7 @@
 
 pub mod cache;
 pub mod change;
+pub mod errand;
 pub mod identities;
 pub mod join;
 pub mod message;

@@ -28,6 +28,7 @@ use gabion_fs::{
 use gabion_map::txn::{SeekTarget, Value};
 use gabion_map::{FileId, Key, LockMode};
 
+use crate::errand::{Errand, Report};
 use crate::identities::Identities;
 use crate::range::KeyRange;
 use crate::table::{Keep, RevokeId, Want};
@@ -183,6 +184,8 @@ pub enum ToServer {
     Unlocked { file: FileId, class: LockClass, owner: u64, range: LockRange },
     /// The call for a lock is given up, if it still waits.
     Cancel(CallId),
+    /// It has said all that it has changed, and changes nothing by itself until it is thawed.
+    Frozen(u64),
     /// The client ends the session.
     Goodbye,
 }
@@ -313,6 +316,8 @@ pub enum Call {
     Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },
     /// Who stands in the way of an advisory lock.
     TestLock { lock: Lock },
+    /// What administrators ask for.
+    Run(Errand),
 }
 
 impl Call {
@@ -327,6 +332,7 @@ impl Call {
                 | Self::Space
                 | Self::Numbers { .. }
                 | Self::TestLock { .. }
+                | Self::Run(_)
         )
     }
 
@@ -336,6 +342,7 @@ impl Call {
             Self::Acquire { needed, welcome, .. } => {
                 needed.iter().chain(welcome).any(|(_, mode)| *mode == LockMode::Exclusive)
             }
+            Self::Run(errand) => errand.changes(),
             call => call.changes(),
         }
     }
@@ -367,7 +374,7 @@ impl Call {
             }
             Self::Copy { source, target, .. } => vec![*source, *target],
             Self::Sync { file } => file.iter().copied().collect(),
-            Self::Space | Self::Numbers { .. } => Vec::new(),
+            Self::Space | Self::Numbers { .. } | Self::Run(_) => Vec::new(),
             Self::Lock { lock, .. } | Self::TestLock { lock } => vec![lock.file],
         }
     }
@@ -460,6 +467,11 @@ pub enum ToClient {
         /// What it keeps of it.
         keep: Keep,
     },
+    /// The client shall change nothing by itself, and say so, until it is thawed or its session is
+    /// over: so all come to one instant.
+    Freeze(u64),
+    /// The instant of that [`ToClient::Freeze`] is over.
+    Thaw(u64),
 }
 
 /// A lease with what it covers.
@@ -505,4 +517,6 @@ pub enum Answer {
     },
     /// A lock in the way, if there is one.
     Lock(Option<Lock>),
+    /// What an errand has come to.
+    Report(Report),
 }

@@ -39,6 +39,7 @@
 
 use std::collections::BTreeMap;
 
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_map::{FileId, Kind, LockMode};
 
 use crate::range::{KeyRange, RangeSet};
@@ -514,6 +515,26 @@ impl LeaseTable {
             self.unanswered.insert((client, id), file);
             actions.push(Action::Revoke { client, id, range, keep });
         }
+    }
+
+    /// A whole subvolume is gone: all shall forget what they know of it.
+    pub fn all_gone(&mut self, subvol: SubvolId) -> Vec<Action> {
+        let (first, last) = (FileId::new(subvol, Ino(0)), FileId::new(subvol, Ino(u64::MAX)));
+        let leased = self.objects.range(first..=last);
+        let leased: Vec<(FileId, ClientId)> = leased
+            .flat_map(|(file, object)| object.leases.keys().map(|client| (*file, *client)))
+            .collect();
+        let mut actions = Vec::new();
+        for (file, client) in leased {
+            let want = (KeyRange::everything(file), LockMode::Exclusive);
+            self.revoke_from(client, &want, &mut actions);
+        }
+        actions
+    }
+
+    /// Whether clients were told to give up something of a subvolume and have not answered.
+    pub fn is_owed_of(&self, subvol: SubvolId) -> bool {
+        self.unanswered.values().any(|file| file.subvol == subvol)
     }
 
     /// How many times the client was told to give something up and has not answered.

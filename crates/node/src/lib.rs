@@ -56,6 +56,7 @@ pub use filesystem::{BackgroundLoop, Filesystem, Kept, Reader};
 pub use format::format_filesystem;
 pub use local::{LocalFs, Settings};
 pub use locks::{LockEnd, LockList, Locks};
+pub use numbering::number;
 pub use reaper::Reaped;
 pub use schedules::SnapshotWatcher;
 pub use snapshots::SNAPSHOTS_NAME;

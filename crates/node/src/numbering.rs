@@ -24,7 +24,7 @@ pub(crate) fn has_number(home: SubvolId, file: FileId) -> bool {
 }
 
 /// The object's number where `home` is in use.
-pub(crate) fn number(home: SubvolId, file: FileId) -> Ino {
+pub fn number(home: SubvolId, file: FileId) -> Ino {
     match is_native(home, file) {
         true => file.ino,
         false => Ino(FOREIGN | u64::from(file.subvol.0) << INODE_BITS | file.ino.0),

@@ -18,7 +18,7 @@ use crate::local::LocalFs;
 use crate::snapshots;
 
 /// Permissions of a new subvolume's root.
-const PERMISSIONS: u32 = 0o755;
+pub(crate) const PERMISSIONS: u32 = 0o755;
 /// Entries of a directory that are looked at in one transaction.
 const ENTRIES_AT_ONCE: usize = 256;
 
@@ -45,7 +45,7 @@ impl LocalFs {
         of_entry(entry.ino).is_none_or(|subvol| self.stands_in(subvol, dir.subvol))
     }
 
-    fn stands_in(&self, subvol: SubvolId, parent: SubvolId) -> bool {
+    pub(crate) fn stands_in(&self, subvol: SubvolId, parent: SubvolId) -> bool {
         self.map.subvolume(subvol).is_some_and(|record| record.parent == parent)
     }
 
@@ -181,6 +181,15 @@ impl LocalFs {
         let (parent, name) = self.resolve(path)?;
         self.check_changeable(parent)?;
         let subvol = self.subvolume_at(parent, name)?;
+        let ids = self.removable(subvol)?;
+        let ctx = self.context(&Caller::superuser());
+        self.run(|txn| subvolume::detach(txn, &ctx, parent, name))?;
+        self.map.remove(&ids)?;
+        Ok(Attached { parent, subvol })
+    }
+
+    /// A subvolume and all its snapshots, if they can be removed together.
+    pub(crate) fn removable(&self, subvol: SubvolId) -> Result<Vec<SubvolId>> {
         let records = self.map.subvolumes();
         if records.iter().any(|(_, it)| it.access == Access::Writable && it.parent == subvol) {
             return Err(Error::NotEmpty);
@@ -192,10 +201,7 @@ impl LocalFs {
             records.iter().filter(|(_, it)| is_its(it)).map(|(id, _)| *id).collect();
         ids.push(subvol);
         self.map.check_removable(&ids).map_err(MapError::from)?;
-        let ctx = self.context(&Caller::superuser());
-        self.run(|txn| subvolume::detach(txn, &ctx, parent, name))?;
-        self.map.remove(&ids)?;
-        Ok(Attached { parent, subvol })
+        Ok(ids)
     }
 
     /// All subvolumes but the one in use, and where each stands; `None` if it has no name.

@@ -31,7 +31,10 @@ impl NotifiedKernel {
     }
 
     fn node(&self, file: FileId) -> NodeId {
-        if file == self.root { NodeId(ROOT.0) } else { NodeId(file.ino.0) }
+        match file == self.root {
+            true => NodeId(ROOT.0),
+            false => NodeId(gabion_node::number(self.root.subvol, file).0),
+        }
     }
 }
 

@@ -140,11 +140,7 @@ impl LinkServer {
         let served = Arc::new(served.map_err(io::Error::other)?);
         let grace = served.patience_before() + MARGIN;
         if served.is_recovering() {
-            // Clients of the start before may use numbers that it gave and that a crash forgot.
-            let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
-            reserved.map_err(io::Error::other)?;
-            // Durably, for the next start knows no more of them than this one.
-            fs.syncfs().map_err(io::Error::other)?;
+            served.skip_numbers(NUMBERS_SKIPPED).map_err(io::Error::other)?;
             let patience_ms = grace.as_millis() as u64;
             let filesystem = options.name.clone();
             let event = FilesystemEvent::ServedAgain { patience_ms };
@@ -182,6 +178,8 @@ impl LinkServer {
             settler.served.keep_settled(&report);
         };
         threads.push(spawn("rounds", Box::new(settle))?);
+        let errands = Arc::clone(&shared);
+        threads.push(spawn("errands", Box::new(move || errands.served.keep_errands()))?);
         let keeper = Arc::clone(&shared);
         threads.push(spawn("sessions", Box::new(move || keeper.keep_sessions()))?);
         for event_loop in EventLoop::all(&shared, listener)? {
@@ -239,6 +237,7 @@ impl Drop for LinkServer {
     fn drop(&mut self) {
         self.shared.is_ending.store(true, Ordering::Release);
         self.shared.served.end_rounds();
+        self.shared.served.end_errands();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

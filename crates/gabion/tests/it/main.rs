@@ -27,6 +27,7 @@ mod readme;
 mod repairs;
 mod schedules;
 mod scrubbing;
+mod served_snapshots;
 mod shared;
 mod shared_admin;
 mod snapshots;

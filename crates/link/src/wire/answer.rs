@@ -9,6 +9,7 @@ use gabion_map::LockMode;
 use super::error::Outcome;
 use super::fields::{Bytes, Update, follows, put_items, take_items};
 use super::layout::{Layout, tagged};
+use crate::errand::Report;
 use crate::message::{Answer, CallId, ChangeNumber, Grant, ToClient, Witness};
 use crate::range::KeyRange;
 use crate::table::{Keep, RevokeId};
@@ -29,7 +30,9 @@ tagged! {
     4 => Applied { number: ChangeNumber, extents: Vec<Update>, credit: u64 },
     5 => Failed { number: ChangeNumber, error: Error },
     6 => Durable { round: u64, number: ChangeNumber, calls: Vec<CallId> };
-    7 => Witness(calls: Vec<Witness>)
+    7 => Witness(calls: Vec<Witness>),
+    8 => Freeze(freeze: u64),
+    9 => Thaw(freeze: u64)
 }
 
 tagged! {
@@ -41,7 +44,8 @@ tagged! {
     3 => Made(attributes: Attributes, disposition: Disposition),
     4 => Bytes(bytes: Bytes),
     6 => Number(number: u64),
-    8 => Lock(lock: Option<Lock>)
+    8 => Lock(lock: Option<Lock>),
+    9 => Report(report: Report)
 }
 
 impl Layout for Grant {

@@ -15,7 +15,10 @@ use gabion_map::{FileId, LockMode};
 
 use super::fields::{Name, SharedBytes, Target, XattrValue};
 use super::layout::{Layout, record, tagged};
-use super::{DATA_BYTES_MAX, GROUPS_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX};
+use super::{
+    DATA_BYTES_MAX, GROUPS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX,
+};
+use crate::errand::Errand;
 use crate::message::{
     Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, SessionId, ToServer, Witness,
 };
@@ -39,7 +42,8 @@ tagged! {
     10 => Yielded(ranges: Vec<KeyRange>),
     13 => Settled(round: u64),
     14 => Locked(locks: Vec<Lock>),
-    16 => Witnessed(calls: Vec<Witness>)
+    16 => Witnessed(calls: Vec<Witness>),
+    17 => Frozen(freeze: u64)
 }
 
 record!(Witness {
@@ -127,6 +131,7 @@ tagged! {
     21 => Lock { lock: Lock, wait: Wait },
     22 => Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },
     23 => TestLock { lock: Lock };
+    25 => Run(errand: Errand)
 }
 
 impl Call {
@@ -150,6 +155,7 @@ impl Call {
             return Err(Error::NameTooLong);
         }
         match self {
+            Self::Run(errand) => check_errand(errand),
             Self::Symlink { target, .. } if target.len() > TARGET_BYTES_MAX => {
                 Err(Error::NameTooLong)
             }
@@ -164,9 +170,37 @@ impl Call {
     }
 }
 
+fn check_errand(errand: &Errand) -> Result<(), Error> {
+    let paths: [&[u8]; 2] = match errand {
+        Errand::Subvolumes { .. } => [&[], &[]],
+        Errand::Subvolume { path, of, .. } => [path, of.as_deref().unwrap_or_default()],
+        Errand::Snapshots { path, .. }
+        | Errand::Snapshot { path, .. }
+        | Errand::RemoveSnapshots { path, .. }
+        | Errand::Hold { path, .. }
+        | Errand::Compare { path, .. }
+        | Errand::RemoveSubvolume { path } => [path, &[]],
+    };
+    let names: Vec<&Vec<u8>> = match errand {
+        Errand::Snapshot { name, .. } | Errand::Hold { name, .. } => vec![name],
+        Errand::RemoveSnapshots { names, .. } => names.iter().collect(),
+        Errand::Compare { from, to, .. } => vec![from, to],
+        _ => Vec::new(),
+    };
+    let is_long = paths.iter().any(|path| path.len() > PATH_BYTES_MAX)
+        || names.iter().any(|name| name.len() > NAME_BYTES_MAX)
+        || names.len() > NAMES_MAX;
+    if is_long { Err(Error::NameTooLong) } else { Ok(()) }
+}
+
+/// Names in one errand, so that all of them fit into a frame.
+const NAMES_MAX: usize = 4096;
+
 // The longest calls fit into a frame, whatever their callers' groups.
 const _: () = {
     let fixed = 200;
     let names = 2 * (4 + NAME_BYTES_MAX) + TARGET_BYTES_MAX;
     assert!(GROUPS_MAX * 4 + DATA_BYTES_MAX + names + fixed < super::PAYLOAD_BYTES_MAX);
+    let errand = NAMES_MAX * (4 + NAME_BYTES_MAX) + 2 * PATH_BYTES_MAX;
+    assert!(GROUPS_MAX * 4 + errand + fixed < super::PAYLOAD_BYTES_MAX);
 };

@@ -77,8 +77,8 @@ codes! {
     40 => Error::TooDeep,
 }
 
-/// The failure that `text` tells of, as the client's own programs see it.
-fn failure(text: String) -> Error {
+/// The failure of the server that `text` tells of: EIO to programs, and the text to people.
+pub fn failure(text: String) -> Error {
     MapError::Disk(DiskError::Io {
         device: SERVER.into(),
         operation: "serve",
@@ -89,7 +89,7 @@ fn failure(text: String) -> Error {
 }
 
 /// What a failure says; one that came from a server already is passed on as it was.
-fn text(error: &Error) -> String {
+pub fn said(error: &Error) -> String {
     match error {
         Error::Stop(Stop::Map(MapError::Disk(DiskError::Io { device, source, .. })))
             if **device == *SERVER =>
@@ -110,7 +110,7 @@ impl Layout for Error {
             Some(code) => out.put_u16(code),
             None => {
                 out.put_u16(FAILED);
-                Text::put(&text(value), out);
+                Text::put(&said(value), out);
             }
         }
     }
@@ -199,6 +199,6 @@ mod tests {
     #[test]
     fn long_texts_are_cut_between_letters() {
         let long = failure("\u{20ac}".repeat(400));
-        assert_eq!(text(&sent(&long)), "\u{20ac}".repeat(341));
+        assert_eq!(said(&sent(&long)), "\u{20ac}".repeat(341));
     }
 }

@@ -11,8 +11,8 @@ use gabion_map::{FileId, Key, Kind};
 
 use super::layout::{Layout, put_count, take_count};
 use super::{
-    CERTIFICATE_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX, TEXT_BYTES_MAX,
-    XATTR_BYTES_MAX,
+    CERTIFICATE_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, TARGET_BYTES_MAX,
+    TEXT_BYTES_MAX, XATTR_BYTES_MAX,
 };
 use crate::message::{CallId, ChangeNumber, SessionId};
 use crate::range::KeyRange;
@@ -40,6 +40,19 @@ macro_rules! number {
 number!(u16, 2, put_u16, u16);
 number!(u32, 4, put_u32, u32);
 number!(u64, 8, put_u64, u64);
+
+impl Layout for i64 {
+    type Value = Self;
+    const BYTES_MIN: usize = 8;
+
+    fn put(value: &Self, out: &mut Vec<u8>) {
+        out.put_u64(*value as u64);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(reader.u64()? as i64)
+    }
+}
 
 /// A number with a name of its own.
 macro_rules! newtype {
@@ -245,6 +258,10 @@ string!(
 string!(
     /// What a symbolic link says.
     Target: Vec<u8>, TARGET_BYTES_MAX, "the length of a link's target"
+);
+string!(
+    /// A path from the root of a filesystem or a snapshot.
+    Path: Vec<u8>, PATH_BYTES_MAX, "the length of a path"
 );
 string!(
     /// The value of an extended attribute.

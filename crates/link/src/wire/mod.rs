@@ -29,6 +29,7 @@
 
 mod answer;
 mod call;
+mod errand;
 mod error;
 mod fields;
 mod frame;
@@ -39,14 +40,15 @@ mod rules;
 
 use gabion_base::codec::{DecodeError, Reader};
 
+pub use error::{failure, said};
 pub use frame::{FrameKind, HEADER_BYTES, Header, WireError, encode_frame};
 
 use crate::message::{Answer, ToClient, ToServer};
 use layout::Layout;
 
 /// The version of everything said here. In 1, clients made no changes by themselves; in 2, what was
-/// not durable was lost with the server.
-pub const VERSION: u16 = 3;
+/// not durable was lost with the server; in 3, clients saw no snapshots and no subvolumes.
+pub const VERSION: u16 = 4;
 /// The features without which a peer would misunderstand us: a bit each. There are none yet.
 pub const FEATURES: u64 = 0;
 /// The first bytes of a hello and of a welcome.
@@ -59,6 +61,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 pub const NAME_BYTES_MAX: usize = 255;
 /// The longest target of a symbolic link, in bytes; as in Linux.
 pub const TARGET_BYTES_MAX: usize = 4095;
+/// The longest path of an errand, in bytes.
+pub const PATH_BYTES_MAX: usize = 64 << 10;
 /// The longest value of an extended attribute that the system call knows, in bytes.
 pub const XATTR_BYTES_MAX: usize = 64 << 10;
 /// Bytes in one write or read: the most that the kernel asks for at once, and some to spare.

@@ -16,6 +16,7 @@ use gabion_fs::{
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, LockMode, MapError};
 
+use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::join::{Admission, Application};
 use gabion_link::message::{
@@ -278,8 +279,50 @@ pub fn to_server() -> Vec<ToServer> {
             owner: 0x5152,
             range: LockRange::new(10, 19).expect("not upside down"),
         },
+        ToServer::Frozen(0x0102),
     ];
-    calls.chain(others).collect()
+    let errands = errands().into_iter().map(|errand| ToServer::Call {
+        id: CallId(0x0a0b),
+        caller: caller.clone(),
+        call: Call::Run(errand),
+        after: ChangeNumber(0),
+    });
+    calls.chain(others).chain(errands).collect()
+}
+
+fn errands() -> Vec<Errand> {
+    let (path, created) = (name("a/b"), 0x0102_0304);
+    vec![
+        Errand::Snapshots { path: vec![], after: SubvolId(0) },
+        Errand::Snapshot { path: path.clone(), name: name("monday"), created },
+        Errand::RemoveSnapshots { path: path.clone(), names: vec![name("monday"), name("x")] },
+        Errand::Hold { path: path.clone(), name: name("monday"), is_held: true },
+        Errand::Compare { path: vec![], from: name("a"), to: name("b"), skip: 7 },
+        Errand::Subvolumes { after: SubvolId(3) },
+        Errand::Subvolume { path: path.clone(), of: None, created: -1 },
+        Errand::Subvolume { path: path.clone(), of: Some(name(".snapshots/monday")), created },
+        Errand::RemoveSubvolume { path },
+    ]
+}
+
+fn reports() -> Vec<Report> {
+    let row =
+        SnapshotRow { id: SubvolId(9), name: name("monday"), created: 0x0102_0304, is_held: true };
+    let differences = vec![
+        DifferenceRow::Added(name("a")),
+        DifferenceRow::Removed(name("b")),
+        DifferenceRow::Changed(name("c")),
+        DifferenceRow::Renamed { from: name("d"), to: name("e") },
+    ];
+    let subvolumes = vec![
+        SubvolumeRow { id: SubvolId(9), path: Some(name("a/b")) },
+        SubvolumeRow { id: SubvolId(10), path: None },
+    ];
+    vec![
+        Report::Snapshots { rows: vec![row], more: true },
+        Report::Subvolumes { rows: subvolumes, more: false },
+        Report::Differences { rows: differences, more: false },
+    ]
 }
 
 fn witness() -> Witness {
@@ -377,6 +420,17 @@ pub fn to_client() -> Vec<ToClient> {
             number: ChangeNumber(0x0102),
             calls: vec![CallId(0x0708), CallId(0x0709)],
         },
+        ToClient::Freeze(0x0102),
+        ToClient::Thaw(0x0102),
     ];
-    answers.chain(others).collect()
+    let reports = reports().into_iter().map(|report| ToClient::Answer {
+        id: CallId(0x0a0b),
+        result: Ok(Answer::Report(report)),
+        updates: vec![],
+        grants: vec![],
+        now: time(6),
+        order: 0x0304,
+        done: None,
+    });
+    answers.chain(others).chain(reports).collect()
 }

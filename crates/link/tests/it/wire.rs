@@ -21,6 +21,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
@@ -270,6 +271,63 @@ fn call_for_the_rest() -> impl Strategy<Value = Call> {
         (file(), lock_class(), any::<u64>(), lock_range())
             .prop_map(|(file, class, owner, range)| Call::Unlock { file, class, owner, range }),
         lock().prop_map(|lock| Call::TestLock { lock }),
+        errand().prop_map(Call::Run),
+    ]
+}
+
+fn path() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..600)
+}
+
+fn subvolume() -> impl Strategy<Value = SubvolId> + Clone {
+    any::<u32>().prop_map(SubvolId)
+}
+
+fn errand() -> impl Strategy<Value = Errand> {
+    prop_oneof![
+        (path(), subvolume()).prop_map(|(path, after)| Errand::Snapshots { path, after }),
+        (path(), name(), any::<i64>()).prop_map(|(path, name, created)| Errand::Snapshot {
+            path,
+            name,
+            created
+        }),
+        (path(), vec(name(), 0..5))
+            .prop_map(|(path, names)| Errand::RemoveSnapshots { path, names }),
+        (path(), name(), any::<bool>()).prop_map(|(path, name, is_held)| Errand::Hold {
+            path,
+            name,
+            is_held
+        }),
+        (path(), name(), name(), any::<u64>()).prop_map(|(path, from, to, skip)| Errand::Compare {
+            path,
+            from,
+            to,
+            skip
+        }),
+        subvolume().prop_map(|after| Errand::Subvolumes { after }),
+        (path(), option::of(path()), any::<i64>())
+            .prop_map(|(path, of, created)| Errand::Subvolume { path, of, created }),
+        path().prop_map(|path| Errand::RemoveSubvolume { path }),
+    ]
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let row = (subvolume(), name(), any::<i64>(), any::<bool>())
+        .prop_map(|(id, name, created, is_held)| SnapshotRow { id, name, created, is_held });
+    let of_subvolume =
+        (subvolume(), option::of(path())).prop_map(|(id, path)| SubvolumeRow { id, path });
+    let difference = prop_oneof![
+        path().prop_map(DifferenceRow::Added),
+        path().prop_map(DifferenceRow::Removed),
+        path().prop_map(DifferenceRow::Changed),
+        (path(), path()).prop_map(|(from, to)| DifferenceRow::Renamed { from, to }),
+    ];
+    prop_oneof![
+        (vec(row, 0..4), any::<bool>()).prop_map(|(rows, more)| Report::Snapshots { rows, more }),
+        (vec(of_subvolume, 0..4), any::<bool>())
+            .prop_map(|(rows, more)| Report::Subvolumes { rows, more }),
+        (vec(difference, 0..4), any::<bool>())
+            .prop_map(|(rows, more)| Report::Differences { rows, more }),
     ]
 }
 
@@ -312,6 +370,7 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         1 => Just(ToServer::Recovered),
         1 => vec(witness(), 0..4).prop_map(ToServer::Witnessed),
         1 => any::<u64>().prop_map(ToServer::Settled),
+        1 => any::<u64>().prop_map(ToServer::Frozen),
         1 => vec(range(), 0..5).prop_map(ToServer::Yielded),
         1 => Just(ToServer::Ping),
         1 => Just(ToServer::Goodbye),
@@ -366,6 +425,7 @@ fn answer() -> impl Strategy<Value = Answer> {
             used
         }),
         option::of(lock()).prop_map(Answer::Lock),
+        report().prop_map(Answer::Report),
     ]
 }
 
@@ -416,6 +476,8 @@ fn to_client() -> impl Strategy<Value = ToClient> {
             }
         ),
         1 => vec(witness(), 0..4).prop_map(ToClient::Witness),
+        1 => any::<u64>().prop_map(ToClient::Freeze),
+        1 => any::<u64>().prop_map(ToClient::Thaw),
         1 => (any::<u64>(), time()).prop_map(|(received, now)| ToClient::Pong { received, now }),
         1 => (any::<u64>(), extents, any::<u64>()).prop_map(applied),
         1 => (any::<u64>(), error()).prop_map(|(number, error)| {

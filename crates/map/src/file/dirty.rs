@@ -148,6 +148,14 @@ impl DirtyBytes {
         ranges
     }
 
+    /// Whether somebody wrote over some of `written`, and did not cut it off.
+    pub fn is_overwritten(&self, written: &Segment) -> bool {
+        let is_other = |now: &Segment| {
+            !now.slice.is_part_of(&written.slice, (now.block - written.block) as usize)
+        };
+        self.within(written.block, written.end()).iter().any(is_other)
+    }
+
     /// Remembers that the journal holds the bytes of `segment`, where they are unchanged.
     pub fn mark_journaled(&self, segment: &Segment) {
         for (from, to) in self.unchanged(segment) {

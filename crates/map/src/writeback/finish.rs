@@ -3,7 +3,7 @@
 //! ```text
 //!   written  -- still the file's bytes --> mapped, in one batch of the file
 //!     |  |
-//!     |  +----- written over, cut off ---> given back
+//!     |  +----- written over, cut off ---> given back; what is over it is written anew
 //!     +-------- the round failed --------> given back, and the bytes stay accepted
 //! ```
 //!
@@ -25,9 +25,11 @@ impl LocalMap {
     pub(super) fn map_flight(&self, flight: &mut Flight<'_>) -> Result<(), MapError> {
         let state = flight.state;
         let file = state.file;
+        let mut is_overwritten = false;
         let mapped = self.attempt(|txn| -> Result<(Vec<Ranges>, Ranges), Stop> {
             txn.ensure(file, LockMode::Exclusive)?;
             txn.pay_already();
+            is_overwritten = flight.segments.iter().any(|one| state.dirty.is_overwritten(one));
             let birth = self.view.load().active.txg();
             txn.changes.birth = Some(birth);
             let mut mapped = Vec::with_capacity(flight.runs.len());
@@ -41,7 +43,8 @@ impl LocalMap {
             for written in &flight.in_place {
                 missed.extend(txn.map_in_place(state, &flight.segments, written)?);
             }
-            if flight.whole && missed.is_empty() && state.cuts() == flight.cuts {
+            let is_all = flight.whole && missed.is_empty() && !is_overwritten;
+            if is_all && state.cuts() == flight.cuts {
                 let mut extent = txn.extent(file)?;
                 if extent.size < flight.size {
                     extent.size = flight.size;
@@ -52,6 +55,7 @@ impl LocalMap {
             Ok((mapped, missed))
         });
         let (mapped, missed) = mapped.map_err(world)?;
+        flight.is_overwritten = is_overwritten;
         flight.whole &= missed.is_empty();
         for (written, mapped) in flight.runs.iter_mut().zip(mapped) {
             written.forget(&mapped, |run| self.alloc.give_back(run))?;

@@ -69,7 +69,7 @@ impl LocalMap {
 
     /// Puts the accepted bytes of a file into the journal's buffer, if they are few. Whether it
     /// has.
-    fn journal_bytes(&self, state: &Arc<FileState>) -> Result<bool, MapError> {
+    pub(super) fn journal_bytes(&self, state: &Arc<FileState>) -> Result<bool, MapError> {
         let _one_at_a_time = state.writeback.lock();
         let file = state.file;
         let limit = self.journaled_bytes_max();

@@ -16,6 +16,10 @@
 //! that the file had. What a crash leaves behind the end, of a writeback that had not come so far,
 //! is cleared when the file grows (`LocalTxn::clear_behind_end`).
 //!
+//! What is written over while it is written is not mapped. It was accepted, and so were the bytes
+//! over it that whoever wants it durable has seen accepted: so that file is written once more, and
+//! then put into the journal.
+//!
 //! Here: which files are written together, and how often around. What fsync puts into the journal
 //! instead is in `fsync`.
 
@@ -38,6 +42,10 @@ use crate::writeback::plan::Flight;
 const BATCH_BLOCKS: u64 = 4096;
 /// Files that are written together.
 const BATCH_FILES: usize = 512;
+/// How often what is written over meanwhile is written anew before the journal takes it,
+const ROUNDS_BEFORE_JOURNAL: usize = 2;
+/// and at most, if that has no room for so much.
+const CATCH_UP_MAX: usize = 16;
 
 impl LocalMap {
     /// Puts all accepted bytes of a file into its items. They are not durable by that.
@@ -108,6 +116,29 @@ impl LocalMap {
 
     /// Writes the accepted bytes of `files`, which are in order.
     fn write_back(&self, files: &[Arc<FileState>]) -> Result<(), MapError> {
+        let overwritten = self.write_once(files)?;
+        overwritten.iter().try_for_each(|state| self.catch_up(state))
+    }
+
+    /// Somebody writes over the bytes of a file while they are being written. What was accepted
+    /// before is among those that are not written, so these are. Who does that all the time is
+    /// caught up with in the journal, which takes them at once.
+    fn catch_up(&self, state: &Arc<FileState>) -> Result<(), MapError> {
+        for round in 0..CATCH_UP_MAX {
+            if round >= ROUNDS_BEFORE_JOURNAL && self.journal_bytes(state)? {
+                return Ok(());
+            }
+            if self.write_once(std::slice::from_ref(state))?.is_empty() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the accepted bytes of `files` once. Gives those of which some were written over
+    /// meanwhile.
+    fn write_once(&self, files: &[Arc<FileState>]) -> Result<Vec<Arc<FileState>>, MapError> {
+        let mut overwritten = Vec::new();
         let mut flights = Vec::with_capacity(files.len());
         for state in files {
             let guard = state.writeback.lock();
@@ -125,9 +156,12 @@ impl LocalMap {
                 ended = ended.and(mapped.and(returned));
             }
             outcome.and(ended)?;
+            for flight in flights.iter().filter(|flight| flight.whole && flight.is_overwritten) {
+                overwritten.push(Arc::clone(flight.state));
+            }
             flights.retain(|flight| !flight.whole);
             if flights.is_empty() {
-                return Ok(());
+                return Ok(overwritten);
             }
             flights.iter_mut().for_each(Flight::take_segments);
         }

@@ -35,6 +35,9 @@ pub(super) struct Flight<'a> {
     pub(super) in_place: Vec<WrittenRun>,
     /// Whether all segments fit into this flight.
     pub(super) whole: bool,
+    /// Whether somebody wrote over some of them before they were mapped: what is not mapped then
+    /// was accepted before, too.
+    pub(super) is_overwritten: bool,
 }
 
 impl<'a> Flight<'a> {
@@ -48,6 +51,7 @@ impl<'a> Flight<'a> {
             runs: Vec::new(),
             in_place: Vec::new(),
             whole: false,
+            is_overwritten: false,
         };
         flight.take_segments();
         flight
@@ -67,6 +71,7 @@ impl<'a> Flight<'a> {
         let count = self.segments.iter().map_while(|segment| fits(segment).then_some(())).count();
         self.whole = count == self.segments.len();
         self.segments.truncate(count);
+        self.is_overwritten = false;
     }
 
     /// The segments without what was written in place.

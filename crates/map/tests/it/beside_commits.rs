@@ -153,3 +153,38 @@ fn what_a_crash_leaves_behind_the_end_of_a_file_does_not_come_back() {
         assert_exact(&after);
     }
 }
+
+/// Appends a byte to file 10 at each write from now on.
+fn append_at_each_write(disk: &Arc<Hooked>) {
+    let next = Arc::clone(disk);
+    disk.at_write(0, move |map| {
+        write(map, file(10), size(map, file(10)), &[9]).expect("space");
+        append_at_each_write(&next);
+    });
+}
+
+#[test]
+fn what_is_synced_is_durable_though_somebody_writes_to_the_same_block_all_the_time() {
+    for is_constant in [false, true] {
+        let (disk, map) = hooked();
+        write(&map, file(10), 0, &[1; 3000]).expect("space");
+        map.sync().expect("a working disk");
+        write(&map, file(10), 3000, &[2; 100]).expect("space");
+        match is_constant {
+            true => append_at_each_write(&disk),
+            false => {
+                disk.at_write(0, |map| write(map, file(10), 3100, &[9]).expect("space"));
+            }
+        }
+        map.sync().expect("a working disk");
+        let _ = disk.next_hook();
+        let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
+        let after = open(&image);
+        let found = read(&after, file(10), 0, 10_000);
+        assert_eq!(found[..3100], [vec![1; 3000], vec![2; 100]].concat(), "{is_constant}");
+        assert!(found[3100..].iter().all(|byte| *byte == 9), "its size is that of its bytes");
+        assert_exact(&after);
+        map.sync().expect("a working disk");
+        assert_exact(&map);
+    }
+}

@@ -275,18 +275,38 @@ impl RemoteFs {
         self.call_counting(caller, call).map(|(answer, _)| answer)
     }
 
+    /// The same of what may take the server longer than the deadline.
+    pub(super) fn call_patiently(
+        &self,
+        caller: &Caller,
+        call: Call,
+        patience: Duration,
+    ) -> Result<Answer> {
+        self.call_within(caller, call, patience).map(|(answer, _)| answer)
+    }
+
     /// The same, and says how often something may have been lost before it was asked.
     pub(super) fn call_counting(&self, caller: &Caller, call: Call) -> Result<(Answer, u64)> {
+        self.call_within(caller, call, self.settings.deadline)
+    }
+
+    fn call_within(
+        &self,
+        caller: &Caller,
+        call: Call,
+        patience: Duration,
+    ) -> Result<(Answer, u64)> {
         call.check()?;
         // Whoever waits for the server must not be waited for.
         self.gate.leave_own();
-        let deadline = self.clock.monotonic() + self.settings.deadline;
+        let reached = self.clock.monotonic() + self.settings.deadline;
+        let deadline = self.clock.monotonic() + patience;
         // Those are small.
         let again = can_repeat(&call).then(|| call.clone());
         let mut next = Some(call);
         let caller = &self.told(caller);
         while let Some(call) = next.take() {
-            if !self.wait_for_life(deadline) {
+            if !self.wait_for_life(reached) {
                 return Err(silent(self.settings.deadline));
             }
             let slot = Arc::new(Slot::default());
@@ -300,7 +320,7 @@ impl RemoteFs {
                 if timed_out && end.is_none() {
                     drop(end);
                     if self.calls.take(id).is_some() {
-                        return Err(silent(self.settings.deadline));
+                        return Err(silent(patience));
                     }
                     // It is being answered this moment.
                     end = slot.end.lock();
@@ -370,7 +390,7 @@ impl RemoteFs {
         match call {
             // What is locked has to be there.
             Call::Lock { lock, .. } => self.pending.last_of(&[lock.file]),
-            Call::Sync { .. } => self.pending.last(),
+            Call::Sync { .. } | Call::Run(_) => self.pending.last(),
             call if call.changes() => self.pending.last(),
             call => self.pending.last_of(&call.files()),
         }
@@ -432,6 +452,8 @@ impl RemoteFs {
                 self.cache.write().update(extents);
             }
             ToClient::Witness(calls) => self.pending.witnessed(calls),
+            ToClient::Freeze(freeze) => self.freeze(freeze),
+            ToClient::Thaw(freeze) => self.freezing.thaw(freeze),
             ToClient::Durable { round, number, calls } => {
                 self.pending.durable(number, &calls);
                 self.calls.note(ToServer::Settled(round));

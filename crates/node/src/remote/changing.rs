@@ -43,12 +43,18 @@ enum Attempt {
     Made(Answer, Vec<FileId>),
     /// The call is given back.
     Lacks(Lack, Call),
+    /// Nothing may be changed just now. The call is given back.
+    Frozen(Call),
 }
 
 impl RemoteFs {
     /// Makes a change.
     pub(super) fn change(&self, caller: &Caller, call: Call) -> Result<Answer> {
         call.check()?;
+        self.check_edge(&call)?;
+        if self.is_for_server(&call) {
+            return self.change_at_server(caller, call);
+        }
         let bytes = CHANGE_BYTES + payload(&call);
         // Whoever waits must not be waited for.
         self.gate.leave_own();
@@ -60,8 +66,17 @@ impl RemoteFs {
         let mut needed = self.foreseen(&call);
         let mut call = call;
         let is_removal = is_removal(&call);
-        for attempt in 0..ATTEMPTS_MAX {
+        let mut attempt = 0;
+        while attempt < ATTEMPTS_MAX {
             let lack = match self.attempt(caller, call, bytes, &needed)? {
+                Attempt::Frozen(left) => {
+                    call = left;
+                    self.gate.leave_own();
+                    if !self.freezing.wait(self.settings.deadline) {
+                        return Err(silent(self.settings.deadline));
+                    }
+                    continue;
+                }
                 Attempt::Made(answer, files) => {
                     // Names may stand for something else by now than what the kernel has seen.
                     if is_removal && attempt > 0 {
@@ -74,6 +89,7 @@ impl RemoteFs {
                     lack
                 }
             };
+            attempt += 1;
             match lack {
                 Lack::Server => break,
                 Lack::Number => self.fetch_numbers()?,
@@ -137,6 +153,9 @@ impl RemoteFs {
         // Without a connection the server may be gone, and the change with it.
         if !self.is_alive() || self.is_cut_off() {
             return Ok(Attempt::Lacks(Lack::Server, call));
+        }
+        if self.freezing.is_frozen() {
+            return Ok(Attempt::Frozen(call));
         }
         let mut cache = self.cache.write();
         let missing = |want: &&Want| !cache.covers_as(&want.0, want.1);
@@ -281,7 +300,8 @@ impl RemoteFs {
                 continue;
             };
             while let Ok(Some(entry)) = entries.next_object() {
-                let want = (KeyRange::attributes(self.file(entry.ino)), LockMode::Exclusive);
+                let file = FileId::new(parent.subvol, entry.ino);
+                let want = (KeyRange::attributes(file), LockMode::Exclusive);
                 if !cache.covers_as(&want.0, want.1) && !missing.contains(&want) {
                     wants.push(want);
                 }

@@ -25,6 +25,10 @@ impl Filesystem for RemoteFs {
         RemoteFs::file(self, ino)
     }
 
+    fn number(&self, file: FileId) -> Ino {
+        RemoteFs::number(self, file)
+    }
+
     fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
         RemoteFs::lookup(self, caller, parent, name)
     }

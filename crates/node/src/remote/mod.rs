@@ -26,7 +26,9 @@ mod ahead;
 mod calls;
 mod changing;
 mod contention;
+mod errands;
 mod filesystem;
+mod freezing;
 mod gate;
 mod listings;
 mod locking;
@@ -38,6 +40,7 @@ mod pending;
 mod places;
 mod revocations;
 mod server_time;
+mod subvolumes;
 mod synced;
 mod unsynced;
 mod vanishing;
@@ -48,7 +51,7 @@ use std::time::Duration;
 
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::sync::{Condvar, Mutex, RwLock};
-use gabion_fs::{Attributes, ROOT};
+use gabion_fs::Attributes;
 use gabion_link::cache::Cache;
 use gabion_link::identities::Identities;
 use gabion_link::message::{ToServer, Welcome};
@@ -63,6 +66,7 @@ pub use self::losses::{Loss, LossKeeper};
 use self::ahead::Ahead;
 use self::calls::Calls;
 use self::contention::Contention;
+use self::freezing::Freezing;
 use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
@@ -182,6 +186,7 @@ pub struct RemoteFs {
     contention: Contention,
     server_time: ServerTime,
     gate: Gate,
+    freezing: Freezing,
     pages: Arc<Pages>,
     listings: Arc<Listings>,
     ahead: Arc<Ahead>,
@@ -230,6 +235,7 @@ impl RemoteFs {
             contention: Contention::default(),
             server_time: ServerTime::default(),
             gate: Gate::default(),
+            freezing: Freezing::default(),
             pages: Arc::default(),
             listings: Arc::default(),
             ahead: Arc::default(),
@@ -292,12 +298,6 @@ impl RemoteFs {
     /// The root directory.
     pub fn root(&self) -> FileId {
         FileId::new(self.identity.subvol, self.identity.root)
-    }
-
-    /// The object that a front end knows by this number. The root is always [`ROOT`] to it.
-    pub fn file(&self, ino: Ino) -> FileId {
-        let ino = if ino == ROOT { self.identity.root } else { ino };
-        FileId::new(self.identity.subvol, ino)
     }
 
     /// The filesystem's identity.
@@ -447,6 +447,7 @@ impl RemoteFs {
         self.lose_pending(extent, "the session has ended");
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
+        self.freezing.thaw_all();
         self.forget_everything();
         self.forget_locks();
         self.revocations.clear();
@@ -459,6 +460,7 @@ impl RemoteFs {
         self.life.lock().start = welcome.start;
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
+        self.freezing.thaw_all();
         self.forget_everything();
         self.revocations.clear();
         self.acquiring.lock().clear();
@@ -500,6 +502,7 @@ impl RemoteFs {
     pub fn close(&self) {
         self.life.lock().is_closed = true;
         self.revived.notify_all();
+        self.freezing.thaw_all();
         self.calls.lose_all();
         self.lose_pending(Extent::Kept, "it was unmounted before the server had them");
         self.revocations.close();

@@ -39,7 +39,7 @@ impl RemoteFs {
     }
 
     /// Runs an operation that reads.
-    fn read_items<T>(
+    pub(super) fn read_items<T>(
         &self,
         caller: &Caller,
         prefetch: Prefetch,
@@ -128,6 +128,12 @@ impl RemoteFs {
             self.hold_for_a_moment(&found, caller);
             Ok(found)
         });
+        let found = match found {
+            Err(Error::CrossSubvolume) => self.lookup_subvolume(caller, parent, name),
+            Err(Error::NotFound) => self.lookup_absent(parent, name),
+            found => found,
+        };
+        let found = found.and_then(|found| self.numbered(found));
         match &found {
             Ok(found) => self.stands_for(parent, name, found),
             Err(_) => self.places.removed(parent, name),
@@ -315,7 +321,7 @@ impl RemoteFs {
         if is_beginning {
             self.has_listed(caller, dir);
         }
-        Ok(listing)
+        Ok(self.renumbered(dir, listing))
     }
 
     /// Changes attributes and answers with the new ones.
@@ -339,6 +345,9 @@ impl RemoteFs {
         let ctx = self.context(caller);
         if self.is_read_only() && request.access.has(Access::WRITE) {
             return Err(MapError::ReadOnly.into());
+        }
+        if request.access.has(Access::WRITE) {
+            self.check_writable(caller, file)?;
         }
         if let Some(privileges) = request.truncate {
             let size = Some((0, privileges));
@@ -493,10 +502,10 @@ impl RemoteFs {
 
     /// The next data or hole at or after `offset`.
     pub fn seek(&self, file: FileId, offset: u64, target: SeekTarget) -> Result<u64> {
-        self.number(&Caller::superuser(), Call::Seek { file, offset, target })
+        self.number_of(&Caller::superuser(), Call::Seek { file, offset, target })
     }
 
-    fn number(&self, caller: &Caller, call: Call) -> Result<u64> {
+    fn number_of(&self, caller: &Caller, call: Call) -> Result<u64> {
         match self.call(caller, call)? {
             Answer::Number(number) => Ok(number),
             _ => Err(nonsense()),

@@ -4,7 +4,6 @@
 //! instead of one name in it, and the attributes of what its names stand for. So a walk through a
 //! tree costs a round trip for each directory.
 
-use gabion_base::ids::Ino;
 use gabion_fs::format::dirent::Dirents;
 use gabion_fs::format::inode::Inode;
 use gabion_fs::{Error, FileType, Result};
@@ -14,6 +13,8 @@ use gabion_link::table::Want;
 use gabion_map::format::item::encode_file;
 use gabion_map::txn::FileExtent;
 use gabion_map::{FileId, Key, Kind, LockMode, Stop, Txn, Value};
+
+use crate::snapshots;
 
 use super::guarded::Grip;
 use super::{Executed, Outcome, Request, Served};
@@ -84,7 +85,12 @@ impl Served {
         }
         let is_welcome = |want: &&Want| self.may_have(job, want) && grip.try_hold(**want);
         wide.extend(welcome.iter().filter(is_welcome));
-        match self.tell(&mut grip, &wide, needed.len(), prefetch) {
+        let told = self.tell(&mut grip, &wide, needed.len(), prefetch);
+        // What was found in a subvolume that was removed meanwhile may be anything.
+        if needed.iter().any(|(range, _)| self.is_removed(range.file())) {
+            return Executed::Ended(Outcome::plain(Err(Error::Stale)));
+        }
+        match told {
             Ok(found) => {
                 let grants = found.grants;
                 Executed::Ended(Outcome { grants, ..Outcome::plain(Ok(Answer::Done)) })
@@ -120,6 +126,9 @@ impl Served {
 
     /// `Stale` if there is no such object.
     pub(super) fn inode(&self, file: FileId) -> Result<Inode> {
+        if snapshots::is_snapshots(file) {
+            return self.list_inode(file);
+        }
         let inode = self.fs.run(|txn| Ok(txn.get(file.key(Kind::INODE, 0))?))?;
         inode.and_then(|value| Inode::decode(&value).ok()).ok_or(Error::Stale)
     }
@@ -157,7 +166,7 @@ impl Served {
     /// client would have to ask for each of them.
     fn tell_children(&self, grip: &mut Grip<'_>, needed: usize, found: &mut Found) -> Result<()> {
         let children = children(&found.grants).into_iter();
-        let wants = children.map(|ino| KeyRange::attributes(self.fs.file(ino)));
+        let wants = children.map(KeyRange::attributes);
         let wants = wants.filter(|range| !grip.owns(range)).map(|range| (range, LockMode::Shared));
         let wants: Vec<Want> = wants.take(NAMES_MAX).collect();
         let mut is_denied = false;
@@ -186,8 +195,8 @@ impl Served {
 
     fn tell_names(&self, (range, mode): Want, found: &mut Found) -> Result<()> {
         self.inode(range.file())?;
-        let (first, last) = (range.first(), range.last());
-        let mut items = self.fs.run(|txn| Ok(txn.scan(first, last, NAMES_MAX + 1)?))?;
+        let first = range.first();
+        let mut items = self.names_in(&range, NAMES_MAX + 1)?;
         let mut told = range;
         let mut bytes = 0;
         let fits = |item: &&(Key, Value)| {
@@ -206,6 +215,11 @@ impl Served {
 
     fn tell_attributes(&self, file: FileId, mode: LockMode, found: &mut Found) -> Result<()> {
         let range = KeyRange::attributes(file);
+        if snapshots::is_snapshots(file) {
+            let inode = self.list_inode(file)?.encode();
+            found.add((range, mode), vec![(file.key(Kind::INODE, 0), Value::from(inode))]);
+            return Ok(());
+        }
         let items = self.fs.run(|txn| {
             let mut items = txn.scan(range.first(), range.last(), usize::MAX)?;
             // The file itself knows better than its item how long it is.
@@ -240,13 +254,13 @@ fn is_leased_so((range, mode): &Want) -> bool {
 }
 
 /// The objects that the names in `grants` stand for.
-fn children(grants: &[Grant]) -> Vec<Ino> {
+fn children(grants: &[Grant]) -> Vec<FileId> {
     let mut children = Vec::new();
     let names = grants.iter().flat_map(|grant| &grant.items);
-    for (_, value) in names.filter(|(key, _)| key.kind == Kind::DIRENT) {
+    for (key, value) in names.filter(|(key, _)| key.kind == Kind::DIRENT) {
         let Ok(mut entries) = Dirents::decode(value) else { continue };
         while let Ok(Some(entry)) = entries.next_object() {
-            children.push(entry.ino);
+            children.push(FileId::new(key.subvol, entry.ino));
         }
     }
     children

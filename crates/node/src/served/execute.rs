@@ -193,6 +193,7 @@ impl Served {
             }
             gabion_fs::read(&mut txn, file, offset, &mut bytes)
         });
+        let read = self.fs.unless_removed(file, read);
         // What a client had open may be gone with its session, which is no end of a file.
         let read = match read {
             Ok(0) => self.inode(file).map(|_| 0),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{CallId, SessionId};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{Action, ClientId, Keep, LeaseTable, RequestId, RevokeId, Want};
@@ -31,6 +33,32 @@ pub(super) struct Due {
     pub(super) revocations: Vec<Revocation>,
 }
 
+/// Somebody who waits in a thread.
+#[derive(Default)]
+pub(super) struct Turn {
+    has_come: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Turn {
+    /// The request holds all that it waited for.
+    pub(super) fn come(&self) {
+        *self.has_come.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for that. False: it took longer than `patience`.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
+        let mut has_come = self.has_come.lock();
+        while !*has_come {
+            if self.changed.wait_for(&mut has_come, patience).timed_out() {
+                return *has_come;
+            }
+        }
+        true
+    }
+}
+
 impl Grants {
     /// With an empty table whose revocations are numbered from `first` on.
     pub(super) fn from(first: RevokeId) -> Self {
@@ -55,11 +83,28 @@ impl Grants {
         self.table.park(request, ClientId(session.id.0), wants)
     }
 
+    /// Lets somebody who waits in a thread wait for `wants`.
+    pub(super) fn park_errand(
+        &mut self,
+        turn: Arc<Turn>,
+        request: RequestId,
+        client: ClientId,
+        wants: &[Want],
+    ) -> Vec<Action> {
+        self.parked.insert(request, Work::Errand(turn));
+        self.table.park(request, client, wants)
+    }
+
+    /// Nobody waits for this request any more.
+    pub(super) fn forget_parked(&mut self, request: RequestId) {
+        self.parked.remove(&request);
+    }
+
     /// Takes out the request of a call that waits.
     pub(super) fn take_parked(&mut self, session: SessionId, id: CallId) -> Option<RequestId> {
         let is_meant = |work: &Work| match work {
             Work::Call(request) => request.session.id == session && request.id == id,
-            Work::Lane(_) | Work::Recovery => false,
+            Work::Lane(_) | Work::Errand(_) | Work::Recovery => false,
         };
         let request = *self.parked.iter().find(|(_, work)| is_meant(work))?.0;
         self.parked.remove(&request);

@@ -151,6 +151,13 @@ impl Served {
                 None => break,
                 Some(_) if session.is_over() => {}
                 Some(ToServer::Change(change)) => {
+                    let Some(_pass) = self.freezing.enter() else {
+                        session.lane.lock().waiting.push_front(ToServer::Change(change));
+                        match self.freezing.hold(Work::Lane(Arc::clone(session))) {
+                            Some(_) => continue,
+                            None => return,
+                        }
+                    };
                     if !self.apply(session, change, false) {
                         return;
                     }
@@ -294,6 +301,13 @@ impl Served {
             return Err(Error::Stale);
         }
         self.permit(session, caller, &change.call)?;
+        if change.made.is_some()
+            && !is_again
+            && !change.call.files().iter().all(|it| self.is_home(*it))
+        {
+            // Numbers are given for the subvolume that is served.
+            return Err(Error::InvalidArgument);
+        }
         let Some(made) = change.made else {
             let makes = may_make(&change.call) && !matches!(change.call, Call::Create { .. });
             return if makes { Err(Error::InvalidArgument) } else { Ok(()) };

@@ -309,10 +309,15 @@ pub(super) fn order_kept(key: Key, value: &[u8]) -> Result<u64> {
 
 /// How far bytes of files are in the map, as far as that is noted.
 pub(super) fn kept_before(fs: &LocalFs) -> Result<Vec<(Key, u64)>> {
-    let index = FileId::new(fs.root().subvol, Ino(0));
-    let (first, last) = (index.key(Kind::SESSION, KEPT), index.key(Kind::SESSION, u64::MAX));
-    let items = items(fs, first, last)?.into_iter();
-    items.map(|(key, value)| Ok((key, order_kept(key, &value)?))).collect()
+    let mut kept = Vec::new();
+    for subvol in fs.map().writable_subvolumes() {
+        let index = FileId::new(subvol, Ino(0));
+        let (first, last) = (index.key(Kind::SESSION, KEPT), index.key(Kind::SESSION, u64::MAX));
+        for (key, value) in items(fs, first, last)? {
+            kept.push((key, order_kept(key, &value)?));
+        }
+    }
+    Ok(kept)
 }
 
 /// Takes away all that is noted of a session.

@@ -24,7 +24,9 @@
 //! back what was revoked.
 
 mod acquire;
+mod errands;
 mod execute;
+mod freezing;
 mod grants;
 mod guarded;
 mod lane;
@@ -37,6 +39,7 @@ mod rivals;
 mod rounds;
 mod session;
 mod subtree;
+mod subvolumes;
 mod times;
 mod witnesses;
 
@@ -45,7 +48,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex, RwLock};
 use gabion_base::time::Timestamp;
 use gabion_fs::lock::LockOwner;
@@ -58,7 +60,9 @@ use gabion_map::{FileId, Key, Kind, Value};
 use crate::local::LocalFs;
 use crate::operation::made_by;
 
-use self::grants::{Grants, Revocation};
+use self::errands::Errands;
+use self::freezing::{Freezing, is_held};
+use self::grants::{Grants, Revocation, Turn};
 use self::ledger::Pages;
 pub use self::ledger::{Credentials, Record, Standing};
 use self::recovery::Recovery;
@@ -84,6 +88,8 @@ enum Work {
     Call(Request),
     /// What waits in the session's lane.
     Lane(Arc<Session>),
+    /// An administrator waits for leases.
+    Errand(Arc<Turn>),
     /// What clients say again after a crash.
     Recovery,
 }
@@ -93,7 +99,7 @@ impl Work {
         match self {
             Self::Call(request) => Some(&request.session),
             Self::Lane(session) => Some(session),
-            Self::Recovery => None,
+            Self::Errand(_) | Self::Recovery => None,
         }
     }
 }
@@ -112,7 +118,7 @@ impl Job {
     pub fn call(&self) -> Option<(SessionId, CallId)> {
         match &self.0 {
             Work::Call(request) => Some((request.session.id, request.id)),
-            Work::Lane(_) | Work::Recovery => None,
+            Work::Lane(_) | Work::Errand(_) | Work::Recovery => None,
         }
     }
 
@@ -121,7 +127,7 @@ impl Job {
     pub fn is_quick(&self) -> bool {
         match &self.0 {
             Work::Call(request) => request.is_quick(),
-            Work::Lane(_) | Work::Recovery => false,
+            Work::Lane(_) | Work::Errand(_) | Work::Recovery => false,
         }
     }
 }
@@ -167,6 +173,8 @@ pub struct Served {
     /// Sessions that are over, and when what is noted of them may go.
     leaving: Mutex<Vec<(Pages, Duration)>>,
     settling: Settling,
+    freezing: Freezing,
+    errands: Errands,
     /// How often a directory may have got another parent.
     moves: AtomicU64,
     queue: Queue,
@@ -234,6 +242,8 @@ impl Served {
             is_recovering: AtomicBool::new(false),
             leaving: Mutex::default(),
             settling: Settling::default(),
+            freezing: Freezing::default(),
+            errands: Errands::default(),
             moves: AtomicU64::new(0),
             queue,
         }
@@ -260,6 +270,7 @@ impl Served {
         let session = Arc::new(session);
         let before = self.sessions.write().insert(session.id, Arc::clone(&session));
         assert!(before.is_none(), "{:?} is used twice", session.id);
+        self.freezing.entered(&session);
         session
     }
 
@@ -298,6 +309,7 @@ impl Served {
             self.fs.release(file);
         }
         // Who has gone is not waited for.
+        self.freezing.left(session.id);
         self.has_recovered(session);
     }
 
@@ -415,6 +427,7 @@ impl Served {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
             ToServer::Settled(round) => session.settled(round),
+            ToServer::Frozen(freeze) => self.freezing.frozen(session.id, freeze),
             // Those that count are looked at when all have said theirs.
             ToServer::Done { .. }
             | ToServer::Witnessed(_)
@@ -444,16 +457,12 @@ impl Served {
         self.is_served(file) && self.is_below(session, file)
     }
 
-    /// Whether clients may name the object. Inode 0 is where the filesystem keeps what is its own.
-    fn is_served(&self, file: FileId) -> bool {
-        file.subvol == self.fs.root().subvol && file.ino != Ino(0)
-    }
-
     /// Does a job.
     pub fn run(&self, job: Job) {
         match job.0 {
             Work::Call(request) => self.run_call(request),
             Work::Lane(session) => self.run_lane(&session),
+            Work::Errand(turn) => turn.come(),
             Work::Recovery => self.recover(),
         }
     }
@@ -463,6 +472,21 @@ impl Served {
         if job.session.is_over() {
             return self.settle(|grants| grants.table.withdraw(job.request));
         }
+        if matches!(job.call, Call::Run(_)) {
+            return self.queue_errand(job);
+        }
+        let _pass = match is_held(&job.call) {
+            true => match self.freezing.enter() {
+                Some(pass) => Some(pass),
+                None => {
+                    if let Some(work) = self.freezing.hold(Work::Call(job)) {
+                        (self.queue)(Job(work));
+                    }
+                    return;
+                }
+            },
+            false => None,
+        };
         match self.execute(&job) {
             Executed::Ended(outcome) => self.answer(&job, outcome),
             // Whoever ends a session says so before, and then looks for what it has parked.
@@ -519,6 +543,10 @@ impl Served {
             for file in gone {
                 actions.extend(grants.table.gone(*file, ClientId(session.id.0)));
             }
+            // Whoever has removed a subvolume since had nothing of this to revoke.
+            for (range, _) in leases.iter().filter(|(range, _)| self.is_removed(range.file())) {
+                actions.extend(grants.table.unwanted(ClientId(session.id.0), range));
+            }
             actions
         });
     }
@@ -561,9 +589,10 @@ impl Served {
         sessions.into_iter().map(status).collect()
     }
 
-    /// Whether the client has revocations to answer.
+    /// Whether the client has revocations to answer, or to stand still.
     pub fn owes(&self, session: &Session) -> bool {
-        self.grants.lock().table.owed_by(ClientId(session.id.0)) > 0
+        self.freezing.is_awaited(session.id)
+            || self.grants.lock().table.owed_by(ClientId(session.id.0)) > 0
     }
 
     /// All leases, and all who wait for some.

@@ -13,6 +13,16 @@ const NUMBERS_MAX: u32 = 4096;
 const SERIES_MAX: usize = 16;
 
 impl Served {
+    /// Skips so many numbers in all subvolumes, durably: clients of the start before may use some
+    /// that it gave and that a crash forgot.
+    pub fn skip_numbers(&self, count: u64) -> Result<()> {
+        for subvol in self.fs.map().writable_subvolumes() {
+            self.fs.map().reserve_inodes(subvol, count).map_err(Error::from)?;
+        }
+        // For the next start knows no more of them than this one.
+        self.fs.syncfs()
+    }
+
     /// Gives the client numbers that nobody else gets.
     pub(super) fn numbers(&self, session: &Session, count: u32) -> Result<Answer> {
         if count == 0 || count > NUMBERS_MAX {

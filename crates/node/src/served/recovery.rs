@@ -250,6 +250,9 @@ impl Served {
                 ToServer::Change(change) => push(change.order, What::Change(change)),
                 ToServer::Done { id, change } => push(change.order, What::Call(id, change)),
                 ToServer::Call { id, caller, call, after } => {
+                    if matches!(call, Call::Run(_)) {
+                        session.said_again.lock().insert(id);
+                    }
                     if let Ok(Some(done)) = self.done_call(session, id) {
                         if !done.is_settled {
                             let change = repeated(caller.clone(), &call, &done);

@@ -24,11 +24,15 @@ use gabion_fs::format::inode::{Flags, Inode};
 use gabion_fs::format::xattr::{self, AttributeList};
 use gabion_fs::lock::{Lock, LockClass, Strength};
 use gabion_fs::{Access, Caller, Error, ROOT, Result, Through};
+use gabion_link::errand::Errand;
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::Call;
 use gabion_link::range::KeyRange;
 use gabion_link::table::Want;
+use gabion_link::wire::failure;
 use gabion_map::{FileId, Key, Kind, MapError, Value};
+
+use crate::snapshots;
 
 use super::{Outcome, Request, Served, Session};
 
@@ -142,6 +146,7 @@ impl Served {
         if rights.changing == Changing::Refused && call.entitles() && !is_lock {
             return Err(MapError::ReadOnly.into());
         }
+        self.check_edges(call)?;
         if !rights.identities.are_checked() {
             return Ok(());
         }
@@ -173,6 +178,31 @@ impl Served {
         }
     }
 
+    /// Whether an errand may be run for the caller: it has to be a superuser whom the server takes
+    /// for one, and to have all of the filesystem. What there is everybody may know who has that.
+    pub(super) fn permit_errand(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        errand: &Errand,
+    ) -> Result<()> {
+        let rights = &session.rights;
+        let is_listing = matches!(errand, Errand::Snapshots { .. } | Errand::Subvolumes { .. });
+        let may_all = caller.uid == 0 || is_listing;
+        let refusal = if rights.root != ROOT {
+            "only a folder of it is mounted; this is for who has mounted all of it"
+        } else if errand.changes() && rights.changing == Changing::Refused {
+            "it is exported read-only to this machine"
+        } else if !may_all && !rights.identities.have_superuser() {
+            "the superuser of this machine is not taken for one there (root is squashed)"
+        } else if !may_all {
+            "only the superuser may do that on what another machine serves"
+        } else {
+            return Ok(());
+        };
+        Err(failure(refusal.to_owned()))
+    }
+
     /// Whether the caller may know all names of a directory.
     pub(super) fn may_list(&self, job: &Request, dir: FileId) -> bool {
         !job.session.rights.identities.are_checked()
@@ -180,11 +210,13 @@ impl Served {
     }
 
     /// Whether the caller may have what is welcome to it.
-    pub(super) fn may_have(&self, job: &Request, (range, _): &Want) -> bool {
+    pub(super) fn may_have(&self, job: &Request, want: &Want) -> bool {
         let by = By { session: &job.session, caller: &job.caller };
-        !job.session.rights.identities.are_checked()
-            || range.kind() != Some(Kind::DIRENT)
-            || self.permit_names(by, range).is_ok()
+        let range = &want.0;
+        self.is_changeable(want)
+            && (!job.session.rights.identities.are_checked()
+                || range.kind() != Some(Kind::DIRENT)
+                || self.permit_names(by, range).is_ok())
     }
 
     fn permit_names(&self, by: By<'_>, range: &KeyRange) -> Result<()> {
@@ -221,6 +253,10 @@ impl Served {
     }
 
     fn check_access(&self, caller: &Caller, file: FileId, wanted: Access) -> Result<()> {
+        if snapshots::is_snapshots(file) && !wanted.has(Access::WRITE) {
+            // Everybody may list it.
+            return Ok(());
+        }
         let ctx = self.context(caller);
         self.fs.run(|txn| gabion_fs::access(txn, &ctx, file, wanted))
     }

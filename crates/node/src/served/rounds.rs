@@ -290,6 +290,9 @@ impl Served {
     /// Forgets how far the bytes of a file are in the map, if that is no farther than `order`: what
     /// was noted since is about changes that may be said again. Whether nothing is left.
     fn forget_kept(&self, key: Key, order: u64) -> Result<bool> {
+        if self.is_removed(key.file()) {
+            return Ok(true);
+        }
         self.fs.run(|txn| {
             txn.lock(key.file(), LockMode::Exclusive)?;
             let Some(value) = txn.get(key)? else { return Ok(true) };

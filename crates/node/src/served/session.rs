@@ -1,6 +1,6 @@
 //! What the server knows of one client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gabion_base::sync::Mutex;
@@ -47,6 +47,8 @@ pub struct Session {
     pub(super) witnessed: Mutex<u64>,
     /// Calls that the server before this one has done and not answered.
     pub(super) unheard: Mutex<BTreeMap<CallId, DoneCall>>,
+    /// Calls that were said to the server before this one, too, and not answered.
+    pub(super) said_again: Mutex<BTreeSet<CallId>>,
     /// What is known of the objects that it may use, if that is not all.
     pub(super) below: Mutex<Below>,
     state: Mutex<State>,
@@ -98,6 +100,7 @@ impl Session {
             resumed: None,
             witnessed: Mutex::default(),
             unheard: Mutex::default(),
+            said_again: Mutex::default(),
             below: Mutex::default(),
             state: Mutex::default(),
         }

@@ -105,6 +105,9 @@ impl Served {
         if session.rights.root == ROOT {
             return true;
         }
+        if !self.is_home(file) || file.ino == Ino(0) {
+            return false;
+        }
         match self.inode(file) {
             Err(_) => false,
             Ok(inode) if inode.is_directory() => self.leads_up(session, file),

@@ -10,6 +10,7 @@ mod quotas;
 mod recovery;
 mod rights;
 mod schedules;
+mod served_snapshots;
 mod shared;
 mod snapshots;
 mod stale;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -12,6 +13,7 @@ use gabion_fs::{
     Access, Caller, Changes, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest,
     WriteAt,
 };
+use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer, Witness,
 };
@@ -28,17 +30,21 @@ struct Server {
     jobs: Receiver<Job>,
     /// What is revoked is given back at once.
     revoked: (Sender<Revoked>, Receiver<Revoked>),
+    /// Who is told to stand still says so at once.
+    frozen: (Sender<Frozen>, Receiver<Frozen>),
     sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
 }
 
 type Revoked = (SessionId, RevokeId);
+type Frozen = (SessionId, u64);
 
 impl Server {
     fn on(world: World) -> Self {
         let (sender, jobs) = unbounded();
         let queue = Box::new(move |job| drop(sender.send(job)));
         let served = Served::new(Arc::clone(&world.fs), 1, queue).unwrap();
-        Self { world, served, jobs, revoked: unbounded(), sessions: Mutex::default() }
+        let sessions = Mutex::default();
+        Self { world, served, jobs, revoked: unbounded(), frozen: unbounded(), sessions }
     }
 
     fn new() -> Self {
@@ -56,6 +62,9 @@ impl Server {
             } else if let Ok((session, id)) = self.revoked.1.try_recv() {
                 let session = Arc::clone(&self.sessions.lock()[&session]);
                 self.served.receive(&session, ToServer::Released(vec![id]));
+            } else if let Ok((session, freeze)) = self.frozen.1.try_recv() {
+                let session = Arc::clone(&self.sessions.lock()[&session]);
+                self.served.receive(&session, ToServer::Frozen(freeze));
             } else {
                 return;
             }
@@ -89,7 +98,8 @@ impl Server {
     fn peer(&self, number: u64) -> (Arc<Heard>, Receiver<ToClient>) {
         let (others, heard) = unbounded();
         let (session, revoked) = (SessionId(number), self.revoked.0.clone());
-        (Arc::new(Heard { session, revoked, others }), heard)
+        let frozen = self.frozen.0.clone();
+        (Arc::new(Heard { session, revoked, frozen, others }), heard)
     }
 
     fn content(&self, name: &str) -> String {
@@ -101,6 +111,7 @@ impl Server {
 struct Heard {
     session: SessionId,
     revoked: Sender<Revoked>,
+    frozen: Sender<Frozen>,
     others: Sender<ToClient>,
 }
 
@@ -108,6 +119,7 @@ impl Peer for Heard {
     fn send(&self, message: ToClient) {
         let _ = match message {
             ToClient::Revoke { id, .. } => self.revoked.send((self.session, id)).is_ok(),
+            ToClient::Freeze(freeze) => self.frozen.send((self.session, freeze)).is_ok(),
             message => self.others.send(message).is_ok(),
         };
     }
@@ -199,6 +211,23 @@ impl Client<'_> {
         for Kept { id, change, .. } in kept {
             self.say(ToServer::Done { id: *id, change: change.clone() });
         }
+    }
+
+    /// What an errand comes to that was asked for.
+    fn report(&self, id: CallId) -> Result<Answer> {
+        thread::scope(|scope| {
+            scope.spawn(|| self.server.served.keep_errands());
+            loop {
+                self.server.run();
+                match self.heard.try_recv() {
+                    Ok(ToClient::Answer { id: of, result, .. }) if of == id => {
+                        self.server.served.end_errands();
+                        return result;
+                    }
+                    _ => thread::yield_now(),
+                }
+            }
+        })
     }
 
     fn has_recovered(&self) {
@@ -413,4 +442,44 @@ fn numbers_that_are_taken_are_not_made_again() {
     a.has_recovered();
     assert!(a.has_heard_of_failures());
     assert_eq!(server.world.names(), ["taken"]);
+}
+
+#[test]
+fn a_snapshot_that_a_server_made_and_did_not_tell_is_made_once_and_stays_what_it_was() {
+    for is_told in [false, true] {
+        let before = Server::new();
+        let mut a = before.begin(1);
+        let (file, made) = a.create("file");
+        let first = a.write(file, 0, b"old");
+        let (id, caller, after) = (a.next_id(), Caller::superuser(), ChangeNumber(0));
+        let (path, name) = (Vec::new(), b"one".to_vec());
+        let call = Call::Run(Errand::Snapshot { path, name, created: 77 });
+        a.say(ToServer::Call { id, caller: caller.clone(), call: call.clone(), after });
+        let Ok(Answer::Report(told)) = a.report(id) else { panic!("no report") };
+        let later = a.write(file, 0, b"new");
+        let appended = a.write(file, 3, b", and more");
+        let server = before.after_crash();
+        let a = server.resume(1);
+        a.say_again(&[&made, &first, &later, &appended]);
+        if !is_told {
+            a.say(ToServer::Call { id, caller: caller.clone(), call: call.clone(), after });
+        }
+        a.has_recovered();
+        if !is_told {
+            let Ok(Answer::Report(again)) = a.report(id) else { panic!("no report") };
+            assert_eq!(again, told);
+        } else {
+            // Who asks for it anew is told that it is there.
+            let id = CallId(9999);
+            a.say(ToServer::Call { id, caller, call, after });
+            assert!(a.report(id).unwrap_err().to_string().contains("already"));
+        }
+        assert_eq!(server.content("file"), "new, and more");
+        let world = &server.world;
+        let Report::Snapshots { rows, .. } = told else { panic!("{told:?}") };
+        let snapshots = world.fs.map().snapshots(world.root().subvol);
+        assert_eq!(snapshots.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [rows[0].id]);
+        let old = world.read(FileId::new(rows[0].id, file.ino));
+        assert_eq!(old, b"old");
+    }
 }

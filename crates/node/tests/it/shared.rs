@@ -44,6 +44,8 @@ impl Server {
         let served = Arc::new(served.expect("a sound map"));
         let settler = Arc::clone(&served);
         thread::spawn(move || settler.keep_settled(&|error| panic!("a round failed: {error}")));
+        let errands = Arc::clone(&served);
+        thread::spawn(move || errands.keep_errands());
         for _ in 0..4 {
             let (served, queue) = (Arc::downgrade(&served), queue.clone());
             thread::spawn(move || {
@@ -137,6 +139,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.served.close();
         self.served.end_rounds();
+        self.served.end_errands();
         let _ = &self.jobs;
     }
 }
@@ -363,7 +366,7 @@ fn what_one_client_makes_and_removes_the_others_see_at_once() {
     assert_eq!(b.names(b.root), [""; 0]);
 }
 
-fn rename<'a>(dir: FileId, from: &'a str, to: &'a str) -> gabion_fs::RenameRequest<'a> {
+pub fn rename<'a>(dir: FileId, from: &'a str, to: &'a str) -> gabion_fs::RenameRequest<'a> {
     gabion_fs::RenameRequest {
         source_parent: dir,
         source_name: from.as_bytes(),

@@ -4,9 +4,10 @@ use gabion_base::ids::Ino;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
     Access, Changes, CopyRequest, Detail, Error, FileType, IfExists, IfTaken, Leave, OpenRequest,
-    Privileges, RenameRequest, SpaceRequest, WriteAt, errno,
+    Privileges, ROOT, RenameRequest, SpaceRequest, WriteAt, errno,
 };
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
+use gabion_node::served::Rights;
 use gabion_node::{Change, Filesystem, Kept, differences};
 
 use crate::shared::{Server, caller};
@@ -411,7 +412,7 @@ fn files_without_a_name_in_a_clone_and_in_other_subvolumes_are_reaped() {
 }
 
 #[test]
-fn clients_of_a_server_leave_other_subvolumes_alone() {
+fn clients_of_a_server_neither_make_nor_remove_names_of_subvolumes() {
     let server = Server::new();
     let fs = &server.world.fs;
     let root = fs.root();
@@ -426,14 +427,20 @@ fn clients_of_a_server_leave_other_subvolumes_alone() {
     let dir = client.lookup("dir").unwrap();
     for parent in [root, dir] {
         assert!(client.names(parent).contains(&"sub".to_owned()));
-        let found = client.run(|fs| fs.lookup(&caller(), parent, b"sub"));
-        assert!(matches!(found, Err(Error::CrossSubvolume)), "{found:?}");
+        let found = client.run(|fs| fs.lookup(&caller(), parent, b"sub")).unwrap().file;
+        assert_ne!((found.subvol, found.ino), (root.subvol, ROOT));
+        assert_eq!(client.names(found), [""; 0]);
         let made = client.run(|fs| fs.mkdir(&caller(), parent, b"sub", 0o755));
         assert!(matches!(made, Err(Error::Exists)), "{made:?}");
         let removed = client.run(|fs| fs.rmdir(&caller(), parent, b"sub"));
         assert!(matches!(removed, Err(Error::Busy)), "{removed:?}");
     }
-    assert!(matches!(client.lookup(".snapshots"), Err(Error::NotFound)));
+    // Who has mounted a folder sees nothing of them.
+    let below = server.client_with(Rights { root: dir.ino, ..Rights::TRUSTED });
+    let found = below.run(|fs| fs.lookup(&caller(), dir, b"sub"));
+    assert!(matches!(found, Err(Error::CrossSubvolume)), "{found:?}");
+    let found = below.run(|fs| fs.lookup(&caller(), dir, b".snapshots"));
+    assert!(matches!(found, Err(Error::NotFound)), "{found:?}");
     // What is beside them is listed, changed and removed as ever, with whatever is leased ahead.
     let other = server.client();
     assert_eq!(other.names(root).len(), client.names(root).len());

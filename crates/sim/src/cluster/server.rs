@@ -128,8 +128,8 @@ impl Server {
         let served = Served::new(Arc::clone(&fs), start, Box::new(move |job| queue.queue(job)));
         let served = served.map_err(|error| format!("the server cannot start: {error}"))?;
         if served.is_recovering() {
-            let reserved = fs.map().reserve_inodes(fs.root().subvol, NUMBERS_SKIPPED);
-            reserved.map_err(|error| format!("the server cannot start: {error}"))?;
+            let skipped = served.skip_numbers(NUMBERS_SKIPPED);
+            skipped.map_err(|error| format!("the server cannot start: {error}"))?;
         }
         let grace = match world.sabotage {
             Sabotage::NoGrace => Duration::ZERO,

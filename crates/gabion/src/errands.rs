@@ -1,0 +1,199 @@
+//! Snapshots and subvolumes of a filesystem that is served, in the words of the control protocol:
+//! its server is asked, here or over the link.
+
+use gabion_base::ids::SubvolId;
+use gabion_fs::Error;
+use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+use gabion_link::wire::said;
+
+use crate::control::wire::{
+    Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
+    SubvolumeAction, Subvolumes,
+};
+use crate::date;
+
+/// Differences that one reply tells.
+const CHANGES_PER_REPLY: usize = 1000;
+/// An answer that does not fit the question.
+const NONSENSE: &str = "the server answered something else than was asked";
+
+/// Whoever has errands done, and what people call the filesystem.
+pub struct Asking<'a> {
+    /// Has one done.
+    pub ask: &'a dyn Fn(Errand) -> gabion_fs::Result<Report>,
+    /// What people call the filesystem.
+    pub target: &'a str,
+    /// The time of the server, in seconds since 1970.
+    pub now: i64,
+}
+
+impl Asking<'_> {
+    /// Does what is asked with the snapshots of the subvolume at `path`. What is answered may come
+    /// in several parts.
+    pub fn snapshots(
+        &self,
+        path: Option<&str>,
+        action: &SnapshotAction,
+    ) -> Result<Vec<Reply>, String> {
+        let path = path.unwrap_or_default().as_bytes().to_vec();
+        let bytes = |name: &String| name.as_bytes().to_vec();
+        let errand = match action {
+            SnapshotAction::List => return Ok(vec![self.told(self.list(&path)?)]),
+            SnapshotAction::Diff { from, to } => return self.compare(&path, from, to),
+            SnapshotAction::Rollback { .. } => {
+                return Err("it is in use; end `gabion serve` first".to_owned());
+            }
+            SnapshotAction::Schedule { .. } => {
+                return Err("schedules are kept at the machine that serves it".to_owned());
+            }
+            SnapshotAction::Delta { .. } => {
+                return Err(
+                    "backups are made of what is mounted from a disk, or not in use".to_owned()
+                );
+            }
+            SnapshotAction::Create { name } => {
+                Errand::Snapshot { path, name: bytes(name), created: self.now }
+            }
+            SnapshotAction::Delete { names } => {
+                Errand::RemoveSnapshots { path, names: names.iter().map(bytes).collect() }
+            }
+            SnapshotAction::Hold { name } => {
+                Errand::Hold { path, name: bytes(name), is_held: true }
+            }
+            SnapshotAction::Release { name } => {
+                Errand::Hold { path, name: bytes(name), is_held: false }
+            }
+        };
+        match self.done(errand)? {
+            Report::Snapshots { rows, .. } => Ok(vec![self.told(rows)]),
+            _ => Err(NONSENSE.to_owned()),
+        }
+    }
+
+    /// Does what is asked with subvolumes.
+    pub fn subvolumes(&self, action: &SubvolumeAction) -> Result<Subvolumes, String> {
+        let created = self.now;
+        let bytes = |path: &String| path.as_bytes().to_vec();
+        let errand = match action {
+            SubvolumeAction::List => return self.list_subvolumes(),
+            SubvolumeAction::Create { path } => {
+                Errand::Subvolume { path: bytes(path), of: None, created }
+            }
+            SubvolumeAction::Clone { from, path } => {
+                Errand::Subvolume { path: bytes(path), of: Some(bytes(from)), created }
+            }
+            SubvolumeAction::Delete { path } => Errand::RemoveSubvolume { path: bytes(path) },
+        };
+        match self.done(errand)? {
+            Report::Subvolumes { rows, .. } => Ok(self.told_subvolumes(rows)),
+            _ => Err(NONSENSE.to_owned()),
+        }
+    }
+
+    fn done(&self, errand: Errand) -> Result<Report, String> {
+        (self.ask)(errand).map_err(|error: Error| said(&error))
+    }
+
+    fn list(&self, path: &[u8]) -> Result<Vec<SnapshotRow>, String> {
+        let mut all: Vec<SnapshotRow> = Vec::new();
+        loop {
+            let after = all.last().map_or(SubvolId(0), |row| row.id);
+            match self.done(Errand::Snapshots { path: path.to_vec(), after })? {
+                Report::Snapshots { rows, more } => {
+                    let is_last = !more || rows.is_empty();
+                    all.extend(rows);
+                    if is_last {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(NONSENSE.to_owned()),
+            }
+        }
+    }
+
+    fn list_subvolumes(&self) -> Result<Subvolumes, String> {
+        let mut all: Vec<SubvolumeRow> = Vec::new();
+        loop {
+            let after = all.last().map_or(SubvolId(0), |row| row.id);
+            match self.done(Errand::Subvolumes { after })? {
+                Report::Subvolumes { rows, more } => {
+                    let is_last = !more || rows.is_empty();
+                    all.extend(rows);
+                    if is_last {
+                        return Ok(self.told_subvolumes(all));
+                    }
+                }
+                _ => return Err(NONSENSE.to_owned()),
+            }
+        }
+    }
+
+    fn compare(&self, path: &[u8], from: &str, to: &str) -> Result<Vec<Reply>, String> {
+        let mut all: Vec<Difference> = Vec::new();
+        loop {
+            let (path, skip) = (path.to_vec(), all.len() as u64);
+            let (old, new) = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
+            match self.done(Errand::Compare { path, from: old, to: new, skip })? {
+                Report::Differences { rows, more } => {
+                    let is_last = !more || rows.is_empty();
+                    all.extend(rows.into_iter().map(difference));
+                    if is_last {
+                        break;
+                    }
+                }
+                _ => return Err(NONSENSE.to_owned()),
+            }
+        }
+        let mut parts: Vec<&[Difference]> = all.chunks(CHANGES_PER_REPLY).collect();
+        if parts.is_empty() {
+            parts.push(&[]);
+        }
+        let last = parts.len() - 1;
+        let reply = |(index, part): (usize, &[Difference])| {
+            Reply::Differences(Differences {
+                target: self.target.to_owned(),
+                from: from.to_owned(),
+                to: to.to_owned(),
+                changes: part.to_vec(),
+                more: index < last,
+            })
+        };
+        Ok(parts.into_iter().enumerate().map(reply).collect())
+    }
+
+    fn told(&self, rows: Vec<SnapshotRow>) -> Reply {
+        let snapshots = rows.into_iter().map(|row| Snapshot {
+            name: text(&row.name),
+            created: date::seconds(row.created),
+            held: row.is_held,
+            id: row.id.0,
+        });
+        Reply::Snapshots(Snapshots {
+            target: self.target.to_owned(),
+            snapshots: snapshots.collect(),
+        })
+    }
+
+    fn told_subvolumes(&self, rows: Vec<SubvolumeRow>) -> Subvolumes {
+        let row =
+            |row: SubvolumeRow| Subvolume { id: row.id.0, path: row.path.map(|path| text(&path)) };
+        Subvolumes {
+            target: self.target.to_owned(),
+            subvolumes: rows.into_iter().map(row).collect(),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn difference(row: DifferenceRow) -> Difference {
+    let (what, path, from) = match row {
+        DifferenceRow::Added(path) => ("added", path, None),
+        DifferenceRow::Removed(path) => ("removed", path, None),
+        DifferenceRow::Changed(path) => ("changed", path, None),
+        DifferenceRow::Renamed { from, to } => ("renamed", to, Some(text(&from))),
+    };
+    Difference { what: what.to_owned(), path: text(&path), from }
+}

@@ -1,0 +1,147 @@
+//! What administrators ask of a filesystem that is served: snapshots, clones and subvolumes.
+//!
+//! An errand is a call, but no operation on files: it takes as long as it takes to bring all
+//! clients to one instant, and nobody makes it under leases. Paths begin at the root of the
+//! filesystem, without a slash. Lists come in parts; each part says whether another one follows.
+
+use gabion_base::ids::SubvolId;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// To tell the snapshots of the subvolume at `path`, oldest first.
+    Snapshots {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// Only those behind this one.
+        after: SubvolId,
+    },
+    /// To make a snapshot of the subvolume at `path` as it is at one instant.
+    Snapshot {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// What it shall be called.
+        name: Vec<u8>,
+        /// Seconds since 1970.
+        created: i64,
+    },
+    /// To remove snapshots.
+    RemoveSnapshots {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// Which.
+        names: Vec<Vec<u8>>,
+    },
+    /// To keep a snapshot from being removed, or not any more.
+    Hold {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// Which snapshot.
+        name: Vec<u8>,
+        /// Whether it cannot be removed.
+        is_held: bool,
+    },
+    /// To compare two snapshots.
+    Compare {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// The older one.
+        from: Vec<u8>,
+        /// The newer one.
+        to: Vec<u8>,
+        /// Differences that are known already.
+        skip: u64,
+    },
+    /// To tell the subvolumes but for the one that is served.
+    Subvolumes {
+        /// Only those behind this one.
+        after: SubvolId,
+    },
+    /// To make a subvolume at `path`.
+    Subvolume {
+        /// Where.
+        path: Vec<u8>,
+        /// The snapshot whose clone it shall be; it is empty if there is none.
+        of: Option<Vec<u8>>,
+        /// Seconds since 1970.
+        created: i64,
+    },
+    /// To remove the subvolume at `path`, with its snapshots.
+    RemoveSubvolume {
+        /// Where it is.
+        path: Vec<u8>,
+    },
+}
+
+impl Errand {
+    /// Whether it changes something.
+    pub fn changes(&self) -> bool {
+        !matches!(self, Self::Snapshots { .. } | Self::Compare { .. } | Self::Subvolumes { .. })
+    }
+}
+
+/// A snapshot that is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRow {
+    /// The number of its subvolume.
+    pub id: SubvolId,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// Whether it cannot be removed.
+    pub is_held: bool,
+}
+
+/// A subvolume that is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubvolumeRow {
+    /// Its number.
+    pub id: SubvolId,
+    /// Where it is; nothing if a crash has left it without a name.
+    pub path: Option<Vec<u8>>,
+}
+
+/// Something that is not in one snapshot what it is in another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DifferenceRow {
+    /// It is new.
+    Added(Vec<u8>),
+    /// It is gone.
+    Removed(Vec<u8>),
+    /// Its bytes or attributes are others.
+    Changed(Vec<u8>),
+    /// It has another name.
+    Renamed {
+        /// What it was called.
+        from: Vec<u8>,
+        /// What it is called.
+        to: Vec<u8>,
+    },
+}
+
+/// What an errand has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The snapshots that were asked for, made or changed.
+    Snapshots {
+        /// They themselves.
+        rows: Vec<SnapshotRow>,
+        /// Whether others follow.
+        more: bool,
+    },
+    /// The subvolumes that were asked for, made or removed.
+    Subvolumes {
+        /// They themselves.
+        rows: Vec<SubvolumeRow>,
+        /// Whether others follow.
+        more: bool,
+    },
+    /// How two snapshots differ.
+    Differences {
+        /// In the order of paths.
+        rows: Vec<DifferenceRow>,
+        /// Whether others follow.
+        more: bool,
+    },
+}

@@ -1,0 +1,39 @@
+//! What administrators ask for, and are told.
+
+use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_base::ids::SubvolId;
+
+use super::fields::{Name, Path};
+use super::layout::{Layout, record, tagged};
+use crate::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+
+tagged! {
+    Errand, "an errand";
+    1 => Snapshots { path: Path, after: SubvolId },
+    2 => Snapshot { path: Path, name: Name, created: i64 },
+    3 => RemoveSnapshots { path: Path, names: Vec<Name> },
+    4 => Hold { path: Path, name: Name, is_held: bool },
+    5 => Compare { path: Path, from: Name, to: Name, skip: u64 },
+    6 => Subvolumes { after: SubvolId },
+    7 => Subvolume { path: Path, of: Option<Path>, created: i64 },
+    8 => RemoveSubvolume { path: Path };
+}
+
+tagged! {
+    Report, "a report";
+    1 => Snapshots { rows: Vec<SnapshotRow>, more: bool },
+    2 => Subvolumes { rows: Vec<SubvolumeRow>, more: bool },
+    3 => Differences { rows: Vec<DifferenceRow>, more: bool };
+}
+
+tagged! {
+    DifferenceRow, "a difference";
+    4 => Renamed { from: Path, to: Path };
+    1 => Added(path: Path),
+    2 => Removed(path: Path),
+    3 => Changed(path: Path)
+}
+
+record!(SnapshotRow { id: SubvolId, name: Name, created: i64, is_held: bool });
+
+record!(SubvolumeRow { id: SubvolId, path: Option<Path> });

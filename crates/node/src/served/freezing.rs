@@ -1,0 +1,189 @@
+//! One instant of all clients, for a snapshot.
+//!
+//! ```text
+//!   Freeze --> each client: changes nothing by itself any more, and says so behind all that it
+//!              has changed --> Frozen
+//!   all have said so, and all that they have changed is applied:
+//!              the gate is closed --> Thaw: they go on; what they ask and change waits at the gate
+//!   the snapshot is made            --> the gate is opened
+//! ```
+//!
+//! What completed anywhere before the gate was closed is in the map then: a client's own changes,
+//! as it was frozen, and calls, as those that had begun are waited for. What completes later has
+//! not been let through. So whatever comes before something in the snapshot, by any chain of
+//! messages, also such as go past this filesystem, is in it, too.
+//!
+//! Clients stand still for a round trip, and at most for [`FROZEN_MAX`]: then they go on, and it is
+//! tried again when those have answered that did not, or have lost their sessions.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::{Error, Result};
+use gabion_link::message::{Call, SessionId, ToClient};
+
+use super::{Job, Served, Session, Work};
+
+/// How long clients stand still for those that do not answer.
+const FROZEN_MAX: Duration = Duration::from_secs(2);
+/// How long it is tried: longer than a session that does not answer lasts.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Whether clients are to stand still, and the gate that all changes go through.
+#[derive(Default)]
+pub(super) struct Freezing {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Counts attempts.
+    number: u64,
+    is_freezing: bool,
+    /// Who was told to stand still.
+    asked: BTreeSet<SessionId>,
+    /// Who of them has not said that it does.
+    awaited: BTreeSet<SessionId>,
+    is_closed: bool,
+    /// What went through the gate and is not through.
+    running: usize,
+    /// What waits at the gate.
+    held: Vec<Work>,
+}
+
+/// A change on its way through the gate.
+pub(super) struct Pass<'a>(&'a Freezing);
+
+/// The gate is closed, until this is dropped.
+pub(super) struct Closed<'a>(&'a Served);
+
+impl Freezing {
+    /// Goes through the gate, unless it is closed.
+    pub(super) fn enter(&self) -> Option<Pass<'_>> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return None;
+        }
+        state.running += 1;
+        Some(Pass(self))
+    }
+
+    /// Has something wait until the gate is opened. It is given back if it is open.
+    pub(super) fn hold(&self, work: Work) -> Option<Work> {
+        let mut state = self.state.lock();
+        if !state.is_closed {
+            return Some(work);
+        }
+        state.held.push(work);
+        None
+    }
+
+    /// A client stands still.
+    pub(super) fn frozen(&self, session: SessionId, number: u64) {
+        let mut state = self.state.lock();
+        if state.number == number && state.awaited.remove(&session) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// A session has ended.
+    pub(super) fn left(&self, session: SessionId) {
+        let mut state = self.state.lock();
+        state.asked.remove(&session);
+        if state.awaited.remove(&session) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// A session has begun: it stands still like the others.
+    pub(super) fn entered(&self, session: &Session) {
+        let mut state = self.state.lock();
+        if state.is_freezing && state.asked.insert(session.id) {
+            state.awaited.insert(session.id);
+            session.peer.send(ToClient::Freeze(state.number));
+        }
+    }
+
+    /// Whether the client has been told to stand still and does not say that it does.
+    pub(super) fn is_awaited(&self, session: SessionId) -> bool {
+        self.state.lock().awaited.contains(&session)
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.running -= 1;
+        if state.is_closed && state.running == 0 {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.freezing.state.lock();
+        state.is_closed = false;
+        let held = std::mem::take(&mut state.held);
+        drop(state);
+        for work in held {
+            (self.0.queue)(Job(work));
+        }
+    }
+}
+
+/// Whether the call changes what a snapshot has.
+pub(super) fn is_held(call: &Call) -> bool {
+    call.changes() && !matches!(call, Call::Lock { .. } | Call::Unlock { .. })
+}
+
+impl Served {
+    /// Brings all clients to one instant and closes the gate. `Busy`: one of them does not answer,
+    /// and has not lost its session either.
+    pub(super) fn freeze(&self) -> Result<Closed<'_>> {
+        let now = || self.fs.clock.monotonic();
+        let gives_up = now() + PATIENCE;
+        loop {
+            let mut state = self.freezing.state.lock();
+            state.number += 1;
+            state.is_freezing = true;
+            for session in self.all_sessions() {
+                state.asked.insert(session.id);
+                state.awaited.insert(session.id);
+                session.peer.send(ToClient::Freeze(state.number));
+            }
+            let ends = now() + FROZEN_MAX;
+            while !state.awaited.is_empty() && now() < ends && !self.is_ending() {
+                let left = ends.saturating_sub(now());
+                self.freezing.changed.wait_for(&mut state, left);
+            }
+            state.is_freezing = false;
+            state.is_closed = state.awaited.is_empty();
+            let asked = std::mem::take(&mut state.asked);
+            self.thaw(state.number, &asked);
+            if state.is_closed {
+                while state.running > 0 {
+                    self.freezing.changed.wait(&mut state);
+                }
+                return Ok(Closed(self));
+            }
+            while !state.awaited.is_empty() {
+                if now() >= gives_up || self.is_ending() {
+                    state.awaited.clear();
+                    return Err(Error::Busy);
+                }
+                self.freezing.changed.wait_for(&mut state, FROZEN_MAX);
+            }
+        }
+    }
+
+    fn thaw(&self, number: u64, asked: &BTreeSet<SessionId>) {
+        for session in self.all_sessions() {
+            if asked.contains(&session.id) {
+                session.peer.send(ToClient::Thaw(number));
+            }
+        }
+    }
+}

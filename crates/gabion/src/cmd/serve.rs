@@ -127,7 +127,7 @@ fn listen(args: &args::Serve) -> Result<TcpListener> {
 /// What a thread does until the end, and whom it tells what fails.
 type Loop = fn(&LocalFs, &dyn Fn(&gabion_fs::Error));
 
-/// Threads that commit, reap and make snapshots.
+/// Threads that commit and reap.
 struct Background {
     fs: Arc<LocalFs>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -142,8 +142,7 @@ impl Background {
         };
         let commit = spawn("gabion-commit", LocalFs::keep_committed)?;
         let reap = spawn("gabion-reap", LocalFs::keep_reaped)?;
-        let snapshots = spawn("gabion-snapshots", LocalFs::keep_scheduled)?;
-        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap, snapshots] })
+        Ok(Self { fs: Arc::clone(fs), threads: vec![commit, reap] })
     }
 
     fn end(self) {

@@ -180,6 +180,9 @@ impl LinkServer {
         threads.push(spawn("rounds", Box::new(settle))?);
         let errands = Arc::clone(&shared);
         threads.push(spawn("errands", Box::new(move || errands.served.keep_errands()))?);
+        let scheduler = Arc::clone(&shared);
+        let schedule = move || scheduler.served.keep_scheduled();
+        threads.push(spawn("snapshots", Box::new(schedule))?);
         let keeper = Arc::clone(&shared);
         threads.push(spawn("sessions", Box::new(move || keeper.keep_sessions()))?);
         for event_loop in EventLoop::all(&shared, listener)? {

@@ -405,8 +405,8 @@ fn a_quota_is_set_at_the_server_and_holds_at_its_clients() {
 fn a_server_makes_the_snapshots_of_its_schedule() {
     let Some(served) = Served::new() else { return };
     let folder = &served.folder;
+    // Nobody but the client knows it yet.
     fs::write(served.mountpoint.join("file"), "as it was").unwrap();
-    File::open(served.mountpoint.join("file")).unwrap().sync_all().unwrap();
     folder.gabion(&["snapshot", "schedule", "disk.img", "monthly=3"]).succeeded();
     let count = || {
         let status = folder.status("disk.img");
@@ -417,5 +417,8 @@ fn a_server_makes_the_snapshots_of_its_schedule() {
         assert!(began.elapsed() < PATIENCE, "there is no snapshot");
         thread::sleep(Duration::from_millis(20));
     }
+    let snapshots: Vec<_> = fs::read_dir(served.mountpoint.join(".snapshots")).unwrap().collect();
+    let [Ok(snapshot)] = &snapshots[..] else { panic!("{snapshots:?}") };
+    assert_eq!(fs::read_to_string(snapshot.path().join("file")).unwrap(), "as it was");
     folder.gabion(&["umount", "mnt"]).succeeded();
 }

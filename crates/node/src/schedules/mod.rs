@@ -33,6 +33,48 @@ pub trait SnapshotWatcher: Send + Sync {
     fn failed(&self, of: SubvolId, name: &str, error: &Error);
 }
 
+/// Who makes and removes snapshots: the filesystem itself, or the server for all its clients.
+pub(crate) trait SnapshotMaker {
+    /// Whether it can by now, and goes on for ever.
+    fn stage(&self) -> Stage;
+
+    /// Makes a snapshot of a subvolume.
+    fn make(&self, of: SubvolId, name: &[u8], created: i64) -> Result<(), Error>;
+
+    /// Removes snapshots of a subvolume.
+    fn remove(&self, of: SubvolId, old: &[(SubvolId, Vec<u8>)]) -> Result<(), Error>;
+}
+
+/// How far a [`SnapshotMaker`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It cannot yet.
+    Beginning,
+    /// It can.
+    Ready,
+    /// It is over.
+    Ending,
+}
+
+impl SnapshotMaker for LocalFs {
+    fn stage(&self) -> Stage {
+        match self.is_ending.load(Ordering::Acquire) {
+            true => Stage::Ending,
+            false => Stage::Ready,
+        }
+    }
+
+    fn make(&self, of: SubvolId, name: &[u8], created: i64) -> Result<(), Error> {
+        self.map.create_snapshot(of, name, created)?;
+        Ok(())
+    }
+
+    fn remove(&self, _of: SubvolId, old: &[(SubvolId, Vec<u8>)]) -> Result<(), Error> {
+        let ids: Vec<_> = old.iter().map(|(id, _)| *id).collect();
+        Ok(self.map.remove(&ids)?)
+    }
+}
+
 /// What is known about schedules while the filesystem is in use.
 #[derive(Default)]
 pub(crate) struct Scheduler {
@@ -87,11 +129,18 @@ impl LocalFs {
     /// Makes snapshots when they are due, and removes old ones, until the end. What fails is told
     /// to the [`SnapshotWatcher`].
     pub fn keep_scheduled(&self, _report: &dyn Fn(&Error)) {
+        self.keep_scheduled_by(self);
+    }
+
+    /// The same, by whoever can.
+    pub(crate) fn keep_scheduled_by(&self, maker: &dyn SnapshotMaker) {
         if self.is_read_only() {
             return;
         }
-        while !self.is_ending.load(Ordering::Acquire) {
-            self.make_due_snapshots();
+        while maker.stage() != Stage::Ending {
+            if maker.stage() == Stage::Ready {
+                self.make_due_by(maker);
+            }
             let next = Duration::from_secs(until_next(self.clock.now().seconds));
             self.scheduler.wait(next.min(PATIENCE));
         }
@@ -99,25 +148,29 @@ impl LocalFs {
 
     /// Makes the snapshots that are due, and removes those that are too many.
     pub fn make_due_snapshots(&self) {
+        self.make_due_by(self);
+    }
+
+    fn make_due_by(&self, maker: &dyn SnapshotMaker) {
         for (of, schedule) in self.map.schedules() {
             // Who cannot write says so elsewhere.
             if self.map.check_writable().is_ok() {
-                self.follow(of, &schedule);
+                self.follow(maker, of, &schedule);
             }
         }
     }
 
-    fn follow(&self, of: SubvolId, schedule: &Schedule) {
+    fn follow(&self, maker: &dyn SnapshotMaker, of: SubvolId, schedule: &Schedule) {
         let now = self.clock.now().seconds;
         let mut has_changed = false;
         for (class, keep) in classes(schedule).into_iter().filter(|(_, keep)| *keep > 0) {
             let name = class.name(now);
             if self.map.find_snapshot(of, name.as_bytes()).is_none() {
-                let made = self.map.create_snapshot(of, name.as_bytes(), now);
+                let made = maker.make(of, name.as_bytes(), now);
                 has_changed |= made.is_ok();
-                self.scheduler.tell(of, &name, made.map(drop).map_err(Error::from));
+                self.scheduler.tell(of, &name, made);
             }
-            match self.prune(of, class, usize::from(keep)) {
+            match self.prune(maker, of, class, usize::from(keep)) {
                 Ok(removed) => has_changed |= removed,
                 Err(error) => self.scheduler.tell(of, &name, Err(error)),
             }
@@ -129,14 +182,20 @@ impl LocalFs {
 
     /// Removes all snapshots of a class but the newest, if they may be removed. Whether there were
     /// any.
-    fn prune(&self, of: SubvolId, class: Class, keep: usize) -> Result<bool, Error> {
+    fn prune(
+        &self,
+        maker: &dyn SnapshotMaker,
+        of: SubvolId,
+        class: Class,
+        keep: usize,
+    ) -> Result<bool, Error> {
         let mut own = self.map.snapshots(of);
         own.retain(|(_, record)| class.has_named(&record.extended.name));
         own.truncate(own.len().saturating_sub(keep));
-        let ids = own.into_iter().map(|(id, _)| id);
-        let old: Vec<_> = ids.filter(|id| self.map.check_removable(&[*id]).is_ok()).collect();
+        own.retain(|(id, _)| self.map.check_removable(&[*id]).is_ok());
+        let old: Vec<_> = own.into_iter().map(|(id, record)| (id, record.extended.name)).collect();
         if !old.is_empty() {
-            self.map.remove(&old)?;
+            maker.remove(of, &old)?;
         }
         Ok(!old.is_empty())
     }

@@ -27,6 +27,7 @@ use gabion_map::subvolumes::Refusal;
 use gabion_map::{FileId, LocalTxn, LockMode, MapError, Stop};
 
 use crate::differences::{Change, differences};
+use crate::schedules::{SnapshotMaker, Stage};
 use crate::snapshots::{self, SNAPSHOTS_NAME};
 use crate::subvolumes::PERMISSIONS;
 
@@ -62,6 +63,27 @@ struct Place<'p> {
     name: &'p [u8],
 }
 
+impl SnapshotMaker for Served {
+    fn stage(&self) -> Stage {
+        match (self.is_ending(), self.is_recovering()) {
+            (true, _) => Stage::Ending,
+            (false, true) => Stage::Beginning,
+            (false, false) => Stage::Ready,
+        }
+    }
+
+    fn make(&self, of: SubvolId, name: &[u8], created: i64) -> Result<()> {
+        let _turn = self.errands.turn.lock();
+        self.make_snapshot(of, name, created, false).map(drop)
+    }
+
+    fn remove(&self, of: SubvolId, old: &[(SubvolId, Vec<u8>)]) -> Result<()> {
+        let names: Vec<_> = old.iter().map(|(_, name)| name.clone()).collect();
+        let _turn = self.errands.turn.lock();
+        self.remove_snapshots(of, &names, false).map(drop)
+    }
+}
+
 impl Served {
     /// Does what clients ask for, until [`Served::end_errands`]. For a thread of its own.
     pub fn keep_errands(&self) {
@@ -85,10 +107,16 @@ impl Served {
         }
     }
 
-    /// Lets [`Served::keep_errands`] return soon.
+    /// Makes snapshots when they are due, until [`Served::end_errands`]. For a thread of its own.
+    pub fn keep_scheduled(&self) {
+        self.fs.keep_scheduled_by(self);
+    }
+
+    /// Lets [`Served::keep_errands`] and [`Served::keep_scheduled`] return soon.
     pub fn end_errands(&self) {
         self.errands.queue.lock().1 = true;
         self.errands.arrived.notify_all();
+        self.fs.schedule_changed();
     }
 
     /// Does something for an administrator of this machine, and waits for that.

@@ -222,6 +222,8 @@ impl Served {
             .and_then(|()| self.forget_over());
         self.fs.let_orphans_go();
         self.is_recovering.store(false, Ordering::SeqCst);
+        // What is due has waited for this.
+        self.fs.schedule_changed();
         for session in self.all_sessions() {
             self.start_lane(&session);
         }

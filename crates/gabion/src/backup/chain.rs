@@ -43,28 +43,34 @@ pub fn choose(found: &[Found], named: Option<Found>, at: Option<&str>) -> Result
     }
 }
 
+/// `last` and all that it builds upon, the full one at the end.
+pub fn members<'f>(found: &'f [Found], last: &'f Found) -> Result<Vec<&'f Found>> {
+    let mut files = vec![last];
+    while let Some(base) = files.last().and_then(|found| found.header.base) {
+        let of = files.last().expect("it was just looked at");
+        let below = found.iter().find(|found| found.header.stream == base);
+        let below = below.filter(|below| {
+            below.is_complete && files.iter().all(|file| file.header.stream != base)
+        });
+        let below = below.ok_or_else(|| {
+            Failure::new(format!(
+                "{} builds upon backup {base}, which is not there or not complete",
+                of.path.display()
+            ))
+            .next("Put it into the same folder; its name does not matter.")
+        })?;
+        files.push(below);
+        if files.len() > STREAMS_MAX {
+            return Err(Failure::new("the chain of backups is too long"));
+        }
+    }
+    Ok(files)
+}
+
 impl Chain {
     /// Opens `last` and all that it builds upon.
     pub fn open(found: &[Found], last: &Found, secret: Option<&Secret>) -> Result<Self> {
-        let mut files = vec![last];
-        while let Some(base) = files.last().and_then(|found| found.header.base) {
-            let of = files.last().expect("it was just looked at");
-            let below = found.iter().find(|found| found.header.stream == base);
-            let below = below.filter(|below| {
-                below.is_complete && files.iter().all(|file| file.header.stream != base)
-            });
-            let below = below.ok_or_else(|| {
-                Failure::new(format!(
-                    "{} builds upon backup {base}, which is not there or not complete",
-                    of.path.display()
-                ))
-                .next("Put it into the same folder; its name does not matter.")
-            })?;
-            files.push(below);
-            if files.len() > STREAMS_MAX {
-                return Err(Failure::new("the chain of backups is too long"));
-            }
-        }
+        let files = members(found, last)?;
         let mut streams = Vec::new();
         for found in files.into_iter().rev() {
             let stream = Stream::open(folder::open(&found.path)?, secret);

@@ -8,11 +8,12 @@ use std::time::Duration;
 use gabion_backup::format::header::Lock;
 use gabion_backup::format::index::Totals;
 use gabion_backup::scan::scan;
-use gabion_backup::{Header, Secret, StreamId, Time, Writer, writer};
+use gabion_backup::{Header, Secret, Stream, StreamId, Time, Writer, writer};
 use gabion_host::clock;
 use rustix::fs::FlockOperation;
 
 use crate::args::backup::Backup;
+use crate::backup::chain;
 use crate::backup::destination::{Destination, Sink, partial};
 use crate::backup::folder::{self, FileAt, of_stream};
 use crate::backup::mounted::Mounted;
@@ -115,7 +116,7 @@ fn begin(
 ) -> Result<Job> {
     let place = to.tag();
     let base = match args.incremental {
-        true => Some(base(origin, to, filesystem)?),
+        true => Some(base(origin, to, secret, filesystem)?),
         false => None,
     };
     let stream = writer::draw_id().map_err(unwritten)?;
@@ -181,7 +182,13 @@ fn at(dir: &Path, snapshot: &str) -> PathBuf {
 }
 
 /// The newest stream at the place that has its snapshot here, and that snapshot's name.
-fn base(origin: &Origin, to: &Destination, filesystem: [u8; 16]) -> Result<(StreamId, String)> {
+/// What a restoration will need is looked for now: all streams that it builds upon, and the secret.
+fn base(
+    origin: &Origin,
+    to: &Destination,
+    secret: Option<&Secret>,
+    filesystem: [u8; 16],
+) -> Result<(StreamId, String)> {
     let place = to.tag();
     let streams = to.streams()?;
     let of_name = |name: &str| {
@@ -193,11 +200,17 @@ fn base(origin: &Origin, to: &Destination, filesystem: [u8; 16]) -> Result<(Stre
     let held = origin.snapshots(&place)?.into_iter().rev().filter(|(_, held)| *held);
     for (name, _) in held {
         let Some(stream) = of_name(&name) else { continue };
-        let is_there = streams
+        let found = streams
             .iter()
-            .any(|found| found.header.stream == stream && found.header.filesystem == filesystem);
+            .find(|found| found.header.stream == stream && found.header.filesystem == filesystem);
+        if let Some(found) = found {
+            chain::members(&streams, found)?;
+            let opened = Stream::open(folder::open(&found.path)?, secret);
+            opened.map_err(|error| of_stream(&found.path, &error))?;
+            return Ok((stream, name));
+        }
         // Of what went to standard output nobody knows where it is.
-        if is_there || matches!(to, Destination::Output) {
+        if matches!(to, Destination::Output) {
             return Ok((stream, name));
         }
     }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use crate::MIB;
 use crate::program::{Running, attempt, program, run};
-use crate::site::{Site, gabion, is_long};
+use crate::site::{Kind, Site, gabion, is_long};
 
 /// The account that PostgreSQL runs under: it refuses root.
 const USER: &str = "postgres";
@@ -84,6 +84,10 @@ impl Drop for Server {
 fn postgresql_starts_from_backups_that_were_made_under_load() {
     let seconds = if is_long() { "300" } else { "25" };
     let site = Site::new("backup-postgresql", 600 * MIB);
+    if site.kind() == Kind::Ext4 {
+        eprintln!("left out: only Gabion has backups");
+        return;
+    }
     let data = site.path("data");
     fs::create_dir(&data).unwrap();
     run(Command::new("chown").arg(USER).arg(&data));

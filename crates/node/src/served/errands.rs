@@ -1,7 +1,7 @@
 //! Snapshots, clones and subvolumes of a filesystem that is served.
 //!
-//! One thread does what clients ask for, one errand after the other: it waits for all clients, which
-//! no worker may. The server's own administrators wait themselves ([`Served::run_errand`]).
+//! One thread does what clients ask for, one errand after the other: it waits for all clients,
+//! which no worker may. The server's own administrators wait themselves ([`Served::run_errand`]).
 //!
 //! - A snapshot is made at one instant of all clients (`freezing`), by one commit.
 //! - Clients know the directory of snapshots, and names of subvolumes, under leases like anything

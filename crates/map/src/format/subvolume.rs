@@ -33,7 +33,7 @@ use crate::layout::BLOCKS_MAX;
 pub const SNAPSHOT_NAME_MAX: usize = 255;
 
 /// More blocks or objects than any subvolume can refer to.
-const COUNT_MAX: u64 = 1 << 62;
+pub const COUNT_MAX: u64 = 1 << 62;
 
 const FLAG_READ_ONLY: u32 = 1;
 const FLAG_LONG: u32 = 2;

@@ -27,7 +27,7 @@ use gabion_base::sync::Mutex;
 
 use crate::edits::Edit;
 use crate::error::MapError;
-use crate::format::subvolume::{Count, Most, Quota, Schedule};
+use crate::format::subvolume::{COUNT_MAX, Count, Most, Quota, Schedule};
 use crate::key::{Key, Kind};
 use crate::map::{LocalMap, SpaceReport};
 use crate::memtable::Change;
@@ -133,15 +133,17 @@ impl Usage {
     /// So much there was when this began to note changes.
     pub(crate) fn begin_at(&self, count: Count) {
         let mut state = self.state.lock();
-        state.blocks = state.blocks.saturating_add(count.blocks as i64);
-        state.objects = state.objects.saturating_add(count.objects as i64);
+        // Forged items can count for more than there can be.
+        let number = |number: u64| number.min(COUNT_MAX) as i64;
+        state.blocks = state.blocks.saturating_add(number(count.blocks));
+        state.objects = state.objects.saturating_add(number(count.objects));
         state.is_counted = true;
     }
 
     /// What the subvolume's items refer to; `None` if that is not known yet.
     pub(crate) fn count(&self) -> Option<Count> {
         let state = self.state.lock();
-        let number = |number: i64| number.max(0) as u64;
+        let number = |number: i64| (number.max(0) as u64).min(COUNT_MAX);
         let count = Count { blocks: number(state.blocks), objects: number(state.objects) };
         state.is_counted.then_some(count)
     }

@@ -10,6 +10,7 @@ use gabion_base::rng::Rng;
 
 use gabion_map::audit::audit;
 use gabion_map::format::item::Access;
+use gabion_map::format::subvolume::Most;
 use gabion_map::open::superblocks;
 use gabion_map::removal::Removing;
 use gabion_map::scrub::scrub;
@@ -73,6 +74,7 @@ pub fn exercise(image: Image, rng: &mut Rng) -> Result<(), MapError> {
         let _ = map.transact(|txn| txn.new_inode(subvol));
     }
     let _ = map.snapshot(SubvolId(1));
+    limit(&map, rng);
     for (id, record) in map.subvolumes() {
         let _ = match record.access {
             Access::ReadOnly if rng.chance(1, 3) => {
@@ -97,12 +99,24 @@ pub fn exercise(image: Image, rng: &mut Rng) -> Result<(), MapError> {
     let _ = map.sync();
     check(&map);
     let _ = (map.space(), map.activity(), map.stopped());
+    let _ = (map.schedules(), map.room_everywhere(), map.space_of(SubvolId(1)));
     drop(map);
     // A second life, from whatever the first has left.
     let map = open(&disk)?;
     survey(&map);
     check(&map);
     Ok(())
+}
+
+/// Counts what has a quota, and what gets one now.
+fn limit(map: &LocalMap, rng: &mut Rng) {
+    let _ = map.count_usages();
+    for of in map.writable_subvolumes() {
+        let (blocks, objects) = (Some(rng.below(1 << 40)), rng.chance(1, 2).then_some(1 << 20));
+        if rng.chance(1, 2) {
+            let _ = map.set_quota(of, Most { blocks, objects });
+        }
+    }
 }
 
 /// Steps of removals at most: a forged one may have a deadlist of its own making.

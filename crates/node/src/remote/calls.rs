@@ -252,6 +252,12 @@ fn lost(operation: &'static str) -> Error {
     trouble(operation, std::io::ErrorKind::ConnectionAborted, text)
 }
 
+/// A page that a program has changed, whose leases have ended.
+pub(super) fn unleased() -> Error {
+    let text = "the leases on what was mapped have ended; what was stored is kept aside".to_owned();
+    trouble("write", std::io::ErrorKind::ConnectionAborted, text)
+}
+
 pub(super) fn silent(deadline: Duration) -> Error {
     let text = format!("no answer within {} s", deadline.as_secs());
     trouble("call", std::io::ErrorKind::TimedOut, text)

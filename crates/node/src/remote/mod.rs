@@ -31,6 +31,7 @@ mod gate;
 mod listings;
 mod locking;
 mod losses;
+mod mapped;
 mod opens;
 mod operations;
 mod pages;
@@ -67,6 +68,7 @@ use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
 use self::losses::Losses;
+use self::mapped::Mapped;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::{Extent, Pending};
@@ -183,6 +185,7 @@ pub struct RemoteFs {
     server_time: ServerTime,
     gate: Gate,
     pages: Arc<Pages>,
+    mapped: Mapped,
     listings: Arc<Listings>,
     ahead: Arc<Ahead>,
     calls: Calls,
@@ -231,6 +234,7 @@ impl RemoteFs {
             server_time: ServerTime::default(),
             gate: Gate::default(),
             pages: Arc::default(),
+            mapped: Mapped::default(),
             listings: Arc::default(),
             ahead: Arc::default(),
             calls: Calls::new(wire),
@@ -401,6 +405,7 @@ impl RemoteFs {
 
     /// The session may have ended: nothing that was cached counts any more, here or in the kernel.
     pub fn forget_everything(&self) {
+        let _forgetting = self.forget_mapped();
         self.remember_paths();
         let ranges = {
             let mut cache = self.cache.write();
@@ -439,6 +444,8 @@ impl RemoteFs {
             life.losses += u64::from(before != welcome.start);
             before != welcome.start
         };
+        // What was stored in mapped pages is lost as what was written, not part of what comes.
+        let _forgetting = self.forget_mapped();
         if is_another {
             self.unsynced.lose();
         }

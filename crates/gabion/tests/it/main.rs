@@ -11,6 +11,7 @@ mod guard;
 mod hostile;
 mod joining;
 mod link_limits;
+mod mapped;
 mod mount8;
 mod mount_files;
 mod mount_locks;

@@ -146,6 +146,12 @@ impl Calls {
         waiting.into_values().for_each(|asked| asked.waiter.lose());
     }
 
+    /// What was told so far is for nobody.
+    pub(super) fn begin_again(&self) {
+        let _state = self.state.lock();
+        self.wire.begin_again();
+    }
+
     /// The server has lost what was said: begins anew with `first`, and asks once more what was not
     /// answered.
     pub(super) fn say_again(&self, first: Vec<ToServer>) {

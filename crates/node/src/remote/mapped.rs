@@ -159,12 +159,16 @@ impl Mapped {
 }
 
 /// While it lives no page is given that programs may change.
-pub(super) struct Forgetting<'a>(&'a Mapped);
+pub(super) struct Forgetting<'a> {
+    mapped: &'a Mapped,
+    /// The kernel may have handed something over, which was made and told as any change.
+    pub(super) has_dropped: bool,
+}
 
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().forgetting -= 1;
-        self.0.fewer.notify_all();
+        self.mapped.state.lock().forgetting -= 1;
+        self.mapped.fewer.notify_all();
     }
 }
 
@@ -380,9 +384,10 @@ impl RemoteFs {
     /// have changed, and gets none any more as long as the result lives.
     pub(super) fn forget_mapped(&self) -> Forgetting<'_> {
         self.mapped.state.lock().forgetting += 1;
-        let forgetting = Forgetting(&self.mapped);
         let files = self.mapped.all_with_pages();
-        if !files.is_empty() {
+        let has_dropped = !files.is_empty();
+        let forgetting = Forgetting { mapped: &self.mapped, has_dropped };
+        if has_dropped {
             // Pages that were given before have reached the kernel.
             self.gate.barrier();
         }

@@ -445,7 +445,11 @@ impl RemoteFs {
             before != welcome.start
         };
         // What was stored in mapped pages is lost as what was written, not part of what comes.
-        let _forgetting = self.forget_mapped();
+        let forgetting = self.forget_mapped();
+        if forgetting.has_dropped {
+            // That was told, and the new session shall not hear of it.
+            self.calls.begin_again();
+        }
         if is_another {
             self.unsynced.lose();
         }

@@ -6,6 +6,9 @@
 //!                                                                                        go on
 //! ```
 //!
+//! Files of which the kernel may have pages that programs change are another matter: see
+//! [`mapped`](super::mapped).
+//!
 //! One thread does this, [`RemoteFs::attend`], in batches; it never waits for the server.
 
 use std::collections::{BTreeMap, VecDeque};

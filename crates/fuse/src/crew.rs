@@ -13,7 +13,9 @@
 //!   handler waits for a dead peer;
 //! - a request is put into the backlog only while other threads are handling, and each of those
 //!   takes from it before it reads again, so it drains;
-//! - the backlog is bounded in requests and bytes; only when it is full does the last reader wait.
+//! - the backlog is bounded in requests and bytes; only when it is full does the last reader wait;
+//! - a WRITE from the page cache is never put into the backlog: what the handlers wait for may be
+//!   that somebody gets it. The last reader handles it itself.
 //!
 //! A request in the backlog is interruptible and has a deadline like any other.
 
@@ -89,6 +91,8 @@ struct Deferred {
 
 enum Admission {
     Handle(Reply),
+    /// The thread still counts as reading.
+    HandleInPlace(Reply),
     Deferred,
 }
 
@@ -181,6 +185,10 @@ impl Crew {
         let reply = Reply::new(Arc::clone(&self.core), &header);
         match self.admit(me, slot, reply) {
             Admission::Handle(reply) => self.handle(slot, reply),
+            Admission::HandleInPlace(reply) => {
+                self.handle(slot, reply);
+                return Next::Read;
+            }
             Admission::Deferred => return Next::Read,
         }
         loop {
@@ -194,6 +202,7 @@ impl Crew {
     /// Makes sure that somebody else reads while this thread handles its request, or puts the
     /// request into the backlog.
     fn admit(self: &Arc<Self>, me: ThreadId, slot: &mut Slot, reply: Reply) -> Admission {
+        let is_urgent = decode::is_from_page_cache(slot.bytes());
         let mut roster = self.roster.lock();
         loop {
             let spare = roster.reading > 1
@@ -202,6 +211,9 @@ impl Crew {
             if spare || roster.total == 1 {
                 roster.end_reading(me);
                 return Admission::Handle(reply);
+            }
+            if is_urgent {
+                return Admission::HandleInPlace(reply);
             }
             if roster.end.is_some() {
                 drop(roster);

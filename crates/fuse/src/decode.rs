@@ -105,6 +105,13 @@ pub(crate) fn header(message: &[u8]) -> Option<InHeader> {
     InHeader::read_from_prefix(message).ok().map(|(header, _)| header)
 }
 
+/// Whether a message is a WRITE of pages that the kernel has cached.
+pub(crate) fn is_from_page_cache(message: &[u8]) -> bool {
+    let Ok((header, mut body)) = open(message) else { return false };
+    let is_cached = |head: abi::WriteIn| head.write_flags & abi::WRITE_CACHE != 0;
+    header.opcode == opcode::WRITE && body.fixed().is_ok_and(is_cached)
+}
+
 /// Decodes a whole message.
 pub fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
     let (header, mut body) = open(message)?;

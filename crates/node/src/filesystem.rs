@@ -205,6 +205,25 @@ pub trait Filesystem: Send + Sync {
         privileges: Privileges,
     ) -> Result<Written>;
 
+    /// Takes bytes that the kernel has of a page which a program has changed. Answers for all of
+    /// them; where nobody else changes the filesystem, they are written as all others.
+    fn write_back(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        payload: &Payload<'_>,
+    ) -> Result<Written> {
+        self.write(caller, file, WriteAt::Offset(offset), payload, Privileges::Keep)
+    }
+
+    /// The file was opened for reading and writing, so that programs may map it and change its
+    /// pages. To be told before anybody can.
+    fn may_be_mapped(&self, _: FileId) {}
+
+    /// Such an opening is closed, and nothing is mapped through it any more.
+    fn is_not_mapped(&self, _: FileId) {}
+
     /// Changes the layout of a file's bytes.
     fn fallocate(
         &self,

@@ -1,6 +1,7 @@
 //! Nothing hangs: signals, deadlines and lost replies end every wait.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -142,4 +143,33 @@ fn requests_behind_stuck_handlers_are_served_when_a_thread_is_free() {
         assert_eq!(child.wait().unwrap().code(), Some(1));
     }
     assert_eq!(mounted.fs.record(|record| record.stuck), 20);
+}
+
+#[test]
+fn changed_pages_are_handed_over_though_all_handlers_are_stuck() {
+    let config = Config { threads: 2, threads_max: 2, ..Config::default() };
+    let mounted = Mounted::with(config);
+    fs::write(mounted.path("file"), [1; 8192]).unwrap();
+    let script = "import mmap, sys\n\
+                  file = open(sys.argv[1], 'r+b')\n\
+                  memory = mmap.mmap(file.fileno(), 0)\n\
+                  memory[5000] = 2\nprint('stored', flush=True)\n\
+                  sys.stdin.readline()\nmemory.flush()\n";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(mounted.path("file"));
+    let mut mapping = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(mapping.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "stored\n");
+    let mut child = start("stat", &[], &mounted.path("stuck"));
+    mounted.fs.wait_for(|record| (record.stuck == 1).then_some(()));
+    mounted.fs.record(|record| record.write_sizes.clear());
+    // To sync the mapping a WRITE is sent, and when that is answered an FSYNC, which has to wait.
+    writeln!(mapping.stdin.as_ref().unwrap()).unwrap();
+    mounted.fs.wait_for(|record| record.write_sizes.pop());
+    assert!(mounted.fs.record(|record| record.stuck == 1 && !record.unstuck));
+    assert_eq!(mapping.try_wait().unwrap(), None);
+    mounted.fs.record(|record| record.unstuck = true);
+    assert!(mapping.wait().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }

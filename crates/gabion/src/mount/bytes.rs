@@ -65,8 +65,10 @@ impl Ask<'_> {
         let length = payload.len();
         let is_whole =
             length.is_multiple_of(BLOCK_SIZE) && offset.is_multiple_of(BLOCK_SIZE as u64);
-        let put =
-            |payload: Payload<'_>| self.fs.write(&self.caller, self.file, at, &payload, privileges);
+        let put = |payload: Payload<'_>| match from_page_cache {
+            true => self.fs.write_back(&self.caller, self.file, offset, &payload),
+            false => self.fs.write(&self.caller, self.file, at, &payload, privileges),
+        };
         let written = if is_whole && length > COPY_MAX {
             match BlockSlice::adopt(payload.take()) {
                 Ok(blocks) => put(Payload::Shared { blocks, length }),

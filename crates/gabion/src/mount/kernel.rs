@@ -15,6 +15,9 @@ pub(super) const FOREVER: Duration = Duration::MAX;
 const BACKGROUND_MAX: u64 = 64;
 /// The same with little memory.
 const BACKGROUND_MIN: u64 = 4;
+/// The same where others change the filesystem. READs may wait for them there, and must not keep
+/// those WRITEs of mapped pages back that others wait for. Only READs are many, which are small.
+const BACKGROUND_SHARED: u16 = 4096;
 /// How far the kernel reads ahead, in KiB: two requests of the largest size, so that the disk has
 /// always one while the other is being answered.
 const READ_AHEAD_KIB: u32 = 2048;
@@ -43,7 +46,9 @@ pub(super) fn init_reply(
         // Its own writes move the time of modification, and are no reason to drop pages.
         Coherence::Alone => features |= Features::EXPLICIT_INVAL_DATA,
         // So that it looks at a file's length before it reads what it has kept: others cut files.
-        Coherence::Shared => features |= Features::AUTO_INVAL_DATA,
+        Coherence::Shared => {
+            features |= Features::AUTO_INVAL_DATA | Features::DIRECT_IO_ALLOW_MMAP;
+        }
     }
     match locking {
         Locking::Kernel => features |= Features::NO_OPEN_SUPPORT,
@@ -53,10 +58,14 @@ pub(super) fn init_reply(
         features |= Features::WRITEBACK_CACHE;
     }
     let background = (memory / 2 / PAYLOAD_MAX as u64).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16;
+    let background_max = match coherence {
+        Coherence::Alone => background,
+        Coherence::Shared => BACKGROUND_SHARED,
+    };
     InitReply {
         features,
         max_readahead: offer.max_readahead,
-        max_background: background,
+        max_background: background_max,
         // From here on the kernel holds writeback back.
         congestion_threshold: background / 4 * 3,
         max_write: PAYLOAD_MAX as u32,
@@ -67,7 +76,7 @@ pub(super) fn init_reply(
 
 /// Lifts limits that the kernel puts on filesystems it does not trust, as far as we may. It is no
 /// failure if we may not: everything works, only slower.
-pub(super) fn lift_limits(mountpoint: &Path) {
+pub(super) fn lift_limits(mountpoint: &Path, coherence: Coherence) {
     let Ok(Some(mount)) = mountinfo::find(mountpoint) else { return };
     let (major, minor) = mount.device;
     let suffix = if mount.fstype.starts_with("fuseblk") { "-fuseblk" } else { "" };
@@ -77,6 +86,11 @@ pub(super) fn lift_limits(mountpoint: &Path) {
         ("strict_limit", 0),
         ("max_ratio", 100),
     ];
+    let settings = match coherence {
+        Coherence::Alone => &settings[..],
+        // Others wait while mapped pages are handed over: those with changes stay few.
+        Coherence::Shared => &settings[..1],
+    };
     for (name, value) in settings {
         let path = format!("/sys/class/bdi/{major}:{minor}{suffix}/{name}");
         // Not ours to set for ordinary users and on older kernels.

@@ -31,6 +31,9 @@
 //! - A file that is open for writing is read and written past the page cache; one that is open for
 //!   reading keeps its pages, as long as its time of modification stays. What is appended is put
 //!   where the file ends by then.
+//! - A file that is open for both can be mapped. The filesystem is told of such openings, as it
+//!   gives pages then that programs may change; and what the kernel hands over of them later is
+//!   not what a program writes now.
 //! - Where a file ends the kernel learns from its attributes alone: pages are filled to their ends.
 //!
 //! The end: unmounted (or the connection aborted) -> all requests answered -> orphans reaped,

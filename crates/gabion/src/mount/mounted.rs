@@ -154,7 +154,7 @@ impl Mounted {
         for (name, run) in Arc::clone(&mounted.fs).background() {
             mounted.start_background(name, run)?;
         }
-        lift_limits(&request.mountpoint);
+        lift_limits(&request.mountpoint, request.coherence);
         Ok(mounted)
     }
 

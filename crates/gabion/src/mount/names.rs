@@ -190,17 +190,20 @@ impl Ask<'_> {
         }
         let (number, ttl) = (self.fs.number(made.file), self.attributes_ttl(made.file));
         let entry = encode::entry(&made, number, name_ttl, ttl);
+        if self.locking == Locking::Filesystem {
+            self.begin_opening(made.file, flags);
+        }
         if reply.create(&entry, &self.opened(flags)) == Outcome::Gone {
             self.fs.forget(made.file, 1);
             self.unseen(self.file);
             if self.locking == Locking::Filesystem {
-                self.fs.release(made.file);
+                self.end_opening(made.file, flags);
             }
         }
     }
 
     /// A file that was opened with these `O_*` flags. Its pages stay cached, whoever had it open
-    /// before, but what others shall see at once does not wait in pages.
+    /// before, but what others shall see at once does not wait in pages, unless it is mapped.
     pub(super) fn opened(&self, flags: u32) -> Opened {
         let is_written = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
         let flags = match self.coherence {

@@ -5,9 +5,15 @@ use gabion_fs::format::dirent::NAME_LENGTH_MAX;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{OpenRequest, errno};
 use gabion_fuse::{Outcome, Release, Reply, Setattr, Statfs};
+use gabion_map::FileId;
 
 use super::front::{Ask, done, failed, refuse};
 use super::{Locking, encode};
+
+/// Whether a file that was opened so can be mapped, and its pages changed.
+fn can_map_and_change(flags: u32) -> bool {
+    flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
+}
 
 impl Ask<'_> {
     pub(super) fn getattr(&self, reply: Reply) {
@@ -45,8 +51,9 @@ impl Ask<'_> {
         let request = OpenRequest { access: encode::access(flags), truncate: None };
         match self.fs.open_file(&self.caller, self.file, &request) {
             Ok(_) => {
+                self.begin_opening(self.file, flags);
                 if reply.open(&self.opened(flags)) == Outcome::Gone {
-                    self.fs.release(self.file);
+                    self.end_opening(self.file, flags);
                 }
             }
             Err(error) => refuse(reply, errno(&error)),
@@ -60,8 +67,23 @@ impl Ask<'_> {
         }
         let unlocked = release.unlock_flock.map_or(Ok(()), |owner| self.release_flock(owner));
         let unlocked = unlocked.and(self.release_description(release.handle));
-        self.fs.release(self.file);
+        self.end_opening(self.file, release.flags);
         done(reply, unlocked);
+    }
+
+    /// A file is opened with these `O_*` flags, of which the kernel is not told yet.
+    pub(super) fn begin_opening(&self, file: FileId, flags: u32) {
+        if can_map_and_change(flags) {
+            self.fs.may_be_mapped(file);
+        }
+    }
+
+    /// Such an opening has ended.
+    pub(super) fn end_opening(&self, file: FileId, flags: u32) {
+        if can_map_and_change(flags) {
+            self.fs.is_not_mapped(file);
+        }
+        self.fs.release(file);
     }
 
     pub(super) fn getxattr(&self, name: &[u8], room: u32, reply: Reply) {

@@ -13,6 +13,7 @@ mod guarded;
 mod hostile;
 mod joining;
 mod link_limits;
+mod mapped;
 mod mount8;
 mod mount_files;
 mod mount_locks;

@@ -22,7 +22,7 @@ use crate::world::{Folder, GABION, Running};
 pub struct Shared {
     server: Running,
     uri: String,
-    folder: Folder,
+    pub folder: Folder,
 }
 
 impl Shared {
@@ -37,7 +37,7 @@ impl Shared {
         self.mount_with(name, "deadline=60")
     }
 
-    fn mount_with(&self, name: &str, options: &str) -> PathBuf {
+    pub fn mount_with(&self, name: &str, options: &str) -> PathBuf {
         let mountpoint = self.folder.join(name);
         fs::create_dir(&mountpoint).unwrap();
         self.folder.gabion(&["mount", "-o", options, &self.uri, name]).succeeded();
@@ -49,7 +49,7 @@ impl Shared {
     }
 
     /// The server dies, and another one takes its place.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.server.signal(Signal::KILL);
         let _ = self.server.0.wait();
         let address = self.uri.trim_start_matches("gabion://").trim_end_matches('/');

@@ -17,7 +17,8 @@ pub enum Journal {
     Rollback,
 }
 
-/// A program that commits `count` rows and prints each afterwards.
+/// A program that commits `count` rows and prints each afterwards. Whoever finds another journal
+/// than it wants does not wait to change that: the first one shall be alone.
 pub fn writer(database: &Path, journal: Journal, writer: u32, first: u32, count: u32) -> Command {
     let mut command = script("sqlite_writer.py");
     let journal = match journal {

@@ -146,6 +146,12 @@ impl Calls {
         waiting.into_values().for_each(|asked| asked.waiter.lose());
     }
 
+    /// What was told so far is for nobody.
+    pub(super) fn begin_again(&self) {
+        let _state = self.state.lock();
+        self.wire.begin_again();
+    }
+
     /// The server has lost what was said: begins anew with `first`, and asks once more what was not
     /// answered.
     pub(super) fn say_again(&self, first: Vec<ToServer>) {
@@ -250,6 +256,12 @@ fn trouble(operation: &'static str, kind: std::io::ErrorKind, text: String) -> E
 fn lost(operation: &'static str) -> Error {
     let text = "the session has ended; whether this was done is not known".to_owned();
     trouble(operation, std::io::ErrorKind::ConnectionAborted, text)
+}
+
+/// A page that a program has changed, whose leases have ended.
+pub(super) fn unleased() -> Error {
+    let text = "the leases on what was mapped have ended; what was stored is kept aside".to_owned();
+    trouble("write", std::io::ErrorKind::ConnectionAborted, text)
 }
 
 pub(super) fn silent(deadline: Duration) -> Error {

@@ -33,12 +33,24 @@ const ATTEMPTS_MAX: usize = 4;
 /// Numbers for new objects that are asked for at once.
 const NUMBERS: u32 = 2048;
 /// What a change takes at the server besides its bytes, at most.
-const CHANGE_BYTES: u64 = 16 << 10;
+pub(super) const CHANGE_BYTES: u64 = 16 << 10;
 /// Objects whose leases are asked for with that of one of their siblings.
 const SIBLINGS: usize = 256;
 
+/// What has to be there for a change to be made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bond {
+    /// The session with its connection, and the leases.
+    Server,
+    /// The leases: they are forgotten with the session, and not before this change is kept.
+    Leases,
+    /// The same, and nothing has it wait: whoever gives the leases back waits for it. It has not
+    /// completed for anybody, so it may come before an instant or after it.
+    Pages,
+}
+
 /// How an attempt has ended.
-enum Attempt {
+pub(super) enum Attempt {
     /// With all objects that were changed.
     Made(Answer, Vec<FileId>),
     /// The call is given back.
@@ -58,7 +70,14 @@ impl RemoteFs {
         let bytes = CHANGE_BYTES + payload(&call);
         // Whoever waits must not be waited for.
         self.gate.leave_own();
-        match self.pending.wait_for_room(bytes, self.settings.deadline) {
+        let resizing = self.without_reads(&call);
+        let has_pages = resizing.as_ref().is_some_and(|(_, has_pages)| *has_pages);
+        let bond = if has_pages { Bond::Leases } else { Bond::Server };
+        let room = match bond {
+            Bond::Leases | Bond::Pages => Room::Enough,
+            Bond::Server => self.pending.wait_for_room(bytes, self.settings.deadline),
+        };
+        match room {
             Room::Enough => {}
             Room::None => return self.change_at_server(caller, call),
             Room::TimedOut => return Err(silent(self.settings.deadline)),
@@ -68,7 +87,10 @@ impl RemoteFs {
         let is_removal = is_removal(&call);
         let mut attempt = 0;
         while attempt < ATTEMPTS_MAX {
-            let lack = match self.attempt(caller, call, bytes, &needed)? {
+            let unread = self.without_pages(&call);
+            let result = self.attempt(caller, call, bytes, &needed, bond)?;
+            drop(unread);
+            let lack = match result {
                 Attempt::Frozen(left) => {
                     call = left;
                     self.gate.leave_own();
@@ -140,7 +162,14 @@ impl RemoteFs {
     }
 
     /// Makes the change here, if nothing is missing.
-    fn attempt(&self, caller: &Caller, call: Call, bytes: u64, needed: &[Want]) -> Result<Attempt> {
+    pub(super) fn attempt(
+        &self,
+        caller: &Caller,
+        call: Call,
+        bytes: u64,
+        needed: &[Want],
+        bond: Bond,
+    ) -> Result<Attempt> {
         // From here on nothing is revoked behind the back of what is found out.
         self.gate.enter_own();
         // Checked here as it is going to be checked there.
@@ -151,10 +180,10 @@ impl RemoteFs {
         };
         let _order = self.order.lock();
         // Without a connection the server may be gone, and the change with it.
-        if !self.is_alive() || self.is_cut_off() {
+        if bond == Bond::Server && (!self.is_alive() || self.is_cut_off()) {
             return Ok(Attempt::Lacks(Lack::Server, call));
         }
-        if self.freezing.is_frozen() {
+        if bond != Bond::Pages && self.freezing.is_frozen() {
             return Ok(Attempt::Frozen(call));
         }
         let mut cache = self.cache.write();
@@ -262,10 +291,7 @@ impl RemoteFs {
         let files = self.begin_acquiring_bytes(&missing);
         let acquire = Call::Acquire { needed: missing, welcome, prefetch: Prefetch::Names };
         let acquired = self.call(caller, acquire);
-        // Without an answer they may still come.
-        if !matches!(acquired, Err(Error::Stop(Stop::Map(_)))) {
-            self.end_acquiring_bytes(&files);
-        }
+        self.ended_acquiring_bytes(&acquired, &files);
         match acquired {
             Ok(_) => Ok(true),
             // The server has its own words for what it is then asked to do.
@@ -325,7 +351,7 @@ impl RemoteFs {
 
     /// The right to change bytes of these files is asked for. Until it has come, what was yielded
     /// before cannot be told from it.
-    fn begin_acquiring_bytes(&self, wants: &[Want]) -> Vec<FileId> {
+    pub(super) fn begin_acquiring_bytes(&self, wants: &[Want]) -> Vec<FileId> {
         let is_bytes = |(range, _): &&Want| range.kind() == Some(Kind::DATA);
         let files: Vec<FileId> =
             wants.iter().filter(is_bytes).map(|(range, _)| range.file()).collect();
@@ -340,7 +366,11 @@ impl RemoteFs {
         files
     }
 
-    fn end_acquiring_bytes(&self, files: &[FileId]) {
+    /// They have come, or have not. Without an answer they may still come.
+    pub(super) fn ended_acquiring_bytes(&self, acquired: &Result<Answer>, files: &[FileId]) {
+        if matches!(acquired, Err(Error::Stop(Stop::Map(_)))) {
+            return;
+        }
         let mut acquiring = self.acquiring.lock();
         for file in files {
             if let Some(count) = acquiring.get_mut(file) {
@@ -363,7 +393,8 @@ impl RemoteFs {
         if self.acquiring.lock().contains_key(&file) {
             return;
         }
-        if self.cache.write().yield_bytes(file) {
+        let mut cache = self.cache.write();
+        if !self.mapped.has_pages(file) && cache.yield_bytes(file) {
             self.calls.tell(ToServer::Yielded(vec![KeyRange::bytes_from(file, 0)]));
         }
     }
@@ -374,6 +405,7 @@ impl RemoteFs {
         let Some(first) = refused.first() else { return };
         self.report(&format!("a change could not be made at the server: {}", first.error));
         let reason = format!("the server could not make them: {}", first.error);
+        let _forgetting = self.forget_mapped();
         self.remember_paths();
         refused.iter().for_each(|one| self.unsynced.lose_files(&one.files));
         self.lose_changes(refused.into_iter().filter_map(|one| one.change).collect(), reason);

@@ -194,6 +194,24 @@ impl Filesystem for RemoteFs {
         RemoteFs::write(self, caller, file, at, payload, privileges)
     }
 
+    fn write_back(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        payload: &Payload<'_>,
+    ) -> Result<Written> {
+        RemoteFs::write_back(self, caller, file, offset, payload)
+    }
+
+    fn may_be_mapped(&self, file: FileId) {
+        RemoteFs::may_be_mapped(self, file);
+    }
+
+    fn is_not_mapped(&self, file: FileId) {
+        RemoteFs::is_not_mapped(self, file);
+    }
+
     fn fallocate(
         &self,
         caller: &Caller,

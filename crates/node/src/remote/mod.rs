@@ -33,6 +33,7 @@ mod gate;
 mod listings;
 mod locking;
 mod losses;
+mod mapped;
 mod opens;
 mod operations;
 mod pages;
@@ -71,6 +72,7 @@ use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
 use self::losses::Losses;
+use self::mapped::Mapped;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::{Extent, Pending};
@@ -188,6 +190,7 @@ pub struct RemoteFs {
     gate: Gate,
     freezing: Freezing,
     pages: Arc<Pages>,
+    mapped: Mapped,
     listings: Arc<Listings>,
     ahead: Arc<Ahead>,
     calls: Calls,
@@ -237,6 +240,7 @@ impl RemoteFs {
             gate: Gate::default(),
             freezing: Freezing::default(),
             pages: Arc::default(),
+            mapped: Mapped::default(),
             listings: Arc::default(),
             ahead: Arc::default(),
             calls: Calls::new(wire),
@@ -401,6 +405,7 @@ impl RemoteFs {
 
     /// The session may have ended: nothing that was cached counts any more, here or in the kernel.
     pub fn forget_everything(&self) {
+        let _forgetting = self.forget_mapped();
         self.remember_paths();
         let ranges = {
             let mut cache = self.cache.write();
@@ -439,6 +444,12 @@ impl RemoteFs {
             life.losses += u64::from(before != welcome.start);
             before != welcome.start
         };
+        // What was stored in mapped pages is lost as what was written, not part of what comes.
+        let forgetting = self.forget_mapped();
+        if forgetting.has_dropped {
+            // That was told, and the new session shall not hear of it.
+            self.calls.begin_again();
+        }
         if is_another {
             self.unsynced.lose();
         }

@@ -430,6 +430,9 @@ impl RemoteFs {
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize> {
+        if self.is_mapped(file) {
+            return self.read_mapped(caller, file, offset, into);
+        }
         self.yield_bytes(file);
         let range = pages(offset, into.len().max(1) as u64);
         if self.pages.begin(file, range) == Course::Flying {
@@ -446,7 +449,7 @@ impl RemoteFs {
         self.read_call(caller, file, offset, into, ReadLease::InTurn)
     }
 
-    fn read_call(
+    pub(super) fn read_call(
         &self,
         caller: &Caller,
         file: FileId,

@@ -6,9 +6,12 @@
 //!                                                                                        go on
 //! ```
 //!
+//! Files of which the kernel may have pages that programs change are another matter: see
+//! [`mapped`](super::mapped).
+//!
 //! One thread does this, [`RemoteFs::attend`], in batches; it never waits for the server.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use gabion_base::sync::{Condvar, Mutex};
@@ -29,7 +32,10 @@ enum Later {
     Refused(Vec<Refused>),
 }
 
-type Revoked = (RevokeId, KeyRange, Keep);
+pub(super) type Revoked = (RevokeId, KeyRange, Keep);
+
+/// Of each file of which the kernel may have pages that programs change.
+type OfMapped = BTreeMap<FileId, Vec<Revoked>>;
 
 #[derive(Default)]
 struct Queue {
@@ -128,12 +134,15 @@ impl RemoteFs {
                 self.contention.revoked(range.file(), now);
                 self.give_back_locks(range);
             }
-            let (bytes, others) = self.take_items(revoked);
+            let (mapped, bytes, others) = self.take_items(revoked);
             if !others.is_empty() {
                 self.give_back_items(&others);
             }
             for one in bytes {
                 self.give_back_bytes(&one);
+            }
+            for (file, revoked) in mapped {
+                self.give_back_mapped(file, &revoked);
             }
         }
     }
@@ -155,11 +164,18 @@ impl RemoteFs {
     }
 
     /// Takes leases away where the kernel has no bytes cached, which is where they may be changed
-    /// here. The others, which come first in the answer, are left.
-    fn take_items(&self, revoked: Vec<Revoked>) -> (Vec<Revoked>, Vec<Revoked>) {
+    /// here. Left are those on files with pages that programs may change, by file, and those on
+    /// other bytes.
+    fn take_items(&self, revoked: Vec<Revoked>) -> (OfMapped, Vec<Revoked>, Vec<Revoked>) {
         // Decided and taken at once: the pages of who yields his right to change bytes, and reads
         // them then, may come before the answer with the lease on them does.
         let mut cache = self.cache.write();
+        let (mapped, revoked): (Vec<_>, Vec<_>) =
+            revoked.into_iter().partition(|(_, range, _)| self.mapped.has_pages(range.file()));
+        let mut of_mapped = OfMapped::new();
+        for one in mapped {
+            of_mapped.entry(one.1.file()).or_default().push(one);
+        }
         let may_have_pages = |(_, range, _): &Revoked| {
             let bytes = range.intersection(&KeyRange::bytes_from(range.file(), 0));
             bytes.is_some_and(|bytes| !cache.covers_as(&bytes, LockMode::Exclusive))
@@ -169,11 +185,20 @@ impl RemoteFs {
             cache.give_up(range, *keep);
             self.doubt_items(range, *keep);
         }
-        (bytes, others)
+        (of_mapped, bytes, others)
+    }
+
+    /// Takes leases away.
+    pub(super) fn take(&self, revoked: &[Revoked]) {
+        let mut cache = self.cache.write();
+        for (_, range, keep) in revoked {
+            cache.give_up(range, *keep);
+            self.doubt_items(range, *keep);
+        }
     }
 
     /// Answers for leases that were taken away.
-    fn give_back_items(&self, revoked: &[Revoked]) {
+    pub(super) fn give_back_items(&self, revoked: &[Revoked]) {
         self.gate.barrier();
         let forgotten = revoked.iter().filter(|(.., keep)| *keep == Keep::Nothing);
         let forgotten: Vec<KeyRange> = forgotten.map(|(_, range, _)| *range).collect();
@@ -223,11 +248,7 @@ impl RemoteFs {
         let file = range.file();
         let pages = pages_of(range);
         let dropping = self.pages.begin_dropping(file, pages);
-        {
-            let mut cache = self.cache.write();
-            cache.give_up(range, *keep);
-            self.doubt_items(range, *keep);
-        }
+        self.take(&[(*id, *range, *keep)]);
         self.gate.barrier();
         if range.first().kind != Kind::DATA {
             self.kernel_forgets_items(&[*range]);

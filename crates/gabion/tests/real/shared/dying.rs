@@ -170,17 +170,27 @@ fn counters_under_locks_are_exact_though_the_server_is_killed_meanwhile() {
 /// done, synced or not.
 #[test]
 fn sqlite_writers_of_one_database_go_on_when_the_server_was_killed() {
+    go_on_when_the_server_was_killed("kill-server-one-sqlite", Journal::Rollback);
+}
+
+/// What is stored in the mapped index of the log is in that order, too.
+#[test]
+fn sqlite_writers_of_one_log_go_on_when_the_server_was_killed() {
+    go_on_when_the_server_was_killed("kill-server-one-log", Journal::Wal);
+}
+
+fn go_on_when_the_server_was_killed(name: &str, journal: Journal) {
     const MACHINES: usize = 2;
     let (count, kills) = if is_long() { (4_000, 10) } else { (60, 2) };
-    let mut cluster = Cluster::new("kill-server-one-sqlite", Place::Loopback, MACHINES);
+    let mut cluster = Cluster::new(name, Place::Loopback, MACHINES);
     if !cluster.is_gabion() {
         return;
     }
+    run(&mut writer(&cluster.path(0, "database"), journal, 0, 0, 0));
     let mut writers: Vec<_> = (0..MACHINES)
         .map(|machine| {
             let database = cluster.path(machine, "database");
-            let mut writer = writer(&database, Journal::Rollback, machine as u32, 0, count);
-            Running::start(&mut writer)
+            Running::start(&mut writer(&database, journal, machine as u32, 0, count))
         })
         .collect();
     let mut wanted = BTreeSet::new();

@@ -8,6 +8,7 @@
 //! writing      appends, git, SQLite, fsx, at all mounts at once
 //! dying        kill -9 of the server and of a mount in the midst of work
 //! cutting      links that are cut for longer and for shorter than a session
+//! mapping      stores into mapped files, as links are cut and mounts are killed
 //! ```
 
 mod alternating;
@@ -16,4 +17,5 @@ mod cluster;
 mod cutting;
 mod dying;
 mod excluding;
+mod mapping;
 mod writing;

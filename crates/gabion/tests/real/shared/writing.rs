@@ -43,14 +43,23 @@ fn appends_at_four_mounts_lose_no_line() {
 
 #[test]
 fn sqlite_with_a_rollback_journal_keeps_what_four_mounts_commit() {
+    keeps_what_mounts_commit("shared-sqlite", Journal::Rollback);
+}
+
+/// The index of the log is a file that all have mapped, and change.
+#[test]
+fn sqlite_with_a_write_ahead_log_keeps_what_four_mounts_commit() {
+    keeps_what_mounts_commit("shared-sqlite-wal", Journal::Wal);
+}
+
+fn keeps_what_mounts_commit(name: &str, journal: Journal) {
     let count = if is_long() { 2_000 } else { 25 };
-    let cluster = Cluster::new("shared-sqlite", Place::Network, MACHINES);
+    let cluster = Cluster::new(name, Place::Network, MACHINES);
     let database = |machine: usize| cluster.path(machine, "database");
+    run(&mut writer(&database(0), journal, 0, 0, 0));
     let mut writers: Vec<_> = (0..MACHINES)
         .map(|machine| {
-            let mut writer =
-                writer(&database(machine), Journal::Rollback, machine as u32, 0, count);
-            Running::start(&mut writer)
+            Running::start(&mut writer(&database(machine), journal, machine as u32, 0, count))
         })
         .collect();
     let mut wanted = BTreeSet::new();
@@ -124,8 +133,7 @@ fn git_commits_at_four_mounts_at_once_into_one_repository() {
     cluster.finish();
 }
 
-/// Without mappings: a file that is open for writing need not have them on a shared mount.
-const FSX_CONFIG: &str = "[weights]\nclose_open = 1\ninvalidate = 0\nmapread = 0\nmapwrite = 0\n\
+const FSX_CONFIG: &str = "[weights]\nclose_open = 1\ninvalidate = 1\nmapread = 10\nmapwrite = 5\n\
                           read = 10\nwrite = 10\ntruncate = 5\nfsync = 0.5\nfdatasync = 0.5\n\
                           posix_fallocate = 1\npunch_hole = 3\ncopy_file_range = 2\n";
 

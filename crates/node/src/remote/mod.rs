@@ -31,11 +31,13 @@ mod gate;
 mod listings;
 mod locking;
 mod losses;
+mod needs;
 mod opens;
 mod operations;
 mod pages;
 mod pending;
 mod places;
+mod reading;
 mod revocations;
 mod server_time;
 mod synced;
@@ -67,6 +69,7 @@ use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
 use self::losses::Losses;
+use self::needs::Needed;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::{Extent, Pending};
@@ -124,7 +127,8 @@ const WITNESSED_AT_ONCE: usize = 1024;
 pub struct RemoteSettings {
     /// How long an operation waits for the server.
     pub deadline: Duration,
-    /// Objects on which leases are kept at the same time, about.
+    /// Objects on which leases are kept at the same time, about: what an operation under way needs
+    /// is kept until it has ended.
     pub objects_max: usize,
 }
 
@@ -172,6 +176,7 @@ pub struct RemoteFs {
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
     cache: RwLock<Cache>,
+    needed: Needed,
     /// The order in which changes are made here and sent.
     order: Mutex<()>,
     pending: Pending,
@@ -223,6 +228,7 @@ impl RemoteFs {
             settings,
             clock,
             cache: RwLock::default(),
+            needed: Needed::default(),
             order: Mutex::default(),
             pending: Pending::default(),
             acquiring: Mutex::default(),
@@ -319,7 +325,8 @@ impl RemoteFs {
     /// Gives leases back that are the least use, if there are too many. The cache is locked by who
     /// calls this.
     fn relieve(&self, cache: &mut Cache) {
-        let victims = cache.excess(self.settings.objects_max);
+        let is_needed = |file| self.needed.contains(file);
+        let victims = cache.excess(self.settings.objects_max, is_needed);
         if !victims.is_empty() {
             let ranges = victims.into_iter().map(KeyRange::everything).collect();
             self.calls.note(ToServer::Unwanted(ranges));

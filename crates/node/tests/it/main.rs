@@ -1,16 +1,22 @@
 //! The local client as a value: no kernel, no threads, no real disk.
 
 mod background;
+mod costs;
 mod files;
+mod kernels;
 mod locking;
+mod locking_model;
 mod locks;
 mod losses;
 mod orphans;
 mod recovery;
 mod rights;
+mod room;
+mod sessions;
 mod shared;
 mod snapshots;
 mod stale;
 mod subtree;
+mod together;
 mod walks;
 mod world;

@@ -321,18 +321,27 @@ impl LeaseTable {
 
     /// The client has done what it was told.
     pub fn released(&mut self, client: ClientId, id: RevokeId) -> Vec<Action> {
-        let Some(file) = self.unanswered.remove(&(client, id)) else { return Vec::new() };
-        if let Some(object) = self.objects.get_mut(&file)
-            && let Some(leases) = object.leases.get_mut(&client)
-        {
-            let (set, keep) =
-                leases.revoked.remove(&id).unwrap_or((RangeSet::default(), Keep::Nothing));
-            for range in set.of(file) {
-                leases.give_up(&range, keep);
+        self.released_all(client, &[id])
+    }
+
+    /// The client has done all of this that it was told. Who waits is looked at once.
+    pub fn released_all(&mut self, client: ClientId, ids: &[RevokeId]) -> Vec<Action> {
+        let mut is_any = false;
+        for id in ids {
+            let Some(file) = self.unanswered.remove(&(client, *id)) else { continue };
+            is_any = true;
+            if let Some(object) = self.objects.get_mut(&file)
+                && let Some(leases) = object.leases.get_mut(&client)
+            {
+                let (set, keep) =
+                    leases.revoked.remove(id).unwrap_or((RangeSet::default(), Keep::Nothing));
+                for range in set.of(file) {
+                    leases.give_up(&range, keep);
+                }
             }
+            self.tidy(file);
         }
-        self.tidy(file);
-        self.serve()
+        if is_any { self.serve() } else { Vec::new() }
     }
 
     /// The client has nothing of `range` exclusively any more.

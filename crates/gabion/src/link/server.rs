@@ -290,12 +290,17 @@ impl Shared {
                     *link.heard.lock() = Instant::now();
                 }
                 let is_silent = link.heard.lock().elapsed() > self.options.patience + MARGIN;
-                if is_silent || is_stubborn {
+                let is_hoarding = !link.load.is_paused() && self.served.is_hoarding(&link.session);
+                if is_silent || is_stubborn || is_hoarding {
                     links.remove(&link.session.id());
                     drop(links);
-                    let why = if is_silent { "is silent" } else { "does not give back leases" };
+                    let why = match (is_silent, is_stubborn) {
+                        (true, _) => "is silent",
+                        (false, true) => "does not give back leases",
+                        (false, false) => "does not say that it knows what is durable",
+                    };
                     eprintln!("gabion: the client {} {why}: evicted", link.session.name());
-                    if is_stubborn {
+                    if !is_silent || is_stubborn {
                         self.served.cut(&link.session);
                     }
                     self.end(&link);

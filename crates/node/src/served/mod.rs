@@ -36,6 +36,7 @@ mod rights;
 mod rivals;
 mod rounds;
 mod session;
+mod status;
 mod subtree;
 mod times;
 mod witnesses;
@@ -52,7 +53,7 @@ use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Context, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer, Witness};
 
-use gabion_link::table::{Action, ClientId, Lease, RequestId, RevokeId, Want};
+use gabion_link::table::{Action, ClientId, RequestId, RevokeId, Want};
 use gabion_map::{FileId, Key, Kind, Value};
 
 use crate::local::LocalFs;
@@ -66,6 +67,7 @@ pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
 use self::rounds::Rounds;
 pub use self::session::{Peer, Session};
+pub use self::status::ClientStatus;
 use self::times::Times;
 use self::witnesses::Witnesses;
 
@@ -178,21 +180,6 @@ struct Settling {
     /// It is due, or the end has come.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
-}
-
-/// A client, for people.
-#[derive(Clone, Debug)]
-pub struct ClientStatus {
-    /// Its session.
-    pub session: SessionId,
-    /// What it calls itself.
-    pub name: String,
-    /// Ranges that it has leases on.
-    pub leases: usize,
-    /// Objects that it has open.
-    pub opens: usize,
-    /// Revocations that it has not answered.
-    pub owed: usize,
 }
 
 impl Served {
@@ -350,6 +337,8 @@ impl Served {
     pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
         match message {
             ToServer::Ping => {}
+            // Nothing depends on when.
+            ToServer::Settled(round) => session.settled(round),
             ToServer::Cancel(id) => match session.lock_given_up(id) {
                 Some(ticket) => self.fs.locks().cancel(ticket),
                 None => self.give_up_parked(session, id),
@@ -395,9 +384,9 @@ impl Served {
                     self.fs.release(file);
                 }
             }
-            ToServer::Released(ids) => self.settle(|grants| {
-                ids.into_iter().flat_map(|id| grants.table.released(client, id)).collect()
-            }),
+            ToServer::Released(ids) => {
+                self.settle(|grants| grants.table.released_all(client, &ids));
+            }
             ToServer::Yielded(ranges) => {
                 self.note_yielded(session, &ranges);
                 self.settle(|grants| {
@@ -414,11 +403,11 @@ impl Served {
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
-            ToServer::Settled(round) => session.settled(round),
             // Those that count are looked at when all have said theirs.
             ToServer::Done { .. }
             | ToServer::Witnessed(_)
             | ToServer::Recovered
+            | ToServer::Settled(_)
             | ToServer::Ping
             | ToServer::Cancel(_)
             | ToServer::Change(_) => {}
@@ -538,39 +527,6 @@ impl Served {
         for work in due.work {
             (self.queue)(Job(work));
         }
-    }
-
-    /// All clients.
-    pub fn clients(&self) -> Vec<ClientStatus> {
-        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
-        let grants = self.grants.lock();
-        let mut leases: BTreeMap<ClientId, usize> = BTreeMap::new();
-        for lease in grants.table.leases() {
-            *leases.entry(lease.client).or_default() += 1;
-        }
-        let status = |session: Arc<Session>| {
-            let client = ClientId(session.id.0);
-            ClientStatus {
-                session: session.id,
-                name: session.name.clone(),
-                leases: leases.get(&client).copied().unwrap_or(0),
-                opens: session.opens(),
-                owed: grants.table.owed_by(client),
-            }
-        };
-        sessions.into_iter().map(status).collect()
-    }
-
-    /// Whether the client has revocations to answer.
-    pub fn owes(&self, session: &Session) -> bool {
-        self.grants.lock().table.owed_by(ClientId(session.id.0)) > 0
-    }
-
-    /// All leases, and all who wait for some.
-    pub fn leases(&self) -> (Vec<Lease>, Vec<(ClientId, Vec<Want>)>) {
-        let grants = self.grants.lock();
-        let waiting = grants.table.waiting().map(|(_, client, wants)| (client, wants.to_vec()));
-        (grants.table.leases().collect(), waiting.collect())
     }
 
     /// Ends all sessions.

@@ -29,7 +29,8 @@ tagged! {
     4 => Applied { number: ChangeNumber, extents: Vec<Update>, credit: u64 },
     5 => Failed { number: ChangeNumber, error: Error },
     6 => Durable { round: u64, number: ChangeNumber, calls: Vec<CallId> };
-    7 => Witness(calls: Vec<Witness>)
+    7 => Witness(calls: Vec<Witness>),
+    8 => LocksLost(locks: Vec<Lock>)
 }
 
 tagged! {

@@ -31,6 +31,7 @@ mod gate;
 mod listings;
 mod locking;
 mod losses;
+mod lost_locks;
 mod needs;
 mod opens;
 mod operations;
@@ -61,6 +62,7 @@ use gabion_map::{FileId, Kind};
 use crate::clock::Clock;
 
 pub use self::losses::{Loss, LossKeeper};
+pub use self::lost_locks::{LockLoss, LockLossTeller};
 
 use self::ahead::Ahead;
 use self::calls::Calls;
@@ -69,6 +71,7 @@ use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
 use self::losses::Losses;
+use self::lost_locks::LockLosses;
 use self::needs::Needed;
 use self::opens::Opens;
 use self::pages::Pages;
@@ -203,6 +206,7 @@ pub struct RemoteFs {
     last: Mutex<LastKnown>,
     unsynced: Unsynced,
     losses: Losses,
+    lock_losses: LockLosses,
     report: Mutex<Option<Report>>,
     /// Whom the server takes callers for, in this session.
     identities: Mutex<Identities>,
@@ -252,6 +256,7 @@ impl RemoteFs {
             last: Mutex::default(),
             unsynced: Unsynced::default(),
             losses: Losses::default(),
+            lock_losses: LockLosses::default(),
             report: Mutex::default(),
             identities: Mutex::new(welcome.identities),
         };
@@ -454,8 +459,8 @@ impl RemoteFs {
         self.lose_pending(extent, "the session has ended");
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
+        self.lose_locks();
         self.forget_everything();
-        self.forget_locks();
         self.revocations.clear();
         self.tell_opens_again();
     }

@@ -400,6 +400,7 @@ impl RemoteFs {
         into: &mut [u8],
         lease: ReadLease,
     ) -> Result<usize> {
+        self.check_locks(file)?;
         let length = into.len() as u32;
         let caller = &through_handle(caller);
         loop {
@@ -424,6 +425,7 @@ impl RemoteFs {
         payload: &Payload<'_>,
         privileges: Privileges,
     ) -> Result<Written> {
+        self.check_locks(file)?;
         let bytes = Arc::new(payload.bytes().to_vec());
         let call = Call::Write { file, at, privileges, bytes };
         match self.change(&through_handle(caller), call)? {
@@ -442,6 +444,7 @@ impl RemoteFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
+        self.check_locks(file)?;
         let call = Call::Fallocate { file, request, offset, length, privileges };
         self.done_here(&through_handle(caller), call)
     }
@@ -467,6 +470,7 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<u64> {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
+        self.check_locks(source).and_then(|()| self.check_locks(target))?;
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
         match self.change(&through_handle(caller), call)? {
             Answer::Number(number) => Ok(number),
@@ -476,7 +480,8 @@ impl RemoteFs {
 
     /// Makes an object and everything that completed before durable.
     pub fn fsync(&self, file: FileId) -> Result<()> {
-        self.sync(Some(file))
+        self.sync(Some(file))?;
+        self.check_locks(file)
     }
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {

@@ -394,7 +394,10 @@ impl Served {
                 });
             }
             ToServer::Locked(locks) => {
-                self.take_locked(session, &locks);
+                let lost = self.take_locked(session, &locks);
+                if !lost.is_empty() {
+                    session.peer.send(ToClient::LocksLost(lost));
+                }
             }
             ToServer::Unlocked { file, class, owner, range } => {
                 let owner = LockOwner { client: session.id.0, number: owner };

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Ticket, Wait};
-use gabion_fs::{Access, Changes, Error, OpenRequest, Result, WriteAt};
+use gabion_fs::{Access, Changes, Error, OpenRequest, Privileges, Result, WriteAt};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{Call, CallId, ChangeNumber, SessionId, ToClient, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::Lease;
-use gabion_map::{FileId, Kind, LockMode};
+use gabion_map::{FileId, Kind, LockMode, Payload};
 use gabion_node::served::{Peer, Rights};
 
 use crate::shared::{Client, Server, caller};
@@ -418,17 +418,17 @@ fn nobody_is_believed_to_hold_what_it_may_not_lock_or_what_others_may_have() {
     let file = a.create("file");
     a.run(|fs| fs.fsync(file)).unwrap();
     let claim = |number| server.served.take_locked(&b.session(), &[lock(file, number)]);
-    assert_eq!(claim(1), 1, "it is not open for writing");
+    assert_eq!(claim(1).len(), 1, "it is not open for writing");
     let changes = Changes { permissions: Some(0o666), ..Changes::default() };
     a.run(|fs| fs.setattr(&caller(), file, &changes)).unwrap();
     open(&b, "file");
     b.fs.ping();
     try_lock(&a, lock(file, 1)).unwrap();
     unlock(&a, lock(file, 1));
-    assert_eq!(claim(1), 1, "another one has the lease");
+    assert_eq!(claim(1).len(), 1, "another one has the lease");
     await_that(|| server.served.recall_locks(None) == 0);
-    assert_eq!(claim(1), 0);
-    assert_eq!(claim(2), 1, "it is locked");
+    assert_eq!(claim(1).len(), 0);
+    assert_eq!(claim(2).len(), 1, "it is locked");
     assert_eq!(server.world.fs.locks().held()[0].owner.client, b.session().id().0);
 }
 
@@ -446,4 +446,87 @@ fn leases_on_locks_are_had_by_locking_only() {
     server.served.receive(&client.session(), ToServer::Call { id, caller: caller(), call, after });
     client.run(|fs| fs.space()).unwrap();
     await_that(|| leases_on_locks(&server) == 0);
+}
+
+/// What a program is told that uses a file on which it, or another one of its machine, has lost a
+/// lock.
+#[track_caller]
+fn assert_fails(client: &Client, file: FileId, fails: bool) {
+    let mut bytes = [0; 4];
+    let payload = Payload::Copied(b"text");
+    let at = WriteAt::Offset(0);
+    let outcomes = [
+        client.run(|fs| fs.read_now(&caller(), file, 0, &mut bytes)).map(drop),
+        client.run(|fs| fs.write(&caller(), file, at, &payload, Privileges::Keep)).map(drop),
+        client.run(|fs| fs.fsync(file)),
+    ];
+    let is_failure = |outcome: &Result<()>| match outcome {
+        Ok(()) => false,
+        Err(error) => {
+            assert!(format!("{error:?}").contains("a lock on the file was lost"), "{error:?}");
+            true
+        }
+    };
+    assert_eq!(outcomes.each_ref().map(is_failure), [fails; 3]);
+}
+
+#[test]
+fn who_has_lost_a_lock_cannot_use_the_file_until_it_has_given_it_up() {
+    let server = Server::new();
+    let client = server.client();
+    let (told, losses) = channel();
+    client.fs.set_lock_loss_teller(Box::new(move |loss| told.send(loss.clone()).unwrap()));
+    let (file, other) = (client.create("file"), client.create("other"));
+    let part =
+        |owner, from, to| Lock { range: LockRange::new(from, to).unwrap(), ..lock(file, owner) };
+    client.run(|fs| fs.syncfs()).unwrap();
+    for one in [part(1, 10, 19), part(2, 30, 39)] {
+        try_lock(&client, one).unwrap();
+    }
+    assert_fails(&client, file, false);
+    // A server that has started again cannot take one of them, and none that is not held.
+    client.fs.receive(ToClient::LocksLost(vec![part(1, 10, 19), part(3, 0, 9)]));
+    assert_fails(&client, file, true);
+    assert_fails(&client, other, false);
+    assert_eq!(client.fs.held_locks(), [part(2, 30, 39)]);
+    let loss = losses.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((loss.file.as_str(), loss.count), ("/file", 1));
+    assert_eq!((loss.range.start(), loss.range.end()), (10, 19));
+    // Others that unlock change nothing.
+    unlock(&client, part(2, 30, 39));
+    assert_fails(&client, file, true);
+    unlock(&client, lock(file, 1));
+    assert_fails(&client, file, false);
+    // Who has it again may go on, too, and so may who comes when all have closed the file.
+    for is_closed in [false, true] {
+        try_lock(&client, lock(file, 1)).unwrap();
+        client.fs.receive(ToClient::LocksLost(vec![lock(file, 1)]));
+        assert_fails(&client, file, true);
+        match is_closed {
+            false => try_lock(&client, lock(file, 1)).unwrap(),
+            true => {
+                client.fs.release(file);
+                open(&client, "file");
+            }
+        }
+        assert_fails(&client, file, false);
+    }
+}
+
+#[test]
+fn a_session_that_ends_takes_the_locks_and_whoever_had_them_is_told() {
+    let server = Server::new();
+    let client = server.client();
+    let (told, losses) = channel();
+    client.fs.set_lock_loss_teller(Box::new(move |loss| told.send(loss.clone()).unwrap()));
+    let file = client.create("file");
+    client.run(|fs| fs.syncfs()).unwrap();
+    try_lock(&client, lock(file, 1)).unwrap();
+    client.fs.begin_again(&server.welcome(client.session().id(), Rights::TRUSTED));
+    let loss = losses.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((loss.file.as_str(), loss.count), ("/file", 1));
+    assert!(loss.reason.contains("session"), "{}", loss.reason);
+    assert_fails(&client, file, true);
+    unlock(&client, lock(file, 1));
+    assert_fails(&client, file, false);
 }

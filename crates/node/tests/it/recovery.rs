@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
 use gabion_base::time::Timestamp;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength};
 use gabion_fs::{
     Access, Caller, Changes, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest,
     WriteAt,
@@ -513,4 +514,36 @@ fn notes_go_when_the_client_has_heard_of_their_round_and_not_before() {
     client.say(ToServer::Settled(second));
     server.world.clock.advance(100);
     assert!(!is_hoarding(&client), "there is nothing that it could not have heard of");
+}
+
+#[test]
+fn who_claims_a_lock_that_another_one_has_hears_that_it_is_lost() {
+    let before = Server::new();
+    let (mut a, _b) = (before.begin(1), before.begin(2));
+    let (file, _) = a.create("file");
+    a.sync(file);
+    let server = before.after_crash();
+    let clients = [server.resume(1), server.resume(2)];
+    let lock = |pid| Lock {
+        file,
+        class: LockClass::Posix,
+        owner: LockOwner { client: 0, number: 9 },
+        pid,
+        strength: Strength::Exclusive,
+        range: LockRange::WHOLE,
+    };
+    for (client, pid) in clients.iter().zip(1..) {
+        client.say(ToServer::Opened { file, caller: Caller::superuser(), access: Access::WRITE });
+        client.say(ToServer::Locked(vec![lock(pid)]));
+        client.has_recovered();
+    }
+    let lost = |client: &Client<'_>| {
+        let told = client.heard.try_iter().find_map(|message| match message {
+            ToClient::LocksLost(locks) => Some(locks),
+            _ => None,
+        });
+        told.map(|locks| locks.iter().map(|lock| lock.pid).collect::<Vec<u32>>())
+    };
+    assert_eq!([lost(&clients[0]), lost(&clients[1])], [None, Some(vec![2])]);
+    assert_eq!(server.world.fs.locks().held().len(), 1);
 }

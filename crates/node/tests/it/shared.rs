@@ -102,7 +102,7 @@ impl Server {
         (Client { fs, kernel, wire, clock, root: self.world.root() }, messages)
     }
 
-    fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
+    pub fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
         Welcome {
             session,
             secret: 0,

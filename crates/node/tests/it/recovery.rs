@@ -273,7 +273,8 @@ fn what_one_client_has_synced_is_not_replaced_by_what_another_one_says_again() {
     assert_eq!(server.content("file"), "abbc");
 }
 
-/// Holds a round up that goes on, behind its sync and before it forgets anything, until `until` ends.
+/// Holds a round up that goes on, behind its sync and before it forgets anything, until `until`
+/// ends.
 fn hold_round_up(server: &Server, is_held: &Sender<()>, until: &Receiver<()>) {
     let index = FileId::new(server.world.root().subvol, Ino(0));
     let (first, last) = (index.key(Kind::SESSION, 0), index.key(Kind::SESSION, 1 << 62));
@@ -450,6 +451,33 @@ fn who_was_not_waited_for_any_more_does_not_come_back_after_another_crash() {
     assert!(next.served.remembered(SessionId(2)).is_none());
     server.run();
     assert!(!server.served.is_recovering());
+}
+
+#[test]
+fn who_is_given_up_while_it_is_waited_for_holds_nobody_up_and_does_not_come_back() {
+    let before = Server::new();
+    let (_a, mut b) = (before.begin(1), before.begin(2));
+    let (_, made) = b.create("file");
+    let server = before.after_crash();
+    let b = server.resume(2);
+    b.say_again(&[&made]);
+    b.has_recovered();
+    assert!(server.served.is_recovering());
+    assert_eq!(server.served.awaited(), [SessionId(1)]);
+    assert!(!server.served.give_up_awaited(SessionId(2)), "it has come");
+    assert!(!server.served.give_up_awaited(SessionId(3)), "there is none");
+    assert!(server.served.give_up_awaited(SessionId(1)));
+    assert!(!server.served.give_up_awaited(SessionId(1)));
+    let (peer, _heard) = server.peer(1);
+    let back = server.served.resume(SessionId(1), String::new(), Rights::TRUSTED, peer);
+    assert!(back.unwrap().is_none());
+    server.run();
+    assert!(!server.served.is_recovering());
+    assert_eq!(server.content("file"), "");
+    // Its client may still believe in what it has cached, of which nothing is written down.
+    let next = server.after_crash();
+    assert_eq!(next.served.awaited(), [SessionId(1), SessionId(2)]);
+    assert!(next.served.remembered(SessionId(1)).is_none());
 }
 
 #[test]

@@ -263,7 +263,7 @@ fn a_hundred_clients_cost_the_server_no_thread_each() {
         Raw::greeted(&address, client.is_multiple_of(2).then_some(&dialer), &name)
     };
     // Those of the engine and the kernel, for commits and the disk, come and go.
-    let passing = ["gabion-commit", "disk ring", "iou-"];
+    let passing = ["gabion-commit", "disk", "iou-"];
     let threads = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", server.0.id())).unwrap();
         let names =

@@ -97,12 +97,18 @@ pub(super) struct Known {
     left_to_us: BTreeSet<FileId>,
     /// Locks that are not held any more, which their owners do not know.
     lost: LockTable,
+    /// What owners have asked the server to unlock, and what it has not said to be done. They do not
+    /// believe that they have it.
+    leaving: Vec<Leaving>,
 }
+
+type Leaving = (FileId, LockClass, LockOwner, LockRange);
 
 impl Default for Locking {
     fn default() -> Self {
         let new = || LockTable::new(LOCKS_MAX);
-        let known = Known { held: new(), left_to_us: BTreeSet::new(), lost: new() };
+        let (left_to_us, leaving) = (BTreeSet::new(), Vec::new());
+        let known = Known { held: new(), left_to_us, lost: new(), leaving };
         Self { state: Mutex::new(known), is_any_lost: AtomicBool::new(false) }
     }
 }
@@ -118,10 +124,14 @@ impl Known {
     pub(super) fn forget(&mut self, file: FileId) {
         self.held.forget_held(file);
         self.lost.forget_held(file);
+        self.leaving.retain(|(of, ..)| *of != file);
     }
 
     /// Nothing that was held is held any more. Gives what that was.
     pub(super) fn lose_all(&mut self) -> Vec<Lock> {
+        for (file, class, owner, range) in std::mem::take(&mut self.leaving) {
+            self.release(file, class, owner, range);
+        }
         let held: Vec<Lock> = self.held.held().copied().collect();
         self.held = LockTable::new(LOCKS_MAX);
         self.left_to_us.clear();
@@ -139,6 +149,11 @@ impl Known {
             self.lost.note_held(*lock);
         }
         lost
+    }
+
+    /// Whether any lock was.
+    pub(super) fn has_lost_any(&self) -> bool {
+        self.lost.held().next().is_some()
     }
 
     /// Whether a lock on the file was lost, which its owner has not given up.
@@ -168,11 +183,14 @@ impl Known {
             (LockCall::Lock(lock), Ok(_)) => {
                 let lock = as_own(&lock);
                 self.is_cleared(lock.file, lock.class, lock.owner, lock.range);
+                self.leaving
+                    .retain(|(file, _, owner, _)| (*file, *owner) != (lock.file, lock.owner));
                 self.held.note_held(lock);
             }
             (LockCall::Lock(lock), Err(Error::WouldBlock)) => self.give_up_first(&lock),
             (LockCall::Unlock(file, class, owner, range), Ok(_)) => {
                 self.release(file, class, owner, range);
+                self.leaving.retain(|leaving| *leaving != (file, class, owner, range));
             }
             (LockCall::Lock(_) | LockCall::Unlock(..), Err(_)) => {}
         }
@@ -331,6 +349,10 @@ impl RemoteFs {
             known.release(file, class, owner, range);
             return None;
         }
+        let leaving = (file, class, owner, range);
+        if known.has(file, class, owner) && !known.leaving.contains(&leaving) {
+            known.leaving.push(leaving);
+        }
         Some(Call::Unlock { file, class, owner: number, range })
     }
 
@@ -445,9 +467,22 @@ mod tests {
 
     fn known(held: &[Lock]) -> Known {
         let new = || LockTable::new(LOCKS_MAX);
-        let mut known = Known { held: new(), left_to_us: BTreeSet::new(), lost: new() };
+        let (left_to_us, leaving) = (BTreeSet::new(), Vec::new());
+        let mut known = Known { held: new(), left_to_us, lost: new(), leaving };
         held.iter().for_each(|lock| known.held.note_held(*lock));
         known
+    }
+
+    #[test]
+    fn what_was_being_unlocked_when_the_session_ended_is_nobodys_loss() {
+        let held = lock(LockClass::Posix, 1, Strength::Exclusive, (0, 99));
+        let mut known = known(&[held]);
+        known.leaving.push((held.file, held.class, held.owner, LockRange::new(0, 49).unwrap()));
+        let rest = lock(LockClass::Posix, 1, Strength::Exclusive, (50, 99));
+        assert_eq!(known.lose_all(), [rest]);
+        assert!(known.has_lost(held.file) && known.has_lost_any());
+        known.release(held.file, held.class, held.owner, LockRange::WHOLE);
+        assert!(!known.has_lost_any());
     }
 
     #[test]

@@ -52,8 +52,12 @@ impl RemoteFs {
 
     /// Fails if a lock on the file was lost and is not given up.
     pub(super) fn check_locks(&self, file: FileId) -> Result<()> {
-        let may_have_lost = self.locking.is_any_lost.load(Ordering::Acquire);
-        match may_have_lost && self.locking.lock().has_lost(file) {
+        if !self.locking.is_any_lost.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let known = self.locking.lock();
+        self.locking.is_any_lost.store(known.has_lost_any(), Ordering::Release);
+        match known.has_lost(file) {
             true => Err(lock_lost()),
             false => Ok(()),
         }
@@ -63,8 +67,9 @@ impl RemoteFs {
     pub(super) fn locks_are_lost(&self, locks: &[Lock]) {
         let lost = {
             let mut known = self.locking.lock();
-            self.locking.is_any_lost.store(true, Ordering::Release);
-            known.lose(locks)
+            let lost = known.lose(locks);
+            self.locking.is_any_lost.store(known.has_lost_any(), Ordering::Release);
+            lost
         };
         self.tell_lost(&lost, "the server has started again, and somebody else has them");
     }
@@ -73,8 +78,9 @@ impl RemoteFs {
     pub(super) fn lose_locks(&self) {
         let lost = {
             let mut known = self.locking.lock();
-            self.locking.is_any_lost.store(true, Ordering::Release);
-            known.lose_all()
+            let lost = known.lose_all();
+            self.locking.is_any_lost.store(known.has_lost_any(), Ordering::Release);
+            lost
         };
         self.tell_lost(&lost, "the session has ended");
     }

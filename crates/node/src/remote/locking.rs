@@ -97,8 +97,8 @@ pub(super) struct Known {
     left_to_us: BTreeSet<FileId>,
     /// Locks that are not held any more, which their owners do not know.
     lost: LockTable,
-    /// What owners have asked the server to unlock, and what it has not said to be done. They do not
-    /// believe that they have it.
+    /// What owners have asked the server to unlock, and what it has not said to be done. They do
+    /// not believe that they have it.
     leaving: Vec<Leaving>,
 }
 

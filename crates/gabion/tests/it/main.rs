@@ -25,6 +25,7 @@ mod repairs;
 mod scrubbing;
 mod shared;
 mod shared_admin;
+mod shared_failures;
 mod snapshots;
 mod target;
 mod up;

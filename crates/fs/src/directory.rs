@@ -5,7 +5,7 @@
 //! what was there all the time comes exactly once.
 
 use gabion_base::ids::Ino;
-use gabion_map::{FileId, Key, Kind, Txn, Value};
+use gabion_map::{FileId, Key, Kind, Stop, Txn, Value};
 
 use crate::attributes::{self, Attributes};
 use crate::error::{Error, Result};
@@ -102,13 +102,23 @@ pub fn readdir<T: Txn + ?Sized>(
         let is_object = |entry: &&mut Listed| {
             entry.cookie >= FIRST_POSITION && subvolume::of_entry(entry.ino).is_none()
         };
+        // Whoever lacks leases learns of all that are lacking.
+        let mut lacking = Ok(());
         for entry in entries.iter_mut().filter(is_object) {
-            let file = FileId::new(dir.subvol, entry.ino);
-            let inode = load_named(txn, file)?;
-            entry.attributes = Some(attributes::of_inode(txn, file, &inode)?);
+            match attributes_of(txn, FileId::new(dir.subvol, entry.ino)) {
+                Ok(found) => entry.attributes = Some(found),
+                Err(Error::Stop(Stop::Lease)) => lacking = Err(Error::Stop(Stop::Lease)),
+                Err(error) => return Err(error),
+            }
         }
+        lacking?;
     }
     Ok(Listing { entries, is_complete })
+}
+
+fn attributes_of<T: Txn + ?Sized>(txn: &mut T, file: FileId) -> Result<Attributes> {
+    let inode = load_named(txn, file)?;
+    attributes::of_inode(txn, file, &inode)
 }
 
 /// Whether the directory has no more entries than those.

@@ -222,7 +222,18 @@ impl Subject for Service {
             leases: client.leases as u64,
             opens: client.opens as u64,
             owed: client.owed as u64,
+            awaited: false,
         });
+        let awaited = self.sessions.awaited().into_iter().map(|(session, machine)| Client {
+            session: session.text(),
+            machine,
+            name: String::new(),
+            leases: 0,
+            opens: 0,
+            owed: 0,
+            awaited: true,
+        });
+        let clients = clients.chain(awaited);
         let (target, address) = (self.target.clone(), self.address.to_string());
         Ok(Clients { target, address, clients: clients.collect() })
     }
@@ -267,8 +278,14 @@ impl Subject for Service {
         if revoke {
             return self.revoke(client, &meant);
         }
-        match meant.as_slice() {
-            [one] if self.sessions.evict(one.session) => Ok(evicted(one.session, &one.name, None)),
+        let mut named: Vec<_> = meant.into_iter().map(|one| (one.session, one.name)).collect();
+        let is_meant = |(session, machine): &(SessionId, Option<String>)| {
+            session.text() == client || machine.as_deref() == Some(client)
+        };
+        let awaited = self.sessions.awaited().into_iter().filter(is_meant);
+        named.extend(awaited.map(|(session, _)| (session, String::new())));
+        match named.as_slice() {
+            [(session, name)] if self.sessions.evict(*session) => Ok(evicted(*session, name, None)),
             [] | [_] => Err(self.no_client(client)),
             several => {
                 Err(format!("{} clients are called {client}: name the session", several.len()))

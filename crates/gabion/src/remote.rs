@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
+use gabion_base::event::{ClientEvent, Event};
 use gabion_base::time::Timestamp;
 use gabion_fs::Caller;
 use gabion_fuse::mount::Source;
@@ -20,7 +21,7 @@ use gabion_host::{clock, memory};
 use gabion_link::errand::Errand;
 use gabion_link::message::RefusalReason;
 use gabion_link::wire::TARGET_BYTES_MAX;
-use gabion_node::remote::{Kernel, LossKeeper, RemoteFs, RemoteSettings};
+use gabion_node::remote::{Kernel, LockLossTeller, LossKeeper, RemoteFs, RemoteSettings};
 use gabion_node::{Clock, Filesystem};
 
 use crate::addresses;
@@ -36,6 +37,7 @@ use crate::lost;
 use crate::mount::{Coherence, MountRequest, Mounted};
 use crate::options::{Access, Settings};
 use crate::places;
+use crate::print::printable;
 use crate::trust::identity::{Joined, Protection};
 use crate::volumes;
 
@@ -124,6 +126,9 @@ pub fn start(
     let connected = connect(address, protection, path, &who, remote, Arc::new(BootClock));
     let connected = connected.map_err(|error| with_advice(cannot(&error), &error, address))?;
     let fs = Arc::clone(connected.fs());
+    if let Some(teller) = lock_loss_teller(&name, who.clone(), mountpoint) {
+        fs.set_lock_loss_teller(teller);
+    }
     fs.set_loss_keeper(loss_keeper(&name, who, mountpoint));
     let mut request = MountRequest::new(mountpoint.to_owned(), Source::Name(name.clone()));
     request.flags = settings.flags();
@@ -164,6 +169,26 @@ fn loss_keeper(filesystem: &str, client: String, mountpoint: &Path) -> Option<Lo
     let filesystem = filesystem.to_owned();
     let keeper = lost::Keeper { state, sink, filesystem, client, mountpoint };
     Some(Box::new(move |loss| keeper.keep(&loss)))
+}
+
+/// Tells of locks that are lost, if events can be written.
+fn lock_loss_teller(filesystem: &str, client: String, mountpoint: &Path) -> Option<LockLossTeller> {
+    let sink = volumes::sink("gabion mount").ok()?;
+    let (filesystem, mount) = (filesystem.to_owned(), mountpoint.display().to_string());
+    Some(Box::new(move |loss| {
+        let event = ClientEvent::LockLost {
+            mount: mount.clone(),
+            file: printable(&loss.file),
+            count: loss.count as u64,
+            first: loss.range.start(),
+            last: loss.range.end(),
+            reason: loss.reason.clone(),
+        };
+        let (filesystem, client) = (filesystem.clone(), client.clone());
+        let event = Event::Client { filesystem, client, event };
+        eprintln!("gabion: {event}");
+        sink.publish(event);
+    }))
 }
 
 fn with_advice(failure: Failure, error: &ConnectError, address: &str) -> Failure {

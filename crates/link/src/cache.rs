@@ -125,8 +125,8 @@ impl Cache {
     }
 
     /// If more than `limit` objects are leased: some that were not looked at for long, which had
-    /// better be given up. Each is named once.
-    pub fn excess(&mut self, limit: usize) -> Vec<FileId> {
+    /// better be given up, and none that `is_needed`. Each is named once.
+    pub fn excess(&mut self, limit: usize, is_needed: impl Fn(FileId) -> bool) -> Vec<FileId> {
         let mut victims = Vec::new();
         let staying = self.covered.len() - self.leaving;
         if staying <= limit {
@@ -143,6 +143,7 @@ impl Cache {
                 Some(covered) if covered.is_used.swap(false, Ordering::Relaxed) => {
                     self.queue.push_back(file);
                 }
+                Some(_) if is_needed(file) => self.queue.push_back(file),
                 Some(covered) => {
                     covered.is_leaving = true;
                     self.leaving += 1;
@@ -232,12 +233,18 @@ impl Cache {
 pub struct CacheTxn<'c> {
     cache: &'c Cache,
     missing: Vec<KeyRange>,
+    looked_at: Vec<FileId>,
 }
 
 impl<'c> CacheTxn<'c> {
     /// An attempt on `cache`.
     pub fn new(cache: &'c Cache) -> Self {
-        Self { cache, missing: Vec::new() }
+        Self { cache, missing: Vec::new(), looked_at: Vec::new() }
+    }
+
+    /// The objects that it has looked at so far, some of them several times.
+    pub fn looked_at(&self) -> &[FileId] {
+        &self.looked_at
     }
 
     /// What has to be acquired before the operation runs again.
@@ -250,7 +257,14 @@ impl<'c> CacheTxn<'c> {
         self.missing
     }
 
+    fn look_at(&mut self, file: FileId) {
+        if self.looked_at.last() != Some(&file) {
+            self.looked_at.push(file);
+        }
+    }
+
     fn ensure(&mut self, range: KeyRange) -> Result<(), Stop> {
+        self.look_at(range.file());
         if self.cache.covers(&range) {
             return Ok(());
         }
@@ -278,6 +292,7 @@ impl Txn for CacheTxn<'_> {
     }
 
     fn scan(&mut self, from: Key, to: Key, limit: usize) -> Result<Vec<(Key, Value)>, Stop> {
+        self.look_at(from.file());
         let wanted = KeyRange::new(from, to).expect("a scan of one object");
         let attributes = KeyRange::attributes(from.file());
         let wanted = if attributes.covers(&wanted) { attributes } else { wanted };
@@ -386,14 +401,25 @@ mod tests {
     #[test]
     fn what_was_not_looked_at_for_long_is_given_up_first_and_named_once() {
         let mut cache = Cache::default();
+        let is_needed = |one: FileId| one == file(5);
         (1..=100).for_each(|number| lease(&mut cache, number));
-        assert_eq!(cache.excess(100), []);
+        assert_eq!(cache.excess(100, is_needed), []);
         lease(&mut cache, 101);
         cache.covers(&KeyRange::attributes(file(1)));
         cache.covers(&KeyRange::attributes(file(3)));
-        let given_up: Vec<FileId> = [2, 4, 5, 6, 7, 8].map(file).into();
-        assert_eq!(cache.excess(100), given_up);
-        assert!(cache.excess(100).iter().all(|file| !given_up.contains(file)));
+        let given_up: Vec<FileId> = [2, 4, 6, 7, 8, 9].map(file).into();
+        assert_eq!(cache.excess(100, is_needed), given_up);
+        assert!(cache.excess(100, is_needed).iter().all(|file| !given_up.contains(file)));
+    }
+
+    #[test]
+    fn what_is_needed_stays_though_there_is_no_room_for_it() {
+        let mut cache = Cache::default();
+        (1..=100).for_each(|number| lease(&mut cache, number));
+        let given_up = cache.excess(10, |one| one.ino.0 > 20);
+        assert_eq!(given_up, (1..=20).map(file).collect::<Vec<FileId>>());
+        assert_eq!(cache.excess(10, |one| one.ino.0 > 20), []);
+        assert_eq!(cache.excess(10, |_| false).len(), 70);
     }
 
     #[test]

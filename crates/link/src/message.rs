@@ -442,6 +442,9 @@ pub enum ToClient {
     /// These calls of others were done, and their clients may not know. What is said from now on
     /// may depend on them.
     Witness(Vec<Witness>),
+    /// The client has said that it holds these locks, and does not hold them: others have them, or
+    /// it may not have them.
+    LocksLost(Vec<Lock>),
     /// These are durable, with all bytes. The client answers [`ToServer::Settled`].
     Durable {
         /// Of each session its own.

@@ -37,12 +37,16 @@
 //!
 //! Absent: clocks, sessions, what the items are.
 
+mod leases;
+
 use std::collections::BTreeMap;
 
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_map::{FileId, Kind, LockMode};
 
 use crate::range::{KeyRange, RangeSet};
+
+use self::leases::Leases;
 
 /// Names a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,70 +90,6 @@ pub enum Action {
     },
 }
 
-/// One client's leases on one object.
-#[derive(Clone, Debug, Default)]
-struct Leases {
-    shared: RangeSet,
-    exclusive: RangeSet,
-    /// What it was told to give up and has not been granted again since.
-    revoked: BTreeMap<RevokeId, (RangeSet, Keep)>,
-}
-
-impl Leases {
-    fn stand_against(&self, range: &KeyRange, mode: LockMode) -> bool {
-        self.exclusive.overlaps(range) || mode == LockMode::Exclusive && self.shared.overlaps(range)
-    }
-
-    fn allow(&self, range: &KeyRange, mode: LockMode) -> bool {
-        match mode {
-            LockMode::Exclusive => self.exclusive.covers(range),
-            LockMode::Shared => {
-                self.exclusive.gaps(range).iter().all(|gap| self.shared.covers(gap))
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.shared.is_empty() && self.exclusive.is_empty()
-    }
-
-    /// The parts of `range` that it was not told to give up yet.
-    fn not_revoked(&self, range: KeyRange) -> Vec<KeyRange> {
-        let sets = self.revoked.values();
-        let without = |parts: Vec<KeyRange>, (set, _): &(RangeSet, Keep)| {
-            parts.iter().flat_map(|part| set.gaps(part)).collect()
-        };
-        sets.fold(vec![range], without)
-    }
-
-    fn grant(&mut self, range: &KeyRange, mode: LockMode) {
-        match mode {
-            LockMode::Shared => self.shared.insert(range),
-            LockMode::Exclusive => {
-                self.shared.remove(range);
-                self.exclusive.insert(range);
-            }
-        }
-        // The client answers what it was told before it learns of this, or knows of this when it
-        // is told; in both cases its answer does not speak of this lease.
-        for (set, _) in self.revoked.values_mut() {
-            set.remove(range);
-        }
-    }
-
-    fn give_up(&mut self, range: &KeyRange, keep: Keep) {
-        match keep {
-            Keep::Nothing => self.shared.remove(range),
-            Keep::Shared => {
-                for part in self.exclusive.parts(range) {
-                    self.shared.insert(&part);
-                }
-            }
-        }
-        self.exclusive.remove(range);
-    }
-}
-
 #[derive(Debug, Default)]
 struct Object {
     leases: BTreeMap<ClientId, Leases>,
@@ -163,11 +103,13 @@ struct Request {
     /// When it waited for the first time, in the order of all who ever did.
     arrival: Option<u64>,
     holds: Vec<Want>,
+    /// What its client does not want of what it may be granted.
+    unwanted: Vec<KeyRange>,
 }
 
 impl Request {
     fn new(client: ClientId, kind: RequestKind) -> Self {
-        Self { client, kind, arrival: None, holds: Vec::new() }
+        Self { client, kind, arrival: None, holds: Vec::new(), unwanted: Vec::new() }
     }
 }
 
@@ -360,8 +302,13 @@ impl LeaseTable {
             object.leases.entry(client).or_default().grant(range, *mode);
         }
         self.drop_holds(id);
-        self.requests.remove(&id);
-        self.serve()
+        let unwanted = self.requests.remove(&id).map_or(Vec::new(), |request| request.unwanted);
+        let mut actions = Vec::new();
+        for range in unwanted {
+            self.revoke_from(client, &(range, LockMode::Exclusive), &mut actions);
+        }
+        actions.extend(self.serve());
+        actions
     }
 
     /// Ends a request that waits or runs, without anything for anybody.
@@ -375,18 +322,27 @@ impl LeaseTable {
 
     /// The client has done what it was told.
     pub fn released(&mut self, client: ClientId, id: RevokeId) -> Vec<Action> {
-        let Some(file) = self.unanswered.remove(&(client, id)) else { return Vec::new() };
-        if let Some(object) = self.objects.get_mut(&file)
-            && let Some(leases) = object.leases.get_mut(&client)
-        {
-            let (set, keep) =
-                leases.revoked.remove(&id).unwrap_or((RangeSet::default(), Keep::Nothing));
-            for range in set.of(file) {
-                leases.give_up(&range, keep);
+        self.released_all(client, &[id])
+    }
+
+    /// The client has done all of this that it was told. Who waits is looked at once.
+    pub fn released_all(&mut self, client: ClientId, ids: &[RevokeId]) -> Vec<Action> {
+        let mut is_any = false;
+        for id in ids {
+            let Some(file) = self.unanswered.remove(&(client, *id)) else { continue };
+            is_any = true;
+            if let Some(object) = self.objects.get_mut(&file)
+                && let Some(leases) = object.leases.get_mut(&client)
+            {
+                let (set, keep) =
+                    leases.revoked.remove(id).unwrap_or((RangeSet::default(), Keep::Nothing));
+                for range in set.of(file) {
+                    leases.give_up(&range, keep);
+                }
             }
+            self.tidy(file);
         }
-        self.tidy(file);
-        self.serve()
+        if is_any { self.serve() } else { Vec::new() }
     }
 
     /// The client has nothing of `range` exclusively any more.
@@ -414,8 +370,15 @@ impl LeaseTable {
         actions
     }
 
-    /// The client does not want leases on `range` any more. It loses them as anybody does.
+    /// The client does not want leases on `range` any more. It loses them as anybody does; those
+    /// that are granted by an answer that it may have heard already, as soon as they are.
     pub fn unwanted(&mut self, client: ClientId, range: &KeyRange) -> Vec<Action> {
+        let holds = self.objects.get(&range.file()).map_or(&[][..], |object| &object.holds);
+        for (id, ..) in holds.iter().filter(|(_, held, _)| held.overlaps(range)) {
+            if let Some(request) = self.requests.get_mut(id).filter(|one| one.client == client) {
+                request.unwanted.push(*range);
+            }
+        }
         let mut actions = Vec::new();
         self.revoke_from(client, &(*range, LockMode::Exclusive), &mut actions);
         actions

@@ -334,6 +334,21 @@ kinds! {
             /// Why.
             reason = "reason": String,
         }
+        /// Its programs have lost locks on a file, and were not told yet.
+        LockLost = "client-lock-lost" {
+            /// Where it is mounted.
+            mount = "mount": String,
+            /// The file, from the root of the mount, or its number.
+            file = "file": String,
+            /// Locks.
+            count = "count": u64,
+            /// The first byte that was locked.
+            first = "first": u64,
+            /// The last one.
+            last = "last": u64,
+            /// Why.
+            reason = "reason": String,
+        }
         /// What its programs were told is done is not at the server.
         ChangesLost = "client-changes-lost" {
             /// Where it is mounted.

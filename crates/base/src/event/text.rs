@@ -377,6 +377,14 @@ fn client(event: &ClientEvent) -> Answers {
             "Its locks are free, and it may show old data until it knows; nobody waits for it.",
             "See to its machine; it comes back by itself if it lives.",
         ),
+        ClientEvent::LockLost { mount, file, count, first, last, reason } => answers(
+            Severity::Warning,
+            format!(
+                "{count} locks on {file} at {mount} (bytes {first} to {last}) are lost: {reason}"
+            ),
+            "Others may have them; using the file there fails until it is unlocked or closed.",
+            "See which programs use the file at that machine, and whether they go on.",
+        ),
         ClientEvent::ChangesLost { mount, count, bytes, kept, folder, reason } => answers(
             Severity::Critical,
             format!(

@@ -26,7 +26,11 @@ fn text(clients: &Clients) -> String {
         "SESSION", "LEASES", "OPEN", "OWED", "MACHINE", "NAME"
     )];
     lines.extend(clients.iter().map(|client| {
-        let (session, name) = (&client.session, printable(&client.name));
+        let session = &client.session;
+        let name = match client.awaited {
+            true => "(waited for)".to_owned(),
+            false => printable(&client.name),
+        };
         let machine = printable(client.machine.as_deref().unwrap_or("-"));
         let Client { leases, opens, owed, .. } = client;
         format!("{session}  {leases:8}  {opens:8}  {owed:8}  {machine:16}  {name}")

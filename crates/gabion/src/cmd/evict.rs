@@ -13,7 +13,10 @@ pub fn run(args: &args::Evict) -> Result<()> {
         Reply::Evicted(evicted) => {
             if !evicted.session.is_empty() {
                 let (session, name) = (evicted.session, printable(&evicted.name));
-                print::line(format_args!("the session {session} of {name} has ended"))?;
+                print::line(match name.is_empty() {
+                    true => format!("the session {session} is not waited for any more"),
+                    false => format!("the session {session} of {name} has ended"),
+                })?;
             }
             let revoked = evicted.revoked.map(|machine| printable(&machine));
             revoked.map_or(Ok(()), |machine| {

@@ -289,6 +289,9 @@ pub struct Client {
     pub opens: u64,
     /// Revocations that it has not answered.
     pub owed: u64,
+    /// It had a session when the server started, and has not come back yet; it has no name then.
+    #[serde(default)]
+    pub awaited: bool,
 }
 
 /// What clients may cache, and what they wait for.

@@ -200,6 +200,11 @@ impl Load {
         paused.is_some()
     }
 
+    /// Whether the client is not read just now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.lock().paused.is_some()
+    }
+
     /// Whether it is not the client's doing that nothing is heard of it.
     pub(super) fn is_spared(&self, now: Instant) -> bool {
         let state = self.state.lock();

@@ -225,13 +225,41 @@ impl Sessions {
     /// Ends a session; false if there is none of this name. Its client learns it when it comes
     /// back, and begins another one.
     pub fn evict(&self, id: SessionId) -> bool {
-        let Some(link) = self.0.links.lock().remove(&id) else { return false };
+        let Some(link) = self.0.links.lock().remove(&id) else {
+            return self.evict_awaited(id);
+        };
         eprintln!("gabion: the client {}: evicted by a command", link.session.name());
         self.0.served.cut(&link.session);
         self.0.end(&link);
         let session = id.text();
         let reason = "evicted by a command".to_owned();
         self.0.note(&link.session, ClientEvent::Evicted { session, reason });
+        true
+    }
+}
+
+impl Sessions {
+    /// Sessions of an earlier start that are waited for, each with the machine that showed a
+    /// certificate to begin it.
+    pub fn awaited(&self) -> Vec<(SessionId, Option<String>)> {
+        let sessions = self.0.served.awaited().into_iter();
+        let machine = |id| {
+            let written = self.0.served.remembered(id)?.holder;
+            let (_, name) = std::str::from_utf8(&written).ok()?.split_once(' ')?;
+            Some(name.to_owned())
+        };
+        sessions.map(|id| (id, machine(id))).collect()
+    }
+
+    fn evict_awaited(&self, id: SessionId) -> bool {
+        let client = format!("of session {}", id.text());
+        if !self.0.served.give_up_awaited(id) {
+            return false;
+        }
+        eprintln!("gabion: the client {client}: evicted by a command, while it was waited for");
+        let reason = "evicted by a command, while it was waited for".to_owned();
+        let event = ClientEvent::Evicted { session: id.text(), reason };
+        self.0.events.lock().push((client, event));
         true
     }
 }
@@ -292,12 +320,17 @@ impl Shared {
                     *link.heard.lock() = Instant::now();
                 }
                 let is_silent = link.heard.lock().elapsed() > self.options.patience + MARGIN;
-                if is_silent || is_stubborn {
+                let is_hoarding = !link.load.is_paused() && self.served.is_hoarding(&link.session);
+                if is_silent || is_stubborn || is_hoarding {
                     links.remove(&link.session.id());
                     drop(links);
-                    let why = if is_silent { "is silent" } else { "does not give back leases" };
+                    let why = match (is_silent, is_stubborn) {
+                        (true, _) => "is silent",
+                        (false, true) => "does not give back leases",
+                        (false, false) => "does not say that it knows what is durable",
+                    };
                     eprintln!("gabion: the client {} {why}: evicted", link.session.name());
-                    if is_stubborn {
+                    if !is_silent || is_stubborn {
                         self.served.cut(&link.session);
                     }
                     self.end(&link);

@@ -112,6 +112,41 @@ fn a_client_that_asks_without_end_is_not_read_any_more_and_others_are() {
     stop(server);
 }
 
+/// It goes on to do things, and hears that they are durable.
+#[test]
+fn who_does_not_say_what_it_has_heard_of_loses_its_session() {
+    let folder = Folder::new();
+    folder.image();
+    let (server, address) = serve(&folder, "127.0.0.1:0");
+    let mut raw = Raw::greeted(&address, None, "forgetful");
+    let began = Instant::now();
+    for number in 0.. {
+        assert!(began.elapsed() < 2 * PATIENCE, "it is served for ever");
+        let call = mkdir(&raw, format!("{number}").as_bytes());
+        let (id, message) = (CallId(1_000_000 + number), call);
+        let asked = raw.say(&call_of(id, message));
+        if asked.and_then(|()| raw.frame()).is_err() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(began.elapsed() > Duration::from_secs(25), "it was not given time");
+    let log = || fs::read_to_string(folder.join("state/events/log.jsonl")).unwrap();
+    let is_told = || {
+        let log = log();
+        let mut evicted = log.lines().filter(|line| line.contains("client-evicted"));
+        evicted.any(|line| line.contains("what is durable"))
+    };
+    while !is_told() {
+        assert!(began.elapsed() < 2 * PATIENCE, "{}", log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    // Others are served.
+    let mut other = Raw::greeted(&address, None, "other");
+    assert!(matches!(other.ask(Call::Space), Ok(Answer::Space { .. })));
+    stop(server);
+}
+
 #[test]
 fn strangers_that_say_nothing_leave_room_for_others() {
     let folder = Folder::new();
@@ -228,7 +263,7 @@ fn a_hundred_clients_cost_the_server_no_thread_each() {
         Raw::greeted(&address, client.is_multiple_of(2).then_some(&dialer), &name)
     };
     // Those of the engine and the kernel, for commits and the disk, come and go.
-    let passing = ["gabion-commit", "disk ring", "iou-"];
+    let passing = ["gabion-commit", "disk", "iou-"];
     let threads = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", server.0.id())).unwrap();
         let names =

@@ -31,6 +31,7 @@ mod scrubbing;
 mod served_snapshots;
 mod shared;
 mod shared_admin;
+mod shared_failures;
 mod snapshots;
 mod target;
 mod undelete;

@@ -225,6 +225,48 @@ fn a_client_that_is_evicted_begins_a_new_session_and_goes_on() {
     served.folder.gabion(&["scrub", "disk.img"]).succeeded();
 }
 
+/// Without that the others would wait for as long as its session lasts.
+#[test]
+fn who_is_waited_for_after_a_restart_can_be_evicted() {
+    const SESSION: Duration = Duration::from_secs(300);
+    let seconds = SESSION.as_secs().to_string();
+    let options = ["--session-seconds", &seconds];
+    let Some(mut served) = Served::with(&options) else { return };
+    fs::write(served.mountpoint.join("file"), "before").unwrap();
+    fs::create_dir(served.folder.join("other")).unwrap();
+    served.folder.gabion(&["mount", &served.uri, "other"]).succeeded();
+    let clients = served.asked("clients");
+    let clients = clients["clients"].as_array().unwrap();
+    let is_other = |client: &&Value| client["name"].as_str().unwrap().ends_with("/other");
+    let session = clients.iter().find(is_other).unwrap()["session"].as_str().unwrap().to_owned();
+
+    let status = served.folder.gabion(&["status", "--json", "other"]).succeeded();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let daemon = Pid::from_raw(status["mount"]["pid"].as_i64().unwrap() as i32).unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
+    served.stop(Signal::KILL);
+    let began = Instant::now();
+    let address = served.uri.trim_start_matches("gabion://").trim_end_matches('/').to_owned();
+    served.server = serve(&served.folder, &address, &options).0;
+    let awaited = |clients: &[Value]| {
+        let awaited = clients.iter().filter(|client| client["awaited"] == true);
+        awaited.map(|client| client["session"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    served.await_clients(|clients| clients.len() == 2 && awaited(clients) == [session.clone()]);
+    let shown = served.folder.gabion(&["clients", "disk.img"]).succeeded();
+    assert!(shown.contains("(waited for)"), "{shown}");
+    let told = served.folder.gabion(&["evict", "disk.img", &session]).succeeded();
+    assert!(told.contains(&session) && told.contains("not waited for"), "{told}");
+    let file = served.mountpoint.join("file");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "before");
+    fs::write(&file, "behind").unwrap();
+    assert!(began.elapsed() < SESSION / 2, "it was waited for");
+    served.folder.gabion(&["evict", "disk.img", &session]).failed(1, &["has no client"]);
+    served.folder.gabion(&["umount", "other"]).succeeded();
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(served.stop(Signal::TERM), Some(0));
+}
+
 #[test]
 fn what_happens_to_clients_is_told() {
     let Some(mut served) = Served::with(&["--session-seconds", "1"]) else { return };

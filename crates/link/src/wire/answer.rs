@@ -32,7 +32,8 @@ tagged! {
     6 => Durable { round: u64, number: ChangeNumber, calls: Vec<CallId> };
     7 => Witness(calls: Vec<Witness>),
     8 => Freeze(freeze: u64),
-    9 => Thaw(freeze: u64)
+    9 => Thaw(freeze: u64),
+    10 => LocksLost(locks: Vec<Lock>)
 }
 
 tagged! {

@@ -415,6 +415,7 @@ pub fn to_client() -> Vec<ToClient> {
         },
         ToClient::Failed { number: ChangeNumber(0x0102), error: Error::Stale },
         ToClient::Witness(vec![witness(), Witness { made: None, ..witness() }]),
+        ToClient::LocksLost(vec![lock(LockClass::Posix), lock(LockClass::Flock)]),
         ToClient::Durable {
             round: 0x0506,
             number: ChangeNumber(0x0102),

@@ -60,6 +60,23 @@ fn a_change_of_bytes_waits_for_all_leases_on_them_and_takes_no_more_than_it_need
 }
 
 #[test]
+fn what_is_not_wanted_before_it_is_granted_is_given_up_when_it_is() {
+    let mut table = LeaseTable::default();
+    assert!(table.try_hold(RequestId(1), A, shared(bytes(0, 10))));
+    assert!(table.try_hold(RequestId(2), B, shared(bytes(0, 10))));
+    // The answer is on its way before the lease is here, and so may be this.
+    assert_eq!(table.unwanted(A, &bytes(5, 20)), []);
+    let (id, range) = (RevokeId(1), bytes(5, 10));
+    let revoke = Action::Revoke { client: A, id, range, keep: Keep::Nothing };
+    assert_eq!(table.finish(RequestId(1), &[shared(bytes(0, 10))]), [revoke]);
+    assert_eq!(table.finish(RequestId(2), &[shared(bytes(0, 10))]), []);
+    table.released(A, RevokeId(1));
+    assert!(table.has(A, &bytes(0, 5)) && !table.has(A, &bytes(5, 6)));
+    // What is granted later is wanted.
+    lease(&mut table, 3, A, bytes(0, 20));
+}
+
+#[test]
 fn who_comes_later_waits_behind_who_waits_already() {
     let mut table = LeaseTable::default();
     lease(&mut table, 1, A, bytes(0, 10));

@@ -215,6 +215,11 @@ impl Calls {
         !is_asking
     }
 
+    /// All calls about locks that have no answer.
+    pub(super) fn lock_calls(&self) -> Vec<LockCall> {
+        self.state.lock().locking.values().copied().collect()
+    }
+
     /// Whether a lock on the file is asked for by the owner.
     pub(super) fn is_locking(&self, file: FileId, owner: LockOwner) -> bool {
         self.state.lock().locking.values().any(|call| call.is_for(file, owner))
@@ -273,6 +278,12 @@ pub(super) fn silent(deadline: Duration) -> Error {
 pub(super) fn written_off() -> Error {
     let text = "the server has started again, and may not have all that was written before";
     trouble("fsync", std::io::ErrorKind::ConnectionReset, text.to_owned())
+}
+
+/// A lock of the file is gone, and its process does not know.
+pub(super) fn lock_lost() -> Error {
+    let text = "a lock on the file was lost, and is neither given up nor had again";
+    trouble("lock", std::io::ErrorKind::ConnectionReset, text.to_owned())
 }
 
 /// An answer that does not fit the question.
@@ -466,6 +477,7 @@ impl RemoteFs {
             ToClient::Witness(calls) => self.pending.witnessed(calls),
             ToClient::Freeze(freeze) => self.freeze(freeze),
             ToClient::Thaw(freeze) => self.freezing.thaw(freeze),
+            ToClient::LocksLost(locks) => self.locks_are_lost(&locks),
             ToClient::Durable { round, number, calls } => {
                 self.pending.durable(number, &calls);
                 self.calls.note(ToServer::Settled(round));

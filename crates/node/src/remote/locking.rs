@@ -23,6 +23,7 @@
 //! What is locked here takes the `order` lock first, if at all, then this one, then the cache.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 
 use gabion_base::sync::{Mutex, MutexGuard};
 use gabion_fs::lock::{
@@ -85,6 +86,8 @@ fn as_own(lock: &Lock) -> Lock {
 /// What this machine's processes have locked.
 pub(super) struct Locking {
     state: Mutex<Known>,
+    /// Whether there may be locks that were lost.
+    pub(super) is_any_lost: AtomicBool,
 }
 
 /// What is known of their locks.
@@ -92,12 +95,21 @@ pub(super) struct Known {
     held: LockTable,
     /// Files whose locks the server leaves to us, until it is told of them.
     left_to_us: BTreeSet<FileId>,
+    /// Locks that are not held any more, which their owners do not know.
+    lost: LockTable,
+    /// What owners have asked the server to unlock, and what it has not said to be done. They do
+    /// not believe that they have it.
+    leaving: Vec<Leaving>,
 }
+
+type Leaving = (FileId, LockClass, LockOwner, LockRange);
 
 impl Default for Locking {
     fn default() -> Self {
-        let (held, left_to_us) = (LockTable::new(LOCKS_MAX), BTreeSet::new());
-        Self { state: Mutex::new(Known { held, left_to_us }) }
+        let new = || LockTable::new(LOCKS_MAX);
+        let (left_to_us, leaving) = (BTreeSet::new(), Vec::new());
+        let known = Known { held: new(), left_to_us, lost: new(), leaving };
+        Self { state: Mutex::new(known), is_any_lost: AtomicBool::new(false) }
     }
 }
 
@@ -111,12 +123,47 @@ impl Known {
     /// Nobody here has the file open any more.
     pub(super) fn forget(&mut self, file: FileId) {
         self.held.forget_held(file);
+        self.lost.forget_held(file);
+        self.leaving.retain(|(of, ..)| *of != file);
     }
 
-    /// Nothing that was held is held any more.
-    fn forget_all(&mut self) {
+    /// Nothing that was held is held any more. Gives what that was.
+    pub(super) fn lose_all(&mut self) -> Vec<Lock> {
+        for (file, class, owner, range) in std::mem::take(&mut self.leaving) {
+            self.release(file, class, owner, range);
+        }
+        let held: Vec<Lock> = self.held.held().copied().collect();
         self.held = LockTable::new(LOCKS_MAX);
         self.left_to_us.clear();
+        held.iter().for_each(|lock| self.lost.note_held(*lock));
+        held
+    }
+
+    /// These are not held any more. Gives those of them that were.
+    pub(super) fn lose(&mut self, locks: &[Lock]) -> Vec<Lock> {
+        let own = locks.iter().map(as_own);
+        let lost: Vec<Lock> =
+            own.filter(|lock| self.has(lock.file, lock.class, lock.owner)).collect();
+        for lock in &lost {
+            self.release(lock.file, lock.class, lock.owner, lock.range);
+            self.lost.note_held(*lock);
+        }
+        lost
+    }
+
+    /// Whether any lock was.
+    pub(super) fn has_lost_any(&self) -> bool {
+        self.lost.held().next().is_some()
+    }
+
+    /// Whether a lock on the file was lost, which its owner has not given up.
+    pub(super) fn has_lost(&self, file: FileId) -> bool {
+        !self.lost.held_on(file).is_empty()
+    }
+
+    /// The owner has no lock there any more, and knows it, or has one again.
+    fn is_cleared(&mut self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
+        self.lost.handle(LockRequest::Release { file, class, owner, range });
     }
 
     /// Whether the owner has a lock on the file.
@@ -127,15 +174,23 @@ impl Known {
 
     fn release(&mut self, file: FileId, class: LockClass, owner: LockOwner, range: LockRange) {
         self.held.handle(LockRequest::Release { file, class, owner, range });
+        self.is_cleared(file, class, owner, range);
     }
 
     /// What the server has answered.
     fn note(&mut self, call: LockCall, result: &Result<Answer>) {
         match (call, result) {
-            (LockCall::Lock(lock), Ok(_)) => self.held.note_held(as_own(&lock)),
+            (LockCall::Lock(lock), Ok(_)) => {
+                let lock = as_own(&lock);
+                self.is_cleared(lock.file, lock.class, lock.owner, lock.range);
+                self.leaving
+                    .retain(|(file, _, owner, _)| (*file, *owner) != (lock.file, lock.owner));
+                self.held.note_held(lock);
+            }
             (LockCall::Lock(lock), Err(Error::WouldBlock)) => self.give_up_first(&lock),
             (LockCall::Unlock(file, class, owner, range), Ok(_)) => {
                 self.release(file, class, owner, range);
+                self.leaving.retain(|leaving| *leaving != (file, class, owner, range));
             }
             (LockCall::Lock(_) | LockCall::Unlock(..), Err(_)) => {}
         }
@@ -146,6 +201,35 @@ impl Known {
         if grant.range.kind() == Some(Kind::LOCK) && grant.mode == LockMode::Exclusive {
             self.left_to_us.insert(grant.range.file());
         }
+    }
+
+    /// What is held whatever the server has done of these calls, which it has not answered: what it
+    /// was asked to unlock, or to share, others may have got.
+    fn surely_held(&self, calls: &[LockCall]) -> Vec<Lock> {
+        let mut sure = LockTable::new(LOCKS_MAX);
+        self.held.held().for_each(|lock| sure.note_held(*lock));
+        for call in calls {
+            let (file, class, owner, range) = match call {
+                LockCall::Unlock(file, class, owner, range) => (*file, *class, *owner, *range),
+                LockCall::Lock(lock) => (lock.file, lock.class, own(lock.owner.number), lock.range),
+            };
+            let is_meant = |lock: &&Lock| lock.class == class && lock.owner == owner;
+            let before: Vec<Lock> = sure.held_on(file).iter().filter(is_meant).copied().collect();
+            sure.handle(LockRequest::Release { file, class, owner, range });
+            // To convert a lock of flock(2) is to give it up first.
+            if let LockCall::Lock(wanted) = call
+                && class != LockClass::Flock
+            {
+                for lock in before {
+                    let strength = lock.strength.min(wanted.strength);
+                    let start = lock.range.start().max(range.start());
+                    if let Some(range) = LockRange::new(start, lock.range.end().min(range.end())) {
+                        sure.note_held(Lock { strength, range, ..lock });
+                    }
+                }
+            }
+        }
+        sure.held().copied().collect()
     }
 
     /// Who wants a lock of flock(2) as another one gives up that first.
@@ -188,7 +272,11 @@ impl RemoteFs {
             }
             // Nobody waits here.
             let request = LockRequest::Acquire { ticket, lock, wait: Wait::No };
-            known.held.handle(request).into_iter().next()
+            let decided = known.held.handle(request).into_iter().next();
+            if let Some(Outcome::Granted(_)) = decided {
+                known.is_cleared(lock.file, lock.class, lock.owner, lock.range);
+            }
+            decided
         };
         match decided {
             Some(Outcome::Refused(_, Refusal::WouldBlock)) if wait == Wait::Yes => {
@@ -248,6 +336,7 @@ impl RemoteFs {
     ) -> Option<Call> {
         let (number, owner) = (owner.number, own(owner.number));
         let mut known = self.locking.lock();
+        known.is_cleared(file, class, owner, range);
         if self.decides_locks(file) {
             known.release(file, class, owner, range);
             return None;
@@ -259,6 +348,10 @@ impl RemoteFs {
         if self.leases_locks(file, LockMode::Shared) && self.calls.tell_unlocked(owner, unlocked) {
             known.release(file, class, owner, range);
             return None;
+        }
+        let leaving = (file, class, owner, range);
+        if known.has(file, class, owner) && !known.leaving.contains(&leaving) {
+            known.leaving.push(leaving);
         }
         Some(Call::Unlock { file, class, owner: number, range })
     }
@@ -350,17 +443,77 @@ impl RemoteFs {
     pub(super) fn locks_again(&self) -> (MutexGuard<'_, Known>, Vec<ToServer>) {
         let mut known = self.locking.lock();
         known.left_to_us.clear();
-        let held: Vec<Lock> = known.held.held().copied().collect();
+        let held = known.surely_held(&self.calls.lock_calls());
         (known, told(&held))
-    }
-
-    /// The session has ended, and all locks with it.
-    pub(super) fn forget_locks(&self) {
-        self.locking.lock().forget_all();
     }
 }
 
 /// What the server is told of locks that are held.
 fn told(held: &[Lock]) -> Vec<ToServer> {
     held.chunks(TOLD_MAX).map(|part| ToServer::Locked(part.to_vec())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::ids::{Ino, SubvolId};
+    use gabion_fs::lock::Strength;
+
+    use super::*;
+
+    fn lock(class: LockClass, number: u64, strength: Strength, (from, to): (u64, u64)) -> Lock {
+        let (file, range) = (FileId::new(SubvolId(1), Ino(7)), LockRange::new(from, to).unwrap());
+        Lock { file, class, owner: own(number), pid: 1, strength, range }
+    }
+
+    fn known(held: &[Lock]) -> Known {
+        let new = || LockTable::new(LOCKS_MAX);
+        let (left_to_us, leaving) = (BTreeSet::new(), Vec::new());
+        let mut known = Known { held: new(), left_to_us, lost: new(), leaving };
+        held.iter().for_each(|lock| known.held.note_held(*lock));
+        known
+    }
+
+    #[test]
+    fn what_was_being_unlocked_when_the_session_ended_is_nobodys_loss() {
+        let held = lock(LockClass::Posix, 1, Strength::Exclusive, (0, 99));
+        let mut known = known(&[held]);
+        known.leaving.push((held.file, held.class, held.owner, LockRange::new(0, 49).unwrap()));
+        let rest = lock(LockClass::Posix, 1, Strength::Exclusive, (50, 99));
+        assert_eq!(known.lose_all(), [rest]);
+        assert!(known.has_lost(held.file) && known.has_lost_any());
+        known.release(held.file, held.class, held.owner, LockRange::WHOLE);
+        assert!(!known.has_lost_any());
+    }
+
+    #[test]
+    fn what_others_may_have_got_by_now_is_not_claimed() {
+        use LockClass::{Flock, Posix};
+        use Strength::{Exclusive, Shared};
+        let held = [
+            lock(Posix, 1, Exclusive, (0, 99)),
+            lock(Posix, 2, Exclusive, (100, 199)),
+            lock(Posix, 3, Shared, (200, 299)),
+        ];
+        let sure = |calls: &[LockCall]| known(&held).surely_held(calls);
+        assert_eq!(sure(&[]), held);
+        // Whether the server has unlocked, shared, or strengthened them, or not.
+        let unlock =
+            LockCall::Unlock(held[0].file, Posix, own(1), LockRange::new(50, 149).unwrap());
+        let share = LockCall::Lock(lock(Posix, 2, Shared, (150, 250)));
+        let strengthen = LockCall::Lock(lock(Posix, 3, Exclusive, (200, 299)));
+        let expected = [
+            lock(Posix, 1, Exclusive, (0, 49)),
+            lock(Posix, 2, Exclusive, (100, 149)),
+            lock(Posix, 2, Shared, (150, 199)),
+            lock(Posix, 3, Shared, (200, 299)),
+        ];
+        let mut left = sure(&[unlock, share, strengthen]);
+        left.sort_by_key(|lock| lock.range.start());
+        assert_eq!(left, expected);
+        // A lock of flock(2) that is converted is given up first.
+        let whole = lock(Flock, 4, Shared, (0, u64::MAX));
+        let convert = LockCall::Lock(Lock { strength: Exclusive, ..whole });
+        assert_eq!(known(&[whole]).surely_held(&[]), [whole]);
+        assert_eq!(known(&[whole]).surely_held(&[convert]), []);
+    }
 }

@@ -67,6 +67,13 @@ impl RemoteFs {
         self.remember_paths_of(&subjects);
     }
 
+    /// Where files are, as far as it is known.
+    pub(super) fn paths_of(&self, files: &[FileId]) -> BTreeMap<FileId, Vec<u8>> {
+        let subject = |file: &FileId| Subject { files: vec![*file], named: None };
+        let subjects: Vec<Subject> = files.iter().map(subject).collect();
+        paths(&self.cache.read(), self.root(), &subjects)
+    }
+
     fn remember_paths_of(&self, subjects: &[Subject]) {
         if subjects.is_empty() {
             return;

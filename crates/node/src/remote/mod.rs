@@ -33,12 +33,15 @@ mod gate;
 mod listings;
 mod locking;
 mod losses;
+mod lost_locks;
 mod mapped;
+mod needs;
 mod opens;
 mod operations;
 mod pages;
 mod pending;
 mod places;
+mod reading;
 mod revocations;
 mod server_time;
 mod subvolumes;
@@ -63,6 +66,7 @@ use gabion_map::{FileId, Kind};
 use crate::clock::Clock;
 
 pub use self::losses::{Loss, LossKeeper};
+pub use self::lost_locks::{LockLoss, LockLossTeller};
 
 use self::ahead::Ahead;
 use self::calls::Calls;
@@ -72,7 +76,9 @@ use self::gate::Gate;
 use self::listings::Listings;
 use self::locking::Locking;
 use self::losses::Losses;
+use self::lost_locks::LockLosses;
 use self::mapped::Mapped;
+use self::needs::Needed;
 use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::{Extent, Pending};
@@ -130,7 +136,8 @@ const WITNESSED_AT_ONCE: usize = 1024;
 pub struct RemoteSettings {
     /// How long an operation waits for the server.
     pub deadline: Duration,
-    /// Objects on which leases are kept at the same time, about.
+    /// Objects on which leases are kept at the same time, about: what an operation under way needs
+    /// is kept until it has ended.
     pub objects_max: usize,
 }
 
@@ -178,6 +185,7 @@ pub struct RemoteFs {
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
     cache: RwLock<Cache>,
+    needed: Needed,
     /// The order in which changes are made here and sent.
     order: Mutex<()>,
     pending: Pending,
@@ -206,6 +214,7 @@ pub struct RemoteFs {
     last: Mutex<LastKnown>,
     unsynced: Unsynced,
     losses: Losses,
+    lock_losses: LockLosses,
     report: Mutex<Option<Report>>,
     /// Whom the server takes callers for, in this session.
     identities: Mutex<Identities>,
@@ -231,6 +240,7 @@ impl RemoteFs {
             settings,
             clock,
             cache: RwLock::default(),
+            needed: Needed::default(),
             order: Mutex::default(),
             pending: Pending::default(),
             acquiring: Mutex::default(),
@@ -256,6 +266,7 @@ impl RemoteFs {
             last: Mutex::default(),
             unsynced: Unsynced::default(),
             losses: Losses::default(),
+            lock_losses: LockLosses::default(),
             report: Mutex::default(),
             identities: Mutex::new(welcome.identities),
         };
@@ -323,7 +334,8 @@ impl RemoteFs {
     /// Gives leases back that are the least use, if there are too many. The cache is locked by who
     /// calls this.
     fn relieve(&self, cache: &mut Cache) {
-        let victims = cache.excess(self.settings.objects_max);
+        let is_needed = |file| self.needed.contains(file);
+        let victims = cache.excess(self.settings.objects_max, is_needed);
         if !victims.is_empty() {
             let ranges = victims.into_iter().map(KeyRange::everything).collect();
             self.calls.note(ToServer::Unwanted(ranges));
@@ -459,8 +471,8 @@ impl RemoteFs {
         self.meet(welcome);
         *self.identities.lock() = welcome.identities;
         self.freezing.thaw_all();
+        self.lose_locks();
         self.forget_everything();
-        self.forget_locks();
         self.revocations.clear();
         self.tell_opens_again();
     }

@@ -1,5 +1,5 @@
-//! Operations: those that read run here, on what is leased; of those that change something, see
-//! [`changing`](super::changing).
+//! Operations: those that read run here, on what is [leased](super::reading); of those that change
+//! something, see [`changing`](super::changing).
 
 use std::sync::Arc;
 
@@ -11,22 +11,17 @@ use gabion_fs::{
     FileType, IfExists, Listing, OpenRequest, Privileges, RenameRequest, Result, SpaceRequest,
     WriteAt, Written,
 };
-use gabion_link::cache::CacheTxn;
 use gabion_link::message::{Answer, Call, Prefetch, ReadLease};
 use gabion_link::range::KeyRange;
 use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
-use gabion_map::{FileId, Kind, LockMode, MapError, Payload, Stop};
+use gabion_map::{FileId, Kind, MapError, Payload, Stop};
 
 use super::RemoteFs;
 use super::calls::{nonsense, written_off};
 use super::gate::end_hearsay;
 use super::opens::{Told, through_handle};
 use super::pages::{Course, pages};
-
-/// How often an operation acquires what it lacks. It holds on to all that it had needed before, so
-/// each time it comes further, but for what others took away meanwhile.
-const ATTEMPTS_MAX: usize = 1000;
 
 /// The cookie of the last entry of a directory that is no name.
 const DOTS: u64 = 2;
@@ -36,46 +31,6 @@ impl RemoteFs {
         let now = self.server_time.at(self.clock.monotonic());
         let caller = self.identities().foresee(caller);
         Context { seed: self.identity.seed, now, caller }
-    }
-
-    /// Runs an operation that reads.
-    pub(super) fn read_items<T>(
-        &self,
-        caller: &Caller,
-        prefetch: Prefetch,
-        mut operation: impl FnMut(&mut CacheTxn<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let mut needed: Vec<KeyRange> = Vec::new();
-        let mut gone: Option<FileId> = None;
-        for _ in 0..ATTEMPTS_MAX {
-            // From here on nothing is revoked behind the back of what is found out.
-            self.gate.enter_own();
-            if self.is_alive() {
-                let cache = self.cache.read();
-                let mut txn = CacheTxn::new(&cache);
-                match operation(&mut txn) {
-                    Err(Error::Stop(Stop::Lease)) => {
-                        needed.retain(|range| !cache.covers(range) && !txn_lacks(&txn, range));
-                        needed.extend(txn.into_missing());
-                    }
-                    outcome => return outcome,
-                }
-            }
-            let wants = needed.iter().map(|range| (*range, LockMode::Shared)).collect();
-            let acquire = Call::Acquire { needed: wants, welcome: Vec::new(), prefetch };
-            match self.call(caller, acquire) {
-                Ok(_) => {}
-                // What a name stood for when the question was sent need not be there any more when
-                // it is answered. Who asks anew asks for nothing that is gone, but for the object
-                // that is meant.
-                Err(Error::Stale) if gone.is_none() || gone != only_file(&needed) => {
-                    gone = only_file(&needed);
-                    needed.clear();
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::Busy)
     }
 
     /// Asks for what only the server can do.
@@ -457,6 +412,7 @@ impl RemoteFs {
         into: &mut [u8],
         lease: ReadLease,
     ) -> Result<usize> {
+        self.check_locks(file)?;
         let length = into.len() as u32;
         let caller = &through_handle(caller);
         loop {
@@ -481,6 +437,7 @@ impl RemoteFs {
         payload: &Payload<'_>,
         privileges: Privileges,
     ) -> Result<Written> {
+        self.check_locks(file)?;
         let bytes = Arc::new(payload.bytes().to_vec());
         let call = Call::Write { file, at, privileges, bytes };
         match self.change(&through_handle(caller), call)? {
@@ -499,6 +456,7 @@ impl RemoteFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
+        self.check_locks(file)?;
         let call = Call::Fallocate { file, request, offset, length, privileges };
         self.done_here(&through_handle(caller), call)
     }
@@ -524,6 +482,7 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<u64> {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
+        self.check_locks(source).and_then(|()| self.check_locks(target))?;
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
         match self.change(&through_handle(caller), call)? {
             Answer::Number(number) => Ok(number),
@@ -533,7 +492,8 @@ impl RemoteFs {
 
     /// Makes an object and everything that completed before durable.
     pub fn fsync(&self, file: FileId) -> Result<()> {
-        self.sync(Some(file))
+        self.sync(Some(file))?;
+        self.check_locks(file)
     }
 
     fn sync(&self, file: Option<FileId>) -> Result<()> {
@@ -577,15 +537,4 @@ impl RemoteFs {
             _ => Err(nonsense()),
         }
     }
-}
-
-/// The object that all ranges are of.
-fn only_file(ranges: &[KeyRange]) -> Option<FileId> {
-    let file = ranges.first()?.file();
-    ranges.iter().all(|range| range.file() == file).then_some(file)
-}
-
-/// Whether the attempt has found out itself that `range` is missing.
-fn txn_lacks(txn: &CacheTxn<'_>, range: &KeyRange) -> bool {
-    txn.missing().contains(range)
 }

@@ -176,21 +176,21 @@ impl Served {
     }
 
     /// A client says which locks its processes hold: before it gives the lease on them back, or
-    /// because this server has started again and does not know. Gives how many of them it cannot
-    /// have: on files that it may not lock, and those that others have or may have.
-    pub fn take_locked(&self, session: &Arc<Session>, locks: &[Lock]) -> usize {
-        let is_taken = |lock: &&Lock| {
+    /// because this server has started again and does not know. Gives those that it cannot have:
+    /// on files that it may not lock, and those that others have or may have.
+    pub fn take_locked(&self, session: &Arc<Session>, locks: &[Lock]) -> Vec<Lock> {
+        let is_refused = |lock: &&Lock| {
             let lock = &own(session, lock);
-            self.is_known(session, lock.file)
+            !(self.is_known(session, lock.file)
                 && self.permit_held(session, lock).is_ok()
-                && self.put_lock(session, lock)
+                && self.put_lock(session, lock))
         };
-        let taken = locks.iter().filter(is_taken).count();
+        let refused = locks.iter().filter(is_refused).copied().collect();
         // As in `lock`.
         if session.is_over() {
             self.fs.locks().release_client(session.id.0);
         }
-        locks.len() - taken
+        refused
     }
 
     fn permit_held(&self, session: &Session, lock: &Lock) -> Result<()> {

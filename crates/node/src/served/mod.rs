@@ -38,6 +38,7 @@ mod rights;
 mod rivals;
 mod rounds;
 mod session;
+mod status;
 mod subtree;
 mod subvolumes;
 mod times;
@@ -54,7 +55,7 @@ use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Context, Error};
 use gabion_link::message::{Answer, Call, CallId, Grant, SessionId, ToClient, ToServer, Witness};
 
-use gabion_link::table::{Action, ClientId, Lease, RequestId, RevokeId, Want};
+use gabion_link::table::{Action, ClientId, RequestId, RevokeId, Want};
 use gabion_map::{FileId, Key, Kind, Value};
 
 use crate::local::LocalFs;
@@ -70,6 +71,7 @@ pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
 use self::rounds::Rounds;
 pub use self::session::{Peer, Session};
+pub use self::status::ClientStatus;
 use self::times::Times;
 use self::witnesses::Witnesses;
 
@@ -186,21 +188,6 @@ struct Settling {
     /// It is due, or the end has come.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
-}
-
-/// A client, for people.
-#[derive(Clone, Debug)]
-pub struct ClientStatus {
-    /// Its session.
-    pub session: SessionId,
-    /// What it calls itself.
-    pub name: String,
-    /// Ranges that it has leases on.
-    pub leases: usize,
-    /// Objects that it has open.
-    pub opens: usize,
-    /// Revocations that it has not answered.
-    pub owed: usize,
 }
 
 impl Served {
@@ -362,6 +349,8 @@ impl Served {
     pub fn receive(&self, session: &Arc<Session>, message: ToServer) {
         match message {
             ToServer::Ping => {}
+            // Nothing depends on when.
+            ToServer::Settled(round) => session.settled(round),
             ToServer::Cancel(id) => match session.lock_given_up(id) {
                 Some(ticket) => self.fs.locks().cancel(ticket),
                 None => self.give_up_parked(session, id),
@@ -407,9 +396,9 @@ impl Served {
                     self.fs.release(file);
                 }
             }
-            ToServer::Released(ids) => self.settle(|grants| {
-                ids.into_iter().flat_map(|id| grants.table.released(client, id)).collect()
-            }),
+            ToServer::Released(ids) => {
+                self.settle(|grants| grants.table.released_all(client, &ids));
+            }
             ToServer::Yielded(ranges) => {
                 self.note_yielded(session, &ranges);
                 self.settle(|grants| {
@@ -417,7 +406,10 @@ impl Served {
                 });
             }
             ToServer::Locked(locks) => {
-                self.take_locked(session, &locks);
+                let lost = self.take_locked(session, &locks);
+                if !lost.is_empty() {
+                    session.peer.send(ToClient::LocksLost(lost));
+                }
             }
             ToServer::Unlocked { file, class, owner, range } => {
                 let owner = LockOwner { client: session.id.0, number: owner };
@@ -426,12 +418,12 @@ impl Served {
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
-            ToServer::Settled(round) => session.settled(round),
             ToServer::Frozen(freeze) => self.freezing.frozen(session.id, freeze),
             // Those that count are looked at when all have said theirs.
             ToServer::Done { .. }
             | ToServer::Witnessed(_)
             | ToServer::Recovered
+            | ToServer::Settled(_)
             | ToServer::Ping
             | ToServer::Cancel(_)
             | ToServer::Change(_) => {}
@@ -566,40 +558,6 @@ impl Served {
         for work in due.work {
             (self.queue)(Job(work));
         }
-    }
-
-    /// All clients.
-    pub fn clients(&self) -> Vec<ClientStatus> {
-        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
-        let grants = self.grants.lock();
-        let mut leases: BTreeMap<ClientId, usize> = BTreeMap::new();
-        for lease in grants.table.leases() {
-            *leases.entry(lease.client).or_default() += 1;
-        }
-        let status = |session: Arc<Session>| {
-            let client = ClientId(session.id.0);
-            ClientStatus {
-                session: session.id,
-                name: session.name.clone(),
-                leases: leases.get(&client).copied().unwrap_or(0),
-                opens: session.opens(),
-                owed: grants.table.owed_by(client),
-            }
-        };
-        sessions.into_iter().map(status).collect()
-    }
-
-    /// Whether the client has revocations to answer, or to stand still.
-    pub fn owes(&self, session: &Session) -> bool {
-        self.freezing.is_awaited(session.id)
-            || self.grants.lock().table.owed_by(ClientId(session.id.0)) > 0
-    }
-
-    /// All leases, and all who wait for some.
-    pub fn leases(&self) -> (Vec<Lease>, Vec<(ClientId, Vec<Want>)>) {
-        let grants = self.grants.lock();
-        let waiting = grants.table.waiting().map(|(_, client, wants)| (client, wants.to_vec()));
-        (grants.table.leases().collect(), waiting.collect())
     }
 
     /// Ends all sessions.

@@ -179,6 +179,26 @@ impl Served {
         }
     }
 
+    /// Waits no longer for the session, as somebody has said: its client, which may believe in it
+    /// for a while, has lost it. False if it has come, or is not waited for.
+    pub fn give_up_awaited(&self, session: SessionId) -> bool {
+        let found = self.recovery.awaited.lock().get_mut(&session).and_then(|awaited| {
+            // It cannot come any more.
+            let is_first = !std::mem::replace(&mut awaited.has_come, true);
+            is_first.then(|| (awaited.pages, awaited.record.clone()))
+        });
+        let Some((pages, record)) = found else { return false };
+        // Before anybody goes on, as in `stop_waiting`. After another crash it is waited for as
+        // long as its client may believe in it.
+        let rest = Duration::from_millis(record.patience_ms.into()) * 2;
+        let _ = self.write_record(pages, &Record { standing: Standing::Cut, ..record });
+        self.forget_after(pages, rest);
+        if self.recovery.is_through(session) {
+            self.recover_soon();
+        }
+        true
+    }
+
     /// Waits for nobody any more: who has come and has not said all by now has lost its session.
     pub fn cut_stragglers(&self) {
         self.stop_waiting();

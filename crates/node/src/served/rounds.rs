@@ -3,6 +3,7 @@
 //! ```text
 //!   begin: what is new of each session --> sync --> noted as settled, durable --> Durable
 //!   client: Settled --> what is noted of its calls is forgotten with the next round
+//!           nothing for long --> it has lost its session: its notes would grow without a bound
 //! ```
 //!
 //! Between two rounds is known which files were written to, by whom, and how far: where several
@@ -11,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::Result;
@@ -27,6 +29,18 @@ const FORGOTTEN_AT_ONCE: usize = 1000;
 /// Calls after which a round is due.
 const CALLS_MAX: usize = 2048;
 
+/// How long a client may keep to itself that it has heard of a round. It says so with the next
+/// thing that it says, and it says something several times in a session's time.
+const TOLD_MAX: Duration = Duration::from_secs(30);
+
+/// A round with calls that the client was told of.
+#[derive(Debug)]
+struct ToldRound {
+    round: u64,
+    at: Duration,
+    calls: Vec<CallId>,
+}
+
 /// How far a session has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -36,8 +50,8 @@ pub(super) struct Progress {
     calls: Vec<CallId>,
     settled: ChangeNumber,
     round: u64,
-    /// Calls of rounds that the client was told of.
-    told: VecDeque<(u64, Vec<CallId>)>,
+    /// Those that the client has not heard of, as far as it has said.
+    told: VecDeque<ToldRound>,
     /// Calls that the client will not say again.
     heard: Vec<CallId>,
 }
@@ -96,9 +110,14 @@ impl Session {
     /// The client has heard of a round.
     pub(super) fn settled(&self, round: u64) {
         let progress = &mut *self.progress.lock();
-        while let Some((_, calls)) = progress.told.pop_front_if(|(told, _)| *told <= round) {
-            progress.heard.extend(calls);
+        while let Some(told) = progress.told.pop_front_if(|told| told.round <= round) {
+            progress.heard.extend(told.calls);
         }
+    }
+
+    /// Since when it has not said that it has heard of a round.
+    fn unheard_since(&self) -> Option<Duration> {
+        self.progress.lock().told.front().map(|told| told.at)
     }
 
     /// A change or call is done. Whether a round should not wait, if `bytes_max` are allowed.
@@ -127,8 +146,8 @@ impl Session {
         progress.heard.extend(part.heard);
     }
 
-    /// The round is durable: what to tell the client.
-    fn end_round(&self, part: Part) -> Option<ToClient> {
+    /// The round is durable: what to tell the client, now.
+    fn end_round(&self, part: Part, at: Duration) -> Option<ToClient> {
         let progress = &mut *self.progress.lock();
         let is_new = part.number > progress.settled || !part.calls.is_empty();
         if !is_new {
@@ -137,7 +156,9 @@ impl Session {
         progress.settled = part.number;
         progress.round += 1;
         let round = progress.round;
-        progress.told.push_back((round, part.calls.clone()));
+        if !part.calls.is_empty() {
+            progress.told.push_back(ToldRound { round, at, calls: part.calls.clone() });
+        }
         Some(ToClient::Durable { round, number: part.number, calls: part.calls })
     }
 }
@@ -243,11 +264,18 @@ impl Served {
         }
         self.rounds.written.lock().before.clear();
         for (session, part) in parts {
-            if let Some(told) = session.end_round(part) {
+            if let Some(told) = session.end_round(part, self.fs.clock.monotonic()) {
                 session.peer.send(told);
             }
         }
         Ok(())
+    }
+
+    /// Whether the client has long been told that calls are durable, and has not said that it has
+    /// heard of it: until it does, what is noted of them has to stay.
+    pub fn is_hoarding(&self, session: &Session) -> bool {
+        let now = self.fs.clock.monotonic();
+        session.unheard_since().is_some_and(|since| now.saturating_sub(since) > TOLD_MAX)
     }
 
     /// `kept`: files of which may be noted how far their bytes are in the map, and the place of the

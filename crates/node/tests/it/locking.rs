@@ -1,51 +1,46 @@
 //! Leases on advisory locks: what they save, and that nothing else is different from locks that are
 //! all decided about at one place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gabion_base::rng::Rng;
-use gabion_fs::lock::{
-    Lock, LockClass, LockOwner, LockRange, LockRequest, LockTable, Outcome, Refusal, Strength,
-    Ticket, Wait,
-};
-use gabion_fs::{Access, Changes, Error, OpenRequest, Result, WriteAt};
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Ticket, Wait};
+use gabion_fs::{Access, Changes, Error, OpenRequest, Privileges, Result, WriteAt};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{Call, CallId, ChangeNumber, SessionId, ToClient, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::Lease;
-use gabion_map::{FileId, Kind, LockMode};
+use gabion_map::{FileId, Kind, LockMode, Payload};
 use gabion_node::served::{Peer, Rights};
 
 use crate::shared::{Client, Server, caller};
 
 /// How long something may take that happens at once on a machine that has time for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-fn lock(file: FileId, owner: u64) -> Lock {
+pub fn lock(file: FileId, owner: u64) -> Lock {
     let (class, strength) = (LockClass::Posix, Strength::Exclusive);
     let owner = LockOwner { client: 0, number: owner };
     Lock { file, class, owner, pid: owner.number as u32, strength, range: LockRange::WHOLE }
 }
 
 /// A request for a lock: how it ends, and its ticket if it waits.
-struct Asked(Receiver<Result<()>>, Option<Ticket>);
+pub struct Asked(Receiver<Result<()>>, pub Option<Ticket>);
 
 impl Asked {
     #[track_caller]
-    fn end(&self) -> Result<()> {
+    pub fn end(&self) -> Result<()> {
         self.0.recv_timeout(PATIENCE).expect("it ends")
     }
 
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.0.try_recv().is_ok()
     }
 }
 
-fn ask(client: &Client, lock: Lock, wait: Wait) -> Asked {
+pub fn ask(client: &Client, lock: Lock, wait: Wait) -> Asked {
     let (tell, told) = channel();
     // At the end of a test nobody may be left to hear it.
     let end = Box::new(move |result| drop(tell.send(result)));
@@ -53,16 +48,16 @@ fn ask(client: &Client, lock: Lock, wait: Wait) -> Asked {
     Asked(told, ticket)
 }
 
-fn try_lock(client: &Client, lock: Lock) -> Result<()> {
+pub fn try_lock(client: &Client, lock: Lock) -> Result<()> {
     ask(client, lock, Wait::No).end()
 }
 
-fn unlock(client: &Client, lock: Lock) {
+pub fn unlock(client: &Client, lock: Lock) {
     let Lock { file, class, owner, range, .. } = lock;
     client.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
 }
 
-fn open(client: &Client, name: &str) -> FileId {
+pub fn open(client: &Client, name: &str) -> FileId {
     let file = client.lookup(name).unwrap();
     let request = OpenRequest { access: Access::READ | Access::WRITE, truncate: None };
     client.run(|fs| fs.open_file(&caller(), file, &request)).unwrap();
@@ -70,13 +65,13 @@ fn open(client: &Client, name: &str) -> FileId {
 }
 
 /// A file that all of these have open.
-fn shared_file(clients: &[&Client], name: &str) -> FileId {
+pub fn shared_file(clients: &[&Client], name: &str) -> FileId {
     let file = clients[0].create(name);
     clients[1..].iter().for_each(|client| assert_eq!(open(client, name), file));
     file
 }
 
-fn leases_on_locks(server: &Server) -> usize {
+pub fn leases_on_locks(server: &Server) -> usize {
     let (leases, _) = server.served.leases();
     let decides = |lease: &&Lease| {
         lease.range.kind() == Some(Kind::LOCK) && lease.mode == LockMode::Exclusive
@@ -85,7 +80,7 @@ fn leases_on_locks(server: &Server) -> usize {
 }
 
 #[track_caller]
-fn await_that(is_so: impl Fn() -> bool) {
+pub fn await_that(is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "it does not become so");
@@ -93,11 +88,11 @@ fn await_that(is_so: impl Fn() -> bool) {
     }
 }
 
-fn await_waiting(server: &Server, count: usize) {
+pub fn await_waiting(server: &Server, count: usize) {
     await_that(|| server.world.fs.locks().list(None, 100).waiting.len() == count);
 }
 
-fn would_block(result: Result<()>) -> bool {
+pub fn would_block(result: Result<()>) -> bool {
     matches!(result, Err(Error::WouldBlock))
 }
 
@@ -423,17 +418,17 @@ fn nobody_is_believed_to_hold_what_it_may_not_lock_or_what_others_may_have() {
     let file = a.create("file");
     a.run(|fs| fs.fsync(file)).unwrap();
     let claim = |number| server.served.take_locked(&b.session(), &[lock(file, number)]);
-    assert_eq!(claim(1), 1, "it is not open for writing");
+    assert_eq!(claim(1).len(), 1, "it is not open for writing");
     let changes = Changes { permissions: Some(0o666), ..Changes::default() };
     a.run(|fs| fs.setattr(&caller(), file, &changes)).unwrap();
     open(&b, "file");
     b.fs.ping();
     try_lock(&a, lock(file, 1)).unwrap();
     unlock(&a, lock(file, 1));
-    assert_eq!(claim(1), 1, "another one has the lease");
+    assert_eq!(claim(1).len(), 1, "another one has the lease");
     await_that(|| server.served.recall_locks(None) == 0);
-    assert_eq!(claim(1), 0);
-    assert_eq!(claim(2), 1, "it is locked");
+    assert_eq!(claim(1).len(), 0);
+    assert_eq!(claim(2).len(), 1, "it is locked");
     assert_eq!(server.world.fs.locks().held()[0].owner.client, b.session().id().0);
 }
 
@@ -453,181 +448,85 @@ fn leases_on_locks_are_had_by_locking_only() {
     await_that(|| leases_on_locks(&server) == 0);
 }
 
-/// Clients and one table that decides about the same requests.
-struct History {
-    server: Server,
-    clients: Vec<Client>,
-    files: Vec<FileId>,
-    table: LockTable,
-    tickets: u64,
-    waiting: BTreeMap<Ticket, (usize, Asked)>,
-    /// Whose turn it is.
-    client: usize,
-}
-
-const NAMES: [&str; 2] = ["one", "two"];
-
-impl History {
-    /// The first `far` clients are far away.
-    fn new(clients: usize, far: usize) -> Self {
-        let server = Server::new();
-        let clients: Vec<Client> = (0..clients).map(|_| server.client()).collect();
-        let all: Vec<&Client> = clients.iter().collect();
-        let files = NAMES.iter().map(|name| shared_file(&all, name)).collect();
-        clients[..far].iter().for_each(Client::move_away);
-        let (table, tickets, waiting) = (LockTable::new(10_000), 0, BTreeMap::new());
-        Self { server, clients, files, table, tickets, waiting, client: 0 }
-    }
-
-    fn step(&mut self, rng: &mut Rng) {
-        // Most do several things before others come.
-        if rng.below(5) == 0 {
-            self.client = rng.below(self.clients.len() as u64) as usize;
+/// What a program is told that uses a file on which it, or another one of its machine, has lost a
+/// lock.
+#[track_caller]
+fn assert_fails(client: &Client, file: FileId, fails: bool) {
+    let mut bytes = [0; 4];
+    let payload = Payload::Copied(b"text");
+    let at = WriteAt::Offset(0);
+    let outcomes = [
+        client.run(|fs| fs.read_now(&caller(), file, 0, &mut bytes)).map(drop),
+        client.run(|fs| fs.write(&caller(), file, at, &payload, Privileges::Keep)).map(drop),
+        client.run(|fs| fs.fsync(file)),
+    ];
+    let is_failure = |outcome: &Result<()>| match outcome {
+        Ok(()) => false,
+        Err(error) => {
+            assert!(format!("{error:?}").contains("a lock on the file was lost"), "{error:?}");
+            true
         }
-        let client = self.client;
-        match rng.below(20) {
-            0..=6 => self.lock(client, random_lock(&self.files, client, rng), rng.below(3) == 0),
-            7..=9 => self.unlock(client, random_lock(&self.files, client, rng)),
-            10..=11 => {
-                let range = LockRange::WHOLE;
-                let lock = random_lock(&self.files, client, rng);
-                self.unlock(client, Lock { range, ..lock });
-            }
-            12 => self.test(client, random_lock(&self.files, client, rng)),
-            13 => self.cancel(),
-            14 => self.close(client, rng.below(NAMES.len() as u64) as usize),
-            15 => await_that(|| self.server.served.recall_locks(None) == 0),
-            _ => self.server.world.clock.advance(1),
-        }
-        await_waiting(&self.server, self.table.waiting().count());
-        assert!(self.waiting.values().all(|(_, asked)| !asked.has_ended()));
-        let sorted = |mut locks: Vec<Lock>| {
-            locks.sort_by_key(|lock| (lock.file, lock.class, lock.owner, lock.range.start()));
-            locks
-        };
-        let of = |(index, client): (usize, &Client)| -> Vec<Lock> {
-            client.fs.held_locks().into_iter().map(|lock| owned(lock, index)).collect()
-        };
-        let held = sorted(self.clients.iter().enumerate().flat_map(of).collect());
-        assert_eq!(held, sorted(self.table.held().copied().collect()));
-    }
-
-    fn lock(&mut self, client: usize, wanted: Lock, waits: bool) {
-        self.tickets += 1;
-        let (ticket, wait) = (Ticket(self.tickets), if waits { Wait::Yes } else { Wait::No });
-        let request = LockRequest::Acquire { ticket, lock: owned(wanted, client), wait };
-        let outcomes = self.table.handle(request);
-        let asked = ask(&self.clients[client], wanted, wait);
-        match outcomes[0] {
-            Outcome::Waiting(_) => drop(self.waiting.insert(ticket, (client, asked))),
-            Outcome::Granted(_) => asked.end().unwrap(),
-            Outcome::Refused(_, refusal) => {
-                let error = asked.end().unwrap_err();
-                assert_eq!(refusal_of(&error), Some(refusal));
-            }
-        }
-        self.settle(&outcomes[1..]);
-    }
-
-    fn unlock(&mut self, client: usize, lock: Lock) {
-        let Lock { file, class, owner, range, .. } = owned(lock, client);
-        let outcomes = self.table.handle(LockRequest::Release { file, class, owner, range });
-        unlock(&self.clients[client], lock);
-        self.settle(&outcomes);
-    }
-
-    fn test(&self, client: usize, lock: Lock) {
-        let expected = self.table.conflict(&owned(lock, client));
-        let found = self.clients[client].run(|fs| fs.lock_conflict(&lock)).unwrap();
-        let start = |lock: &Lock| lock.range.start();
-        assert_eq!(found.as_ref().map(start), expected.map(start));
-    }
-
-    /// Whoever waits longest gives up.
-    fn cancel(&mut self) {
-        let Some((ticket, (client, asked))) = self.waiting.first_key_value() else { return };
-        let ticket = *ticket;
-        self.clients[*client].fs.cancel_lock(asked.1.expect("it waits"));
-        let outcomes = self.table.handle(LockRequest::Cancel { ticket });
-        self.settle(&outcomes);
-    }
-
-    fn close(&mut self, client: usize, file: usize) {
-        let (name, file) = (NAMES[file], self.files[file]);
-        // Whoever waits has it open.
-        let is_own = |lock: &Lock| lock.owner.client == client as u64 && lock.file == file;
-        if self.table.waiting().any(|(_, lock)| is_own(lock)) {
-            return;
-        }
-        let held: Vec<Lock> = self.table.held().copied().filter(|lock| is_own(lock)).collect();
-        let mut outcomes = Vec::new();
-        for Lock { file, class, owner, .. } in held {
-            let range = LockRange::WHOLE;
-            outcomes.extend(self.table.handle(LockRequest::Release { file, class, owner, range }));
-        }
-        let client = &self.clients[client];
-        client.fs.release(file);
-        open(client, name);
-        // What the kernel has not unlocked before is unlocked when the server hears of it.
-        client.run(|fs| fs.space()).unwrap();
-        self.settle(&outcomes);
-    }
-
-    fn settle(&mut self, outcomes: &[Outcome]) {
-        for outcome in outcomes {
-            let (ticket, refusal) = match outcome {
-                Outcome::Granted(ticket) => (ticket, None),
-                Outcome::Refused(ticket, refusal) => (ticket, Some(*refusal)),
-                Outcome::Waiting(_) => panic!("nobody has asked: {outcomes:?}"),
-            };
-            let (_, asked) = self.waiting.remove(ticket).expect("it waits");
-            assert_eq!(asked.end().err().as_ref().and_then(refusal_of), refusal);
-        }
-    }
-}
-
-fn refusal_of(error: &Error) -> Option<Refusal> {
-    match error {
-        Error::WouldBlock => Some(Refusal::WouldBlock),
-        Error::Deadlock => Some(Refusal::Deadlock),
-        Error::Interrupted => Some(Refusal::Interrupted),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// The lock as the table knows it.
-fn owned(lock: Lock, client: usize) -> Lock {
-    Lock { owner: LockOwner { client: client as u64, ..lock.owner }, ..lock }
-}
-
-fn random_lock(files: &[FileId], client: usize, rng: &mut Rng) -> Lock {
-    let class = [LockClass::Posix, LockClass::Posix, LockClass::OpenFile, LockClass::Flock]
-        [rng.below(4) as usize];
-    let from = rng.below(6);
-    let range = match class {
-        LockClass::Flock => LockRange::WHOLE,
-        _ => LockRange::new(from, from + rng.below(4)).unwrap(),
     };
-    let strength = [Strength::Shared, Strength::Exclusive][rng.below(2) as usize];
-    let number = 10 * client as u64 + rng.below(2);
-    let file = files[rng.below(files.len() as u64) as usize];
-    Lock { class, range, strength, ..lock(file, number) }
+    assert_eq!(outcomes.each_ref().map(is_failure), [fails; 3]);
 }
 
 #[test]
-fn clients_with_leases_decide_as_one_table_would() {
-    let (mut leased, mut steps) = (0, 0);
-    for seed in 0..12 {
-        println!("seed {seed}");
-        let mut rng = Rng::new(seed);
-        let clients = 2 + seed as usize % 2;
-        let mut history = History::new(clients, rng.below(3) as usize);
-        for _ in 0..120 {
-            history.step(&mut rng);
-            leased += leases_on_locks(&history.server);
-            steps += NAMES.len();
-        }
+fn who_has_lost_a_lock_cannot_use_the_file_until_it_has_given_it_up() {
+    let server = Server::new();
+    let client = server.client();
+    let (told, losses) = channel();
+    client.fs.set_lock_loss_teller(Box::new(move |loss| told.send(loss.clone()).unwrap()));
+    let (file, other) = (client.create("file"), client.create("other"));
+    let part =
+        |owner, from, to| Lock { range: LockRange::new(from, to).unwrap(), ..lock(file, owner) };
+    client.run(|fs| fs.syncfs()).unwrap();
+    for one in [part(1, 10, 19), part(2, 30, 39)] {
+        try_lock(&client, one).unwrap();
     }
-    // A file is leased some of the time.
-    assert!(leased > steps / 10 && leased < steps / 2, "{leased} of {steps}");
+    assert_fails(&client, file, false);
+    // A server that has started again cannot take one of them, and none that is not held.
+    client.fs.receive(ToClient::LocksLost(vec![part(1, 10, 19), part(3, 0, 9)]));
+    assert_fails(&client, file, true);
+    assert_fails(&client, other, false);
+    assert_eq!(client.fs.held_locks(), [part(2, 30, 39)]);
+    let loss = losses.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((loss.file.as_str(), loss.count), ("/file", 1));
+    assert_eq!((loss.range.start(), loss.range.end()), (10, 19));
+    // Others that unlock change nothing.
+    unlock(&client, part(2, 30, 39));
+    assert_fails(&client, file, true);
+    unlock(&client, lock(file, 1));
+    assert_fails(&client, file, false);
+    // Who has it again may go on, too, and so may who comes when all have closed the file.
+    for is_closed in [false, true] {
+        try_lock(&client, lock(file, 1)).unwrap();
+        client.fs.receive(ToClient::LocksLost(vec![lock(file, 1)]));
+        assert_fails(&client, file, true);
+        match is_closed {
+            false => try_lock(&client, lock(file, 1)).unwrap(),
+            true => {
+                client.fs.release(file);
+                open(&client, "file");
+            }
+        }
+        assert_fails(&client, file, false);
+    }
+}
+
+#[test]
+fn a_session_that_ends_takes_the_locks_and_whoever_had_them_is_told() {
+    let server = Server::new();
+    let client = server.client();
+    let (told, losses) = channel();
+    client.fs.set_lock_loss_teller(Box::new(move |loss| told.send(loss.clone()).unwrap()));
+    let file = client.create("file");
+    client.run(|fs| fs.syncfs()).unwrap();
+    try_lock(&client, lock(file, 1)).unwrap();
+    client.fs.begin_again(&server.welcome(client.session().id(), Rights::TRUSTED));
+    let loss = losses.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((loss.file.as_str(), loss.count), ("/file", 1));
+    assert!(loss.reason.contains("session"), "{}", loss.reason);
+    assert_fails(&client, file, true);
+    unlock(&client, lock(file, 1));
+    assert_fails(&client, file, false);
 }

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use gabion_base::ids::Ino;
 use gabion_base::sync::Mutex;
 use gabion_base::time::Timestamp;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength};
 use gabion_fs::{
     Access, Caller, Changes, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest,
     WriteAt,
@@ -18,7 +19,7 @@ use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer, Witness,
 };
 use gabion_link::table::RevokeId;
-use gabion_map::{FileId, OpenMode};
+use gabion_map::{FileId, Kind, LocalTxn, LockMode, OpenMode, Stop, Txn};
 use gabion_node::served::{Credentials, Job, Peer, Rights, Served, Session};
 
 use crate::world::World;
@@ -300,6 +301,59 @@ fn what_one_client_has_synced_is_not_replaced_by_what_another_one_says_again() {
     assert_eq!(server.content("file"), "abbc");
 }
 
+/// Holds a round up that goes on, behind its sync and before it forgets anything, until `until`
+/// ends.
+fn hold_round_up(server: &Server, is_held: &Sender<()>, until: &Receiver<()>) {
+    let index = FileId::new(server.world.root().subvol, Ino(0));
+    let (first, last) = (index.key(Kind::SESSION, 0), index.key(Kind::SESSION, 1 << 62));
+    type Attempt<T> = std::result::Result<T, Stop>;
+    let map = server.world.fs.map();
+    let sessions = map.transact(|txn| -> Attempt<_> { txn.scan(first, last, 100) }).unwrap();
+    // Where it is going to be noted how far they are durable.
+    let hold = |txn: &mut LocalTxn<'_>| -> Attempt<()> {
+        for (key, _) in &sessions {
+            txn.lock(FileId::new(index.subvol, Ino(key.at)), LockMode::Exclusive)?;
+        }
+        is_held.send(()).unwrap();
+        assert!(until.recv().is_err());
+        Ok(())
+    };
+    map.transact(hold).unwrap();
+}
+
+#[test]
+fn what_is_synced_while_a_round_goes_on_is_not_replaced_either() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, _) = a.create("file");
+    a.write(file, 0, b"aaaa");
+    b.write(file, 1, b"bb");
+    b.sync(file);
+    a.create("is not durable before the round has begun");
+    let ((is_held, held), (end, until)) = (unbounded(), unbounded());
+    let later = thread::scope(|scope| {
+        scope.spawn(|| hold_round_up(&before, &is_held, &until));
+        held.recv().unwrap();
+        let round = scope.spawn(|| before.served.settle_round().unwrap());
+        while before.world.after_crash(OpenMode::ReadOnly).names().len() < 2 {
+            assert!(!round.is_finished());
+        }
+        let later = a.write(file, 3, b"c");
+        b.write(file, 3, b"d");
+        b.sync(file);
+        drop(end);
+        later
+    });
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&later]);
+    a.has_recovered();
+    // The other one does not come.
+    server.served.stop_waiting();
+    server.run();
+    assert_eq!(server.content("file"), "abbd");
+}
+
 #[test]
 fn bytes_that_were_moved_since_are_not_written_again_where_they_were() {
     let before = Server::new();
@@ -428,6 +482,33 @@ fn who_was_not_waited_for_any_more_does_not_come_back_after_another_crash() {
 }
 
 #[test]
+fn who_is_given_up_while_it_is_waited_for_holds_nobody_up_and_does_not_come_back() {
+    let before = Server::new();
+    let (_a, mut b) = (before.begin(1), before.begin(2));
+    let (_, made) = b.create("file");
+    let server = before.after_crash();
+    let b = server.resume(2);
+    b.say_again(&[&made]);
+    b.has_recovered();
+    assert!(server.served.is_recovering());
+    assert_eq!(server.served.awaited(), [SessionId(1)]);
+    assert!(!server.served.give_up_awaited(SessionId(2)), "it has come");
+    assert!(!server.served.give_up_awaited(SessionId(3)), "there is none");
+    assert!(server.served.give_up_awaited(SessionId(1)));
+    assert!(!server.served.give_up_awaited(SessionId(1)));
+    let (peer, _heard) = server.peer(1);
+    let back = server.served.resume(SessionId(1), String::new(), Rights::TRUSTED, peer);
+    assert!(back.unwrap().is_none());
+    server.run();
+    assert!(!server.served.is_recovering());
+    assert_eq!(server.content("file"), "");
+    // Its client may still believe in what it has cached, of which nothing is written down.
+    let next = server.after_crash();
+    assert_eq!(next.served.awaited(), [SessionId(1), SessionId(2)]);
+    assert!(next.served.remembered(SessionId(1)).is_none());
+}
+
+#[test]
 fn numbers_that_are_taken_are_not_made_again() {
     let before = Server::new();
     let mut a = before.begin(1);
@@ -482,4 +563,83 @@ fn a_snapshot_that_a_server_made_and_did_not_tell_is_made_once_and_stays_what_it
         let old = world.read(FileId::new(rows[0].id, file.ino));
         assert_eq!(old, b"old");
     }
+}
+
+#[test]
+fn notes_go_when_the_client_has_heard_of_their_round_and_not_before() {
+    let server = Server::new();
+    let mut client = server.begin(1);
+    let settle = || server.served.settle_round().unwrap();
+    let is_hoarding = |client: &Client<'_>| server.served.is_hoarding(&client.session);
+    let (_, made) = client.create("file");
+    settle();
+    let told = |client: &Client<'_>| {
+        let is_durable = |message: &ToClient| matches!(message, ToClient::Durable { .. });
+        match client.heard.try_iter().find(is_durable) {
+            Some(ToClient::Durable { round, calls, .. }) => (round, calls),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (first, calls) = told(&client);
+    assert_eq!(calls, [made.id]);
+    // What is asked once more is known, as long as the note is there: it is not done again.
+    let is_noted = |kept: &Kept| {
+        let next = server.after_crash();
+        let client = next.resume(1);
+        client.say(ToServer::Call {
+            id: kept.id,
+            caller: Caller::superuser(),
+            call: kept.change.call.clone(),
+            after: ChangeNumber(0),
+        });
+        client.has_recovered();
+        client.answer(kept.id).0.is_ok_and(|answer| answer == kept.answer)
+    };
+    server.world.clock.advance(25);
+    let (_, other) = client.create("other");
+    settle();
+    let (second, _) = told(&client);
+    assert!(is_noted(&made) && is_noted(&other));
+    assert!(!is_hoarding(&client));
+    server.world.clock.advance(10);
+    assert!(is_hoarding(&client), "it has not said that it has heard of the first round");
+    client.say(ToServer::Settled(first));
+    assert!(!is_hoarding(&client));
+    settle();
+    assert!(!is_noted(&made) && is_noted(&other));
+    client.say(ToServer::Settled(second));
+    server.world.clock.advance(100);
+    assert!(!is_hoarding(&client), "there is nothing that it could not have heard of");
+}
+
+#[test]
+fn who_claims_a_lock_that_another_one_has_hears_that_it_is_lost() {
+    let before = Server::new();
+    let (mut a, _b) = (before.begin(1), before.begin(2));
+    let (file, _) = a.create("file");
+    a.sync(file);
+    let server = before.after_crash();
+    let clients = [server.resume(1), server.resume(2)];
+    let lock = |pid| Lock {
+        file,
+        class: LockClass::Posix,
+        owner: LockOwner { client: 0, number: 9 },
+        pid,
+        strength: Strength::Exclusive,
+        range: LockRange::WHOLE,
+    };
+    for (client, pid) in clients.iter().zip(1..) {
+        client.say(ToServer::Opened { file, caller: Caller::superuser(), access: Access::WRITE });
+        client.say(ToServer::Locked(vec![lock(pid)]));
+        client.has_recovered();
+    }
+    let lost = |client: &Client<'_>| {
+        let told = client.heard.try_iter().find_map(|message| match message {
+            ToClient::LocksLost(locks) => Some(locks),
+            _ => None,
+        });
+        told.map(|locks| locks.iter().map(|lock| lock.pid).collect::<Vec<u32>>())
+    };
+    assert_eq!([lost(&clients[0]), lost(&clients[1])], [None, Some(vec![2])]);
+    assert_eq!(server.world.fs.locks().held().len(), 1);
 }

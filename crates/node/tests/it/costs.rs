@@ -1,0 +1,169 @@
+//! How many messages it takes to look and to change, and what a client keeps.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
+use gabion_fs::{Access, Changes, Detail, Error, IfExists, OpenRequest, WriteAt};
+use gabion_link::message::{Call, CallId, ChangeNumber, Prefetch, SessionId, ToClient, ToServer};
+use gabion_link::range::KeyRange;
+use gabion_map::{FileId, LockMode, OpenMode};
+use gabion_node::remote::RemoteFs;
+use gabion_node::served::Rights;
+
+use crate::shared::{Client, Server, ToPeer, caller};
+
+#[test]
+fn what_is_known_costs_no_message_until_somebody_changes_it() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    assert_eq!(b.names(b.root), ["file"]);
+    assert_eq!(b.calls(|b| (b.lookup("file").unwrap(), b.size(file))).1, 0);
+    // Absent names are known, too.
+    assert_eq!(b.calls(|b| b.lookup("absent").is_err()), (true, 0));
+    assert_eq!(b.kernel.attributes.lock().len(), 0);
+    a.write(file, WriteAt::Offset(0), b"1");
+    assert!(b.kernel.attributes.lock().contains(&file), "the kernel was told before");
+    assert_eq!(b.calls(|b| b.size(file)), (1, 1));
+    // A change of one name takes no more than that name.
+    let told = b.kernel.names.load(Ordering::Relaxed);
+    a.create("another");
+    assert_eq!(b.kernel.names.load(Ordering::Relaxed), told + 1);
+    assert_eq!(b.calls(|b| b.lookup("file").unwrap()).1, 0);
+}
+
+#[test]
+fn a_walk_costs_one_message_for_each_directory() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    for dir in 0..10 {
+        let name = format!("d{dir}");
+        let made = a.run(|fs| fs.mkdir(&caller(), a.root, name.as_bytes(), 0o755)).unwrap().file;
+        for file in 0..20 {
+            let name = format!("f{file}");
+            let mode = gabion_fs::FileType::Regular;
+            a.run(|fs| fs.mknod(&caller(), made, name.as_bytes(), mode, 0o644, 0)).unwrap();
+        }
+    }
+    let walk = |client: &Client| {
+        let mut count = 0;
+        for name in client.names(client.root) {
+            let dir = client.lookup(&name).unwrap();
+            for name in client.names(dir) {
+                let found = client.run(|fs| fs.lookup(&caller(), dir, name.as_bytes())).unwrap();
+                assert_eq!(found.nlink, 1);
+                count += 1;
+            }
+        }
+        count
+    };
+    let (count, calls) = b.calls(walk);
+    assert_eq!(count, 200);
+    // One of the first name, and guesses at what others have to themselves.
+    assert!(calls <= 14, "{calls} calls for 11 directories");
+    assert_eq!(b.calls(walk), (200, 0));
+    // Who made it all knows it already.
+    assert!(a.calls(walk).1 <= 2);
+}
+
+#[test]
+fn what_is_made_and_written_in_a_new_directory_costs_no_call_for_each_file() {
+    const FILES: usize = 500;
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let (dir, calls) = a.calls(|a| {
+        let dir = a.run(|fs| fs.mkdir(&caller(), a.root, b"dir", 0o755)).unwrap().file;
+        for number in 0..FILES {
+            let (name, how) = (format!("file {number}"), IfExists::Fail);
+            let request = OpenRequest { access: Access::WRITE, truncate: None };
+            let make =
+                |fs: &RemoteFs| fs.create(&caller(), dir, name.as_bytes(), 0o644, how, &request);
+            let file = a.run(make).unwrap().0.file;
+            a.write(file, WriteAt::Offset(0), name.as_bytes());
+            let changes = Changes { permissions: Some(0o600), ..Changes::default() };
+            a.run(|fs| fs.setattr(&caller(), file, &changes)).unwrap();
+            a.fs.release(file);
+        }
+        dir
+    });
+    assert!(calls <= 4, "{calls} calls for {FILES} files");
+    // Who looks sees all of it, and whoever made it goes on reading without asking.
+    assert_eq!(b.names(dir).len(), FILES);
+    let number = |client: &Client| {
+        let found = client.run(|fs| fs.lookup(&caller(), dir, b"file 77")).unwrap();
+        (found.size, found.mode & 0o777)
+    };
+    assert_eq!(number(&b), (7, 0o600));
+    assert_eq!(a.calls(number), ((7, 0o600), 0));
+    a.run(|fs| fs.fsync(dir)).unwrap();
+    assert_eq!(a.fs.under_way(), (0, 0));
+    let world = server.world.after_crash(OpenMode::ReadOnly);
+    let listed = world.fs.readdir(&caller(), dir, 2, 100_000, Detail::Names).unwrap();
+    assert_eq!(listed.entries.len(), FILES);
+}
+
+#[test]
+fn a_whole_directory_is_removed_with_a_call_for_many_names() {
+    const FILES: usize = 200;
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    for number in 0..FILES {
+        let file = a.create(&format!("file {number}"));
+        a.fs.release(file);
+    }
+    let names = b.names(b.root);
+    let (removed, calls) = b.calls(|b| {
+        let unlink = |name: &String| b.run(|fs| fs.unlink(&caller(), b.root, name.as_bytes()));
+        names.iter().filter(|name| unlink(name).is_ok()).count()
+    });
+    assert_eq!(removed, FILES);
+    assert!(calls <= 10, "{calls} calls for {FILES} names");
+    assert_eq!(a.names(a.root), [""; 0]);
+}
+
+#[test]
+fn what_is_asked_for_at_once_and_fits_into_no_answer_comes_in_parts() {
+    let server = Server::new();
+    let a = server.client();
+    let value = [7; 4000];
+    let make = |name: &str, attributes: usize| {
+        let file = a.create(name);
+        for number in 0..attributes {
+            let attribute = format!("user.{number}");
+            let (how, bit) = (SetCondition::Always, SetGroupBit::Keep);
+            let set = |fs: &RemoteFs| {
+                fs.set_xattr(&caller(), file, attribute.as_bytes(), &value, how, bit)
+            };
+            a.run(set).unwrap();
+        }
+        file
+    };
+    let files: Vec<FileId> = (0..4).map(|file| make(&format!("file {file}"), 280)).collect();
+    let (peer, messages) = crossbeam_channel::unbounded();
+    let session = server.served.begin(
+        SessionId(1000),
+        String::new(),
+        Rights::TRUSTED,
+        Arc::new(ToPeer(peer)),
+    );
+    let want = |file: &FileId| (KeyRange::attributes(*file), LockMode::Shared);
+    let needed = files.iter().map(want).collect();
+    let call = Call::Acquire { needed, welcome: Vec::new(), prefetch: Prefetch::Names };
+    server.served.receive(
+        &session,
+        ToServer::Call { id: CallId(1), caller: caller(), call, after: ChangeNumber(0) },
+    );
+    let answer = messages.recv_timeout(Duration::from_secs(20));
+    let Ok(ToClient::Answer { result: Ok(_), grants, .. }) = answer else {
+        panic!("it is answered");
+    };
+    assert_eq!(grants.len(), 1);
+    // What does not fit at all is refused.
+    let large = make("large", 600);
+    a.run(|fs| fs.syncfs()).unwrap();
+    let b = server.client();
+    assert!(matches!(b.run(|fs| fs.stat(large)), Err(Error::AttributeTooLarge)));
+    assert_eq!(b.run(|fs| fs.stat(files[3])).unwrap().file, files[3]);
+}

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use gabion_backup::format::record::Content;
 use gabion_backup::{Attributes, Object, Time};
-use rustix::fs::{AtFlags, CWD, SeekFrom, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{Advice, AtFlags, CWD, SeekFrom, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
-use super::source::{Bytes, Source, subvolume, within};
+use super::source::{Bytes, Reading, Source, subvolume, within};
 use crate::failure::{Failure, Result};
 
 /// The longest list of names of extended attributes, and the longest value, in bytes.
@@ -79,8 +79,12 @@ impl Source for Mounted {
         Ok(Some((object, stat.stx_nlink.into())))
     }
 
-    fn open<'s>(&'s self, path: &PathBuf) -> Result<Box<dyn Bytes + 's>> {
+    fn open<'s>(&'s self, path: &PathBuf, reading: Reading) -> Result<Box<dyn Bytes + 's>> {
         let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        if reading == Reading::Parts {
+            // It is only advice.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+        }
         Ok(Box::new(OpenFile { file, path: path.clone() }))
     }
 }

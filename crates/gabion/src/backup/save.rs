@@ -10,7 +10,7 @@ use gabion_backup::{Error, Object, Record, Writer};
 use gabion_node::{Delta, Touched};
 
 use super::progress::Progress;
-use super::source::{Bytes, Source};
+use super::source::{Bytes, Reading, Source};
 use crate::failure::{Failure, Result};
 
 /// What a stream knows already that was cut off and is taken up again.
@@ -109,13 +109,13 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         let (is_file, size) = (object.attributes.is_file(), object.attributes.size);
         self.record(&Record::Object(object))?;
         if is_file && !touched.ranges.is_empty() {
-            let bytes = self.source.open(&node)?;
+            let mut bytes = Stretch::of(self.source.open(&node, Reading::Parts)?);
             for range in &touched.ranges {
                 let range = range.start..range.end.min(size);
                 if !range.is_empty() {
                     let Range { start: from, end: to } = range;
                     self.record(&Record::Hole { ino, from, to })?;
-                    self.bytes(ino, &*bytes, range)?;
+                    self.bytes(ino, &mut bytes, range)?;
                 }
             }
         }
@@ -137,14 +137,14 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         if is_file && size > 0 {
             let from = begun.unwrap_or(0);
             self.progress.skip(from);
-            let bytes = self.source.open(node)?;
-            self.bytes(ino, &*bytes, from..size)?;
+            let mut bytes = Stretch::of(self.source.open(node, Reading::Whole)?);
+            self.bytes(ino, &mut bytes, from..size)?;
         }
         self.record(&Record::Complete { ino })
     }
 
     /// Saves what is no hole.
-    fn bytes(&mut self, ino: u64, bytes: &dyn Bytes, range: Range<u64>) -> Result<()> {
+    fn bytes(&mut self, ino: u64, bytes: &mut Stretch<'_>, range: Range<u64>) -> Result<()> {
         const PIECE: u64 = PIECE_MAX as u64;
         let mut buffer = vec![0; PIECE_MAX.min((range.end - range.start) as usize)];
         let mut at = range.start;
@@ -155,7 +155,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
                 // Pieces end where they would in any other file: equal parts are found so.
                 let to = end.min((from / PIECE + 1) * PIECE);
                 let piece = &mut buffer[..(to - from) as usize];
-                if bytes.read(from, piece)? < piece.len() {
+                if bytes.of.read(from, piece)? < piece.len() {
                     return Err(Failure::new(format!("object {ino} has become shorter")));
                 }
                 self.writer.piece(ino, from, piece).map_err(unwritten)?;
@@ -169,6 +169,28 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
 
     fn record(&mut self, record: &Record) -> Result<()> {
         self.writer.record(record).map_err(unwritten)
+    }
+}
+
+/// A file, and the stretch between two holes that was found last: finding its end can take a look
+/// at all of the rest, and many ranges lie in one.
+struct Stretch<'s> {
+    of: Box<dyn Bytes + 's>,
+    last: Range<u64>,
+}
+
+impl<'s> Stretch<'s> {
+    fn of(of: Box<dyn Bytes + 's>) -> Self {
+        Self { of, last: 0..0 }
+    }
+
+    /// The next range at or after `from` that is no hole.
+    fn data(&mut self, from: u64) -> Result<Option<Range<u64>>> {
+        if !self.last.contains(&from) {
+            let Some(found) = self.of.data(from)? else { return Ok(None) };
+            self.last = found;
+        }
+        Ok(Some(self.last.start.max(from)..self.last.end))
     }
 }
 

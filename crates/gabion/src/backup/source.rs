@@ -28,7 +28,16 @@ pub trait Source {
     fn object(&self, node: &Self::Node) -> Result<Option<(Object, u64)>>;
 
     /// Opens a regular file.
-    fn open<'s>(&'s self, node: &Self::Node) -> Result<Box<dyn Bytes + 's>>;
+    fn open<'s>(&'s self, node: &Self::Node, reading: Reading) -> Result<Box<dyn Bytes + 's>>;
+}
+
+/// What of a file is going to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it, in order.
+    Whole,
+    /// Some parts: what is around them is of no use.
+    Parts,
 }
 
 /// The bytes of a file.

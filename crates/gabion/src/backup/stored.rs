@@ -10,7 +10,7 @@ use gabion_map::FileId;
 use gabion_map::txn::SeekTarget;
 use gabion_node::LocalFs;
 
-use super::source::{Bytes, Source};
+use super::source::{Bytes, Reading, Source};
 use crate::failure::{Failure, Result};
 
 /// Entries that are listed at once.
@@ -98,7 +98,7 @@ impl Source for Stored<'_> {
         read().map(Some).map_err(|error| unreadable(*file, &error))
     }
 
-    fn open<'s>(&'s self, file: &FileId) -> Result<Box<dyn Bytes + 's>> {
+    fn open<'s>(&'s self, file: &FileId, _reading: Reading) -> Result<Box<dyn Bytes + 's>> {
         Ok(Box::new(OpenFile { fs: self.fs, file: *file }))
     }
 }

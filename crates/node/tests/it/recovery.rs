@@ -483,3 +483,25 @@ fn a_snapshot_that_a_server_made_and_did_not_tell_is_made_once_and_stays_what_it
         assert_eq!(old, b"old");
     }
 }
+
+#[test]
+fn what_was_written_without_a_name_and_closed_is_done_again_without_complaint() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let (parent, name) = (before.world.root(), b"file".to_vec());
+    let removed = b.done(Call::Unlink { parent, name });
+    let written = a.write(file, 0, b"late");
+    a.say(ToServer::Closed(file));
+    let server = before.after_crash();
+    let (a, b) = (server.resume(1), server.resume(2));
+    a.say_again(&[&made, &written]);
+    b.say_again(&[&removed]);
+    a.has_recovered();
+    b.has_recovered();
+    assert!(!server.served.is_recovering());
+    assert!(!a.has_heard_of_failures() && !b.has_heard_of_failures());
+    assert!(server.world.lookup("file").is_err());
+    server.world.reap();
+    assert!(server.world.fs.stat(file).is_err());
+}

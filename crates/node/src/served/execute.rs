@@ -83,7 +83,12 @@ impl Served {
         call: &Call,
         note: Note,
     ) -> Result<Guarded> {
-        let opens = |file: FileId| -> OpenState { self.fs.open_state(file) };
+        // What is done again may come to an object that had lost its name and was open then.
+        let is_again = self.is_recovering();
+        let opens = |file: FileId| match is_again {
+            true => OpenState::Open,
+            false => self.fs.open_state(file),
+        };
         let place = session.pages.and_then(|pages| pages.place(note));
         let moved = self.moved(call);
         let attempt = |txn: &mut LocalTxn<'_>, grip: &mut Grip<'_>| {

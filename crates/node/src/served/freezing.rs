@@ -17,6 +17,7 @@
 //! tried again when those have answered that did not, or have lost their sessions.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gabion_base::sync::{Condvar, Mutex};
@@ -35,6 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) struct Freezing {
     state: Mutex<State>,
     changed: Condvar,
+    /// There was an attempt: before, there is nothing to look at.
+    is_used: AtomicBool,
+    is_closed: AtomicBool,
+    /// What went through the gate and is not through.
+    running: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -46,9 +52,6 @@ struct State {
     asked: BTreeSet<SessionId>,
     /// Who of them has not said that it does.
     awaited: BTreeSet<SessionId>,
-    is_closed: bool,
-    /// What went through the gate and is not through.
-    running: usize,
     /// What waits at the gate.
     held: Vec<Work>,
 }
@@ -62,18 +65,16 @@ pub(super) struct Closed<'a>(&'a Served);
 impl Freezing {
     /// Goes through the gate, unless it is closed.
     pub(super) fn enter(&self) -> Option<Pass<'_>> {
-        let mut state = self.state.lock();
-        if state.is_closed {
-            return None;
-        }
-        state.running += 1;
-        Some(Pass(self))
+        // Counted before it is looked: who closes the gate looks at the count after that.
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let pass = Pass(self);
+        (!self.is_closed.load(Ordering::SeqCst)).then_some(pass)
     }
 
     /// Has something wait until the gate is opened. It is given back if it is open.
     pub(super) fn hold(&self, work: Work) -> Option<Work> {
         let mut state = self.state.lock();
-        if !state.is_closed {
+        if !self.is_closed.load(Ordering::SeqCst) {
             return Some(work);
         }
         state.held.push(work);
@@ -90,6 +91,9 @@ impl Freezing {
 
     /// A session has ended.
     pub(super) fn left(&self, session: SessionId) {
+        if !self.is_used.load(Ordering::SeqCst) {
+            return;
+        }
         let mut state = self.state.lock();
         state.asked.remove(&session);
         if state.awaited.remove(&session) {
@@ -99,6 +103,9 @@ impl Freezing {
 
     /// A session has begun: it stands still like the others.
     pub(super) fn entered(&self, session: &Session) {
+        if !self.is_used.load(Ordering::SeqCst) {
+            return;
+        }
         let mut state = self.state.lock();
         if state.is_freezing && state.asked.insert(session.id) {
             state.awaited.insert(session.id);
@@ -108,15 +115,16 @@ impl Freezing {
 
     /// Whether the client has been told to stand still and does not say that it does.
     pub(super) fn is_awaited(&self, session: SessionId) -> bool {
-        self.state.lock().awaited.contains(&session)
+        self.is_used.load(Ordering::SeqCst) && self.state.lock().awaited.contains(&session)
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.running -= 1;
-        if state.is_closed && state.running == 0 {
+        let is_last = self.0.running.fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last && self.0.is_closed.load(Ordering::SeqCst) {
+            // Whoever waits for it has looked at the count before, or looks after this.
+            drop(self.0.state.lock());
             self.0.changed.notify_all();
         }
     }
@@ -125,7 +133,7 @@ impl Drop for Pass<'_> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         let mut state = self.0.freezing.state.lock();
-        state.is_closed = false;
+        self.0.freezing.is_closed.store(false, Ordering::SeqCst);
         let held = std::mem::take(&mut state.held);
         drop(state);
         for work in held {
@@ -145,6 +153,7 @@ impl Served {
     pub(super) fn freeze(&self) -> Result<Closed<'_>> {
         let now = || self.fs.clock.monotonic();
         let gives_up = now() + PATIENCE;
+        self.freezing.is_used.store(true, Ordering::SeqCst);
         loop {
             let mut state = self.freezing.state.lock();
             state.number += 1;
@@ -160,11 +169,12 @@ impl Served {
                 self.freezing.changed.wait_for(&mut state, left);
             }
             state.is_freezing = false;
-            state.is_closed = state.awaited.is_empty();
+            let is_closed = state.awaited.is_empty();
+            self.freezing.is_closed.store(is_closed, Ordering::SeqCst);
             let asked = std::mem::take(&mut state.asked);
             self.thaw(state.number, &asked);
-            if state.is_closed {
-                while state.running > 0 {
+            if is_closed {
+                while self.freezing.running.load(Ordering::SeqCst) > 0 {
                     self.freezing.changed.wait(&mut state);
                 }
                 return Ok(Closed(self));

@@ -643,3 +643,25 @@ fn who_claims_a_lock_that_another_one_has_hears_that_it_is_lost() {
     assert_eq!([lost(&clients[0]), lost(&clients[1])], [None, Some(vec![2])]);
     assert_eq!(server.world.fs.locks().held().len(), 1);
 }
+
+#[test]
+fn what_was_written_without_a_name_and_closed_is_done_again_without_complaint() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let (parent, name) = (before.world.root(), b"file".to_vec());
+    let removed = b.done(Call::Unlink { parent, name });
+    let written = a.write(file, 0, b"late");
+    a.say(ToServer::Closed(file));
+    let server = before.after_crash();
+    let (a, b) = (server.resume(1), server.resume(2));
+    a.say_again(&[&made, &written]);
+    b.say_again(&[&removed]);
+    a.has_recovered();
+    b.has_recovered();
+    assert!(!server.served.is_recovering());
+    assert!(!a.has_heard_of_failures() && !b.has_heard_of_failures());
+    assert!(server.world.lookup("file").is_err());
+    server.world.reap();
+    assert!(server.world.fs.stat(file).is_err());
+}

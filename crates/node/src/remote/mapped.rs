@@ -62,6 +62,8 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 struct File {
     /// Openings for reading and writing.
     openings: u32,
+    /// READs that have asked for the leases, or have them and have not begun yet.
+    wanting: u32,
     /// The kernel may have pages, which may have been changed.
     has_pages: bool,
     /// When it got the last one.
@@ -96,6 +98,19 @@ impl Mapped {
         self.state.lock().files.get(&file).is_some_and(|mapped| mapped.has_pages)
     }
 
+    /// Whether leases on the file are given back with regard to pages: those that the kernel may
+    /// have, and those that it is about to get.
+    pub(super) fn has_or_wants_pages(&self, file: FileId) -> bool {
+        let state = self.state.lock();
+        state.files.get(&file).is_some_and(|mapped| mapped.has_pages || mapped.wanting > 0)
+    }
+
+    /// A READ asks for the leases. With the first that come it begins.
+    fn want(&self, file: FileId) -> Wanting<'_> {
+        self.state.lock().files.entry(file).or_default().wanting += 1;
+        Wanting { mapped: self, file }
+    }
+
     fn opened(&self, file: FileId) {
         self.state.lock().files.entry(file).or_default().openings += 1;
     }
@@ -112,7 +127,7 @@ impl Mapped {
         let mut state = self.state.lock();
         let Some(mapped) = state.files.get_mut(&file) else { return };
         change(mapped);
-        if mapped.openings == 0 && !mapped.has_pages {
+        if mapped.openings == 0 && mapped.wanting == 0 && !mapped.has_pages {
             state.files.remove(&file);
         }
     }
@@ -155,6 +170,18 @@ impl Mapped {
     fn wait_until_given(&self, patience: Duration) {
         let mut state = self.state.lock();
         while state.forgetting > 0 && !self.fewer.wait_for(&mut state, patience).timed_out() {}
+    }
+}
+
+/// While it lives a READ wants pages of the file.
+struct Wanting<'a> {
+    mapped: &'a Mapped,
+    file: FileId,
+}
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.mapped.change(self.file, |mapped| mapped.wanting -= 1);
     }
 }
 
@@ -229,6 +256,7 @@ impl RemoteFs {
         into: &mut [u8],
     ) -> Result<usize> {
         let range = pages(offset, into.len().max(1) as u64);
+        let mut wanting = None;
         for _ in 0..ATTEMPTS_MAX {
             let course = self.pages.begin(file, range);
             self.gate.enter_own();
@@ -245,6 +273,7 @@ impl RemoteFs {
                 return Err(Error::Busy);
             }
             self.mapped.wait_until_given(self.settings.deadline);
+            wanting.get_or_insert_with(|| self.mapped.want(file));
             self.acquire_all(caller, file)?;
             // What is revoked after this answer waits until this READ has begun once more.
         }

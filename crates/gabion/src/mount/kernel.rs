@@ -16,8 +16,9 @@ const BACKGROUND_MAX: u64 = 64;
 /// The same with little memory.
 const BACKGROUND_MIN: u64 = 4;
 /// The same where others change the filesystem. READs may wait for them there, and must not keep
-/// those WRITEs of mapped pages back that others wait for. Only READs are many, which are small.
-const BACKGROUND_SHARED: u16 = 4096;
+/// those WRITEs of mapped pages back that others wait for. Only READs are many, which are small;
+/// and there is room for all of them behind handlers that wait.
+const BACKGROUND_SHARED: u16 = 768;
 /// How far the kernel reads ahead, in KiB: two requests of the largest size, so that the disk has
 /// always one while the other is being answered.
 const READ_AHEAD_KIB: u32 = 2048;

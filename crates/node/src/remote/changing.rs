@@ -393,8 +393,11 @@ impl RemoteFs {
         if self.acquiring.lock().contains_key(&file) {
             return;
         }
-        let mut cache = self.cache.write();
-        if !self.mapped.has_pages(file) && cache.yield_bytes(file) {
+        let is_yielded = {
+            let mut cache = self.cache.write();
+            !self.mapped.has_pages(file) && cache.yield_bytes(file)
+        };
+        if is_yielded {
             self.calls.tell(ToServer::Yielded(vec![KeyRange::bytes_from(file, 0)]));
         }
     }

@@ -28,6 +28,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gabion_base::sync::{Condvar, Mutex};
@@ -63,6 +64,8 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 struct File {
     /// Openings for reading and writing.
     openings: u32,
+    /// READs that have asked for the leases, or have them and have not begun yet.
+    wanting: u32,
     /// The kernel may have pages, which may have been changed.
     has_pages: bool,
     /// When it got the last one.
@@ -74,31 +77,61 @@ struct State {
     files: BTreeMap<FileId, File>,
     /// How many have the kernel drop pages.
     dropping: u32,
-    /// How many are about to forget all leases: no page is given any more.
-    forgetting: u32,
 }
 
 /// The files of one mount that may be mapped.
 #[derive(Default)]
 pub(super) struct Mapped {
     state: Mutex<State>,
+    /// How many files there are. Mostly there are none, and nobody has to wait for the lock.
+    count: AtomicUsize,
+    /// How many are about to forget all leases: no page is given any more. Pages are given of files
+    /// that are counted before.
+    forgetting: AtomicU32,
     /// Fewer are about to forget leases.
     fewer: Condvar,
 }
 
 impl Mapped {
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
+    }
+
+    /// What is known of the file from now on.
+    fn file(&self, state: &mut State, file: FileId, change: impl FnOnce(&mut File)) {
+        change(state.files.entry(file).or_default());
+        self.count.store(state.files.len(), Ordering::SeqCst);
+    }
+
     /// Whether pages of the file that the kernel reads may be changed by programs.
     fn concerns(&self, file: FileId) -> bool {
-        self.state.lock().files.contains_key(&file)
+        !self.is_empty() && self.state.lock().files.contains_key(&file)
     }
 
     /// Whether the kernel may have pages that were changed.
     pub(super) fn has_pages(&self, file: FileId) -> bool {
-        self.state.lock().files.get(&file).is_some_and(|mapped| mapped.has_pages)
+        !self.is_empty()
+            && self.state.lock().files.get(&file).is_some_and(|mapped| mapped.has_pages)
+    }
+
+    /// Whether leases on the file are given back with regard to pages: those that the kernel may
+    /// have, and those that it is about to get.
+    pub(super) fn has_or_wants_pages(&self, file: FileId) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let state = self.state.lock();
+        state.files.get(&file).is_some_and(|mapped| mapped.has_pages || mapped.wanting > 0)
+    }
+
+    /// A READ asks for the leases. With the first that come it begins.
+    fn want(&self, file: FileId) -> Wanting<'_> {
+        self.file(&mut self.state.lock(), file, |mapped| mapped.wanting += 1);
+        Wanting { mapped: self, file }
     }
 
     fn opened(&self, file: FileId) {
-        self.state.lock().files.entry(file).or_default().openings += 1;
+        self.file(&mut self.state.lock(), file, |mapped| mapped.openings += 1);
     }
 
     fn closed(&self, file: FileId) {
@@ -113,24 +146,31 @@ impl Mapped {
         let mut state = self.state.lock();
         let Some(mapped) = state.files.get_mut(&file) else { return };
         change(mapped);
-        if mapped.openings == 0 && !mapped.has_pages {
+        if mapped.openings == 0 && mapped.wanting == 0 && !mapped.has_pages {
             state.files.remove(&file);
+            self.count.store(state.files.len(), Ordering::SeqCst);
         }
     }
 
     /// The kernel is about to get a page. False: it must not.
     fn give(&self, file: FileId, now: Duration) -> bool {
         let mut state = self.state.lock();
-        if state.forgetting > 0 {
+        if self.is_forgetting() {
             return false;
         }
-        let mapped = state.files.entry(file).or_default();
-        (mapped.has_pages, mapped.given) = (true, now);
+        self.file(&mut state, file, |mapped| (mapped.has_pages, mapped.given) = (true, now));
         true
+    }
+
+    fn is_forgetting(&self) -> bool {
+        self.forgetting.load(Ordering::SeqCst) > 0
     }
 
     /// Files of which the kernel may have pages.
     fn all_with_pages(&self) -> Vec<FileId> {
+        if self.is_empty() {
+            return Vec::new();
+        }
         let state = self.state.lock();
         let with_pages = state.files.iter().filter(|(_, mapped)| mapped.has_pages);
         with_pages.map(|(file, _)| *file).collect()
@@ -145,7 +185,7 @@ impl Mapped {
         let mut state = self.state.lock();
         while let Some(mapped) = state.files.get(&file) {
             let left = (mapped.given + TENURE).saturating_sub(clock());
-            if left.is_zero() || state.forgetting > 0 {
+            if left.is_zero() || self.is_forgetting() {
                 return;
             }
             self.fewer.wait_for(&mut state, left);
@@ -155,7 +195,19 @@ impl Mapped {
     /// Waits until pages may be given, for `patience` at most.
     fn wait_until_given(&self, patience: Duration) {
         let mut state = self.state.lock();
-        while state.forgetting > 0 && !self.fewer.wait_for(&mut state, patience).timed_out() {}
+        while self.is_forgetting() && !self.fewer.wait_for(&mut state, patience).timed_out() {}
+    }
+}
+
+/// While it lives a READ wants pages of the file.
+struct Wanting<'a> {
+    mapped: &'a Mapped,
+    file: FileId,
+}
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.mapped.change(self.file, |mapped| mapped.wanting -= 1);
     }
 }
 
@@ -168,8 +220,12 @@ pub(super) struct Forgetting<'a> {
 
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
-        self.mapped.state.lock().forgetting -= 1;
-        self.mapped.fewer.notify_all();
+        self.mapped.forgetting.fetch_sub(1, Ordering::SeqCst);
+        if !self.mapped.is_empty() {
+            // Whoever looks does so with this lock held.
+            drop(self.mapped.state.lock());
+            self.mapped.fewer.notify_all();
+        }
     }
 }
 
@@ -230,6 +286,7 @@ impl RemoteFs {
         into: &mut [u8],
     ) -> Result<usize> {
         let range = pages(offset, into.len().max(1) as u64);
+        let mut wanting = None;
         for _ in 0..ATTEMPTS_MAX {
             let course = self.pages.begin(file, range);
             self.gate.enter_own();
@@ -246,6 +303,7 @@ impl RemoteFs {
                 return Err(Error::Busy);
             }
             self.mapped.wait_until_given(self.settings.deadline);
+            wanting.get_or_insert_with(|| self.mapped.want(file));
             self.acquire_all(caller, file)?;
             // What is revoked after this answer waits until this READ has begun once more.
         }
@@ -397,7 +455,7 @@ impl RemoteFs {
     /// All leases are about to be forgotten: first the kernel drops the pages that programs may
     /// have changed, and gets none any more as long as the result lives.
     pub(super) fn forget_mapped(&self) -> Forgetting<'_> {
-        self.mapped.state.lock().forgetting += 1;
+        self.mapped.forgetting.fetch_add(1, Ordering::SeqCst);
         let files = self.mapped.all_with_pages();
         let has_dropped = !files.is_empty();
         let forgetting = Forgetting { mapped: &self.mapped, has_dropped };

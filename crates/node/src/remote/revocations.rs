@@ -170,8 +170,8 @@ impl RemoteFs {
         // Decided and taken at once: the pages of who yields his right to change bytes, and reads
         // them then, may come before the answer with the lease on them does.
         let mut cache = self.cache.write();
-        let (mapped, revoked): (Vec<_>, Vec<_>) =
-            revoked.into_iter().partition(|(_, range, _)| self.mapped.has_pages(range.file()));
+        let is_mapped = |(_, range, _): &Revoked| self.mapped.has_or_wants_pages(range.file());
+        let (mapped, revoked): (Vec<_>, Vec<_>) = revoked.into_iter().partition(is_mapped);
         let mut of_mapped = OfMapped::new();
         for one in mapped {
             of_mapped.entry(one.1.file()).or_default().push(one);

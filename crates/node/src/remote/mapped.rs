@@ -51,9 +51,6 @@ use super::revocations::Revoked;
 const ALL: (u64, u64) = (0, u64::MAX);
 /// How long a program has what it was given last, at least: as long as it takes to run on.
 const TENURE: Duration = Duration::from_millis(2);
-/// How often one READ asks for leases. It gets its page with the first that come, unless the
-/// session ends meanwhile.
-const ATTEMPTS_MAX: usize = 100;
 /// How long a WRITE from the page cache waits for room, or the end of an instant, at once and in
 /// all.
 const ROOM_GLANCE: Duration = Duration::from_millis(100);
@@ -287,7 +284,10 @@ impl RemoteFs {
     ) -> Result<usize> {
         let range = pages(offset, into.len().max(1) as u64);
         let mut wanting = None;
-        for _ in 0..ATTEMPTS_MAX {
+        let begun = self.clock.monotonic();
+        // It gets its page with the first leases that come, unless the session ends meanwhile. A
+        // fault that fails ends the program, so it is tried for as long as may be.
+        while self.clock.monotonic().saturating_sub(begun) < self.settings.deadline {
             let course = self.pages.begin(file, range);
             self.gate.enter_own();
             if course == Course::Flying && self.give_pages(file) {

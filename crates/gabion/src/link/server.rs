@@ -243,12 +243,13 @@ impl Sessions {
     /// certificate to begin it.
     pub fn awaited(&self) -> Vec<(SessionId, Option<String>)> {
         let sessions = self.0.served.awaited().into_iter();
-        let machine = |id| {
-            let written = self.0.served.remembered(id)?.holder;
+        let machine = |written: Vec<u8>| {
             let (_, name) = std::str::from_utf8(&written).ok()?.split_once(' ')?;
             Some(name.to_owned())
         };
-        sessions.map(|id| (id, machine(id))).collect()
+        // Those that were cut off can go on no more: only their time is waited for.
+        let alive = |id| Some((id, machine(self.0.served.remembered(id)?.holder)));
+        sessions.filter_map(alive).collect()
     }
 
     fn evict_awaited(&self, id: SessionId) -> bool {

@@ -164,9 +164,9 @@ pub fn user_elsewhere(mount: &Mount) -> Option<String> {
 
 /// The first processes, at most `most`, for which `is_it` is true.
 ///
-/// The kernel's answer to a look at a process waits while that hangs in execve(2), as it does if it
-/// has a file open on a mount whose daemon hangs. So what waits in the kernel is looked at last, and
-/// what was not found within [`SEARCH`] is not.
+/// The kernel's answer to a look at a process waits while that hangs in execve(2), as it does if
+/// it has a file open on a mount whose daemon hangs. So what waits in the kernel is looked at
+/// last, and what was not found within [`SEARCH`] is not.
 fn search(most: usize, is_it: impl Fn(u32) -> bool + Send + 'static) -> Vec<u32> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

@@ -18,8 +18,9 @@
 //!   READ can bring in the page that is then stored to; and as long as the kernel may have pages.
 //!   Those that it had under shared leases it drops itself when the file is mapped.
 //! - A WRITE from the page cache waits for nobody but for room and for the end of an instant, and
-//!   for neither while pages are being dropped: whoever drops them waits for it. It is made as long as the leases are here,
-//!   also if the server is away; what comes without leases is lost, and kept aside.
+//!   for neither while pages are being dropped: whoever drops them waits for it. It is made as long
+//!   as the leases are here, also if the server is away; what comes without leases is lost, and
+//!   kept aside.
 //! - A WRITE of a program to the same page must not be undone by the older bytes around a store.
 //!   So the page is dropped before it is made, and not read meanwhile.
 //! - While the kernel waits for a SETATTR of the size it hands no page over. So nobody is waited

@@ -33,8 +33,8 @@ impl Host<'_> {
         self.volume("tank")["bytes"].as_u64().unwrap()
     }
 
-    /// Has `gabion volume grow tank` and what else is given run while the daemon of `mnt` is stopped,
-    /// until the record says what is wanted; then gives the daemon, which still is stopped.
+    /// Has `gabion volume grow tank` and what else is given run while the daemon of `mnt` is
+    /// stopped, until the record says what is wanted; then gives the daemon, which still is so.
     ///
     /// While it is, no process may be started here: a file that is open on its filesystem is closed
     /// in the new process by execve(2), and that waits for the daemon.

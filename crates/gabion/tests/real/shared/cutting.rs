@@ -183,6 +183,9 @@ fn what_was_not_synced_when_the_link_was_cut_is_there_or_its_fsync_fails() {
     let end = fs::read(there("log")).unwrap();
     assert!(end.starts_with(&left) && end.ends_with(b"third line\n"), "{end:?}");
     assert_eq!(fs::read(here("log")).unwrap(), end);
+    // Its lock was lost, so nothing is done with the file until that is given up.
+    assert!(fs::read(here("synced")).is_err());
+    rustix::fs::flock(&synced, FlockOperation::Unlock).unwrap();
     assert_eq!(fs::read(here("synced")).unwrap(), b"synced");
     // The lock is another one's by now.
     assert_eq!(locker(0, "try").line().as_deref(), Some("refused"));

@@ -90,7 +90,8 @@ pub enum Sabotage {
     KernelKeepsAttributes,
     /// Kernels do not drop pages.
     KernelKeepsPages,
-    /// Kernels do not forget what they have collected of directories.
+    /// Kernels do not forget what they have collected of directories, nor look whether they have
+    /// changed.
     KernelKeepsListings,
     /// The server gives leases without asking for those in the way.
     GrantsAnyway,

@@ -48,7 +48,7 @@ impl Asking<'_> {
             }
             SnapshotAction::Delta { .. } => {
                 return Err(
-                    "backups are made of what is mounted from a disk, or not in use".to_owned()
+                    "a mount of a server is saved whole only; leave out --incremental".to_owned()
                 );
             }
             SnapshotAction::Create { name } => {

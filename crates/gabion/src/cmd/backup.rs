@@ -119,6 +119,10 @@ fn begin(
         true => Some(base(origin, to, secret, filesystem)?),
         false => None,
     };
+    if let Some((_, snapshot)) = &base {
+        // Not everybody tells differences. Then nothing is begun.
+        origin.delta(snapshot, snapshot)?;
+    }
     let stream = writer::draw_id().map_err(unwritten)?;
     let now = clock::coarse_now();
     let created = Time { seconds: now.seconds, nanoseconds: now.nanos };

@@ -190,6 +190,23 @@ fn every_mount_reads_what_snapshots_have_and_nobody_changes_it() {
 }
 
 #[test]
+fn a_mount_is_saved_whole_with_what_was_not_synced() {
+    let Some(site) = Site::new() else { return };
+    let a = site.mount("", "a");
+    fs::create_dir(a.join("folder")).unwrap();
+    fs::write(a.join("folder/file"), "content").unwrap();
+    let out = site.folder.join("out");
+    fs::create_dir(&out).unwrap();
+    site.run("backup a out");
+    site.run("restore --to-directory out back");
+    assert_eq!(fs::read_to_string(site.folder.join("back/folder/file")).unwrap(), "content");
+    site.fails("backup --incremental a out", &["saved whole only"]);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing was begun");
+    assert_eq!(site.snapshots("a").len(), 1);
+    site.finish(&["a"]);
+}
+
+#[test]
 fn clones_and_subvolumes_are_folders_of_every_mount() {
     let Some(site) = Site::new() else { return };
     let (a, b) = (site.mount("", "a"), site.mount("", "b"));

@@ -12,13 +12,16 @@ use gabion_block::coordinator::{Coordinator, CoordinatorError};
 use gabion_block::mirror::Options;
 use gabion_block::record::unfit_name;
 use gabion_host::events::Publisher;
+use gabion_host::file_disk::{self, FileDisk};
 use gabion_host::random;
+use gabion_map::OpenMode;
 use gabion_volume::register::RegisterError;
 use gabion_volume::surroundings::Surroundings;
 use gabion_volume::volume::{Volume, VolumeError};
 
 use crate::failure::{Failure, Result};
 use crate::places;
+use crate::target;
 
 /// Says which coordinator is meant if the command line does not.
 const COORDINATOR: &str = "GABION_COORDINATOR";
@@ -135,6 +138,31 @@ fn around(coordinator: Arc<dyn Coordinator>, events: &Path, program: &str) -> Re
         },
         options: Options::default(),
     })
+}
+
+/// Does something with the disk of a target that nobody has in use. `program` is told to others
+/// who want it meanwhile.
+pub fn with_disk<T>(
+    target: &Path,
+    place: &Place,
+    program: &str,
+    mode: OpenMode,
+    act: impl FnOnce(Arc<dyn Disk>) -> Result<T>,
+) -> Result<T> {
+    let name = place.name();
+    let Some(volume) = &place.volume else {
+        let mode = match mode {
+            OpenMode::ReadWrite => file_disk::OpenMode::ReadWrite,
+            OpenMode::ReadOnly => file_disk::OpenMode::ReadOnly,
+        };
+        let disk = FileDisk::open(target, mode);
+        let failed = |error| target::not_opened(&format!("cannot open {name}"), target, &error);
+        return act(Arc::new(disk.map_err(failed)?));
+    };
+    let volume = Arc::new(open(volume, &surroundings(None, program)?)?);
+    let done = act(Arc::clone(&volume) as Arc<dyn Disk>)?;
+    volume.close().map_err(|error| Failure::of(format!("cannot close {name}"), &error))?;
+    Ok(done)
 }
 
 /// Opens a volume. Waits for a moment for somebody who is just letting go of it.

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::disk::Disk;
-use gabion_host::file_disk::{FileDisk, OpenMode};
-use gabion_map::{Limits, LocalMap};
+use gabion_map::{Limits, LocalMap, OpenMode};
 use gabion_node::LocalFs;
 
 use super::status::{self, Subject, User, json};
@@ -22,7 +21,6 @@ use crate::mounts;
 use crate::print;
 use crate::quotas;
 use crate::size::Size;
-use crate::target::not_opened;
 use crate::volumes::{self, Place};
 
 /// How long a daemon may take to count all that there is.
@@ -145,7 +143,7 @@ fn of_user(user: &User, path: Option<String>, action: &QuotaAction) -> Result<Qu
 fn of_target(target: &Path, action: &QuotaAction) -> Result<Quotas> {
     let place = Place::of(target)?;
     let name = place.name();
-    let act = |disk: Arc<dyn Disk>, mode: gabion_map::OpenMode| -> Result<Quotas> {
+    let act = |disk: Arc<dyn Disk>, mode: OpenMode| -> Result<Quotas> {
         let opened =
             |error: &dyn std::error::Error| Failure::of(format!("cannot open {name}"), error);
         let map = LocalMap::open(disk, mode, Limits::within(MEMORY));
@@ -157,23 +155,9 @@ fn of_target(target: &Path, action: &QuotaAction) -> Result<Quotas> {
         quotas::act(&fs, &name, None, action)
             .map_err(|message| Failure::new(format!("{name}: {message}")))
     };
-    let (mode, open) = match action {
-        QuotaAction::Set { .. } => (gabion_map::OpenMode::ReadWrite, OpenMode::ReadWrite),
-        QuotaAction::List => (gabion_map::OpenMode::ReadOnly, OpenMode::ReadOnly),
+    let mode = match action {
+        QuotaAction::Set { .. } => OpenMode::ReadWrite,
+        QuotaAction::List => OpenMode::ReadOnly,
     };
-    match &place.volume {
-        Some(volume) => {
-            let surroundings = volumes::surroundings(None, "gabion quota")?;
-            let volume = Arc::new(volumes::open(volume, &surroundings)?);
-            let done = act(Arc::clone(&volume) as Arc<dyn Disk>, mode)?;
-            let closed = volume.close();
-            closed.map_err(|error| Failure::of(format!("cannot close {name}"), &error))?;
-            Ok(done)
-        }
-        None => {
-            let disk = FileDisk::open(target, open)
-                .map_err(|error| not_opened(&format!("cannot open {name}"), target, &error))?;
-            act(Arc::new(disk), mode)
-        }
-    }
+    volumes::with_disk(target, &place, "gabion quota", mode, |disk| act(disk, mode))
 }

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use gabion_base::disk::Disk;
 use gabion_base::ids::SubvolId;
-use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_map::removal::Removing;
-use gabion_map::{Limits, LocalMap};
+use gabion_map::{Limits, LocalMap, OpenMode};
 use gabion_node::LocalFs;
 
 use super::status::{self, Subject, User, json};
@@ -24,7 +23,6 @@ use crate::mount::SystemClock;
 use crate::mounts;
 use crate::print;
 use crate::snapshots::{self, Use};
-use crate::target::not_opened;
 use crate::volumes::{self, Place};
 
 /// How long a daemon may take: as long as a commit with all that waits to be written.
@@ -118,7 +116,7 @@ fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result
 fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
     let place = Place::of(target)?;
     let name = place.name();
-    let act = |disk: Arc<dyn Disk>, mode: gabion_map::OpenMode| -> Result<Vec<Reply>> {
+    let act = |disk: Arc<dyn Disk>, mode: OpenMode| -> Result<Vec<Reply>> {
         let map = LocalMap::open(disk, mode, Limits::within(MEMORY))
             .map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
         let map = Arc::new(map);
@@ -137,25 +135,8 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
         action,
         SnapshotAction::List | SnapshotAction::Diff { .. } | SnapshotAction::Schedule { set: None }
     );
-    let (mode, open) = match changes {
-        true => (gabion_map::OpenMode::ReadWrite, OpenMode::ReadWrite),
-        false => (gabion_map::OpenMode::ReadOnly, OpenMode::ReadOnly),
-    };
-    match &place.volume {
-        Some(volume) => {
-            let surroundings = volumes::surroundings(None, "gabion snapshot")?;
-            let volume = Arc::new(volumes::open(volume, &surroundings)?);
-            let done = act(Arc::clone(&volume) as Arc<dyn Disk>, mode)?;
-            let closed = volume.close();
-            closed.map_err(|error| Failure::of(format!("cannot close {name}"), &error))?;
-            Ok(done)
-        }
-        None => {
-            let disk = FileDisk::open(target, open)
-                .map_err(|error| not_opened(&format!("cannot open {name}"), target, &error))?;
-            act(Arc::new(disk), mode)
-        }
-    }
+    let mode = if changes { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
+    volumes::with_disk(target, &place, "gabion snapshot", mode, |disk| act(disk, mode))
 }
 
 /// Who had mounted what was served goes on from what was, and would say again what is undone now.

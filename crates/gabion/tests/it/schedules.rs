@@ -7,18 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::world::Folder;
+use crate::world::{Folder, names};
 
 /// How long a daemon may take to make what is due.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
 
 /// Waits until so many snapshots are there, as the kernel sees it.
 #[track_caller]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::world::{Folder, GABION, Running};
+use crate::world::{Folder, GABION, Running, names};
 
 /// A served filesystem with its mounts.
 struct Site {
@@ -344,12 +344,4 @@ fn lines(log: &Path) -> u64 {
     }
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is whole");
     text.lines().count() as u64
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }

@@ -4,20 +4,11 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::world::Folder;
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
+use crate::world::{Folder, names};
 
 fn errno<T: std::fmt::Debug>(outcome: std::io::Result<T>) -> Option<i32> {
     outcome.unwrap_err().raw_os_error()

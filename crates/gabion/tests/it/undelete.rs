@@ -11,15 +11,7 @@ use rustix::fs::{
 };
 use serde_json::Value;
 
-use crate::world::Folder;
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
+use crate::world::{Folder, names};
 
 fn age(path: &Path, seconds: i64) {
     let time = Timespec { tv_sec: 1_600_000_000 + seconds, tv_nsec: 123_456_789 };

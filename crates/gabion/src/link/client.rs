@@ -30,7 +30,16 @@ struct ToPipe(Arc<Pipe>);
 
 impl Wire for ToPipe {
     fn send(&self, message: ToServer) {
-        self.0.send(message.encode());
+        match message {
+            // Nobody waits for these, and many come one after the other.
+            ToServer::Change(_)
+            | ToServer::Opened { .. }
+            | ToServer::Closed(_)
+            | ToServer::Settled(_) => self.0.send_soon(message.encode()),
+            _ => {
+                self.0.send(message.encode());
+            }
+        }
     }
 
     fn begin_again(&self) {

@@ -4,6 +4,8 @@
 //!   send --> numbered, kept --> this thread writes, if the socket takes it all at once
 //!                          '--> the flusher, a thread of the connection, writes what is left; at
 //!                               a server the thread that watches the connection does
+//!   send_soon --> the same, but that nothing is written before there is much, or something that
+//!                 is in a hurry, or some time has passed
 //! ```
 //!
 //! The socket has taken a frame when an encrypted connection has: then it must still be flushed.
@@ -16,6 +18,7 @@ use std::io::{self, IoSlice, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::stream::{Incoming, Outgoing, Payload};
@@ -26,6 +29,13 @@ use super::watch::WRITABLE;
 
 /// What may wait for the other side, in bytes. Who lets more wait is not there any more.
 const KEPT_MAX: usize = 256 << 20;
+/// What is in no hurry is held back until something comes that is, or so much, or after so long.
+const HELD_BYTES: usize = 64 << 10;
+const HELD_TIME: Duration = Duration::from_micros(500);
+/// How often the flusher looks for what was held back and followed by nothing.
+const TICK: Duration = Duration::from_millis(2);
+/// Frames that are written by one call at most.
+const FRAMES_AT_ONCE: usize = 64;
 
 /// One side of a session.
 pub(super) struct Pipe {
@@ -42,8 +52,21 @@ struct Out {
     /// Frames for the connection, the first of which was written up to `written`.
     waiting: VecDeque<Frame>,
     written: usize,
+    /// Frames wait for others since then,
+    held_since: Option<Instant>,
+    /// with so many bytes.
+    held: usize,
+    /// The flusher looks after them.
+    is_ticking: bool,
     /// The flusher is at it.
     is_flushing: bool,
+}
+
+/// Whether a message waits for others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    Now,
+    Soon,
 }
 
 /// A message as it is sent.
@@ -78,22 +101,39 @@ impl Pipe {
 
     /// Sends a message and gives its number. Does not wait.
     pub(super) fn send(&self, payload: Vec<u8>) -> u64 {
+        self.push(payload, Haste::Now)
+    }
+
+    /// Sends a message, together with those that come after it. Only where there is a flusher.
+    pub(super) fn send_soon(&self, payload: Vec<u8>) {
+        self.push(payload, Haste::Soon);
+    }
+
+    fn push(&self, payload: Vec<u8>, haste: Haste) -> u64 {
         let payload: Payload = Arc::new(payload);
         let mut out = self.out.lock();
         let number = out.stream.push(Arc::clone(&payload));
         if out.stream.bytes() > KEPT_MAX {
             out.drop_connection();
         }
-        if out.connection.is_some() {
-            let frame = self.frame(number, &payload);
-            out.waiting.push_back(frame);
-            if !out.is_flushing && !out.write_at_once() {
-                out.is_flushing = true;
-                match &out.connection {
-                    Some(connection) if connection.is_watched() => connection.want(WRITABLE),
-                    _ => {
-                        self.more.notify_all();
-                    }
+        if out.connection.is_none() {
+            return number;
+        }
+        let frame = self.frame(number, &payload);
+        let length = frame.length();
+        out.waiting.push_back(frame);
+        if out.is_flushing || haste == Haste::Soon && out.is_held(length) {
+            if !out.is_flushing && !out.is_ticking {
+                self.more.notify_all();
+            }
+            return number;
+        }
+        if !out.write_at_once() {
+            out.is_flushing = true;
+            match &out.connection {
+                Some(connection) if connection.is_watched() => connection.want(WRITABLE),
+                _ => {
+                    self.more.notify_all();
                 }
             }
         }
@@ -179,8 +219,20 @@ impl Pipe {
             if !out.is_own(connection) {
                 return;
             }
-            if !out.is_flushing {
+            if !out.is_flushing && !out.is_ticking && out.held_since.is_none() {
                 self.more.wait(&mut out);
+                continue;
+            }
+            if !out.is_flushing {
+                out.is_ticking = true;
+                let is_tick = self.more.wait_for(&mut out, TICK).timed_out();
+                if !out.is_own(connection) {
+                    return;
+                }
+                if is_tick && !out.is_flushing {
+                    out.is_ticking = out.held_since.is_some();
+                    out.is_flushing = !out.write_at_once();
+                }
                 continue;
             }
             let frame = out.waiting.front().cloned();
@@ -243,11 +295,26 @@ impl Out {
         }
         self.waiting.clear();
         self.written = 0;
+        self.holds_nothing();
+        self.is_ticking = false;
         self.is_flushing = false;
+    }
+
+    /// Whether a frame of `length` bytes, the last one, waits for others.
+    fn is_held(&mut self, length: usize) -> bool {
+        let now = Instant::now();
+        let since = *self.held_since.get_or_insert(now);
+        self.held += length;
+        self.held < HELD_BYTES && now - since < HELD_TIME
+    }
+
+    fn holds_nothing(&mut self) {
+        (self.held_since, self.held) = (None, 0);
     }
 
     /// Writes without waiting. Whether all is written.
     fn write_at_once(&mut self) -> bool {
+        self.holds_nothing();
         let Some(connection) = self.connection.clone() else { return true };
         match self.write_some(&connection) {
             Ok(()) => true,
@@ -261,11 +328,19 @@ impl Out {
     }
 
     fn write_some(&mut self, connection: &Connection) -> io::Result<()> {
-        while let Some(frame) = self.waiting.front() {
-            self.written += connection.write_some(&mut frame.rest(self.written))?;
-            if self.written == frame.length() {
+        while !self.waiting.is_empty() {
+            let mut parts = Vec::with_capacity(2 * self.waiting.len().min(FRAMES_AT_ONCE));
+            let mut skipped = self.written;
+            for frame in self.waiting.iter().take(FRAMES_AT_ONCE) {
+                parts.extend(frame.rest(skipped));
+                skipped = 0;
+            }
+            self.written += connection.write_some(&mut parts)?;
+            while let Some(frame) = self.waiting.front()
+                && self.written >= frame.length()
+            {
+                self.written -= frame.length();
                 self.waiting.pop_front();
-                self.written = 0;
             }
         }
         connection.flush_some()

@@ -102,7 +102,9 @@ impl State {
     fn are_applied(&mut self, number: ChangeNumber) {
         let before = self.applied;
         self.applied = before.max(number);
-        let done = self.entries.iter().skip_while(|entry| entry.change.number <= before);
+        // Of many that are kept few are new.
+        let first = self.entries.partition_point(|entry| entry.change.number <= before);
+        let done = self.entries.range(first..);
         for entry in done.take_while(|entry| entry.change.number <= number) {
             for file in &entry.files {
                 if self.touched.get(file) == Some(&entry.change.number) {
@@ -211,7 +213,8 @@ impl Pending {
     /// The server could not make this change: it and its files, if it is kept.
     pub(super) fn refused(&self, number: ChangeNumber) -> Option<(Change, Vec<FileId>)> {
         let mut state = self.state.lock();
-        let found = state.entries.iter_mut().find(|entry| entry.change.number == number)?;
+        let place = state.entries.binary_search_by_key(&number, |entry| entry.change.number);
+        let found = &mut state.entries[place.ok()?];
         found.is_refused = true;
         Some((found.change.clone(), found.files.clone()))
     }

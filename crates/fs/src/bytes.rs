@@ -69,6 +69,38 @@ pub fn write<T: Txn + ?Sized>(
     payload: Payload<'_>,
     privileges: Privileges,
 ) -> Result<Written> {
+    write_recording(txn, ctx, file, at, payload, privileges, Record::Times)
+}
+
+/// The same for a caller who keeps the file's times, and sets them himself (see
+/// [`setattr`](crate::setattr)): before this or after it, in any order.
+pub fn write_untimed<T: Txn + ?Sized>(
+    txn: &mut T,
+    ctx: &Context,
+    file: FileId,
+    at: WriteAt,
+    payload: Payload<'_>,
+    privileges: Privileges,
+) -> Result<Written> {
+    write_recording(txn, ctx, file, at, payload, privileges, Record::Nothing)
+}
+
+/// What a write tells of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Record {
+    Times,
+    Nothing,
+}
+
+fn write_recording<T: Txn + ?Sized>(
+    txn: &mut T,
+    ctx: &Context,
+    file: FileId,
+    at: WriteAt,
+    payload: Payload<'_>,
+    privileges: Privileges,
+    record: Record,
+) -> Result<Written> {
     if at == WriteAt::End {
         txn.lock(file, LockMode::Exclusive)?;
     }
@@ -86,7 +118,15 @@ pub fn write<T: Txn + ?Sized>(
     if offset > FILE_SIZE_MAX || length as u64 > FILE_SIZE_MAX - offset {
         return Err(Error::TooLarge);
     }
-    record_change(txn, ctx, file, &mut inode, privileges)?;
+    match record {
+        Record::Times => record_change(txn, ctx, file, &mut inode, privileges)?,
+        Record::Nothing if setattr::has_privileges(ctx, &inode, privileges) => {
+            txn.lock(file, LockMode::Exclusive)?;
+            setattr::clear_privileges(txn, ctx, file, &mut inode, privileges)?;
+            object::store(txn, file, &inode)?;
+        }
+        Record::Nothing => {}
+    }
     txn.write(file, offset, payload)?;
     Ok(written)
 }

@@ -50,7 +50,9 @@ pub mod subvolume;
 pub mod xattr;
 
 pub use attributes::{Attributes, stat};
-pub use bytes::{AtimePolicy, WriteAt, Written, needs_atime, read, touch_atime, write};
+pub use bytes::{
+    AtimePolicy, WriteAt, Written, needs_atime, read, touch_atime, write, write_untimed,
+};
 pub use caller::{Caller, Groups, Trust};
 pub use context::{Context, OpenState, Opens, Privileges};
 pub use copy::{CopyRequest, copy_range};

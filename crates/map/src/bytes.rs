@@ -205,9 +205,12 @@ impl LocalTxn<'_> {
         let end = offset.checked_add(length).filter(|end| *end <= FILE_SIZE_MAX);
         let end = end.ok_or(Stop::Map(MapError::TooLarge))?;
         let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
+        let known = self.state(file);
+        if let Some(state) = &known {
+            self.ensure_unfenced(state)?;
+        }
         self.ensure_room(file, first, last)?;
         let size = self.extent(file)?.size;
-        let known = self.state(file);
         let mut repaired = None;
         let size_now = known.as_ref().map_or(size, |state| state.size());
         if end > size_now && known.is_none_or(|state| !state.is_clear()) {

@@ -4,8 +4,9 @@
 //!
 //! 1. Lock what is known to be needed, in order; run the operation.
 //! 2. It asks for a lock: give up all locks, remember, start again.
-//! 3. It asks for space that only a commit can free, or for a file's accepted bytes to be in its
-//!    items: give up all locks, commit or write back, start again.
+//! 3. It asks for space that only a commit can free, for a file's accepted bytes to be in its
+//!    items, or for a writeback to end that it would write over: give up all locks, commit, write
+//!    back or wait, start again.
 //! 4. It is done: apply its changes, give up the locks, help if memory is short.
 
 use std::sync::Arc;
@@ -60,6 +61,8 @@ enum Wants {
     Space,
     /// Write a file's accepted bytes.
     Settled(FileId),
+    /// Wait until the file may be written.
+    Unfenced(FileId),
 }
 
 impl LocalMap {
@@ -125,6 +128,11 @@ impl LocalMap {
                             }
                             Wants::Settled(file) => {
                                 self.flush_file(file).map_err(Stop::from)?;
+                            }
+                            Wants::Unfenced(file) => {
+                                if let Some(state) = self.files.find(file) {
+                                    state.fence.wait();
+                                }
                             }
                         }
                         continue;
@@ -241,6 +249,15 @@ impl LocalTxn<'_> {
     pub(crate) fn ensure_settled(&mut self, file: FileId) -> Result<(), Stop> {
         if self.has_unwritten_bytes(file)? {
             self.wants = Some(Wants::Settled(file));
+            return Err(Stop::Map(MapError::NoSpace));
+        }
+        Ok(())
+    }
+
+    /// Stops as long as a writeback keeps writers away from the file, which is locked.
+    pub(crate) fn ensure_unfenced(&mut self, state: &FileState) -> Result<(), Stop> {
+        if state.fence.is_up() {
+            self.wants = Some(Wants::Unfenced(state.file));
             return Err(Stop::Map(MapError::NoSpace));
         }
         Ok(())

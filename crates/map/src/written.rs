@@ -140,21 +140,24 @@ impl LocalTxn<'_> {
         Ok(missed)
     }
 
-    /// Puts a small file's bytes into its item.
+    /// Puts a small file's bytes into its item. Whether it is still small.
     pub(crate) fn map_inline(
         &mut self,
         state: &Arc<FileState>,
         segments: &[Segment],
-    ) -> Result<(), Stop> {
+    ) -> Result<bool, Stop> {
         let size = state.size();
-        let Some(segment) = segments.first() else { return Ok(()) };
-        if size > INLINE_LENGTH_MAX as u64 || state.dirty.unchanged(segment).is_empty() {
-            return Ok(());
+        let Some(segment) = segments.first() else { return Ok(true) };
+        if state.dirty.unchanged(segment).is_empty() {
+            return Ok(true);
+        }
+        if size > INLINE_LENGTH_MAX as u64 {
+            return Ok(false);
         }
         self.unmap(state.file, 0, 1)?;
         let bytes = segment.slice.bytes()[..size as usize].to_vec();
         self.map_piece(state.file, &Piece { block: 0, data: FileData::Inline(bytes) })?;
         self.drop_accepted(state.file, 0, 1);
-        Ok(())
+        Ok(true)
     }
 }

@@ -45,6 +45,21 @@ impl LocalFs {
         Ok(written)
     }
 
+    /// Writes bytes, all of them, for a kernel that keeps the file's times.
+    pub fn write_untimed(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        payload: &Payload<'_>,
+        privileges: Privileges,
+    ) -> Result<Written> {
+        self.check_changeable(file)?;
+        let ctx = self.context(caller);
+        let at = WriteAt::Offset(offset);
+        self.run(|txn| gabion_fs::write_untimed(txn, &ctx, file, at, payload.clone(), privileges))
+    }
+
     /// Changes the layout of a file's bytes.
     pub fn fallocate(
         &self,

@@ -217,6 +217,20 @@ pub trait Filesystem: Send + Sync {
         self.write(caller, file, WriteAt::Offset(offset), payload, Privileges::Keep)
     }
 
+    /// Writes bytes for a kernel that keeps the file's times by itself, and sets them before this
+    /// or after it. Only one that nobody else's changes concern does so; where it cannot be, this
+    /// is a write as all others.
+    fn write_untimed(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        payload: &Payload<'_>,
+        privileges: Privileges,
+    ) -> Result<Written> {
+        self.write(caller, file, WriteAt::Offset(offset), payload, privileges)
+    }
+
     /// The file was opened for reading and writing, so that programs may map it and change its
     /// pages. To be told before anybody can.
     fn may_be_mapped(&self, _: FileId) {}

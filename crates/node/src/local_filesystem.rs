@@ -193,6 +193,17 @@ impl Filesystem for LocalFs {
         LocalFs::write(self, caller, file, at, payload, privileges)
     }
 
+    fn write_untimed(
+        &self,
+        caller: &Caller,
+        file: FileId,
+        offset: u64,
+        payload: &Payload<'_>,
+        privileges: Privileges,
+    ) -> Result<Written> {
+        LocalFs::write_untimed(self, caller, file, offset, payload, privileges)
+    }
+
     fn fallocate(
         &self,
         caller: &Caller,

@@ -11,7 +11,7 @@ use gabion_map::{FileId, Payload};
 use gabion_node::Reader;
 
 use super::front::{Ask, done, failed, refuse};
-use super::{Coherence, encode};
+use super::{Coherence, WritePolicy, encode};
 
 /// Payloads above this size are kept in the memory they came in: the protocol hands over no
 /// smaller ones without a copy.
@@ -65,9 +65,15 @@ impl Ask<'_> {
         let length = payload.len();
         let is_whole =
             length.is_multiple_of(BLOCK_SIZE) && offset.is_multiple_of(BLOCK_SIZE as u64);
-        let put = |payload: Payload<'_>| match from_page_cache {
-            true => self.fs.write_back(&self.caller, self.file, offset, &payload),
-            false => self.fs.write(&self.caller, self.file, at, &payload, privileges),
+        let (caller, file) = (&self.caller, self.file);
+        let put = |payload: Payload<'_>| match (self.writes, from_page_cache) {
+            // The kernel has set the file's times when a program wrote, and tells them when it has
+            // handed over what was written, or has begun to. This may be later than that.
+            (WritePolicy::Back, _) => {
+                self.fs.write_untimed(caller, file, offset, &payload, privileges)
+            }
+            (WritePolicy::Through, true) => self.fs.write_back(caller, file, offset, &payload),
+            (WritePolicy::Through, false) => self.fs.write(caller, file, at, &payload, privileges),
         };
         let written = if is_whole && length > COPY_MAX {
             match BlockSlice::adopt(payload.take()) {
@@ -86,8 +92,8 @@ impl Ask<'_> {
                     self.refused.add(NodeId(self.number().0));
                 }
                 match errno {
-                    // Of what the kernel collects it remembers this or a failure of the disk until
-                    // the program closes the file.
+                    // fsync(2) would be told of a quota, but close(2) knows only two reasons why
+                    // collected bytes failed: this, and that the disk is broken.
                     libc::EDQUOT if from_page_cache => reply.error(libc::ENOSPC),
                     _ => failed(reply, &error),
                 }

@@ -58,6 +58,7 @@ impl Front {
 pub(super) struct Ask<'a> {
     pub(super) fs: &'a Arc<dyn Filesystem>,
     pub(super) coherence: Coherence,
+    pub(super) writes: WritePolicy,
     pub(super) locking: Locking,
     pub(super) caller: Caller,
     /// The process or thread that asks.
@@ -87,6 +88,7 @@ impl Handler for Front {
         let _answered = Answered(&*fs);
         let ask = Ask {
             coherence: self.coherence,
+            writes: self.writes,
             locking: self.locking,
             caller: encode::caller(&request, umask, self.coherence),
             process: request.pid,

@@ -1,12 +1,13 @@
 //! Files and directories on a mount, as programs use them.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use gabion_base::buffer::Blocks;
 use rustix::fs::{
     AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags, copy_file_range, fallocate,
     linkat, openat, renameat_with, setxattr, statvfs,
@@ -389,4 +390,43 @@ fn a_full_filesystem_says_so_and_removing_makes_room_at_once() {
         assert_eq!(fs::read(world.path("third")).unwrap(), b"fits");
         assert!(world.fs().space().used < 1000, "{:?}", world.fs().space());
     }
+}
+
+/// With pages and past them, through a mapping, and where set-id bits go.
+#[test]
+fn whatever_is_written_keeps_the_time_that_programs_were_told() {
+    let Some(mut world) = World::new(BACK) else { return };
+    let names = ["pages", "direct", "mapped", "set-user"];
+    for name in names {
+        fs::write(world.path(name), [1; 8192]).unwrap();
+    }
+    fs::set_permissions(world.path("set-user"), Permissions::from_mode(0o4755)).unwrap();
+    world.remount();
+    let times = |world: &World| {
+        names.map(|name| {
+            let found = fs::metadata(world.path(name)).unwrap();
+            (found.modified().unwrap(), found.ctime_nsec())
+        })
+    };
+    let before = times(&world);
+    let open = |name, flags| {
+        OpenOptions::new().write(true).custom_flags(flags).open(world.path(name)).unwrap()
+    };
+    open("pages", 0).write_all_at(&[2], 0).unwrap();
+    let mut blocks = Blocks::zeroed(1);
+    blocks.bytes_mut().fill(2);
+    open("direct", libc::O_DIRECT).write_all_at(blocks.bytes(), 4096).unwrap();
+    let store = "import mmap, sys\nwith open(sys.argv[1], 'r+b') as file:\n    \
+                 mmap.mmap(file.fileno(), 0)[1] = 2";
+    let stored = Command::new("python3").args(["-c", store]).arg(world.path("mapped")).status();
+    assert!(stored.unwrap().success());
+    open("set-user", 0).write_all_at(&[2], 0).unwrap();
+    let told = times(&world);
+    for (before, told) in before.iter().zip(&told) {
+        assert!(told.0 > before.0, "{before:?} {told:?}");
+    }
+    world.remount();
+    assert_eq!(times(&world), told);
+    let mode = fs::metadata(world.path("set-user")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o4755, "the superuser keeps them");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -25,8 +25,12 @@ use gabion_map::map::SpaceReport;
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
 use gabion_node::{BackgroundLoop, Filesystem, Kept, LocalFs, LockEnd, Reader};
+use rustix::fs::syncfs;
 
-use crate::mount_world::{Kind, SHARED, USUAL, World};
+use crate::mount_world::{BACK, Kind, SHARED, USUAL, World};
+
+/// How long bytes wait for their times.
+const BYTES_HELD_MAX: Duration = Duration::from_secs(20);
 
 /// What a filesystem was told of a thread's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,9 @@ struct Testimony {
     is_making: AtomicBool,
     making: Mutex<()>,
     last: Mutex<BTreeMap<String, Step>>,
+    /// Bytes wait until the kernel has told times.
+    holds_bytes: AtomicBool,
+    times_told: AtomicBool,
 }
 
 impl Testimony {
@@ -82,7 +89,6 @@ impl Filesystem for Witness {
         readdir(by: &Caller, dir: FileId, cookie: u64, limit: usize, detail: Detail)
             -> Result<Listing>;
         stat(file: FileId) -> Result<Attributes>;
-        setattr(by: &Caller, file: FileId, changes: &Changes) -> Result<Attributes>;
         open_file(by: &Caller, file: FileId, request: &OpenRequest) -> Result<Attributes>;
         xattr(by: &Caller, file: FileId, name: &[u8]) -> Result<Vec<u8>>;
         xattr_names(by: &Caller, file: FileId) -> Result<Vec<u8>>;
@@ -123,6 +129,31 @@ impl Filesystem for Witness {
         self.1.is_making.store(true, Ordering::Relaxed);
         let _making = self.1.making.lock();
         Filesystem::mkdir(&*self.0, by, parent, name, mode)
+    }
+
+    fn setattr(&self, by: &Caller, file: FileId, changes: &Changes) -> Result<Attributes> {
+        let set = Filesystem::setattr(&*self.0, by, file, changes);
+        self.1.times_told.store(true, Ordering::Relaxed);
+        set
+    }
+
+    fn write_untimed(
+        &self,
+        by: &Caller,
+        file: FileId,
+        offset: u64,
+        payload: &Payload<'_>,
+        privileges: Privileges,
+    ) -> Result<Written> {
+        let begun = Instant::now();
+        while self.1.holds_bytes.load(Ordering::Relaxed) && begun.elapsed() < BYTES_HELD_MAX {
+            // Longer than a tick of the clock, also when the times have just been told.
+            thread::sleep(Duration::from_millis(20));
+            if self.1.times_told.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        Filesystem::write_untimed(&*self.0, by, file, offset, payload, privileges)
     }
 
     fn is_kept(&self, _subject: Kept<'_>) -> bool {
@@ -299,4 +330,28 @@ fn a_local_change_whose_maker_was_killed_meanwhile_is_seen() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", seen());
         thread::yield_now();
     }
+}
+
+/// Where nobody waits for bytes, the kernel tells times as soon as it has begun to hand them over.
+#[test]
+fn bytes_that_arrive_late_leave_the_times_that_programs_were_told() {
+    let Some((mut world, testimony)) = witnessed_as(BACK) else { return };
+    testimony.vouches.store(true, Ordering::Relaxed);
+    let path = world.path("file");
+    let file = File::create(&path).unwrap();
+    file.sync_all().unwrap();
+    testimony.times_told.store(false, Ordering::Relaxed);
+    testimony.holds_bytes.store(true, Ordering::Relaxed);
+    // In the tick of the file's making there were no new times to tell.
+    thread::sleep(Duration::from_millis(20));
+    file.write_all_at(&[1; 8192], 0).unwrap();
+    let times = |found: fs::Metadata| (found.modified().unwrap(), found.ctime_nsec());
+    let told = times(fs::metadata(&path).unwrap());
+    syncfs(&file).unwrap();
+    testimony.holds_bytes.store(false, Ordering::Relaxed);
+    assert!(testimony.times_told.load(Ordering::Relaxed), "the times came behind the bytes");
+    drop(file);
+    world.remount();
+    assert_eq!(times(fs::metadata(&path).unwrap()), told);
+    assert_eq!(fs::read(&path).unwrap(), [1; 8192]);
 }

@@ -1,7 +1,11 @@
 //! What is durable after which system call.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::thread;
+use std::time::Duration;
 
+use gabion_base::time::Timestamp;
 use gabion_fs::Caller;
 use gabion_node::LocalFs;
 use rustix::fs::{sync, syncfs};
@@ -29,6 +33,22 @@ fn fsync_of_a_file_reaches_the_disk() {
             assert!(content(&world.after_crash(), name).as_deref() == Some(bytes), "{name}");
         }
     }
+}
+
+#[test]
+fn what_is_synced_has_the_time_that_was_told() {
+    let Some(world) = World::new(BACK) else { return };
+    let file = File::create(world.path("file")).unwrap();
+    file.sync_all().unwrap();
+    // Longer than a tick of the clock.
+    thread::sleep(Duration::from_millis(20));
+    file.write_all_at(b"later", 0).unwrap();
+    let told = file.metadata().unwrap();
+    file.sync_data().unwrap();
+    let fs = world.fs();
+    let found = fs.lookup(&Caller::superuser(), fs.root(), b"file").unwrap();
+    assert_eq!(found.mtime, Timestamp::new(told.mtime(), told.mtime_nsec() as u32));
+    assert_eq!(found.ctime, Timestamp::new(told.ctime(), told.ctime_nsec() as u32));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -26,6 +26,8 @@ pub fn program(name: &str, package: &str) -> Command {
 pub fn script(name: &str) -> Command {
     // Not the first one in the path: what stands there may be a slow wrapper.
     let mut command = program("/usr/bin/python3", "python3");
+    // One that a signal ends says where it was.
+    command.env("PYTHONFAULTHANDLER", "1");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/scripts").join(name));
     command
 }
@@ -125,10 +127,15 @@ impl Running {
     }
 
     /// Waits for its end; gives whether it succeeded.
-    pub fn wait(mut self) -> bool {
+    pub fn wait(self) -> bool {
+        self.end().success()
+    }
+
+    /// Waits for its end; gives how it ended.
+    pub fn end(mut self) -> ExitStatus {
         let mut rest = Vec::new();
         self.lines.read_to_end(&mut rest).expect("a pipe can be read");
-        self.child.wait().expect("it is our child").success()
+        self.child.wait().expect("it is our child")
     }
 }
 

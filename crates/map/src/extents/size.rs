@@ -34,6 +34,9 @@ impl LocalTxn<'_> {
             return Err(Stop::Map(MapError::TooLarge));
         }
         self.ensure(file, LockMode::Exclusive)?;
+        if let Some(state) = self.state(file) {
+            self.ensure_unfenced(&state)?;
+        }
         let before = self.file(file)?.size;
         if size < before {
             self.cut(file, size)?;

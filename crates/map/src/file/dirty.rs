@@ -148,10 +148,12 @@ impl DirtyBytes {
         ranges
     }
 
-    /// Whether somebody wrote over some of `written`, and did not cut it off.
+    /// Whether somebody wrote over some of `written`, and neither cut it off nor put into the
+    /// journal what is there now.
     pub fn is_overwritten(&self, written: &Segment) -> bool {
         let is_other = |now: &Segment| {
-            !now.slice.is_part_of(&written.slice, (now.block - written.block) as usize)
+            now.journaled != InJournal::Yes
+                && !now.slice.is_part_of(&written.slice, (now.block - written.block) as usize)
         };
         self.within(written.block, written.end()).iter().any(is_other)
     }

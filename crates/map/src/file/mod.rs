@@ -5,6 +5,7 @@
 //! the size up to which bytes are on disk.
 
 pub mod dirty;
+pub mod fence;
 pub mod ranges;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use gabion_base::ids::SubvolId;
 use gabion_base::sync::{CachePadded, Mutex};
 
 use self::dirty::DirtyBytes;
+use self::fence::Fence;
 use self::ranges::RangeLocks;
 use crate::key::FileId;
 use crate::memtable::spread;
@@ -35,9 +37,11 @@ pub struct FileState {
     pub owed: Owed,
     /// Held by whoever writes the accepted bytes to disk: one at a time.
     pub writeback: Mutex<()>,
+    /// Keeps writers away from a writeback that they would go on writing over.
+    pub fence: Fence,
     size: AtomicU64,
     item_size: AtomicU64,
-    cuts: AtomicU64,
+    lowest_size: AtomicU64,
     dirty_blocks: AtomicU64,
     clear: AtomicBool,
 }
@@ -50,9 +54,10 @@ impl FileState {
             ranges: RangeLocks::default(),
             owed: Owed::default(),
             writeback: Mutex::new(()),
+            fence: Fence::default(),
             size: AtomicU64::new(size),
             item_size: AtomicU64::new(size),
-            cuts: AtomicU64::new(0),
+            lowest_size: AtomicU64::new(u64::MAX),
             dirty_blocks: AtomicU64::new(0),
             clear: AtomicBool::new(false),
         }
@@ -68,12 +73,12 @@ impl FileState {
         self.size.fetch_max(end, Ordering::AcqRel);
     }
 
-    /// The size was set. Counts cuts, so that a writeback under way knows that it saw an older
+    /// The size was set. Remembers cuts, so that a writeback under way knows that it saw an older
     /// file.
     pub fn resize(&self, size: u64) {
-        let before = self.size.swap(size, Ordering::AcqRel);
+        let before = self.size.swap(size, Ordering::SeqCst);
         if size < before {
-            self.cuts.fetch_add(1, Ordering::AcqRel);
+            self.lowest_size.fetch_min(size, Ordering::SeqCst);
         }
     }
 
@@ -87,9 +92,15 @@ impl FileState {
         self.clear.store(true, Ordering::Release);
     }
 
-    /// How often the file was cut.
-    pub fn cuts(&self) -> u64 {
-        self.cuts.load(Ordering::Acquire)
+    /// The file's size for a writeback that begins: cuts are remembered from here on.
+    pub fn begin_writeback(&self) -> u64 {
+        self.lowest_size.store(u64::MAX, Ordering::SeqCst);
+        self.size.load(Ordering::SeqCst)
+    }
+
+    /// To what size the file was cut since the writeback began, at the lowest.
+    pub fn lowest_size(&self) -> u64 {
+        self.lowest_size.load(Ordering::Acquire)
     }
 
     /// The FILE item says `size` now.

@@ -33,8 +33,8 @@ impl LocalMap {
             let birth = self.view.load().active.txg();
             txn.changes.birth = Some(birth);
             let mut mapped = Vec::with_capacity(flight.runs.len());
-            if flight.fits_inline() {
-                txn.map_inline(state, &flight.segments)?;
+            if flight.fits_inline() && !txn.map_inline(state, &flight.segments)? {
+                is_overwritten = true;
             }
             for written in &flight.runs {
                 mapped.push(txn.map_written(state, &flight.segments, written, birth)?);
@@ -44,10 +44,11 @@ impl LocalMap {
                 missed.extend(txn.map_in_place(state, &flight.segments, written)?);
             }
             let is_all = flight.whole && missed.is_empty() && !is_overwritten;
-            if is_all && state.cuts() == flight.cuts {
+            if is_all {
+                let size = flight.size.min(state.lowest_size());
                 let mut extent = txn.extent(file)?;
-                if extent.size < flight.size {
-                    extent.size = flight.size;
+                if extent.size < size {
+                    extent.size = size;
                     txn.put_extent(file, extent);
                 }
             }

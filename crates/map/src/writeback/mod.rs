@@ -12,13 +12,14 @@
 //! whether they still are set aside.
 //!
 //! The size in the FILE item advances in step 3 to what the file's size was before step 1, once all
-//! bytes below it are written, and not at all if the file was cut since. So it is always a size
-//! that the file had. What a crash leaves behind the end, of a writeback that had not come so far,
+//! bytes below it are written, or to where the file was cut since. So it is always a size that the
+//! file had. What a crash leaves behind the end, of a writeback that had not come so far,
 //! is cleared when the file grows (`LocalTxn::clear_behind_end`).
 //!
 //! What is written over while it is written is not mapped. It was accepted, and so were the bytes
-//! over it that whoever wants it durable has seen accepted: so that file is written once more, and
-//! then put into the journal.
+//! over it that whoever wants it durable has seen accepted: so that file is written once more, then
+//! put into the journal, and if that has no room for so much, written while writers have to wait
+//! ([`crate::file::fence`]). Of what is not kept away then the journal has all bytes.
 //!
 //! Here: which files are written together, and how often around. What fsync puts into the journal
 //! instead is in `fsync`.
@@ -42,10 +43,9 @@ use crate::writeback::plan::Flight;
 const BATCH_BLOCKS: u64 = 4096;
 /// Files that are written together.
 const BATCH_FILES: usize = 512;
-/// How often what is written over meanwhile is written anew before the journal takes it,
-const ROUNDS_BEFORE_JOURNAL: usize = 2;
-/// and at most, if that has no room for so much.
-const CATCH_UP_MAX: usize = 16;
+/// How often what is written over meanwhile is written anew before the journal takes it, or writers
+/// have to wait.
+const ROUNDS_IN_PASSING: usize = 2;
 
 impl LocalMap {
     /// Puts all accepted bytes of a file into its items. They are not durable by that.
@@ -122,17 +122,27 @@ impl LocalMap {
 
     /// Somebody writes over the bytes of a file while they are being written. What was accepted
     /// before is among those that are not written, so these are. Who does that all the time is
-    /// caught up with in the journal, which takes them at once.
+    /// caught up with in the journal, which takes them at once, or has to wait.
     fn catch_up(&self, state: &Arc<FileState>) -> Result<(), MapError> {
-        for round in 0..CATCH_UP_MAX {
-            if round >= ROUNDS_BEFORE_JOURNAL && self.journal_bytes(state)? {
-                return Ok(());
-            }
+        for _ in 0..ROUNDS_IN_PASSING {
             if self.write_once(std::slice::from_ref(state))?.is_empty() {
                 return Ok(());
             }
         }
+        if self.journal_bytes(state)? {
+            return Ok(());
+        }
+        let _fence = state.fence.put_up();
+        self.await_writers(state.file);
+        while !self.write_once(std::slice::from_ref(state))?.is_empty() {}
         Ok(())
+    }
+
+    /// Waits until those have ended who write bytes of the file now.
+    fn await_writers(&self, file: FileId) {
+        let mut wanted = Wanted::default();
+        wanted.add(file, LockMode::Exclusive);
+        drop(Held::acquire(&self.locks, &wanted));
     }
 
     /// Writes the accepted bytes of `files` once. Gives those of which some were written over

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   segments            what was accepted when the flight was planned, at most a batch
-//!   size, cuts          of the file, looked at before the segments
+//!   size                of the file, looked at before the segments
 //!   runs, in_place      filled by step 2: where the segments were written
 //!   whole               nothing is left for another round
 //! ```
@@ -27,7 +27,6 @@ pub(super) struct Flight<'a> {
     pub(super) state: &'a Arc<FileState>,
     _one_at_a_time: MutexGuard<'a, ()>,
     pub(super) size: u64,
-    pub(super) cuts: u64,
     pub(super) segments: Vec<Segment>,
     /// Written to blocks that were allocated for it.
     pub(super) runs: Vec<WrittenRun>,
@@ -35,8 +34,8 @@ pub(super) struct Flight<'a> {
     pub(super) in_place: Vec<WrittenRun>,
     /// Whether all segments fit into this flight.
     pub(super) whole: bool,
-    /// Whether somebody wrote over some of them before they were mapped: what is not mapped then
-    /// was accepted before, too.
+    /// Whether somebody wrote over some of them before they were mapped, or the file is not small
+    /// any more, for which they were kept: what is not mapped then was accepted before, too.
     pub(super) is_overwritten: bool,
 }
 
@@ -46,7 +45,6 @@ impl<'a> Flight<'a> {
             state,
             _one_at_a_time: guard,
             size: 0,
-            cuts: 0,
             segments: Vec::new(),
             runs: Vec::new(),
             in_place: Vec::new(),
@@ -60,8 +58,7 @@ impl<'a> Flight<'a> {
     /// Looks at the file once more. The size is taken before the segments: all bytes below it are
     /// among them.
     pub(super) fn take_segments(&mut self) {
-        self.cuts = self.state.cuts();
-        self.size = self.state.size();
+        self.size = self.state.begin_writeback();
         self.segments = self.state.dirty.all();
         let mut blocks = 0;
         let mut fits = |segment: &Segment| {

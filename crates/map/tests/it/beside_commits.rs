@@ -1,7 +1,9 @@
 //! What comes while a commit is under way, within one of its disk requests: operations, crashes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, MemDisk, Ticket};
 use gabion_base::ids::BlockAddr;
@@ -186,5 +188,77 @@ fn what_is_synced_is_durable_though_somebody_writes_to_the_same_block_all_the_ti
         assert_exact(&after);
         map.sync().expect("a working disk");
         assert_exact(&map);
+    }
+}
+
+/// Writes over file 10 at each write from now on, and waits for that if it does not have to wait
+/// itself.
+fn overwrite_at_each_write(disk: &Arc<Hooked>, round: u8) {
+    let next = Arc::clone(disk);
+    disk.at_write(0, move |_| {
+        let map = Arc::clone(next.map.get().expect("hooks come after the map"));
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            write(&map, file(10), 0, &vec![round; SEVERAL_BLOCKS]).expect("space");
+            let _ = tell.send(());
+        });
+        let _ = told.recv_timeout(Duration::from_millis(200));
+        overwrite_at_each_write(&next, round + 1);
+    });
+}
+
+/// More than an fsync puts into the journal.
+const SEVERAL_BLOCKS: usize = 100 * 4096;
+
+#[test]
+fn what_is_synced_is_durable_though_somebody_writes_over_all_of_it_all_the_time() {
+    let (disk, map) = hooked();
+    write(&map, file(10), 0, &[1; SEVERAL_BLOCKS]).expect("space");
+    overwrite_at_each_write(&disk, 2);
+    map.sync_file(file(10)).expect("a working disk");
+    let _ = disk.next_hook();
+    let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
+    let after = open(&image);
+    let found = read(&after, file(10), 0, SEVERAL_BLOCKS);
+    assert_eq!(found.len(), SEVERAL_BLOCKS);
+    assert!(found.iter().all(|byte| *byte > 0), "bytes of before or after");
+    assert_exact(&after);
+    drop(disk);
+    // Whoever had to wait writes in the end.
+    map.sync().expect("a working disk");
+    assert!(read(&map, file(10), 0, 1)[0] > 1);
+}
+
+#[test]
+fn what_is_synced_is_durable_though_the_file_is_cut_behind_it_meanwhile() {
+    let (disk, map) = hooked();
+    write(&map, file(10), 0, &[1; SEVERAL_BLOCKS]).expect("space");
+    disk.at_write(0, |map| map.transact(|txn| txn.set_size(file(10), 8 * 4096)).expect("space"));
+    map.sync_file(file(10)).expect("a working disk");
+    let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
+    let after = open(&image);
+    assert!(read(&after, file(10), 0, SEVERAL_BLOCKS) == [1; 8 * 4096]);
+    assert_exact(&after);
+}
+
+#[test]
+fn a_small_file_that_grows_meanwhile_is_committed_with_its_bytes() {
+    fn by_size(map: &LocalMap) {
+        map.transact(|txn| txn.set_size(file(10), 100_000)).expect("space");
+    }
+    fn by_write(map: &LocalMap) {
+        write(map, file(10), 50_000, &[3; 10]).expect("space");
+    }
+    for grow in [by_size, by_write] {
+        let (disk, map) = hooked();
+        write(&map, file(10), 0, &[1; 1000]).expect("space");
+        write(&map, file(11), 0, &[2; SEVERAL_BLOCKS]).expect("space");
+        disk.at_write(0, grow);
+        map.commit().expect("a working disk");
+        let image = Arc::new(MemDisk::from_image(disk.disk.image())) as Arc<dyn Disk>;
+        let after = open(&image);
+        let found = read(&after, file(10), 0, 1000);
+        assert!(found == [1; 1000], "{} bytes, {:?}", found.len(), found.first());
+        assert_exact(&after);
     }
 }

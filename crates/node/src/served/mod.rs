@@ -34,6 +34,7 @@ mod ledger;
 mod locking;
 mod numbers;
 mod recovery;
+mod refinding;
 mod rights;
 mod rivals;
 mod rounds;

@@ -231,6 +231,7 @@ impl Served {
         for one in again {
             self.do_again(one);
         }
+        self.forget_openings();
         // What is locked is there by now. Nobody has asked for a lock yet.
         for (session, message) in locked {
             self.attend(&session, message);
@@ -259,6 +260,7 @@ impl Served {
         locked: &mut Vec<(Arc<Session>, ToServer)>,
     ) {
         let said = session.lane.lock().take_all();
+        self.find_places(session, &said);
         let mut rest = Vec::new();
         let mut said = said.into_iter();
         for message in said.by_ref() {
@@ -267,6 +269,7 @@ impl Served {
             };
             match message {
                 ToServer::Recovered => break,
+                ToServer::Opened { .. } if self.opens_later(session, &message) => {}
                 ToServer::Opened { .. } => self.attend(session, message),
                 ToServer::Locked(_) => locked.push((Arc::clone(session), message)),
                 ToServer::Change(change) => push(change.order, What::Change(change)),

@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use gabion_base::ids::Ino;
 use gabion_fs::format::dirent::Dirents;
 use gabion_fs::{FileType, ROOT};
-use gabion_link::message::{Call, Grant};
+use gabion_link::message::{Call, Grant, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::ClientId;
 use gabion_map::{FileId, Key, Kind, Txn, Value};
@@ -54,10 +54,21 @@ pub(super) struct Below {
     /// Directories that are below, since the move of this number.
     dirs: BTreeSet<Ino>,
     moves: u64,
+    /// Openings of what is not made again yet ([`super::refinding`]).
+    pub(super) late: BTreeMap<Ino, Vec<ToServer>>,
 }
 
 impl Below {
-    fn tell(&mut self, ino: Ino, key: Key) {
+    /// Writes down what items are told of names.
+    pub(super) fn note<'a>(&mut self, items: impl Iterator<Item = (Key, &'a Value)>) {
+        for (key, value) in items.filter(|(key, _)| key.kind == Kind::DIRENT) {
+            for ino in objects(value) {
+                self.tell(ino, key);
+            }
+        }
+    }
+
+    pub(super) fn tell(&mut self, ino: Ino, key: Key) {
         let places = self.told.entry(ino).or_default();
         places.retain(|place| *place != key);
         if places.len() == NAMES_MAX {
@@ -170,6 +181,9 @@ impl Served {
         if matches!(call, Call::Rename { .. } | Call::Rmdir { .. }) {
             self.moves.fetch_add(1, Ordering::AcqRel);
         }
+        if self.is_recovering() {
+            self.note_done_again(updates);
+        }
         if session.rights.root == ROOT {
             return;
         }
@@ -178,11 +192,7 @@ impl Served {
         let updated = updates.iter();
         let updated = updated.filter_map(|(key, value)| Some((*key, value.as_ref()?)));
         let mut below = session.below.lock();
-        for (key, value) in granted.chain(updated).filter(|(key, _)| key.kind == Kind::DIRENT) {
-            for ino in objects(value) {
-                below.tell(ino, key);
-            }
-        }
+        below.note(granted.chain(updated));
         let struck = below.make_room(TOLD_MAX);
         drop(below);
         let client = ClientId(session.id.0);

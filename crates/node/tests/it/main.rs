@@ -11,6 +11,7 @@ mod losses;
 mod orphans;
 mod quotas;
 mod recovery;
+mod refinding;
 mod rights;
 mod room;
 mod schedules;

@@ -16,8 +16,9 @@ use gabion_fs::{
 };
 use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer, Witness,
+    Answer, Call, CallId, Change, ChangeNumber, Prefetch, SessionId, ToClient, ToServer, Witness,
 };
+use gabion_link::range::KeyRange;
 use gabion_link::table::RevokeId;
 use gabion_map::{FileId, Kind, LocalTxn, LockMode, OpenMode, Stop, Txn};
 use gabion_node::served::{Credentials, Job, Peer, Rights, Served, Session};
@@ -25,8 +26,8 @@ use gabion_node::served::{Credentials, Job, Peer, Rights, Served, Session};
 use crate::world::World;
 
 /// A server whose calls run when it is told.
-struct Server {
-    world: World,
+pub struct Server {
+    pub world: World,
     served: Served,
     jobs: Receiver<Job>,
     /// What is revoked is given back at once.
@@ -48,11 +49,11 @@ impl Server {
         Self { world, served, jobs, revoked: unbounded(), frozen: unbounded(), sessions }
     }
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::on(World::new(64 << 20))
     }
 
-    fn after_crash(&self) -> Self {
+    pub fn after_crash(&self) -> Self {
         Self::on(self.world.after_crash(OpenMode::ReadWrite))
     }
 
@@ -79,18 +80,26 @@ impl Server {
     }
 
     fn begin(&self, number: u64) -> Client<'_> {
+        self.begin_as(number, Rights::TRUSTED)
+    }
+
+    pub fn begin_as(&self, number: u64, rights: Rights) -> Client<'_> {
         let (peer, heard) = self.peer(number);
         let kept = (Credentials { secret: number, holder: Vec::new() }, Duration::from_secs(10));
         let (id, name) = (SessionId(number), format!("client {number}"));
-        let session = self.served.begin_remembered(id, name, Rights::TRUSTED, kept, peer).unwrap();
+        let session = self.served.begin_remembered(id, name, rights, kept, peer).unwrap();
         self.client(number, session, heard)
     }
 
     fn resume(&self, number: u64) -> Client<'_> {
+        self.resume_as(number, Rights::TRUSTED)
+    }
+
+    pub fn resume_as(&self, number: u64, rights: Rights) -> Client<'_> {
         let id = SessionId(number);
         assert_eq!(self.served.remembered(id).unwrap().secret, number);
         let (peer, heard) = self.peer(number);
-        let resumed = self.served.resume(id, String::new(), Rights::TRUSTED, peer);
+        let resumed = self.served.resume(id, String::new(), rights, peer);
         let mut client = self.client(number, resumed.unwrap().unwrap(), heard);
         client.calls += 50;
         client
@@ -136,13 +145,13 @@ impl Peer for Heard {
 }
 
 /// What was done of a call: what its client keeps.
-struct Kept {
+pub struct Kept {
     id: CallId,
     change: Change,
-    answer: Answer,
+    pub answer: Answer,
 }
 
-struct Client<'s> {
+pub struct Client<'s> {
     server: &'s Server,
     session: Arc<Session>,
     heard: Receiver<ToClient>,
@@ -151,7 +160,7 @@ struct Client<'s> {
 }
 
 impl Client<'_> {
-    fn say(&self, message: ToServer) {
+    pub fn say(&self, message: ToServer) {
         self.server.served.receive(&self.session, message);
         self.server.run();
     }
@@ -180,7 +189,7 @@ impl Client<'_> {
     }
 
     /// Has something done that is kept then.
-    fn done(&mut self, call: Call) -> Kept {
+    pub fn done(&mut self, call: Call) -> Kept {
         let id = self.next_id();
         let (result, order, done) = self.ask_as(id, call.clone());
         let answer = result.unwrap();
@@ -193,22 +202,30 @@ impl Client<'_> {
         Kept { id, change, answer }
     }
 
+    /// Asks for all names of a directory.
+    pub fn list(&mut self, dir: FileId) {
+        let needed = vec![(KeyRange::names(dir), LockMode::Shared)];
+        let (welcome, prefetch) = (Vec::new(), Prefetch::Names);
+        let id = self.next_id();
+        self.ask_as(id, Call::Acquire { needed, welcome, prefetch }).0.unwrap();
+    }
+
     fn create(&mut self, name: &str) -> (FileId, Kept) {
         let kept = self.done(create(self.server.world.root(), name));
         let Answer::Made(made, _) = &kept.answer else { panic!("{:?}", kept.answer) };
         (made.file, kept)
     }
 
-    fn write(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> Kept {
+    pub fn write(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> Kept {
         self.done(write(file, offset, bytes))
     }
 
-    fn sync(&mut self, file: FileId) {
+    pub fn sync(&mut self, file: FileId) {
         let id = self.next_id();
         self.ask_as(id, Call::Sync { file: Some(file) }).0.unwrap();
     }
 
-    fn say_again(&self, kept: &[&Kept]) {
+    pub fn say_again(&self, kept: &[&Kept]) {
         for Kept { id, change, .. } in kept {
             self.say(ToServer::Done { id: *id, change: change.clone() });
         }
@@ -231,16 +248,16 @@ impl Client<'_> {
         })
     }
 
-    fn has_recovered(&self) {
+    pub fn has_recovered(&self) {
         self.say(ToServer::Recovered);
     }
 
-    fn has_heard_of_failures(&self) -> bool {
+    pub fn has_heard_of_failures(&self) -> bool {
         self.heard.try_iter().any(|message| matches!(message, ToClient::Failed { .. }))
     }
 }
 
-fn create(parent: FileId, name: &str) -> Call {
+pub fn create(parent: FileId, name: &str) -> Call {
     Call::Create {
         parent,
         name: name.into(),

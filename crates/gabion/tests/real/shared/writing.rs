@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use super::cluster::{Cluster, Place};
 use crate::databases::{Journal, rows, writer};
@@ -64,7 +64,9 @@ fn keeps_what_mounts_commit(name: &str, journal: Journal) {
         .collect();
     let mut wanted = BTreeSet::new();
     writers.iter_mut().for_each(|writer| wanted.extend(writer.rest()));
-    assert!(writers.into_iter().all(Running::wait), "a writer failed");
+    let ends: Vec<_> = writers.into_iter().map(Running::end).collect();
+    let texts: Vec<_> = ends.iter().map(ToString::to_string).collect();
+    assert!(ends.iter().all(ExitStatus::success), "a writer failed: {texts:?}");
     assert_eq!(wanted.len(), MACHINES * count as usize);
     (0..MACHINES).for_each(|machine| assert_eq!(rows(&database(machine)), wanted));
     cluster.finish();

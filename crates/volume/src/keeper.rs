@@ -224,6 +224,9 @@ impl Keeper {
         }
         let record = self.register.record();
         let mut on = plan.unwrap_or_else(|| told.on.clone());
+        if !opening::begin_anew(&mut on) {
+            return Err(away(&"a mirror in it has no copy that could be used"));
+        }
         let members: Vec<_> = opening::in_use(&on).into_iter().cloned().collect();
         devices.retain(|uuid, _| members.iter().any(|member| member.uuid == *uuid));
         let wanted: Vec<_> = members.iter().collect();

@@ -24,7 +24,7 @@
 //!
 //! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
 //!
-//! Not here: more than one mirror, and several members in a copy.
+//! Not here: more than one mirror, and several members in a copy; these are in [`nested`].
 
 mod attach;
 mod client;
@@ -34,6 +34,7 @@ mod growth;
 mod host;
 mod judge;
 mod member;
+pub mod nested;
 mod opening;
 mod rot;
 mod verdict;
@@ -361,12 +362,7 @@ impl World {
         for member in &mut self.members {
             // Some disks cannot discard.
             member.keeps_discarded = member.uuid.0[0] % 2 == 0;
-            member.forgets_zeros = self.sabotage == Sabotage::ForgottenZeros;
-            member.discards_more = self.sabotage == Sabotage::WideDiscards;
-            member.ignores_flushes = self.sabotage == Sabotage::IgnoredFlushes;
-            member.ignores_fences = self.sabotage == Sabotage::IgnoredFences;
-            member.invents_zeros = self.sabotage == Sabotage::ZerosForUnreadable;
-            member.tears_what_is_durable = self.sabotage == Sabotage::TornFlushed;
+            break_member(member, self.sabotage);
         }
     }
 
@@ -471,6 +467,16 @@ impl World {
         };
         self.schedule(wait, Event::Work { life });
     }
+}
+
+/// Has a member do wrong what is broken on purpose.
+fn break_member(member: &mut Member, sabotage: Sabotage) {
+    member.forgets_zeros = sabotage == Sabotage::ForgottenZeros;
+    member.discards_more = sabotage == Sabotage::WideDiscards;
+    member.ignores_flushes = sabotage == Sabotage::IgnoredFlushes;
+    member.ignores_fences = sabotage == Sabotage::IgnoredFences;
+    member.invents_zeros = sabotage == Sabotage::ZerosForUnreadable;
+    member.tears_what_is_durable = sabotage == Sabotage::TornFlushed;
 }
 
 fn first_record(members: &[Member], blocks: u64) -> Record {

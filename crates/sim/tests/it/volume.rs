@@ -5,7 +5,7 @@ use std::env;
 use gabion_sim::volume::{Sabotage, run};
 
 /// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
-fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
+pub fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     match (number("GABION_SEED"), number("GABION_SEEDS")) {
         (Some(seed), _) => seed..=seed,

@@ -192,6 +192,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
         succeeded: count(&world.succeeded),
         failed: count(&world.failed),
         events: ending.steps,
+        was_cut: false,
         epoch: record(&world.coordinator).map_or(0, |record| record.epoch().0),
         digest: ending.digest,
     })

@@ -6,8 +6,8 @@
 //! real and the simulated media stand.
 //!
 //! Deliberately absent: clocks, files, sockets and randomness from the system. Whoever needs them
-//! gets them passed in. Threads are only started in [`sync`], where somebody else may decide when
-//! they run.
+//! gets them passed in. Threads are only started in [`sync`], and only there is looked at the time
+//! for which they wait: somebody else may decide when they run.
 
 #![forbid(unsafe_code)]
 

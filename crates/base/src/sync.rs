@@ -17,6 +17,7 @@
 //! than `parking_lot`'s.
 
 mod mutex;
+mod queue;
 mod rw_lock;
 mod scheduler;
 
@@ -26,8 +27,9 @@ pub use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 
 pub use self::mutex::{Condvar, Mutex, MutexGuard, WaitTimeoutResult};
+pub use self::queue::Queue;
 pub use self::rw_lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub use self::scheduler::{Scheduler, enroll, spawn};
+pub use self::scheduler::{Scheduler, enroll, now, sleep, spawn};
 
 /// A lock for what is read all the time and hardly ever written: readers on different processors
 /// touch different memory, and a writer pays for that.

@@ -154,7 +154,10 @@ impl Judge<'_> {
                         Verdict::Useless(reason) => (CopyState::Stale { full: true }, reason),
                     };
                     copy.state = state;
-                    copy.on = on;
+                    // What is not used now stays as it was when it was used last.
+                    if state.is_in_sync() {
+                        copy.on = on;
+                    }
                     writeln!(reasons, "{reason}")
                 }
             };
@@ -208,6 +211,28 @@ pub fn keep_one(copies: &mut [MirrorCopy]) {
     let in_sync = copies.iter_mut().filter(|copy| copy.state.is_in_sync());
     for copy in in_sync.skip(1) {
         copy.state = CopyState::Stale { full: false };
+    }
+}
+
+/// Gives every mirror in `layout` a copy that counts as in sync, for a layout that is of no use as
+/// it is and gets all of its content anew. Says whether that is possible.
+pub fn begin_anew(layout: &mut Layout) -> bool {
+    match layout {
+        Layout::Member(_) => true,
+        Layout::Linear(parts) | Layout::Stripe { parts, .. } => parts.iter_mut().all(begin_anew),
+        Layout::Mirror { copies, .. } => {
+            if !copies.iter().any(|copy| copy.state.is_in_sync()) {
+                let stale = |copy: &&mut MirrorCopy| matches!(copy.state, CopyState::Stale { .. });
+                for (number, copy) in copies.iter_mut().filter(stale).enumerate() {
+                    copy.state = match number {
+                        0 => CopyState::InSync,
+                        _ => CopyState::Stale { full: true },
+                    };
+                }
+            }
+            let mut in_sync = copies.iter_mut().filter(|copy| copy.state.is_in_sync()).peekable();
+            in_sync.peek().is_some() && in_sync.all(|copy| begin_anew(&mut copy.on))
+        }
     }
 }
 
@@ -340,6 +365,34 @@ mod tests {
         for part in ["nbd://host2/a", "host 22", "host 77"] {
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    /// The outer mirror goes on without it. Whatever it had in sync is so when it comes back.
+    #[test]
+    fn a_copy_that_is_away_as_a_whole_keeps_what_it_has_in_sync() {
+        let mut record = record();
+        let inner =
+            |state, byte| MirrorCopy { state, wish: Wish::Use, since: Epoch(2), on: member(byte) };
+        let copies = vec![inner(CopyState::InSync, 2), inner(STALE, 3)];
+        let (uuid, blocks) = (Uuid([7; 16]), 744);
+        let mirror = Layout::Mirror { uuid, blocks, grows_to: blocks, copies };
+        record.layout.mirror_mut(Uuid([8; 16])).unwrap()[1].on = mirror;
+        let right = |byte| header(byte, vec![opening(2, 22)]);
+        let found = [(Uuid([1; 16]), right(1)), (Uuid([3; 16]), right(3))].into();
+        let mut layout = plan(&record, &found).unwrap();
+        assert_eq!(layout.mirror_mut(Uuid([8; 16])).unwrap()[1].state, STALE);
+        let states = |layout: &mut Layout| {
+            let copies = layout.mirror_mut(uuid).unwrap();
+            copies.iter().map(|copy| copy.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(&mut layout), [CopyState::InSync, STALE]);
+        layout.mirror_mut(uuid).unwrap()[0].state = STALE;
+        assert!(begin_anew(layout.find_mirror(uuid).unwrap()));
+        assert_eq!(states(&mut layout), [CopyState::InSync, FULL]);
+        for copy in layout.mirror_mut(uuid).unwrap() {
+            copy.state = CopyState::Suspended { full: false };
+        }
+        assert!(!begin_anew(layout.find_mirror(uuid).unwrap()));
     }
 
     #[test]

@@ -53,17 +53,20 @@ pub enum OpenError {
     },
 }
 
-/// The coordinator that `text` names: a folder's path, or `etcd://HOST[:PORT][,HOST[:PORT]]...`.
+/// The coordinator that `text` names: a folder's path, `etcd://HOST[:PORT][,HOST[:PORT]]...`, or
+/// the like with `etcds://`.
 ///
 /// Nothing is asked yet: one that cannot be reached is found out by the first call.
 pub fn open(text: &str) -> Result<Arc<dyn Coordinator>, OpenError> {
-    if let Some(endpoints) = text.strip_prefix("etcd://") {
-        let etcd = Etcd::new(endpoints, Patience::default());
-        let refused = |reason| OpenError::Text { text: text.to_owned(), reason };
+    if text.starts_with("etcd://") || text.starts_with("etcds://") {
+        let etcd = Etcd::new(text, Patience::default());
+        // Without what may be a password.
+        let shown = text.rsplit_once('@').map_or(text, |(_, rest)| rest).to_owned();
+        let refused = |reason| OpenError::Text { text: shown, reason };
         return Ok(Arc::new(etcd.map_err(refused)?));
     }
     if text.is_empty() || text.contains("://") {
-        let reason = "it must be a folder's path or etcd://HOST:PORT".to_owned();
+        let reason = "it must be a folder's path, etcd://HOST:PORT or etcds://HOST:PORT".to_owned();
         return Err(OpenError::Text { text: text.to_owned(), reason });
     }
     Ok(Arc::new(Embedded::open(Path::new(text))?))

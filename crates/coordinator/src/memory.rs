@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use gabion_base::sync::{Condvar, Mutex};
+use gabion_base::sync::{Condvar, Mutex, now};
 use gabion_block::coordinator::{Claim, Coordinator, CoordinatorError, Revision, Stored};
 
 use crate::{check_name, check_record, claimed, conflict, unavailable};
@@ -153,7 +153,7 @@ impl Coordinator for MemCoordinator {
         known: Revision,
         patience: Duration,
     ) -> Result<Option<Stored>, CoordinatorError> {
-        let end = Instant::now() + patience;
+        let end = now().saturating_add(patience);
         loop {
             let read = self.read(volume)?;
             if let Some(stored) = read.filter(|stored| stored.revision != known) {
@@ -163,9 +163,14 @@ impl Coordinator for MemCoordinator {
             // What happens between the reading and the waiting must not be slept through.
             let is_new = !matches!(kept.revision(volume), Revision::ABSENT)
                 && kept.revision(volume) != known;
-            if !is_new && self.shared.changed.wait_until(&mut kept, end).timed_out() {
+            if is_new {
+                continue;
+            }
+            let left = end.saturating_sub(now());
+            if left.is_zero() {
                 return Ok(None);
             }
+            self.shared.changed.wait_for(&mut kept, left);
         }
     }
 

@@ -535,7 +535,7 @@ pub struct Target {
 /// Arguments of `gabion volume`.
 #[derive(Debug, Args)]
 pub struct Volume {
-    /// Who keeps the records: a folder, or etcd://HOST[:PORT][,HOST[:PORT]]...
+    /// Who keeps the records: a folder, or etcd[s]://[USER@]HOST[:PORT][,HOST[:PORT]]...
     #[arg(long, value_name = "COORDINATOR", global = true)]
     pub coordinator: Option<String>,
     /// What to do.

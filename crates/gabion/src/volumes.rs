@@ -15,6 +15,7 @@ use gabion_host::events::Publisher;
 use gabion_host::file_disk::{self, FileDisk};
 use gabion_host::random;
 use gabion_map::OpenMode;
+use gabion_volume::member::Outside;
 use gabion_volume::register::RegisterError;
 use gabion_volume::surroundings::Surroundings;
 use gabion_volume::volume::{Volume, VolumeError};
@@ -129,6 +130,7 @@ fn around(coordinator: Arc<dyn Coordinator>, events: &Path, program: &str) -> Re
     let host = rustix::system::uname();
     let holder = format!("{}, process {}", host.nodename().to_string_lossy(), std::process::id());
     Ok(Surroundings {
+        connector: Arc::new(Outside),
         coordinator,
         sink,
         holder,

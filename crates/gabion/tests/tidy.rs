@@ -21,9 +21,9 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("node", &["base", "block", "map", "fs", "link"]),
     ("tls", &["base"]),
     ("nbd", &["base", "tls"]),
-    ("coordinator", &["base", "block"]),
+    ("coordinator", &["base", "block", "tls"]),
     ("volume", &["base", "block", "host", "nbd"]),
-    ("sim", &["base", "block", "map", "fs", "link", "node"]),
+    ("sim", &["base", "block", "map", "fs", "link", "node", "coordinator", "volume"]),
     (
         "gabion",
         &[

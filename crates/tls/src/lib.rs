@@ -40,11 +40,11 @@ pub use rustls::Connection;
 pub use self::session::{Discord, Session};
 
 /// The authority of the peers, in a client's folder.
-const AUTHORITY: &str = "ca-cert.pem";
+pub const AUTHORITY: &str = "ca-cert.pem";
 /// The client's certificate. A server that wants none does with a folder without it.
-const CERTIFICATE: &str = "client-cert.pem";
+pub const CERTIFICATE: &str = "client-cert.pem";
 /// The key of the client's certificate.
-const KEY: &str = "client-key.pem";
+pub const KEY: &str = "client-key.pem";
 
 /// Why there is no encryption.
 #[derive(Debug, Error)]
@@ -151,7 +151,13 @@ pub fn read_certificate(path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(found.first().expect("there is one, or an error").to_vec())
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// All certificates in a file.
+pub fn pem_certificates(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
+    Ok(certificates(path)?.iter().map(|found| found.to_vec()).collect())
+}
+
+/// What does the arithmetic.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 

@@ -80,7 +80,7 @@ pub fn create(
         return Err(CoordinatorError::Conflict { volume: name.to_owned() }.into());
     }
     let mut newest = Epoch(0);
-    look_at_epochs(&layout, &mut newest)?;
+    look_at_epochs(&layout, &mut newest, surroundings)?;
     let opening = Opening {
         epoch: Epoch(newest.0 + 1),
         nonce: (surroundings.random)(),
@@ -162,7 +162,8 @@ pub fn release_member(
         let ours = |header: &Header| header.volume == record.uuid && header.member == member.uuid;
         matches!(head, Head::Header(header) if ours(header))
     };
-    let (_, disk) = member::take(url, &right, COPY_PATIENCE, is_it).map_err(refused)?;
+    let (_, disk) = member::take(&*surroundings.connector, url, &right, COPY_PATIENCE, is_it)
+        .map_err(refused)?;
     Ok(blank_head(&*disk)?)
 }
 
@@ -186,9 +187,14 @@ fn right_of(opening: &Opening) -> Right {
 }
 
 /// The newest epoch that a target knows of: a new volume must begin above it.
-fn look_at_epochs(layout: &Layout, newest: &mut Epoch) -> Result<(), CreateError> {
+fn look_at_epochs(
+    layout: &Layout,
+    newest: &mut Epoch,
+    surroundings: &Surroundings,
+) -> Result<(), CreateError> {
+    let connector = &surroundings.connector;
     for member in layout.members() {
-        let epoch = member::fence_of(&member.url, COPY_PATIENCE).map_err(|error| {
+        let epoch = connector.fence_of(&member.url, COPY_PATIENCE).map_err(|error| {
             CreateError::Member { url: member.url.clone(), reason: error.to_string() }
         })?;
         *newest = (*newest).max(Epoch::of_fence(epoch));
@@ -230,7 +236,8 @@ fn prepare_one(
 ) -> Result<Arc<dyn Disk>, CreateError> {
     let url = member.url.clone();
     let connect = |right| {
-        member::connect(&url, right, COPY_PATIENCE)
+        let connected = surroundings.connector.connect(&url, right, COPY_PATIENCE);
+        connected
             .map_err(|error| CreateError::Member { url: url.clone(), reason: error.to_string() })
     };
     // Nobody is kept out of a disk that is not going to be ours.

@@ -15,13 +15,12 @@
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::{Disk, DiskError};
 use gabion_base::event::VolumeEvent;
 use gabion_base::ids::Uuid;
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{self, Mutex};
 use gabion_base::window::Window;
 use gabion_block::format::header::{Header, MEMBER_DATA_START};
 use gabion_block::growth;
@@ -31,7 +30,8 @@ use gabion_block::record::{Layout, Member, Record};
 use gabion_block::spread::Linear;
 
 use crate::assembly::Assembly;
-use crate::keeper::{Behind, Keeper, Looked};
+use crate::keeper::{Behind, Keeper};
+use crate::look::Looked;
 use crate::member::{self, Head};
 use crate::mirror_disk::{MirrorDisk, Recorded};
 use crate::register::RegisterError;
@@ -75,7 +75,7 @@ impl Keeper {
             }
             keeper.growing.busy.store(false, Ordering::Release);
         };
-        if thread::Builder::new().name("volume growth".into()).spawn(work).is_err() {
+        if sync::spawn("volume growth", work).is_err() {
             // It is tried again when the record is next looked at.
             self.growing.busy.store(false, Ordering::Release);
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::event::{BlockEvent, Event, MemberEvent, ResyncEvent, VolumeEvent};
@@ -19,20 +18,12 @@ use gabion_block::wishes;
 
 use crate::assembly::{Assembly, Devices};
 use crate::growth::Growing;
-use crate::member::{self, Head, MemberError, Right};
+use crate::look::Looked;
+use crate::member::{self, MemberError, Right};
 use crate::mirror_disk::{Attachment, MirrorDisk, Owner, Recorded};
 use crate::register::{Register, RegisterError};
 use crate::surroundings::{COPY_PATIENCE, Surroundings};
 use crate::volume::{take_states, wanted_members};
-
-/// What was found at the places of members.
-#[derive(Default)]
-pub(crate) struct Looked {
-    pub(crate) findings: Findings,
-    pub(crate) devices: Devices,
-    /// Why some of them cannot be used.
-    pub(crate) refusals: BTreeMap<Uuid, MemberError>,
-}
 
 /// The owner of all mirrors of a volume.
 pub(crate) struct Keeper {
@@ -146,50 +137,6 @@ impl Keeper {
         });
     }
 
-    /// Connects to members, all at once, and reads their headers.
-    pub(crate) fn look(&self, members: &[(Member, member::Patience)]) -> Looked {
-        let right = self.right();
-        let volume = self.register.record().uuid;
-        let look = |member: &Member, patience| -> Result<_, MemberError> {
-            let is_ours = |head: &Head| match head {
-                Head::Header(header) => header.volume == volume,
-                Head::Blank | Head::Broken => true,
-                Head::Other => false,
-            };
-            let (head, disk) = member::take(&member.url, &right, patience, is_ours)?;
-            if disk.blocks() < member.blocks {
-                let text = format!("{} is smaller than it was", member.url);
-                return Err(MemberError::Unreachable(text));
-            }
-            Ok((Found::from(head), disk))
-        };
-        let looked: Vec<_> = thread::scope(|scope| {
-            let look = &look;
-            let threads: Vec<_> = members
-                .iter()
-                .map(|(member, patience)| scope.spawn(move || look(member, *patience)))
-                .collect();
-            threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
-        });
-        let mut all = Looked::default();
-        for ((member, _), looked) in members.iter().zip(looked) {
-            let looked = looked.unwrap_or_else(|_| {
-                Err(MemberError::Unreachable("connecting to it has failed".to_owned()))
-            });
-            match looked {
-                Ok((found, disk)) => {
-                    all.findings.insert(member.uuid, found);
-                    all.devices.insert(member.uuid, disk);
-                }
-                Err(error) => {
-                    all.findings.insert(member.uuid, Found::Unreachable(error.to_string()));
-                    all.refusals.insert(member.uuid, error);
-                }
-            }
-        }
-        all
-    }
-
     /// Writes the record's openings into the headers of `members`.
     pub(crate) fn write_headers(
         &self,
@@ -277,6 +224,9 @@ impl Keeper {
         }
         let record = self.register.record();
         let mut on = plan.unwrap_or_else(|| told.on.clone());
+        if !opening::begin_anew(&mut on) {
+            return Err(away(&"a mirror in it has no copy that could be used"));
+        }
         let members: Vec<_> = opening::in_use(&on).into_iter().cloned().collect();
         devices.retain(|uuid, _| members.iter().any(|member| member.uuid == *uuid));
         let wanted: Vec<_> = members.iter().collect();

@@ -5,7 +5,7 @@
 //!   keeper        what stands behind the mirrors of a volume     register its record
 //!   assembly      members put together                           layout   as people write it
 //!   mirror_disk   a mirror's machine with disks, time and threads
-//!   member        where members are, and their headers
+//!   member        where members are, and their headers         look     at many at once
 //!   gate          disks that can be closed       growth   volumes that become longer
 //! ```
 //!
@@ -19,6 +19,7 @@ pub mod gate;
 mod growth;
 mod keeper;
 pub mod layout;
+mod look;
 pub mod member;
 pub mod mirror_disk;
 pub mod register;

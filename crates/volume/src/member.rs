@@ -77,8 +77,39 @@ pub struct Patience {
     pub lost: Duration,
 }
 
-/// Connects to a member, keeping out whoever has a lower fence.
-pub fn connect(
+/// How members are reached.
+pub trait Connector: Send + Sync {
+    /// Connects to what is at `url`, keeping out whoever has a lower fence; nobody without a right.
+    fn connect(
+        &self,
+        url: &str,
+        right: Option<&Right>,
+        patience: Patience,
+    ) -> Result<Arc<dyn Disk>, MemberError>;
+
+    /// The newest fence that whoever serves a member knows of; 0 if it knows of none.
+    fn fence_of(&self, url: &str, patience: Patience) -> Result<u64, MemberError>;
+}
+
+/// Paths of this machine, and exports of NBD servers.
+pub struct Outside;
+
+impl Connector for Outside {
+    fn connect(
+        &self,
+        url: &str,
+        right: Option<&Right>,
+        patience: Patience,
+    ) -> Result<Arc<dyn Disk>, MemberError> {
+        connect(url, right, patience)
+    }
+
+    fn fence_of(&self, url: &str, patience: Patience) -> Result<u64, MemberError> {
+        fence_of(url, patience)
+    }
+}
+
+fn connect(
     url: &str,
     right: Option<&Right>,
     patience: Patience,
@@ -141,6 +172,7 @@ pub enum Head {
 /// Connects to a member for writing, if what it holds is wanted. Who has something else there is
 /// not kept out of it: that is looked at before anything is taken.
 pub(crate) fn take(
+    connector: &dyn Connector,
     url: &str,
     right: &Right,
     patience: Patience,
@@ -159,8 +191,8 @@ pub(crate) fn take(
             }
         }
     };
-    look(&*connect(url, None, patience)?)?;
-    let disk = connect(url, Some(right), patience)?;
+    look(&*connector.connect(url, None, patience)?)?;
+    let disk = connector.connect(url, Some(right), patience)?;
     // Somebody may have come between.
     Ok((look(&*disk)?, disk))
 }
@@ -207,8 +239,7 @@ pub fn length_of(url: &str) -> Result<u64, MemberError> {
     Ok(connect(url, None, COPY_PATIENCE)?.blocks())
 }
 
-/// The newest fence that whoever serves a member knows of; 0 if it knows of none.
-pub fn fence_of(url: &str, patience: Patience) -> Result<u64, MemberError> {
+fn fence_of(url: &str, patience: Patience) -> Result<u64, MemberError> {
     let Location::Export(uri) = url.parse().map_err(unreachable)? else { return Ok(0) };
     let mut options = ClientOptions::default();
     (options.deadline, options.lost_patience) = (patience.deadline, patience.lost);

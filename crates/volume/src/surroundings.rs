@@ -7,11 +7,13 @@ use gabion_base::event::Sink;
 use gabion_block::coordinator::Coordinator;
 use gabion_block::mirror::Options;
 
-use crate::member::Patience;
+use crate::member::{Connector, Patience};
 
 /// Where a volume is opened.
 #[derive(Clone)]
 pub struct Surroundings {
+    /// Reaches the members.
+    pub connector: Arc<dyn Connector>,
     /// Keeps the records.
     pub coordinator: Arc<dyn Coordinator>,
     /// Takes the events.

@@ -17,15 +17,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
 use gabion_base::event::{ResyncEvent, VolumeEvent};
 use gabion_base::ids::{BlockAddr, Uuid};
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{self, Mutex, now};
 use gabion_block::coordinator::{Claim, CoordinatorError};
 use gabion_block::copies::CopyIndex;
 use gabion_block::epoch::{Epoch, Opening, holder, remember};
@@ -37,7 +36,8 @@ use gabion_block::wishes;
 use thiserror::Error;
 
 use crate::assembly::Assembly;
-use crate::keeper::{Behind, Keeper, Looked};
+use crate::keeper::{Behind, Keeper};
+use crate::look::Looked;
 use crate::member::{MemberError, Patience};
 use crate::mirror_disk::MirrorDisk;
 use crate::register::{self, Register, RegisterError};
@@ -146,11 +146,11 @@ impl Volume {
             root: Arc::downgrade(&root),
             ended: Arc::clone(&ended),
             compare: keeper.register.record().compare,
-            told: Instant::now(),
+            told: now(),
             claim,
             is_claim_lost: false,
         };
-        thread::Builder::new().name("volume watcher".into()).spawn(move || watcher.run())?;
+        sync::spawn("volume watcher", move || watcher.run())?;
         Ok(Self { root, keeper, ended, _claim: held })
     }
 
@@ -375,7 +375,7 @@ struct Watcher {
     /// How often a comparison had been asked for.
     compare: u64,
     /// When progress was last told.
-    told: Instant,
+    told: Duration,
     /// Nothing, once the volume is at its end.
     claim: SharedClaim,
     is_claim_lost: bool,
@@ -403,10 +403,10 @@ impl Watcher {
                         drop(claim);
                         return;
                     }
-                    Err(_) => thread::sleep(WATCH),
+                    Err(_) => sync::sleep(WATCH),
                 },
                 // Who asks at once again would only keep a processor busy.
-                Err(_) => thread::sleep(WATCH),
+                Err(_) => sync::sleep(WATCH),
             }
             self.see_to_claim();
             self.tell_progress();
@@ -457,10 +457,10 @@ impl Watcher {
     }
 
     fn tell_progress(&mut self) {
-        if self.told.elapsed() < PROGRESS {
+        if now() - self.told < PROGRESS {
             return;
         }
-        self.told = Instant::now();
+        self.told = now();
         let totals = self.keeper.catching_up.lock().clone();
         self.each(|mirror| {
             for (number, copy) in mirror.status().iter().enumerate() {

@@ -2,10 +2,10 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Lets one of its threads run at a time. Every method is called by the thread that runs, and
 /// returns when it is that thread's turn again.
@@ -18,6 +18,9 @@ pub trait Scheduler: Send + Sync {
 
     /// Waits until somebody wakes who waits at `place`, or for `patience`. Whether somebody did.
     fn wait(&self, place: usize, patience: Option<Duration>) -> bool;
+
+    /// The time, from any moment on.
+    fn now(&self) -> Duration;
 
     /// Wakes one who waits at `place`.
     fn wake_one(&self, place: usize);
@@ -70,6 +73,21 @@ pub(super) fn until_there<G>(mut attempt: impl FnMut() -> Option<G>) -> Option<G
             scheduler.contended();
         }
     })
+}
+
+/// The time, counted from some moment before: what a scheduler says, or else the system.
+pub fn now() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    with_own(|scheduler| scheduler.now())
+        .unwrap_or_else(|| START.get_or_init(Instant::now).elapsed())
+}
+
+/// Does nothing for a while.
+pub fn sleep(patience: Duration) {
+    // Nobody is woken where no address is.
+    if with_own(|scheduler| scheduler.wait(0, Some(patience))).is_none() {
+        thread::sleep(patience);
+    }
 }
 
 /// Starts a thread that nobody waits for.

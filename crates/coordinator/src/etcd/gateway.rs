@@ -2,22 +2,26 @@
 //!
 //! etcd's JSON follows protobuf's rules: bytes are base64, 64-bit numbers are strings, and what is
 //! zero or empty is left out.
+//!
+//! Who has a name and a password gets a token for them, and says it with each question. Etcd
+//! forgets tokens, after some minutes and when it is started: then there is another one.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use gabion_base::sync::Mutex;
 use serde_json::{Value, json};
 use ureq::http::StatusCode;
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-/// The port that etcd serves clients at, if none is given.
-const PORT: u16 = 2379;
-/// Endpoints of one cluster.
-const ENDPOINTS_MAX: usize = 16;
+use super::address::{Address, Credentials};
+
 /// The longest answer that is read, in bytes: a list of many thousand volumes.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// The pause between two rounds.
@@ -34,6 +38,10 @@ pub(super) struct Gateway {
     /// The endpoint that has answered last.
     first: AtomicUsize,
     agent: Agent,
+    scheme: &'static str,
+    credentials: Option<Credentials>,
+    /// What etcd has given for them last.
+    token: Mutex<Option<String>>,
 }
 
 /// What etcd says.
@@ -57,23 +65,26 @@ enum Kind {
     Unclear,
     /// It makes no sense to etcd, whoever is asked.
     Final,
+    /// Etcd does not know the token, and has done nothing.
+    Token,
 }
 
 impl Gateway {
     pub(super) fn new(text: &str) -> Result<Self, String> {
-        let endpoints = text.split(',').map(endpoint).collect::<Result<Vec<_>, _>>()?;
-        if endpoints.len() > ENDPOINTS_MAX {
-            return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
-        }
+        let Address { name, endpoints, credentials, certificates } = Address::parse(text)?;
         // Never over a proxy: what the environment names is for the web.
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
-            .build()
-            .new_agent();
-        let name = format!("etcd://{text}");
-        Ok(Self { name, endpoints, first: AtomicUsize::new(0), agent })
+            .https_only(certificates.is_some());
+        let (config, scheme) = match &certificates {
+            Some(folder) => (config.tls_config(encryption(folder)?), "https"),
+            None => (config, "http"),
+        };
+        let agent = config.build().new_agent();
+        let (first, token) = (AtomicUsize::new(0), Mutex::default());
+        Ok(Self { name, endpoints, first, agent, scheme, credentials, token })
     }
 
     /// Asks one endpoint after the other, in rounds, until one answers or `deadline` is over.
@@ -97,7 +108,7 @@ impl Gateway {
                 let index = (first + step) % count;
                 // One that is silent leaves time for those after it.
                 let share = (left / (count - step) as u32).max(TRY_MIN);
-                let failed = match self.post(index, path, &body, share).and_then(read) {
+                let failed = match self.try_one(index, path, &body, share) {
                     Ok(value) => {
                         self.first.store(index, Ordering::Relaxed);
                         return Ok(Answer { value, is_repeated });
@@ -106,7 +117,7 @@ impl Gateway {
                 };
                 is_repeated |= failed.kind == Kind::Unclear;
                 reason = format!("{}: {}", self.endpoints[index], failed.reason);
-                if failed.kind == Kind::Final {
+                if matches!(failed.kind, Kind::Final | Kind::Token) {
                     return Err(reason);
                 }
             }
@@ -115,12 +126,69 @@ impl Gateway {
         }
     }
 
+    /// Asks one endpoint; once more if the token was too old.
+    fn try_one(
+        &self,
+        index: usize,
+        path: &str,
+        body: &str,
+        patience: Duration,
+    ) -> Result<Value, Failed> {
+        let end = Instant::now() + patience;
+        let left = || end.saturating_duration_since(Instant::now()).max(TRY_MIN);
+        let Some(credentials) = &self.credentials else {
+            return self.post(index, path, body, patience, None).and_then(read);
+        };
+        for attempt in 0..2 {
+            let known = self.token.lock().clone();
+            let token = match known {
+                Some(token) => token,
+                None => self.authenticate(index, credentials, left())?,
+            };
+            let answer = self.post(index, path, body, left(), Some(&token)).and_then(read);
+            match answer {
+                Err(Failed { kind: Kind::Token, .. }) if attempt == 0 => {
+                    let mut known = self.token.lock();
+                    if known.as_ref() == Some(&token) {
+                        *known = None;
+                    }
+                }
+                answer => return answer,
+            }
+        }
+        unreachable!("the second attempt ends it")
+    }
+
+    fn authenticate(
+        &self,
+        index: usize,
+        credentials: &Credentials,
+        patience: Duration,
+    ) -> Result<String, Failed> {
+        let Credentials { user, password } = credentials;
+        let body = json!({ "name": user, "password": password }).to_string();
+        let path = "auth/authenticate";
+        let answer = self.post(index, path, &body, patience, None).and_then(read);
+        let unheard = |failed: Failed| match failed.kind {
+            // Nothing has been asked yet.
+            Kind::Unclear => Failed { kind: Kind::Unheard, ..failed },
+            _ => failed,
+        };
+        let answer = answer.map_err(unheard)?;
+        let Some(token) = answer["token"].as_str() else {
+            return Err(Failed { reason: "no token came".to_owned(), kind: Kind::Final });
+        };
+        *self.token.lock() = Some(token.to_owned());
+        Ok(token.to_owned())
+    }
+
     /// Waits until `key` is changed by revision `from` or a later one, or `patience` is over.
     pub(super) fn watch(&self, key: &str, from: u64, patience: Duration) -> Result<(), String> {
         let create = json!({ "key": key, "start_revision": from.to_string() });
         let body = json!({ "create_request": create }).to_string();
         let index = self.first.load(Ordering::Relaxed);
-        let response = match self.post(index, "watch", &body, patience) {
+        let token = self.token.lock().clone();
+        let response = match self.post(index, "watch", &body, patience, token.as_deref()) {
             Ok(response) => response,
             Err(failed) => return Err(failed.reason),
         };
@@ -150,9 +218,13 @@ impl Gateway {
         path: &str,
         body: &str,
         patience: Duration,
+        token: Option<&str>,
     ) -> Result<ureq::http::Response<Body>, Failed> {
-        let url = format!("http://{}/v3/{path}", self.endpoints[index]);
-        let request = self.agent.post(url).config().timeout_global(Some(patience)).build();
+        let url = format!("{}://{}/v3/{path}", self.scheme, self.endpoints[index]);
+        let mut request = self.agent.post(url).config().timeout_global(Some(patience)).build();
+        if let Some(token) = token {
+            request = request.header("Authorization", token);
+        }
         request.content_type("application/json").send(body).map_err(|error| {
             let refused =
                 |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
@@ -178,28 +250,41 @@ fn read(mut response: ureq::http::Response<Body>) -> Result<Value, Failed> {
     }
     let said = value.ok().and_then(|value| value["error"].as_str().map(str::to_owned));
     let reason = format!("{status}: {}", said.unwrap_or_default());
+    // The rights of users have changed since the token was given, or etcd was started since.
+    let is_token = status == StatusCode::UNAUTHORIZED || reason.contains("auth: revision");
     // Etcd's other errors pass: no leader, too many requests, a deadline of its own.
-    let is_final = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED];
-    let kind = if is_final.contains(&status) { Kind::Final } else { Kind::Unclear };
+    let is_final = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::FORBIDDEN];
+    let kind = match status {
+        _ if is_token => Kind::Token,
+        status if is_final.contains(&status) => Kind::Final,
+        _ => Kind::Unclear,
+    };
     Err(Failed { reason, kind })
 }
 
-/// `HOST:PORT` from a text whose port may be missing.
-fn endpoint(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is not HOST:PORT");
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-    if !text.bytes().all(allowed) {
-        return Err(wrong());
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
-        _ => (text, PORT),
+/// What encrypts, by the files in `folder`.
+fn encryption(folder: &Path) -> Result<TlsConfig, String> {
+    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
+    let certificates = |path: &Path| -> Result<Vec<Certificate<'static>>, String> {
+        let found = gabion_tls::pem_certificates(path).map_err(|error| error.to_string())?;
+        Ok(found.iter().map(|der| Certificate::from_der(der).to_owned()).collect())
     };
-    let is_bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
-    if host.is_empty() || (host.contains([':', '[', ']']) && !is_bracketed) {
-        return Err(wrong());
-    }
-    Ok(format!("{host}:{port}"))
+    let roots = certificates(&folder.join(gabion_tls::AUTHORITY))?;
+    let certificate = folder.join(gabion_tls::CERTIFICATE);
+    let own = match certificate.exists() {
+        true => {
+            let path = folder.join(gabion_tls::KEY);
+            let key = std::fs::read(&path).map_err(|error| unusable(&error))?;
+            let key = PrivateKey::from_pem(&key).map_err(|error| unusable(&error))?;
+            Some(ClientCert::new_with_certs(&certificates(&certificate)?, key))
+        }
+        false => None,
+    };
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .client_cert(own)
+        .unversioned_rustls_crypto_provider(gabion_tls::provider())
+        .build())
 }
 
 /// Text as etcd's JSON has bytes.
@@ -220,22 +305,6 @@ pub(super) fn number(value: &Value) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endpoints_have_a_host_and_may_have_a_port() {
-        for (text, wanted) in [
-            ("a", "a:2379"),
-            ("a.example:1", "a.example:1"),
-            ("[::1]", "[::1]:2379"),
-            ("[::1]:7", "[::1]:7"),
-            ("127.0.0.1:65535", "127.0.0.1:65535"),
-        ] {
-            assert_eq!(endpoint(text).as_deref(), Ok(wanted));
-        }
-        for wrong in ["", ":1", "a:", "a:65536", "::1", "a/b", "me@a", "a b", "[]:1", "[::1"] {
-            assert!(endpoint(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn etcd_writes_numbers_as_text_and_bytes_as_base64() {

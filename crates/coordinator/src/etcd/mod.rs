@@ -5,8 +5,8 @@
 //! /gabion/claims/NAME     who holds the claim; the key goes with the holder's lease
 //! ```
 //!
-//! - Spoken is etcd's own JSON gateway over plain HTTP (etcd 3.4 and later): a client of the gRPC
-//!   interface needs a protobuf compiler to be built and an async runtime to be run.
+//! - Spoken is etcd's own JSON gateway over HTTP or HTTPS (etcd 3.4 and later): a client of the
+//!   gRPC interface needs a protobuf compiler to be built and an async runtime to be run.
 //! - Several endpoints are tried in turn, in rounds, until the deadline of the call is over: while
 //!   etcd elects a leader or is restarted, a call takes longer instead of failing.
 //! - A transaction may have happened although its answer was lost. It is tried again, and if it
@@ -14,9 +14,11 @@
 //! - Reads go through etcd's consensus (they are not `serializable`), so that each sees every
 //!   replacement that was acknowledged before.
 //!
-//! Deliberately absent: TLS and passwords. Whoever reaches etcd can change records, so it belongs
-//! into a network that can be trusted.
+//! Without `etcds://` and a password whoever reaches etcd can change records, so that it belongs
+//! into a network that can be trusted. Deliberately absent: users by their certificates, which etcd
+//! does not have at its JSON gateway.
 
+mod address;
 mod claim;
 mod gateway;
 
@@ -68,9 +70,10 @@ struct Kept {
 }
 
 impl Etcd {
-    /// Asks etcd at `endpoints`, `HOST[:PORT][,HOST[:PORT]]...`; says what is wrong with that text.
-    pub fn new(endpoints: &str, patience: Patience) -> Result<Self, String> {
-        let gateway = Arc::new(Gateway::new(endpoints)?);
+    /// Asks etcd at `url`, `etcd://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]]...`, or `etcds://`
+    /// with encryption; says what is wrong with that text, or with the files that it names.
+    pub fn new(url: &str, patience: Patience) -> Result<Self, String> {
+        let gateway = Arc::new(Gateway::new(url)?);
         Ok(Self { gateway, patience })
     }
 

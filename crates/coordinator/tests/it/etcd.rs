@@ -1,14 +1,13 @@
 //! etcd with bad networks, lost answers and crashes.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_block::coordinator::{Coordinator, CoordinatorError, Revision};
 use gabion_coordinator::{Etcd, Patience};
 
-use crate::etcd_server::{EtcdServer, coordinator_at, free_port};
+use crate::etcd_server::{EtcdServer, PATIENCE, coordinator_at, free_port};
 use crate::relay::{Relay, Way};
 
 #[test]
@@ -18,7 +17,7 @@ fn the_next_endpoint_is_asked_when_one_fails() {
     silent.set(Way::Silent);
     let coordinator = Etcd::new(
         &format!(
-            "127.0.0.1:{},127.0.0.1:{},127.0.0.1:{}",
+            "etcd://127.0.0.1:{},127.0.0.1:{},127.0.0.1:{}",
             free_port(),
             silent.port(),
             server.port()
@@ -40,7 +39,7 @@ fn a_call_to_nobody_ends_with_its_deadline() {
     let silent = Relay::to(EtcdServer::start().port());
     silent.set(Way::Silent);
     for port in [free_port(), silent.port()] {
-        let coordinator = Etcd::new(&format!("127.0.0.1:{port}"), patience).unwrap();
+        let coordinator = Etcd::new(&format!("etcd://127.0.0.1:{port}"), patience).unwrap();
         let started = Instant::now();
         let Err(CoordinatorError::Unavailable { coordinator, reason }) = coordinator.read("tank")
         else {
@@ -138,14 +137,99 @@ fn what_others_wrote_there_is_strange_and_not_a_record() {
     let coordinator = server.coordinator();
     // The key and the bytes ff fe.
     let body = r#"{"key":"L2dhYmlvbi92b2x1bWVzL3Rhbms=","value":"//4="}"#;
-    let length = body.len();
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-    write!(stream, "POST /v3/kv/put HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains(" 200 OK"), "{answer}");
+    let (status, said) = server.post("kv/put", body, "");
+    assert!(status.contains(" 200 OK"), "{said}");
     let Err(CoordinatorError::Strange { volume, .. }) = coordinator.read("tank") else {
         panic!("it is no text")
     };
     assert_eq!(volume, "tank");
+}
+
+/// How a coordinator fails that is asked for a record.
+fn refusal(url: &str) -> String {
+    let patience = Patience { call: Duration::from_millis(700), lease_seconds: 3 };
+    Etcd::new(url, patience).unwrap().read("tank").unwrap_err().to_string()
+}
+
+/// What is to be done with a coordinator, all of it.
+fn exercise(coordinator: &Etcd) {
+    let first = coordinator.replace("tank", Revision::ABSENT, "a").unwrap();
+    let claim = coordinator.claim("tank", "me").unwrap();
+    thread::scope(|scope| {
+        let patience = Duration::from_secs(20);
+        let changed = scope.spawn(move || coordinator.changed("tank", first, patience).unwrap());
+        let second = coordinator.replace("tank", first, "b").unwrap();
+        let seen = changed.join().unwrap().unwrap();
+        assert_eq!((seen.revision, &*seen.text), (second, "b"));
+    });
+    assert!(claim.is_held());
+    assert_eq!(coordinator.holder("tank").unwrap().as_deref(), Some("me"));
+    drop(claim);
+    assert_eq!(coordinator.volumes().unwrap(), ["tank"]);
+}
+
+#[test]
+fn an_encrypted_etcd_is_asked_by_who_has_a_certificate() {
+    let server = EtcdServer::start_encrypted();
+    let url = server.encrypted_url();
+    exercise(&Etcd::new(&url, PATIENCE).unwrap());
+    refusal(&format!("etcd://localhost:{}", server.port()));
+    // Another name than the certificate's.
+    let folder = server.certificates();
+    let folder = folder.display();
+    let other = format!("etcds://[::ffff:127.0.0.1]:{}?tls-certificates={folder}", server.port());
+    let error = refusal(&other);
+    assert!(error.contains("certificate"), "{error}");
+    fs::remove_file(server.certificates().join("client-cert.pem")).unwrap();
+    refusal(&url);
+    fs::remove_file(server.certificates().join("ca-cert.pem")).unwrap();
+    let error = Etcd::new(&url, PATIENCE).unwrap_err();
+    assert!(error.contains("ca-cert.pem"), "{error}");
+}
+
+#[test]
+fn an_etcd_with_passwords_is_asked_by_its_users() {
+    let mut server = EtcdServer::start();
+    let ask = |server: &EtcdServer, path: &str, body: &str, token: &str| {
+        let (status, said) = server.post(path, body, token);
+        assert!(status.contains(" 200 OK"), "{path}: {status}, {said}");
+        said
+    };
+    // All keys that begin with "/gabion/".
+    let right = r#"{"name":"gabion","perm":{"permType":2,"key":"L2dhYmlvbi8=",
+        "range_end":"L2dhYmlvbjA="}}"#;
+    for (path, body) in [
+        ("auth/user/add", r#"{"name":"root","password":"secret"}"#),
+        ("auth/user/grant", r#"{"user":"root","role":"root"}"#),
+        ("auth/role/add", r#"{"name":"gabion"}"#),
+        ("auth/role/grant", right),
+        ("auth/user/add", r#"{"name":"gabion","password":"p@ss"}"#),
+        ("auth/user/grant", r#"{"user":"gabion","role":"gabion"}"#),
+        ("auth/user/add", r#"{"name":"other","password":"x"}"#),
+        ("auth/enable", "{}"),
+    ] {
+        ask(&server, path, body, "");
+    }
+    let place = format!("127.0.0.1:{}", server.port());
+    let file = server.folder().join("password");
+    fs::write(&file, "p@ss\n").unwrap();
+    let url = format!("etcd://gabion@{place}?password-file={}", file.display());
+    let coordinator = Etcd::new(&url, PATIENCE).unwrap();
+    exercise(&coordinator);
+    for (who, reason) in [("", "user name"), ("gabion:no@", "invalid"), ("other:x@", "denied")] {
+        let error = refusal(&format!("etcd://{who}{place}"));
+        assert!(error.contains(reason), "{who} {error}");
+        assert!(!error.contains("no@"), "{error}");
+    }
+    // What is changed about users makes all tokens old.
+    let root = ask(&server, "auth/authenticate", r#"{"name":"root","password":"secret"}"#, "");
+    let token = root.split("\"token\":\"").nth(1).unwrap().split('"').next().unwrap();
+    ask(&server, "auth/user/add", r#"{"name":"third","password":"x"}"#, token);
+    assert_eq!(coordinator.read("tank").unwrap().unwrap().text, "b");
+    // A start makes etcd forget them.
+    server.kill();
+    server.resume_unseen();
+    assert_eq!(coordinator.read("tank").unwrap().unwrap().text, "b");
+    let claim = coordinator.claim("tank", "me").unwrap();
+    assert!(claim.is_held());
 }

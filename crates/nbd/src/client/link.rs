@@ -14,6 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::handshake::{self, NoConnection, Terms};
 use super::replies::{Answer, Answers, Asked};
+use super::table::Pending;
 use super::{ClientOptions, Connected, Link, Shared};
 use crate::address::Uri;
 use crate::stream::{Stream, is_timeout};
@@ -209,9 +210,12 @@ fn land(shared: &Shared, cookie: u64, answer: Answer) {
     let (pending, outcome) = match answer {
         Answer::Done(blocks) => {
             let pending = state.table.succeed(cookie);
-            let frees = pending.as_ref().is_some_and(|p| matches!(p.request, DiskRequest::Flush));
+            let is_flush = |it: &Pending| matches!(it.request, DiskRequest::Flush);
+            let frees = pending.as_ref().is_some_and(is_flush);
+            // Hardly ever: other threads wait there, too, and are not concerned.
+            let is_awaited = frees && state.waiting > 0;
             drop(state);
-            if frees {
+            if is_awaited {
                 shared.changed.notify_all();
             }
             (pending, Ok(blocks))

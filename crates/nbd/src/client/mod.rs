@@ -137,6 +137,8 @@ struct Shared {
 struct State {
     link: Link,
     table: Table,
+    /// Threads that wait for room in the log.
+    waiting: usize,
 }
 
 enum Link {
@@ -184,7 +186,7 @@ impl Client {
             options,
             bytes: AtomicU64::new(terms.bytes),
             terms,
-            state: Mutex::new(State { link, table: Table::default() }),
+            state: Mutex::new(State { link, table: Table::default(), waiting: 0 }),
             changed: Condvar::new(),
         });
         let client = Self { shared };
@@ -295,7 +297,9 @@ impl Shared {
             while !state.table.has_room() && Instant::now() < until(&state) {
                 self.flush_by_itself(&mut state);
                 let until = until(&state);
+                state.waiting += 1;
                 self.changed.wait_until(&mut state, until);
+                state.waiting -= 1;
             }
         }
         let full = is_write(&request) && !state.table.has_room();

@@ -158,6 +158,11 @@ impl Baton {
         self.state().now
     }
 
+    /// The baton of the run that this thread belongs to.
+    pub fn own() -> Arc<Self> {
+        SEAT.with_borrow(|seat| Arc::clone(&seat.as_ref().expect("it belongs to a run").baton))
+    }
+
     /// A number below `limit`, by seed.
     pub fn draw(&self, limit: u64) -> u64 {
         self.state().rng.below(limit)
@@ -466,6 +471,10 @@ impl Scheduler for Seat {
         let until = patience.and_then(|patience| state.now.checked_add(patience));
         drop(state);
         self.stand(Status::Waiting { place, until })
+    }
+
+    fn now(&self) -> Duration {
+        self.baton.now()
     }
 
     fn wake_one(&self, place: usize) {

@@ -72,6 +72,13 @@ impl World {
         }
     }
 
+    /// The power of the host that has the volume and of all members goes at this moment.
+    pub(super) fn cut_all(&mut self) {
+        let short = Duration::from_millis(10);
+        self.copies().for_each(|copy| self.begin(Fault::Power(copy), short));
+        self.crash(0);
+    }
+
     fn begin(&mut self, fault: Fault, duration: Duration) {
         self.note(format!("{fault:?} for {duration:?}"));
         match fault {

@@ -115,6 +115,11 @@ impl Judge {
         self.clock
     }
 
+    /// The latest opening.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub(super) fn opened(&mut self, epoch: u64) {
         let now = self.moment();
         (self.epoch, self.opened) = (epoch, now);

@@ -112,6 +112,11 @@ impl Member {
         Ok(())
     }
 
+    /// The newest fence.
+    pub(super) fn fence(&self) -> u64 {
+        self.granted.fence
+    }
+
     /// Whether the holder of `grant` may write.
     pub(super) fn is_granted(&self, grant: Grant) -> bool {
         self.granted == grant

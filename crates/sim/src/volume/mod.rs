@@ -24,7 +24,7 @@
 //!
 //! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
 //!
-//! Not here: more than one mirror, and several members in a copy.
+//! Not here: more than one mirror, and several members in a copy; these are in [`nested`].
 
 mod attach;
 mod client;
@@ -34,6 +34,7 @@ mod growth;
 mod host;
 mod judge;
 mod member;
+pub mod nested;
 mod opening;
 mod rot;
 mod verdict;
@@ -63,6 +64,8 @@ use self::member::{Grant, Image, Member};
 pub const HEALING_MAX: Duration = Duration::from_secs(90);
 /// Events of one trial, at most: a world that is busy without getting on is stopped.
 const EVENTS_MAX: u64 = 400_000;
+/// How long a trial lasts in which only the power goes.
+const SHORT: Duration = Duration::from_millis(900);
 /// Lines that are kept for whoever looks at a failure.
 const LOG_MAX: usize = 60;
 const MIRROR: Uuid = Uuid([0xaa; 16]);
@@ -129,6 +132,8 @@ pub struct Summary {
     pub events: u64,
     /// The epoch at the end.
     pub epoch: u64,
+    /// The power of everything has gone, as was asked for.
+    pub was_cut: bool,
     /// A sum over all that was noted, to compare two runs.
     pub digest: u64,
 }
@@ -280,28 +285,53 @@ struct World {
 /// Runs the trial of `seed`.
 pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
     let mut world = World::new(seed, sabotage);
-    while world.violation.is_none() && world.phase != Phase::Over {
-        let Some(((then, _), event)) = world.queue.pop_first() else {
-            world.violated("nothing happens any more".to_owned());
-            break;
-        };
-        world.now = then;
-        world.summary.events += 1;
-        if world.summary.events > EVENTS_MAX {
-            world.violated(format!(
-                "{EVENTS_MAX} events, and no end at {then:?}, {:?}",
-                world.phase
-            ));
-        }
-        world.happen(event);
-    }
-    match world.violation {
-        None => Ok(Summary { epoch: world.coordinator.record.epoch().0, ..world.summary }),
-        Some(violation) => Err(Failure { seed, violation, log: world.log.into() }),
-    }
+    world.schedule(Duration::from_secs(1), Event::Fault);
+    let healing = Duration::from_secs(5 + world.rng.below(20));
+    world.schedule(healing, Event::Heal);
+    world.run(seed, None)
+}
+
+/// Runs a short trial of `seed` in which nothing fails but the power of everything, host and
+/// members, after `cut_after` events. Nothing if it has fewer.
+pub fn run_until_cut(
+    seed: u64,
+    cut_after: u64,
+    sabotage: Sabotage,
+) -> Result<Option<Summary>, Failure> {
+    let mut world = World::new(seed, sabotage);
+    world.schedule(SHORT, Event::Heal);
+    let summary = world.run(seed, Some(cut_after))?;
+    Ok(summary.was_cut.then_some(summary))
 }
 
 impl World {
+    /// Runs to the end; all power goes after so many events, if nothing was healed by then.
+    fn run(mut self, seed: u64, cut_after: Option<u64>) -> Result<Summary, Failure> {
+        while self.violation.is_none() && self.phase != Phase::Over {
+            let Some(((then, _), event)) = self.queue.pop_first() else {
+                self.violated("nothing happens any more".to_owned());
+                break;
+            };
+            self.now = then;
+            self.summary.events += 1;
+            if self.summary.events > EVENTS_MAX {
+                self.violated(format!(
+                    "{EVENTS_MAX} events, and no end at {then:?}, {:?}",
+                    self.phase
+                ));
+            }
+            self.happen(event);
+            if cut_after == Some(self.summary.events) && self.phase == Phase::Breaking {
+                self.summary.was_cut = true;
+                self.cut_all();
+            }
+        }
+        match self.violation {
+            None => Ok(Summary { epoch: self.coordinator.record.epoch().0, ..self.summary }),
+            Some(violation) => Err(Failure { seed, violation, log: self.log.into() }),
+        }
+    }
+
     fn new(seed: u64, sabotage: Sabotage) -> Self {
         let mut rng = Rng::new(seed);
         let copies = 2 + [0, 0, 0, 1, 1, 1, 2, 3][rng.below(8) as usize];
@@ -351,9 +381,6 @@ impl World {
             world.write_header(&record, copy);
         }
         world.open(0);
-        world.schedule(Duration::from_secs(1), Event::Fault);
-        let healing = Duration::from_secs(5 + world.rng.below(20));
-        world.schedule(healing, Event::Heal);
         world
     }
 
@@ -361,12 +388,7 @@ impl World {
         for member in &mut self.members {
             // Some disks cannot discard.
             member.keeps_discarded = member.uuid.0[0] % 2 == 0;
-            member.forgets_zeros = self.sabotage == Sabotage::ForgottenZeros;
-            member.discards_more = self.sabotage == Sabotage::WideDiscards;
-            member.ignores_flushes = self.sabotage == Sabotage::IgnoredFlushes;
-            member.ignores_fences = self.sabotage == Sabotage::IgnoredFences;
-            member.invents_zeros = self.sabotage == Sabotage::ZerosForUnreadable;
-            member.tears_what_is_durable = self.sabotage == Sabotage::TornFlushed;
+            break_member(member, self.sabotage);
         }
     }
 
@@ -471,6 +493,16 @@ impl World {
         };
         self.schedule(wait, Event::Work { life });
     }
+}
+
+/// Has a member do wrong what is broken on purpose.
+fn break_member(member: &mut Member, sabotage: Sabotage) {
+    member.forgets_zeros = sabotage == Sabotage::ForgottenZeros;
+    member.discards_more = sabotage == Sabotage::WideDiscards;
+    member.ignores_flushes = sabotage == Sabotage::IgnoredFlushes;
+    member.ignores_fences = sabotage == Sabotage::IgnoredFences;
+    member.invents_zeros = sabotage == Sabotage::ZerosForUnreadable;
+    member.tears_what_is_durable = sabotage == Sabotage::TornFlushed;
 }
 
 fn first_record(members: &[Member], blocks: u64) -> Record {

@@ -5,5 +5,6 @@ mod cluster;
 mod engine;
 mod gabion;
 mod host;
+mod nested;
 mod toy;
 mod volume;

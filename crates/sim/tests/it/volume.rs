@@ -2,10 +2,10 @@
 
 use std::env;
 
-use gabion_sim::volume::{Sabotage, run};
+use gabion_sim::volume::{Sabotage, run, run_until_cut};
 
 /// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
-fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
+pub fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     match (number("GABION_SEED"), number("GABION_SEEDS")) {
         (Some(seed), _) => seed..=seed,
@@ -27,6 +27,26 @@ fn volumes_keep_their_promises() {
     if env::var("GABION_SEEDS").is_ok() {
         eprintln!("{events} events");
     }
+}
+
+/// At each moment of some trials, be it while the volume is opened, while somebody writes, or
+/// while nobody does.
+#[test]
+fn what_was_flushed_is_kept_wherever_the_power_goes() {
+    for seed in seeds(1) {
+        let cut_after = |events| {
+            run_until_cut(seed, events, Sabotage::Nothing)
+                .unwrap_or_else(|failure| panic!("cut after {events}: {failure}"))
+        };
+        let points = (1..).take_while(|events| cut_after(*events).is_some()).count();
+        assert!(points > 60, "seed {seed} has {points} points only");
+    }
+}
+
+#[test]
+fn flushes_that_are_ignored_are_seen_when_the_power_goes() {
+    let is_seen = |events| run_until_cut(1, events, Sabotage::IgnoredFlushes).is_err();
+    assert!((1..400).any(is_seen));
 }
 
 /// Something is broken on purpose; one of the seeds must end with one of these complaints.

@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use gabion_base::sync::now;
 use gabion_block::copies::CopyIndex;
 use gabion_block::mirror::{Input, Trust};
 
@@ -36,14 +36,14 @@ pub(super) enum Job {
 }
 
 /// Does what it is told until that is the end.
-pub(super) fn run(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
+pub(super) fn run(shared: &Arc<Shared>) {
     let mut attacher = Attacher { shared, wanted: BTreeMap::new(), closing: Vec::new() };
     loop {
-        match jobs.recv_timeout(attacher.patience()) {
-            Ok(Job::Attach(copy)) => attacher.want(copy),
-            Ok(Job::Detach(copy, gate)) => attacher.forget(copy, gate),
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => return,
+        match shared.attaches.take_within(attacher.patience()) {
+            Some(Job::Attach(copy)) => attacher.want(copy),
+            Some(Job::Detach(copy, gate)) => attacher.forget(copy, gate),
+            None => {}
+            Some(Job::End) => return,
         }
         attacher.go_on();
     }
@@ -57,7 +57,7 @@ struct Attacher<'a> {
 }
 
 struct Attempts {
-    next: Instant,
+    next: Duration,
     wait: Duration,
     /// Why the last one failed; the same reason is told once.
     reason: Option<MemberError>,
@@ -65,14 +65,14 @@ struct Attempts {
 
 impl Attacher<'_> {
     fn patience(&self) -> Duration {
-        let now = Instant::now();
+        let now = now();
         let next = self.wanted.values().map(|attempts| attempts.next).min();
-        let next = next.map_or(MAX, |next| next.saturating_duration_since(now));
+        let next = next.map_or(MAX, |next| next.saturating_sub(now));
         if self.closing.is_empty() { next } else { next.min(FIRST) }
     }
 
     fn want(&mut self, copy: CopyIndex) {
-        let attempts = Attempts { next: Instant::now(), wait: FIRST, reason: None };
+        let attempts = Attempts { next: now(), wait: FIRST, reason: None };
         self.wanted.insert(copy, attempts);
     }
 
@@ -83,7 +83,7 @@ impl Attacher<'_> {
 
     fn go_on(&mut self) {
         self.closing.retain(|(_, closed, _)| !closed.is_quiet());
-        let now = Instant::now();
+        let now = now();
         let due = self.wanted.iter().filter(|(_, attempts)| attempts.next <= now);
         let due: Vec<_> = due.map(|(copy, _)| *copy).collect();
         for copy in due {
@@ -119,7 +119,7 @@ impl Attacher<'_> {
     fn failed(&mut self, copy: CopyIndex, reason: MemberError) {
         let Some(attempts) = self.wanted.get_mut(&copy) else { return };
         attempts.wait = (attempts.wait * 2).min(MAX);
-        attempts.next = Instant::now() + attempts.wait;
+        attempts.next = now() + attempts.wait;
         if attempts.reason.as_ref() != Some(&reason) {
             self.shared.owner.not_attached(self.shared.uuid, copy, &reason);
             attempts.reason = Some(reason);

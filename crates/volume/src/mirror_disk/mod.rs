@@ -17,18 +17,17 @@ mod running;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
 use gabion_base::ids::{BlockAddr, Uuid};
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{Mutex, Queue};
 use gabion_block::copies::{COPIES_MAX, CopyIndex};
 use gabion_block::mirror::{Compared, CopyStatus, Input, Mirror, Notice, Order};
 use gabion_block::record::CopyState;
 
-use self::running::{Queues, Shared, Thread};
+use self::running::{Shared, Thread};
 use crate::member::MemberError;
 
 /// What a running mirror wants from the volume that it is part of. Calls may take some seconds.
@@ -75,8 +74,8 @@ pub struct Attachment {
 /// A mirror in use.
 pub struct MirrorDisk {
     shared: Arc<Shared>,
-    /// Until the threads are started.
-    waiting: Mutex<Option<Queues>>,
+    /// Whether the threads are started.
+    started: Mutex<bool>,
 }
 
 impl MirrorDisk {
@@ -88,15 +87,15 @@ impl MirrorDisk {
         copies: Vec<Option<Arc<dyn Disk>>>,
         owner: Arc<dyn Owner>,
     ) -> Self {
-        let (shared, queues) = Shared::new(name, uuid, mirror, copies, owner);
-        Self { shared, waiting: Mutex::new(Some(queues)) }
+        let shared = Shared::new(name, uuid, mirror, copies, owner);
+        Self { shared, started: Mutex::new(false) }
     }
 
     /// Starts the threads. They end when the mirror is dropped.
     pub fn start(&self) -> io::Result<()> {
-        match self.waiting.lock().take() {
-            Some(queues) => self.shared.start(queues),
-            None => Ok(()),
+        match std::mem::replace(&mut *self.started.lock(), true) {
+            false => self.shared.start(),
+            true => Ok(()),
         }
     }
 
@@ -206,13 +205,12 @@ impl Disk for MirrorDisk {
         assert!(copy < COPIES_MAX && bad.len() == BLOCK_SIZE, "copy {copy}, {} B", bad.len());
         let bad = BlockSlice::new(Blocks::from_bytes(bad));
         let outcome = self.shared.request(|state, id| {
-            let (sender, receiver) = mpsc::channel();
-            state.repairs.insert(id, sender);
+            let answer = Arc::new(Queue::default());
+            state.repairs.insert(id, Arc::clone(&answer));
             let copy = CopyIndex(copy as u8);
-            (Input::RepairCopy { id, copy, addr, bad, good }, receiver)
+            (Input::RepairCopy { id, copy, addr, bad, good }, answer)
         });
-        // If the mirror is closed meanwhile nobody is going to answer.
-        let outcome = outcome.recv().unwrap_or(Ok(Repair::Changed));
+        let outcome = outcome.take();
         if let Ok(Repair::Repaired) = outcome {
             self.shared.owner.repaired(self.shared.uuid, CopyIndex(copy as u8), addr);
         }

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gabion_base::disk::{Completion, Disk, DiskError, DiskRequest, DiskResult, Repair};
 use gabion_base::ids::{BlockAddr, Uuid};
-use gabion_base::sync::{Condvar, Mutex, MutexGuard};
+use gabion_base::sync::{Condvar, Mutex, MutexGuard, Queue, now, spawn};
 use gabion_block::mirror::{Input, Mirror, Notice, Output, RequestId, Sent};
 use gabion_block::record::CopyState;
 
@@ -23,13 +21,6 @@ const REQUESTS_MAX: usize = 512;
 /// How long settling may take before the rest is left for the next opening.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the threads wait for.
-pub(super) struct Queues {
-    sends: Receiver<Option<Outgoing>>,
-    words: Receiver<Option<Word>>,
-    attaches: Receiver<attacher::Job>,
-}
-
 /// All that the threads of a mirror have in common.
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
@@ -38,16 +29,16 @@ pub(super) struct Shared {
     blocks: AtomicU64,
     pub(super) owner: Arc<dyn Owner>,
     pub(super) state: Mutex<State>,
-    start: Instant,
+    start: Duration,
     /// A request has ended.
     room: Condvar,
     /// There may be something to wait for.
     clock: Condvar,
     /// `None` ends the thread; so in the next. What is in the queues follows from requests, whose
     /// number is bounded, and from what the machine has under way.
-    sends: Sender<Option<Outgoing>>,
-    words: Sender<Option<Word>>,
-    attaches: Sender<attacher::Job>,
+    sends: Queue<Option<Outgoing>>,
+    words: Queue<Option<Word>>,
+    pub(super) attaches: Queue<attacher::Job>,
 }
 
 /// What is behind the lock.
@@ -56,13 +47,12 @@ pub(super) struct State {
     /// Those of connected copies.
     pub(super) gates: Vec<Option<Arc<Gate>>>,
     pub(super) requests: BTreeMap<RequestId, Completion>,
-    pub(super) repairs: BTreeMap<RequestId, Sender<Result<Repair, DiskError>>>,
+    pub(super) repairs: BTreeMap<RequestId, Arc<Queue<Result<Repair, DiskError>>>>,
     next_request: u64,
+    /// Whether the clock's thread waits without an end, as there was nothing to wait for.
+    clock_rests: bool,
     pub(super) closed: bool,
 }
-
-/// What a thread does.
-type Body = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 
 /// Something to be sent, to a copy that is connected or not.
 struct Outgoing {
@@ -95,10 +85,7 @@ impl Shared {
         mirror: Mirror,
         copies: Vec<Option<Arc<dyn Disk>>>,
         owner: Arc<dyn Owner>,
-    ) -> (Arc<Self>, Queues) {
-        let (sends, sends_receiver) = mpsc::channel();
-        let (words, words_receiver) = mpsc::channel();
-        let (attaches, attaches_receiver) = mpsc::channel();
+    ) -> Arc<Self> {
         let gate = |copy: Option<Arc<dyn Disk>>| copy.map(|disk| Arc::new(Gate::new(disk)));
         let blocks = AtomicU64::new(mirror.blocks());
         let state = State {
@@ -107,6 +94,7 @@ impl Shared {
             requests: BTreeMap::new(),
             repairs: BTreeMap::new(),
             next_request: 0,
+            clock_rests: false,
             closed: false,
         };
         let shared = Self {
@@ -115,16 +103,14 @@ impl Shared {
             blocks,
             owner,
             state: Mutex::new(state),
-            start: Instant::now(),
+            start: now(),
             room: Condvar::new(),
             clock: Condvar::new(),
-            sends,
-            words,
-            attaches,
+            sends: Queue::default(),
+            words: Queue::default(),
+            attaches: Queue::default(),
         };
-        let queues =
-            Queues { sends: sends_receiver, words: words_receiver, attaches: attaches_receiver };
-        (Arc::new(shared), queues)
+        Arc::new(shared)
     }
 
     /// Blocks that can be used.
@@ -133,17 +119,15 @@ impl Shared {
     }
 
     /// Starts the threads.
-    pub(super) fn start(self: &Arc<Self>, queues: Queues) -> io::Result<()> {
-        let Queues { sends, words, attaches } = queues;
-        let start = |name: &str, run: Body| {
+    pub(super) fn start(self: &Arc<Self>) -> io::Result<()> {
+        let start = |name: &str, run: fn(&Arc<Self>)| {
             let shared = Arc::clone(self);
-            let thread = thread::Builder::new().name(name.into());
-            thread.spawn(move || run(&shared)).map(drop)
+            spawn(name, move || run(&shared))
         };
-        start("mirror sender", Box::new(move |shared| shared.run_sender(&sends)))?;
-        start("mirror recorder", Box::new(move |shared| shared.run_recorder(&words)))?;
-        start("mirror attacher", Box::new(move |shared| attacher::run(shared, &attaches)))?;
-        start("mirror clock", Box::new(|shared| shared.run_clock()))?;
+        start("mirror sender", Self::run_sender)?;
+        start("mirror recorder", Self::run_recorder)?;
+        start("mirror attacher", attacher::run)?;
+        start("mirror clock", Self::run_clock)?;
         self.feed(Input::Tick, Thread::Own);
         Ok(())
     }
@@ -167,11 +151,11 @@ impl Shared {
 
     /// Waits until nothing is under way and nothing is left to be noted on the copies.
     pub(super) fn settle(&self) {
-        let deadline = Instant::now() + SETTLE_PATIENCE;
+        let deadline = now() + SETTLE_PATIENCE;
         let mut state = self.state.lock();
         state.mirror.settle_soon();
         self.clock.notify_all();
-        while !state.mirror.is_settled() && Instant::now() < deadline {
+        while !state.mirror.is_settled() && now() < deadline {
             self.room.wait_for(&mut state, Duration::from_millis(20));
         }
     }
@@ -183,15 +167,16 @@ impl Shared {
         // Here, and not on the thread of some copy, which would wait for itself.
         let gates = std::mem::take(&mut state.gates);
         let requests = std::mem::take(&mut state.requests);
+        let repairs = std::mem::take(&mut state.repairs);
         drop(state);
         self.clock.notify_all();
-        // Threads that were never started do not listen.
-        let _ = self.sends.send(None);
-        let _ = self.words.send(None);
-        let _ = self.attaches.send(attacher::Job::End);
+        self.sends.put(None);
+        self.words.put(None);
+        self.attaches.put(attacher::Job::End);
         for gate in gates.iter().flatten() {
             gate.close();
         }
+        repairs.values().for_each(|waiter| waiter.put(Ok(Repair::Changed)));
         for (_, completion) in requests {
             let error = not_connected(Arc::clone(&self.name), "request", BlockAddr(0));
             completion.complete(Err(error));
@@ -213,8 +198,7 @@ impl Shared {
         if state.closed {
             return;
         }
-        let was_resting = state.mirror.poll_timeout().is_none();
-        state.mirror.handle(self.start.elapsed(), input);
+        state.mirror.handle(now() - self.start, input);
         self.blocks.store(state.mirror.blocks(), Ordering::Release);
         let mut sends = Vec::new();
         let mut completed: Vec<(Completion, DiskResult)> = Vec::new();
@@ -229,24 +213,22 @@ impl Shared {
                 }
                 Output::Repaired { id, result } => {
                     if let Some(waiter) = state.repairs.remove(&id) {
-                        // Whoever asked may be gone.
-                        let _ = waiter.send(result);
+                        waiter.put(result);
                     }
                 }
-                // The threads end before their queues do.
-                Output::Record(states) => drop(self.words.send(Some(Word::Record(states)))),
-                Output::RecordLength(blocks) => {
-                    drop(self.words.send(Some(Word::Length(blocks))));
-                }
-                Output::Notice(notice) => drop(self.words.send(Some(Word::Notice(notice)))),
-                Output::Attach(copy) => drop(self.attaches.send(attacher::Job::Attach(copy))),
+                Output::Record(states) => self.words.put(Some(Word::Record(states))),
+                Output::RecordLength(blocks) => self.words.put(Some(Word::Length(blocks))),
+                Output::Notice(notice) => self.words.put(Some(Word::Notice(notice))),
+                Output::Attach(copy) => self.attaches.put(attacher::Job::Attach(copy)),
                 Output::Detach(copy) => {
                     let gate = state.gates.get_mut(copy.at()).and_then(Option::take);
-                    drop(self.attaches.send(attacher::Job::Detach(copy, gate)));
+                    self.attaches.put(attacher::Job::Detach(copy, gate));
                 }
             }
         }
-        if was_resting && state.mirror.poll_timeout().is_some() {
+        // Not for each request: a clock that goes on ticking needs nobody to wake it.
+        if state.clock_rests && state.mirror.poll_timeout().is_some() {
+            state.clock_rests = false;
             self.clock.notify_all();
         }
         drop(state);
@@ -259,7 +241,7 @@ impl Shared {
         for send in sends {
             match thread {
                 Thread::Own => self.send(send),
-                Thread::Copys => drop(self.sends.send(Some(send))),
+                Thread::Copys => self.sends.put(Some(send)),
             }
         }
     }
@@ -281,8 +263,8 @@ impl Shared {
         }
     }
 
-    fn run_sender(self: &Arc<Self>, sends: &Receiver<Option<Outgoing>>) {
-        while let Ok(Some(send)) = sends.recv() {
+    fn run_sender(self: &Arc<Self>) {
+        while let Some(send) = self.sends.take() {
             self.send(send);
         }
     }
@@ -291,7 +273,10 @@ impl Shared {
         let mut state = self.state.lock();
         while !state.closed {
             match state.mirror.poll_timeout() {
-                None => self.clock.wait(&mut state),
+                None => {
+                    state.clock_rests = true;
+                    self.clock.wait(&mut state);
+                }
                 Some(timeout) => {
                     self.clock.wait_for(&mut state, timeout);
                     self.feed_locked(state, Input::Tick, Thread::Copys);
@@ -301,8 +286,8 @@ impl Shared {
         }
     }
 
-    fn run_recorder(self: &Arc<Self>, words: &Receiver<Option<Word>>) {
-        while let Ok(Some(word)) = words.recv() {
+    fn run_recorder(self: &Arc<Self>) {
+        while let Some(word) = self.words.take() {
             let (recorded, done, unknown) = match word {
                 Word::Record(states) => {
                     let recorded = self.owner.record(self.uuid, &states);

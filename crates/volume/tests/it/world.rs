@@ -20,6 +20,7 @@ use gabion_nbd::medium::Medium;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
 use gabion_volume::create::{Content, Occupied, create};
 use gabion_volume::layout;
+use gabion_volume::member::Outside;
 use gabion_volume::surroundings::Surroundings;
 use gabion_volume::volume::Volume;
 
@@ -100,6 +101,7 @@ impl World {
 
     pub fn surroundings(&self) -> Surroundings {
         Surroundings {
+            connector: Arc::new(Outside),
             coordinator: Arc::clone(&self.coordinator) as _,
             sink: Arc::clone(&self.events) as _,
             holder: "a test".to_owned(),

@@ -46,9 +46,8 @@ impl<'a> Etcd<'a> {
         command.args(["--initial-cluster", &format!("test={peer}")]);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.running = Some(self.stage.start(&mut command));
-        let endpoint = format!("127.0.0.1:{}", self.ports[0]);
         let patience = Patience { call: PATIENCE, ..Patience::default() };
-        let asking = gabion_coordinator::Etcd::new(&endpoint, patience).unwrap();
+        let asking = gabion_coordinator::Etcd::new(&self.url(), patience).unwrap();
         asking.volumes().expect("etcd answers");
     }
 

@@ -1,0 +1,65 @@
+//! Volumes of mirrors within other things keep their promises, and broken ones are caught.
+
+use std::env;
+
+use gabion_sim::volume::Sabotage;
+use gabion_sim::volume::nested::run;
+
+use crate::volume::seeds;
+
+#[test]
+fn nested_volumes_keep_their_promises() {
+    for seed in seeds(8) {
+        let summary = run(seed, Sabotage::Nothing).unwrap_or_else(|failure| panic!("{failure}"));
+        if env::var("GABION_SEEDS").is_ok() {
+            eprintln!("seed {seed}: {summary:?}");
+        }
+        if seed % 8 == 1 {
+            assert_eq!(run(seed, Sabotage::Nothing), Ok(summary), "one seed, two outcomes");
+        }
+    }
+}
+
+/// Something is broken on purpose; one of the seeds must end with one of these complaints.
+fn is_caught(sabotage: Sabotage, complaints: &[&str]) {
+    let mut found = Vec::new();
+    for seed in 1..=40 {
+        if let Err(failure) = run(seed, sabotage) {
+            if complaints.iter().any(|complaint| failure.violation.contains(complaint)) {
+                return;
+            }
+            found.push(failure.violation);
+        }
+    }
+    panic!("{sabotage:?} is not caught by {complaints:?}, but: {found:#?}");
+}
+
+#[test]
+fn members_that_ignore_flushes_below_others_are_caught() {
+    is_caught(Sabotage::IgnoredFlushes, &["older than", "which cannot be", "differ"]);
+}
+
+#[test]
+fn a_member_that_does_not_write_below_others_is_caught() {
+    is_caught(Sabotage::LostWrites, &["older than", "differ"]);
+}
+
+#[test]
+fn openers_that_go_on_after_the_next_one_are_caught() {
+    is_caught(Sabotage::IgnoredFences, &["goes on after", "older than", "differ"]);
+}
+
+#[test]
+fn lines_that_do_not_repeat_what_may_be_lost_are_caught() {
+    is_caught(Sabotage::NoReplay, &["older than", "which cannot be", "differ"]);
+}
+
+#[test]
+fn what_was_flushed_and_is_torn_below_others_is_caught() {
+    is_caught(Sabotage::TornFlushed, &["is torn between", "what nobody wrote there"]);
+}
+
+#[test]
+fn members_that_do_not_come_back_are_caught() {
+    is_caught(Sabotage::NeverAttach, &["after all was healed"]);
+}

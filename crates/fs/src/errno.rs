@@ -51,7 +51,7 @@ pub fn map_errno(error: &MapError) -> i32 {
         MapError::Subvolume(refusal) => match refusal {
             Refusal::Absent => libc::ENOENT,
             Refusal::NameTaken(_) => libc::EEXIST,
-            Refusal::BadName(_) | Refusal::NoSnapshot => libc::EINVAL,
+            Refusal::BadName(_) | Refusal::NoSnapshot | Refusal::InItself => libc::EINVAL,
             Refusal::Held(_) | Refusal::HasClones(_) | Refusal::HasSnapshots => libc::EBUSY,
         },
         _ => libc::EIO,

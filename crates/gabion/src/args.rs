@@ -249,7 +249,7 @@ pub enum SnapshotCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Make a filesystem that is not in use what it was; what it is becomes a snapshot
+    /// Make a filesystem or subvolume what it was; what it is becomes a snapshot
     Rollback {
         /// A block device, an image file or a volume
         #[arg(value_name = "TARGET")]
@@ -321,6 +321,13 @@ pub enum SubvolumeCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Move a subvolume, with all that is in it
+    Rename {
+        /// Where it is
+        from: PathBuf,
+        /// Where it shall be, in the same mount
+        to: PathBuf,
     },
     /// Remove a subvolume with all that is in it, and all its snapshots
     Delete {

@@ -52,7 +52,7 @@ use crate::link::Sessions;
 use crate::print::printable;
 use crate::quotas;
 use crate::serve::Storage;
-use crate::snapshots::{self, Use};
+use crate::snapshots;
 use crate::state;
 use crate::trust::Trust;
 use crate::trust::invitation::{ADDRESSES_MAX, Invitation};
@@ -195,7 +195,7 @@ impl Subject for Service {
             return self.asking(|asking| asking.snapshots(path, action));
         };
         let of = quotas::find(&self.fs, path)?;
-        let done = snapshots::act(self.fs.map(), &self.target, of, action, Use::Mounted);
+        let done = snapshots::act(self.fs.map(), &self.target, of, action);
         if set.is_some() {
             self.fs.schedule_changed();
         }

@@ -5,6 +5,7 @@ use gabion_base::ids::SubvolId;
 use gabion_fs::Error;
 use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::wire::said;
+use gabion_node::kept_name;
 
 use crate::control::wire::{
     Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
@@ -40,8 +41,12 @@ impl Asking<'_> {
         let errand = match action {
             SnapshotAction::List => return Ok(vec![self.told(self.list(&path)?)]),
             SnapshotAction::Diff { from, to } => return self.compare(&path, from, to),
-            SnapshotAction::Rollback { .. } => {
-                return Err("it is in use; end `gabion serve` first".to_owned());
+            SnapshotAction::Rollback { name } => {
+                let time = date::seconds(self.now);
+                let taken: Vec<_> = self.list(&path)?.into_iter().map(|row| row.name).collect();
+                let keep_as = kept_name(&time, |name| taken.iter().any(|it| it == name));
+                let keep_as = keep_as.into_bytes();
+                Errand::Rollback { path, name: bytes(name), keep_as, created: self.now }
             }
             SnapshotAction::Schedule { .. } => {
                 return Err("schedules are kept at the machine that serves it".to_owned());
@@ -81,6 +86,9 @@ impl Asking<'_> {
             }
             SubvolumeAction::Clone { from, path } => {
                 Errand::Subvolume { path: bytes(path), of: Some(bytes(from)), created }
+            }
+            SubvolumeAction::Rename { from, to } => {
+                Errand::RenameSubvolume { from: bytes(from), to: bytes(to) }
             }
             SubvolumeAction::Delete { path } => Errand::RemoveSubvolume { path: bytes(path) },
         };

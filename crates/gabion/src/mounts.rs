@@ -6,7 +6,7 @@
 //! A mount is *dead* when its daemon is gone: nobody listens at its control socket any more, and
 //! the kernel answers ENOTCONN. Only then is it safe to take it away without asking.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use gabion_fuse::mount::{Unmount, unmount};
 use gabion_fuse::mountinfo::{self, Mount};
 use gabion_host::loop_device;
+use rustix::io::Errno;
 
 use crate::control::{client, folder};
 use crate::failure::{Failure, Result};
@@ -25,6 +26,9 @@ use crate::failure::{Failure, Result};
 pub const SUBTYPE: &str = "gabion";
 /// So many users of a mount are named.
 const USERS_MAX: usize = 3;
+/// How often it is put up with that a rollback took something: those that were before, and such as
+/// are being made.
+const OUTLIVED_MAX: usize = 8;
 /// How long they are looked for.
 const SEARCH: Duration = Duration::from_secs(5);
 
@@ -48,6 +52,20 @@ pub fn all() -> Result<Vec<Mount>> {
     let mut mounts = mountinfo::mounts().map_err(unreadable)?;
     mounts.retain(is_gabion);
     Ok(mounts)
+}
+
+/// Has the kernel hand over all that programs have written below a mountpoint. Its daemon must be
+/// alive. What could not be handed over since somebody last asked is told once more, but for what a
+/// rollback took from programs, who are told themselves.
+pub fn hand_over(mountpoint: &Path) -> io::Result<()> {
+    let mount = File::open(mountpoint)?;
+    for _ in 0..OUTLIVED_MAX {
+        match rustix::fs::syncfs(&mount) {
+            Err(Errno::STALE) => {}
+            synced => return Ok(synced?),
+        }
+    }
+    Err(Errno::STALE.into())
 }
 
 /// What is mounted uppermost at exactly this path, ours or not.

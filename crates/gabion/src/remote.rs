@@ -137,7 +137,8 @@ pub fn start(
     request.coherence = Coherence::Shared;
     let mounted = Mounted::start(Arc::clone(&fs) as Arc<dyn Filesystem>, &request);
     let mounted = mounted.map_err(|error| cannot(&error))?;
-    let kernel: Arc<dyn Kernel> = Arc::new(NotifiedKernel::new(mounted.notifier(), fs.root()));
+    let kernel: Arc<dyn Kernel> =
+        Arc::new(NotifiedKernel::new(mounted.notifier(), fs.root(), mounted.rollbacks().eras()));
     fs.set_kernel(kernel);
     let service = Service {
         target: target.clone(),

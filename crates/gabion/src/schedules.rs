@@ -5,10 +5,11 @@ use std::sync::{Arc, Weak};
 
 use gabion_base::event::{Event, FilesystemEvent, Sink};
 use gabion_base::ids::SubvolId;
-use gabion_fuse::{ByteRange, NodeId, Notifier};
+use gabion_fuse::{ByteRange, Notifier};
 use gabion_node::{LocalFs, SnapshotWatcher};
 
 use crate::failure::chain;
+use crate::mount::Rollbacks;
 
 /// Follows the schedules of one filesystem.
 struct Watcher {
@@ -16,7 +17,7 @@ struct Watcher {
     /// What people call the filesystem.
     name: String,
     /// The kernel, if it is mounted here.
-    notifier: Option<Notifier>,
+    kernel: Option<(Notifier, Rollbacks)>,
     sink: Option<Arc<dyn Sink>>,
 }
 
@@ -24,10 +25,10 @@ struct Watcher {
 pub fn watch(
     fs: &Arc<LocalFs>,
     name: String,
-    notifier: Option<Notifier>,
+    kernel: Option<(Notifier, Rollbacks)>,
     sink: Option<Arc<dyn Sink>>,
 ) {
-    let watcher = Watcher { fs: Arc::downgrade(fs), name, notifier, sink };
+    let watcher = Watcher { fs: Arc::downgrade(fs), name, kernel, sink };
     fs.watch_snapshots(Arc::new(watcher));
 }
 
@@ -46,10 +47,10 @@ impl Watcher {
 
 impl SnapshotWatcher for Watcher {
     fn changed(&self, of: SubvolId) {
-        if let (Some(fs), Some(notifier)) = (self.fs.upgrade(), &self.notifier) {
+        if let (Some(fs), Some((notifier, rollbacks))) = (self.fs.upgrade(), &self.kernel) {
             // The kernel may not have any of it.
-            let number = NodeId(fs.number(fs.snapshots_directory(of)).0);
-            let _ = notifier.inval_inode(number, ByteRange::All);
+            let node = rollbacks.node(fs.snapshots_directory(of));
+            let _ = notifier.inval_inode(node, ByteRange::All);
         }
     }
 

@@ -21,7 +21,7 @@ use std::{process, thread};
 
 use gabion_base::disk::{Disk, DiskError};
 use gabion_fuse::mount::{MountError, Source, Unmount, unmount};
-use gabion_fuse::{ByteRange, NodeId, Notifier, mountinfo};
+use gabion_fuse::{ByteRange, Notifier, mountinfo};
 use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions};
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
 use gabion_host::memory;
@@ -41,14 +41,14 @@ use crate::control::wire::{
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Connected;
-use crate::mount::{self, End, MountRequest, Mounted, SystemClock};
+use crate::mount::{self, End, MountRequest, Mounted, Rollbacks, SystemClock};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
 use crate::quotas;
 use crate::remote::{self, RemoteTarget};
 use crate::schedules;
-use crate::snapshots::{self, Use};
+use crate::snapshots;
 use crate::state;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
@@ -262,10 +262,12 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
         source,
         superblock: fs.map().superblock(),
         notifier: mounted.notifier(),
+        rollbacks: mounted.rollbacks(),
         started: Instant::now(),
     };
     let sink = volumes::sink("gabion mount").ok();
-    schedules::watch(&fs, plan.target.name(), Some(mounted.notifier()), sink);
+    let kernel = Some((mounted.notifier(), mounted.rollbacks()));
+    schedules::watch(&fs, plan.target.name(), kernel, sink);
     Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
 }
 
@@ -451,16 +453,6 @@ fn claim() -> Claim {
     if rustix::process::geteuid().is_root() { Claim::Shared } else { Claim::Exclusive }
 }
 
-/// The path at which a subvolume comes or goes.
-fn path_of(action: &SubvolumeAction) -> Option<&str> {
-    match action {
-        SubvolumeAction::List => None,
-        SubvolumeAction::Create { path }
-        | SubvolumeAction::Clone { path, .. }
-        | SubvolumeAction::Delete { path } => Some(path),
-    }
-}
-
 fn no_subvolume(path: Option<&str>, error: &gabion_fs::Error) -> String {
     let path = path.unwrap_or_default();
     match error {
@@ -478,14 +470,15 @@ struct Service {
     /// As of the start.
     superblock: Superblock,
     notifier: Notifier,
+    rollbacks: Rollbacks,
     started: Instant,
 }
 
 impl Service {
     /// Has the kernel forget what it keeps of a directory; it may not have any of it.
     fn listing_changed(&self, directory: FileId) {
-        let number = NodeId(self.fs.number(directory).0);
-        let _ = self.notifier.inval_inode(number, ByteRange::All);
+        let node = self.rollbacks.node(directory);
+        let _ = self.notifier.inval_inode(node, ByteRange::All);
     }
 }
 
@@ -534,7 +527,18 @@ impl Subject for Service {
         let of = self.fs.subvolume_of(path.unwrap_or_default().as_bytes());
         let of = of.map_err(|error| no_subvolume(path, &error))?;
         let name = self.plan.target.name();
-        let done = snapshots::act(self.fs.map(), &name, of, action, Use::Mounted);
+        let done = match action {
+            SnapshotAction::Rollback { name: to } => {
+                snapshots::roll_back(&self.fs, &self.rollbacks, &name, of, to)
+            }
+            SnapshotAction::Create { .. } => {
+                // What is written before need not be while everybody waits.
+                self.fs.syncfs().map_err(|error| chain(&error))?;
+                let create = || snapshots::act(self.fs.map(), &name, of, action);
+                self.rollbacks.at_rest(create)
+            }
+            action => snapshots::act(self.fs.map(), &name, of, action),
+        };
         self.listing_changed(self.fs.snapshots_directory(of));
         if matches!(action, SnapshotAction::Schedule { set: Some(_) }) {
             self.fs.schedule_changed();
@@ -544,11 +548,9 @@ impl Subject for Service {
 
     fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
         let name = self.plan.target.name();
-        let (subvolumes, parent) = snapshots::act_on_subvolumes(&self.fs, &name, action)?;
-        if let (Some(parent), Some(path)) = (parent, path_of(action)) {
-            let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-            let number = NodeId(self.fs.number(parent).0);
-            let _ = self.notifier.inval_entry(number, name.as_bytes());
+        let (subvolumes, changed) = snapshots::act_on_subvolumes(&self.fs, &name, action)?;
+        for (parent, name) in changed {
+            let _ = self.notifier.inval_entry(self.rollbacks.node(parent), name.as_bytes());
             self.listing_changed(parent);
         }
         Ok(subvolumes)

@@ -7,7 +7,7 @@ use gabion_host::clock;
 use gabion_map::format::item::SubvolRecord;
 use gabion_map::format::subvolume::{Hold, Schedule};
 use gabion_map::{FileId, LocalMap};
-use gabion_node::{Change, LocalFs, differences};
+use gabion_node::{Change, LocalFs, differences, kept_name, left_without_name};
 
 use crate::backup;
 use crate::control::wire::{
@@ -16,27 +16,19 @@ use crate::control::wire::{
 };
 use crate::date;
 use crate::failure::chain;
+use crate::mount::Rollbacks;
 
 /// Changes that one reply tells.
 const CHANGES_PER_REPLY: usize = 1000;
 
-/// Whether somebody uses the filesystem meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// It is mounted.
-    Mounted,
-    /// Nobody does.
-    Nobody,
-}
-
 /// Does what is asked with the snapshots of the subvolume `of` of the filesystem `map`, which
-/// people call `target`. What is answered may come in several parts.
+/// people call `target`. What is answered may come in several parts. To roll back is for what
+/// nobody has in use.
 pub fn act(
     map: &LocalMap,
     target: &str,
     of: SubvolId,
     action: &SnapshotAction,
-    usage: Use,
 ) -> Result<Vec<Reply>, String> {
     let acting = Acting { map, target, of };
     let replies = match action {
@@ -48,12 +40,35 @@ pub fn act(
         SnapshotAction::Diff { from, to } => acting.diff(from, to)?,
         SnapshotAction::Delta { from, to } => acting.delta(from, to)?,
         SnapshotAction::Schedule { set } => vec![acting.schedule(set.as_ref())?],
-        SnapshotAction::Rollback { .. } if usage == Use::Mounted => {
-            return Err("it is in use; unmount it first".to_owned());
-        }
         SnapshotAction::Rollback { name } => vec![acting.roll_back(name)?],
     };
     Ok(replies)
+}
+
+/// Rolls the subvolume `of` of a filesystem back that is mounted here.
+pub fn roll_back(
+    fs: &LocalFs,
+    rollbacks: &Rollbacks,
+    target: &str,
+    of: SubvolId,
+    name: &str,
+) -> Result<Vec<Reply>, String> {
+    let acting = Acting { map: fs.map(), target, of };
+    let Rollback { to, keep_as, now } = acting.rollback(name)?;
+    rollbacks.check().map_err(|error| format!("unmount it first: {error}"))?;
+    let roll_back = || {
+        let done = fs.roll_back(of, to, keep_as.as_bytes(), now)?;
+        Ok::<_, gabion_fs::Error>((done.kept, done.known))
+    };
+    let kept = rollbacks.run(of, roll_back).map_err(text)?;
+    Ok(vec![acting.tell(kept)?])
+}
+
+/// A rollback that is to be made: to which snapshot, and what is kept of what there is.
+struct Rollback {
+    to: SubvolId,
+    keep_as: String,
+    now: i64,
 }
 
 struct Acting<'a> {
@@ -130,13 +145,26 @@ impl Acting<'_> {
     }
 
     fn roll_back(&self, name: &str) -> Result<Reply, String> {
-        let to = self.find(name)?;
-        let now = clock::coarse_now().seconds;
-        let keep_as = format!("before-rollback-{}", date::seconds(now));
+        let Rollback { to, keep_as, now } = self.rollback(name)?;
         let kept = self.map.rollback(self.of, to, keep_as.as_bytes(), now).map_err(text)?;
         // It may be from before there was a quota.
         self.map.count_usages().map_err(text)?;
         self.tell(kept)
+    }
+
+    /// What is to be done to roll back.
+    fn rollback(&self, name: &str) -> Result<Rollback, String> {
+        let to = self.find(name)?;
+        if let Some(subvol) = left_without_name(self.map, self.of, to).map_err(text)? {
+            return Err(format!(
+                "the subvolume {} stands in it and has no name in {name}: move or delete it first",
+                subvol.0
+            ));
+        }
+        let now = clock::coarse_now().seconds;
+        let is_taken = |name: &[u8]| self.map.find_snapshot(self.of, name).is_some();
+        let keep_as = kept_name(&date::seconds(now), is_taken);
+        Ok(Rollback { to, keep_as, now })
     }
 
     fn find(&self, name: &str) -> Result<SubvolId, String> {
@@ -163,35 +191,45 @@ impl Acting<'_> {
     }
 }
 
-/// Does what is asked with the subvolumes of a filesystem in use. Gives the directory and the name
-/// that the kernel has to look at again, if there are any.
+/// Does what is asked with the subvolumes of a filesystem in use. Gives the directories and names
+/// that the kernel has to look at again.
 pub fn act_on_subvolumes(
     fs: &LocalFs,
     target: &str,
     action: &SubvolumeAction,
-) -> Result<(Subvolumes, Option<FileId>), String> {
+) -> Result<(Subvolumes, Vec<(FileId, String)>), String> {
     let row = |id: SubvolId, path: Option<String>| Subvolume { id: id.0, path };
-    let (rows, parent) = match action {
+    let named = |parent: FileId, path: &str| {
+        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        (parent, name.to_owned())
+    };
+    let (rows, changed) = match action {
         SubvolumeAction::List => {
             let path = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
             let found = fs.subvolumes().map_err(text)?;
-            (found.into_iter().map(|(id, at)| row(id, at.map(path))).collect(), None)
+            (found.into_iter().map(|(id, at)| row(id, at.map(path))).collect(), Vec::new())
         }
         SubvolumeAction::Create { path } => {
             let made = fs.create_subvolume(path.as_bytes()).map_err(text)?;
-            (vec![row(made.subvol, Some(path.clone()))], Some(made.parent))
+            (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
         }
         SubvolumeAction::Clone { from, path } => {
             let of = fs.subvolume_of(from.as_bytes()).map_err(text)?;
             let made = fs.clone_snapshot(of, path.as_bytes()).map_err(text)?;
-            (vec![row(made.subvol, Some(path.clone()))], Some(made.parent))
+            (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
+        }
+        SubvolumeAction::Rename { from, to } => {
+            let moved = fs.rename_subvolume(from.as_bytes(), to.as_bytes());
+            let (was, is) = moved.map_err(text)?;
+            let changed = vec![named(was.parent, from), named(is.parent, to)];
+            (vec![row(is.subvol, Some(to.clone()))], changed)
         }
         SubvolumeAction::Delete { path } => {
             let gone = fs.delete_subvolume(path.as_bytes()).map_err(text)?;
-            (vec![row(gone.subvol, Some(path.clone()))], Some(gone.parent))
+            (vec![row(gone.subvol, Some(path.clone()))], vec![named(gone.parent, path)])
         }
     };
-    Ok((Subvolumes { target: target.to_owned(), subvolumes: rows }, parent))
+    Ok((Subvolumes { target: target.to_owned(), subvolumes: rows }, changed))
 }
 
 fn text(error: impl Error) -> String {

@@ -71,6 +71,25 @@ pub enum Errand {
         /// Where it is.
         path: Vec<u8>,
     },
+    /// To give the subvolume at `from` another name and place.
+    RenameSubvolume {
+        /// Where it is.
+        from: Vec<u8>,
+        /// Where it shall be.
+        to: Vec<u8>,
+    },
+    /// To make the subvolume at `path` what its snapshot `name` is. All sessions end with that. If
+    /// there is a snapshot with the name `keep_as` and this time it is done already.
+    Rollback {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// Which snapshot.
+        name: Vec<u8>,
+        /// What the snapshot is called that has what there was before.
+        keep_as: Vec<u8>,
+        /// Seconds since 1970.
+        created: i64,
+    },
 }
 
 impl Errand {

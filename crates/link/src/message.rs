@@ -98,6 +98,17 @@ pub struct Welcome {
     pub identities: Identities,
     /// The folder that the session is about. It knows of nothing that is not below.
     pub root: Ino,
+    /// Subvolumes that were rolled back, and when.
+    pub eras: Vec<Era>,
+}
+
+/// A subvolume that was rolled back: its objects are others than before, whatever their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Era {
+    /// The subvolume.
+    pub subvol: SubvolId,
+    /// Another one after each rollback: the number of what it began then.
+    pub chain: SubvolId,
 }
 
 /// The server's last words, instead of a [`Welcome`] or later: the client is not in any more.

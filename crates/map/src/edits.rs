@@ -29,6 +29,8 @@ pub(crate) enum Edit {
     Newest { of: SubvolId, snapshot: SubvolId, birth: Txg },
     /// Whether it may be removed.
     Hold { of: SubvolId, hold: Hold },
+    /// It stands in this one.
+    Parent { of: SubvolId, parent: SubvolId },
     /// How much it may refer to.
     Quota { of: SubvolId, most: Most },
     /// From here on it is noted in `usage` by how much changes what it refers to.
@@ -110,6 +112,7 @@ fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edite
             (record.newest_snapshot, record.newest_snapshot_birth) = (*snapshot, *birth);
         }),
         Edit::Hold { of, hold } => change(of, &mut |record| record.extended.hold = *hold),
+        Edit::Parent { of, parent } => change(of, &mut |record| record.parent = *parent),
         Edit::Schedule { of, schedule } => {
             change(of, &mut |record| record.extended.schedule = *schedule);
         }

@@ -88,6 +88,8 @@ pub struct LocalMap {
     pub(crate) nodes: NodeCache,
     pub(crate) view: ArcSwap<View>,
     pub(crate) gate: ReadMostly<()>,
+    /// Had by each operation from its beginning to its end, so that a rollback has none beside it.
+    pub(crate) passage: ReadMostly<()>,
     pub(crate) locks: LockTable,
     pub(crate) files: FileTable,
     pub(crate) alloc: Allocator,
@@ -169,6 +171,7 @@ impl LocalMap {
             nodes: parts.nodes,
             view: ArcSwap::from_pointee(parts.view),
             gate: ReadMostly::new(()),
+            passage: ReadMostly::new(()),
             locks: LockTable::default(),
             files: FileTable::default(),
             alloc: parts.alloc,

@@ -59,6 +59,9 @@ pub enum Refusal {
     /// It has snapshots that shall stay.
     #[error("it has snapshots; remove them first, or together with it")]
     HasSnapshots,
+    /// It would stand in itself.
+    #[error("a subvolume cannot stand in itself")]
+    InItself,
 }
 
 /// What happens to a block that leaves a tree.
@@ -206,8 +209,35 @@ impl LocalMap {
         Ok(id)
     }
 
+    /// Says in which other one a subvolume stands. `InItself`: that one stands in it.
+    pub fn set_parent(&self, of: SubvolId, parent: SubvolId) -> Result<(), MapError> {
+        let mut superblock = self.superblock.lock();
+        self.check_changeable(of).map_err(|_| Refusal::Absent)?;
+        self.check_changeable(parent).map_err(|_| Refusal::Absent)?;
+        self.check_parent(of, parent)?;
+        self.edit(&mut superblock, vec![Edit::Parent { of, parent }])
+    }
+
+    /// Fails if `parent` is `of` or stands in it, however deep.
+    fn check_parent(&self, of: SubvolId, parent: SubvolId) -> Result<(), Refusal> {
+        let subvols = self.subvols.read();
+        let mut above = parent;
+        // A damaged list may have a circle.
+        for _ in 0..subvols.len() {
+            if above == of {
+                return Err(Refusal::InItself);
+            }
+            match subvols.get(&above) {
+                Some(subvol) if subvol.record.parent != above => above = subvol.record.parent,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a subvolume what its snapshot `to` is. What it was is kept as a snapshot with the name
-    /// `keep_as`. Nobody may use the subvolume meanwhile.
+    /// `keep_as`. Waits for the operations that are under way, and has others wait: each sees the
+    /// subvolume as it was or as it is then. What somebody has found out before is no longer so.
     pub fn rollback(
         &self,
         of: SubvolId,
@@ -218,6 +248,9 @@ impl LocalMap {
         if !is_snapshot_name(keep_as) {
             return Err(Refusal::BadName(lossy(keep_as)).into());
         }
+        self.write_back_all(&|_| true)?;
+        let _passage = self.passage.write();
+        // Nothing is accepted any more, so nothing is on its way after this.
         self.write_back_all(&|_| true)?;
         let mut superblock = self.superblock.lock();
         self.check_changeable(of).map_err(|_| Refusal::Absent)?;

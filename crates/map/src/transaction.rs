@@ -72,7 +72,9 @@ impl LocalMap {
         &self,
         operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        let passage = self.passage.read();
         let (value, effect) = self.run(operation)?;
+        drop(passage);
         if effect == Effect::Changed {
             self.relieve().map_err(Stop::from)?;
         }

@@ -6,6 +6,9 @@
 //!   1      | subvolume    | inode number  of a snapshot or of another subvolume
 //! ```
 //!
+//! The last subvolumes there could be stand for others, as a mount has seen them rolled back
+//! ([`crate::eras`]).
+//!
 //! So no two objects of a mount have one number, whatever they share, and an object has the same
 //! number at each mount. Inode 0 of a subvolume is the directory of its snapshots.
 
@@ -15,12 +18,15 @@ use gabion_map::FileId;
 const FOREIGN: u64 = 1 << 63;
 const INODE_BITS: u32 = 40;
 const SUBVOLUME_BITS: u32 = 23;
+/// Rollbacks that one mount can see.
+pub(crate) const ERAS_MAX: u32 = 4096;
+/// Behind the last subvolume whose objects can have a number.
+pub(crate) const SUBVOLUMES_END: u32 = (1 << SUBVOLUME_BITS) - ERAS_MAX;
 
 /// Whether the object can have a number where `home` is in use: else its inode number or its
 /// subvolume's id is too large.
 pub(crate) fn has_number(home: SubvolId, file: FileId) -> bool {
-    is_native(home, file)
-        || (file.ino.0 < 1 << INODE_BITS && u64::from(file.subvol.0) < 1 << SUBVOLUME_BITS)
+    is_native(home, file) || (file.ino.0 < 1 << INODE_BITS && file.subvol.0 < SUBVOLUMES_END)
 }
 
 /// The object's number where `home` is in use.
@@ -66,7 +72,7 @@ mod tests {
         numbers.dedup();
         assert_eq!(numbers.len(), files.len());
         assert_eq!(number(HOME, FileId::new(HOME, Ino(77))), Ino(77));
-        for (subvol, ino) in [(2, 1 << 40), (1 << 23, 1)] {
+        for (subvol, ino) in [(2, 1 << 40), (1 << 23, 1), (SUBVOLUMES_END, 1)] {
             assert!(!has_number(HOME, FileId::new(SubvolId(subvol), Ino(ino))));
         }
     }

@@ -88,6 +88,14 @@ impl Reaper {
         self.queue.lock().scan_after = Some(START);
     }
 
+    /// Nothing that is known of a subvolume's orphans is so any more.
+    pub(crate) fn forget(&self, subvol: SubvolId) {
+        let mut queue = self.queue.lock();
+        queue.files.retain(|file| file.subvol != subvol);
+        queue.scan_after = Some(START);
+        self.arrived.notify_one();
+    }
+
     /// Waits until there is something to reap, or for `patience`. Whether to go on.
     pub(crate) fn wait(&self, patience: Duration) -> bool {
         let mut queue = self.queue.lock();

@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 
+use gabion_base::ids::SubvolId;
 use gabion_base::sync::{CachePadded, Mutex};
 use gabion_map::FileId;
 
@@ -126,6 +127,17 @@ impl References {
     /// Objects that are referred to.
     pub(crate) fn count(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Forgets all objects of a subvolume, and gives them.
+    pub(crate) fn forget(&self, subvol: SubvolId) -> Vec<FileId> {
+        let mut forgotten = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let gone = shard.extract_if(.., |file, _| file.subvol == subvol);
+            forgotten.extend(gone.map(|(file, _)| file));
+        }
+        forgotten
     }
 
     /// Forgets everything: nobody is left who could give anything back.

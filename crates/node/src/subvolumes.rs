@@ -175,6 +175,50 @@ impl LocalFs {
         Ok(Attached { parent, subvol })
     }
 
+    /// Moves the subvolume at `from` to `to`, with all that stands in it. Gives where it was, and
+    /// where it is.
+    pub fn rename_subvolume(&self, from: &[u8], to: &[u8]) -> Result<(Attached, Attached)> {
+        let (source, old) = self.resolve(from)?;
+        let (target, new) = self.resolve(to)?;
+        self.check_changeable(source)?;
+        self.check_free(target, new)?;
+        let subvol = self.subvolume_at(source, old)?;
+        let ctx = self.context(&Caller::superuser());
+        if source.subvol == target.subvol {
+            self.run(|txn| {
+                subvolume::detach(txn, &ctx, source, old)?;
+                subvolume::attach(txn, &ctx, target, new, subvol)
+            })?;
+            self.map.commit()?;
+        } else {
+            self.run(|txn| subvolume::attach(txn, &ctx, target, new, subvol))?;
+            // From here on that name is the one that means something.
+            if let Err(error) = self.map.set_parent(subvol, target.subvol) {
+                self.detach_void(target, new)?;
+                return Err(error.into());
+            }
+            // Whoever was looking for it before may have taken it for one that means nothing.
+            match self.run(|txn| subvolume::attach(txn, &ctx, target, new, subvol)) {
+                Err(Error::Exists) if self.is_at(target, new, subvol) => {}
+                Ok(()) => {}
+                Err(error) => {
+                    self.map.set_parent(subvol, source.subvol)?;
+                    return Err(error);
+                }
+            }
+            match self.detach_void(source, old) {
+                Ok(()) | Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+            self.map.commit()?;
+        }
+        Ok((Attached { parent: source, subvol }, Attached { parent: target, subvol }))
+    }
+
+    fn is_at(&self, parent: FileId, name: &[u8], subvol: SubvolId) -> bool {
+        self.subvolume_at(parent, name).is_ok_and(|found| found == subvol)
+    }
+
     /// Removes the subvolume at `path` with all its snapshots. Refused if subvolumes stand in it or
     /// were cloned from its snapshots, or if one of those is held.
     pub fn delete_subvolume(&self, path: &[u8]) -> Result<Attached> {

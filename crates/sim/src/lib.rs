@@ -14,6 +14,7 @@
 //! - [`history`], [`check`]: what was promised to whom, and what a crash may leave of it.
 //! - [`trial`]: all of it together, for any [`trial::Engine`].
 //!
+//! - [`forest`]: a naive forest of subvolumes, snapshots and clones.
 //! - [`volume`]: a world of its own for mirrors: hosts, members, a network, a coordinator; and one
 //!   for whole volumes of mirrors within other things.
 //! - [`cluster`]: another one for the link: clients with kernels and programs, a server, a network.
@@ -31,6 +32,7 @@ pub mod cluster;
 pub mod crash;
 pub mod disk;
 pub mod faults;
+pub mod forest;
 pub mod history;
 pub mod image;
 pub mod model;

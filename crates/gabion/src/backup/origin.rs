@@ -5,7 +5,6 @@
 //! it is: `backup-PLACE-STREAM`. It is held when the stream is complete, and then the next one to
 //! that place can begin there. So a snapshot that is not held is one of a backup that did not end.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use crate::control::wire::{Reply, Request, Snapshot, SnapshotAction, Status};
 use crate::failure::{Failure, Result};
 use crate::mount::SystemClock;
 use crate::mounts;
-use crate::snapshots::{self, Use};
+use crate::snapshots;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
 
@@ -172,7 +171,7 @@ impl Origin {
             }
             Self::Stored { fs, name, .. } => {
                 let of = fs.root().subvol;
-                let done = snapshots::act(fs.map(), name, of, &action, Use::Nobody);
+                let done = snapshots::act(fs.map(), name, of, &action);
                 done.map_err(|message| Failure::new(format!("{name}: {message}")))?
             }
         };
@@ -199,7 +198,7 @@ impl Origin {
     /// Makes a snapshot of everything that programs have written by now.
     pub fn create(&self, name: &str) -> Result<()> {
         if let Self::Mounted { dir, .. } = self {
-            let synced = File::open(dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+            let synced = mounts::hand_over(dir);
             synced.map_err(|error| Failure::of(format!("cannot sync {}", self.name()), &error))?;
         }
         self.act(SnapshotAction::Create { name: name.to_owned() }).map(|_| ())

@@ -1,7 +1,6 @@
 //! `gabion quota`: limits how much a subvolume may refer to, and shows what they do. The daemon
 //! does it for what is mounted or served; what nobody has in use is opened here.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
@@ -127,7 +126,7 @@ fn of_user(user: &User, path: Option<String>, action: &QuotaAction) -> Result<Qu
         if let User::Mount(mount) = user {
             // The daemon answers, so this does not wait for nobody: what programs have written and
             // the kernel still keeps counts, too.
-            rustix::fs::syncfs(File::open(&mount.mountpoint)?)?;
+            mounts::hand_over(&mount.mountpoint)?;
         }
         connection.ask(Request::Quotas { path, action: action.clone() }, PATIENCE)?;
         connection.reply()

@@ -3,7 +3,6 @@
 
 pub mod schedule;
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::failure::{Failure, Result, chain};
 use crate::mount::SystemClock;
 use crate::mounts;
 use crate::print;
-use crate::snapshots::{self, Use};
+use crate::snapshots;
 use crate::volumes::{self, Place};
 
 /// How long a daemon may take: as long as a commit with all that waits to be written.
@@ -89,10 +88,12 @@ fn asked(command: &SnapshotCommand) -> Result<(&Path, SnapshotAction, bool)> {
 fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result<Vec<Reply>> {
     let ask = || -> io::Result<Vec<Reply>> {
         let mut connection = user.connect()?;
-        if let (User::Mount(mount), SnapshotAction::Create { .. }) = (user, action) {
+        let keeps =
+            matches!(action, SnapshotAction::Create { .. } | SnapshotAction::Rollback { .. });
+        if let (User::Mount(mount), true) = (user, keeps) {
             // The daemon answers, so this does not wait for nobody: what programs have written and
             // the kernel still keeps belongs into the snapshot.
-            rustix::fs::syncfs(File::open(&mount.mountpoint)?)?;
+            mounts::hand_over(&mount.mountpoint)?;
         }
         connection
             .ask(Request::Snapshots { path: path.clone(), action: action.clone() }, PATIENCE)?;
@@ -122,7 +123,7 @@ fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
         let map = Arc::new(map);
         let of = map.subvolumes().first().map(|(id, _)| *id);
         let of = of.ok_or_else(|| Failure::new(format!("{name} has no subvolume")))?;
-        let done = snapshots::act(&map, &name, of, action, Use::Nobody);
+        let done = snapshots::act(&map, &name, of, action);
         let replies = done.map_err(|message| Failure::new(format!("{name}: {message}")))?;
         match action {
             SnapshotAction::Delete { .. } => remove_all(&map, &name)?,

@@ -35,6 +35,13 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
                 print::line(format_args!("{:>6}  {}", subvolume.id, print::printable(path)))
             })
         }
+        SubvolumeCommand::Rename { from, to } => {
+            let (mount, old) = inside(from)?;
+            let (other, new) = inside(to)?;
+            check_together((from, &mount), (to, &other))?;
+            ask(mount, SubvolumeAction::Rename { from: old, to: new })?;
+            print::line(format_args!("{}: moved to {}", from.display(), to.display()))
+        }
         SubvolumeCommand::Delete { path, yes } => {
             let (mount, within) = inside(path)?;
             if !*yes {
@@ -55,16 +62,22 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
 pub fn clone(args: &args::Clone) -> Result<()> {
     let (of, from) = inside(&args.snapshot)?;
     let (mount, path) = inside(&args.path)?;
-    if of.id != mount.id {
-        return Err(Failure::new(format!(
-            "{} and {} are not in one mount",
-            args.snapshot.display(),
-            args.path.display()
-        )));
-    }
+    check_together((&args.snapshot, &of), (&args.path, &mount))?;
     ask(mount, SubvolumeAction::Clone { from, path })?;
     let (snapshot, path) = (args.snapshot.display(), args.path.display());
     print::line(format_args!("{path}: made a clone of {snapshot}"))
+}
+
+/// Fails unless both paths are in one mount.
+fn check_together(one: (&Path, &Mount), other: (&Path, &Mount)) -> Result<()> {
+    match one.1.id == other.1.id {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "{} and {} are not in one mount",
+            one.0.display(),
+            other.0.display()
+        ))),
+    }
 }
 
 /// The mount that `path` is in, and its path from there.

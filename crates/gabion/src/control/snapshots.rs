@@ -72,6 +72,13 @@ pub enum SubvolumeAction {
         /// Where.
         path: String,
     },
+    /// Move one.
+    Rename {
+        /// Where it is.
+        from: String,
+        /// Where it shall be.
+        to: String,
+    },
     /// Remove one with all its snapshots.
     Delete {
         /// Where it is.

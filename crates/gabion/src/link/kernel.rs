@@ -1,8 +1,12 @@
 //! The kernel's caches of one mount, as a client of a server needs them.
 
+use std::sync::Arc;
+
+use gabion_base::ids::SubvolId;
 use gabion_fs::ROOT;
 use gabion_fuse::{ByteRange, NodeId, Notifier};
 use gabion_map::FileId;
+use gabion_node::Eras;
 use gabion_node::remote::Kernel;
 
 /// From this version of Linux on, to have a name expired waits for who lists its directory only if
@@ -17,23 +21,27 @@ pub struct NotifiedKernel {
     notifier: Notifier,
     /// What the kernel knows as its root, whatever its number is.
     root: FileId,
+    eras: Arc<Eras>,
     can_forget_names: bool,
     waits_for_any_name: bool,
 }
 
 impl NotifiedKernel {
-    /// For the mount of `notifier`, whose root is `root`.
-    pub fn new(notifier: Notifier, root: FileId) -> Self {
+    /// For the mount of `notifier`, whose root is `root`, and which knows objects as `eras` says.
+    pub fn new(notifier: Notifier, root: FileId, eras: Arc<Eras>) -> Self {
         // Older kernels do not know it (Linux 6.16 does).
         let can_forget_names = notifier.inc_epoch().is_ok();
         let waits_for_any_name = release() < WAITS_FOR_KNOWN_NAMES;
-        Self { notifier, root, can_forget_names, waits_for_any_name }
+        Self { notifier, root, eras, can_forget_names, waits_for_any_name }
     }
 
     fn node(&self, file: FileId) -> NodeId {
         match file == self.root {
             true => NodeId(ROOT.0),
-            false => NodeId(gabion_node::number(self.root.subvol, file).0),
+            false => {
+                let number = gabion_node::number(self.root.subvol, file);
+                NodeId(self.eras.number(self.root, number, file).0)
+            }
         }
     }
 }
@@ -67,6 +75,12 @@ impl Kernel for NotifiedKernel {
     fn forget_listing(&self, dir: FileId) -> bool {
         // If the mount is gone, so is what it knew.
         self.notifier.inval_listing(self.node(dir)).unwrap_or(false)
+    }
+
+    fn renumber(&self, subvol: SubvolId) {
+        if self.eras.has_more() {
+            self.eras.begin(subvol);
+        }
     }
 
     fn await_listings(&self, dir: FileId, name: Option<&[u8]>) -> bool {

@@ -102,6 +102,10 @@ impl served::Peer for Outbox {
     fn arrived(&self) -> u64 {
         self.pipe.arrived()
     }
+
+    fn cut(&self) {
+        self.pipe.close();
+    }
 }
 
 pub(super) struct Shared {
@@ -306,6 +310,10 @@ impl Shared {
             }
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
+                if link.session.is_over() {
+                    self.forget(&link);
+                    continue;
+                }
                 let mut owing = link.owing.lock();
                 match self.served.owes(&link.session) {
                     true => drop(owing.get_or_insert_with(Instant::now)),
@@ -421,6 +429,7 @@ impl Shared {
             },
             identities: rights.identities,
             root: rights.root,
+            eras: self.served.eras(),
         };
         answer_with(connection, FrameKind::Welcome, &welcome.encode())?;
         link.pipe.attach(connection, received)

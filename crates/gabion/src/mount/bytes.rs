@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_fs::{CopyRequest, Privileges, SizeRule, SpaceRequest, WriteAt, errno};
-use gabion_fuse::{CopyFileRange, NodeId, PAYLOAD_MAX, Read, Reply, Write};
+use gabion_fuse::{CopyFileRange, PAYLOAD_MAX, Read, Reply, Write};
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Payload};
 use gabion_node::Reader;
@@ -89,7 +89,7 @@ impl Ask<'_> {
                 let errno = errno(&error);
                 let is_kept = errno == libc::EROFS || errno == libc::EDQUOT && from_page_cache;
                 if self.coherence == Coherence::Alone && is_kept {
-                    self.refused.add(NodeId(self.number().0));
+                    self.refused.add(self.node);
                 }
                 match errno {
                     // fsync(2) would be told of a quota, but close(2) knows only two reasons why

@@ -47,14 +47,16 @@ pub(super) fn extended_attr(attributes: &Attributes, ino: Ino) -> fuse::Extended
     }
 }
 
+/// The kernel knows the object as `node`, programs see it as `ino`.
 pub(super) fn entry(
     attributes: &Attributes,
+    node: fuse::NodeId,
     ino: Ino,
     entry_ttl: Duration,
     attr_ttl: Duration,
 ) -> fuse::Entry {
     fuse::Entry {
-        node: fuse::NodeId(ino.0),
+        node,
         generation: attributes.generation,
         attr: attr(attributes, ino),
         entry_ttl,

@@ -4,11 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use gabion_base::ids::Ino;
-use gabion_base::sync::Mutex;
-use gabion_fs::{Caller, Error, Result, errno};
+use gabion_base::sync::{Mutex, ReadMostly};
+use gabion_fs::{Caller, Error, ROOT, Result, errno};
 use gabion_fuse::{Handler, InitReply, KernelOffer, NodeId, Notifier, Op, Outcome, Reply, Request};
 use gabion_map::FileId;
-use gabion_node::{Filesystem, Kept};
+use gabion_node::{Eras, Filesystem, Kept};
 
 use super::descriptions::Descriptions;
 use super::kernel::{FOREVER, init_reply};
@@ -26,6 +26,9 @@ pub(super) struct Front {
     memory: u64,
     descriptions: Arc<Descriptions>,
     refused: Arc<Refused>,
+    eras: Arc<Eras>,
+    /// Had by each request that is being handled, so that a rollback has none beside it.
+    passage: ReadMostly<()>,
     /// How the filesystem was closed, once it is.
     closed: Mutex<Option<Result<()>>>,
 }
@@ -39,8 +42,31 @@ impl Front {
         };
         let fs = Arc::downgrade(fs);
         let descriptions = Arc::default();
-        let (refused, closed) = Default::default();
-        Self { fs, coherence, locking, writes, memory, descriptions, refused, closed }
+        let (refused, eras, closed) = Default::default();
+        let passage = ReadMostly::new(());
+        Self {
+            fs,
+            coherence,
+            locking,
+            writes,
+            memory,
+            descriptions,
+            refused,
+            eras,
+            passage,
+            closed,
+        }
+    }
+
+    /// By which numbers the kernel knows objects.
+    pub(super) fn eras(&self) -> &Arc<Eras> {
+        &self.eras
+    }
+
+    /// Does something while no request is handled; those that come wait.
+    pub(super) fn alone<T>(&self, run: impl FnOnce() -> T) -> T {
+        let _passage = self.passage.write();
+        run()
     }
 
     /// Whom to tell what the kernel has in vain.
@@ -65,6 +91,8 @@ pub(super) struct Ask<'a> {
     pub(super) process: u32,
     pub(super) descriptions: &'a Arc<Descriptions>,
     pub(super) refused: &'a Arc<Refused>,
+    pub(super) eras: &'a Eras,
+    pub(super) node: NodeId,
     pub(super) file: FileId,
 }
 
@@ -84,8 +112,21 @@ impl Handler for Front {
         let Some(fs) = self.fs.upgrade() else {
             return refuse(reply, libc::ENODEV);
         };
+        // Where others change the filesystem, too, an answer may wait for them, and a rollback is
+        // theirs.
+        let _passage = (self.coherence == Coherence::Alone).then(|| self.passage.read());
         // Told also if handling it panics: its answer is an error then, but it is one.
         let _answered = Answered(&*fs);
+        let file = match file_of(&self.eras, &*fs, request.node) {
+            Ok(file) => file,
+            // Whoever has it from others counts what is open across rollbacks.
+            Err(file)
+                if self.coherence == Coherence::Shared && matches!(request.op, Op::Release(_)) =>
+            {
+                file
+            }
+            Err(_) => return outlived(&request.op, reply),
+        };
         let ask = Ask {
             coherence: self.coherence,
             writes: self.writes,
@@ -94,15 +135,20 @@ impl Handler for Front {
             process: request.pid,
             descriptions: &self.descriptions,
             refused: &self.refused,
-            file: file_of(&*fs, request.node),
+            eras: &self.eras,
+            node: request.node,
+            file,
             fs: &fs,
         };
         ask.dispatch(request.op, reply);
     }
 
     fn forget(&self, node: NodeId, lookups: u64) {
-        if let Some(fs) = self.fs.upgrade() {
-            fs.forget(file_of(&*fs, node), lookups);
+        let Some(fs) = self.fs.upgrade() else { return };
+        let _passage = (self.coherence == Coherence::Alone).then(|| self.passage.read());
+        // A rollback has forgotten all that was known before it.
+        if let Ok(file) = file_of(&self.eras, &*fs, node) {
+            fs.forget(file, lookups);
         }
     }
 
@@ -120,9 +166,17 @@ impl Drop for Answered<'_> {
     }
 }
 
-/// The kernel's numbers are ours.
-fn file_of(fs: &dyn Filesystem, node: NodeId) -> FileId {
-    fs.file(Ino(node.0))
+/// The object that the kernel means. `Err`: there was a rollback since the kernel was told of it.
+fn file_of(eras: &Eras, fs: &dyn Filesystem, node: NodeId) -> std::result::Result<FileId, FileId> {
+    eras.file(fs.file(ROOT), fs.file(Ino(node.0)))
+}
+
+/// Answers what is asked of an object that was there before a rollback.
+fn outlived(op: &Op<'_>, reply: Reply) {
+    match op {
+        Op::Release(_) | Op::Releasedir { .. } => drop(reply.ok()),
+        _ => refuse(reply, libc::ESTALE),
+    }
 }
 
 impl Ask<'_> {
@@ -142,10 +196,14 @@ impl Ask<'_> {
             Op::Rmdir { name } => {
                 self.removed(reply, self.fs.rmdir(&self.caller, self.file, name));
             }
-            Op::Rename { name, new_parent, new_name, flags } => {
-                self.rename(name, file_of(&**self.fs, new_parent), new_name, flags, reply);
-            }
-            Op::Link { source, name } => self.link(file_of(&**self.fs, source), name, reply),
+            Op::Rename { name, new_parent, new_name, flags } => match self.other(new_parent) {
+                Some(parent) => self.rename(name, parent, new_name, flags, reply),
+                None => refuse(reply, libc::ESTALE),
+            },
+            Op::Link { source, name } => match self.other(source) {
+                Some(source) => self.link(source, name, reply),
+                None => refuse(reply, libc::ESTALE),
+            },
             Op::Open { flags, .. } => self.open(flags, reply),
             Op::Create { name, mode, flags, kill_suidgid, .. } => {
                 self.create(name, mode, flags, encode::privileges(kill_suidgid), reply);
@@ -175,9 +233,10 @@ impl Ask<'_> {
                 self.fallocate(offset, length, mode, reply);
             }
             Op::Lseek { offset, whence, .. } => self.lseek(offset, whence, reply),
-            Op::CopyFileRange(copy) => {
-                self.copy_file_range(&copy, file_of(&**self.fs, copy.target), reply)
-            }
+            Op::CopyFileRange(copy) => match self.other(copy.target) {
+                Some(target) => self.copy_file_range(&copy, target, reply),
+                None => refuse(reply, libc::ESTALE),
+            },
             Op::Ioctl(_) => refuse(reply, libc::ENOTTY),
             // The kernel opens directories by itself, and keeps what they hold.
             Op::Opendir { .. } => refuse(reply, libc::ENOSYS),
@@ -192,9 +251,19 @@ impl Ask<'_> {
 }
 
 impl Ask<'_> {
-    /// The number of the object that is asked of.
+    /// The number of the object that is asked of, as programs see it.
     pub(super) fn number(&self) -> Ino {
         self.fs.number(self.file)
+    }
+
+    /// The number by which the kernel knows an object.
+    pub(super) fn node_of(&self, file: FileId) -> NodeId {
+        NodeId(self.eras.number(self.fs.file(ROOT), self.fs.number(file), file).0)
+    }
+
+    /// The other object of a request that has two.
+    fn other(&self, node: NodeId) -> Option<FileId> {
+        file_of(self.eras, &**self.fs, node).ok()
     }
 
     /// How long the kernel may take a name in the directory that is asked of for what it was told.

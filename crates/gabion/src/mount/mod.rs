@@ -54,9 +54,11 @@ mod mounted;
 mod names;
 mod objects;
 mod refused;
+mod rollbacks;
 mod system_clock;
 
 pub use mounted::{End, Error, MountRequest, Mounted};
+pub use rollbacks::Rollbacks;
 pub use system_clock::SystemClock;
 
 /// Who keeps bytes that were just written.

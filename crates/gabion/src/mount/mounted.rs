@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::front::Front;
 use super::kernel::lift_limits;
+use super::rollbacks::Rollbacks;
 use super::{Coherence, Locking, Users, WritePolicy};
 
 /// The filesystem's type, after `fuse.` or `fuseblk.`.
@@ -179,6 +180,11 @@ impl Mounted {
     /// Tells the kernel what it caches in vain.
     pub fn notifier(&self) -> Notifier {
         self.session.notifier()
+    }
+
+    /// Sees to it that the kernel goes on from nothing that a rollback has made untrue.
+    pub fn rollbacks(&self) -> Rollbacks {
+        Rollbacks::new(&self.fs, &self.front, self.session.notifier())
     }
 
     /// Unmounts. `Unmount::Plain` fails if it is in use; the others cannot wait for what the kernel

@@ -10,7 +10,7 @@ use gabion_fs::{
 };
 use gabion_fuse as fuse;
 use gabion_fuse::{
-    DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, NodeId, OpenFlags, Opened, Outcome,
+    DirectoryBuffer, DirectoryEntry, DirectoryPlusBuffer, Fit, OpenFlags, Opened, Outcome,
     ReadDirectory, Reply,
 };
 use gabion_map::FileId;
@@ -53,7 +53,7 @@ impl Ask<'_> {
     /// kernel goes on without it.
     fn unseen(&self, dir: FileId) {
         match self.coherence {
-            Coherence::Alone => self.refused.add(NodeId(self.fs.number(dir).0)),
+            Coherence::Alone => self.refused.add(self.node_of(dir)),
             Coherence::Shared => self.fs.unseen(dir),
         }
     }
@@ -67,7 +67,8 @@ impl Ask<'_> {
 
     fn encoded(&self, name: &[u8], found: &Attributes) -> fuse::Entry {
         let (name_ttl, ttl) = (self.name_ttl(name), self.attributes_ttl(found.file));
-        encode::entry(found, self.fs.number(found.file), name_ttl, ttl)
+        let (node, number) = (self.node_of(found.file), self.fs.number(found.file));
+        encode::entry(found, node, number, name_ttl, ttl)
     }
 
     pub(super) fn lookup(&self, name: &[u8], reply: Reply) {
@@ -189,7 +190,7 @@ impl Ask<'_> {
             self.fs.release(made.file);
         }
         let (number, ttl) = (self.fs.number(made.file), self.attributes_ttl(made.file));
-        let entry = encode::entry(&made, number, name_ttl, ttl);
+        let entry = encode::entry(&made, self.node_of(made.file), number, name_ttl, ttl);
         if self.locking == Locking::Filesystem {
             self.begin_opening(made.file, flags);
         }

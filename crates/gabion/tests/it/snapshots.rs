@@ -5,9 +5,13 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::rollbacks::Stop;
 use crate::world::{Folder, names};
 
 fn errno<T: std::fmt::Debug>(outcome: std::io::Result<T>) -> Option<i32> {
@@ -312,4 +316,60 @@ fn clones_and_subvolumes_are_directories_of_a_mount() {
     fs::create_dir(&work).unwrap();
     folder.gabion(&["umount", "mnt"]).succeeded();
     folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+}
+
+/// A program appends all the time, and another one has its bytes handed over while they come.
+#[test]
+fn a_snapshot_has_what_was_appended_before_it_and_ends_where_a_write_ended() {
+    const RECORD: usize = 3000;
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let path = mnt.join("log");
+    File::create(&path).unwrap();
+    let mut torn = 0;
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let (done, stop, path) = (&done, &stop, &path);
+        scope.spawn(move || {
+            let mut file = File::options().append(true).open(path).unwrap();
+            for number in 1_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                file.write_all(&number.to_le_bytes().repeat(RECORD / 8)).unwrap();
+                done.store(number, Ordering::SeqCst);
+                if number.is_multiple_of(4) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        scope.spawn(move || {
+            let file = File::open(path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                file.sync_data().unwrap();
+            }
+        });
+        for round in 0..8 {
+            let (name, before) = (format!("s{round}"), done.load(Ordering::SeqCst));
+            folder.gabion(&["snapshot", "create", "mnt", &name]).succeeded();
+            let after = done.load(Ordering::SeqCst) + 1;
+            let found = fs::read(mnt.join(".snapshots").join(&name).join("log")).unwrap();
+            let records = found.chunks(RECORD).zip(1_u64..);
+            let is_whole = |bytes: &[u8], number: u64| {
+                bytes.iter().zip(number.to_le_bytes().iter().cycle()).all(|(a, b)| a == b)
+            };
+            let whole = records.take_while(|(bytes, number)| is_whole(bytes, *number));
+            let whole = whole.last().map_or(0, |(bytes, number)| match bytes.len() {
+                RECORD => number,
+                _ => number - 1,
+            });
+            assert!(whole >= before, "{name} has {whole} of {before} records");
+            let length = found.len().div_ceil(RECORD) as u64;
+            assert!(length <= after, "{name} has {length} records of {after}");
+            torn += u64::from(length > whole + 1);
+        }
+    });
+    eprintln!("{torn} of 8 snapshots have zeros");
 }

@@ -173,18 +173,21 @@ impl Call {
 fn check_errand(errand: &Errand) -> Result<(), Error> {
     let paths: [&[u8]; 2] = match errand {
         Errand::Subvolumes { .. } => [&[], &[]],
+        Errand::RenameSubvolume { from, to } => [from, to],
         Errand::Subvolume { path, of, .. } => [path, of.as_deref().unwrap_or_default()],
         Errand::Snapshots { path, .. }
         | Errand::Snapshot { path, .. }
         | Errand::RemoveSnapshots { path, .. }
         | Errand::Hold { path, .. }
         | Errand::Compare { path, .. }
+        | Errand::Rollback { path, .. }
         | Errand::RemoveSubvolume { path } => [path, &[]],
     };
     let names: Vec<&Vec<u8>> = match errand {
         Errand::Snapshot { name, .. } | Errand::Hold { name, .. } => vec![name],
         Errand::RemoveSnapshots { names, .. } => names.iter().collect(),
         Errand::Compare { from, to, .. } => vec![from, to],
+        Errand::Rollback { name, keep_as, .. } => vec![name, keep_as],
         _ => Vec::new(),
     };
     let is_long = paths.iter().any(|path| path.len() > PATH_BYTES_MAX)

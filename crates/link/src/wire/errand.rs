@@ -16,7 +16,9 @@ tagged! {
     5 => Compare { path: Path, from: Name, to: Name, skip: u64 },
     6 => Subvolumes { after: SubvolId },
     7 => Subvolume { path: Path, of: Option<Path>, created: i64 },
-    8 => RemoveSubvolume { path: Path };
+    8 => RemoveSubvolume { path: Path },
+    9 => Rollback { path: Path, name: Name, keep_as: Name, created: i64 },
+    10 => RenameSubvolume { from: Path, to: Path };
 }
 
 tagged! {

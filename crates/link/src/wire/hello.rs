@@ -18,7 +18,7 @@ use super::frame::WireError;
 use super::layout::{Layout, numbered, record};
 use super::{FEATURES, MAGIC, VERSION, decode, encode};
 use crate::identities::{Identities, Squash};
-use crate::message::{Hello, Refusal, RefusalReason, SessionId, Welcome};
+use crate::message::{Era, Hello, Refusal, RefusalReason, SessionId, Welcome};
 
 record!(Hello {
     session: Option<(SessionId, u64)>,
@@ -42,7 +42,10 @@ record!(Welcome {
     credit: u64,
     identities: Identities,
     root: Ino,
+    eras: Vec<Era>,
 });
+
+record!(Era { subvol: SubvolId, chain: SubvolId });
 
 numbered!(Squash, "which callers are mapped", { Nobody = 1, Root = 2, All = 3 });
 record!(Identities { trust: Trust, squash: Squash, uid: u32, gid: u32 });

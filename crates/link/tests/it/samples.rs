@@ -20,7 +20,7 @@ use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeR
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::join::{Admission, Application};
 use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
+    Answer, Call, CallId, Change, ChangeNumber, Era, Grant, Hello, Prefetch, ReadLease, Refusal,
     RefusalReason, SessionId, ToClient, ToServer, Welcome, Witness,
 };
 use gabion_link::range::KeyRange;
@@ -85,6 +85,7 @@ pub fn welcomes() -> Vec<Welcome> {
             gid: 65533,
         },
         root: DIR.ino,
+        eras: vec![Era { subvol: SubvolId(1), chain: SubvolId(9) }],
     }]
 }
 
@@ -301,7 +302,14 @@ fn errands() -> Vec<Errand> {
         Errand::Subvolumes { after: SubvolId(3) },
         Errand::Subvolume { path: path.clone(), of: None, created: -1 },
         Errand::Subvolume { path: path.clone(), of: Some(name(".snapshots/monday")), created },
-        Errand::RemoveSubvolume { path },
+        Errand::RemoveSubvolume { path: path.clone() },
+        Errand::Rollback {
+            path: path.clone(),
+            name: name("monday"),
+            keep_as: name("before"),
+            created,
+        },
+        Errand::RenameSubvolume { from: path, to: name("c") },
     ]
 }
 

@@ -24,7 +24,7 @@ use proptest::sample::select;
 use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, Grant, Hello, Prefetch, ReadLease, Refusal,
+    Answer, Call, CallId, Change, ChangeNumber, Era, Grant, Hello, Prefetch, ReadLease, Refusal,
     RefusalReason, SessionId, ToClient, ToServer, Welcome, Witness,
 };
 use gabion_link::range::KeyRange;
@@ -308,6 +308,10 @@ fn errand() -> impl Strategy<Value = Errand> {
         (path(), option::of(path()), any::<i64>())
             .prop_map(|(path, of, created)| Errand::Subvolume { path, of, created }),
         path().prop_map(|path| Errand::RemoveSubvolume { path }),
+        (path(), name(), name(), any::<i64>()).prop_map(|(path, name, keep_as, created)| {
+            Errand::Rollback { path, name, keep_as, created }
+        }),
+        (path(), path()).prop_map(|(from, to)| Errand::RenameSubvolume { from, to }),
     ]
 }
 
@@ -531,6 +535,7 @@ proptest! {
         let welcome = Welcome {
             session, secret, received, patience_ms, filesystem, subvol, seed, read_only, start, now,
             credit, identities, root: Ino(root),
+            eras: vec![Era { subvol, chain: SubvolId(patience_ms) }],
         };
         prop_assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         let refusal = Refusal { reason: RefusalReason::Gone, text: name };

@@ -9,6 +9,7 @@ use gabion_base::ids::BlockAddr;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Error, Result};
+use gabion_link::errand::Errand;
 use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
 use gabion_map::{FileId, Key, Kind, MapError};
@@ -241,15 +242,17 @@ impl Waiter {
 
 /// Whether a call can be made once more without an effect that nobody asked for.
 fn can_repeat(call: &Call) -> bool {
-    matches!(
-        call,
+    match call {
         Call::Acquire { .. }
-            | Call::Read { .. }
-            | Call::Seek { .. }
-            | Call::Space
-            | Call::Numbers { .. }
-            | Call::TestLock { .. }
-    )
+        | Call::Read { .. }
+        | Call::Seek { .. }
+        | Call::Space
+        | Call::Numbers { .. }
+        | Call::TestLock { .. }
+        | Call::Run(Errand::Rollback { .. }) => true,
+        Call::Run(errand) => !errand.changes(),
+        _ => false,
+    }
 }
 
 fn trouble(operation: &'static str, kind: std::io::ErrorKind, text: String) -> Error {

@@ -120,6 +120,10 @@ pub trait Kernel: Send + Sync {
     /// it knows no such directory. Waits for nobody who waits for the filesystem.
     fn forget_listing(&self, dir: FileId) -> bool;
 
+    /// All objects of a subvolume are others than before, whatever their numbers: what is asked
+    /// about those that were known is refused from now on. Who keeps nothing does nothing.
+    fn renumber(&self, _subvol: SubvolId) {}
+
     /// Waits until all who were listing a directory when this was called have made use of what they
     /// were told. `name` is one that may have been looked up there. False: that cannot be known.
     fn await_listings(&self, dir: FileId, name: Option<&[u8]>) -> bool;
@@ -218,6 +222,12 @@ pub struct RemoteFs {
     report: Mutex<Option<Report>>,
     /// Whom the server takes callers for, in this session.
     identities: Mutex<Identities>,
+    /// Subvolumes that were rolled back, and when.
+    eras: Mutex<BTreeMap<SubvolId, SubvolId>>,
+}
+
+fn eras_of(welcome: &Welcome) -> BTreeMap<SubvolId, SubvolId> {
+    welcome.eras.iter().map(|era| (era.subvol, era.chain)).collect()
 }
 
 impl RemoteFs {
@@ -269,6 +279,7 @@ impl RemoteFs {
             lock_losses: LockLosses::default(),
             report: Mutex::default(),
             identities: Mutex::new(welcome.identities),
+            eras: Mutex::new(eras_of(welcome)),
         };
         fs.meet(welcome);
         fs
@@ -473,8 +484,20 @@ impl RemoteFs {
         self.freezing.thaw_all();
         self.lose_locks();
         self.forget_everything();
+        self.renumber(welcome);
         self.revocations.clear();
         self.tell_opens_again();
+    }
+
+    /// What the kernel knows of subvolumes that were rolled back since the last session is nothing
+    /// that is there now.
+    fn renumber(&self, welcome: &Welcome) {
+        let now = eras_of(welcome);
+        let before = std::mem::replace(&mut *self.eras.lock(), now.clone());
+        let Some(kernel) = self.kernel.lock().clone() else { return };
+        for (subvol, _) in now.iter().filter(|(subvol, chain)| before.get(subvol) != Some(chain)) {
+            kernel.renumber(*subvol);
+        }
     }
 
     /// The session goes on with a server that has started again. It is said again what that one may

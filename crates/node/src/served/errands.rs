@@ -6,6 +6,7 @@
 //! - A snapshot is made at one instant of all clients (`freezing`), by one commit.
 //! - Clients know the directory of snapshots, and names of subvolumes, under leases like anything
 //!   else; so those are revoked first. Of what is removed all is revoked before it is told.
+//! - A rollback is in `rewinding`.
 //! - What was said by a client before a server died is said again. Done is done then: a snapshot
 //!   with the same name and time is the one that was asked for, what is gone was removed.
 
@@ -183,6 +184,11 @@ impl Served {
                 self.make_subvolume(path, of.as_deref(), *created, is_again)
             }
             Errand::RemoveSubvolume { path } => self.remove_subvolume(path, is_again),
+            Errand::RenameSubvolume { from, to } => self.rename_subvolume(from, to, is_again),
+            Errand::Rollback { path, name, keep_as, created } => {
+                let of = self.subvolume_at(path)?;
+                self.roll_back(of, name, keep_as, *created)
+            }
         }
     }
 
@@ -309,17 +315,74 @@ impl Served {
         Ok(subvolume_report(subvol, path))
     }
 
-    fn find_snapshot(&self, of: SubvolId, name: &[u8]) -> Result<SubvolId> {
+    fn rename_subvolume(&self, from: &[u8], to: &[u8], is_again: bool) -> Result<Report> {
+        let (source, target) = (self.place(from)?, self.place(to)?);
+        self.fs.check_changeable(source.parent)?;
+        self.fs.check_name(target.parent, target.name)?;
+        let there = self.find(target.parent, target.name);
+        let subvol = match self.find(source.parent, source.name) {
+            Ok(found) if found.subvol != source.parent.subvol => found.subvol,
+            Err(Error::NotFound) if is_again && there.is_ok() => {
+                return Ok(subvolume_report(there?.subvol, to));
+            }
+            Ok(_) => return Err(failure("it is no subvolume".to_owned())),
+            Err(error) => return Err(error),
+        };
+        match there {
+            Err(Error::NotFound) => {}
+            Ok(_) => return Err(Error::Exists),
+            Err(error) => return Err(error),
+        }
+        let ctx = self.context(&Caller::superuser());
+        if source.parent.subvol == target.parent.subvol {
+            self.guarded(|txn| {
+                subvolume::detach(txn, &ctx, source.parent, source.name)?;
+                subvolume::attach(txn, &ctx, target.parent, target.name, subvol)
+            })?;
+            self.fs.map().commit()?;
+            return Ok(subvolume_report(subvol, to));
+        }
+        let attach =
+            || self.guarded(|txn| subvolume::attach(txn, &ctx, target.parent, target.name, subvol));
+        let detach = |place: &Place<'_>| match self
+            .guarded(|txn| subvolume::detach(txn, &ctx, place.parent, place.name))
+        {
+            Ok(_) | Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        };
+        attach()?;
+        // From here on that name is the one that means something.
+        if let Err(error) = self.fs.map().set_parent(subvol, target.parent.subvol) {
+            detach(&target)?;
+            return Err(error.into());
+        }
+        // Whoever was looking for it before may have taken it for one that means nothing.
+        let root = FileId::new(subvol, ROOT);
+        let is_there = || self.find(target.parent, target.name).is_ok_and(|found| found == root);
+        match attach() {
+            Err(Error::Exists) if is_there() => {}
+            Ok(()) => {}
+            Err(error) => {
+                self.fs.map().set_parent(subvol, source.parent.subvol)?;
+                return Err(error);
+            }
+        }
+        detach(&source)?;
+        self.fs.map().commit()?;
+        Ok(subvolume_report(subvol, to))
+    }
+
+    pub(super) fn find_snapshot(&self, of: SubvolId, name: &[u8]) -> Result<SubvolId> {
         let found = self.fs.map().find_snapshot(of, name);
         let name = String::from_utf8_lossy(name);
         found.ok_or_else(|| failure(format!("there is no snapshot {name:?}")))
     }
 
-    fn created(&self, id: SubvolId) -> Option<i64> {
+    pub(super) fn created(&self, id: SubvolId) -> Option<i64> {
         self.fs.map().subvolume(id).map(|record| record.extended.created)
     }
 
-    fn told(&self, id: SubvolId) -> Result<Report> {
+    pub(super) fn told(&self, id: SubvolId) -> Result<Report> {
         let record = self.fs.map().subvolume(id).ok_or(MapError::from(Refusal::Absent))?;
         Ok(Report::Snapshots { rows: vec![row(&(id, record))], more: false })
     }
@@ -427,8 +490,8 @@ impl Served {
         Err(Error::Busy)
     }
 
-    /// Has all clients forget what is in subvolumes that are gone.
-    fn forget_subvolumes(&self, ids: &[SubvolId]) {
+    /// Has all clients forget what is in subvolumes. Whether they have.
+    pub(super) fn forget_subvolumes(&self, ids: &[SubvolId]) -> bool {
         for id in ids {
             self.settle(|grants| grants.table.all_gone(*id));
         }
@@ -442,6 +505,7 @@ impl Served {
         while is_owed() && self.fs.clock.monotonic() < ends && !self.is_ending() {
             pause.wait_for(&mut never.lock(), GLANCE);
         }
+        !is_owed()
     }
 }
 

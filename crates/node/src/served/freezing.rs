@@ -24,7 +24,7 @@ use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::{Error, Result};
 use gabion_link::message::{Call, SessionId, ToClient};
 
-use super::{Job, Served, Session, Work};
+use super::{Job, Request, Served, Session, Work};
 
 /// How long clients stand still for those that do not answer.
 const FROZEN_MAX: Duration = Duration::from_secs(2);
@@ -39,6 +39,8 @@ pub(super) struct Freezing {
     /// There was an attempt: before, there is nothing to look at.
     is_used: AtomicBool,
     is_closed: AtomicBool,
+    /// Nothing that a client asks goes through, whether it changes anything or not.
+    is_shut: AtomicBool,
     /// What went through the gate and is not through.
     running: AtomicUsize,
 }
@@ -62,23 +64,56 @@ pub(super) struct Pass<'a>(&'a Freezing);
 /// The gate is closed, until this is dropped.
 pub(super) struct Closed<'a>(&'a Served);
 
+/// What goes through the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// What a client has changed.
+    Change,
+    /// A call that changes what a snapshot has.
+    ChangingCall,
+    /// Another call.
+    Call,
+}
+
 impl Freezing {
     /// Goes through the gate, unless it is closed.
-    pub(super) fn enter(&self) -> Option<Pass<'_>> {
+    pub(super) fn enter(&self, passing: Passing) -> Option<Pass<'_>> {
         // Counted before it is looked: who closes the gate looks at the count after that.
         self.running.fetch_add(1, Ordering::SeqCst);
         let pass = Pass(self);
-        (!self.is_closed.load(Ordering::SeqCst)).then_some(pass)
+        (!self.keeps_out(passing)).then_some(pass)
+    }
+
+    fn keeps_out(&self, passing: Passing) -> bool {
+        let is_closed = || self.is_closed.load(Ordering::SeqCst);
+        let is_shut = || self.is_shut.load(Ordering::SeqCst);
+        match passing {
+            Passing::Change => is_closed(),
+            Passing::ChangingCall => is_closed() || is_shut(),
+            Passing::Call => is_shut(),
+        }
     }
 
     /// Has something wait until the gate is opened. It is given back if it is open.
-    pub(super) fn hold(&self, work: Work) -> Option<Work> {
+    pub(super) fn hold(&self, passing: Passing, work: Work) -> Option<Work> {
         let mut state = self.state.lock();
-        if !self.is_closed.load(Ordering::SeqCst) {
+        if !self.keeps_out(passing) {
             return Some(work);
         }
         state.held.push(work);
         None
+    }
+
+    /// Calls that wait at the gate and would change something: they are not to be made any more.
+    pub(super) fn refuse_calls(&self) -> Vec<Request> {
+        let mut state = self.state.lock();
+        let changing = |work: &mut Work| matches!(work, Work::Call(it) if it.call.changes());
+        let refused = state.held.extract_if(.., changing);
+        let request = |work| match work {
+            Work::Call(request) => Some(request),
+            _ => None,
+        };
+        refused.filter_map(request).collect()
     }
 
     /// A client stands still.
@@ -122,7 +157,7 @@ impl Freezing {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         let is_last = self.0.running.fetch_sub(1, Ordering::SeqCst) == 1;
-        if is_last && self.0.is_closed.load(Ordering::SeqCst) {
+        if is_last && self.0.keeps_out(Passing::ChangingCall) {
             // Whoever waits for it has looked at the count before, or looks after this.
             drop(self.0.state.lock());
             self.0.changed.notify_all();
@@ -134,6 +169,7 @@ impl Drop for Closed<'_> {
     fn drop(&mut self) {
         let mut state = self.0.freezing.state.lock();
         self.0.freezing.is_closed.store(false, Ordering::SeqCst);
+        self.0.freezing.is_shut.store(false, Ordering::SeqCst);
         let held = std::mem::take(&mut state.held);
         drop(state);
         for work in held {
@@ -142,9 +178,13 @@ impl Drop for Closed<'_> {
     }
 }
 
-/// Whether the call changes what a snapshot has.
-pub(super) fn is_held(call: &Call) -> bool {
-    call.changes() && !matches!(call, Call::Lock { .. } | Call::Unlock { .. })
+/// How the call goes through the gate; `None`: past it, as it is about locks only.
+pub(super) fn passing(call: &Call) -> Option<Passing> {
+    match call {
+        Call::Lock { .. } | Call::Unlock { .. } | Call::TestLock { .. } => None,
+        call if call.changes() => Some(Passing::ChangingCall),
+        _ => Some(Passing::Call),
+    }
 }
 
 impl Served {
@@ -174,9 +214,8 @@ impl Served {
             let asked = std::mem::take(&mut state.asked);
             self.thaw(state.number, &asked);
             if is_closed {
-                while self.freezing.running.load(Ordering::SeqCst) > 0 {
-                    self.freezing.changed.wait(&mut state);
-                }
+                drop(state);
+                self.await_running();
                 return Ok(Closed(self));
             }
             while !state.awaited.is_empty() {
@@ -186,6 +225,31 @@ impl Served {
                 }
                 self.freezing.changed.wait_for(&mut state, FROZEN_MAX);
             }
+        }
+    }
+
+    /// Closes the gate for everything that clients say, and has them give up all that they have of
+    /// subvolumes that can be changed: nobody has anything cached that could become untrue, all
+    /// that anybody has changed is applied, and all have been told so. `Busy`: one of them does not
+    /// answer, and has not lost its session either.
+    pub(super) fn shut(&self) -> Result<[Closed<'_>; 2]> {
+        self.freezing.is_shut.store(true, Ordering::SeqCst);
+        let shut = Closed(self);
+        // Calls that are under way may yet bring leases. What clients have changed under those that
+        // they give up has to come through.
+        self.await_running();
+        if !self.forget_subvolumes(&self.fs.map().writable_subvolumes()) {
+            return Err(Error::Busy);
+        }
+        // Whoever says that it stands still has heard all before.
+        Ok([shut, self.freeze()?])
+    }
+
+    /// Waits until nothing is on its way through the gate.
+    fn await_running(&self) {
+        let mut state = self.freezing.state.lock();
+        while self.freezing.running.load(Ordering::SeqCst) > 0 {
+            self.freezing.changed.wait(&mut state);
         }
     }
 

@@ -27,6 +27,7 @@ use gabion_map::{FileId, Key, Kind, LockMode, MapError, Stop, Value};
 use crate::operation::{Rest, may_make};
 
 use super::execute::Guarded;
+use super::freezing::Passing;
 use super::guarded::Grip;
 use super::ledger::Note;
 use super::{Job, Served, Session, Work, gone};
@@ -151,9 +152,10 @@ impl Served {
                 None => break,
                 Some(_) if session.is_over() => {}
                 Some(ToServer::Change(change)) => {
-                    let Some(_pass) = self.freezing.enter() else {
+                    let Some(_pass) = self.freezing.enter(Passing::Change) else {
                         session.lane.lock().waiting.push_front(ToServer::Change(change));
-                        match self.freezing.hold(Work::Lane(Arc::clone(session))) {
+                        let lane = Work::Lane(Arc::clone(session));
+                        match self.freezing.hold(Passing::Change, lane) {
                             Some(_) => continue,
                             None => return,
                         }

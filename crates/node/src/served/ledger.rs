@@ -260,8 +260,29 @@ impl Served {
     }
 }
 
+/// Sessions that are remembered and can go on, with where their notes are. Where there is one that
+/// cannot, as it is from before a rollback that was not finished, all is forgotten.
+pub(super) fn sort_out_outlived(fs: &LocalFs) -> Result<Vec<(Pages, Record)>> {
+    let remembered = remembered(fs)?;
+    let since = begun_since(fs);
+    if remembered.iter().all(|(pages, _)| pages.ino >= since) {
+        return Ok(remembered);
+    }
+    fs.forget_sessions()?;
+    Ok(Vec::new())
+}
+
+/// From which inode on notes are of sessions that have begun since the last rollback: the snapshot
+/// that the filesystem was rolled back to has those of others.
+fn begun_since(fs: &LocalFs) -> Ino {
+    let home = fs.map().subvolume(fs.root().subvol);
+    let rolled_back = home.filter(|record| record.extended.chain != SubvolId(0));
+    let base = rolled_back.and_then(|record| fs.map().subvolume(record.extended.base));
+    Ino(base.map_or(0, |base| base.next_ino))
+}
+
 /// Sessions that are remembered, with where their notes are.
-pub(super) fn remembered(fs: &LocalFs) -> Result<Vec<(Pages, Record)>> {
+fn remembered(fs: &LocalFs) -> Result<Vec<(Pages, Record)>> {
     let subvol = fs.root().subvol;
     let index = FileId::new(subvol, Ino(0));
     let (first, last) = (index.key(Kind::SESSION, 0), index.key(Kind::SESSION, KEPT - 1));
@@ -352,14 +373,15 @@ impl LocalFs {
             return Ok(());
         }
         let remembered = remembered(self)?;
-        for (pages, _) in &remembered {
-            forget(self, *pages)?;
-        }
         for (key, _) in kept_before(self)? {
             self.run(|txn| {
                 txn.lock(key.file(), LockMode::Exclusive)?;
                 Ok(txn.delete(key)?)
             })?;
+        }
+        // As long as there is one it is seen that there may be more to be taken away.
+        for (pages, _) in &remembered {
+            forget(self, *pages)?;
         }
         if remembered.is_empty() { Ok(()) } else { self.syncfs() }
     }

@@ -35,6 +35,7 @@ mod locking;
 mod numbers;
 mod recovery;
 mod refinding;
+mod rewinding;
 mod rights;
 mod rivals;
 mod rounds;
@@ -63,7 +64,7 @@ use crate::local::LocalFs;
 use crate::operation::made_by;
 
 use self::errands::Errands;
-use self::freezing::{Freezing, is_held};
+use self::freezing::{Freezing, passing};
 use self::grants::{Grants, Revocation, Turn};
 use self::ledger::Pages;
 pub use self::ledger::{Credentials, Record, Standing};
@@ -164,6 +165,8 @@ pub struct Served {
     fs: Arc<LocalFs>,
     grants: Mutex<Grants>,
     rivals: Mutex<Rivals>,
+    /// Had by whoever begins a session, so that a rollback knows all there are.
+    entering: RwLock<()>,
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
     times: Arc<Times>,
@@ -198,7 +201,7 @@ impl Served {
     /// If there are sessions of an earlier start, nothing is done until they have come back, or
     /// [`Served::stop_waiting`] says that they will not. Until then orphans stay.
     pub fn new(fs: Arc<LocalFs>, start: u64, queue: Queue) -> Result<Self, Error> {
-        let remembered = ledger::remembered(&fs)?;
+        let remembered = ledger::sort_out_outlived(&fs)?;
         let mut served = Self::without_sessions(fs, start, queue);
         if !served.fs.is_read_only() {
             served.recovery = Recovery::of(served.sort_out(remembered));
@@ -221,6 +224,7 @@ impl Served {
             fs,
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
             rivals: Mutex::default(),
+            entering: RwLock::default(),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
             order: Arc::new(AtomicU64::new(1)),
@@ -251,6 +255,7 @@ impl Served {
         rights: Rights,
         peer: Arc<dyn Peer>,
     ) -> Arc<Session> {
+        let _entering = self.entering.read();
         self.enter(Session::new(id, name, rights, peer))
     }
 
@@ -468,17 +473,17 @@ impl Served {
         if matches!(job.call, Call::Run(_)) {
             return self.queue_errand(job);
         }
-        let _pass = match is_held(&job.call) {
-            true => match self.freezing.enter() {
+        let _pass = match passing(&job.call) {
+            Some(passing) => match self.freezing.enter(passing) {
                 Some(pass) => Some(pass),
                 None => {
-                    if let Some(work) = self.freezing.hold(Work::Call(job)) {
+                    if let Some(work) = self.freezing.hold(passing, Work::Call(job)) {
                         (self.queue)(Job(work));
                     }
                     return;
                 }
             },
-            false => None,
+            None => None,
         };
         match self.execute(&job) {
             Executed::Ended(outcome) => self.answer(&job, outcome),

@@ -28,6 +28,10 @@ pub trait Peer: Send + Sync {
 
     /// How many of them have arrived, as far as that is known.
     fn arrived(&self) -> u64;
+
+    /// The session has ended and its client does not know: it is to find that out soon. Who has no
+    /// connection that could be closed does nothing.
+    fn cut(&self) {}
 }
 
 /// One client.

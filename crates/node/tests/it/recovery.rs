@@ -682,3 +682,32 @@ fn what_was_written_without_a_name_and_closed_is_done_again_without_complaint() 
     server.world.reap();
     assert!(server.world.fs.stat(file).is_err());
 }
+
+/// A client that goes on from what the snapshot has of its session would say again what is undone.
+#[test]
+fn sessions_that_a_snapshot_has_do_not_go_on_after_a_crash_in_the_midst_of_a_rollback() {
+    let server = Server::new();
+    let mut client = server.begin(1);
+    let (file, _) = client.create("file");
+    client.write(file, 0, b"before");
+    client.sync(file);
+    let (fs, home) = (&server.world.fs, server.world.root().subvol);
+    let one = fs.map().create_snapshot(home, b"one", 5).unwrap();
+    client.write(file, 0, b"after!");
+    client.sync(file);
+    // Its server dies before it has ended the sessions.
+    fs.roll_back(home, one, b"kept", 6).unwrap();
+    let server = server.after_crash();
+    assert!(!server.served.is_recovering());
+    assert!(server.served.remembered(SessionId(1)).is_none());
+    assert_eq!(server.content("file"), "before");
+    // Those that begin later do.
+    let mut later = server.begin(2);
+    let file = server.world.lookup("file").unwrap().file;
+    later.write(file, 0, b"later!");
+    later.sync(file);
+    let server = server.after_crash();
+    assert!(server.served.is_recovering());
+    server.resume(2);
+    assert_eq!(server.content("file"), "later!");
+}

@@ -119,6 +119,7 @@ impl Server {
             credit: self.served.credit(),
             identities: rights.identities,
             root: rights.root,
+            eras: self.served.eras(),
         }
     }
 

@@ -368,6 +368,7 @@ impl Server {
             credit: self.served.credit(),
             identities: link.session.rights().identities,
             root: link.session.rights().root,
+            eras: self.served.eras(),
         };
         let frame = greeting(FrameKind::Welcome, &welcome.encode());
         self.world.network.send(connection, Side::Server, frame);

@@ -3,6 +3,7 @@
 mod canary;
 mod cluster;
 mod engine;
+mod forest;
 mod gabion;
 mod host;
 mod nested;

@@ -1,6 +1,7 @@
 //! The difference of two snapshots on its way from who has the map to who reads the files.
 
 use gabion_base::ids::Ino;
+use gabion_link::errand::DeltaRow;
 use gabion_node::{Delta, Stretch, Touched};
 
 use crate::control::wire;
@@ -77,6 +78,29 @@ pub fn join(parts: Vec<wire::Delta>) -> Option<Delta> {
             }
         }
     }
+    Some(delta)
+}
+
+/// The difference that these rows tell, in order; nothing if one is about an object that was not told
+/// before.
+pub fn of_rows(rows: Vec<DeltaRow>) -> Option<Delta> {
+    let mut delta = Delta::default();
+    for row in rows {
+        match row {
+            DeltaRow::Gone(ino) => delta.gone.push(ino),
+            DeltaRow::NameGone { dir, name } => delta.names_gone.push((dir, name)),
+            DeltaRow::Name { dir, name, ino } => delta.names.push((dir, name, ino)),
+            DeltaRow::Touched { ino, path, is_new } => {
+                delta.touched.push(Touched { ino, path, is_new, stretches: Vec::new() });
+            }
+            DeltaRow::Stretch { ino, from, to, is_hole } => {
+                let of = delta.touched.last_mut().filter(|last| last.ino == ino)?;
+                of.stretches.push(Stretch { from, to, is_hole });
+            }
+        }
+    }
+    // As whoever reads the files wants them: directories before what is in them.
+    delta.touched.sort_by(|a, b| a.path.cmp(&b.path));
     Some(delta)
 }
 

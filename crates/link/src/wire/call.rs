@@ -179,12 +179,13 @@ fn check_errand(errand: &Errand) -> Result<(), Error> {
         | Errand::RemoveSnapshots { path, .. }
         | Errand::Hold { path, .. }
         | Errand::Compare { path, .. }
+        | Errand::Delta { path, .. }
         | Errand::RemoveSubvolume { path } => [path, &[]],
     };
     let names: Vec<&Vec<u8>> = match errand {
         Errand::Snapshot { name, .. } | Errand::Hold { name, .. } => vec![name],
         Errand::RemoveSnapshots { names, .. } => names.iter().collect(),
-        Errand::Compare { from, to, .. } => vec![from, to],
+        Errand::Compare { from, to, .. } | Errand::Delta { from, to, .. } => vec![from, to],
         _ => Vec::new(),
     };
     let is_long = paths.iter().any(|path| path.len() > PATH_BYTES_MAX)

@@ -42,6 +42,7 @@ fn inode_sample() -> Vec<u8> {
         generation: 3,
         parent: Ino(1),
         length: 4,
+        place: 0,
         change: 5,
         atime: time,
         mtime: time,

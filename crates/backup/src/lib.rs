@@ -17,12 +17,13 @@
 //! for it; what is wrong is told with the offset in the stream; nothing is given out before its
 //! checksum was compared.
 //!
-//! Absent: files, networks, clocks and threads. Whoever uses this brings a `Write` or a [`ReadAt`].
+//! Absent: files, networks and clocks, and threads but for those that pack. Whoever uses this brings a `Write` or a [`ReadAt`].
 
 #![forbid(unsafe_code)]
 
 pub mod error;
 pub mod format;
+mod packing;
 mod pieces;
 pub mod reader;
 pub mod scan;
@@ -33,6 +34,7 @@ pub mod writer;
 pub use error::{Error, Result};
 pub use format::header::{Header, StreamId};
 pub use format::record::{Attributes, Object, Record, Time};
+pub use pieces::{Digest, digest};
 pub use reader::{ReadAt, Stream};
 pub use seal::Secret;
 pub use tree::Tree;

@@ -24,8 +24,12 @@ pub(crate) struct Pieces {
 }
 
 /// What pieces are recognised by.
-pub(crate) fn digest(bytes: &[u8]) -> [u8; 16] {
-    *sha256(bytes).first_chunk().expect("32 bytes have a first half")
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub(crate) [u8; 16]);
+
+/// The digest of a piece.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest(*sha256(bytes).first_chunk().expect("32 bytes have a first half"))
 }
 
 impl Pieces {

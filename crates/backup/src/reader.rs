@@ -249,7 +249,7 @@ impl<R: ReadAt> Stream<R> {
             let raw = self.segment(number)?;
             while let Some((_, at, length, digest)) = claims.next_if(|claim| claim.0 == number) {
                 let (from, to) = (at as usize, at as usize + length as usize);
-                if crate::pieces::digest(&raw[from..to]) != digest {
+                if crate::pieces::digest(&raw[from..to]).0 != digest {
                     let what = "a piece of a file is not what the records say";
                     return Err(Error::damaged(entry.offset, Some(number), what));
                 }

@@ -13,6 +13,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hkdf, rand};
 
+use gabion_base::sync::Mutex;
+
 use crate::error::{Error, Result};
 use crate::format::header::{Lock, SEALED_KEY};
 
@@ -36,6 +38,42 @@ pub enum Secret {
     KeyFile(Vec<u8>),
 }
 
+/// Keys that this process has paid for, by the digest of what gave them: the streams of a chain
+/// have one salt, so that a chain of a hundred costs as much as one.
+static DEAR: Dear = Dear { paid: Mutex::new(Vec::new()) };
+
+/// Keys that cost much.
+struct Dear {
+    paid: Mutex<Vec<([u8; 32], [u8; KEY])>>,
+}
+
+impl Dear {
+    /// The most that is kept.
+    const MOST: usize = 64;
+
+    /// What `pay` gives. Who asks for the same meanwhile waits for that.
+    fn get(
+        &self,
+        phrase: &[u8],
+        salt: &[u8; 16],
+        cost: [u32; 3],
+        pay: impl FnOnce() -> Result<[u8; KEY]>,
+    ) -> Result<[u8; KEY]> {
+        let cost = cost.map(u32::to_le_bytes).concat();
+        let of = sha256(&[&cost[..], salt, phrase].concat());
+        let mut paid = self.paid.lock();
+        if let Some((_, key)) = paid.iter().find(|(found, _)| *found == of) {
+            return Ok(*key);
+        }
+        let key = pay()?;
+        if paid.len() >= Self::MOST {
+            paid.remove(0);
+        }
+        paid.push((of, key));
+        Ok(key)
+    }
+}
+
 /// The key of a stream.
 pub(crate) struct Key(LessSafeKey);
 
@@ -52,15 +90,23 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
 }
 
-/// A new key, and what a header says of it.
-pub(crate) fn lock(secret: &Secret) -> Result<(Key, Lock)> {
+/// A new key, and what a header says of it. A passphrase costs the same and has the same salt as
+/// that in `like`, if there is one there that costs enough: who knows what opens the one stream has
+/// not to pay for the other. What the passphrase gives seals nothing but keys of streams, each
+/// under a nonce of its own.
+pub(crate) fn lock(secret: &Secret, like: &Lock) -> Result<(Key, Lock)> {
     let (inner, salt) = (draw::<KEY>()?, draw()?);
     let empty = [0; SEALED_KEY];
-    let mut lock = match secret {
-        Secret::Passphrase(_) => {
+    let mut lock = match (secret, like) {
+        (Secret::Passphrase(_), &Lock::Passphrase { memory, passes, lanes, salt, .. })
+            if memory >= MEMORY && passes >= PASSES && lanes >= LANES =>
+        {
+            Lock::Passphrase { memory, passes, lanes, salt, key: empty }
+        }
+        (Secret::Passphrase(_), _) => {
             Lock::Passphrase { memory: MEMORY, passes: PASSES, lanes: LANES, salt, key: empty }
         }
-        Secret::KeyFile(_) => Lock::KeyFile { salt, key: empty },
+        (Secret::KeyFile(_), _) => Lock::KeyFile { salt, key: empty },
     };
     let sealed = outer(&lock, secret)?.seal(&[], &inner)?;
     let sealed = sealed.try_into().map_err(|_| Error::Cipher("a key of odd length"))?;
@@ -95,11 +141,17 @@ fn outer(lock: &Lock, secret: &Secret) -> Result<Key> {
     let mut key = [0; KEY];
     match (lock, secret) {
         (Lock::Passphrase { memory, passes, lanes, salt, .. }, Secret::Passphrase(phrase)) => {
-            let params = Params::new(*memory, *passes, *lanes, Some(KEY));
-            let params = params.map_err(|_| Error::Cipher("the cost of the passphrase"))?;
-            let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-            let hashed = argon.hash_password_into(phrase, salt, &mut key);
-            hashed.map_err(|_| Error::Cipher("the passphrase has no length that is allowed"))?;
+            let cost = [*memory, *passes, *lanes];
+            key = DEAR.get(phrase, salt, cost, || {
+                let params = Params::new(*memory, *passes, *lanes, Some(KEY));
+                let params = params.map_err(|_| Error::Cipher("the cost of the passphrase"))?;
+                let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+                let mut key = [0; KEY];
+                let hashed = argon.hash_password_into(phrase, salt, &mut key);
+                hashed
+                    .map_err(|_| Error::Cipher("the passphrase has no length that is allowed"))?;
+                Ok(key)
+            })?;
         }
         (Lock::KeyFile { salt, .. }, Secret::KeyFile(bytes)) => {
             let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(bytes);

@@ -4,6 +4,8 @@
 //! Records come after the bytes that they speak of: before a RECORDS segment what has gathered of
 //! bytes goes out. So a stream that is cut off is good up to its last RECORDS segment, and can be
 //! taken up there ([`crate::scan`]).
+//!
+//! Segments are packed and sealed by other threads meanwhile, and written in order.
 
 use std::io::Write;
 
@@ -11,10 +13,11 @@ use crate::error::{Error, Result};
 use crate::format::header::{Header, Lock, StreamId};
 use crate::format::index::{self, End, Entry, Totals};
 use crate::format::record::{NAME_MAX, Object, PIECE_MAX, Piece, Record, SIZE_MAX, VALUE_MAX};
-use crate::format::segment::{Frame, Kind, Packing};
-use crate::pieces::{self, Pieces};
+use crate::format::segment::Kind;
+use crate::packing::{Packed, Packers};
+use crate::pieces::{self, Digest, Pieces};
 use crate::scan::Kept;
-use crate::seal::{self, Key, Secret, sha256};
+use crate::seal::{self, Secret, sha256};
 
 /// A buffer of bytes becomes a segment at this size, in bytes.
 const DATA_FULL: usize = 1 << 20;
@@ -23,8 +26,6 @@ const RECORDS_FULL: usize = 1 << 20;
 /// So many bytes of files are followed by records at the latest: what is lost if the stream is
 /// cut off has to be read once more.
 const CHECKPOINT: u64 = 16 << 20;
-/// The level of zstd.
-const LEVEL: i32 = 3;
 /// Pieces that one record holds at most.
 const PIECES_MAX: usize = 1024;
 
@@ -35,9 +36,15 @@ pub fn draw_id() -> Result<StreamId> {
 
 /// Writes a stream.
 pub struct Writer<W> {
-    out: Sealing<W>,
+    out: W,
+    /// Bytes of the stream that have been written.
+    at: u64,
     stream: StreamId,
+    packers: Packers,
+    /// Segments that have been written.
     entries: Vec<Entry>,
+    /// Segments that have begun.
+    begun: u32,
     totals: Totals,
     data: Vec<u8>,
     records: Vec<u8>,
@@ -48,11 +55,12 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a stream with this header, whose lock is made here if there is a secret.
+    /// Begins a stream with this header, whose lock is made here if there is a secret: with the same
+    /// salt as the lock that it has, if that can be.
     pub fn begin(mut out: W, mut header: Header, secret: Option<&Secret>) -> Result<Self> {
         let key = match secret {
             Some(secret) => {
-                let (key, lock) = seal::lock(secret)?;
+                let (key, lock) = seal::lock(secret, &header.lock)?;
                 header.lock = lock;
                 Some(key)
             }
@@ -64,25 +72,31 @@ impl<W: Write> Writer<W> {
         let bytes = header.encode();
         out.write_all(&bytes).map_err(|source| Error::Io { offset: 0, source })?;
         let at = bytes.len() as u64;
-        let out = Sealing { out, at, key, header: sha256(&bytes) };
-        Ok(Self::new(out, header.stream))
+        let packers = Packers::start(key, sha256(&bytes));
+        let packers = packers.map_err(|source| Error::Io { offset: at, source })?;
+        Ok(Self::new(out, at, header.stream, packers))
     }
 
     /// Goes on with a stream that was cut off; `out` ends where [`Kept::length`] says.
-    pub fn resume(out: W, kept: Kept) -> Self {
-        let out = Sealing { out, at: kept.length, key: kept.key, header: kept.header_digest };
-        let mut writer = Self::new(out, kept.header.stream);
+    pub fn resume(out: W, kept: Kept) -> Result<Self> {
+        let packers = Packers::start(kept.key, kept.header_digest);
+        let packers = packers.map_err(|source| Error::Io { offset: kept.length, source })?;
+        let mut writer = Self::new(out, kept.length, kept.header.stream, packers);
+        writer.begun = kept.entries.len() as u32;
         writer.entries = kept.entries;
         writer.totals = kept.totals;
         writer.known = kept.pieces;
-        writer
+        Ok(writer)
     }
 
-    fn new(out: Sealing<W>, stream: StreamId) -> Self {
+    fn new(out: W, at: u64, stream: StreamId, packers: Packers) -> Self {
         Self {
             out,
+            at,
             stream,
+            packers,
             entries: Vec::new(),
+            begun: 0,
             totals: Totals::default(),
             data: Vec::new(),
             records: Vec::new(),
@@ -92,9 +106,9 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// How long the stream is by now, in bytes, without what has still to become a segment.
+    /// How long the stream is by now, in bytes, without what is under way.
     pub fn length(&self) -> u64 {
-        self.out.at
+        self.at
     }
 
     /// What has been written by now.
@@ -115,17 +129,22 @@ impl<W: Write> Writer<W> {
 
     /// Adds bytes of a file, at most [`PIECE_MAX`], and at least one.
     pub fn piece(&mut self, ino: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.digested(ino, offset, bytes, pieces::digest(bytes))
+    }
+
+    /// The same where the digest of the bytes is known.
+    pub fn digested(&mut self, ino: u64, offset: u64, bytes: &[u8], digest: Digest) -> Result<()> {
+        let digest = digest.0;
         let length = bytes.len() as u32;
         if bytes.is_empty() || bytes.len() > PIECE_MAX || offset > SIZE_MAX - u64::from(length) {
             return Err(Error::TooLarge { ino, what: "a piece has no length that is allowed" });
         }
-        let digest = pieces::digest(bytes);
         let (segment, at) = match self.known.find(&digest, length) {
             Some(place) => (place.segment, place.at),
             None => {
                 let at = self.data.len() as u32;
                 self.data.extend_from_slice(bytes);
-                (self.entries.len() as u32, at)
+                (self.begun, at)
             }
         };
         let piece = Piece { offset, length, segment, at, digest };
@@ -143,38 +162,40 @@ impl<W: Write> Writer<W> {
         if self.data.len() >= DATA_FULL { self.send_data() } else { Ok(()) }
     }
 
-    /// Writes what has gathered, so that the stream is good up to here.
+    /// Makes segments of what has gathered, so that the stream is good up to here once they are
+    /// written.
     pub fn checkpoint(&mut self) -> Result<()> {
         self.tell_pieces();
         self.send_data()?;
         if !self.records.is_empty() {
             let records = std::mem::take(&mut self.records);
-            self.segment(Kind::Records, &records)?;
+            self.segment(Kind::Records, records)?;
         }
         self.since_checkpoint = 0;
-        let at = self.out.at;
-        self.out.out.flush().map_err(|source| Error::Io { offset: at, source })
+        Ok(())
     }
 
     /// Ends the stream. Gives back what it was written to, what it has in all, and its length in
     /// bytes.
     pub fn finish(mut self) -> Result<(W, Totals, u64)> {
         self.checkpoint()?;
-        let mut number = self.entries.len() as u32;
+        self.settle()?;
+        let entries = std::mem::take(&mut self.entries);
         let mut index = Vec::new();
-        for entries in self.entries.chunks(index::ENTRIES_MAX) {
-            index.push(self.out.at);
-            self.out.send(Kind::Index, number, &index::encode_entries(entries))?;
-            number += 1;
+        for entries in entries.chunks(index::ENTRIES_MAX) {
+            index.push(self.at);
+            self.segment(Kind::Index, index::encode_entries(entries))?;
+            self.settle()?;
         }
-        let end = self.out.at;
+        let end = self.at;
         let totals = self.totals;
-        let told = End { segments: self.entries.len() as u32, totals, index };
-        self.out.send(Kind::End, number, &told.encode())?;
-        self.out.write(&index::encode_tail(end, self.stream))?;
-        let at = self.out.at;
-        self.out.out.flush().map_err(|source| Error::Io { offset: at, source })?;
-        Ok((self.out.out, totals, at))
+        let told = End { segments: entries.len() as u32, totals, index };
+        self.segment(Kind::End, told.encode())?;
+        self.settle()?;
+        self.write(&index::encode_tail(end, self.stream))?;
+        let at = self.at;
+        self.out.flush().map_err(|source| Error::Io { offset: at, source })?;
+        Ok((self.out, totals, at))
     }
 
     fn tell_pieces(&mut self) {
@@ -190,48 +211,33 @@ impl<W: Write> Writer<W> {
             return Ok(());
         }
         let data = std::mem::take(&mut self.data);
-        self.segment(Kind::Data, &data)?;
-        self.data = data;
-        self.data.clear();
+        self.segment(Kind::Data, data)
+    }
+
+    fn segment(&mut self, kind: Kind, raw: Vec<u8>) -> Result<()> {
+        while !self.packers.has_room() {
+            self.write_oldest()?;
+        }
+        self.packers.begin(kind, self.begun, raw);
+        self.begun += 1;
         Ok(())
     }
 
-    fn segment(&mut self, kind: Kind, bytes: &[u8]) -> Result<()> {
-        let offset = self.out.at;
-        let stored = self.out.send(kind, self.entries.len() as u32, bytes)?;
-        self.entries.push(Entry { offset, kind, raw: bytes.len() as u32, stored });
+    /// Writes all segments that have begun.
+    fn settle(&mut self) -> Result<()> {
+        while self.write_oldest()? {}
         Ok(())
     }
-}
 
-/// Where segments go, packed and sealed.
-struct Sealing<W> {
-    out: W,
-    at: u64,
-    key: Option<Key>,
-    /// SHA-256 of the header.
-    header: [u8; 32],
-}
-
-impl<W: Write> Sealing<W> {
-    /// Writes a segment and tells its length without the frame.
-    fn send(&mut self, kind: Kind, number: u32, raw: &[u8]) -> Result<u32> {
-        let packed = zstd::bulk::compress(raw, LEVEL);
-        let packed = packed.map_err(|source| Error::Io { offset: self.at, source })?;
-        let (packing, bytes) = match packed.len() < raw.len() {
-            true => (Packing::Zstd, &packed[..]),
-            false => (Packing::Plain, raw),
-        };
-        let mut frame = Frame { kind, packing, number, raw: raw.len() as u32, stored: 0 };
-        let sealed = match &self.key {
-            Some(key) => Some(key.seal(&[&self.header, &frame.identity()], bytes)?),
-            None => None,
-        };
-        let bytes = sealed.as_deref().unwrap_or(bytes);
-        frame.stored = bytes.len() as u32;
-        self.write(&frame.encode(bytes))?;
-        self.write(bytes)?;
-        Ok(frame.stored)
+    /// Writes the oldest segment that has begun, and says whether there was one.
+    fn write_oldest(&mut self) -> Result<bool> {
+        let Some(packed) = self.packers.take() else { return Ok(false) };
+        let Packed { kind, frame, bytes, raw } = packed?;
+        let offset = self.at;
+        self.write(&frame)?;
+        self.write(&bytes)?;
+        self.entries.push(Entry { offset, kind, raw, stored: bytes.len() as u32 });
+        Ok(true)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

@@ -254,9 +254,9 @@ fn add<T: Txn + ?Sized>(
     check_addition(txn, ctx, parent, &parent_inode, object.file_type)?;
     txn.require_space()?;
     let (file, mut inode) = make(txn, ctx, parent, &parent_inode, object)?;
+    inode.named(parent.ino, place.position());
     if inode.is_directory() {
         inode.nlink = 2;
-        inode.parent = parent.ino;
         parent_inode.nlink += 1;
     }
     object::store(txn, file, &inode)?;
@@ -357,6 +357,7 @@ fn blank(ctx: &Context, file_type: FileType) -> Inode {
         generation: (now.seconds as u64) << 30 | u64::from(now.nanos),
         parent: Ino(0),
         length: 0,
+        place: 0,
         change: 0,
         atime: now,
         mtime: now,

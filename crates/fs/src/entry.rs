@@ -78,6 +78,11 @@ impl<'n> Place<'n> {
         Ok(Self { key, name, item, found })
     }
 
+    /// The position of the name in its directory.
+    pub(crate) fn position(&self) -> u64 {
+        self.key.at
+    }
+
     /// What the name stands for now.
     pub(crate) fn target(&self) -> Option<Target> {
         self.found.map(|found| found.target)

@@ -49,6 +49,7 @@ pub fn link<T: Txn + ?Sized>(
     }
     txn.require_space()?;
     inode.nlink += 1;
+    inode.named(parent.ino, place.position());
     inode.touch(ctx);
     object::store(txn, file, &inode)?;
     place.insert(txn, Target { ino: file.ino, file_type: inode.file_type })?;

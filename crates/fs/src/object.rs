@@ -6,7 +6,7 @@ use gabion_map::{FileId, Key, Kind, LockMode, MapError, Txn};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::format::inode::Inode;
+use crate::format::inode::{self, Inode};
 use crate::mode::FileType;
 
 /// The number of every subvolume's root directory.
@@ -59,6 +59,22 @@ pub(crate) fn store<T: Txn + ?Sized>(txn: &mut T, file: FileId, inode: &Inode) -
 }
 
 impl Inode {
+    /// Writes down a name that the object gets: at a position in a directory.
+    pub(crate) fn named(&mut self, parent: Ino, position: u64) {
+        self.parent = parent;
+        if !self.is_device() {
+            self.place = inode::place(position);
+        }
+    }
+
+    /// Forgets a name that the object had, if it was that which is written down.
+    pub(crate) fn lost_name(&mut self, parent: Ino, position: u64) {
+        let place = if self.is_device() { 0 } else { inode::place(position) };
+        if !self.is_directory() && (self.parent, self.place) == (parent, place) {
+            (self.parent, self.place) = (Ino(0), 0);
+        }
+    }
+
     /// Records that something about the object changed.
     pub(crate) fn touch(&mut self, ctx: &Context) {
         self.ctime = ctx.now;

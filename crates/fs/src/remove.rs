@@ -88,6 +88,7 @@ fn remove<T: Txn + ?Sized>(
     permission::check_change(txn, ctx, parent, &parent_inode)?;
     permission::check_sticky(ctx, &parent_inode, &inode)?;
     check_type(&inode)?;
+    let was_named = (parent, place.position());
     place.remove(txn)?;
     parent_inode.length = parent_inode.length.saturating_sub(1);
     if inode.is_directory() {
@@ -95,19 +96,21 @@ fn remove<T: Txn + ?Sized>(
     }
     parent_inode.touch_content(ctx);
     object::store(txn, parent, &parent_inode)?;
-    let fate = drop_name(txn, ctx, file, inode, opens)?;
+    let fate = drop_name(txn, ctx, was_named, (file, inode), opens)?;
     Ok(Unnamed { file, fate })
 }
 
-/// Takes a name from an object that is locked exclusively; its entry is gone already.
+/// Takes a name, at a position in a directory, from an object that is locked exclusively; its entry
+/// is gone already.
 pub(crate) fn drop_name<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,
-    file: FileId,
-    mut inode: Inode,
+    (parent, position): (FileId, u64),
+    (file, mut inode): (FileId, Inode),
     opens: &dyn Opens,
 ) -> Result<Fate> {
     inode.touch(ctx);
+    inode.lost_name(parent.ino, position);
     // A directory has one name, which the count of its links does not show.
     inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
     if inode.nlink > 0 {

@@ -180,10 +180,13 @@ impl Subject {
     }
 
     /// Records the new name.
-    fn settle<T: Txn + ?Sized>(mut self, txn: &mut T, ctx: &Context, parent: Ino) -> Result<()> {
-        if self.inode.is_directory() {
-            self.inode.parent = parent;
-        }
+    fn settle<T: Txn + ?Sized>(
+        mut self,
+        txn: &mut T,
+        ctx: &Context,
+        (parent, position): (FileId, u64),
+    ) -> Result<()> {
+        self.inode.named(parent.ino, position);
         self.inode.touch(ctx);
         object::store(txn, self.file, &self.inode)
     }
@@ -320,7 +323,7 @@ fn replace<T: Txn + ?Sized>(
     if taken.is_none() || request.leave == Leave::Whiteout {
         txn.require_space()?;
     }
-    let whiteout = match request.leave {
+    let mut whiteout = match request.leave {
         Leave::Nothing => None,
         Leave::Whiteout => {
             let object = NewObject::new(FileType::CharDevice, 0);
@@ -329,12 +332,14 @@ fn replace<T: Txn + ?Sized>(
     };
 
     let shares_item = source_place.shares_item_with(&target_place);
-    match &whiteout {
+    let new_name = (request.target_parent, target_place.position());
+    match &mut whiteout {
         None => {
             source_place.remove(txn)?;
             dirs.source.length = dirs.source.length.saturating_sub(1);
         }
         Some((file, inode)) => {
+            inode.named(request.source_parent.ino, source_place.position());
             object::store(txn, *file, inode)?;
             source_place.replace(txn, Target { ino: file.ino, file_type: inode.file_type })?;
         }
@@ -359,10 +364,10 @@ fn replace<T: Txn + ?Sized>(
     }
     dirs.store(txn, ctx, request)?;
     let file = moved.file;
-    moved.settle(txn, ctx, request.target_parent.ino)?;
+    moved.settle(txn, ctx, new_name)?;
     let mut replaced = None;
     if let Some(Subject { file, inode }) = taken {
-        let fate = remove::drop_name(txn, ctx, file, inode, opens)?;
+        let fate = remove::drop_name(txn, ctx, new_name, (file, inode), opens)?;
         replaced = Some(Unnamed { file, fate });
     }
     Ok(Renamed { moved: file, replaced, exchanged: None })
@@ -378,6 +383,8 @@ fn exchange<T: Txn + ?Sized>(
     taken: Subject,
 ) -> Result<Renamed> {
     let shares_item = source_place.shares_item_with(&target_place);
+    let old_name = (request.source_parent, source_place.position());
+    let new_name = (request.target_parent, target_place.position());
     source_place.replace(txn, taken.entry())?;
     if shares_item {
         target_place = Place::find(txn, ctx, request.target_parent, request.target_name)?;
@@ -399,8 +406,8 @@ fn exchange<T: Txn + ?Sized>(
     }
     dirs.store(txn, ctx, request)?;
     let renamed = Renamed { moved: moved.file, replaced: None, exchanged: Some(taken.file) };
-    moved.settle(txn, ctx, request.target_parent.ino)?;
-    taken.settle(txn, ctx, request.source_parent.ino)?;
+    moved.settle(txn, ctx, new_name)?;
+    taken.settle(txn, ctx, old_name)?;
     Ok(renamed)
 }
 

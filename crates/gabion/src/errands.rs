@@ -3,10 +3,12 @@
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::Error;
-use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+use gabion_link::errand::{DeltaPlace, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::wire::said;
 use gabion_node::kept_name;
+use gabion_node::Delta;
 
+use crate::backup::delta;
 use crate::control::wire::{
     Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
     SubvolumeAction, Subvolumes,
@@ -51,10 +53,9 @@ impl Asking<'_> {
             SnapshotAction::Schedule { .. } => {
                 return Err("schedules are kept at the machine that serves it".to_owned());
             }
-            SnapshotAction::Delta { .. } => {
-                return Err(
-                    "a mount of a server is saved whole only; leave out --incremental".to_owned()
-                );
+            SnapshotAction::Delta { from, to } => {
+                let found = self.delta(&path, from.as_bytes(), to.as_bytes())?;
+                return Ok(delta::parts(&found).into_iter().map(Reply::Delta).collect());
             }
             SnapshotAction::Create { name } => {
                 Errand::Snapshot { path, name: bytes(name), created: self.now }
@@ -167,6 +168,26 @@ impl Asking<'_> {
             })
         };
         Ok(parts.into_iter().enumerate().map(reply).collect())
+    }
+
+    fn delta(&self, path: &[u8], from: &[u8], to: &[u8]) -> Result<Delta, String> {
+        let mut all = Vec::new();
+        let mut after = DeltaPlace::default();
+        loop {
+            let (path, from, to) = (path.to_vec(), from.to_vec(), to.to_vec());
+            let Report::Delta { rows, next } =
+                self.done(Errand::Delta { path, from, to, after })?
+            else {
+                return Err(NONSENSE.to_owned());
+            };
+            all.extend(rows);
+            let Some(next) = next else { break };
+            if (next.ino, next.rows) <= (after.ino, after.rows) {
+                return Err(NONSENSE.to_owned());
+            }
+            after = next;
+        }
+        delta::of_rows(all).ok_or_else(|| NONSENSE.to_owned())
     }
 
     fn told(&self, rows: Vec<SnapshotRow>) -> Reply {

@@ -4,7 +4,7 @@
 //! clients to one instant, and nobody makes it under leases. Paths begin at the root of the
 //! filesystem, without a slash. Lists come in parts; each part says whether another one follows.
 
-use gabion_base::ids::SubvolId;
+use gabion_base::ids::{Ino, SubvolId};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,17 @@ pub enum Errand {
         /// Differences that are known already.
         skip: u64,
     },
+    /// To tell what a backup has to read to follow from one snapshot to another.
+    Delta {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// The older one.
+        from: Vec<u8>,
+        /// The newer one.
+        to: Vec<u8>,
+        /// What is known already.
+        after: DeltaPlace,
+    },
     /// To tell the subvolumes but for the one that is served.
     Subvolumes {
         /// Only those behind this one.
@@ -95,7 +106,13 @@ pub enum Errand {
 impl Errand {
     /// Whether it changes something.
     pub fn changes(&self) -> bool {
-        !matches!(self, Self::Snapshots { .. } | Self::Compare { .. } | Self::Subvolumes { .. })
+        !matches!(
+            self,
+            Self::Snapshots { .. }
+                | Self::Compare { .. }
+                | Self::Delta { .. }
+                | Self::Subvolumes { .. }
+        )
     }
 }
 
@@ -139,6 +156,58 @@ pub enum DifferenceRow {
     },
 }
 
+/// How far the difference of two snapshots is known, in the order of objects' numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeltaPlace {
+    /// Objects with lower numbers are.
+    pub ino: Ino,
+    /// So many rows are of this one.
+    pub rows: u64,
+}
+
+/// What a backup has to know of the difference of two snapshots, by objects' numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeltaRow {
+    /// The object is gone.
+    Gone(Ino),
+    /// A name is gone.
+    NameGone {
+        /// In this directory.
+        dir: Ino,
+        /// It.
+        name: Vec<u8>,
+    },
+    /// A name is new, or stands for something else.
+    Name {
+        /// In this directory.
+        dir: Ino,
+        /// It.
+        name: Vec<u8>,
+        /// What it stands for.
+        ino: Ino,
+    },
+    /// The object is new, or not what it was.
+    Touched {
+        /// It.
+        ino: Ino,
+        /// One of its paths in the newer snapshot.
+        path: Vec<u8>,
+        /// Whether the older one does not have it.
+        is_new: bool,
+    },
+    /// Bytes of an object that was told before that may be others.
+    Stretch {
+        /// Of which.
+        ino: Ino,
+        /// The first.
+        from: u64,
+        /// The one behind the last.
+        to: u64,
+        /// Whether nothing is there now.
+        is_hole: bool,
+    },
+}
+
 /// What an errand has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -162,5 +231,12 @@ pub enum Report {
         rows: Vec<DifferenceRow>,
         /// Whether others follow.
         more: bool,
+    },
+    /// What a backup has to read.
+    Delta {
+        /// In the order of objects' numbers.
+        rows: Vec<DeltaRow>,
+        /// Where others follow; nothing if none do.
+        next: Option<DeltaPlace>,
     },
 }

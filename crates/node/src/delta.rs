@@ -8,15 +8,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use gabion_base::BLOCK_SIZE;
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::format::inode::Inode;
 use gabion_fs::{ROOT, Result, subvolume};
-use gabion_map::format::item::FileData;
-use gabion_map::tree::{Diff, Difference};
-use gabion_map::{Key, Kind, LocalMap, MapError};
+use gabion_map::tree::{Diff, Difference, Tree};
+use gabion_map::{FileId, Key, Kind, LocalMap, MapError};
 
 use crate::differences::{Side, names};
+use crate::stretches::{Run, Stretch, changed, run};
+use crate::together::together;
+
+/// Behind the number of every object.
+const INO_END: Ino = Ino(u64::MAX);
+/// So many differences are found by one thread, after which there may be very many.
+const FEW: usize = 256;
+/// No limit.
+const MAX: usize = usize::MAX;
+/// Into so many parts the rest is divided.
+const PARTS: u64 = 64;
 
 /// The difference of two snapshots. Names that stand for other subvolumes are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,26 +50,85 @@ pub struct Touched {
     /// Whether the older snapshot does not have it.
     pub is_new: bool,
     /// The bytes that may be others, in order; nothing of what is new, which is so altogether.
-    pub ranges: Vec<Range<u64>>,
+    pub stretches: Vec<Stretch>,
 }
 
 /// What has changed from the snapshot `old` to the snapshot `new`.
 pub fn delta(map: &LocalMap, old: SubvolId, new: SubvolId) -> Result<Delta> {
     let pin = map.pin();
-    let (old_tree, new_tree) = (pin.tree(old), pin.tree(new));
-    let mut found = Found::default();
-    let mut diff = Diff::new(old_tree, new_tree, Key::first(new))?;
-    while let Some(difference) = diff.next()? {
-        found.take(&difference)?;
+    let sides = Sides { old: pin.tree(old), new: pin.tree(new), subvol: new };
+    let (mut found, next) = sides.part(Ino(0)..INO_END, FEW)?;
+    if let Some(next) = next {
+        let end = map.subvolume(new).map_or(Ino(0), |record| Ino(record.next_ino));
+        for part in together(&ranges(next, end), |range| Ok(sides.part(range.clone(), MAX)?.0))? {
+            found.join(part);
+        }
     }
-    found.end_file();
-    found.finish(&mut Side::new(new_tree, new))
+    found.finish(&mut Side::new(sides.new, new))
+}
+
+/// The same of objects at and after the number `from`, each complete, until `enough` is told: names
+/// and stretches. Then the number of the first that is not told of; nothing if there is none.
+pub fn delta_from(
+    map: &LocalMap,
+    old: SubvolId,
+    new: SubvolId,
+    from: Ino,
+    enough: usize,
+) -> Result<(Delta, Option<Ino>)> {
+    let pin = map.pin();
+    let sides = Sides { old: pin.tree(old), new: pin.tree(new), subvol: new };
+    let (found, next) = sides.part(from..INO_END, enough)?;
+    Ok((found.finish(&mut Side::new(sides.new, new))?, next))
+}
+
+/// Parts of the numbers from `next` on, so many that threads that are done have others to take.
+fn ranges(next: Ino, end: Ino) -> Vec<Range<Ino>> {
+    let step = (end.0.saturating_sub(next.0) / PARTS).max(1);
+    let begin = |part: u64| Ino(next.0 + part * step);
+    let range =
+        |part| if part + 1 < PARTS { begin(part)..begin(part + 1) } else { begin(part)..INO_END };
+    (0..PARTS).map(range).collect()
+}
+
+/// Both states.
+struct Sides<'t> {
+    old: Tree<'t>,
+    new: Tree<'t>,
+    subvol: SubvolId,
+}
+
+impl Sides<'_> {
+    /// What is different of these objects, each complete, until `enough` is; and the number of the
+    /// first among them that was not looked at.
+    fn part(&self, of: Range<Ino>, enough: usize) -> Result<(Found, Option<Ino>)> {
+        let mut found = Found::default();
+        let first = FileId::new(self.subvol, of.start).key(Kind(0), 0);
+        let mut diff = Diff::new(self.old, self.new, first)?;
+        let (mut at, mut count) = (of.start, 0);
+        let mut next = None;
+        while let Some(difference) = diff.next()? {
+            let ino = difference.key.ino;
+            if ino >= of.end {
+                break;
+            }
+            if ino != at && count >= enough {
+                next = Some(ino);
+                break;
+            }
+            at = ino;
+            count += 1;
+            found.take(&difference)?;
+        }
+        found.end_file();
+        Ok((found, next))
+    }
 }
 
 #[derive(Default)]
 struct Found {
     delta: Delta,
-    touched: BTreeMap<Ino, (bool, Vec<Range<u64>>)>,
+    touched: BTreeMap<Ino, (bool, Vec<Stretch>)>,
     gone: BTreeSet<Ino>,
     /// The file whose DATA items are being gathered, in both snapshots.
     file: Option<Ino>,
@@ -69,6 +137,15 @@ struct Found {
 }
 
 impl Found {
+    /// Adds what was found of objects with higher numbers.
+    fn join(&mut self, mut other: Self) {
+        self.delta.gone.append(&mut other.delta.gone);
+        self.delta.names_gone.append(&mut other.delta.names_gone);
+        self.delta.names.append(&mut other.delta.names);
+        self.touched.append(&mut other.touched);
+        self.gone.append(&mut other.gone);
+    }
+
     fn take(&mut self, difference: &Difference<'_>) -> Result<()> {
         let Difference { key, old, new } = *difference;
         match key.kind {
@@ -79,8 +156,9 @@ impl Found {
                     self.end_file();
                     self.file = Some(key.ino);
                 }
-                self.old.extend(run(key, old)?);
-                self.new.extend(run(key, new)?);
+                let run = |value| run(key.at, value).map_err(|source| bad(key, source));
+                self.old.extend(old.map(run).transpose()?);
+                self.new.extend(new.map(run).transpose()?);
             }
             Kind::FILE | Kind::SYMLINK | Kind::XATTR => self.touch(key.ino),
             _ => {}
@@ -141,8 +219,8 @@ impl Found {
         let Some(ino) = self.file.take() else { return };
         let (old, new) = (std::mem::take(&mut self.old), std::mem::take(&mut self.new));
         self.touch(ino);
-        if let Some((false, ranges)) = self.touched.get_mut(&ino) {
-            *ranges = changed(&old, &new);
+        if let Some((false, stretches)) = self.touched.get_mut(&ino) {
+            *stretches = changed(&old, &new);
         }
     }
 
@@ -161,10 +239,10 @@ impl Found {
         for (ino, name) in side.names_of(rest)? {
             paths.insert(ino, side.path_of(&name)?);
         }
-        for (ino, (is_new, ranges)) in self.touched {
+        for (ino, (is_new, stretches)) in self.touched {
             // What has no path now has none that a reader could come by.
             if let Some(path) = paths.remove(&ino) {
-                self.delta.touched.push(Touched { ino, path, is_new, ranges });
+                self.delta.touched.push(Touched { ino, path, is_new, stretches });
             }
         }
         // Directories before what is in them: whoever reads the files goes through few at a time.
@@ -175,112 +253,4 @@ impl Found {
 
 fn bad(key: Key, source: gabion_base::codec::DecodeError) -> gabion_fs::Error {
     MapError::BadItem { key, source }.into()
-}
-
-/// Blocks of a file, and what they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    /// The first, counted from the beginning of the file.
-    first: u64,
-    count: u64,
-    what: What,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    /// Bytes inside of the item, which differ.
-    Inline,
-    /// Written blocks, the first of them at this address, of this birth.
-    Written(u64, u64),
-    /// Zeros.
-    Zeros,
-}
-
-impl What {
-    /// The same, so many blocks further.
-    fn skip(self, blocks: u64) -> Self {
-        match self {
-            Self::Written(address, birth) => Self::Written(address + blocks, birth),
-            other => other,
-        }
-    }
-}
-
-fn run(key: Key, value: Option<&[u8]>) -> Result<Option<Run>> {
-    let Some(value) = value else { return Ok(None) };
-    let data = FileData::decode(value).map_err(|source| bad(key, source))?;
-    let first = key.at / BLOCK_SIZE as u64;
-    let (count, what) = match &data {
-        FileData::Inline(_) => (1, What::Inline),
-        FileData::Extent(extent) => {
-            let what = What::Written(extent.addr.0, extent.birth.0);
-            (extent.checksums.len() as u64, what)
-        }
-        FileData::Unwritten(run) => (run.count.into(), What::Zeros),
-    };
-    Ok(Some(Run { first, count, what }))
-}
-
-/// The bytes that are not the same in two files with these runs, of which only those are given
-/// whose items differ. Both are in order.
-fn changed(old: &[Run], new: &[Run]) -> Vec<Range<u64>> {
-    let runs = || old.iter().chain(new);
-    let ends = runs().flat_map(|run| [run.first, run.first.saturating_add(run.count)]);
-    let ends: BTreeSet<u64> = ends.collect();
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for (from, to) in ends.iter().zip(ends.iter().skip(1)) {
-        let (before, after) = (at(old, *from), at(new, *from));
-        if before == after && before != Some(What::Inline) {
-            continue;
-        }
-        let bytes = |block: u64| block.saturating_mul(BLOCK_SIZE as u64);
-        match ranges.last_mut() {
-            Some(last) if last.end == bytes(*from) => last.end = bytes(*to),
-            _ => ranges.push(bytes(*from)..bytes(*to)),
-        }
-    }
-    ranges
-}
-
-/// What a block is. A hole and zeros that have been set aside are no different for a reader, but
-/// are for who restores them.
-fn at(runs: &[Run], block: u64) -> Option<What> {
-    let index = runs.partition_point(|run| run.first <= block);
-    let run = runs.get(index.checked_sub(1)?)?;
-    (block - run.first < run.count).then(|| run.what.skip(block - run.first))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const B: u64 = BLOCK_SIZE as u64;
-
-    fn written(first: u64, count: u64, address: u64, birth: u64) -> Run {
-        Run { first, count, what: What::Written(address, birth) }
-    }
-
-    #[test]
-    fn a_block_in_the_middle_is_all_that_changed() {
-        let old = [written(0, 256, 1000, 5)];
-        let new = [written(0, 10, 1000, 5), written(10, 1, 7, 9), written(11, 245, 1011, 5)];
-        assert_eq!(changed(&old, &new), [Range { start: 10 * B, end: 11 * B }]);
-        assert_eq!(changed(&new, &old), [Range { start: 10 * B, end: 11 * B }]);
-    }
-
-    #[test]
-    fn what_was_written_again_at_the_same_place_has_changed() {
-        let (old, new) = ([written(3, 2, 50, 5)], [written(3, 2, 50, 6)]);
-        assert_eq!(changed(&old, &new), [Range { start: 3 * B, end: 5 * B }]);
-    }
-
-    #[test]
-    fn holes_that_come_and_go_and_inline_bytes_have_changed() {
-        let (old, new) = ([written(0, 2, 50, 5)], [written(1, 1, 51, 5)]);
-        assert_eq!(changed(&old, &new), [Range { start: 0, end: B }]);
-        let inline = [Run { first: 0, count: 1, what: What::Inline }];
-        assert_eq!(changed(&inline, &inline), [Range { start: 0, end: B }]);
-        let all = [written(0, 1, 50, 5), written(1, 1, 90, 6)];
-        assert_eq!(changed(&inline, &all), [Range { start: 0, end: 2 * B }]);
-    }
 }

@@ -3,20 +3,26 @@
 //! 1. The difference of the two trees tells which objects and which names are not the same; what
 //!    both share is not looked at.
 //! 2. A name that went and a name that came, of the same object, are a renaming.
-//! 3. Objects that changed and kept their names are looked for among all names, if there are any:
-//!    only directories know where they are. This reads every name once, and no bytes of files.
+//! 3. Objects that changed and kept their names are looked for where their inodes say that they got
+//!    one. That is a hint, which old filesystems do not have: what is not there is looked for in
+//!    the whole directory, and then among all names. No bytes of files are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::format::dirent::Dirents;
-use gabion_fs::format::inode::Inode;
+use gabion_fs::format::inode::{self, Inode};
 use gabion_fs::{ROOT, Result, subvolume};
 use gabion_map::tree::{Diff, Difference, Tree};
 use gabion_map::{FileId, Key, Kind, LocalMap, MapError};
 
+use crate::together::together;
+
 /// Directories that a path may have: more are no path but a damaged tree.
 const DEPTH_MAX: usize = 1 << 20;
+
+/// Names that one thread looks for at a time.
+const PER_THREAD: usize = 32;
 
 /// Something that is not what it was. Paths begin below the root, without a slash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +53,8 @@ impl Change {
 
 /// A name in a directory.
 pub(crate) type Name = (Ino, Vec<u8>);
+/// An object and its name.
+pub(crate) type Named = (Ino, Name);
 
 /// What has changed from the snapshot `old` to the snapshot or subvolume `new`, in the order of
 /// paths. Both are looked at as they were committed last.
@@ -161,6 +169,18 @@ pub(crate) fn names(key: Key, value: Option<&[u8]>) -> Result<BTreeMap<Vec<u8>, 
     Ok(names)
 }
 
+/// Where an object has a name.
+enum Looked {
+    /// This is it.
+    Found(Named),
+    /// In this directory, or not.
+    Within(Ino),
+    /// Nothing says where.
+    Anywhere,
+    /// It has none.
+    Nowhere,
+}
+
 /// One of the two, with the paths of its directories as far as they are known.
 pub(crate) struct Side<'a> {
     tree: Tree<'a>,
@@ -187,8 +207,13 @@ impl<'a> Side<'a> {
         let mut above = Vec::new();
         let mut at = dir;
         while !self.paths.contains_key(&at) {
-            let parent = self.parent(at)?;
-            above.push((at, self.name_in(parent, at)?));
+            let inode = self.inode(at)?.ok_or(gabion_fs::Error::Stale)?;
+            let name = match self.name_at(&inode, at)? {
+                Some(name) => Some(name),
+                None => self.names_in(inode.parent, &mut BTreeSet::from([at]))?.pop(),
+            };
+            let (_, (parent, name)) = name.ok_or(gabion_fs::Error::Stale)?;
+            above.push((at, name));
             at = parent;
             if above.len() > DEPTH_MAX {
                 return Err(gabion_fs::Error::TooDeep);
@@ -205,25 +230,11 @@ impl<'a> Side<'a> {
         Ok(path)
     }
 
-    fn parent(&self, dir: Ino) -> Result<Ino> {
-        let key = FileId::new(self.subvol, dir).key(Kind::INODE, 0);
-        let value = self.tree.get(key)?.ok_or(gabion_fs::Error::Stale)?;
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        let key = FileId::new(self.subvol, ino).key(Kind::INODE, 0);
+        let Some(value) = self.tree.get(key)? else { return Ok(None) };
         let inode = Inode::decode(&value).map_err(|source| MapError::BadItem { key, source })?;
-        Ok(inode.parent)
-    }
-
-    fn name_in(&self, parent: Ino, dir: Ino) -> Result<Vec<u8>> {
-        let mut cursor = self.tree.cursor(FileId::new(self.subvol, parent).key(Kind::DIRENT, 0))?;
-        while let Some((key, value)) = cursor.item() {
-            if key.ino != parent || key.kind != Kind::DIRENT {
-                break;
-            }
-            if let Some((name, _)) = names(key, Some(value))?.into_iter().find(|it| it.1 == dir) {
-                return Ok(name);
-            }
-            cursor.advance()?;
-        }
-        Err(gabion_fs::Error::Stale)
+        Ok(Some(inode))
     }
 
     /// A path of each of these objects.
@@ -238,17 +249,83 @@ impl<'a> Side<'a> {
         Ok(found)
     }
 
-    /// A name of each of these objects that has one. Reads names until all are found.
-    pub(crate) fn names_of(&self, mut wanted: BTreeSet<Ino>) -> Result<Vec<(Ino, Name)>> {
+    /// A name of each of these objects that has one: where its inode says, else in the directory
+    /// that the inode says, else, if there is anything left, anywhere.
+    pub(crate) fn names_of(&self, wanted: BTreeSet<Ino>) -> Result<Vec<Named>> {
+        let wanted: Vec<Ino> = wanted.into_iter().collect();
+        let look = |part: &&[Ino]| part.iter().map(|ino| self.look(*ino)).collect::<Result<_>>();
+        let parts: Vec<&[Ino]> = wanted.chunks(PER_THREAD).collect();
+        let looked: Vec<Vec<Looked>> = together(&parts, look)?;
         let mut found = Vec::new();
-        let mut cursor = self.tree.cursor(Key::first(self.subvol))?;
+        let mut within: BTreeMap<Ino, BTreeSet<Ino>> = BTreeMap::new();
+        let mut anywhere = BTreeSet::new();
+        for (ino, looked) in wanted.iter().zip(looked.into_iter().flatten()) {
+            match looked {
+                Looked::Found(name) => found.push(name),
+                Looked::Within(dir) => _ = within.entry(dir).or_default().insert(*ino),
+                Looked::Anywhere => _ = anywhere.insert(*ino),
+                Looked::Nowhere => {}
+            }
+        }
+        for (dir, mut wanted) in within {
+            found.extend(self.names_in(dir, &mut wanted)?);
+            anywhere.extend(wanted);
+        }
+        if !anywhere.is_empty() {
+            let all = Key::first(self.subvol);
+            found.extend(self.names_from(all, |_| true, &mut anywhere)?);
+        }
+        Ok(found)
+    }
+
+    /// Looks where an object's inode says that it has a name.
+    fn look(&self, ino: Ino) -> Result<Looked> {
+        Ok(match self.inode(ino)? {
+            Some(inode) if inode.nlink == 0 => Looked::Nowhere,
+            Some(inode) if inode.parent != Ino(0) => match self.name_at(&inode, ino)? {
+                Some(name) => Looked::Found(name),
+                None => Looked::Within(inode.parent),
+            },
+            _ => Looked::Anywhere,
+        })
+    }
+
+    /// The name of an object where its inode says that it has one, if it has.
+    fn name_at(&self, inode: &Inode, ino: Ino) -> Result<Option<Named>> {
+        let positions = inode::positions(inode.place);
+        let dir = FileId::new(self.subvol, inode.parent);
+        let is_there =
+            |key: Key| key.file() == dir && key.kind == Kind::DIRENT && positions.contains(&key.at);
+        let first = dir.key(Kind::DIRENT, positions.start);
+        Ok(self.names_from(first, is_there, &mut BTreeSet::from([ino]))?.pop())
+    }
+
+    /// Names in a directory of what is wanted, which is wanted no more then.
+    fn names_in(&self, dir: Ino, wanted: &mut BTreeSet<Ino>) -> Result<Vec<Named>> {
+        let dir = FileId::new(self.subvol, dir);
+        let is_there = |key: Key| key.file() == dir && key.kind == Kind::DIRENT;
+        self.names_from(dir.key(Kind::DIRENT, 0), is_there, wanted)
+    }
+
+    /// Names at and after a key of what is wanted, as long as that has not all been found.
+    fn names_from(
+        &self,
+        first: Key,
+        is_there: impl Fn(Key) -> bool,
+        wanted: &mut BTreeSet<Ino>,
+    ) -> Result<Vec<Named>> {
+        let mut found = Vec::new();
+        let mut cursor = self.tree.cursor(first)?;
         while let Some((key, value)) = cursor.item() {
-            if wanted.is_empty() {
+            if !is_there(key) {
                 break;
             }
             let value = (key.kind == Kind::DIRENT).then_some(value);
             let here = names(key, value)?.into_iter().filter(|(_, ino)| wanted.remove(ino));
             found.extend(here.map(|(name, ino)| (ino, (key.ino, name))));
+            if wanted.is_empty() {
+                break;
+            }
             cursor.advance()?;
         }
         Ok(found)

@@ -19,7 +19,7 @@ fn whatever_was_written_goes_on_to_the_same_files() {
             kept_some += usize::from(!kept.complete.is_empty());
             let steps = full();
             let known = scan(&head, secret).unwrap();
-            let mut writer = Writer::resume(head.clone(), kept);
+            let mut writer = Writer::resume(head.clone(), kept).unwrap();
             take(&mut writer, &steps, Some(&known)).unwrap();
             let (bytes, totals, _) = writer.finish().unwrap();
             assert!(bytes.starts_with(&head));

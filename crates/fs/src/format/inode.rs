@@ -1,19 +1,25 @@
 //! The INODE item: an object's attributes.
 //!
 //! ```text
-//!   0  u8   version, 1            32  u64  parent: of a directory; else 0
+//!   0  u8   version, 1            32  u64  parent: a directory that it has a name in
 //!   1  u8   0                     40  u64  length: entries of a directory, bytes of a
 //!   2  u16  mode with the type             symlink's target; else 0
 //!   4  u32  flags                 48  u64  change counter
 //!   8  u32  uid                   56  i64, u32  atime: seconds, nanoseconds
 //!  12  u32  gid                   68  i64, u32  mtime
 //!  16  u32  nlink                 80  i64, u32  ctime
-//!  20  u32  rdev                  92  i64, u32  btime
+//!  20  u32  of a device rdev, else place                  92  i64, u32  btime
 //!  24  u64  generation           104
 //! ```
 //!
+//! Of a directory the parent is true. Of other objects it is where the last of their names was given,
+//! until that name goes. The place is the upper half of that name's position there. So an object is
+//! found without a look at all names; 0 says that nobody wrote it down.
+//!
 //! Absent: the size and the blocks of a file's bytes. The map keeps them, so that writing bytes
 //! changes no item here.
+
+use std::ops::Range;
 
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::Ino;
@@ -26,6 +32,8 @@ use crate::object::LINKS_MAX;
 pub const LENGTH: usize = 104;
 
 const VERSION: u8 = 1;
+/// Positions have 63 bits.
+const PLACE_SHIFT: u32 = 31;
 
 /// Facts about an object that spare reading other items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,10 +88,13 @@ pub struct Inode {
     pub rdev: u32,
     /// Tells apart two objects that had the same number in different histories of a subvolume.
     pub generation: u64,
-    /// Of a directory: the one it is in (the root: itself). Else 0.
+    /// Of a directory: the one it is in (the root: itself). Else one that it may have a name in, or
+    /// 0.
     pub parent: Ino,
     /// Entries of a directory, bytes of a symlink's target, else 0.
     pub length: u64,
+    /// Of what is no device: where in `parent` it may have a name, see [`place`], or 0. Else 0.
+    pub place: u32,
     /// Counts changes of the object.
     pub change: u64,
     /// Last reading, by the mount's policy.
@@ -107,6 +118,11 @@ impl Inode {
         self.file_type == FileType::Directory
     }
 
+    /// Whether it is a device, which has a number.
+    pub fn is_device(&self) -> bool {
+        matches!(self.file_type, FileType::CharDevice | FileType::BlockDevice)
+    }
+
     /// Decodes an item's value.
     pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(value);
@@ -120,7 +136,7 @@ impl Inode {
         if flags.0 & !Flags::KNOWN != 0 {
             return Err(DecodeError::Invalid("inode flags"));
         }
-        let inode = Self {
+        let mut inode = Self {
             permissions: word & mode::CHANGEABLE,
             file_type,
             flags,
@@ -131,6 +147,7 @@ impl Inode {
             generation: reader.u64()?,
             parent: Ino(reader.u64()?),
             length: reader.u64()?,
+            place: 0,
             change: reader.u64()?,
             atime: timestamp(&mut reader)?,
             mtime: timestamp(&mut reader)?,
@@ -141,6 +158,9 @@ impl Inode {
         // Counters that can still be counted up.
         if inode.nlink > LINKS_MAX || inode.length > i64::MAX as u64 {
             return Err(DecodeError::Invalid("number of links or entries"));
+        }
+        if !inode.is_device() {
+            std::mem::swap(&mut inode.rdev, &mut inode.place);
         }
         Ok(inode)
     }
@@ -155,7 +175,7 @@ impl Inode {
         out.put_u32(self.uid);
         out.put_u32(self.gid);
         out.put_u32(self.nlink);
-        out.put_u32(self.rdev);
+        out.put_u32(if self.is_device() { self.rdev } else { self.place });
         out.put_u64(self.generation);
         out.put_u64(self.parent.0);
         out.put_u64(self.length);
@@ -167,6 +187,16 @@ impl Inode {
         assert_eq!(out.len(), LENGTH, "the layout has a fixed length");
         out
     }
+}
+
+/// What an inode keeps of a name's position.
+pub const fn place(position: u64) -> u32 {
+    (position >> PLACE_SHIFT) as u32
+}
+
+/// The positions that have this place.
+pub const fn positions(place: u32) -> Range<u64> {
+    (place as u64) << PLACE_SHIFT..(place as u64 + 1) << PLACE_SHIFT
 }
 
 fn timestamp(reader: &mut Reader<'_>) -> Result<Timestamp, DecodeError> {
@@ -194,6 +224,7 @@ mod tests {
             generation: 0x1122_3344_5566_7788,
             parent: Ino(1),
             length: 5,
+            place: 0,
             change: 9,
             atime: Timestamp::new(-1, 999_999_999),
             mtime: Timestamp::new(2, 3),
@@ -213,6 +244,15 @@ mod tests {
         ];
         assert_eq!(sample().encode(), golden);
         assert_eq!(Inode::decode(&golden), Ok(sample()));
+        let placed = Inode { place: 0x1234_5678, ..sample() };
+        let mut expected = golden;
+        expected[20..24].copy_from_slice(&[0x78, 0x56, 0x34, 0x12]);
+        assert_eq!(placed.encode(), expected);
+        assert_eq!(Inode::decode(&expected), Ok(placed));
+        let device = Inode { file_type: FileType::CharDevice, rdev: 0x1234_5678, ..sample() };
+        expected[3] = 0x25;
+        assert_eq!(device.encode(), expected);
+        assert_eq!(Inode::decode(&expected), Ok(device));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_base::ids::Ino;
 use gabion_fs::format::dirent::{Dirents, position};
-use gabion_fs::format::inode::{Flags, Inode};
+use gabion_fs::format::inode::{Flags, Inode, place};
 use gabion_fs::{FileType, ROOT};
 use gabion_map::{FileId, Kind};
 
@@ -16,6 +16,7 @@ pub fn check(map: &MemoryMap, seed: u64) {
     let mut orphans = BTreeSet::new();
     let mut names: BTreeMap<FileId, Vec<FileId>> = BTreeMap::new();
     let mut entries: BTreeMap<FileId, u64> = BTreeMap::new();
+    let mut places: BTreeSet<(FileId, Ino, u32)> = BTreeSet::new();
     let mut subdirs: BTreeMap<FileId, u32> = BTreeMap::new();
     for (key, value) in &map.items {
         match key.kind {
@@ -31,6 +32,7 @@ pub fn check(map: &MemoryMap, seed: u64) {
                 while let Some(entry) = list.next_entry().expect("a good entry") {
                     assert_eq!(position(entry.name, seed), key.at);
                     let target = FileId::new(key.subvol, entry.ino);
+                    places.insert((target, key.ino, place(key.at)));
                     names.entry(target).or_default().push(key.file());
                     *entries.entry(key.file()).or_default() += 1;
                     if entry.file_type == FileType::Directory {
@@ -48,7 +50,13 @@ pub fn check(map: &MemoryMap, seed: u64) {
         if inode.nlink == 0 {
             assert_eq!(parents, []);
             assert_eq!(entries.get(file), None);
-        } else if inode.is_directory() {
+        } else if inode.parent != Ino(0) && file.ino != ROOT && !inode.is_device() {
+            assert!(places.contains(&(*file, inode.parent, inode.place)), "{file:?} {inode:?}");
+        }
+        if inode.nlink == 0 {
+            continue;
+        }
+        if inode.is_directory() {
             assert_eq!(inode.nlink, 2 + subdirs.get(file).copied().unwrap_or(0), "{file:?}");
             assert_eq!(inode.length, entries.get(file).copied().unwrap_or(0), "{file:?}");
             let parent = FileId::new(file.subvol, inode.parent);

@@ -1,5 +1,8 @@
 //! Hard and symbolic links, files without a name.
 
+use gabion_base::ids::Ino;
+use gabion_fs::format::dirent::position;
+use gabion_fs::format::inode::{Inode, place};
 use gabion_fs::{self as fs, Fate, FileType, Linkable};
 use gabion_map::Kind;
 
@@ -19,6 +22,30 @@ fn all_names_of_a_file_are_equal() {
     let left = world.stat("/dir/b").unwrap();
     assert_eq!((left.nlink, left.ctime), (1, world.ctx.now));
     assert_eq!(world.read("/dir/b").unwrap(), b"bytes");
+}
+
+#[test]
+fn an_object_knows_the_last_name_that_it_was_given_until_that_goes() {
+    let mut world = World::new();
+    let dir = world.mkdir("/dir", 0o755).unwrap().file.ino;
+    let file = world.create("/a", 0o644).unwrap().file;
+    let at = |name: &[u8], seed| place(position(name, seed));
+    let seed = world.ctx.seed;
+    let known = |world: &World| {
+        let inode = Inode::decode(&world.map.items[&file.key(Kind::INODE, 0)]).unwrap();
+        (inode.parent, inode.place)
+    };
+    assert_eq!(known(&world), (ROOT.ino, at(b"a", seed)));
+    world.link("/a", "/dir/b").unwrap();
+    assert_eq!(known(&world), (dir, at(b"b", seed)));
+    world.unlink("/a").unwrap();
+    assert_eq!(known(&world), (dir, at(b"b", seed)));
+    world.link("/dir/b", "/c").unwrap();
+    world.unlink("/c").unwrap();
+    assert_eq!(known(&world), (Ino(0), 0));
+    world.rename("/dir/b", "/dir/d").unwrap();
+    assert_eq!(known(&world), (dir, at(b"d", seed)));
+    assert_eq!(world.stat("/dir/d").unwrap().rdev, 0);
 }
 
 #[test]

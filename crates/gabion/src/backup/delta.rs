@@ -1,7 +1,8 @@
 //! The difference of two snapshots on its way from who has the map to who reads the files.
 
 use gabion_base::ids::Ino;
-use gabion_node::{Delta, Touched};
+use gabion_link::errand::DeltaRow;
+use gabion_node::{Delta, Stretch, Touched};
 
 use crate::control::wire;
 
@@ -44,12 +45,12 @@ fn object(touched: &Touched) -> Vec<wire::Touched> {
         new: touched.is_new,
         ranges,
     };
-    if touched.ranges.is_empty() {
+    if touched.stretches.is_empty() {
         return vec![told(Vec::new())];
     }
-    let pair = |range: &std::ops::Range<u64>| (range.start, range.end);
-    let some = touched.ranges.chunks(RANGES);
-    some.map(|ranges| told(ranges.iter().map(pair).collect())).collect()
+    let row = |stretch: &Stretch| (stretch.from, stretch.to, stretch.is_hole);
+    let some = touched.stretches.chunks(RANGES);
+    some.map(|stretches| told(stretches.iter().map(row).collect())).collect()
 }
 
 /// The difference that these parts tell; nothing if something in them is not in hexadecimal digits.
@@ -64,18 +65,42 @@ pub fn join(parts: Vec<wire::Delta>) -> Option<Delta> {
             delta.names.push((Ino(dir), bytes(&name)?, Ino(ino)));
         }
         for object in part.touched {
-            let ranges = object.ranges.into_iter().map(|(from, to)| from..to);
+            let ranges = object.ranges.into_iter();
+            let stretches = ranges.map(|(from, to, is_hole)| Stretch { from, to, is_hole });
             match delta.touched.last_mut().filter(|last| last.ino.0 == object.inode) {
-                Some(last) => last.ranges.extend(ranges),
+                Some(last) => last.stretches.extend(stretches),
                 None => delta.touched.push(Touched {
                     ino: Ino(object.inode),
                     path: bytes(&object.path)?,
                     is_new: object.new,
-                    ranges: ranges.collect(),
+                    stretches: stretches.collect(),
                 }),
             }
         }
     }
+    Some(delta)
+}
+
+/// The difference that these rows tell, in order; nothing if one is about an object that was not told
+/// before.
+pub fn of_rows(rows: Vec<DeltaRow>) -> Option<Delta> {
+    let mut delta = Delta::default();
+    for row in rows {
+        match row {
+            DeltaRow::Gone(ino) => delta.gone.push(ino),
+            DeltaRow::NameGone { dir, name } => delta.names_gone.push((dir, name)),
+            DeltaRow::Name { dir, name, ino } => delta.names.push((dir, name, ino)),
+            DeltaRow::Touched { ino, path, is_new } => {
+                delta.touched.push(Touched { ino, path, is_new, stretches: Vec::new() });
+            }
+            DeltaRow::Stretch { ino, from, to, is_hole } => {
+                let of = delta.touched.last_mut().filter(|last| last.ino == ino)?;
+                of.stretches.push(Stretch { from, to, is_hole });
+            }
+        }
+    }
+    // As whoever reads the files wants them: directories before what is in them.
+    delta.touched.sort_by(|a, b| a.path.cmp(&b.path));
     Some(delta)
 }
 
@@ -101,7 +126,7 @@ mod tests {
     #[test]
     fn a_difference_survives_its_way_in_parts() {
         let name = |number: u64| vec![0xff, b'/', number as u8];
-        let ranges = |count: u64| (0..count).map(|at| at * 10..at * 10 + 5).collect();
+        let stretch = |at| Stretch { from: at * 10, to: at * 10 + 5, is_hole: at % 3 == 0 };
         let delta = Delta {
             gone: (0..500).map(Ino).collect(),
             names_gone: (0..300).map(|number| (Ino(number), name(number))).collect(),
@@ -111,7 +136,7 @@ mod tests {
                     ino: Ino(ino),
                     path: name(ino),
                     is_new: ino == 7,
-                    ranges: ranges(count),
+                    stretches: (0..count).map(stretch).collect(),
                 })
                 .to_vec(),
         };

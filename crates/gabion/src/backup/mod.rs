@@ -6,11 +6,13 @@
 //!     source   what is in one                      chain    some streams, one upon the other
 //!       mounted   as files of a mount              rebuild  the tree, under a name of its own
 //!       stored    as items of a map                place    its name, when it is complete
-//!     save     source -> stream
+//!     ahead    source -> objects and bytes, several at a time
+//!     save     those -> stream
 //! ```
 //!
 //! What a stream is made of is in `gabion-backup`; what a difference is, in `gabion-node`.
 
+pub mod ahead;
 pub mod chain;
 pub mod delta;
 pub mod destination;

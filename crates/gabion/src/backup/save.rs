@@ -2,16 +2,22 @@
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::ops::Range;
 
-use gabion_backup::format::record::{Content, PIECE_MAX};
+use gabion_backup::format::record::Content;
 use gabion_backup::scan::Kept;
 use gabion_backup::{Error, Object, Record, Writer};
-use gabion_node::{Delta, Touched};
+use gabion_base::sync::Mutex;
+use gabion_node::{Delta, Stretch, Touched};
 
+use super::ahead::{self, Part, Taken, Wanted};
 use super::progress::Progress;
-use super::source::{Bytes, Reading, Source};
+use super::source::Source;
 use crate::failure::{Failure, Result};
+
+/// Stretches of one reading at most.
+const GROUP: usize = 16;
+/// Bytes of one reading at most, but for what is too much of the last stretch.
+const GROUP_BYTES: u64 = 1 << 20;
 
 /// What a stream knows already that was cut off and is taken up again.
 #[derive(Default)]
@@ -25,6 +31,18 @@ impl Known {
     pub fn of(kept: &Kept) -> Self {
         Self { complete: kept.complete.clone(), begun: kept.begun.clone() }
     }
+
+    /// From which byte on an object has still to be saved; nothing if it is complete.
+    fn wants(&self, ino: u64) -> Option<u64> {
+        if self.complete.contains(&ino) {
+            return None;
+        }
+        Some(self.begun.get(&ino).copied().unwrap_or(0))
+    }
+
+    fn is_changed(&self, touched: &Touched) -> bool {
+        !touched.is_new && self.complete.contains(&touched.ino.0)
+    }
 }
 
 /// A saving under way.
@@ -35,46 +53,86 @@ pub struct Saving<'s, S: Source, W> {
     pub progress: &'s mut Progress,
 }
 
+/// A directory that is being saved.
+struct Dir<N> {
+    ino: u64,
+    is_known: bool,
+    /// Directories in it.
+    dirs: Vec<(N, Object)>,
+}
+
 impl<S: Source, W: Write> Saving<'_, S, W> {
     /// Saves everything.
-    pub fn all(&mut self) -> Result<()> {
+    pub fn all(mut self) -> Result<Writer<W>> {
         let root = self.source.root()?;
-        let Some((object, _)) = self.source.object(&root)? else { return Ok(()) };
-        let mut linked = HashSet::new();
-        let mut dirs = vec![(root, object)];
-        while let Some((node, dir)) = dirs.pop() {
-            let ino = dir.ino;
-            let is_known = self.known.complete.contains(&ino);
-            if !is_known {
-                self.record(&Record::Object(dir))?;
+        let Some((object, _)) = self.source.object(&root)? else { return Ok(self.writer) };
+        let known = std::mem::take(&mut self.known);
+        let linked = Mutex::new(HashSet::new());
+        let wants = |object: &Object, links: u64| {
+            let ino = object.ino;
+            let is_directory = object.attributes.is_directory();
+            if is_directory || links > 1 && !linked.lock().insert(ino) {
+                return None;
             }
-            let at = dirs.len();
-            for (name, node) in self.source.entries(&node)? {
-                let Some((object, links)) = self.source.object(&node)? else {
-                    let name = String::from_utf8_lossy(&name).into_owned();
-                    self.progress.say(&format!("{name} is another subvolume and is left out"));
-                    continue;
-                };
+            known.wants(ino)
+        };
+        ahead::reading(self.source, wants, |ahead| {
+            let mut waiting = vec![(root, object)];
+            while let Some((node, object)) = waiting.pop() {
+                let is_known = known.complete.contains(&object.ino);
+                let mut dir = Dir { ino: object.ino, is_known, dirs: Vec::new() };
                 if !is_known {
-                    self.record(&Record::Name { dir: ino, ino: object.ino, name })?;
+                    self.record(&Record::Object(object))?;
                 }
-                if object.attributes.is_directory() {
-                    dirs.push((node, object));
-                } else if links < 2 || linked.insert(object.ino) {
-                    self.whole(&node, object)?;
+                let mut entries = self.source.entries(&node)?.into_iter();
+                loop {
+                    while ahead.has_room()
+                        && let Some((name, node)) = entries.next()
+                    {
+                        ahead.begin(node.clone(), Wanted::All, (name, node));
+                    }
+                    let Some((about, taken)) = ahead.take() else { break };
+                    self.entry(&mut dir, about, taken, &known)?;
+                }
+                // The first of them is to be the next.
+                waiting.extend(dir.dirs.into_iter().rev());
+                if !is_known {
+                    self.record(&Record::Complete { ino: dir.ino })?;
                 }
             }
-            // The first of them is to be the next.
-            dirs[at..].reverse();
-            if !is_known {
-                self.record(&Record::Complete { ino })?;
+            Ok(())
+        })?;
+        Ok(self.writer)
+    }
+
+    fn entry(
+        &mut self,
+        dir: &mut Dir<S::Node>,
+        (name, node): (Vec<u8>, S::Node),
+        mut taken: Taken,
+        known: &Known,
+    ) -> Result<()> {
+        let (object, from) = match taken.next().transpose()? {
+            Some(Part::Object(object, from)) => (object, from),
+            _ => {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                self.progress.say(&format!("{name} is another subvolume and is left out"));
+                return Ok(());
             }
+        };
+        if !dir.is_known {
+            self.record(&Record::Name { dir: dir.ino, ino: object.ino, name })?;
+        }
+        match from {
+            _ if object.attributes.is_directory() => dir.dirs.push((node, object)),
+            Some(from) => self.whole(object, from, taken, known)?,
+            None => self.progress.skip(object.attributes.size),
         }
         Ok(())
     }
 
     /// Saves what has changed.
-    pub fn changes(&mut self, delta: &Delta) -> Result<()> {
+    pub fn changes(mut self, delta: &Delta) -> Result<Writer<W>> {
         for ino in &delta.gone {
             self.record(&Record::NoObject { ino: ino.0 })?;
         }
@@ -84,87 +142,104 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         for (dir, name, ino) in &delta.names {
             self.record(&Record::Name { dir: dir.0, ino: ino.0, name: name.clone() })?;
         }
-        for touched in &delta.touched {
-            self.touched(touched)?;
+        let known = std::mem::take(&mut self.known);
+        let wants = |object: &Object, _| known.wants(object.ino);
+        ahead::reading(self.source, wants, |ahead| {
+            let mut readings = delta.touched.iter().flat_map(|touched| {
+                let is_known = known.complete.contains(&touched.ino.0);
+                readings(touched, is_known).into_iter().map(move |wanted| (touched, wanted))
+            });
+            let mut open = None;
+            loop {
+                while ahead.has_room()
+                    && let Some((touched, wanted)) = readings.next()
+                {
+                    ahead.begin(self.source.at(&touched.path)?, wanted, touched);
+                }
+                let Some((touched, taken)) = ahead.take() else { break };
+                let ino = touched.ino.0;
+                if open.is_some_and(|open| open != ino) {
+                    self.complete(&mut open)?;
+                }
+                match touched.is_new {
+                    true => self.added(touched, taken, &known)?,
+                    false => {
+                        open = Some(ino);
+                        self.changed(touched, taken)?;
+                    }
+                }
+            }
+            self.complete(&mut open)
+        })?;
+        let skipped = delta.touched.iter().filter(|touched| known.is_changed(touched));
+        let bytes = skipped.flat_map(|touched| &touched.stretches);
+        self.progress.skip(bytes.map(|stretch| stretch.to - stretch.from).sum());
+        Ok(self.writer)
+    }
+
+    fn complete(&mut self, open: &mut Option<u64>) -> Result<()> {
+        match open.take() {
+            Some(ino) => self.record(&Record::Complete { ino }),
+            None => Ok(()),
+        }
+    }
+
+    fn added(&mut self, touched: &Touched, mut taken: Taken, known: &Known) -> Result<()> {
+        match taken.next().transpose()? {
+            Some(Part::Object(object, Some(from))) if object.ino == touched.ino.0 => {
+                self.whole(object, from, taken, known)
+            }
+            Some(Part::Object(object, None)) if object.ino == touched.ino.0 => {
+                self.progress.skip(object.attributes.size);
+                Ok(())
+            }
+            _ => Err(moved(touched)),
+        }
+    }
+
+    /// Saves some stretches of an object, and first what it is if the reading tells.
+    fn changed(&mut self, touched: &Touched, taken: Taken) -> Result<()> {
+        let ino = touched.ino.0;
+        for part in taken {
+            match part? {
+                Part::Object(mut object, _) if object.ino == ino => {
+                    object.content = Content::Kept;
+                    self.record(&Record::Object(object))?;
+                }
+                Part::Object(..) | Part::Foreign => return Err(moved(touched)),
+                part => self.part(ino, part)?,
+            }
         }
         Ok(())
     }
 
-    fn touched(&mut self, touched: &Touched) -> Result<()> {
-        let node = self.source.at(&touched.path)?;
-        let ino = touched.ino.0;
-        let found = self.source.object(&node)?.filter(|(object, _)| object.ino == ino);
-        let Some((mut object, _)) = found else {
-            let path = String::from_utf8_lossy(&touched.path).into_owned();
-            return Err(Failure::new(format!("{path} is not object {ino} any more")));
-        };
-        if touched.is_new {
-            return self.whole(&node, object);
-        }
-        if self.known.complete.contains(&ino) {
-            self.progress.skip(touched.ranges.iter().map(|range| range.end - range.start).sum());
-            return Ok(());
-        }
-        object.content = Content::Kept;
-        let (is_file, size) = (object.attributes.is_file(), object.attributes.size);
-        self.record(&Record::Object(object))?;
-        if is_file && !touched.ranges.is_empty() {
-            let mut bytes = Stretch::of(self.source.open(&node, Reading::Parts)?);
-            for range in &touched.ranges {
-                let range = range.start..range.end.min(size);
-                if !range.is_empty() {
-                    let Range { start: from, end: to } = range;
-                    self.record(&Record::Hole { ino, from, to })?;
-                    self.bytes(ino, &mut bytes, range)?;
-                }
-            }
-        }
-        self.record(&Record::Complete { ino })
-    }
-
-    /// Saves an object with all its bytes.
-    fn whole(&mut self, node: &S::Node, object: Object) -> Result<()> {
-        let (ino, size) = (object.ino, object.attributes.size);
-        if self.known.complete.contains(&ino) {
-            self.progress.skip(size);
-            return Ok(());
-        }
-        let is_file = object.attributes.is_file();
-        let begun = self.known.begun.get(&ino).copied();
-        if begun.is_none() {
+    /// Saves an object with all its bytes, of which those before `from` are saved already.
+    fn whole(&mut self, object: Object, from: u64, taken: Taken, known: &Known) -> Result<()> {
+        let ino = object.ino;
+        if known.begun.contains_key(&ino) {
+            self.progress.skip(from);
+        } else {
             self.record(&Record::Object(object))?;
         }
-        if is_file && size > 0 {
-            let from = begun.unwrap_or(0);
-            self.progress.skip(from);
-            let mut bytes = Stretch::of(self.source.open(node, Reading::Whole)?);
-            self.bytes(ino, &mut bytes, from..size)?;
+        for part in taken {
+            self.part(ino, part?)?;
         }
         self.record(&Record::Complete { ino })
     }
 
-    /// Saves what is no hole.
-    fn bytes(&mut self, ino: u64, bytes: &mut Stretch<'_>, range: Range<u64>) -> Result<()> {
-        const PIECE: u64 = PIECE_MAX as u64;
-        let mut buffer = vec![0; PIECE_MAX.min((range.end - range.start) as usize)];
-        let mut at = range.start;
-        while at < range.end {
-            let Some(data) = bytes.data(at)?.filter(|data| data.start < range.end) else { break };
-            let (mut from, end) = (data.start.max(at), data.end.min(range.end));
-            while from < end {
-                // Pieces end where they would in any other file: equal parts are found so.
-                let to = end.min((from / PIECE + 1) * PIECE);
-                let piece = &mut buffer[..(to - from) as usize];
-                if bytes.of.read(from, piece)? < piece.len() {
-                    return Err(Failure::new(format!("object {ino} has become shorter")));
-                }
-                self.writer.piece(ino, from, piece).map_err(unwritten)?;
-                self.progress.pass(to - from);
-                from = to;
+    fn part(&mut self, ino: u64, part: Part) -> Result<()> {
+        match part {
+            Part::Piece(at, bytes, digest) => {
+                let written = self.writer.digested(ino, at, &bytes, digest);
+                written.map_err(unwritten)?;
+                self.progress.pass(bytes.len() as u64);
+                Ok(())
             }
-            at = end.max(at + 1);
+            Part::Hole(range) => {
+                self.record(&Record::Hole { ino, from: range.start, to: range.end })
+            }
+            Part::Object(..) | Part::Foreign => Ok(()),
         }
-        Ok(())
     }
 
     fn record(&mut self, record: &Record) -> Result<()> {
@@ -172,26 +247,47 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
     }
 }
 
-/// A file, and the stretch between two holes that was found last: finding its end can take a look
-/// at all of the rest, and many ranges lie in one.
-struct Stretch<'s> {
-    of: Box<dyn Bytes + 's>,
-    last: Range<u64>,
+/// What there is to be read of an object: stretches in several readings, so that several threads
+/// have to do with it.
+fn readings(touched: &Touched, is_known: bool) -> Vec<Wanted> {
+    if touched.is_new {
+        return vec![Wanted::All];
+    }
+    if is_known {
+        return Vec::new();
+    }
+    let mut groups = vec![Vec::new()];
+    let mut bytes = 0;
+    for stretch in touched.stretches.iter().flat_map(|stretch| split(*stretch)) {
+        let group = groups.last_mut().expect("there is one from the start");
+        if group.len() >= GROUP || bytes >= GROUP_BYTES {
+            groups.push(vec![stretch]);
+            bytes = 0;
+        } else {
+            group.push(stretch);
+        }
+        bytes += if stretch.is_hole { 0 } else { stretch.to - stretch.from };
+    }
+    let mut groups = groups.into_iter();
+    let first = groups.next().map(Wanted::First);
+    first.into_iter().chain(groups.map(Wanted::More)).collect()
 }
 
-impl<'s> Stretch<'s> {
-    fn of(of: Box<dyn Bytes + 's>) -> Self {
-        Self { of, last: 0..0 }
-    }
+/// A stretch in parts that one reading can have.
+fn split(stretch: Stretch) -> impl Iterator<Item = Stretch> {
+    let step = if stretch.is_hole { u64::MAX } else { GROUP_BYTES };
+    let mut from = stretch.from;
+    std::iter::from_fn(move || {
+        let to = stretch.to.min((from / step + 1).saturating_mul(step));
+        let part = Stretch { from, to, ..stretch };
+        from = to;
+        (part.from < part.to).then_some(part)
+    })
+}
 
-    /// The next range at or after `from` that is no hole.
-    fn data(&mut self, from: u64) -> Result<Option<Range<u64>>> {
-        if !self.last.contains(&from) {
-            let Some(found) = self.of.data(from)? else { return Ok(None) };
-            self.last = found;
-        }
-        Ok(Some(self.last.start.max(from)..self.last.end))
-    }
+fn moved(touched: &Touched) -> Failure {
+    let path = String::from_utf8_lossy(&touched.path).into_owned();
+    Failure::new(format!("{path} is not object {} any more", touched.ino.0))
 }
 
 /// Why a stream could not be written.

@@ -10,9 +10,9 @@ use crate::failure::Result;
 const INODES: u64 = 1 << 40;
 
 /// A snapshot that can be read. Nothing in it ever changes.
-pub trait Source {
+pub trait Source: Sync {
     /// How it finds an object again.
-    type Node: Clone;
+    type Node: Clone + Send;
 
     /// The root directory.
     fn root(&self) -> Result<Self::Node>;

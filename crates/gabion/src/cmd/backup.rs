@@ -119,7 +119,7 @@ fn begin(
         true => Some(base(origin, to, secret, filesystem)?),
         false => None,
     };
-    if let Some((_, snapshot)) = &base {
+    if let Some(Base { snapshot, .. }) = &base {
         // Not everybody tells differences. Then nothing is begun.
         origin.delta(snapshot, snapshot)?;
     }
@@ -148,13 +148,13 @@ fn begin(
     let begun = root_of(origin, &snapshot).and_then(|root| {
         let header = Header {
             stream,
-            base: base.as_ref().map(|(stream, _)| *stream),
+            base: base.as_ref().map(|base| base.stream),
             filesystem,
             created,
             root,
             snapshot: snapshot.clone().into_bytes(),
             origin: origin.name().into_bytes(),
-            lock: Lock::Open,
+            lock: base.as_ref().map_or(Lock::Open, |base| base.lock.clone()),
         };
         Writer::begin(sink, header, secret).map_err(unwritten)
     });
@@ -166,7 +166,7 @@ fn begin(
         }
     };
     let known = Known::default();
-    Ok(Job { snapshot, base: base.map(|(_, name)| name), path, writer, known })
+    Ok(Job { snapshot, base: base.map(|base| base.snapshot), path, writer, known })
 }
 
 fn root_of(origin: &Origin, snapshot: &str) -> Result<u64> {
@@ -185,6 +185,13 @@ fn at(dir: &Path, snapshot: &str) -> PathBuf {
     dir.join(".snapshots").join(snapshot)
 }
 
+/// What a difference builds upon.
+struct Base {
+    stream: StreamId,
+    snapshot: String,
+    lock: Lock,
+}
+
 /// The newest stream at the place that has its snapshot here, and that snapshot's name.
 /// What a restoration will need is looked for now: all streams that it builds upon, and the secret.
 fn base(
@@ -192,7 +199,7 @@ fn base(
     to: &Destination,
     secret: Option<&Secret>,
     filesystem: [u8; 16],
-) -> Result<(StreamId, String)> {
+) -> Result<Base> {
     let place = to.tag();
     let streams = to.streams()?;
     let of_name = |name: &str| {
@@ -211,11 +218,12 @@ fn base(
             chain::members(&streams, found)?;
             let opened = Stream::open(folder::open(&found.path)?, secret);
             opened.map_err(|error| of_stream(&found.path, &error))?;
-            return Ok((stream, name));
+            let lock = found.header.lock.clone();
+            return Ok(Base { stream, snapshot: name, lock });
         }
         // Of what went to standard output nobody knows where it is.
         if matches!(to, Destination::Output) {
-            return Ok((stream, name));
+            return Ok(Base { stream, snapshot: name, lock: Lock::Open });
         }
     }
     Err(Failure::new(format!("no backup of {} went there that this could follow", origin.name()))
@@ -266,7 +274,7 @@ fn resume(
         file.set_len(kept.length).map_err(failed)?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(failed)?;
         let known = Known::of(&kept);
-        let writer = Writer::resume(Sink::File(file), kept);
+        let writer = Writer::resume(Sink::File(file), kept).map_err(unwritten)?;
         let path = to.path(header.stream, header.created.seconds);
         return Ok(Some(Job { snapshot, base, path, writer, known }));
     }
@@ -296,19 +304,18 @@ fn read(
         None => None,
     };
     let changed = delta.as_ref().map(|delta| {
-        let ranges = delta.touched.iter().flat_map(|touched| &touched.ranges);
-        ranges.map(|range| range.end - range.start).sum()
+        let stretches = delta.touched.iter().flat_map(|touched| &touched.stretches);
+        stretches.map(|stretch| stretch.to - stretch.from).sum()
     });
     let mut progress = Progress::new(changed.unwrap_or(used), args.rate.map(|rate| rate.0));
     fn all<S: Source, W: Write>(
-        mut saving: Saving<'_, S, W>,
+        saving: Saving<'_, S, W>,
         delta: Option<&gabion_node::Delta>,
     ) -> Result<Writer<W>> {
         match delta {
-            Some(delta) => saving.changes(delta)?,
-            None => saving.all()?,
+            Some(delta) => saving.changes(delta),
+            None => saving.all(),
         }
-        Ok(saving.writer)
     }
     let progress_of = &mut progress;
     let writer = match origin {

@@ -200,8 +200,8 @@ pub struct Touched {
     pub path: String,
     /// Whether the older one does not have it.
     pub new: bool,
-    /// Bytes that may have changed: the first, and behind the last.
-    pub ranges: Vec<(u64, u64)>,
+    /// Bytes that may have changed: the first, behind the last, and whether nothing is there now.
+    pub ranges: Vec<(u64, u64, bool)>,
 }
 
 /// How the map of blocks in use agrees with what is reachable.

@@ -190,9 +190,10 @@ fn every_mount_reads_what_snapshots_have_and_nobody_changes_it() {
 }
 
 #[test]
-fn a_mount_is_saved_whole_with_what_was_not_synced() {
+fn a_mount_is_saved_with_what_was_not_synced_and_then_what_has_changed() {
+    const PAGE: u64 = 8192;
     let Some(site) = Site::new() else { return };
-    let a = site.mount("", "a");
+    let (a, b) = (site.mount("", "a"), site.mount("", "b"));
     fs::create_dir(a.join("folder")).unwrap();
     fs::write(a.join("folder/file"), "content").unwrap();
     let out = site.folder.join("out");
@@ -200,10 +201,28 @@ fn a_mount_is_saved_whole_with_what_was_not_synced() {
     site.run("backup a out");
     site.run("restore --to-directory out back");
     assert_eq!(fs::read_to_string(site.folder.join("back/folder/file")).unwrap(), "content");
-    site.fails("backup --incremental a out", &["saved whole only"]);
-    assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing was begun");
-    assert_eq!(site.snapshots("a").len(), 1);
-    site.finish(&["a"]);
+    fs::write(a.join("large"), vec![7; 64 * PAGE as usize]).unwrap();
+    site.run("backup --incremental a out");
+    // Another machine changes some, and a third of the blocks; any mount can save the difference.
+    let large = File::options().write(true).open(b.join("large")).unwrap();
+    large.write_all_at(&[9; PAGE as usize], 5 * PAGE).unwrap();
+    fs::rename(b.join("folder"), b.join("renamed")).unwrap();
+    fs::write(b.join("renamed/new"), "new").unwrap();
+    fs::write(a.join("renamed/file"), "changed").unwrap();
+    site.run("backup --incremental b out");
+    let stored: Vec<u64> =
+        names(&out).iter().map(|name| fs::metadata(out.join(name)).unwrap().len()).collect();
+    assert_eq!(stored.len(), 3);
+    assert_eq!(site.snapshots("a").len(), 1, "the last one is kept");
+    site.run("restore --to-directory out last");
+    let last = site.folder.join("last");
+    let mut wanted = vec![7; 64 * PAGE as usize];
+    wanted[5 * PAGE as usize..6 * PAGE as usize].fill(9);
+    assert!(fs::read(last.join("large")).unwrap() == wanted);
+    assert_eq!(names(&last), ["large", "renamed"]);
+    assert_eq!(fs::read_to_string(last.join("renamed/file")).unwrap(), "changed");
+    assert_eq!(fs::read_to_string(last.join("renamed/new")).unwrap(), "new");
+    site.finish(&["a", "b"]);
 }
 
 #[test]

@@ -181,12 +181,13 @@ fn check_errand(errand: &Errand) -> Result<(), Error> {
         | Errand::Hold { path, .. }
         | Errand::Compare { path, .. }
         | Errand::Rollback { path, .. }
+        | Errand::Delta { path, .. }
         | Errand::RemoveSubvolume { path } => [path, &[]],
     };
     let names: Vec<&Vec<u8>> = match errand {
         Errand::Snapshot { name, .. } | Errand::Hold { name, .. } => vec![name],
         Errand::RemoveSnapshots { names, .. } => names.iter().collect(),
-        Errand::Compare { from, to, .. } => vec![from, to],
+        Errand::Compare { from, to, .. } | Errand::Delta { from, to, .. } => vec![from, to],
         Errand::Rollback { name, keep_as, .. } => vec![name, keep_as],
         _ => Vec::new(),
     };

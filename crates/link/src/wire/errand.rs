@@ -1,11 +1,13 @@
 //! What administrators ask for, and are told.
 
 use gabion_base::codec::{DecodeError, Put, Reader};
-use gabion_base::ids::SubvolId;
+use gabion_base::ids::{Ino, SubvolId};
 
 use super::fields::{Name, Path};
 use super::layout::{Layout, record, tagged};
-use crate::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+use crate::errand::{
+    DeltaPlace, DeltaRow, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow,
+};
 
 tagged! {
     Errand, "an errand";
@@ -18,14 +20,16 @@ tagged! {
     7 => Subvolume { path: Path, of: Option<Path>, created: i64 },
     8 => RemoveSubvolume { path: Path },
     9 => Rollback { path: Path, name: Name, keep_as: Name, created: i64 },
-    10 => RenameSubvolume { from: Path, to: Path };
+    10 => RenameSubvolume { from: Path, to: Path },
+    11 => Delta { path: Path, from: Name, to: Name, after: DeltaPlace };
 }
 
 tagged! {
     Report, "a report";
     1 => Snapshots { rows: Vec<SnapshotRow>, more: bool },
     2 => Subvolumes { rows: Vec<SubvolumeRow>, more: bool },
-    3 => Differences { rows: Vec<DifferenceRow>, more: bool };
+    3 => Differences { rows: Vec<DifferenceRow>, more: bool },
+    4 => Delta { rows: Vec<DeltaRow>, next: Option<DeltaPlace> };
 }
 
 tagged! {
@@ -35,6 +39,17 @@ tagged! {
     2 => Removed(path: Path),
     3 => Changed(path: Path)
 }
+
+tagged! {
+    DeltaRow, "a part of a difference";
+    2 => NameGone { dir: Ino, name: Name },
+    3 => Name { dir: Ino, name: Name, ino: Ino },
+    4 => Touched { ino: Ino, path: Path, is_new: bool },
+    5 => Stretch { ino: Ino, from: u64, to: u64, is_hole: bool };
+    1 => Gone(ino: Ino)
+}
+
+record!(DeltaPlace { ino: Ino, rows: u64 });
 
 record!(SnapshotRow { id: SubvolId, name: Name, created: i64, is_held: bool });
 

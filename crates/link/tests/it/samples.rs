@@ -16,7 +16,9 @@ use gabion_fs::{
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, LockMode, MapError};
 
-use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+use gabion_link::errand::{
+    DeltaPlace, DeltaRow, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow,
+};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::join::{Admission, Application};
 use gabion_link::message::{
@@ -299,6 +301,12 @@ fn errands() -> Vec<Errand> {
         Errand::RemoveSnapshots { path: path.clone(), names: vec![name("monday"), name("x")] },
         Errand::Hold { path: path.clone(), name: name("monday"), is_held: true },
         Errand::Compare { path: vec![], from: name("a"), to: name("b"), skip: 7 },
+        Errand::Delta {
+            path: path.clone(),
+            from: name("a"),
+            to: name("b"),
+            after: DeltaPlace { ino: Ino(7), rows: 8 },
+        },
         Errand::Subvolumes { after: SubvolId(3) },
         Errand::Subvolume { path: path.clone(), of: None, created: -1 },
         Errand::Subvolume { path: path.clone(), of: Some(name(".snapshots/monday")), created },
@@ -322,6 +330,15 @@ fn reports() -> Vec<Report> {
         DifferenceRow::Changed(name("c")),
         DifferenceRow::Renamed { from: name("d"), to: name("e") },
     ];
+    let (dir, ino) = (Ino(2), Ino(0x0304));
+    let rows = vec![
+        DeltaRow::Gone(ino),
+        DeltaRow::NameGone { dir, name: name("a") },
+        DeltaRow::Name { dir, name: name("b"), ino },
+        DeltaRow::Touched { ino, path: name("c/b"), is_new: true },
+        DeltaRow::Stretch { ino, from: 0x1000, to: 0x2000, is_hole: true },
+    ];
+    let next = Some(DeltaPlace { ino, rows: 5 });
     let subvolumes = vec![
         SubvolumeRow { id: SubvolId(9), path: Some(name("a/b")) },
         SubvolumeRow { id: SubvolId(10), path: None },
@@ -330,6 +347,8 @@ fn reports() -> Vec<Report> {
         Report::Snapshots { rows: vec![row], more: true },
         Report::Subvolumes { rows: subvolumes, more: false },
         Report::Differences { rows: differences, more: false },
+        Report::Delta { rows, next },
+        Report::Delta { rows: vec![], next: None },
     ]
 }
 

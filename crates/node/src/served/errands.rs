@@ -46,7 +46,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// How often somebody who waits looks whether the server ends.
 const TURN: Duration = Duration::from_millis(250);
 /// Rows of one report, and bytes of their paths.
-const ROWS_MAX: usize = 4096;
+pub(super) const ROWS_MAX: usize = 4096;
 const ROWS_BYTES_MAX: usize = 1 << 20;
 
 /// What clients have asked for.
@@ -171,6 +171,10 @@ impl Served {
             Errand::Compare { path, from, to, skip } => {
                 let of = self.subvolume_at(path)?;
                 self.compare(of, from, to, *skip)
+            }
+            Errand::Delta { path, from, to, after } => {
+                let of = self.subvolume_at(path)?;
+                self.delta(self.find_snapshot(of, from)?, self.find_snapshot(of, to)?, *after)
             }
             Errand::Subvolumes { after } => {
                 let mut found = self.fs.subvolumes()?;
@@ -510,7 +514,7 @@ impl Served {
 }
 
 /// As many as one report tells, and whether there are more.
-fn part<T>(mut rows: Vec<T>, length: impl Fn(&T) -> usize) -> (Vec<T>, bool) {
+pub(super) fn part<T>(mut rows: Vec<T>, length: impl Fn(&T) -> usize) -> (Vec<T>, bool) {
     let mut bytes = 0;
     let fits = |row: &&T| {
         bytes += length(row);

@@ -24,6 +24,7 @@
 //! back what was revoked.
 
 mod acquire;
+mod deltas;
 mod errands;
 mod execute;
 mod freezing;

@@ -128,6 +128,7 @@ impl Served {
             generation: found.generation,
             parent: ROOT,
             length: found.size,
+            place: 0,
             change: found.change,
             atime: found.atime,
             mtime: found.mtime,

@@ -2,6 +2,7 @@
 
 mod background;
 mod costs;
+mod differences;
 mod files;
 mod kernels;
 mod locking;

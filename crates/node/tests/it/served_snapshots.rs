@@ -6,10 +6,11 @@ use std::thread;
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::{
-    Access, Caller, Changes, Error, IfExists, OpenRequest, Privileges, WriteAt, errno,
+    Access, Caller, Changes, Error, FileType, IfExists, OpenRequest, Privileges, WriteAt, errno,
 };
-use gabion_link::errand::{Errand, Report, SnapshotRow};
+use gabion_link::errand::{DeltaPlace, DeltaRow, Errand, Report, SnapshotRow};
 use gabion_map::{FileId, Payload};
+use gabion_node::Stretch;
 
 use crate::shared::{Client, Server, caller, rename};
 
@@ -282,4 +283,56 @@ fn a_snapshot_does_not_show_the_subvolumes_below() {
     assert_eq!(b.names(inner), [""; 0]);
     b.run(|fs| fs.mkdir(&caller(), inner, b"sub", 0o755)).unwrap();
     assert_eq!(a.names(inner), ["sub"]);
+}
+
+#[test]
+fn what_a_backup_has_to_read_is_told_in_parts_that_go_on_where_one_ended() {
+    // More names in one directory than one part tells.
+    const NEW: u64 = 4200;
+    let server = Server::new();
+    let a = server.client();
+    let file = a.create("file");
+    a.errand(create("one"));
+    write_number(&a, file, 1);
+    let world = &server.world;
+    for number in 0..NEW {
+        let name = format!("new-{number}").into_bytes();
+        let (by, root) = (&world.caller, world.root());
+        world.fs.mknod(by, root, &name, FileType::Regular, 0o644, 0).unwrap();
+    }
+    a.errand(create("two"));
+    let map = server.world.fs.map();
+    let root = server.world.root().subvol;
+    let find = |name: &[u8]| map.find_snapshot(root, name).unwrap();
+    let whole = gabion_node::delta(map, find(b"one"), find(b"two")).unwrap();
+    let (mut names, mut touched, mut stretches) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut after, mut parts) = (Some(DeltaPlace::default()), 0);
+    while let Some(place) = after {
+        let (from, to) = (b"one".to_vec(), b"two".to_vec());
+        let asked = Errand::Delta { path: Vec::new(), from, to, after: place };
+        let Report::Delta { rows, next } = a.errand(asked) else { panic!("another report") };
+        assert!(rows.len() <= 4096);
+        for row in rows {
+            match row {
+                DeltaRow::Name { dir, name, ino } => names.push((dir, name, ino)),
+                DeltaRow::Touched { ino, path, is_new } => touched.push((path, ino, is_new)),
+                DeltaRow::Stretch { ino, from, to, is_hole } => {
+                    stretches.push((ino, Stretch { from, to, is_hole }));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        (after, parts) = (next, parts + 1);
+    }
+    assert!(parts >= 3, "{parts} parts");
+    assert_eq!(names, whole.names);
+    let of = |it: &gabion_node::Touched| (it.path.clone(), it.ino, it.is_new);
+    touched.sort();
+    assert_eq!(touched, whole.touched.iter().map(of).collect::<Vec<_>>());
+    assert_eq!(touched.len() as u64, NEW + 2);
+    assert_eq!(stretches, [(file.ino, Stretch { from: 0, to: 4096, is_hole: false })]);
+    let (path, from, to) = (Vec::new(), b"one".to_vec(), b"two".to_vec());
+    let asked = Errand::Delta { path, from, to, after: DeltaPlace::default() };
+    let user = Caller { uid: 1000, ..caller() };
+    assert!(a.refused(&user, asked).contains("only the superuser"));
 }

@@ -1,0 +1,285 @@
+//! Objects and their bytes, read by several threads ahead of who saves them, and given in order.
+//!
+//! ```text
+//!   saver    begins readings, a window full of them      takes what they gave, oldest first
+//!   readers  take the oldest that nobody has taken       send parts, and wait where nobody took some
+//! ```
+//!
+//! So many requests are on their way to the disk at once, whatever is read: small files, or pages
+//! here and there in a large one. As readings are taken in order, the oldest is never one that no
+//! thread has; so nobody waits for ever.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use gabion_backup::format::record::PIECE_MAX;
+use gabion_backup::{Digest, Object, digest};
+use gabion_node::Stretch;
+
+use super::source::{Bytes, Reading, Source};
+use crate::failure::{Failure, Result};
+
+/// Threads that read.
+const READERS: usize = 8;
+/// Readings that have begun and were not taken. Each may have [`WAITING`] times [`PIECE_MAX`] bytes.
+pub const WINDOW: usize = 32;
+/// What waits of one reading to be taken.
+const WAITING: usize = 4;
+
+/// What is wanted of an object.
+pub enum Wanted {
+    /// What it is, and if it is to be saved here all its bytes.
+    All,
+    /// What it is, and these stretches.
+    First(Vec<Stretch>),
+    /// These stretches.
+    More(Vec<Stretch>),
+}
+
+/// What a reading gives.
+pub enum Part {
+    /// What the object is, and from which byte on it is to be saved here; nothing if it is not.
+    Object(Object, Option<u64>),
+    /// It belongs to another subvolume.
+    Foreign,
+    /// Bytes that are there, and their digest.
+    Piece(u64, Vec<u8>, Digest),
+    /// From here to there nothing is.
+    Hole(Range<u64>),
+}
+
+/// Parts that go from thread to thread at once.
+type Parts = Result<Vec<Part>>;
+
+struct Task<N> {
+    node: N,
+    wanted: Wanted,
+    out: Sender<Parts>,
+}
+
+/// Readings that have begun.
+pub struct Ahead<N, T> {
+    tasks: Sender<Task<N>>,
+    begun: VecDeque<(T, Receiver<Parts>)>,
+}
+
+/// Lets `run` have objects read ahead. `wants` says of an object with so many names from which byte
+/// on it is to be saved where it was found. `T` is what `run` wants to remember of each reading.
+pub fn reading<S: Source, T, R>(
+    source: &S,
+    wants: impl Fn(&Object, u64) -> Option<u64> + Sync,
+    run: impl FnOnce(&mut Ahead<S::Node, T>) -> Result<R>,
+) -> Result<R> {
+    let reader = &Reader { source, wants };
+    thread::scope(|scope| {
+        let (tasks, taken) = unbounded::<Task<S::Node>>();
+        for _ in 0..READERS {
+            let taken = taken.clone();
+            let read = move || taken.into_iter().for_each(|task| reader.serve(task));
+            let started = thread::Builder::new().name("read".to_owned()).spawn_scoped(scope, read);
+            started.map_err(|error| Failure::of("cannot start a thread", &error))?;
+        }
+        // When this goes, so do the threads.
+        run(&mut Ahead { tasks, begun: VecDeque::new() })
+    })
+}
+
+impl<N, T> Ahead<N, T> {
+    /// Begins to read. No more than [`WINDOW`] readings may have begun.
+    pub fn begin(&mut self, node: N, wanted: Wanted, about: T) {
+        let (out, parts) = bounded(WAITING);
+        // They take tasks for as long as this is there.
+        let _ = self.tasks.send(Task { node, wanted, out });
+        self.begun.push_back((about, parts));
+    }
+
+    /// Whether another reading may begin.
+    pub fn has_room(&self) -> bool {
+        self.begun.len() < WINDOW
+    }
+
+    /// The oldest reading that was not taken.
+    pub fn take(&mut self) -> Option<(T, Taken)> {
+        let (about, parts) = self.begun.pop_front()?;
+        Some((about, Taken { parts, rest: Vec::new().into_iter() }))
+    }
+}
+
+/// A reading that is taken, part by part.
+pub struct Taken {
+    parts: Receiver<Parts>,
+    rest: std::vec::IntoIter<Part>,
+}
+
+impl Iterator for Taken {
+    type Item = Result<Part>;
+
+    fn next(&mut self) -> Option<Result<Part>> {
+        loop {
+            if let Some(part) = self.rest.next() {
+                return Some(Ok(part));
+            }
+            match self.parts.recv() {
+                Ok(Ok(parts)) => self.rest = parts.into_iter(),
+                Ok(Err(failure)) => return Some(Err(failure)),
+                // The reader is done. If it has panicked, so will who waits for its end.
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Why a reading ends early.
+enum Stop {
+    /// Nobody takes the rest.
+    Unwanted,
+    /// Something cannot be read.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+type Outcome = std::result::Result<(), Stop>;
+
+/// Where a reader puts parts until they are worth a message.
+struct Outbox<'t> {
+    out: &'t Sender<Parts>,
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+impl Outbox<'_> {
+    fn put(&mut self, part: Part) -> Outcome {
+        self.parts.push(part);
+        if self.bytes >= PIECE_MAX { self.send() } else { Ok(()) }
+    }
+
+    fn put_piece(&mut self, at: u64, piece: Vec<u8>) -> Outcome {
+        self.bytes += piece.len();
+        let digest = digest(&piece);
+        self.put(Part::Piece(at, piece, digest))
+    }
+
+    fn send(&mut self) -> Outcome {
+        self.bytes = 0;
+        let parts = std::mem::take(&mut self.parts);
+        self.out.send(Ok(parts)).map_err(|_| Stop::Unwanted)
+    }
+}
+
+/// What a thread reads by.
+struct Reader<'s, S, F> {
+    source: &'s S,
+    wants: F,
+}
+
+impl<S: Source, F: Fn(&Object, u64) -> Option<u64>> Reader<'_, S, F> {
+    fn serve(&self, task: Task<S::Node>) {
+        let Task { node, wanted, out } = task;
+        let mut outbox = Outbox { out: &out, parts: Vec::new(), bytes: 0 };
+        let read = match wanted {
+            Wanted::All => self.all(&node, &mut outbox),
+            Wanted::First(stretches) => self.first(&node, &stretches, &mut outbox),
+            Wanted::More(stretches) => self.stretches(&node, &stretches, &mut outbox),
+        };
+        // Who takes no more has a reason to say already.
+        match read.and_then(|()| outbox.send()) {
+            Ok(()) | Err(Stop::Unwanted) => {}
+            Err(Stop::Failed(failure)) => _ = out.send(Err(failure)),
+        }
+    }
+
+    fn all(&self, node: &S::Node, outbox: &mut Outbox<'_>) -> Outcome {
+        let Some((object, links)) = self.source.object(node)? else {
+            return outbox.put(Part::Foreign);
+        };
+        let from = (self.wants)(&object, links);
+        let bytes = (object.ino, from.unwrap_or(u64::MAX)..object.attributes.size);
+        let is_file = object.attributes.is_file();
+        outbox.put(Part::Object(object, from))?;
+        if is_file && !bytes.1.is_empty() { self.bytes(node, bytes, outbox) } else { Ok(()) }
+    }
+
+    fn first(&self, node: &S::Node, stretches: &[Stretch], outbox: &mut Outbox<'_>) -> Outcome {
+        match self.source.object(node)? {
+            Some((object, _)) => outbox.put(Part::Object(object, Some(0)))?,
+            None => return outbox.put(Part::Foreign),
+        }
+        self.stretches(node, stretches, outbox)
+    }
+
+    fn stretches(&self, node: &S::Node, stretches: &[Stretch], outbox: &mut Outbox<'_>) -> Outcome {
+        let mut opened = None;
+        for stretch in stretches {
+            if stretch.is_hole {
+                outbox.put(Part::Hole(stretch.from..stretch.to))?;
+                continue;
+            }
+            let bytes = match &opened {
+                Some(bytes) => bytes,
+                None => opened.insert(self.source.open(node, Reading::Parts)?),
+            };
+            let mut at = stretch.from;
+            while at < stretch.to {
+                let to = piece_end(at, stretch.to);
+                let piece = read_piece(bytes.as_ref(), at..to)?;
+                // The last block may end behind the file.
+                let is_end = (piece.len() as u64) < to - at;
+                if !piece.is_empty() {
+                    outbox.put_piece(at, piece)?;
+                }
+                if is_end {
+                    break;
+                }
+                at = to;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is no hole.
+    fn bytes(
+        &self,
+        node: &S::Node,
+        (ino, range): (u64, Range<u64>),
+        outbox: &mut Outbox<'_>,
+    ) -> Outcome {
+        let bytes = self.source.open(node, Reading::Whole)?;
+        let mut at = range.start;
+        while at < range.end {
+            let Some(data) = bytes.data(at)?.filter(|data| data.start < range.end) else { break };
+            let (mut from, end) = (data.start.max(at), data.end.min(range.end));
+            while from < end {
+                let to = piece_end(from, end);
+                let piece = read_piece(bytes.as_ref(), from..to)?;
+                if (piece.len() as u64) < to - from {
+                    let text = format!("object {ino} has become shorter");
+                    return Err(Failure::new(text).into());
+                }
+                outbox.put_piece(from, piece)?;
+                from = to;
+            }
+            at = end.max(at + 1);
+        }
+        Ok(())
+    }
+}
+
+/// Pieces end where they would in any other file: equal parts are found so.
+fn piece_end(at: u64, end: u64) -> u64 {
+    const PIECE: u64 = PIECE_MAX as u64;
+    end.min((at / PIECE + 1) * PIECE)
+}
+
+fn read_piece(bytes: &dyn Bytes, range: Range<u64>) -> Result<Vec<u8>> {
+    let mut piece = vec![0; (range.end - range.start) as usize];
+    let count = bytes.read(range.start, &mut piece)?;
+    piece.truncate(count);
+    Ok(piece)
+}

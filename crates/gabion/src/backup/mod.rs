@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   gabion backup                                gabion restore
-//!     origin   snapshots: made, held, compared     folder   streams, and which follow which
+//!     origin   snapshots: made, held, compared     streams  what is there, and which is meant
 //!     source   what is in one                      chain    some streams, one upon the other
 //!       mounted   as files of a mount              rebuild  the tree, under a name of its own
 //!       stored    as items of a map                place    its name, when it is complete
 //!     save     source -> stream
+//!     destination   a place, or standard output
+//!                        store    places for streams: folders and others
 //! ```
 //!
 //! What a stream is made of is in `gabion-backup`; what a difference is, in `gabion-node`.
@@ -15,7 +17,6 @@ pub mod chain;
 pub mod delta;
 pub mod destination;
 pub mod dress;
-pub mod folder;
 pub mod mounted;
 pub mod origin;
 pub mod place;
@@ -24,4 +25,6 @@ pub mod rebuild;
 pub mod save;
 pub mod secrets;
 pub mod source;
+pub mod store;
 pub mod stored;
+pub mod streams;

@@ -142,12 +142,12 @@ pub fn backup(bytes: &[u8]) -> Result<(), DecodeError> {
             return Ok(());
         }
         STREAM => {
-            let passed = forward::pass(&mut &bytes[..], None, |_| Ok(()), |_| {});
-            if let Some(passed) = passed.map_err(reason)? {
-                let stream = Stream::open(bytes[..passed.length as usize].to_vec(), None);
-                stream.and_then(|stream| stream.verify(|_| {})).map_err(reason)?;
-            }
-            return Ok(());
+            let mut pipe = bytes;
+            let coming = forward::next(&mut pipe, None).map_err(reason)?;
+            let coming = coming.ok_or(DecodeError::Short)?;
+            let passed = coming.pass(|_| Ok(()), |_| {}).map_err(reason)?;
+            let stream = Stream::open(bytes[..passed.length as usize].to_vec(), None);
+            return stream.and_then(|stream| stream.verify(|_| {})).map_err(reason);
         }
         _ => return Err(DecodeError::Invalid("the kind of an input")),
     };

@@ -37,45 +37,69 @@ pub struct Passed {
     pub length: u64,
 }
 
-/// Lets the next stream of `input` pass. Gives its records to `take`, and tells `watch` how many
-/// bytes have passed since it was told last. Nothing: the input was at its end.
-pub fn pass<R: Read>(
-    input: &mut R,
+/// A stream whose header has come.
+pub struct Coming<'i, R> {
+    input: Input<'i, R>,
+    opening: Opening,
+}
+
+/// The next stream of `input`. Nothing: that was at its end.
+pub fn next<'i, R: Read>(
+    input: &'i mut R,
     secret: Option<&Secret>,
-    mut take: impl FnMut(Record) -> Result<()>,
-    mut watch: impl FnMut(u64),
-) -> Result<Option<Passed>> {
+) -> Result<Option<Coming<'i, R>>> {
     let input = Input { of: RefCell::new(input), at: Cell::new(0) };
-    let Some(opening) = open(&input, secret)? else { return Ok(None) };
-    watch(opening.start);
-    let mut passing = Passing::default();
-    loop {
-        let (at, number) = (input.at.get(), passing.next);
-        let (entry, raw) =
-            opening.next(&input, at, number).map_err(|error| input.ended_by(error))?;
-        passing.next += 1;
-        let is_end = entry.kind == Kind::End;
-        match entry.kind {
-            Kind::Data => passing.data(entry, raw)?,
-            Kind::Records => passing.records(entry, &raw, &mut take)?,
-            Kind::Index => passing.index(entry, &raw)?,
-            Kind::End => passing.end(entry, &raw)?,
-        }
-        watch(opening.length_of(&entry));
-        if is_end {
-            let mut tail = [0; TAIL];
-            let tail_at = input.at.get();
-            let read = input.read_at(tail_at, &mut tail);
-            read.map_err(|source| input.ended_by(Error::Io { offset: tail_at, source }))?;
-            let told = index::decode_tail(&tail).ok_or(Error::Unfinished(tail_at))?;
-            if told != (at, opening.header.stream) {
-                let what = "the tail says something else than what has passed";
-                return Err(Error::damaged(tail_at, None, what));
+    let opening = open(&input, secret)?;
+    Ok(opening.map(|opening| Coming { input, opening }))
+}
+
+impl<R: Read> Coming<'_, R> {
+    /// Its header.
+    pub fn header(&self) -> &Header {
+        &self.opening.header
+    }
+
+    /// Lets the rest of it pass. Gives its records to `take`, and tells `watch` how many bytes have
+    /// passed since it was told last.
+    pub fn pass(
+        self,
+        mut take: impl FnMut(Record) -> Result<()>,
+        mut watch: impl FnMut(u64),
+    ) -> Result<Passed> {
+        let Self { input, opening } = self;
+        watch(opening.start);
+        let mut passing = Passing::default();
+        loop {
+            let (at, number) = (input.at.get(), passing.next);
+            let next = opening.next(&input, at, number);
+            let (entry, raw) = next.map_err(|error| input.ended_by(error))?;
+            passing.next += 1;
+            match entry.kind {
+                Kind::Data => passing.data(entry, raw)?,
+                Kind::Records => passing.records(entry, &raw, &mut take)?,
+                Kind::Index => passing.index(entry, &raw)?,
+                Kind::End => passing.end(entry, &raw)?,
             }
-            watch(TAIL as u64);
-            let (totals, length) = (passing.totals, input.at.get());
-            return Ok(Some(Passed { header: opening.header, totals, length }));
+            watch(opening.length_of(&entry));
+            if entry.kind == Kind::End {
+                tail(&input, at, &opening.header)?;
+                watch(TAIL as u64);
+                let (totals, length) = (passing.totals, input.at.get());
+                return Ok(Passed { header: opening.header, totals, length });
+            }
         }
+    }
+}
+
+/// Lets the tail pass, which must point at `end`.
+fn tail<R: Read>(input: &Input<'_, R>, end: u64, header: &Header) -> Result<()> {
+    let mut tail = [0; TAIL];
+    let at = input.at.get();
+    let read = input.read_at(at, &mut tail);
+    read.map_err(|source| input.ended_by(Error::Io { offset: at, source }))?;
+    match index::decode_tail(&tail).ok_or(Error::Unfinished(at))? == (end, header.stream) {
+        true => Ok(()),
+        false => Err(Error::damaged(at, None, "the tail says something else than what has passed")),
     }
 }
 

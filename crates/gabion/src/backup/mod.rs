@@ -7,7 +7,7 @@
 //!       mounted   as files of a mount              rebuild  the tree, under a name of its own
 //!       stored    as items of a map                place    its name, when it is complete
 //!     save     source -> stream
-//!     destination   a place, or standard output
+//!     destination   a place, or standard output piped    streams from standard input
 //!                        store    places for streams: folders and others
 //! ```
 //!
@@ -19,6 +19,7 @@ pub mod destination;
 pub mod dress;
 pub mod mounted;
 pub mod origin;
+pub mod piped;
 pub mod place;
 pub mod progress;
 pub mod rebuild;

@@ -26,6 +26,9 @@ use crate::failure::{Failure, Result};
 use crate::print;
 use crate::size::Size;
 
+/// What to do when a place does not take what is written.
+const GO_ON: &str = "What has been saved is kept: run it again to go on.";
+
 /// Runs the command.
 pub fn run(args: &Backup) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
@@ -74,10 +77,13 @@ fn save(
             return Err(failure);
         }
         Err(failure) => {
-            return Err(failure.next("What has been saved is kept: run it again to go on."));
+            return Err(failure.next(GO_ON));
         }
     };
-    let path = upload.finish()?;
+    let path = upload.finish().map_err(|failure| match to.store() {
+        Some(_) => Failure::new(failure.to_string()).next(GO_ON),
+        None => failure,
+    })?;
     origin.hold(&snapshot)?;
     for (old, _) in origin.snapshots(&place)? {
         if old != snapshot {
@@ -214,15 +220,18 @@ fn resume(
 ) -> Result<Option<Job>> {
     let Some(store) = to.store() else { return Ok(None) };
     let place = to.tag();
+    // In this order: whoever has begun a stream has made its snapshot before.
+    let partials = to.partials()?;
     let snapshots = origin.all_snapshots()?;
     let has = |wanted: &str, complete: bool| {
         snapshots.iter().any(|(name, held)| name == wanted && *held == complete)
     };
-    for name in to.partials()? {
+    for name in partials {
         let path = store.path(&name);
         let Ok(found) = streams::look(store, &name) else {
             // Nothing was written before somebody died.
-            if store.open(&name).is_ok_and(|opened| opened.bytes.length().is_ok_and(|it| it == 0)) {
+            let begun = store.take_up(&name);
+            if begun.is_ok_and(|begun| begun.bytes().length().is_ok_and(|length| length == 0)) {
                 let _ = store.remove(&name);
             }
             continue;
@@ -231,22 +240,24 @@ fn resume(
         if header.filesystem != filesystem {
             continue;
         }
-        let snapshot = snapshot_name(&place, header.stream);
-        let base = header.base.map(|base| snapshot_name(&place, base));
-        let is_wanted = base.is_some() == args.incremental;
-        if !is_wanted || !base.as_ref().is_none_or(|base| has(base, true)) {
-            continue;
-        }
-        let begun = store.take_up(&name)?;
-        if !has(&snapshot, false) {
-            // The same place may have been called by another name.
-            let is_gone = |name: &str| snapshots.iter().all(|(found, _)| found != name);
-            if is_gone(&String::from_utf8_lossy(&header.snapshot)) {
-                // So nobody can ever go on with it.
-                let _ = store.remove(&name);
+        // The same place may have been called by another name.
+        let made = String::from_utf8_lossy(&header.snapshot);
+        if snapshots.iter().all(|(found, _)| *found != made) {
+            // So nobody can ever go on with it; but another subvolume has snapshots of its own.
+            let is_ours = header.origin == origin.name().into_bytes();
+            if is_ours && store.take_up(&name).and_then(|_| store.remove(&name)).is_ok() {
+                eprintln!("gabion: {path} was not complete and its snapshot is gone: removed");
             }
             continue;
         }
+        let snapshot = snapshot_name(&place, header.stream);
+        let base = header.base.map(|base| snapshot_name(&place, base));
+        let is_wanted = base.is_some() == args.incremental;
+        let can_follow = base.as_ref().is_none_or(|base| has(base, true));
+        if !is_wanted || !can_follow || !has(&snapshot, false) {
+            continue;
+        }
+        let begun = store.take_up(&name)?;
         let kept = scan(begun.bytes(), secret).map_err(|error| of_stream(&path, &error))?;
         let known = Known::of(&kept);
         let upload = begun.go_on(kept.length)?;

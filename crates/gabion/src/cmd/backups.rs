@@ -1,4 +1,4 @@
-//! `gabion backups`: shows the streams in a folder, and which builds upon which.
+//! `gabion backups`: shows the streams at a place, and which builds upon which.
 
 use gabion_backup::format::header::Lock;
 use serde::Serialize;

@@ -1,7 +1,10 @@
 //! `gabion verify`: reads streams and compares them with their checksums, without their source.
 
+use gabion_backup::Secret;
+
 use crate::args::backup::Verify;
 use crate::backup::chain::Chain;
+use crate::backup::piped;
 use crate::backup::progress::Progress;
 use crate::backup::secrets;
 use crate::backup::streams::{Streams, of_stream};
@@ -12,6 +15,9 @@ use crate::size::Size;
 /// Runs the command.
 pub fn run(args: &Verify) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
+    if piped::is_meant(&args.from) {
+        return verify_pipe(secret.as_ref());
+    }
     let Streams { shelf, found, named } = Streams::of(&args.from)?;
     let wanted = match named {
         Some(named) => vec![named],
@@ -51,4 +57,14 @@ pub fn run(args: &Verify) -> Result<()> {
         1 => Err(Failure::new("a backup cannot be restored").exit(Exit::Damaged)),
         bad => Err(Failure::new(format!("{bad} backups cannot be restored")).exit(Exit::Damaged)),
     }
+}
+
+/// The same of what comes through standard input.
+fn verify_pipe(secret: Option<&Secret>) -> Result<()> {
+    let mut progress = Progress::new(0, None);
+    piped::verify(secret, &mut progress, |path, objects, bytes| {
+        print::line(format!("{path}: whole: {objects} objects, {}", Size(bytes)))
+    })?;
+    progress.end();
+    Ok(())
 }

@@ -16,7 +16,7 @@ use super::{EXTENSION, Opened, Shelf, Store, Unfinished, Upload};
 use crate::failure::{Failure, Result};
 
 /// What the name of a stream ends with that is not complete.
-const PARTIAL: &str = ".partial";
+pub(super) const PARTIAL: &str = ".partial";
 
 /// A folder.
 pub struct Folder {
@@ -160,7 +160,7 @@ impl Store for Folder {
 }
 
 /// The name of a stream that is not complete.
-fn partial(name: &OsStr) -> OsString {
+pub(super) fn partial(name: &OsStr) -> OsString {
     let mut name = name.to_owned();
     name.push(PARTIAL);
     name

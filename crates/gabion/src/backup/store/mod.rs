@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   folder   files of this machine: NAME.partial, renamed to NAME when it is whole
+//!   served   the same, of a filesystem that another machine serves
 //!   s3       objects: NAME/00000000, NAME/00000001, ..., and NAME/whole when they are all there
 //! ```
 //!
@@ -12,6 +13,7 @@
 mod folder;
 #[cfg(feature = "s3")]
 mod s3;
+mod served;
 mod window;
 
 use std::ffi::{OsStr, OsString};
@@ -21,7 +23,9 @@ use std::path::Path;
 use gabion_backup::{ReadAt, StreamId};
 
 pub use self::folder::Folder;
+use self::served::Served;
 use crate::failure::{Failure, Result};
+use crate::remote::RemoteTarget;
 
 /// What the name of a stream ends with that a store has chosen.
 pub const EXTENSION: &str = ".gabion";
@@ -107,6 +111,10 @@ fn elsewhere(text: &Path) -> Result<Option<(Box<dyn Store>, Option<OsString>)>> 
     if let Some(rest) = url.strip_prefix(s3::SCHEME) {
         let (bucket, name) = s3::Bucket::of(rest)?;
         return Ok(Some((Box::new(bucket), name)));
+    }
+    if let Some(target) = RemoteTarget::of(text) {
+        let (served, name) = Served::of(&target?)?;
+        return Ok(Some((Box::new(served), name)));
     }
     Err(Failure::new(format!("{url} is no place that is known"))
         .next("Send it to a program that stores it: gabion backup PATH - | ..."))

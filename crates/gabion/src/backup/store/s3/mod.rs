@@ -32,6 +32,7 @@ use self::objects::Objects;
 use self::upload::{Sending, Sent};
 use super::window::Window;
 use super::{EXTENSION, Opened, Shelf, Store, Unfinished, Upload};
+use crate::backup::streams::of_stream;
 use crate::failure::{Failure, Result};
 
 /// What a place begins with that is in an object store.
@@ -99,6 +100,12 @@ fn text(name: &OsStr) -> Result<&str> {
 /// The lengths of parts from the first one on, as far as none is missing.
 fn contiguous(found: &BTreeMap<String, u64>) -> Vec<u64> {
     (0..).map_while(|number| found.get(&part_name(number)).copied()).collect()
+}
+
+/// The keys of parts from the one with the number `first` on. What else is there is not ours.
+fn behind(name: &str, found: &BTreeMap<String, u64>, first: usize) -> Vec<String> {
+    let is_behind = |key: &&String| part_of_name(key).is_some_and(|part| part as usize >= first);
+    found.keys().filter(is_behind).map(|key| format!("{name}/{key}")).collect()
 }
 
 impl Shelf for Bucket {
@@ -172,15 +179,13 @@ impl Store for Bucket {
         let reader = self.reader(&name, &lengths);
         let bytes = Window::new(self.reader(&name, &lengths));
         let bytes = bytes.map_err(|error| Failure::of(self.objects.path(&name), &error))?;
-        let header = reader::header(&bytes);
-        let header = header.map_err(|error| Failure::of(self.objects.path(&name), &error))?;
-        Ok(Box::new(Begun { name, stream: header.stream, lengths, found, reader, bytes }))
+        Ok(Box::new(Begun { name, lengths, found, reader, bytes }))
     }
 
     fn remove(&self, name: &OsStr) -> Result<()> {
         let name = text(name)?;
         let found = self.look(name.as_ref())?;
-        self.objects.remove(found.keys().map(|key| format!("{name}/{key}")).collect())
+        self.objects.remove(behind(name, &found, 0))
     }
 }
 
@@ -223,7 +228,6 @@ impl ReadAt for PartsAt {
 /// A stream that is not whole.
 struct Begun {
     name: String,
-    stream: StreamId,
     lengths: Vec<u64>,
     /// All that is there of it.
     found: BTreeMap<String, u64>,
@@ -244,11 +248,10 @@ impl Unfinished for Begun {
         let read = self.bytes.read_at(start, &mut head);
         let path = self.reader.objects.path(&self.name);
         read.map_err(|error| Failure::of(format!("cannot go on with {path}"), &error))?;
-        let is_kept = |key: &String| part_of_name(key).is_some_and(|part| (part as usize) < kept);
-        let gone = self.found.keys().filter(|key| !is_kept(key));
-        let gone = gone.map(|key| format!("{}/{key}", self.name)).collect();
-        self.reader.objects.remove(gone)?;
+        let header = reader::header(&self.bytes);
+        let header = header.map_err(|error| of_stream(&path, &error))?;
+        self.reader.objects.remove(behind(&self.name, &self.found, kept))?;
         let sent = Sent { lengths: self.lengths[..kept].to_vec(), head };
-        Ok(Box::new(Sending::new(self.reader.objects, &self.name, self.stream, sent)))
+        Ok(Box::new(Sending::new(self.reader.objects, &self.name, header.stream, sent)))
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use gabion_backup::StreamId;
-use gabion_backup::format::parts::{PARTS_MAX, Parts, WHOLE, part_name};
+use gabion_backup::format::parts::{PARTS_MAX, Parts, WHOLE, part_name, part_of_name};
 
 use super::objects::{Objects, Pending};
 use crate::backup::store::Upload;
@@ -83,7 +83,8 @@ impl Sending {
                     .next("Has another backup gone on with the stream? Run this again."));
             }
         }
-        match found.len() == self.lengths.len() {
+        let parts = found.keys().filter(|key| part_of_name(key).is_some()).count();
+        match parts == self.lengths.len() {
             true => Ok(()),
             false => Err(Failure::new(format!("{} has more parts than were stored", path()))
                 .next("Has another backup gone on with the stream? Run this again.")),

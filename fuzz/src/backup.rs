@@ -5,9 +5,10 @@ use gabion_base::codec::{DecodeError, Reader};
 
 use gabion_backup::format::header::{Header, Lock, StreamId};
 use gabion_backup::format::index::{End, Entry, Totals, decode_entries, encode_entries};
+use gabion_backup::format::parts::Parts;
 use gabion_backup::format::record::{Content, Piece, Record};
 use gabion_backup::format::segment::{Frame, Kind, Packing};
-use gabion_backup::{Attributes, Object, Time, Tree};
+use gabion_backup::{Attributes, Object, Stream, Time, Tree, Writer, forward};
 
 use super::inputs::Target;
 
@@ -17,6 +18,8 @@ const FRAME: u8 = 1;
 const RECORDS: u8 = 2;
 const INDEX: u8 = 3;
 const END: u8 = 4;
+const PARTS: u8 = 5;
+const STREAM: u8 = 6;
 
 /// All targets of backups.
 pub fn targets() -> Vec<Target> {
@@ -39,6 +42,8 @@ pub fn targets() -> Vec<Target> {
     add(INDEX, &encode_entries(&[entry, entry]));
     let totals = Totals { objects: 3, bytes: 4 };
     add(END, &End { segments: 8, totals, index: vec![900, 1000] }.encode());
+    add(PARTS, &Parts { stream: StreamId([1; 16]), lengths: vec![70, 80] }.encode());
+    add(STREAM, &stream());
     vec![Target { name: "backup", run: backup, samples }]
 }
 
@@ -94,8 +99,19 @@ fn records() -> Vec<Record> {
     ]
 }
 
-/// A header or frame with its checksum put right, records, or a part of the index. What is
-/// understood is said in the same bytes; records that apply make a tree, or a reason why not.
+/// A small stream.
+fn stream() -> Vec<u8> {
+    let mut writer = Writer::begin(Vec::new(), header(Lock::Open), None).expect("no secret");
+    // Pieces that somebody else tells of are nowhere in it.
+    let mut told = records().into_iter().filter(|it| !matches!(it, Record::Pieces { .. }));
+    let mut written = told.try_for_each(|record| writer.record(&record));
+    written = written.and_then(|()| writer.piece(2, 0, b"some bytes"));
+    written.and_then(|()| writer.finish()).expect("memory takes everything").0
+}
+
+/// A header, a frame or a list of parts with its checksum put right, records, a part of the index,
+/// or a stream that comes from a pipe. What is understood is said in the same bytes; records that
+/// apply make a tree, or a reason why not; what passes from a pipe is good from a file, too.
 pub fn backup(bytes: &[u8]) -> Result<(), DecodeError> {
     let (kind, bytes) = bytes.split_first().ok_or(DecodeError::Short)?;
     let reason = |_| DecodeError::Invalid("a stream");
@@ -118,6 +134,21 @@ pub fn backup(bytes: &[u8]) -> Result<(), DecodeError> {
         RECORDS => records_again(bytes)?,
         INDEX => encode_entries(&decode_entries(bytes)?),
         END => End::decode(bytes)?.encode(),
+        PARTS => {
+            let mut whole = bytes.to_vec();
+            let (head, checksum) = whole.split_last_chunk_mut::<8>().ok_or(DecodeError::Short)?;
+            *checksum = crc64(head).to_le_bytes();
+            assert_eq!(Parts::decode(&whole)?.encode(), whole);
+            return Ok(());
+        }
+        STREAM => {
+            let mut pipe = bytes;
+            let coming = forward::next(&mut pipe, None).map_err(reason)?;
+            let coming = coming.ok_or(DecodeError::Short)?;
+            let passed = coming.pass(|_| Ok(()), |_| {}).map_err(reason)?;
+            let stream = Stream::open(bytes[..passed.length as usize].to_vec(), None);
+            return stream.and_then(|stream| stream.verify(|_| {})).map_err(reason);
+        }
         _ => return Err(DecodeError::Invalid("the kind of an input")),
     };
     assert_eq!(again, bytes);

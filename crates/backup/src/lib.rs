@@ -3,6 +3,7 @@
 //! ```text
 //!   writer   pieces of files, records of what they are   -> segments, index, tail
 //!   reader   a stream that is complete: any segment by its number, in any order
+//!   forward  streams from a pipe: each segment once, in order
 //!   scan     a stream that was cut off: what of it can be kept
 //!   tree     the records of a chain of streams, one upon the other: the files of one moment
 //! ```
@@ -23,6 +24,7 @@
 
 pub mod error;
 pub mod format;
+pub mod forward;
 mod packing;
 mod pieces;
 pub mod reader;

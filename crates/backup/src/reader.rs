@@ -44,6 +44,16 @@ impl ReadAt for Vec<u8> {
     }
 }
 
+impl<R: ReadAt + ?Sized> ReadAt for Box<R> {
+    fn length(&self) -> io::Result<u64> {
+        (**self).length()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, into)
+    }
+}
+
 /// The head of a stream, and the key to the rest.
 pub(crate) struct Opening {
     pub(crate) header: Header,
@@ -90,9 +100,16 @@ fn length<R: ReadAt + ?Sized>(source: &R) -> Result<u64> {
 impl Opening {
     pub(crate) fn open<R: ReadAt + ?Sized>(source: &R, secret: Option<&Secret>) -> Result<Self> {
         let length = length(source)?;
-        let (header, bytes) = header_bytes(source, length)?;
+        let (_, bytes) = header_bytes(source, length)?;
+        Self::of(&bytes, length, secret)
+    }
+
+    /// The same of a header's bytes, and the length of the stream.
+    pub(crate) fn of(header_bytes: &[u8], length: u64, secret: Option<&Secret>) -> Result<Self> {
+        let header = Header::decode(header_bytes)?;
         let key = seal::unlock(&header.lock, secret)?;
-        Ok(Self { header, start: bytes.len() as u64, digest: sha256(&bytes), key, length })
+        let (start, digest) = (header_bytes.len() as u64, sha256(header_bytes));
+        Ok(Self { header, start, digest, key, length })
     }
 
     /// The length of a segment with its frame.

@@ -34,7 +34,7 @@ pub struct Kept {
 }
 
 /// Finds out what of a stream can be kept. Fails if its header cannot be read or opened.
-pub fn scan<R: ReadAt>(source: &R, secret: Option<&Secret>) -> Result<Kept> {
+pub fn scan<R: ReadAt + ?Sized>(source: &R, secret: Option<&Secret>) -> Result<Kept> {
     let mut opening = Opening::open(source, secret)?;
     let mut kept = Kept {
         header: opening.header.clone(),

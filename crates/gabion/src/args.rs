@@ -46,7 +46,7 @@ pub enum Command {
     Snapshot(Snapshot),
     /// Save a filesystem while it is in use
     Backup(Backup),
-    /// Show the backups that are kept in a folder
+    /// Show the backups that are kept at a place
     Backups(Backups),
     /// Make a tree of files of a backup
     Restore(Restore),

@@ -5,8 +5,8 @@ use gabion_base::ids::SubvolId;
 use gabion_fs::Error;
 use gabion_link::errand::{DeltaPlace, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::wire::said;
-use gabion_node::kept_name;
 use gabion_node::Delta;
+use gabion_node::kept_name;
 
 use crate::backup::delta;
 use crate::control::wire::{

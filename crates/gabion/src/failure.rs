@@ -84,6 +84,8 @@ impl Failure {
     }
 }
 
+impl Error for Failure {}
+
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;

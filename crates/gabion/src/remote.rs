@@ -34,15 +34,15 @@ use crate::errands::Asking;
 use crate::failure::{Exit, Failure, Result, chain};
 use crate::link::{ConnectError, Connected, NotifiedKernel, connect};
 use crate::lost;
-use crate::mount::{Coherence, MountRequest, Mounted};
+use crate::mount::{Coherence, MountRequest, Mounted, Users};
 use crate::options::{Access, Settings};
 use crate::places;
 use crate::print::printable;
 use crate::trust::identity::{Joined, Protection};
 use crate::volumes;
 
-/// What a target of `gabion mount` begins with if it is at a server.
-const SCHEME: &str = "gabion://";
+/// What a target of `gabion mount`, or a place for backups, begins with if it is at a server.
+pub const SCHEME: &str = "gabion://";
 
 /// A filesystem at a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,16 @@ impl RemoteTarget {
             return wrong("there is no host");
         }
         Ok(Self { address: addresses::with_port(server, addresses::PORT), path })
+    }
+
+    /// The same server's folder at `path`.
+    pub fn at(&self, path: &str) -> Self {
+        Self { address: self.address.clone(), path: path.to_owned() }
+    }
+
+    /// The folder there, without a slash at either end.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// What people call it.
@@ -149,6 +159,24 @@ pub fn start(
         started: Instant::now(),
     };
     Ok((connected, mounted, Arc::new(service)))
+}
+
+/// Connects without a mount, for what this program does itself. `purpose` is shown at the server.
+pub fn session(target: &RemoteTarget, purpose: &str) -> Result<Connected> {
+    let name = target.name();
+    let settings = Settings::new(Users::Owner);
+    let remote = RemoteSettings { deadline: settings.deadline, ..RemoteSettings::default() };
+    let protection = protection(&target.address, &settings)?;
+    if protection == Protection::None && !is_this_machine(&target.address) {
+        eprintln!("gabion: {name}: what is said is not encrypted, and the server is believed");
+    }
+    let host = rustix::system::uname();
+    let who = format!("{}:{purpose}", host.nodename().to_string_lossy());
+    let (address, path) = (&target.address, &target.path);
+    let connected = connect(address, protection, path, &who, remote, Arc::new(BootClock));
+    connected.map_err(|error| {
+        with_advice(Failure::of(format!("cannot use {name}"), &error), &error, address)
+    })
 }
 
 /// Keeps what is lost in the state folder, and tells of it.

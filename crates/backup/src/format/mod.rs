@@ -7,9 +7,11 @@
 //! - [`header`]: whose backup it is, and how it is encrypted;
 //! - [`segment`]: the frame around each part, with its checksum;
 //! - [`record`]: what is said in RECORDS segments;
-//! - [`index`]: where each segment is, and where that is told.
+//! - [`index`]: where each segment is, and where that is told;
+//! - [`parts`]: a stream as several objects, and what says that they are all.
 
 pub mod header;
 pub mod index;
+pub mod parts;
 pub mod record;
 pub mod segment;

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use gabion_backup::format::index::{End, Entry, Totals, encode_entries, encode_tail};
+use gabion_backup::format::parts::Parts;
 use gabion_backup::format::segment::{Frame, Kind, Packing};
 
 use crate::world::{Step, changes, content, full, header, stream};
@@ -58,6 +59,8 @@ fn version_1_is_written_as_it_always_was() {
     let totals = Totals { objects: 3, bytes: 4 };
     samples.push(("end".to_owned(), End { segments: 8, totals, index: vec![900] }.encode()));
     samples.push(("tail".to_owned(), encode_tail(1000, header(1, None).stream)));
+    let parts = Parts { stream: header(1, None).stream, lengths: vec![16 << 20, 1000] };
+    samples.push(("parts".to_owned(), parts.encode()));
     let mut text = String::new();
     for (name, bytes) in samples {
         let _ = writeln!(text, "{name}");

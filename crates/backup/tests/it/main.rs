@@ -2,6 +2,7 @@
 
 mod damage;
 mod decoders;
+mod forward;
 mod golden;
 mod resuming;
 mod roundtrip;

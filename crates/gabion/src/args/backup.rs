@@ -31,7 +31,7 @@ pub struct Backup {
     /// What to save: a mountpoint, a subvolume, a block device, an image file or a volume
     #[arg(value_name = "PATH|TARGET")]
     pub subject: PathBuf,
-    /// Where to: a folder, a file, or - for standard output
+    /// Where to: a folder, a file, s3://BUCKET/PREFIX, gabion://HOST/FOLDER, or - for standard output
     pub to: PathBuf,
 }
 
@@ -49,7 +49,7 @@ pub struct Restore {
     pub to_directory: bool,
     #[command(flatten)]
     pub secrets: Secrets,
-    /// A backup, or a folder of some
+    /// A backup, or a place with some: a folder, s3://BUCKET/PREFIX, gabion://HOST/FOLDER; or -
     pub from: PathBuf,
     /// What to make: a path where nothing is, or an empty directory
     pub path: PathBuf,
@@ -60,7 +60,7 @@ pub struct Restore {
 pub struct Verify {
     #[command(flatten)]
     pub secrets: Secrets,
-    /// A backup, or a folder of some
+    /// A backup, or a place with some: a folder, s3://BUCKET/PREFIX, gabion://HOST/FOLDER; or -
     pub from: PathBuf,
 }
 
@@ -70,6 +70,6 @@ pub struct Backups {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A backup, or a folder of some
+    /// A backup, or a place with some: a folder, s3://BUCKET/PREFIX, gabion://HOST/FOLDER
     pub from: PathBuf,
 }

@@ -1,10 +1,9 @@
 //! Some streams, each upon the one before it: the files of one moment.
 
-use std::path::PathBuf;
+use gabion_backup::{ReadAt, Secret, Stream, Tree};
 
-use gabion_backup::{Secret, Stream, Tree};
-
-use super::folder::{self, FileAt, Found, is_named, of_stream};
+use super::store::Shelf;
+use super::streams::{Found, is_named, of_stream};
 use crate::date;
 use crate::failure::{Failure, Result};
 
@@ -14,7 +13,7 @@ const STREAMS_MAX: usize = 60_000;
 /// A chain of streams that are open, a full one first.
 pub struct Chain {
     /// They, and where they are.
-    pub streams: Vec<(PathBuf, Stream<FileAt>)>,
+    pub streams: Vec<(String, Stream<Box<dyn ReadAt>>)>,
 }
 
 /// Which of the streams is meant: the one with this number, or the only one that was named, or the
@@ -55,9 +54,9 @@ pub fn members<'f>(found: &'f [Found], last: &'f Found) -> Result<Vec<&'f Found>
         let below = below.ok_or_else(|| {
             Failure::new(format!(
                 "{} builds upon backup {base}, which is not there or not complete",
-                of.path.display()
+                of.path
             ))
-            .next("Put it into the same folder; its name does not matter.")
+            .next("Put it into the same place; its name does not matter.")
         })?;
         files.push(below);
         if files.len() > STREAMS_MAX {
@@ -69,11 +68,16 @@ pub fn members<'f>(found: &'f [Found], last: &'f Found) -> Result<Vec<&'f Found>
 
 impl Chain {
     /// Opens `last` and all that it builds upon.
-    pub fn open(found: &[Found], last: &Found, secret: Option<&Secret>) -> Result<Self> {
+    pub fn open(
+        shelf: &dyn Shelf,
+        found: &[Found],
+        last: &Found,
+        secret: Option<&Secret>,
+    ) -> Result<Self> {
         let files = members(found, last)?;
         let mut streams = Vec::new();
         for found in files.into_iter().rev() {
-            let stream = Stream::open(folder::open(&found.path)?, secret);
+            let stream = Stream::open(shelf.open(&found.name)?.bytes, secret);
             let stream = stream.map_err(|error| of_stream(&found.path, &error))?;
             streams.push((found.path.clone(), stream));
         }
@@ -81,7 +85,7 @@ impl Chain {
     }
 
     /// The newest of them.
-    pub fn last(&self) -> &Stream<FileAt> {
+    pub fn last(&self) -> &Stream<Box<dyn ReadAt>> {
         &self.streams.last().expect("a chain has a stream").1
     }
 

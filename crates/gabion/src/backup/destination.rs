@@ -1,29 +1,31 @@
-//! Where a backup goes: a file with a name of its own, a file in a folder, or standard output.
-//!
-//! A stream that is not complete has a name that ends in `.partial`. It is renamed when it is
-//! durable, so whatever has another name is whole.
+//! Where a backup goes: to a place, by a name of its own or by one that it gets from the stream, or
+//! to standard output.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gabion_backup::StreamId;
 use gabion_base::checksum::crc64;
 
-use super::folder::{self, Found, PARTIAL};
+use super::store::{self, EXTENSION, Store, Upload};
+use super::streams::{self, Found};
 use crate::date;
 use crate::failure::{Failure, Result};
 
-/// A place for streams.
+/// Where a stream goes.
 pub enum Destination {
     /// Standard output.
     Output,
-    /// This file.
-    File(PathBuf),
-    /// A file in this folder, which gets its name from the stream.
-    Folder(PathBuf),
+    /// A place.
+    Store {
+        /// The place.
+        store: Box<dyn Store>,
+        /// What the stream is to be called there, if that is not left to the place.
+        name: Option<OsString>,
+    },
 }
 
 impl Destination {
@@ -36,133 +38,74 @@ impl Destination {
                 false => Ok(Self::Output),
             };
         }
-        if text.to_str().is_some_and(|text| text.contains("://")) {
-            return Err(Failure::new(format!("{} is no file", text.display()))
-                .next("Send it to a program that stores it: gabion backup PATH - | ..."));
-        }
-        let failed = |error| Failure::of(format!("cannot write to {}", text.display()), &error);
-        if text.is_dir() {
-            return text.canonicalize().map(Self::Folder).map_err(failed);
-        }
-        if fs::symlink_metadata(text).is_ok() {
-            return Err(Failure::new(format!("{} is there already", text.display()))
-                .next("Name a file that is not there, or a folder."));
-        }
-        let absolute = std::path::absolute(text).map_err(failed)?;
-        match (absolute.parent(), absolute.file_name()) {
-            (Some(parent), Some(name)) => {
-                Ok(Self::File(parent.canonicalize().map_err(failed)?.join(name)))
-            }
-            _ => Err(Failure::new(format!("{} is no file", text.display()))),
-        }
+        let (store, name) = store::store(text)?;
+        Ok(Self::Store { store, name })
     }
 
-    /// The folder that streams lie in.
-    pub fn folder(&self) -> Option<&Path> {
+    /// The place, if there is one.
+    pub fn store(&self) -> Option<&dyn Store> {
         match self {
             Self::Output => None,
-            Self::File(path) => path.parent(),
-            Self::Folder(path) => Some(path),
+            Self::Store { store, .. } => Some(&**store),
         }
     }
 
     /// What tells this place from others, in the names of snapshots.
     pub fn tag(&self) -> String {
-        let name = self.folder().map_or(&b"-"[..], |path| path.as_os_str().as_encoded_bytes());
-        format!("{:016x}", crc64(name))
+        let identity = self.store().map_or_else(|| b"-".to_vec(), Store::identity);
+        format!("{:016x}", crc64(&identity))
     }
 
     /// Streams here that are complete, oldest first; none of standard output.
     pub fn streams(&self) -> Result<Vec<Found>> {
-        let Some(folder) = self.folder() else { return Ok(Vec::new()) };
-        Ok(folder::all(folder)?.into_iter().filter(|found| found.is_complete).collect())
+        let Self::Store { store, .. } = self else { return Ok(Vec::new()) };
+        let found = streams::all(&**store)?;
+        Ok(found.into_iter().filter(|found| found.is_complete).collect())
     }
 
     /// Streams that could be taken up again.
-    pub fn partials(&self) -> Result<Vec<PathBuf>> {
+    pub fn partials(&self) -> Result<Vec<OsString>> {
         match self {
             Self::Output => Ok(Vec::new()),
-            Self::File(path) => {
-                let partial = partial(path);
-                Ok(if partial.is_file() { vec![partial] } else { Vec::new() })
-            }
-            Self::Folder(folder) => {
-                let failed =
-                    |error| Failure::of(format!("cannot list {}", folder.display()), &error);
-                let mut found = Vec::new();
-                for entry in fs::read_dir(folder).map_err(failed)? {
-                    let path = entry.map_err(failed)?.path();
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    if name.ends_with(&format!(".gabion.{PARTIAL}")) {
-                        found.push(path);
-                    }
-                }
-                found.sort();
-                Ok(found)
-            }
+            Self::Store { store, name } => store.partials(name.as_deref()),
         }
     }
 
-    /// Where a new stream is to be in the end; nothing for standard output.
-    pub fn path(&self, stream: StreamId, created: i64) -> Option<PathBuf> {
-        match self {
-            Self::Output => None,
-            Self::File(path) => Some(path.clone()),
-            Self::Folder(folder) => {
-                let date = date::seconds(created).replace(['-', ':', ' '], "");
-                Some(folder.join(format!("{date}-{}.gabion", &stream.to_string()[..8])))
-            }
+    /// Begins a stream.
+    pub fn begin(&self, stream: StreamId, created: i64) -> Result<Box<dyn Upload>> {
+        let Self::Store { store, name } = self else { return Output::new() };
+        if let Some(name) = name {
+            return store.begin(name, stream);
         }
+        let date = date::seconds(created).replace(['-', ':', ' '], "");
+        let name = format!("{date}-{}{EXTENSION}", &stream.to_string()[..8]);
+        store.begin(name.as_ref(), stream)
     }
 }
 
-/// The name of a stream that is not complete.
-pub fn partial(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(format!(".{PARTIAL}"));
-    name.into()
+/// Standard output, without the buffer that it has for lines of text.
+struct Output(File);
+
+impl Output {
+    fn new() -> Result<Box<dyn Upload>> {
+        let cloned = io::stdout().as_fd().try_clone_to_owned();
+        let file = cloned.map_err(|error| Failure::of("cannot use standard output", &error))?;
+        Ok(Box::new(Self(file.into())))
+    }
 }
 
-/// What a stream is written to.
-pub enum Sink {
-    /// Standard output.
-    Output(File),
-    /// A file that is not complete.
-    File(File),
-}
-
-impl Write for Sink {
+impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Output(out) => out.write(bytes),
-            Self::File(file) => file.write(bytes),
-        }
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Output(out) => out.flush(),
-            Self::File(file) => file.flush(),
-        }
+        self.0.flush()
     }
 }
 
-impl Sink {
-    /// Standard output, without the buffer that it has for lines of text.
-    pub fn output() -> Result<Self> {
-        let cloned = io::stdout().as_fd().try_clone_to_owned();
-        let file = cloned.map_err(|error| Failure::of("cannot use standard output", &error))?;
-        Ok(Self::Output(file.into()))
-    }
-
-    /// Makes a stream durable and gives it the name of one that is whole.
-    pub fn finish(self, path: Option<&Path>) -> Result<()> {
-        let (Self::File(file), Some(path)) = (self, path) else { return Ok(()) };
-        let name = || -> io::Result<()> {
-            file.sync_all()?;
-            fs::rename(partial(path), path)?;
-            File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-        };
-        name().map_err(|error| Failure::of(format!("cannot finish {}", path.display()), &error))
+impl Upload for Output {
+    fn finish(self: Box<Self>) -> Result<String> {
+        Ok("standard output".to_owned())
     }
 }

@@ -183,16 +183,21 @@ impl Origin {
         }
     }
 
-    /// The streams to a place that have a snapshot here, oldest first, and whether they are
-    /// complete.
+    /// The snapshots of streams to a place, oldest first, and whether the streams are complete.
     pub fn snapshots(&self, place: &str) -> Result<Vec<(String, bool)>> {
+        let prefix = prefix(place);
+        let all = self.all_snapshots()?;
+        Ok(all.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect())
+    }
+
+    /// All snapshots, oldest first, and whether they are held.
+    pub fn all_snapshots(&self) -> Result<Vec<(String, bool)>> {
         let mut replies = self.act(SnapshotAction::List)?;
         let Some(Reply::Snapshots(found)) = replies.pop() else {
             return Err(unexpected(replies.pop()));
         };
-        let prefix = prefix(place);
-        let ours = found.snapshots.into_iter().filter(|found| found.name.starts_with(&prefix));
-        Ok(ours.map(|Snapshot { name, held, .. }| (name, held)).collect())
+        let all = found.snapshots.into_iter();
+        Ok(all.map(|Snapshot { name, held, .. }| (name, held)).collect())
     }
 
     /// Makes a snapshot of everything that programs have written by now.

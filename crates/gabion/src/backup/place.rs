@@ -37,12 +37,7 @@ impl Place {
         let shown = path.display();
         let failed = |error: io::Error| Failure::of(format!("cannot restore to {shown}"), &error);
         let path = std::path::absolute(path).map_err(failed)?;
-        if !anywhere && mounts::containing(&path)?.is_none() {
-            return Err(Failure::new(format!(
-                "{shown} is on no Gabion filesystem that is mounted"
-            ))
-            .next("Mount it first, or say --to-directory if another filesystem is meant."));
-        }
+        Self::check(&path, anywhere)?;
         let short = &stream.to_string()[..8];
         let within = path.join(format!(".restoring-{short}"));
         match fs::symlink_metadata(&path) {
@@ -70,6 +65,16 @@ impl Place {
             }
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Fails unless `path` is on Gabion, or may be `anywhere`.
+    pub fn check(path: &Path, anywhere: bool) -> Result<()> {
+        if anywhere || mounts::containing(path)?.is_some() {
+            return Ok(());
+        }
+        let shown = path.display();
+        Err(Failure::new(format!("{shown} is on no Gabion filesystem that is mounted"))
+            .next("Mount it first, or say --to-directory if another filesystem is meant."))
     }
 
     /// Whether the tree's root has to become a directory that is there.

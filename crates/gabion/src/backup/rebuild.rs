@@ -18,8 +18,8 @@ use gabion_backup::{Object, Tree};
 
 use super::chain::Chain;
 use super::dress::dress;
-use super::folder::of_stream;
 use super::progress::Progress;
+use super::streams::of_stream;
 use crate::failure::{Failure, Result};
 
 /// So many segments are kept: files that are neighbours share them.

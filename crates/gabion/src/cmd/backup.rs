@@ -1,7 +1,6 @@
 //! `gabion backup`: saves a filesystem, from a snapshot that is made for it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,22 +9,25 @@ use gabion_backup::format::index::Totals;
 use gabion_backup::scan::scan;
 use gabion_backup::{Header, Secret, Stream, StreamId, Time, Writer, writer};
 use gabion_host::clock;
-use rustix::fs::FlockOperation;
 
 use crate::args::backup::Backup;
 use crate::backup::chain;
-use crate::backup::destination::{Destination, Sink, partial};
-use crate::backup::folder::{self, FileAt, of_stream};
+use crate::backup::destination::Destination;
 use crate::backup::mounted::Mounted;
 use crate::backup::origin::{Origin, snapshot_name};
 use crate::backup::progress::Progress;
 use crate::backup::save::{Known, Saving, unwritten};
 use crate::backup::secrets;
 use crate::backup::source::Source;
+use crate::backup::store::Upload;
 use crate::backup::stored::Stored;
+use crate::backup::streams::{self, of_stream};
 use crate::failure::{Failure, Result};
 use crate::print;
 use crate::size::Size;
+
+/// What to do when a place does not take what is written.
+const GO_ON: &str = "What has been saved is kept: run it again to go on.";
 
 /// Runs the command.
 pub fn run(args: &Backup) -> Result<()> {
@@ -47,8 +49,7 @@ pub fn run(args: &Backup) -> Result<()> {
 struct Job {
     snapshot: String,
     base: Option<String>,
-    path: Option<PathBuf>,
-    writer: Writer<Sink>,
+    writer: Writer<Box<dyn Upload>>,
     known: Known,
 }
 
@@ -66,20 +67,23 @@ fn save(
         Some(job) => job,
         None => begin(args, origin, to, secret, filesystem)?,
     };
-    let (snapshot, base, path) = (job.snapshot.clone(), job.base.clone(), job.path.clone());
+    let (snapshot, base) = (job.snapshot.clone(), job.base.clone());
     let written = read(args, origin, job, used);
-    let (sink, totals, length, time) = match written {
+    let (upload, totals, length, time) = match written {
         Ok(written) => written,
-        Err(failure) if path.is_none() => {
+        Err(failure) if to.store().is_none() => {
             // Nobody can go on with it.
             origin.remove(&snapshot)?;
             return Err(failure);
         }
         Err(failure) => {
-            return Err(failure.next("What has been saved is kept: run it again to go on."));
+            return Err(failure.next(GO_ON));
         }
     };
-    sink.finish(path.as_deref())?;
+    let path = upload.finish().map_err(|failure| match to.store() {
+        Some(_) => Failure::new(failure.to_string()).next(GO_ON),
+        None => failure,
+    })?;
     origin.hold(&snapshot)?;
     for (old, _) in origin.snapshots(&place)? {
         if old != snapshot {
@@ -95,7 +99,6 @@ fn save(
         (None, true) => "went on saving",
         (Some(_), true) => "went on saving what has changed",
     };
-    let path = path.map_or("standard output".to_owned(), |path| path.display().to_string());
     Ok(format!(
         "{}: {what}: {} objects, {} of files in {} at {path}, in {:.1} s",
         origin.name(),
@@ -126,24 +129,8 @@ fn begin(
     let stream = writer::draw_id().map_err(unwritten)?;
     let now = clock::coarse_now();
     let created = Time { seconds: now.seconds, nanoseconds: now.nanos };
-    let path = to.path(stream, created.seconds);
     let snapshot = snapshot_name(&place, stream);
-    let sink = match &path {
-        Some(path) => {
-            let partial = partial(path);
-            let made = File::options().write(true).create_new(true).open(&partial);
-            let file = made.map_err(|error| {
-                let failure = Failure::of(format!("cannot make {}", partial.display()), &error);
-                match error.kind() {
-                    io::ErrorKind::AlreadyExists => failure
-                        .next("It is of another backup. Remove it if nobody goes on with that."),
-                    _ => failure,
-                }
-            })?;
-            Sink::File(locked(file, &partial)?)
-        }
-        None => Sink::output()?,
-    };
+    let upload = to.begin(stream, created.seconds)?;
     origin.create(&snapshot)?;
     let begun = root_of(origin, &snapshot).and_then(|root| {
         let header = Header {
@@ -156,7 +143,7 @@ fn begin(
             origin: origin.name().into_bytes(),
             lock: base.as_ref().map_or(Lock::Open, |base| base.lock.clone()),
         };
-        Writer::begin(sink, header, secret).map_err(unwritten)
+        Writer::begin(upload, header, secret).map_err(unwritten)
     });
     let writer = match begun {
         Ok(writer) => writer,
@@ -166,7 +153,7 @@ fn begin(
         }
     };
     let known = Known::default();
-    Ok(Job { snapshot, base: base.map(|base| base.snapshot), path, writer, known })
+    Ok(Job { snapshot, base: base.map(|base| base.snapshot), writer, known })
 }
 
 fn root_of(origin: &Origin, snapshot: &str) -> Result<u64> {
@@ -216,7 +203,8 @@ fn base(
             .find(|found| found.header.stream == stream && found.header.filesystem == filesystem);
         if let Some(found) = found {
             chain::members(&streams, found)?;
-            let opened = Stream::open(folder::open(&found.path)?, secret);
+            let Some(store) = to.store() else { continue };
+            let opened = Stream::open(store.open(&found.name)?.bytes, secret);
             opened.map_err(|error| of_stream(&found.path, &error))?;
             let lock = found.header.lock.clone();
             return Ok(Base { stream, snapshot: name, lock });
@@ -238,16 +226,21 @@ fn resume(
     secret: Option<&Secret>,
     filesystem: [u8; 16],
 ) -> Result<Option<Job>> {
+    let Some(store) = to.store() else { return Ok(None) };
     let place = to.tag();
-    let snapshots = origin.snapshots(&place)?;
+    // In this order: whoever has begun a stream has made its snapshot before.
+    let partials = to.partials()?;
+    let snapshots = origin.all_snapshots()?;
     let has = |wanted: &str, complete: bool| {
         snapshots.iter().any(|(name, held)| name == wanted && *held == complete)
     };
-    for path in to.partials()? {
-        let Ok(found) = folder::look(&path) else {
+    for name in partials {
+        let path = store.path(&name);
+        let Ok(found) = streams::look(store, &name) else {
             // Nothing was written before somebody died.
-            if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0) {
-                let _ = fs::remove_file(&path);
+            let begun = store.take_up(&name);
+            if begun.is_ok_and(|begun| begun.bytes().length().is_ok_and(|length| length == 0)) {
+                let _ = store.remove(&name);
             }
             continue;
         };
@@ -255,39 +248,31 @@ fn resume(
         if header.filesystem != filesystem {
             continue;
         }
+        // The same place may have been called by another name.
+        let made = String::from_utf8_lossy(&header.snapshot);
+        if snapshots.iter().all(|(found, _)| *found != made) {
+            // So nobody can ever go on with it; but another subvolume has snapshots of its own.
+            let is_ours = header.origin == origin.name().into_bytes();
+            if is_ours && store.take_up(&name).and_then(|_| store.remove(&name)).is_ok() {
+                eprintln!("gabion: {path} was not complete and its snapshot is gone: removed");
+            }
+            continue;
+        }
         let snapshot = snapshot_name(&place, header.stream);
         let base = header.base.map(|base| snapshot_name(&place, base));
         let is_wanted = base.is_some() == args.incremental;
-        if !is_wanted || !base.as_ref().is_none_or(|base| has(base, true)) {
+        let can_follow = base.as_ref().is_none_or(|base| has(base, true));
+        if !is_wanted || !can_follow || !has(&snapshot, false) {
             continue;
         }
-        let open = File::options().read(true).write(true).open(&path);
-        let failed = |error| Failure::of(format!("cannot go on with {}", path.display()), &error);
-        let file = FileAt(locked(open.map_err(failed)?, &path)?);
-        if !has(&snapshot, false) {
-            // Its snapshot is gone, so nobody can ever go on with it.
-            let _ = fs::remove_file(&path);
-            continue;
-        }
-        let kept = scan(&file, secret).map_err(|error| of_stream(&path, &error))?;
-        let mut file = file.0;
-        file.set_len(kept.length).map_err(failed)?;
-        io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(failed)?;
+        let begun = store.take_up(&name)?;
+        let kept = scan(begun.bytes(), secret).map_err(|error| of_stream(&path, &error))?;
         let known = Known::of(&kept);
-        let writer = Writer::resume(Sink::File(file), kept).map_err(unwritten)?;
-        let path = to.path(header.stream, header.created.seconds);
-        return Ok(Some(Job { snapshot, base, path, writer, known }));
+        let upload = begun.go_on(kept.length)?;
+        let writer = Writer::resume(upload, kept).map_err(unwritten)?;
+        return Ok(Some(Job { snapshot, base, writer, known }));
     }
     Ok(None)
-}
-
-/// The same file, if no other backup is writing to it.
-fn locked(file: File, path: &Path) -> Result<File> {
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Failure::new(format!("another backup is writing to {}", path.display()))
-            .next("Wait until it is done, or stop it.")),
-    }
 }
 
 /// Reads the snapshot into the stream. Gives what it was written to, what there is in all, how
@@ -297,7 +282,7 @@ fn read(
     origin: &Origin,
     job: Job,
     used: u64,
-) -> Result<(Sink, Totals, u64, Duration)> {
+) -> Result<(Box<dyn Upload>, Totals, u64, Duration)> {
     let Job { snapshot, base, writer, known, .. } = job;
     let delta = match &base {
         Some(base) => Some(origin.delta(base, &snapshot)?),
@@ -328,6 +313,6 @@ fn read(
             all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
         }
     };
-    let (sink, totals, length) = writer.finish().map_err(unwritten)?;
-    Ok((sink, totals, length, progress.end()))
+    let (upload, totals, length) = writer.finish().map_err(unwritten)?;
+    Ok((upload, totals, length, progress.end()))
 }

@@ -1,11 +1,11 @@
-//! `gabion backups`: shows the streams in a folder, and which builds upon which.
+//! `gabion backups`: shows the streams at a place, and which builds upon which.
 
 use gabion_backup::format::header::Lock;
 use serde::Serialize;
 
 use super::status::json;
 use crate::args::backup::Backups;
-use crate::backup::folder::{self, Found};
+use crate::backup::streams::{Found, Streams};
 use crate::date;
 use crate::failure::Result;
 use crate::print;
@@ -34,7 +34,7 @@ struct Row {
 
 /// Runs the command.
 pub fn run(args: &Backups) -> Result<()> {
-    let (found, named) = folder::of(&args.from)?;
+    let Streams { found, named, .. } = Streams::of(&args.from)?;
     let found = named.map_or(found, |named| vec![named]);
     let rows: Vec<Row> = found.iter().map(row).collect();
     if args.json {
@@ -68,7 +68,7 @@ fn row(found: &Found) -> Row {
         base: header.base.map(|base| base.to_string()),
         created: date::seconds(header.created.seconds),
         origin: String::from_utf8_lossy(&header.origin).into_owned(),
-        path: found.path.display().to_string(),
+        path: found.path.clone(),
         bytes: found.length,
         complete: found.is_complete,
         encrypted: header.lock != Lock::Open,

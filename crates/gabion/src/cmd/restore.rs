@@ -7,11 +7,12 @@ use gabion_backup::Tree;
 
 use crate::args::backup::Restore;
 use crate::backup::chain::{self, Chain};
-use crate::backup::folder;
+use crate::backup::piped;
 use crate::backup::place::Place;
 use crate::backup::progress::Progress;
 use crate::backup::rebuild::Rebuilding;
 use crate::backup::secrets;
+use crate::backup::streams::Streams;
 use crate::failure::{Failure, Result};
 use crate::print;
 use crate::size::Size;
@@ -19,9 +20,19 @@ use crate::size::Size;
 /// Runs the command.
 pub fn run(args: &Restore) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
-    let (found, named) = folder::of(&args.from)?;
+    let Streams { shelf, found, named } = match piped::is_meant(&args.from) {
+        true => {
+            // Much may come before it is known what it is.
+            Place::check(&args.path, args.to_directory)?;
+            let mut progress = Progress::new(0, None);
+            let kept = piped::keep(&args.path, secret.as_ref(), &mut progress)?;
+            progress.end();
+            kept
+        }
+        false => Streams::of(&args.from)?,
+    };
     let last = chain::choose(&found, named, args.at.as_deref())?;
-    let chain = Chain::open(&found, &last, secret.as_ref())?;
+    let chain = Chain::open(&*shelf, &found, &last, secret.as_ref())?;
     let (tree, ..) = chain.tree()?;
     let ino = match &args.only {
         Some(path) => find(&tree, chain.root(), path)?,

@@ -1,10 +1,13 @@
 //! `gabion verify`: reads streams and compares them with their checksums, without their source.
 
+use gabion_backup::Secret;
+
 use crate::args::backup::Verify;
 use crate::backup::chain::Chain;
-use crate::backup::folder::{self, of_stream};
+use crate::backup::piped;
 use crate::backup::progress::Progress;
 use crate::backup::secrets;
+use crate::backup::streams::{Streams, of_stream};
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::size::Size;
@@ -12,23 +15,26 @@ use crate::size::Size;
 /// Runs the command.
 pub fn run(args: &Verify) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
-    let (found, named) = folder::of(&args.from)?;
+    if piped::is_meant(&args.from) {
+        return verify_pipe(secret.as_ref());
+    }
+    let Streams { shelf, found, named } = Streams::of(&args.from)?;
     let wanted = match named {
         Some(named) => vec![named],
         None => found.clone(),
     };
     if wanted.is_empty() {
-        return Err(Failure::new(format!("there is no backup in {}", args.from.display())));
+        return Err(Failure::new(format!("there is no backup in {}", shelf.name())));
     }
     let mut progress = Progress::new(wanted.iter().map(|found| found.length).sum(), None);
     let mut bad = 0;
     for found_one in &wanted {
         let path = &found_one.path;
         if !found_one.is_complete && wanted.len() > 1 {
-            progress.say(&format!("{} is not complete and is left out", path.display()));
+            progress.say(&format!("{path} is not complete and is left out"));
             continue;
         }
-        let verified = Chain::open(&found, found_one, secret.as_ref()).and_then(|chain| {
+        let verified = Chain::open(&*shelf, &found, found_one, secret.as_ref()).and_then(|chain| {
             let last = chain.last();
             let read = last.verify(|bytes| progress.pass(bytes));
             read.map_err(|error| of_stream(path, &error))?;
@@ -37,7 +43,7 @@ pub fn run(args: &Verify) -> Result<()> {
         match verified {
             Ok((_, objects, bytes)) => {
                 let bytes = Size(bytes);
-                print::line(format!("{}: whole: {objects} objects, {bytes}", path.display()))?;
+                print::line(format!("{path}: whole: {objects} objects, {bytes}"))?;
             }
             Err(failure) => {
                 bad += 1;
@@ -51,4 +57,14 @@ pub fn run(args: &Verify) -> Result<()> {
         1 => Err(Failure::new("a backup cannot be restored").exit(Exit::Damaged)),
         bad => Err(Failure::new(format!("{bad} backups cannot be restored")).exit(Exit::Damaged)),
     }
+}
+
+/// The same of what comes through standard input.
+fn verify_pipe(secret: Option<&Secret>) -> Result<()> {
+    let mut progress = Progress::new(0, None);
+    piped::verify(secret, &mut progress, |path, objects, bytes| {
+        print::line(format!("{path}: whole: {objects} objects, {}", Size(bytes)))
+    })?;
+    progress.end();
+    Ok(())
 }

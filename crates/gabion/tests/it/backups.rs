@@ -1,6 +1,10 @@
 //! Backups and restorations of mounted filesystems and of images, as users meet them.
 
+mod bucket;
+mod objects;
+mod pipes;
 mod random;
+mod served;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -351,6 +355,30 @@ fn a_subvolume_is_saved_by_itself() {
 }
 
 #[test]
+fn what_nobody_can_go_on_with_is_removed_and_nothing_else() {
+    let Some(folder) = planted() else { return };
+    folder.gabion(&["subvolume", "create", "mnt/dir/sub"]).succeeded();
+    fs::write(folder.join("mnt/dir/sub/file"), "in the subvolume").unwrap();
+    fs::create_dir(folder.join("store")).unwrap();
+    folder.gabion(&["backup", "mnt/dir/sub", "store"]).succeeded();
+    let whole = backups(&folder, "store")[0]["path"].as_str().unwrap().to_owned();
+    let partial = folder.join(&format!("{whole}.partial"));
+    fs::rename(folder.join(&whole), &partial).unwrap();
+    let length = fs::metadata(&partial).unwrap().len();
+    File::options().write(true).open(&partial).unwrap().set_len(length - 1).unwrap();
+    // It is another subvolume's, and has its snapshot there.
+    folder.gabion(&["backup", "mnt", "store"]).succeeded();
+    folder.gabion(&["backup", "--incremental", "mnt", "store"]).succeeded();
+    assert!(partial.exists());
+    let (name, _) = snapshots(&folder, "mnt/dir/sub").pop().unwrap();
+    folder.gabion(&["snapshot", "release", "mnt/dir/sub", &name]).succeeded();
+    folder.gabion(&["snapshot", "delete", "mnt/dir/sub", &name]).succeeded();
+    folder.gabion(&["backup", "mnt/dir/sub", "store"]).succeeded();
+    assert!(!partial.exists());
+    assert_eq!(backups(&folder, "store").len(), 3);
+}
+
+#[test]
 fn a_pipe_takes_a_backup_and_its_differences() {
     let Some(folder) = planted() else { return };
     let mnt = folder.join("mnt");
@@ -490,7 +518,7 @@ fn damaged_and_foreign_files_are_refused_with_the_place() {
     fs::write(folder.join("text"), "some text that is no backup").unwrap();
     folder.gabion(&["verify", "text"]).failed(1, &["text", "not a backup"]);
     folder.gabion(&["backup", "mnt", "full.gabion"]).failed(1, &["is there already"]);
-    folder.gabion(&["backup", "mnt", "s3://bucket/prefix"]).failed(1, &["is no file"]);
+    folder.gabion(&["backup", "mnt", "ftp://host/prefix"]).failed(1, &["no place that is known"]);
     fs::write(folder.join("key"), "too short").unwrap();
     let key = ["backup", "--key-file", "key", "mnt", "sealed"];
     folder.gabion(&key).failed(1, &["fewer than 32 bytes"]);

@@ -1,0 +1,247 @@
+//! Backups in an object store.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::bucket::{Store, names};
+use super::{assert_same, mount, noise, planted, snapshots, survey};
+use crate::world::Folder;
+
+const PLACE: &str = "s3://shelf/backups/home";
+
+fn rows(store: &Store, folder: &Folder) -> Vec<Value> {
+    let text = store.gabion(folder, &["backups", "--json", PLACE]).succeeded();
+    serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().clone()
+}
+
+fn path_of(row: &Value) -> String {
+    row["path"].as_str().unwrap().to_owned()
+}
+
+/// The folder of files that a stream's objects are.
+fn files_of(store: &Store, row: &Value) -> PathBuf {
+    store.file(path_of(row).strip_prefix("s3://shelf/").unwrap())
+}
+
+#[test]
+fn a_bucket_keeps_a_chain_of_backups_that_restores_each_of_its_moments() {
+    let Some(folder) = planted() else { return };
+    let store = Store::start(&folder);
+    let mnt = folder.join("mnt");
+    let first = survey(&mnt);
+    let nothing = store.gabion(&folder, &["backup", "--incremental", "mnt", PLACE]);
+    nothing.failed(1, &["no backup of", "went there"]);
+    let text = store.gabion(&folder, &["backup", "mnt", PLACE]).succeeded();
+    assert!(text.contains(PLACE), "{text}");
+    fs::rename(mnt.join("dir"), mnt.join("moved")).unwrap();
+    File::options().write(true).open(mnt.join("large")).unwrap().write_all_at(&[1; 9], 77).unwrap();
+    store.gabion(&folder, &["backup", "--incremental", "mnt", PLACE]).succeeded();
+    let second = survey(&mnt);
+    assert!(snapshots(&folder, "mnt").iter().all(|(_, held)| *held));
+
+    let rows = rows(&store, &folder);
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row["complete"] == true), "{rows:?}");
+    assert_eq!(rows[1]["base"], rows[0]["stream"]);
+    let text = store.gabion(&folder, &["verify", PLACE]).succeeded();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    for (row, wanted) in rows.iter().zip([&first, &second]) {
+        let by_name = path_of(row);
+        let restore = ["restore", "--to-directory", &by_name, "tree"];
+        store.gabion(&folder, &restore).succeeded();
+        assert_same(wanted, &folder.join("tree"));
+        fs::remove_dir_all(folder.join("tree")).unwrap();
+    }
+    let one = ["restore", "--to-directory", "--only", "moved/its other name", PLACE, "one"];
+    store.gabion(&folder, &one).succeeded();
+    assert_eq!(fs::read(folder.join("one")).unwrap(), b"once");
+    // A name of one's own, which can be had once. What is stored is a stream in parts.
+    let own = "s3://shelf/own.gabion";
+    store.gabion(&folder, &["backup", "mnt", own]).succeeded();
+    store.gabion(&folder, &["backup", "mnt", own]).failed(1, &[own, "is there already"]);
+    let files = store.file("own.gabion");
+    assert_eq!(names(&files), ["00000000", "whole"]);
+    fs::copy(files.join("00000000"), folder.join("as a file")).unwrap();
+    folder.gabion(&["verify", "as a file"]).succeeded();
+    store.gabion(&folder, &["verify", "s3://shelf/other.gabion"]).failed(1, &["no backup"]);
+}
+
+/// Starts a backup that is slow, and kills it when so many parts are there.
+fn kill_at(store: &Store, folder: &Folder, arguments: &[&str], parts: usize) {
+    let mut command = store.command(folder, arguments);
+    let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    let there = || {
+        let streams = names(&store.file("backups/home"));
+        let parts = streams.iter().map(|name| names(&store.file("backups/home").join(name)).len());
+        parts.sum::<usize>()
+    };
+    while there() < parts {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it never got so far");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_backup_to_a_bucket_that_was_killed_goes_on_where_it_was() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
+    let mnt = mount(&folder);
+    fs::write(mnt.join("large"), noise(2, 90 << 20)).unwrap();
+    fs::write(mnt.join("small"), "small").unwrap();
+    let wanted = survey(&mnt);
+    let store = Store::start(&folder);
+    fs::write(folder.join("key"), noise(4, 32)).unwrap();
+    let slow = ["backup", "--rate", "40M", "--key-file", "key", "mnt", PLACE];
+    kill_at(&store, &folder, &slow, 2);
+    let row = &rows(&store, &folder)[0];
+    assert_eq!(row["complete"], false);
+    let files = files_of(&store, row);
+    // What was begun is nothing to restore from.
+    let restore = ["restore", "--to-directory", "--key-file", "key", PLACE, "tree"];
+    store.gabion(&folder, &restore).failed(1, &["there is no complete backup"]);
+    fs::write(mnt.join("small"), "other bytes").unwrap();
+    // A part that came before one that did not: it is sent once more, and so is what follows a
+    // place where nobody goes on.
+    let before = fs::read(files.join("00000000")).unwrap();
+    fs::write(files.join("00000007"), "from somebody who was late").unwrap();
+    let cut = File::options().write(true).open(files.join("00000001")).unwrap();
+    cut.set_len(3 << 20).unwrap();
+    let text = store.gabion(&folder, &["backup", "--key-file", "key", "mnt", PLACE]).succeeded();
+    assert!(text.contains("went on saving"), "{text}");
+    assert_eq!(fs::read(files.join("00000000")).unwrap(), before, "it is not sent again");
+    assert!(!files.join("00000007").exists());
+    store.gabion(&folder, &["verify", "--key-file", "key", PLACE]).succeeded();
+    store.gabion(&folder, &restore).succeeded();
+    assert_same(&wanted, &folder.join("tree"));
+    assert_eq!(snapshots(&folder, "mnt").len(), 1);
+    // Who goes on with a stream that another one goes on with, too, finds that out.
+    let other = "s3://shelf/backups/home/other.gabion";
+    let mut slow = slow;
+    slow[6] = other;
+    kill_at(&store, &folder, &slow, names(&files).len() + 2);
+    let other_files = store.file("backups/home/other.gabion");
+    let parts = names(&other_files).len();
+    let mut going = store.command(&folder, &slow);
+    let mut going = going.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let late = other_files.join(format!("{:08}", parts + 1));
+    while names(&other_files).len() <= parts {
+        assert!(going.try_wait().unwrap().is_none(), "it ended before");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    fs::write(&late, "somebody else's").unwrap();
+    let told = going.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("another backup"), "{told}");
+    assert!(!other_files.join("whole").exists());
+}
+
+#[test]
+fn damaged_objects_are_refused_with_the_place() {
+    let Some(folder) = planted() else { return };
+    let store = Store::start(&folder);
+    store.gabion(&folder, &["backup", "mnt", PLACE]).succeeded();
+    let row = &rows(&store, &folder)[0];
+    let (path, files) = (path_of(row), files_of(&store, row));
+    let part = files.join("00000000");
+    let good = fs::read(&part).unwrap();
+    let restore = ["restore", "--to-directory", PLACE, "tree"];
+    let check = |code: i32, parts: &[&str]| {
+        store.gabion(&folder, &["verify", PLACE]).failed(code, parts);
+        store.gabion(&folder, &restore).failed(1, parts);
+        assert!(!folder.join("tree").exists(), "nothing half restored looks whole");
+    };
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    fs::write(&part, &bad).unwrap();
+    check(4, &[&path, "damaged at byte", "segment"]);
+    fs::write(&part, &good[..good.len() / 3]).unwrap();
+    let should = format!("should have {}", good.len());
+    for arguments in [&["verify", PLACE][..], &restore] {
+        let part = format!("{path}/00000000");
+        store.gabion(&folder, arguments).failed(1, &[&part, &should, "not what was stored"]);
+    }
+    assert!(!folder.join("tree").exists());
+    fs::remove_file(&part).unwrap();
+    store.gabion(&folder, &["verify", &path]).failed(1, &["00000000", "not there any more"]);
+    fs::write(&part, &good).unwrap();
+    store.gabion(&folder, &["verify", PLACE]).succeeded();
+    let whole = files.join("whole");
+    let mut bad = fs::read(&whole).unwrap();
+    bad[33] ^= 1;
+    fs::write(&whole, bad).unwrap();
+    store.gabion(&folder, &["verify", &path]).failed(1, &["whole", "another checksum"]);
+}
+
+#[test]
+fn what_a_store_refuses_is_told_with_what_can_be_done() {
+    let folder = Folder::new();
+    let store = Store::start(&folder);
+    folder.image();
+    let backup = ["backup", "disk.img", PLACE];
+    let with = |name: &str, value: &str| {
+        let mut command = store.command(&folder, &backup);
+        folder.run(command.env(name, value))
+    };
+    with("AWS_ACCESS_KEY_ID", "AKIDOTHER").failed(1, &["access key", "AWS_ACCESS_KEY_ID"]);
+    with("AWS_SECRET_ACCESS_KEY", "wrong").failed(1, &["secret key", "AWS_SECRET_ACCESS_KEY"]);
+    with("AWS_MAX_ATTEMPTS", "none").failed(2, &["AWS_MAX_ATTEMPTS"]);
+    let mut command = store.command(&folder, &backup);
+    let without = command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    folder.run(without).failed(1, &["there are no keys", "AWS_ACCESS_KEY_ID"]);
+    let missing = ["backup", "disk.img", "s3://nowhere/backups"];
+    store.gabion(&folder, &missing).failed(1, &["there is no bucket nowhere", "AWS_ENDPOINT_URL"]);
+    store.gabion(&folder, &["backup", "disk.img", "s3:///x"]).failed(1, &["there is no bucket"]);
+    store.troubles.is_skewed.store(true, Ordering::Relaxed);
+    store.gabion(&folder, &backup).failed(1, &["clock is wrong"]);
+    store.troubles.is_skewed.store(false, Ordering::Relaxed);
+    assert!(names(&store.file("backups")).is_empty(), "nothing is left of what did not begin");
+    assert!(snapshots(&folder, "disk.img").is_empty());
+    // A store that is busy for a moment is asked again; one that stays busy is not asked for ever.
+    store.troubles.busy.store(3, Ordering::Relaxed);
+    store.gabion(&folder, &backup).succeeded();
+    assert_eq!(store.troubles.busy.load(Ordering::Relaxed), 0);
+    store.troubles.busy.store(1000, Ordering::Relaxed);
+    with("AWS_MAX_ATTEMPTS", "2").failed(1, &["too busy", "try again"]);
+    store.troubles.busy.store(0, Ordering::Relaxed);
+    store.troubles.is_gone.store(true, Ordering::Relaxed);
+    with("AWS_MAX_ATTEMPTS", "2").failed(1, &["cannot list", "AWS_ENDPOINT_URL", "try again"]);
+}
+
+#[test]
+fn a_backup_goes_on_when_the_network_has_come_back() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    let store = Store::start(&folder);
+    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
+    let mnt = mount(&folder);
+    fs::write(mnt.join("large"), noise(2, 60 << 20)).unwrap();
+    let wanted = survey(&mnt);
+    let backup = ["backup", "--rate", "40M", "mnt", PLACE];
+    let mut command = store.command(&folder, &backup);
+    let command = command.env("AWS_MAX_ATTEMPTS", "2").stdout(Stdio::null());
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while names(&store.file("backups/home")).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    store.troubles.is_gone.store(true, Ordering::Relaxed);
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("cannot store") && told.contains("run it again to go on"), "{told}");
+    store.troubles.is_gone.store(false, Ordering::Relaxed);
+    let text = store.gabion(&folder, &backup).succeeded();
+    assert!(text.contains("went on saving"), "{text}");
+    store.gabion(&folder, &["restore", "--to-directory", PLACE, "tree"]).succeeded();
+    assert_same(&wanted, &folder.join("tree"));
+}

@@ -129,6 +129,8 @@ pub fn keep(path: &Path, secret: Option<&Secret>, progress: &mut Progress) -> Re
     if found.is_empty() {
         return Err(Failure::new("nothing came through standard input"));
     }
+    // Whether there was room is sometimes told late.
+    tee.spool.as_ref().map_or(Ok(()), File::sync_data).map_err(|error| no_room(&error))?;
     found.sort_by_key(|found| found.header.created);
     Ok(Streams { shelf: Box::new(piped), found, named: None })
 }
@@ -152,6 +154,11 @@ fn spool(path: &Path) -> Result<File> {
     }
 }
 
+fn no_room(error: &io::Error) -> Failure {
+    Failure::of("cannot keep what comes through the pipe beside PATH", error)
+        .next("Put it where there is room, and restore that: gabion restore FILE PATH")
+}
+
 /// What comes, which is written to a file on its way.
 struct Tee {
     input: BufReader<File>,
@@ -163,14 +170,7 @@ impl Read for Tee {
         let count = self.input.read(into)?;
         if let Some(spool) = &mut self.spool {
             let kept = spool.write_all(&into[..count]);
-            kept.map_err(|error| {
-                let what = "cannot keep what comes through the pipe beside PATH";
-                io::Error::other(
-                    Failure::of(what, &error).next(
-                        "Put it where there is room, and restore that: gabion restore FILE PATH",
-                    ),
-                )
-            })?;
+            kept.map_err(|error| io::Error::other(no_room(&error)))?;
         }
         Ok(count)
     }

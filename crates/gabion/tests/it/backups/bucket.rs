@@ -36,8 +36,8 @@ pub struct Troubles {
     pub is_skewed: AtomicBool,
     /// Nobody can reach it any more.
     pub is_gone: AtomicBool,
-    /// Requests that came.
-    pub requests: AtomicU32,
+    /// Somebody else writes the part with this number a moment before; none if it is 0.
+    pub rival: AtomicU32,
 }
 
 /// A store that ends with this.
@@ -63,13 +63,13 @@ impl Store {
         let address = socket.local_addr().unwrap();
         let troubles = Arc::new(Troubles::default());
         let (end, ended) = tokio::sync::oneshot::channel();
-        let told = Arc::clone(&troubles);
+        let (told, objects) = (Arc::clone(&troubles), root.clone());
         let thread = thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             let serving = async move {
                 let listener = TcpListener::from_std(socket).unwrap();
                 tokio::select! {
-                    () = serve(listener, service, told) => {}
+                    () = serve(listener, objects, service, told) => {}
                     _ = ended => {}
                 }
             };
@@ -110,16 +110,17 @@ impl Drop for Store {
     }
 }
 
-async fn serve(listener: TcpListener, service: S3Service, troubles: Arc<Troubles>) {
+async fn serve(listener: TcpListener, root: PathBuf, service: S3Service, troubles: Arc<Troubles>) {
     while let Ok((socket, _)) = listener.accept().await {
         if troubles.is_gone.load(Ordering::Relaxed) {
             continue;
         }
         let (service, troubles) = (service.clone(), Arc::clone(&troubles));
+        let root = root.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
             let (service, troubles) = (service.clone(), Arc::clone(&troubles));
+            let root = root.clone();
             async move {
-                troubles.requests.fetch_add(1, Ordering::Relaxed);
                 if troubles.is_gone.load(Ordering::Relaxed) {
                     return Err(io::Error::other("gone"));
                 }
@@ -130,6 +131,12 @@ async fn serve(listener: TcpListener, service: S3Service, troubles: Arc<Troubles
                 }
                 if troubles.is_skewed.load(Ordering::Relaxed) {
                     return Ok(refusal(403, "RequestTimeTooSkewed"));
+                }
+                let rival = troubles.rival.load(Ordering::Relaxed);
+                let part = format!("/{rival:08}");
+                if rival > 0 && request.method() == "PUT" && request.uri().path().ends_with(&part) {
+                    let path = request.uri().path().trim_start_matches('/');
+                    fs::write(root.join(path), "somebody else's").unwrap();
                 }
                 let request = request.map(s3s::Body::from);
                 service.call(request).await.map_err(|error| io::Error::other(format!("{error:?}")))

@@ -18,7 +18,7 @@ pub fn refused(bucket: &str, what: String, error: Error) -> Failure {
             format!("there is no bucket {bucket}"),
             "Make it, or look at AWS_ENDPOINT_URL and AWS_REGION.".to_owned(),
         ),
-        Some("InvalidAccessKeyId") => (
+        Some("InvalidAccessKeyId" | "NotSignedUp") => (
             "the store does not know the access key".to_owned(),
             "Look at AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.".to_owned(),
         ),

@@ -115,6 +115,9 @@ pub struct Targets {
     /// Volumes instead of servers: a mirror of two targets, and a volume of one
     #[arg(long)]
     pub volumes: bool,
+    /// Servers with clients that encrypt, in memory only
+    #[arg(long, conflicts_with_all = ["volumes", "no_memory"])]
+    pub tls: bool,
     /// Leave out the image on a disk
     #[arg(long)]
     pub no_disk: bool,

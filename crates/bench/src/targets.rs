@@ -18,7 +18,9 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -41,12 +43,17 @@ const MEMORY: &str = "/dev/shm";
 /// disk that is not idle.
 const ONE_WAY: Duration = Duration::from_micros(500);
 
+/// A user with a home of its own.
+const NOBODY: u32 = 65_534;
+
 /// Where servers are measured.
 struct Place<'a> {
     title: &'static str,
     folder: &'a Path,
     /// How far away the targets of volumes are.
     one_way: Option<Duration>,
+    /// Whether clients encrypt.
+    is_encrypted: bool,
 }
 
 /// What fio does.
@@ -97,7 +104,13 @@ pub fn run(args: &args::Targets) -> Result<()> {
     let volumes: &[_] = &[MIRROR, ONE];
     if !args.no_memory {
         let folder = Folder::new(Path::new(MEMORY))?;
-        let near = Place { title: "in memory", folder: &folder.0, one_way: None };
+        let (title, folder) = ("in memory", &*folder.0);
+        let near = Place { title, folder, one_way: None, is_encrypted: false };
+        if args.tls {
+            certify(folder)?;
+            let place = Place { title: "in memory, encrypted", is_encrypted: true, ..near };
+            return measure(&place, &[GABION, NBDKIT, QEMU], &gabion, args);
+        }
         if args.volumes {
             measure(&near, volumes, &gabion, args)?;
             let title = "in memory, 1 ms away";
@@ -109,10 +122,36 @@ pub fn run(args: &args::Targets) -> Result<()> {
     }
     if !args.no_disk {
         let scratch = Scratch::new(&args.dir)?;
-        let place = Place { title: "on disk", folder: scratch.path(), one_way: None };
+        let (title, folder) = ("on disk", scratch.path());
+        let place = Place { title, folder, one_way: None, is_encrypted: false };
         let servers = if args.volumes { volumes } else { &[GABION, NBDKIT, QEMU_DIRECT] };
         measure(&place, servers, &gabion, args)?;
     }
+    Ok(())
+}
+
+/// Makes certificates for servers that encrypt, in the folder `tls`, and puts the authority's where
+/// a client looks for it whose home is `folder`.
+fn certify(folder: &Path) -> Result<()> {
+    let (tls, home) = (folder.join("tls"), folder.join(".pki/libnbd"));
+    fs::create_dir_all(&tls)?;
+    fs::create_dir_all(&home)?;
+    let ca = ["-keyout", "ca-key.pem", "-out", "ca-cert.pem", "-subj", "/CN=bench"];
+    let server = ["-keyout", "server-key.pem", "-out", "server-cert.pem", "-subj", "/CN=localhost"];
+    let signed = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem"];
+    let plain = ["-addext", "basicConstraints=critical,CA:FALSE"];
+    for arguments in [&ca[..], &[&server[..], &signed, &plain].concat()] {
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+            .args(arguments)
+            .current_dir(&tls)
+            .output()
+            .context("cannot run openssl")?;
+        if !made.status.success() {
+            bail!("openssl: {}", String::from_utf8_lossy(&made.stderr));
+        }
+    }
+    fs::copy(tls.join("ca-cert.pem"), home.join("ca-cert.pem"))?;
     Ok(())
 }
 
@@ -199,6 +238,8 @@ struct Server {
     socket: PathBuf,
     /// The name of the export.
     export: &'static str,
+    /// The home of a client that encrypts.
+    home: Option<PathBuf>,
 }
 
 enum Running {
@@ -215,10 +256,11 @@ impl Server {
         let running = match name {
             MIRROR => Running::Volume(volume(&MIRROR_IMAGES)?),
             ONE => Running::Volume(volume(&ONE_IMAGE)?),
-            _ => Running::Program(Self::spawn(name, gabion, image, &socket)?),
+            _ => Running::Program(Self::spawn(name, gabion, image, &socket, place)?),
         };
+        let home = place.is_encrypted.then(|| folder.to_owned());
         let export = if matches!(running, Running::Volume(_)) { "bench" } else { "disk" };
-        let mut server = Self { running, socket, export };
+        let mut server = Self { running, socket, export, home };
         let start = Instant::now();
         // That there is a socket does not mean yet that anybody listens.
         while UnixStream::connect(&server.socket).is_err() {
@@ -231,10 +273,20 @@ impl Server {
             }
             thread::sleep(PAUSE);
         }
+        if server.home.is_some() {
+            fs::set_permissions(&server.socket, fs::Permissions::from_mode(0o777))?;
+        }
         Ok(server)
     }
 
-    fn spawn(name: &str, gabion: &Path, image: &Path, socket: &Path) -> Result<Child> {
+    fn spawn(
+        name: &str,
+        gabion: &Path,
+        image: &Path,
+        socket: &Path,
+        place: &Place<'_>,
+    ) -> Result<Child> {
+        let tls = place.is_encrypted.then(|| place.folder.join("tls"));
         let mut command = match name {
             GABION => {
                 let mut command = Command::new(gabion);
@@ -243,16 +295,31 @@ impl Server {
                 let mut offer = std::ffi::OsString::from("disk=");
                 offer.push(image);
                 command.args(["target", "--raw", "--listen"]).arg(listen).arg(offer);
+                if let Some(tls) = &tls {
+                    command.arg("--tls-cert").arg(tls.join("server-cert.pem"));
+                    command.arg("--tls-key").arg(tls.join("server-key.pem"));
+                }
                 command
             }
             NBDKIT => {
                 let mut command = Command::new("nbdkit");
-                command.arg("-f").arg("-U").arg(socket).arg("file").arg(image);
+                command.arg("-f").arg("-U").arg(socket);
+                if let Some(tls) = &tls {
+                    command.arg("--tls=require");
+                    command.arg(format!("--tls-certificates={}", tls.display()));
+                }
+                command.arg("file").arg(image);
                 command
             }
             _ => {
                 let mut command = Command::new("qemu-nbd");
                 command.args(["-t", "-e", "16", "-f", "raw", "-x", "disk", "-k"]).arg(socket);
+                if let Some(tls) = &tls {
+                    let dir = tls.display();
+                    let object = "tls-creds-x509,id=tls,endpoint=server,verify-peer=off";
+                    command.arg("--object").arg(format!("{object},dir={dir}"));
+                    command.args(["--tls-creds", "tls"]);
+                }
                 if name == QEMU_DIRECT {
                     command.args(["--cache=none", "--aio=io_uring"]);
                 }
@@ -260,14 +327,26 @@ impl Server {
                 command
             }
         };
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        if place.is_encrypted {
+            // Some complain of clients that just hang up, as fio does.
+            command.stderr(Stdio::null());
+        }
+        let child = command.spawn();
         child.with_context(|| format!("cannot start {command:?}"))
     }
 
     fn measure(&self, job: &Job, args: &args::Targets) -> Result<Sample> {
-        let output = Command::new("fio")
+        let mut fio = Command::new("fio");
+        let mut scheme = "nbd+unix";
+        if let Some(home) = &self.home {
+            // Of root libnbd wants the certificates in /etc.
+            scheme = "nbds+unix";
+            fio.uid(NOBODY).gid(NOBODY).env("HOME", home).current_dir("/");
+        }
+        let output = fio
             .args(["--name=job", "--ioengine=nbd", "--minimal", "--time_based"])
-            .arg(format!("--uri=nbd+unix:///{}?socket={}", self.export, self.socket.display()))
+            .arg(format!("--uri={scheme}:///{}?socket={}", self.export, self.socket.display()))
             .arg(format!("--runtime={}", args.seconds))
             // Some of the image is a volume's own.
             .arg(format!("--size={}m", args.image - 4))

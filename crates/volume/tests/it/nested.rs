@@ -219,3 +219,34 @@ fn stripes_of_mirrors_keep_what_they_have() {
 fn lines_of_mirrors_and_stripes_keep_what_they_have() {
     Trial::new("linear(mirror(a,b),stripe(mirror(c,d),E))", 4).run();
 }
+
+/// Whoever opens the volume meanwhile finds nothing of it. What it has in sync it keeps.
+#[test]
+fn a_copy_of_copies_comes_back_though_all_of_it_was_away_at_an_opening() {
+    let world = World::new();
+    let [_a, _b, c, d] = ["a", "b", "c", "d"].map(|name| world.target(name));
+    let [a, b, c_url, d_url] = ["a", "b", "c", "d"].map(|name| world.url(name));
+    world.create(&format!("mirror(mirror({a},{b}),mirror({c_url},{d_url}))"));
+    let volume = world.open();
+    write(&volume, 5, 1);
+    end(volume);
+    drop((c, d));
+    let volume = world.open();
+    write(&volume, 5, 2);
+    let record = volume.record();
+    let mirrors = record.layout.mirrors();
+    let states = |at: usize| mirrors[at].1.iter().map(|copy| copy.state).collect::<Vec<_>>();
+    assert_eq!(states(0), [CopyState::InSync, CopyState::Stale { full: false }]);
+    assert_eq!(states(2), [CopyState::InSync; 2]);
+    let (_c, _d) = (world.target("c"), world.target("d"));
+    until("all", || {
+        let record = volume.record();
+        let mirrors = record.layout.mirrors();
+        mirrors.iter().flat_map(|(_, copies)| copies.iter()).all(|copy| copy.state.is_in_sync())
+    });
+    assert_block(&volume, 5, 2);
+    volume.compare();
+    until("the comparison", || volume.compared().is_empty());
+    assert_eq!(volume.differences(), 0);
+    end(volume);
+}

@@ -320,7 +320,7 @@ fn clones_and_subvolumes_are_directories_of_a_mount() {
 
 /// A program appends all the time, and another one has its bytes handed over while they come.
 #[test]
-fn a_snapshot_has_what_was_appended_before_it_and_ends_where_a_write_ended() {
+fn a_snapshot_has_all_that_was_appended_before_it_and_nothing_that_came_later() {
     const RECORD: usize = 3000;
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
@@ -328,7 +328,6 @@ fn a_snapshot_has_what_was_appended_before_it_and_ends_where_a_write_ended() {
     let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let path = mnt.join("log");
     File::create(&path).unwrap();
-    let mut torn = 0;
     thread::scope(|scope| {
         let _stop = Stop(&stop);
         let (done, stop, path) = (&done, &stop, &path);
@@ -368,8 +367,6 @@ fn a_snapshot_has_what_was_appended_before_it_and_ends_where_a_write_ended() {
             assert!(whole >= before, "{name} has {whole} of {before} records");
             let length = found.len().div_ceil(RECORD) as u64;
             assert!(length <= after, "{name} has {length} records of {after}");
-            torn += u64::from(length > whole + 1);
         }
     });
-    eprintln!("{torn} of 8 snapshots have zeros");
 }

@@ -26,6 +26,9 @@
 //! - While the kernel waits for a SETATTR of the size it hands no page over. So nobody is waited
 //!   for then: the leases are here, or there are no pages and none are read.
 //! - Before leases end otherwise, with the session or its server, pages are dropped as well.
+//! - The kernel keeps no attributes of such a file. It takes no size from an answer if it was told
+//!   to forget any while it waited for that, though the program gets it: pages behind the older
+//!   end, which it maps then, would be out of reach.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +71,8 @@ struct File {
     has_pages: bool,
     /// When it got the last one.
     given: Duration,
+    /// It has no attributes.
+    has_no_attributes: bool,
 }
 
 #[derive(Default)]
@@ -138,6 +143,16 @@ impl Mapped {
 
     fn dropped(&self, file: FileId) {
         self.change(file, |mapped| mapped.has_pages = false);
+    }
+
+    /// Whether the kernel is to be told to forget attributes of the file, which it is now.
+    pub(super) fn forgets_attributes(&self, file: FileId) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        let mut state = self.state.lock();
+        let Some(mapped) = state.files.get_mut(&file) else { return true };
+        !std::mem::replace(&mut mapped.has_no_attributes, true)
     }
 
     fn change(&self, file: FileId, change: impl FnOnce(&mut File)) {

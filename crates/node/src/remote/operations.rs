@@ -58,7 +58,9 @@ impl RemoteFs {
 
     /// Whether an object's attributes are leased.
     pub fn keeps_attributes(&self, file: FileId) -> bool {
-        self.is_alive() && self.cache.read().covers(&KeyRange::attributes(file))
+        self.is_alive()
+            && !self.is_mapped(file)
+            && self.cache.read().covers(&KeyRange::attributes(file))
     }
 
     /// Whether a name is leased, there or not.

@@ -224,8 +224,11 @@ impl RemoteFs {
             kernel.forget_names();
             self.kernel_lists_anew();
         }
-        for range in ranges.iter().filter(|range| range.first().kind == Kind::INODE) {
-            kernel.forget_attributes(range.file());
+        let has_attributes = |range: &&KeyRange| range.first().kind == Kind::INODE;
+        for range in ranges.iter().filter(has_attributes) {
+            if self.mapped.forgets_attributes(range.file()) {
+                kernel.forget_attributes(range.file());
+            }
         }
         self.kernel_forgets_listings(ranges.iter().map(KeyRange::file));
     }

@@ -48,6 +48,30 @@ fn a_kernel_that_cannot_forget_names_keeps_none() {
 }
 
 #[test]
+fn a_kernel_keeps_no_attributes_of_a_file_that_may_be_mapped() {
+    let server = Server::new();
+    let (a, b) = (server.client(), server.client());
+    let file = a.create("file");
+    let look = || {
+        b.run(|fs| fs.stat(file)).unwrap();
+        b.run(|fs| Filesystem::is_kept(fs, Kept::Attributes(file)))
+    };
+    let forgotten = || {
+        a.write(file, WriteAt::Offset(0), b"changed");
+        std::mem::take(&mut *b.kernel.attributes.lock()).contains(&file)
+    };
+    b.lookup("file").unwrap();
+    assert!(look());
+    b.run(|fs| fs.may_be_mapped(file));
+    assert!(!look());
+    // What it had before goes; from then on there is nothing to forget.
+    assert!(forgotten());
+    assert!(!look() && !forgotten());
+    b.run(|fs| fs.is_not_mapped(file));
+    assert!(look() && forgotten());
+}
+
+#[test]
 fn pages_are_dropped_before_others_bytes_are_accepted() {
     let server = Server::new();
     let (a, b) = (server.client(), server.client());

@@ -51,6 +51,16 @@ impl<T> ReadMostly<T> {
         }
     }
 
+    /// The same for what everybody has while doing anything, and hardly anybody ever writes: where
+    /// nobody does, it is no occasion for others to run.
+    #[inline]
+    pub fn pass(&self) -> ShardedLockReadGuard<'_, T> {
+        match unless_taken(self.0.try_read()) {
+            Some(guard) => guard,
+            None => self.read(),
+        }
+    }
+
     /// Waits until nobody else has it.
     #[inline]
     pub fn write(&self) -> ShardedLockWriteGuard<'_, T> {

@@ -349,6 +349,14 @@ impl LocalMap {
         record.filter(|record| record.is_there()).map(|record| record.access)
     }
 
+    /// The snapshot that a subvolume was rolled back to last, if it was.
+    pub fn rolled_back_to(&self, of: SubvolId) -> Option<SubvolRecord> {
+        let subvols = self.subvols.pass();
+        let extended = &subvols.get(&of)?.record.extended;
+        let base = subvols.get(&extended.base).filter(|_| extended.chain != SubvolId(0))?;
+        Some(base.record.clone())
+    }
+
     /// What is known of a subvolume or snapshot.
     pub fn subvolume(&self, id: SubvolId) -> Option<SubvolRecord> {
         let subvols = self.subvols.read();

@@ -72,7 +72,7 @@ impl LocalMap {
         &self,
         operation: impl FnMut(&mut LocalTxn<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let passage = self.passage.read();
+        let passage = self.passage.pass();
         let (value, effect) = self.run(operation)?;
         drop(passage);
         if effect == Effect::Changed {

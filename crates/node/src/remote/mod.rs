@@ -492,6 +492,9 @@ impl RemoteFs {
     /// What the kernel knows of subvolumes that were rolled back since the last session is nothing
     /// that is there now.
     fn renumber(&self, welcome: &Welcome) {
+        if welcome.eras.is_empty() {
+            return;
+        }
         let now = eras_of(welcome);
         let before = std::mem::replace(&mut *self.eras.lock(), now.clone());
         let Some(kernel) = self.kernel.lock().clone() else { return };

@@ -275,10 +275,7 @@ pub(super) fn sort_out_outlived(fs: &LocalFs) -> Result<Vec<(Pages, Record)>> {
 /// From which inode on notes are of sessions that have begun since the last rollback: the snapshot
 /// that the filesystem was rolled back to has those of others.
 fn begun_since(fs: &LocalFs) -> Ino {
-    let home = fs.map().subvolume(fs.root().subvol);
-    let rolled_back = home.filter(|record| record.extended.chain != SubvolId(0));
-    let base = rolled_back.and_then(|record| fs.map().subvolume(record.extended.base));
-    Ino(base.map_or(0, |base| base.next_ino))
+    Ino(fs.map().rolled_back_to(fs.root().subvol).map_or(0, |base| base.next_ino))
 }
 
 /// Sessions that are remembered, with where their notes are.

@@ -52,7 +52,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gabion_base::sync::{Condvar, Mutex, RwLock};
+use gabion_base::sync::{Condvar, Mutex, ReadMostly, RwLock};
 use gabion_base::time::Timestamp;
 use gabion_fs::lock::LockOwner;
 use gabion_fs::{Caller, Context, Error};
@@ -167,7 +167,7 @@ pub struct Served {
     grants: Mutex<Grants>,
     rivals: Mutex<Rivals>,
     /// Had by whoever begins a session, so that a rollback knows all there are.
-    entering: RwLock<()>,
+    entering: ReadMostly<()>,
     sessions: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     requests: AtomicU64,
     times: Arc<Times>,
@@ -225,7 +225,7 @@ impl Served {
             fs,
             grants: Mutex::new(Grants::from(RevokeId(start >> 1))),
             rivals: Mutex::default(),
-            entering: RwLock::default(),
+            entering: ReadMostly::default(),
             sessions: RwLock::default(),
             requests: AtomicU64::new(0),
             order: Arc::new(AtomicU64::new(1)),
@@ -256,7 +256,7 @@ impl Served {
         rights: Rights,
         peer: Arc<dyn Peer>,
     ) -> Arc<Session> {
-        let _entering = self.entering.read();
+        let _entering = self.entering.pass();
         self.enter(Session::new(id, name, rights, peer))
     }
 

@@ -483,7 +483,7 @@ impl Served {
         let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
         let standing = Standing::Alive;
         let record = Record { session: id, credentials, patience_ms, standing };
-        let _entering = self.entering.read();
+        let _entering = self.entering.pass();
         let pages = self.remember(&record)?;
         let mut session = Session::new(id, name, rights, peer);
         (session.pages, session.record) = (Some(pages), Some(record));

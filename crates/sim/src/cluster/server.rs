@@ -368,7 +368,8 @@ impl Server {
             credit: self.served.credit(),
             identities: link.session.rights().identities,
             root: link.session.rights().root,
-            eras: self.served.eras(),
+            // Nothing is rolled back here.
+            eras: Vec::new(),
         };
         let frame = greeting(FrameKind::Welcome, &welcome.encode());
         self.world.network.send(connection, Side::Server, frame);

@@ -31,7 +31,7 @@ pub struct Backup {
     /// What to save: a mountpoint, a subvolume, a block device, an image file or a volume
     #[arg(value_name = "PATH|TARGET")]
     pub subject: PathBuf,
-    /// Where to: a folder, a file, s3://BUCKET/PREFIX, gabion://HOST/FOLDER, or - for standard output
+    /// Where to: a folder, a file, s3://BUCKET/PREFIX, gabion://HOST/FOLDER; - for standard output
     pub to: PathBuf,
 }
 

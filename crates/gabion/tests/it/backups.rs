@@ -1,6 +1,8 @@
 //! Backups and restorations of mounted filesystems and of images, as users meet them.
 
+#[cfg(feature = "s3")]
 mod bucket;
+#[cfg(feature = "s3")]
 mod objects;
 mod pipes;
 mod random;

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
 use object_store::aws::AmazonS3;
+use object_store::client::HttpError;
 use object_store::path::Path;
 use object_store::{
     Error, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, Result as Done,
@@ -15,8 +17,9 @@ use object_store::{
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
 
+use super::SCHEME;
 use super::refusals::{self, refused};
-use super::{SCHEME, settings};
+use super::settings::{self, PATIENCE, PAUSE, PAUSE_MAX};
 use crate::failure::{Failure, Result};
 
 /// Objects that one request removes.
@@ -28,6 +31,8 @@ pub struct Objects {
     bucket: String,
     prefix: String,
     endpoint: String,
+    /// How often a request is sent at most.
+    attempts: usize,
     /// Drives requests.
     driver: Driver,
 }
@@ -45,9 +50,11 @@ pub struct Pending(Receiver<Done<()>>);
 impl Objects {
     /// The objects of a bucket below `prefix`, which has no slash at either end.
     pub fn open(bucket: &str, prefix: &str) -> Result<Self> {
-        let (store, endpoint) = settings::open(bucket)?;
+        let attempts = settings::attempts()?;
+        let (store, endpoint) = settings::open(bucket, attempts)?;
+        let (store, driver) = (Arc::new(store), Driver::start()?);
         let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-        Ok(Self { store: Arc::new(store), bucket, prefix, endpoint, driver: Driver::start()? })
+        Ok(Self { store, bucket, prefix, endpoint, attempts, driver })
     }
 
     /// What people call an object, or all of them.
@@ -154,25 +161,8 @@ impl Objects {
     /// Begins to write an object where none is.
     pub fn send(&self, key: &str, bytes: Vec<u8>) -> Result<Pending> {
         let (store, path) = (Arc::clone(&self.store), self.key(key)?);
-        Ok(Pending(self.driver.begin(async move {
-            let payload = PutPayload::from(bytes);
-            let created = store.put_opts(&path, payload.clone(), PutMode::Create.into()).await;
-            match created {
-                // Whoever says so knows that the store does not have it.
-                Err(Error::NotImplemented { .. }) => {
-                    store.put_opts(&path, payload, PutMode::Overwrite.into()).await.map(drop)
-                }
-                Err(Error::AlreadyExists { path: name, source }) => {
-                    // It may be what was sent just now, when the answer was lost.
-                    let found = store.get(&path).await?.bytes().await?;
-                    match found.iter().eq(payload.iter().flatten()) {
-                        true => Ok(()),
-                        false => Err(Error::AlreadyExists { path: name, source }),
-                    }
-                }
-                created => created.map(drop),
-            }
-        })))
+        let (payload, attempts) = (PutPayload::from(bytes), self.attempts);
+        Ok(Pending(self.driver.begin(create(store, path, payload, attempts))))
     }
 
     /// Waits for what was begun.
@@ -198,6 +188,63 @@ impl Objects {
         }
         Ok(())
     }
+}
+
+/// Writes an object where none is. The library sends again what was answered that it could not be
+/// done, and not what was not answered: it cannot tell whether it was done. We can.
+async fn create(
+    store: Arc<AmazonS3>,
+    path: Path,
+    payload: PutPayload,
+    attempts: usize,
+) -> Done<()> {
+    let begun = Instant::now();
+    let (mut attempt, mut pause) = (0, PAUSE);
+    loop {
+        attempt += 1;
+        let put = store.put_opts(&path, payload.clone(), PutMode::Create.into()).await;
+        let error = match put {
+            // Whoever says so knows that the store does not have it.
+            Err(Error::NotImplemented { .. }) => {
+                return store.put_opts(&path, payload, PutMode::Overwrite.into()).await.map(drop);
+            }
+            Err(error @ Error::AlreadyExists { .. }) => error,
+            Err(error) if is_unanswered(&error) => {
+                if attempt >= attempts || begun.elapsed() > PATIENCE {
+                    return Err(error);
+                }
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(PAUSE_MAX);
+                error
+            }
+            put => return put.map(drop),
+        };
+        // It may be there because of this or an earlier attempt, or because of somebody else.
+        match store.get(&path).await {
+            Ok(found) => {
+                let found = found.bytes().await?;
+                if found.iter().eq(payload.iter().flatten()) {
+                    return Ok(());
+                }
+                let source = Box::new(error);
+                return Err(Error::AlreadyExists { path: path.to_string(), source });
+            }
+            Err(_) if is_unanswered(&error) => {}
+            Err(_) => return Err(error),
+        }
+    }
+}
+
+/// Whether nobody knows if it was done.
+fn is_unanswered(error: &Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<HttpError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Driver {

@@ -15,7 +15,7 @@ use crate::failure::{Exit, Failure, Result};
 /// How often a request is sent at most, if it is not said.
 const ATTEMPTS: usize = 10;
 /// How long it is tried.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// How long one attempt may take: the longest part needs 110 KiB/s.
 const ATTEMPT_PATIENCE: Duration = Duration::from_secs(300);
 /// How long an answer may stop in the middle.
@@ -23,11 +23,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long connecting may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// The first pause before a request is sent again, and the longest.
-const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(15);
+pub const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// A bucket with the settings of the environment, and what tells its store from others.
-pub fn open(bucket: &str) -> Result<(AmazonS3, String)> {
+pub fn open(bucket: &str, attempts: usize) -> Result<(AmazonS3, String)> {
     let mut builder = AmazonS3Builder::from_env();
     let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
         .iter()
@@ -43,7 +43,7 @@ pub fn open(bucket: &str) -> Result<(AmazonS3, String)> {
         .with_read_timeout(SILENCE)
         .with_connect_timeout(CONNECT_PATIENCE);
     let retry = RetryConfig {
-        max_retries: attempts()? - 1,
+        max_retries: attempts - 1,
         retry_timeout: PATIENCE,
         backoff: BackoffConfig { init_backoff: PAUSE, max_backoff: PAUSE_MAX, base: 2.0 },
     };
@@ -54,7 +54,8 @@ pub fn open(bucket: &str) -> Result<(AmazonS3, String)> {
     Ok((store, endpoint.unwrap_or_default()))
 }
 
-fn attempts() -> Result<usize> {
+/// How often a request is sent at most.
+pub fn attempts() -> Result<usize> {
     let Some(value) = env::var_os("AWS_MAX_ATTEMPTS") else { return Ok(ATTEMPTS) };
     let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| *number > 0);
     number

@@ -27,6 +27,8 @@ pub enum Command {
     Link(Link),
     /// Backups of a mount, beside restic
     Backup(Backup),
+    /// Snapshots of a filesystem that is written to, beside btrfs
+    Snapshots(Snapshots),
     /// The process on the second mount; `link` starts it
     #[command(hide = true)]
     Agent,
@@ -168,13 +170,27 @@ pub struct Backup {
     /// The binary of Gabion; the one beside this program if not given
     #[arg(long, value_name = "FILE")]
     pub gabion: Option<PathBuf>,
-    /// Length of the image in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
-    pub image: u64,
-    /// Small files
-    #[arg(long, default_value_t = 10_000)]
-    pub files: u64,
-    /// Length of the large file in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    pub large: u64,
+    /// How much is done: "small" shows that all works, "full" gives figures
+    #[arg(long, value_enum, default_value = "full")]
+    pub size: Size,
+    /// Only these cases: mixed, many; both if not given
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub only: Vec<String>,
+}
+
+/// Arguments of `gabion-bench snapshots`.
+#[derive(Debug, Args)]
+pub struct Snapshots {
+    /// Where everything is made, on the disk to be measured
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub dir: PathBuf,
+    /// Where streams go, best on another disk
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub streams: PathBuf,
+    /// The binary of Gabion; the one beside this program if not given
+    #[arg(long, value_name = "FILE")]
+    pub gabion: Option<PathBuf>,
+    /// How much is done: "small" shows that all works, "full" gives figures
+    #[arg(long, value_enum, default_value = "full")]
+    pub size: Size,
 }

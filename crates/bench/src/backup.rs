@@ -1,9 +1,9 @@
 //! Backups: everything, and then what is changed of one hundredth of it; beside restic, if it is
 //! there, which looks at all files to find out.
 //!
-//! What is saved is a mount of Gabion with a tree of small files, some of which pack, and a large
-//! file as of a database. Between the two backups each hundredth file is written anew, and each
-//! hundredth page of the large one. Both programs encrypt and pack, and write to the same disk;
+//! What is saved is a mount of Gabion: once with a tree of files, of which a half packs, and a large
+//! one as of a database (`mixed`); once with very many small files (`many`). Between the two backups
+//! each hundredth file is written anew, and each hundredth page of the large one. Both programs encrypt and pack, and write to the same disk;
 //! before each measurement the filesystem is mounted again, so that nothing is cached.
 
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use gabion_base::rng::Rng;
 
-use crate::args;
+use crate::args::{self, Size};
 use crate::systems::{Gabion, Scratch, System, run as run_to_end};
 use crate::table::Table;
 
@@ -26,8 +26,40 @@ const PAGE: u64 = 8192;
 /// Of so many files and pages one is changed.
 const CHANGED: u64 = 100;
 
+/// What is saved.
+struct Case {
+    name: &'static str,
+    files: u64,
+    /// The longest of them, in bytes.
+    longest: u64,
+    /// Length of the large one, in MiB.
+    large: u64,
+    /// Length of the image, in MiB.
+    image: u64,
+}
+
+fn cases(size: Size) -> [Case; 2] {
+    let case = |name, files, longest, large, image| Case { name, files, longest, large, image };
+    match size {
+        Size::Full => {
+            [case("mixed", 10_000, 60_000, 512, 2048), case("many", 100_000, 4_000, 0, 2048)]
+        }
+        Size::Small => [case("mixed", 300, 60_000, 16, 256), case("many", 1_000, 4_000, 0, 256)],
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &args::Backup) -> Result<()> {
+    let cases = cases(args.size);
+    if let Some(name) = args.only.iter().find(|name| cases.iter().all(|case| case.name != **name)) {
+        bail!("there is no case {name:?}: mixed, many");
+    }
+    let is_wanted =
+        |case: &&Case| args.only.is_empty() || args.only.iter().any(|name| name == case.name);
+    cases.iter().filter(is_wanted).try_for_each(|case| run_case(args, case))
+}
+
+fn run_case(args: &args::Backup, case: &Case) -> Result<()> {
     let binary = match &args.gabion {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("gabion"),
@@ -35,8 +67,8 @@ pub fn run(args: &args::Backup) -> Result<()> {
     let scratch = Scratch::new(&args.dir)?;
     let at = scratch.path();
     fs::create_dir(at.join("gabion"))?;
-    let mut system = Gabion::new(at, args.image, binary.clone(), None)?;
-    fill(system.root(), args)?;
+    let mut system = Gabion::new(at, case.image, binary.clone(), None)?;
+    fill(system.root(), case)?;
     system.sync()?;
     fs::write(at.join("secret"), "a secret for both")?;
     let mut programs = vec![ours(&binary, at)?];
@@ -47,7 +79,7 @@ pub fn run(args: &args::Backup) -> Result<()> {
         programs.iter().map(|program| vec![program.name.to_owned()]).collect();
     for round in 0..3 {
         if round == 1 {
-            touch(system.root(), args)?;
+            touch(system.root(), case)?;
             system.sync()?;
         }
         for (program, row) in programs.iter().zip(&mut rows) {
@@ -65,7 +97,7 @@ pub fn run(args: &args::Backup) -> Result<()> {
         table.row(row);
         fs::remove_dir_all(at.join("restored"))?;
     }
-    println!("{} files and {} MiB in one", args.files, args.large);
+    println!("{}: {} files and {} MiB in one", case.name, case.files, case.large);
     print!("{}", table.text());
     Ok(())
 }
@@ -174,31 +206,34 @@ fn bytes(rng: &mut Rng, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn fill(root: &Path, args: &args::Backup) -> Result<()> {
+fn fill(root: &Path, case: &Case) -> Result<()> {
     let mut rng = Rng::new(1);
-    for number in 0..args.files {
+    for number in 0..case.files {
         let path = path_of(root, number);
         if number % PER_DIRECTORY == 0 {
             fs::create_dir(path.parent().expect("it is in a directory"))?;
         }
-        let length = 1 + rng.below(60_000) as usize;
+        let length = 1 + rng.below(case.longest) as usize;
         fs::write(path, bytes(&mut rng, length))?;
     }
     let large = File::create(root.join("large"))?;
-    for mebibyte in 0..args.large {
+    for mebibyte in 0..case.large {
         large.write_all_at(&bytes(&mut rng, 1 << 20), mebibyte << 20)?;
     }
     Ok(())
 }
 
-fn touch(root: &Path, args: &args::Backup) -> Result<()> {
+fn touch(root: &Path, case: &Case) -> Result<()> {
     let mut rng = Rng::new(2);
-    for number in (0..args.files).step_by(CHANGED as usize) {
-        let length = 1 + rng.below(60_000) as usize;
+    for number in (0..case.files).step_by(CHANGED as usize) {
+        let length = 1 + rng.below(case.longest) as usize;
         fs::write(path_of(root, number), bytes(&mut rng, length))?;
     }
+    if case.large == 0 {
+        return Ok(());
+    }
     let large = File::options().write(true).open(root.join("large"))?;
-    let pages = (args.large << 20) / PAGE;
+    let pages = (case.large << 20) / PAGE;
     for _ in 0..pages / CHANGED {
         large.write_all_at(&bytes(&mut rng, PAGE as usize), rng.below(pages) * PAGE)?;
     }

@@ -10,13 +10,14 @@
 //!   through the kernel.
 //! - `nbd` uses NBD servers, ours and those of others, by one client.
 //! - `backup` saves a mount with `gabion backup`, beside restic.
+//! - `snapshots` makes some while programs write, and saves what is different, beside btrfs.
 //! - `link` mounts one filesystem twice, ours and those of others that several machines can share.
 //!
 //! All images lie in one directory on one disk, made alike: of full length, every block written, so
 //! that nobody pays for the host's allocations. Everything runs in mount and process namespaces of
 //! its own, so nothing stays mounted or attached however it ends; see [`namespace`].
 //!
-//! Absent: absolute promises, several machines, latency distributions. A result below its target
+//! Absent: absolute promises, and several machines. A result below its target
 //! is marked and is no error.
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ mod figures;
 mod link;
 mod namespace;
 mod random;
+mod snapshots;
 mod systems;
 mod table;
 mod targets;
@@ -55,6 +57,7 @@ fn main() -> Result<()> {
         Command::Targets(args) => targets::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Backup(args) => backup::run(&args),
+        Command::Snapshots(args) => snapshots::run(&args),
         Command::Agent => link::agent::run(),
     }
 }

@@ -27,20 +27,32 @@ pub fn full_image(path: &Path, mebibytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// A loop mount of an ext4 image. Dropping it unmounts it, which also detaches the loop device.
+/// A loop mount of an image. Dropping it unmounts it, which also detaches the loop device.
 pub struct LoopMount {
     image: PathBuf,
     mountpoint: PathBuf,
 }
 
 impl LoopMount {
-    /// Makes an image and mounts it at `mountpoint`.
+    /// Makes an image with ext4 and mounts it at `mountpoint`.
     pub fn new(image: PathBuf, mebibytes: u64, mountpoint: PathBuf) -> Result<Self> {
+        Self::made(image, mebibytes, mountpoint, &|image| {
+            // Without discards, which would give the image's blocks back; all tables at once, so
+            // that no kernel thread does it later.
+            let features = "nodiscard,lazy_itable_init=0,lazy_journal_init=0";
+            run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", features]).arg(image))
+        })
+    }
+
+    /// Makes an image with what `mkfs` makes on it, and mounts it at `mountpoint`.
+    pub fn made(
+        image: PathBuf,
+        mebibytes: u64,
+        mountpoint: PathBuf,
+        mkfs: &dyn Fn(&Path) -> Result<()>,
+    ) -> Result<Self> {
         full_image(&image, mebibytes)?;
-        // Without discards, which would give the image's blocks back; all tables at once, so that
-        // no kernel thread does it later.
-        let features = "nodiscard,lazy_itable_init=0,lazy_journal_init=0";
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", features]).arg(&image))?;
+        mkfs(&image)?;
         fs::create_dir_all(&mountpoint)?;
         let mount = Self { image, mountpoint };
         mount.mount()?;

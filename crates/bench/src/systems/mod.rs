@@ -1,5 +1,6 @@
 //! The systems that are measured: where they are mounted, and how they forget what they cached.
 
+mod btrfs;
 mod daemon;
 mod distance;
 mod ext4;
@@ -15,6 +16,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+pub use self::btrfs::Btrfs;
 pub use self::ext4::Ext4;
 pub use self::gabion::Gabion;
 pub use self::image::full_image;

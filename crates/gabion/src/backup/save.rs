@@ -149,7 +149,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
                 let is_known = known.complete.contains(&touched.ino.0);
                 readings(touched, is_known).into_iter().map(move |wanted| (touched, wanted))
             });
-            let mut open = None;
+            let mut open: Option<(u64, u64)> = None;
             loop {
                 while ahead.has_room()
                     && let Some((touched, wanted)) = readings.next()
@@ -158,14 +158,14 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
                 }
                 let Some((touched, taken)) = ahead.take() else { break };
                 let ino = touched.ino.0;
-                if open.is_some_and(|open| open != ino) {
+                if open.is_some_and(|(open, _)| open != ino) {
                     self.complete(&mut open)?;
                 }
                 match touched.is_new {
                     true => self.added(touched, taken, &known)?,
                     false => {
-                        open = Some(ino);
-                        self.changed(touched, taken)?;
+                        let size = open.map_or(0, |(_, size)| size);
+                        open = Some((ino, self.changed(touched, size, taken)?));
                     }
                 }
             }
@@ -177,9 +177,9 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         Ok(self.writer)
     }
 
-    fn complete(&mut self, open: &mut Option<u64>) -> Result<()> {
+    fn complete(&mut self, open: &mut Option<(u64, u64)>) -> Result<()> {
         match open.take() {
-            Some(ino) => self.record(&Record::Complete { ino }),
+            Some((ino, _)) => self.record(&Record::Complete { ino }),
             None => Ok(()),
         }
     }
@@ -197,20 +197,27 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         }
     }
 
-    /// Saves some stretches of an object, and first what it is if the reading tells.
-    fn changed(&mut self, touched: &Touched, taken: Taken) -> Result<()> {
+    /// Saves some stretches of an object of this size, and first what it is if the reading tells.
+    /// Gives its size.
+    fn changed(&mut self, touched: &Touched, mut size: u64, taken: Taken) -> Result<u64> {
         let ino = touched.ino.0;
         for part in taken {
             match part? {
                 Part::Object(mut object, _) if object.ino == ino => {
                     object.content = Content::Kept;
+                    size = object.attributes.size;
                     self.record(&Record::Object(object))?;
                 }
                 Part::Object(..) | Part::Foreign => return Err(moved(touched)),
+                // What was behind the end goes with the size.
+                Part::Hole(range) if range.start >= size => {}
+                Part::Hole(range) => {
+                    self.part(ino, Part::Hole(range.start..range.end.min(size)))?
+                }
                 part => self.part(ino, part)?,
             }
         }
-        Ok(())
+        Ok(size)
     }
 
     /// Saves an object with all its bytes, of which those before `from` are saved already.

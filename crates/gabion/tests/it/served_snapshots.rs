@@ -206,6 +206,7 @@ fn a_mount_is_saved_with_what_was_not_synced_and_then_what_has_changed() {
     // Another machine changes some, and a third of the blocks; any mount can save the difference.
     let large = File::options().write(true).open(b.join("large")).unwrap();
     large.write_all_at(&[9; PAGE as usize], 5 * PAGE).unwrap();
+    drop(large);
     fs::rename(b.join("folder"), b.join("renamed")).unwrap();
     fs::write(b.join("renamed/new"), "new").unwrap();
     fs::write(a.join("renamed/file"), "changed").unwrap();

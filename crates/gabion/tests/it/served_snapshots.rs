@@ -407,6 +407,9 @@ fn what_is_served_is_rolled_back_for_all_of_its_mounts() {
     File::open(b.join("file")).unwrap().sync_all().unwrap();
     site.restart();
     assert_eq!(fs::read(a.join("file")).unwrap(), b"once more");
+    // What is synced is done, and before that everybody has come back.
+    fs::write(a.join("file"), "and once more").unwrap();
+    File::open(a.join("file")).unwrap().sync_all().unwrap();
     site.run(&format!("snapshot rollback disk.img {kept}"));
     for mnt in [&a, &b] {
         assert_eq!(names(mnt), ["file", "new", "sub"]);

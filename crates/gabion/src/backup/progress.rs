@@ -9,8 +9,12 @@ pub struct Progress {
     bar: ProgressBar,
     rate: Option<u64>,
     began: Instant,
-    paced: u64,
+    /// When all that has passed may have passed.
+    due: Instant,
 }
+
+/// What was slower than it may be is made good for so long.
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 impl Progress {
     /// A bar for so many bytes, of which at most `rate` are to pass in a second.
@@ -19,7 +23,8 @@ impl Progress {
         let template = "{bar:30} {binary_bytes} of {binary_total_bytes}, \
                         {binary_bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
-        Self { bar, rate: rate.filter(|rate| *rate > 0), began: Instant::now(), paced: 0 }
+        let began = Instant::now();
+        Self { bar, rate: rate.filter(|rate| *rate > 0), began, due: began }
     }
 
     /// So many more bytes have passed. Waits if that was too fast.
@@ -28,12 +33,11 @@ impl Progress {
         if self.bar.position() > self.bar.length().unwrap_or(0) {
             self.bar.set_length(self.bar.position());
         }
-        self.paced += bytes;
         let Some(rate) = self.rate else { return };
-        let due = Duration::from_secs_f64(self.paced as f64 / rate as f64);
-        if let Some(early) = due.checked_sub(self.began.elapsed()) {
-            std::thread::sleep(early);
-        }
+        let now = Instant::now();
+        let late = now.checked_sub(CATCH_UP).unwrap_or(self.due);
+        self.due = self.due.max(late) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        std::thread::sleep(self.due.saturating_duration_since(now));
     }
 
     /// So many bytes need not pass any more.

@@ -101,7 +101,7 @@ fn a_backup_to_a_bucket_that_was_killed_goes_on_where_it_was() {
     let wanted = survey(&mnt);
     let store = Store::start(&folder);
     fs::write(folder.join("key"), noise(4, 32)).unwrap();
-    let slow = ["backup", "--rate", "20M", "--key-file", "key", "mnt", PLACE];
+    let slow = ["backup", "--rate", "10M", "--key-file", "key", "mnt", PLACE];
     kill_at(&store, &folder, &slow, 2);
     let row = &rows(&store, &folder)[0];
     assert_eq!(row["complete"], false);
@@ -213,7 +213,7 @@ fn a_backup_goes_on_when_the_network_has_come_back() {
     let mnt = mount(&folder);
     fs::write(mnt.join("large"), noise(2, 40 << 20)).unwrap();
     let wanted = survey(&mnt);
-    let backup = ["backup", "--rate", "20M", "mnt", PLACE];
+    let backup = ["backup", "--rate", "10M", "mnt", PLACE];
     let mut command = store.command(&folder, &backup);
     let command = command.env("AWS_MAX_ATTEMPTS", "2").stdout(Stdio::null());
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -228,7 +228,7 @@ fn a_backup_goes_on_when_the_network_has_come_back() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("cannot store") && told.contains("run it again to go on"), "{told}");
     store.troubles.is_gone.store(false, Ordering::Relaxed);
-    let text = store.gabion(&folder, &backup).succeeded();
+    let text = store.gabion(&folder, &["backup", "mnt", PLACE]).succeeded();
     assert!(text.contains("went on saving"), "{text}");
     store.gabion(&folder, &["restore", "--to-directory", PLACE, "tree"]).succeeded();
     assert_same(&wanted, &folder.join("tree"));

@@ -20,10 +20,10 @@
 //! - [`cluster`]: another one for the link: clients with kernels and programs, a server, a network.
 //!
 //! Everything follows from seeds; there is no clock and no file here, and no thread but those of
-//! [`cluster`] and [`volume::nested`], of which one runs at a time. What keeps a filesystem comes to it as a trait, and
-//! the judges share no code with it. Of the product the crate knows `gabion-base`, `gabion-block`
-//! for [`volume`], and what it takes to run volumes for [`volume::nested`], and a client and a server
-//! for [`cluster`], alone.
+//! [`cluster`] and [`volume::nested`], of which one runs at a time. What keeps a filesystem comes
+//! to it as a trait, and the judges share no code with it. Of the product the crate knows
+//! `gabion-base`, `gabion-block` for [`volume`], and what it takes to run volumes for
+//! [`volume::nested`], and a client and a server for [`cluster`], alone.
 
 #![forbid(unsafe_code)]
 

@@ -77,7 +77,8 @@ impl Host {
             spawn("user", move || own.use_volume(user)).expect("the simulator has threads");
         }
         let world = &self.world;
-        while !session.is_fenced() && !(world.phase() == Phase::Healing && session.is_in_sync()) {
+        let is_healed = || world.phase() == Phase::Healing && session.is_in_sync();
+        while !session.is_fenced() && !is_healed() {
             world.baton.sleep(LOOK);
         }
         session.is_ending.store(true, Ordering::Relaxed);

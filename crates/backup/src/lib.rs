@@ -18,7 +18,8 @@
 //! for it; what is wrong is told with the offset in the stream; nothing is given out before its
 //! checksum was compared.
 //!
-//! Absent: files, networks and clocks, and threads but for those that pack. Whoever uses this brings a `Write` or a [`ReadAt`].
+//! Absent: files, networks and clocks, and threads but for those that pack. Whoever uses this
+//! brings a `Write` or a [`ReadAt`].
 
 #![forbid(unsafe_code)]
 

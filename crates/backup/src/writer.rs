@@ -55,8 +55,8 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a stream with this header, whose lock is made here if there is a secret: with the same
-    /// salt as the lock that it has, if that can be.
+    /// Begins a stream with this header, whose lock is made here if there is a secret: with the
+    /// same salt as the lock that it has, if that can be.
     pub fn begin(mut out: W, mut header: Header, secret: Option<&Secret>) -> Result<Self> {
         let key = match secret {
             Some(secret) => {

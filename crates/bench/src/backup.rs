@@ -1,10 +1,11 @@
 //! Backups: everything, and then what is changed of one hundredth of it; beside restic, if it is
 //! there, which looks at all files to find out.
 //!
-//! What is saved is a mount of Gabion: once with a tree of files, of which a half packs, and a large
-//! one as of a database (`mixed`); once with very many small files (`many`). Between the two backups
-//! each hundredth file is written anew, and each hundredth page of the large one. Both programs encrypt and pack, and write to the same disk;
-//! before each measurement the filesystem is mounted again, so that nothing is cached.
+//! What is saved is a mount of Gabion: once with a tree of files, of which a half packs, and a
+//! large one as of a database (`mixed`); once with very many small files (`many`). Between the two
+//! backups each hundredth file is written anew, and each hundredth page of the large one. Both
+//! programs encrypt and pack, and write to the same disk; before each measurement the filesystem is
+//! mounted again, so that nothing is cached.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -20,8 +20,8 @@ pub trait Kind {
     fn remove(&self, name: &str) -> Result<()>;
     /// Lets nothing be cached.
     fn forget(&mut self) -> Result<()>;
-    /// Makes a snapshot and sends it to a file: everything, or what is different from the one before.
-    /// Gives the length of that.
+    /// Makes a snapshot and sends it to a file: everything, or what is different from the one
+    /// before. Gives the length of that.
     fn send(&mut self, is_difference: bool) -> Result<u64>;
 }
 

@@ -1,11 +1,11 @@
-//! Snapshots: what they cost programs that write meanwhile, and what it takes to make and remove them
-//! and to save what is different; beside btrfs, if it is there.
+//! Snapshots: what they cost programs that write meanwhile, and what it takes to make and remove
+//! them and to save what is different; beside btrfs, if it is there.
 //!
 //! Both filesystems have many small files, on images on one disk. A load of some threads works on
-//! them, first by itself and then with a snapshot each second; how long each operation takes is kept
-//! ([`load`]). Then nobody writes, and snapshots are made and removed one by one. In the end each
-//! hundredth file is written anew, and what both snapshots have is sent: everything, and what is
-//! different.
+//! them, first by itself and then with a snapshot each second; how long each operation takes is
+//! kept ([`load`]). Then nobody writes, and snapshots are made and removed one by one. In the end
+//! each hundredth file is written anew, and what both snapshots have is sent: everything, and what
+//! is different.
 
 mod kinds;
 mod load;

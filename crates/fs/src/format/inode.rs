@@ -12,9 +12,9 @@
 //!  24  u64  generation           104
 //! ```
 //!
-//! Of a directory the parent is true. Of other objects it is where the last of their names was given,
-//! until that name goes. The place is the upper half of that name's position there. So an object is
-//! found without a look at all names; 0 says that nobody wrote it down.
+//! Of a directory the parent is true. Of other objects it is where the last of their names was
+//! given, until that name goes. The place is the upper half of that name's position there. So an
+//! object is found without a look at all names; 0 says that nobody wrote it down.
 //!
 //! Absent: the size and the blocks of a file's bytes. The map keeps them, so that writing bytes
 //! changes no item here.

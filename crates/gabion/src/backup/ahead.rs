@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   saver    begins readings, a window full of them      takes what they gave, oldest first
-//!   readers  take the oldest that nobody has taken       send parts, and wait where nobody took some
+//!   readers  take the oldest that nobody has taken       send parts, and wait if nobody takes them
 //! ```
 //!
 //! So many requests are on their way to the disk at once, whatever is read: small files, or pages
@@ -23,7 +23,8 @@ use crate::failure::{Failure, Result};
 
 /// Threads that read.
 const READERS: usize = 8;
-/// Readings that have begun and were not taken. Each may have [`WAITING`] times [`PIECE_MAX`] bytes.
+/// Readings that have begun and were not taken. Each may have [`WAITING`] times [`PIECE_MAX`]
+/// bytes.
 pub const WINDOW: usize = 32;
 /// What waits of one reading to be taken.
 const WAITING: usize = 4;

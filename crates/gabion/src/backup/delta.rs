@@ -81,8 +81,8 @@ pub fn join(parts: Vec<wire::Delta>) -> Option<Delta> {
     Some(delta)
 }
 
-/// The difference that these rows tell, in order; nothing if one is about an object that was not told
-/// before.
+/// The difference that these rows tell, in order; nothing if one is about an object that was not
+/// told before.
 pub fn of_rows(rows: Vec<DeltaRow>) -> Option<Delta> {
     let mut delta = Delta::default();
     for row in rows {

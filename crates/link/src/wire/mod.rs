@@ -47,8 +47,8 @@ use crate::message::{Answer, ToClient, ToServer};
 use layout::Layout;
 
 /// The version of everything said here. In 1, clients made no changes by themselves; in 2, what was
-/// not durable was lost with the server; in 3, clients saw no snapshots and no subvolumes; in 4, nobody
-/// was told what a backup has to read.
+/// not durable was lost with the server; in 3, clients saw no snapshots and no subvolumes; in 4,
+/// nobody was told what a backup has to read.
 pub const VERSION: u16 = 5;
 /// The features without which a peer would misunderstand us: a bit each. There are none yet.
 pub const FEATURES: u64 = 0;

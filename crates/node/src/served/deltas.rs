@@ -1,8 +1,8 @@
 //! What a backup has to read to follow from one snapshot to another, told to a client in parts.
 //!
-//! A part goes on where the one before it ended, in the order of objects' numbers: the trees are not
-//! walked again up to there. Only an object that does not fit a part, such as a directory in which
-//! very many names have changed, is looked at once more for each of its parts.
+//! A part goes on where the one before it ended, in the order of objects' numbers: the trees are
+//! not walked again up to there. Only an object that does not fit a part, such as a directory in
+//! which very many names have changed, is looked at once more for each of its parts.
 
 use std::collections::BTreeMap;
 

@@ -73,7 +73,7 @@ impl Destination {
 
     /// Begins a stream.
     pub fn begin(&self, stream: StreamId, created: i64) -> Result<Box<dyn Upload>> {
-        let Self::Store { store, name } = self else { return Output::new() };
+        let Self::Store { store, name } = self else { return Output::upload() };
         if let Some(name) = name {
             return store.begin(name, stream);
         }
@@ -87,7 +87,7 @@ impl Destination {
 struct Output(File);
 
 impl Output {
-    fn new() -> Result<Box<dyn Upload>> {
+    fn upload() -> Result<Box<dyn Upload>> {
         let cloned = io::stdout().as_fd().try_clone_to_owned();
         let file = cloned.map_err(|error| Failure::of("cannot use standard output", &error))?;
         Ok(Box::new(Self(file.into())))

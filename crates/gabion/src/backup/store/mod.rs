@@ -104,8 +104,11 @@ pub fn store(text: &Path) -> Result<(Box<dyn Store>, Option<OsString>)> {
     Folder::of_new(text).map(|(folder, name)| (Box::new(folder) as Box<dyn Store>, name))
 }
 
+/// A place, and which stream there.
+type Meant = (Box<dyn Store>, Option<OsString>);
+
 /// A place that is not a folder of this machine.
-fn elsewhere(text: &Path) -> Result<Option<(Box<dyn Store>, Option<OsString>)>> {
+fn elsewhere(text: &Path) -> Result<Option<Meant>> {
     let Some(url) = text.to_str().filter(|text| text.contains("://")) else { return Ok(None) };
     #[cfg(feature = "s3")]
     if let Some(rest) = url.strip_prefix(s3::SCHEME) {

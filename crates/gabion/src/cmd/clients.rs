@@ -1,6 +1,6 @@
 //! `gabion clients`: who has mounted a filesystem that is served here.
 
-use crate::args;
+use crate::args::sharing;
 use crate::clients::{ask, unexpected};
 use crate::cmd::status::json;
 use crate::control::wire::{Client, Clients, Reply, Request};
@@ -8,7 +8,7 @@ use crate::failure::Result;
 use crate::print::{self, printable};
 
 /// Runs the command.
-pub fn run(args: &args::Clients) -> Result<()> {
+pub fn run(args: &sharing::Clients) -> Result<()> {
     match ask(&args.target, Request::Clients)? {
         Reply::Clients(clients) if args.json => print::line(json(&clients)),
         Reply::Clients(clients) => print::line(text(&clients)),

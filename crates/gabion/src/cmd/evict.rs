@@ -1,13 +1,13 @@
 //! `gabion evict`: ends the session of a client of a filesystem that is served here.
 
-use crate::args;
+use crate::args::sharing;
 use crate::clients::{ask, unexpected};
 use crate::control::wire::{Reply, Request};
 use crate::failure::Result;
 use crate::print::{self, printable};
 
 /// Runs the command.
-pub fn run(args: &args::Evict) -> Result<()> {
+pub fn run(args: &sharing::Evict) -> Result<()> {
     let request = Request::Evict { client: args.client.clone(), revoke: args.revoke };
     match ask(&args.target, request)? {
         Reply::Evicted(evicted) => {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::args;
+use crate::args::sharing;
 use crate::clients::{ask, unexpected};
 use crate::control::wire::{Reply, Request};
 use crate::date;
@@ -41,7 +41,7 @@ impl FromStr for Lifetime {
 }
 
 /// Runs the command.
-pub fn run(args: &args::Invite) -> Result<()> {
+pub fn run(args: &sharing::Invite) -> Result<()> {
     let (seconds, addresses) = (args.expires.seconds, args.address.clone());
     match ask(&args.target, Request::Invite { seconds, addresses })? {
         Reply::Invited(invited) => {

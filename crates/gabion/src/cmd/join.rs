@@ -15,7 +15,7 @@ use gabion_link::message::RefusalReason;
 use gabion_tls::authority::Applicant;
 use gabion_tls::mutual::Dialer;
 
-use crate::args;
+use crate::args::sharing;
 use crate::cmd::mount::{self, users};
 use crate::date;
 use crate::failure::{Exit, Failure, Result};
@@ -30,7 +30,7 @@ use crate::trust::invitation::Invitation;
 const LINE_BYTES_MAX: u64 = 4096;
 
 /// Runs the command.
-pub fn run(args: &args::Join) -> Result<()> {
+pub fn run(args: &sharing::Join) -> Result<()> {
     // Before the line is read: this starts the program once more.
     frugality::restart(Keep::Messages);
     let mut settings = Settings::new(users());

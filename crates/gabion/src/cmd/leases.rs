@@ -1,6 +1,6 @@
 //! `gabion leases`: what the clients of a filesystem that is served here may cache.
 
-use crate::args;
+use crate::args::sharing;
 use crate::clients::{ask, unexpected, what};
 use crate::cmd::status::json;
 use crate::control::wire::{LeaseRow, Leases, Reply, Request};
@@ -8,7 +8,7 @@ use crate::failure::Result;
 use crate::print;
 
 /// Runs the command.
-pub fn run(args: &args::Leases) -> Result<()> {
+pub fn run(args: &sharing::Leases) -> Result<()> {
     match ask(&args.target, Request::Leases { path: args.path.clone() })? {
         Reply::Leases(leases) if args.json => print::line(json(&leases)),
         Reply::Leases(leases) => print::line(text(&leases)),

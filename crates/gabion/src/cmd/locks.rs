@@ -1,6 +1,6 @@
 //! `gabion locks`: advisory locks that are held and waited for, where a filesystem is served.
 
-use crate::args;
+use crate::args::sharing;
 use crate::clients::{ask, unexpected, what};
 use crate::cmd::status::json;
 use crate::control::wire::{LockRow, Locks, Reply, Request};
@@ -8,7 +8,7 @@ use crate::failure::Result;
 use crate::print;
 
 /// Runs the command.
-pub fn run(args: &args::Locks) -> Result<()> {
+pub fn run(args: &sharing::Locks) -> Result<()> {
     match ask(&args.target, Request::Locks { path: args.path.clone() })? {
         Reply::Locks(locks) if args.json => print::line(json(&locks)),
         Reply::Locks(locks) => print::line(text(&locks)),

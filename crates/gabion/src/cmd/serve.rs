@@ -10,7 +10,7 @@ use gabion_node::LocalFs;
 use gabion_tls::mutual::{Acceptor, Files};
 use rustix::process::Signal;
 
-use crate::args;
+use crate::args::sharing;
 use crate::clients;
 use crate::cmd::mount::{signals, users};
 use crate::exports::Exports;
@@ -31,7 +31,7 @@ use crate::volumes::{Place, sink};
 const WAKE_AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs the command.
-pub fn run(args: &args::Serve) -> Result<()> {
+pub fn run(args: &sharing::Serve) -> Result<()> {
     frugality::restart(Keep::Messages);
     if args.with_parent {
         supervisor::end_with_parent(Signal::KILL)?;
@@ -104,7 +104,7 @@ fn membership(fs: &LocalFs, plain: bool) -> std::result::Result<Membership, Memb
 }
 
 /// What to encrypt with, if the certificates are somebody else's.
-fn acceptor(args: &args::Serve) -> Result<Option<Acceptor>> {
+fn acceptor(args: &sharing::Serve) -> Result<Option<Acceptor>> {
     let (Some(certificate), Some(key), Some(authority)) =
         (&args.tls_cert, &args.tls_key, &args.tls_ca)
     else {
@@ -114,7 +114,7 @@ fn acceptor(args: &args::Serve) -> Result<Option<Acceptor>> {
     loaded.map(Some).map_err(|error| Failure::of("cannot encrypt", &error).exit(Exit::Usage))
 }
 
-fn listen(args: &args::Serve) -> Result<TcpListener> {
+fn listen(args: &sharing::Serve) -> Result<TcpListener> {
     let what = || format!("cannot listen at {}", args.listen);
     let addresses: Vec<SocketAddr> = args
         .listen

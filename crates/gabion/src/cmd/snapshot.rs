@@ -15,7 +15,7 @@ use gabion_map::{Limits, LocalMap, OpenMode};
 use gabion_node::LocalFs;
 
 use super::status::{self, Subject, User, json};
-use crate::args::{self, SnapshotCommand};
+use crate::args::snapshots::{Snapshot, SnapshotCommand};
 use crate::control::wire::{Difference, Reply, Request, SnapshotAction, Snapshots};
 use crate::failure::{Failure, Result, chain};
 use crate::mount::SystemClock;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const MEMORY: u64 = 32 << 20;
 
 /// Runs the command.
-pub fn run(args: &args::Snapshot) -> Result<()> {
+pub fn run(args: &Snapshot) -> Result<()> {
     let (subject, action, as_json) = asked(&args.command)?;
     let replies = match mounts::containing(subject)? {
         Some((mount, path)) => of_user(&User::Mount(mount), Some(path), &action)?,

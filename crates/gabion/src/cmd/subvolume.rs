@@ -7,7 +7,7 @@ use std::time::Duration;
 use gabion_fuse::mountinfo::Mount;
 
 use super::status::{User, json};
-use crate::args::{self, SubvolumeCommand};
+use crate::args::snapshots::{self, SubvolumeCommand};
 use crate::control::wire::{Reply, Request, SubvolumeAction, Subvolumes};
 use crate::failure::{Exit, Failure, Result};
 use crate::mounts;
@@ -17,7 +17,7 @@ use crate::print;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs `gabion subvolume`.
-pub fn run(args: &args::Subvolume) -> Result<()> {
+pub fn run(args: &snapshots::Subvolume) -> Result<()> {
     match &args.command {
         SubvolumeCommand::Create { path } => {
             let (mount, within) = inside(path)?;
@@ -59,7 +59,7 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
 }
 
 /// Runs `gabion clone`.
-pub fn clone(args: &args::Clone) -> Result<()> {
+pub fn clone(args: &snapshots::Clone) -> Result<()> {
     let (of, from) = inside(&args.snapshot)?;
     let (mount, path) = inside(&args.path)?;
     check_together((&args.snapshot, &of), (&args.path, &mount))?;

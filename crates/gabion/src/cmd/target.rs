@@ -18,7 +18,7 @@ use gabion_nbd::medium::{Medium, MediumError};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
 use gabion_tls::{ServerFiles, ServerTls};
 
-use crate::args;
+use crate::args::volumes::Target;
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::supervisor;
@@ -53,7 +53,7 @@ impl FromStr for Offer {
 }
 
 /// Runs the command.
-pub fn run(args: &args::Target) -> Result<()> {
+pub fn run(args: &Target) -> Result<()> {
     if args.with_parent {
         supervisor::end_with_parent(rustix::process::Signal::TERM)?;
     }
@@ -123,7 +123,7 @@ fn sink() -> Arc<dyn Sink> {
 }
 
 /// What is needed to encrypt, if that was asked for.
-fn tls(args: &args::Target) -> Result<Option<ServerTls>> {
+fn tls(args: &Target) -> Result<Option<ServerTls>> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
     let files = ServerFiles { certificate, key, authority: args.tls_ca.as_deref() };
     let tls = ServerTls::load(files);

@@ -11,7 +11,7 @@ use gabion_volume::layout::{self, Kind};
 
 use super::layouts::parsed;
 use super::occupied;
-use crate::args::VolumeCreate;
+use crate::args::volumes::VolumeCreate;
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::size::Size;

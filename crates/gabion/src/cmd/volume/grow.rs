@@ -25,7 +25,7 @@ use gabion_volume::volume::Volume;
 use super::create::not_created;
 use super::layouts::parsed;
 use super::occupied;
-use crate::args::VolumeGrow;
+use crate::args::volumes::VolumeGrow;
 use crate::cmd::grow as filesystem;
 use crate::cmd::status;
 use crate::failure::{Failure, Result};

@@ -17,7 +17,7 @@ use gabion_block::record::Wish;
 use gabion_volume::create::Occupied;
 use gabion_volume::register::RegisterError;
 
-use crate::args::{Volume as Args, VolumeCommand as Command};
+use crate::args::volumes::{Volume as Args, VolumeCommand as Command};
 use crate::failure::{Failure, Result};
 use crate::volumes;
 

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -38,6 +39,8 @@ pub struct Troubles {
     pub is_gone: AtomicBool,
     /// Somebody else writes the part with this number a moment before; none if it is 0.
     pub rival: AtomicU32,
+    /// The part with this number does not get through; none if it is 0.
+    pub held: AtomicU32,
 }
 
 /// A store that ends with this.
@@ -132,9 +135,19 @@ async fn serve(listener: TcpListener, root: PathBuf, service: S3Service, trouble
                 if troubles.is_skewed.load(Ordering::Relaxed) {
                     return Ok(refusal(403, "RequestTimeTooSkewed"));
                 }
-                let rival = troubles.rival.load(Ordering::Relaxed);
-                let part = format!("/{rival:08}");
-                if rival > 0 && request.method() == "PUT" && request.uri().path().ends_with(&part) {
+                let is_put = request.method() == "PUT";
+                let is_part = |number: &AtomicU32| {
+                    let number = number.load(Ordering::Relaxed);
+                    let end = format!("/{number:08}");
+                    is_put && number > 0 && request.uri().path().ends_with(&end)
+                };
+                while is_part(&troubles.held) {
+                    if troubles.is_gone.load(Ordering::Relaxed) {
+                        return Err(io::Error::other("gone"));
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                if is_part(&troubles.rival) {
                     let path = request.uri().path().trim_start_matches('/');
                     fs::write(root.join(path), "somebody else's").unwrap();
                 }

@@ -75,7 +75,9 @@ fn work(root: &Path, files: u64, thread: u64, ends: &AtomicBool) -> Result<Vec<D
             0 => File::options().write(true).open(&path)?.write_all_at(&bytes, 0)?,
             1 => fs::write(&own, bytes)?,
             2 => fs::rename(&own, &path)?,
-            _ => drop(fs::metadata(&path)?),
+            _ => {
+                fs::metadata(&path)?;
+            }
         }
         latencies.push(begun.elapsed());
         turn += 1;

@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn a_difference_survives_its_way_in_parts() {
         let name = |number: u64| vec![0xff, b'/', number as u8];
-        let stretch = |at: u64| Stretch { from: at * 10, to: at * 10 + 5, is_hole: at.is_multiple_of(3) };
+        let stretch =
+            |at: u64| Stretch { from: at * 10, to: at * 10 + 5, is_hole: at.is_multiple_of(3) };
         let delta = Delta {
             gone: (0..500).map(Ino).collect(),
             names_gone: (0..300).map(|number| (Ino(number), name(number))).collect(),

@@ -229,7 +229,8 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes the oldest segment that has begun, and says whether there was one.
+    /// Writes the oldest segment that has begun, and says whether there was one. Where the stream is
+    /// good up to its end, what it is written to is told so by a flush.
     fn write_oldest(&mut self) -> Result<bool> {
         let Some(packed) = self.packers.take() else { return Ok(false) };
         let Packed { kind, frame, bytes, raw } = packed?;
@@ -237,6 +238,9 @@ impl<W: Write> Writer<W> {
         self.write(&frame)?;
         self.write(&bytes)?;
         self.entries.push(Entry { offset, kind, raw, stored: bytes.len() as u32 });
+        if kind == Kind::Records {
+            self.out.flush().map_err(|source| Error::Io { offset: self.at, source })?;
+        }
         Ok(true)
     }
 

@@ -1,7 +1,7 @@
 //! Reads streams that come one after the other and cannot be gone back in, as from a pipe.
 //!
 //! 1. The header; then segments in the order of their numbers, each compared with its checksum.
-//! 2. Pieces of files are told of after the bytes that they are. Those of the last [`KEPT`] are
+//! 2. Pieces of files are told of after the bytes that they are. Those of the last `KEPT` are
 //!    kept until then and compared with the digests. A writer tells of a piece soon, and later only
 //!    of the very same once more, so what was compared is remembered and not the bytes.
 //! 3. INDEX segments, the END segment and the tail must say what has passed.

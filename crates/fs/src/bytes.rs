@@ -73,7 +73,7 @@ pub fn write<T: Txn + ?Sized>(
 }
 
 /// The same for a caller who keeps the file's times, and sets them himself (see
-/// [`setattr`](crate::setattr)): before this or after it, in any order.
+/// [`setattr()`](crate::setattr())): before this or after it, in any order.
 pub fn write_untimed<T: Txn + ?Sized>(
     txn: &mut T,
     ctx: &Context,

@@ -229,8 +229,8 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes the oldest segment that has begun, and says whether there was one. Where the stream is
-    /// good up to its end, what it is written to is told so by a flush.
+    /// Writes the oldest segment that has begun, and says whether there was one. Where the stream
+    /// is good up to its end, what it is written to is told so by a flush.
     fn write_oldest(&mut self) -> Result<bool> {
         let Some(packed) = self.packers.take() else { return Ok(false) };
         let Packed { kind, frame, bytes, raw } = packed?;

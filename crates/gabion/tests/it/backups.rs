@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::SeekFrom;
 use serde_json::Value;
 
-use crate::world::Folder;
+use crate::world::{Folder, GABION};
 
 /// Pieces of files are shared by blocks of this size.
 const BLOCK: usize = 4096;
@@ -385,7 +385,7 @@ fn a_pipe_takes_a_backup_and_its_differences() {
     let Some(folder) = planted() else { return };
     let mnt = folder.join("mnt");
     let save = |option: &str, to: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gabion"));
+        let mut command = Command::new(GABION);
         command.args(["backup", option, "mnt", "-"]).env("GABION_STATE", folder.join("state"));
         let file = File::create(folder.join(to)).unwrap();
         let status = command.current_dir(folder.path()).stdout(file).status().unwrap();
@@ -399,7 +399,7 @@ fn a_pipe_takes_a_backup_and_its_differences() {
     assert_same(&wanted, &folder.join("tree"));
     // Nobody reads: there is no backup, and nothing is kept for one.
     let before = snapshots(&folder, "mnt");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gabion"))
+    let mut child = Command::new(GABION)
         .args(["backup", "mnt", "-"])
         .env("GABION_STATE", folder.join("state"))
         .current_dir(folder.path())
@@ -412,23 +412,30 @@ fn a_pipe_takes_a_backup_and_its_differences() {
     assert_eq!(snapshots(&folder, "mnt"), before);
 }
 
-/// Starts a backup that is slow, and kills it when its file is so long.
-fn kill_at(folder: &Folder, arguments: &[&str], partial: &Path, length: u64) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gabion"))
-        .args(arguments)
-        .env("GABION_STATE", folder.join("state"))
-        .current_dir(folder.path())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+/// Starts a backup, and kills it when it has come so far.
+fn kill_when(command: &mut Command, has_come: impl Fn() -> bool) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
-    while fs::metadata(partial).map_or(0, |found| found.len()) < length {
+    while !has_come() {
         assert!(begun.elapsed() < Duration::from_secs(120), "it never got so far");
         assert!(child.try_wait().unwrap().is_none(), "it ended before");
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// The program, in a folder.
+fn program(folder: &Folder, arguments: &[&str]) -> Command {
+    let mut command = Command::new(GABION);
+    command.args(arguments).env("GABION_STATE", folder.join("state")).current_dir(folder.path());
+    command
+}
+
+/// Starts a backup that is slow, and kills it when its file is so long.
+fn kill_at(folder: &Folder, arguments: &[&str], partial: &Path, length: u64) {
+    let is_there = || fs::metadata(partial).map_or(0, |found| found.len()) >= length;
+    kill_when(&mut program(folder, arguments), is_there);
 }
 
 #[test]
@@ -481,11 +488,7 @@ fn a_restoration_that_was_killed_goes_on_and_is_never_taken_for_whole() {
     let id = backups(&folder, "full.gabion")[0]["stream"].as_str().unwrap()[..8].to_owned();
     let scratch = folder.join(&format!(".tree.restoring-{id}"));
     let restore = ["restore", "--to-directory", "full.gabion", "tree"];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gabion"))
-        .args(restore)
-        .current_dir(folder.path())
-        .spawn()
-        .unwrap();
+    let mut child = Command::new(GABION).args(restore).current_dir(folder.path()).spawn().unwrap();
     let begun = Instant::now();
     let mut killed = false;
     while child.try_wait().unwrap().is_none() {

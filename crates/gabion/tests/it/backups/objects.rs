@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::bucket::{Store, names};
-use super::{assert_same, mount, noise, planted, snapshots, survey};
+use super::{assert_same, kill_when, mount, noise, planted, snapshots, survey};
 use crate::world::Folder;
 
 const PLACE: &str = "s3://shelf/backups/home";
@@ -74,21 +74,9 @@ fn a_bucket_keeps_a_chain_of_backups_that_restores_each_of_its_moments() {
 
 /// Starts a backup that does not get through, and kills it when so many parts are there.
 fn kill_at(store: &Store, folder: &Folder, arguments: &[&str], parts: usize) {
-    let mut command = store.command(folder, arguments);
-    let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let begun = Instant::now();
-    let there = || {
-        let streams = names(&store.file("backups/home"));
-        let parts = streams.iter().map(|name| names(&store.file("backups/home").join(name)).len());
-        parts.sum::<usize>()
-    };
-    while there() < parts {
-        assert!(begun.elapsed() < Duration::from_secs(120), "it never got so far");
-        assert!(child.try_wait().unwrap().is_none(), "it ended before");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let home = store.file("backups/home");
+    let there = || names(&home).iter().map(|name| names(&home.join(name)).len()).sum::<usize>();
+    kill_when(&mut store.command(folder, arguments), || there() >= parts);
 }
 
 #[test]

@@ -3,14 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{assert_same, noise, snapshots, survey};
+use super::{assert_same, kill_when, noise, program, snapshots, survey};
 use crate::shared::Shared;
-use crate::world::{Folder, GABION, names};
+use crate::world::{Folder, names};
 
 /// A server with a folder for backups, and the mount `local` of another filesystem.
 fn prepared() -> Option<(Shared, String)> {
@@ -72,21 +71,11 @@ fn a_server_keeps_a_chain_of_backups_as_a_folder_would() {
 
 /// Starts a backup that is slow, and kills it when its file is so long.
 fn kill_at(folder: &Folder, arguments: &[&str], there: &Path, length: u64) {
-    let mut command = Command::new(GABION);
-    command.args(arguments).env("GABION_STATE", folder.join("state"));
-    let mut child = command.current_dir(folder.path()).stderr(Stdio::null()).spawn().unwrap();
-    let begun = Instant::now();
     let longest = || {
         let files = fs::read_dir(there).unwrap();
         files.map(|file| file.unwrap().metadata().map_or(0, |it| it.len())).max().unwrap_or(0)
     };
-    while longest() < length {
-        assert!(begun.elapsed() < Duration::from_secs(120), "it never got so far");
-        assert!(child.try_wait().unwrap().is_none(), "it ended before");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_when(&mut program(folder, arguments), || longest() >= length);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gabion_base::sync::Mutex;
 use gabion_fs::lock::{Lock, Wait};
@@ -266,6 +266,19 @@ impl Drop for Client {
 }
 
 /// Somebody whose kernel has checked permissions.
+/// Whether it becomes so before patience ends.
+pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let begin = Instant::now();
+    loop {
+        match is_so() {
+            true => return true,
+            false if begin.elapsed() > PATIENCE => return false,
+            false => thread::yield_now(),
+        }
+    }
+}
+
 pub fn caller() -> Caller {
     Caller { trust: Trust::CheckedByKernel, ..Caller::superuser() }
 }

@@ -1,26 +1,11 @@
 //! Walks through trees: what the kernel may list by itself, and what is fetched before somebody
 //! lists it.
 
-use std::time::{Duration, Instant};
-
 use gabion_fs::{Detail, FileType};
 use gabion_map::FileId;
 use gabion_node::{Filesystem, Kept};
 
-use crate::shared::{Client, Server, caller};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
-    loop {
-        match is_so() {
-            true => return true,
-            false if begin.elapsed() > PATIENCE => return false,
-            false => std::thread::yield_now(),
-        }
-    }
-}
+use crate::shared::{Client, Server, caller, eventually};
 
 /// Lists a directory to its end: whether the kernel may keep it.
 fn list(client: &Client, dir: FileId) -> bool {

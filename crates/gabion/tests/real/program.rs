@@ -1,5 +1,6 @@
 //! Other people's programs: found or named with what installs them, run, and never left behind.
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -36,9 +37,12 @@ pub fn script(name: &str) -> Command {
 pub fn crate_program(name: &str, version: &str) -> Command {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools");
     let path = root.join("bin").join(name);
-    // Two tests may want it at once; cargo lets one wait for the other.
+    // Several tests may want it at once, and cargo removes what another one has just built.
+    fs::create_dir_all(&root).unwrap();
+    let only_one = File::create(root.join("lock")).unwrap();
+    only_one.lock().unwrap();
     let mut install = Command::new(env!("CARGO"));
-    install.args(["install", "--quiet", "--locked", "--root"]).arg(&root);
+    install.args(["install", "--quiet", "--locked", "--debug", "--root"]).arg(&root);
     install.args([name, "--version", version]);
     // The tools stay when the workspace's own target directory is another one.
     install.env("CARGO_TARGET_DIR", root.join("target"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gabion_map::OpenMode;
 use gabion_node::Settings;
 
+use crate::shared::await_that;
 use crate::world::{MIB, World};
 
 /// Runs both loops while `body` does, and waits for their ends.
@@ -24,16 +25,6 @@ fn with_loops(world: &World, body: impl FnOnce()) {
     });
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
-    for _ in 0..10_000_000 {
-        if condition() {
-            return;
-        }
-        thread::yield_now();
-    }
-    panic!("it does not happen");
-}
-
 #[test]
 fn what_was_accepted_is_committed_and_what_was_unlinked_is_reaped() {
     let world = World::new(64 * MIB);
@@ -44,8 +35,8 @@ fn what_was_accepted_is_committed_and_what_was_unlinked_is_reaped() {
         world.file("kept", &[2; 100_000]);
         world.unlink("gone");
         world.fs.forget(gone, 1);
-        wait_until(|| world.fs.stat(gone).is_err());
-        wait_until(|| {
+        await_that(|| world.fs.stat(gone).is_err());
+        await_that(|| {
             let activity = world.fs.map().activity();
             activity.dirty_bytes == 0 && activity.item_bytes == 0
         });

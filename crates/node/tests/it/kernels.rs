@@ -9,7 +9,7 @@ use gabion_fs::{Changes, Privileges, WriteAt};
 use gabion_link::message::{ChangeNumber, ToClient};
 use gabion_node::{Filesystem, Kept};
 
-use crate::shared::{Server, caller, eventually, rename};
+use crate::shared::{Server, await_that, caller, rename};
 
 #[test]
 fn a_kernel_forgets_by_which_name_it_knew_a_folder_that_others_have_moved() {
@@ -152,5 +152,5 @@ fn pages_and_changes_of_the_same_client_hold_nobody_up() {
         }
     });
     // The last that was asked for is given up after the threads are done.
-    assert!(eventually(|| server.served.clients().iter().all(|client| client.owed == 0)));
+    await_that(|| server.served.clients().iter().all(|client| client.owed == 0));
 }

@@ -11,10 +11,8 @@ use gabion_fs::lock::{
 };
 use gabion_map::FileId;
 
-use crate::locking::{
-    Asked, ask, await_that, await_waiting, leases_on_locks, lock, open, shared_file, unlock,
-};
-use crate::shared::{Client, Server};
+use crate::locking::{Asked, ask, await_waiting, leases_on_locks, lock, open, shared_file, unlock};
+use crate::shared::{Client, Server, await_that};
 
 /// Clients and one table that decides about the same requests.
 struct History {

@@ -13,9 +13,8 @@ use gabion_map::{FileId, Kind};
 use gabion_node::remote::{Kernel, RemoteFs};
 use gabion_node::served::{Rights, Served, Session};
 
-use crate::shared::{Client, Server};
+use crate::shared::{Client, PATIENCE, Server};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const LIMIT: usize = 50;
 const FILES: usize = 20 * LIMIT;
 

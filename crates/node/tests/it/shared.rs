@@ -266,16 +266,15 @@ impl Drop for Client {
 }
 
 /// Somebody whose kernel has checked permissions.
-/// Whether it becomes so before patience ends.
-pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
-    const PATIENCE: Duration = Duration::from_secs(60);
-    let begin = Instant::now();
-    loop {
-        match is_so() {
-            true => return true,
-            false if begin.elapsed() > PATIENCE => return false,
-            false => thread::yield_now(),
-        }
+/// How long something may take that happens at once on a machine that has time for it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+pub fn await_that(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it does not become so");
+        thread::yield_now();
     }
 }
 

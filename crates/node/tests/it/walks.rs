@@ -5,7 +5,7 @@ use gabion_fs::{Detail, FileType};
 use gabion_map::FileId;
 use gabion_node::{Filesystem, Kept};
 
-use crate::shared::{Client, Server, caller, eventually};
+use crate::shared::{Client, Server, await_that, caller};
 
 /// Lists a directory to its end: whether the kernel may keep it.
 fn list(client: &Client, dir: FileId) -> bool {
@@ -36,7 +36,7 @@ fn a_listing_is_kept_until_somebody_changes_a_name() {
     assert!(b.kernel.listings.lock().is_empty());
     a.create("another");
     assert!(b.kernel.listings.lock().contains(&b.root), "the kernel was told before");
-    assert!(eventually(|| list(&b, b.root)));
+    await_that(|| list(&b, b.root));
     assert_eq!(b.names(b.root).len(), 2);
 }
 
@@ -52,7 +52,7 @@ fn what_was_told_before_a_revocation_and_used_after_it_is_not_kept() {
     assert!(!list(&b, b.root) && !list(&b, b.root));
     let told = b.kernel.listings.lock().len();
     drop(slow);
-    assert!(eventually(|| list(&b, b.root)));
+    await_that(|| list(&b, b.root));
     assert!(b.kernel.listings.lock().len() > told, "it was dropped once more");
 }
 
@@ -63,7 +63,7 @@ fn a_listing_is_not_kept_by_who_was_not_told_of_his_own_change() {
     client.create("file");
     assert!(list(&client, client.root));
     client.run(|fs| Filesystem::unseen(fs, client.root));
-    assert!(eventually(|| client.kernel.listings.lock().contains(&client.root)));
+    await_that(|| client.kernel.listings.lock().contains(&client.root));
 }
 
 #[test]

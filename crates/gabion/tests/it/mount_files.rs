@@ -122,11 +122,11 @@ fn appending_through_two_handles_loses_nothing() {
 }
 
 #[test]
-fn a_directory_of_ten_thousand_entries_is_listed_once_each() {
+fn entries_of_a_large_directory_are_listed_once_each() {
     let Some(mut world) = World::new(USUAL) else { return };
     let dir = world.path("dir");
     fs::create_dir(&dir).unwrap();
-    let names: BTreeSet<String> = (0..10_000).map(|index| format!("entry-{index}")).collect();
+    let names: BTreeSet<String> = (0..3000).map(|index| format!("entry-{index}")).collect();
     for name in &names {
         File::create(dir.join(name)).unwrap();
     }

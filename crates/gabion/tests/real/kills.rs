@@ -205,10 +205,10 @@ fn mount_after_kill(site: &Site) -> Duration {
 }
 
 fn fill(site: &Site, files: u32, bytes: u64) {
-    for folder in 0..files / 1000 {
+    for folder in 0..files / 100 {
         let folder = site.path(&folder.to_string());
         fs::create_dir(&folder).unwrap();
-        for file in 0..1000 {
+        for file in 0..100 {
             File::create(folder.join(file.to_string())).unwrap();
         }
     }
@@ -225,16 +225,17 @@ fn fill(site: &Site, files: u32, bytes: u64) {
 }
 
 #[test]
-fn mounting_after_a_kill_costs_the_same_for_a_thousand_times_the_files() {
+fn mounting_after_a_kill_costs_the_same_for_a_hundred_times_the_files() {
     let (small, large) =
         (Site::new("mount-small", 4 * GIB), { Site::new("mount-large", 32 * GIB) });
-    let data = if is_long() { 10 * GIB } else { GIB };
-    fill(&small, 1_000, MIB);
-    fill(&large, 100_000, data);
+    let (files, data) = if is_long() { (100_000, 10 * GIB) } else { (20_000, GIB) };
+    fill(&small, files / 100, MIB);
+    fill(&large, files, data);
     let (few, many) = (mount_after_kill(&small), mount_after_kill(&large));
     eprintln!(
-        "mount after kill -9: {few:?} with 1,000 files, {many:?} with 100,000 and {data} bytes"
+        "mount after kill -9: {few:?} with {} files, {many:?} with {files} and {data} bytes",
+        files / 100
     );
     assert!(many <= few * 3 + Duration::from_millis(500), "{few:?} became {many:?}");
-    assert_eq!(fs::read_dir(large.path("99")).unwrap().count(), 1000);
+    assert_eq!(fs::read_dir(large.path("99")).unwrap().count(), 100);
 }

@@ -173,7 +173,7 @@ pub struct Backup {
     /// How much is done: "small" shows that all works, "full" gives figures
     #[arg(long, value_enum, default_value = "full")]
     pub size: Size,
-    /// Only these cases: mixed, many; both if not given
+    /// Only these cases: mixed, many, large; all if not given
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub only: Vec<String>,
 }

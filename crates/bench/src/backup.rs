@@ -2,10 +2,11 @@
 //! there, which looks at all files to find out.
 //!
 //! What is saved is a mount of Gabion: once with a tree of files, of which a half packs, and a
-//! large one as of a database (`mixed`); once with very many small files (`many`). Between the two
-//! backups each hundredth file is written anew, and each hundredth page of the large one. Both
-//! programs encrypt and pack, and write to the same disk; before each measurement the filesystem is
-//! mounted again, so that nothing is cached.
+//! large one as of a database (`mixed`); once with very many small files (`many`); and once with
+//! one file (`large`). Between the two backups each hundredth file is written anew, and each
+//! hundredth page of the large one. Both programs encrypt and pack, and write to the same disk;
+//! before each measurement the filesystem is mounted again, so that nothing is cached. What it
+//! takes one program to read all files, one after the other, is measured, too.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -19,6 +20,7 @@ use gabion_base::rng::Rng;
 use crate::args::{self, Size};
 use crate::systems::{Gabion, Scratch, System, run as run_to_end};
 use crate::table::Table;
+use crate::workloads::tree;
 
 /// Files in one directory.
 const PER_DIRECTORY: u64 = 100;
@@ -39,13 +41,19 @@ struct Case {
     image: u64,
 }
 
-fn cases(size: Size) -> [Case; 2] {
+fn cases(size: Size) -> [Case; 3] {
     let case = |name, files, longest, large, image| Case { name, files, longest, large, image };
     match size {
-        Size::Full => {
-            [case("mixed", 10_000, 60_000, 512, 2048), case("many", 100_000, 4_000, 0, 2048)]
-        }
-        Size::Small => [case("mixed", 300, 60_000, 16, 256), case("many", 1_000, 4_000, 0, 256)],
+        Size::Full => [
+            case("mixed", 10_000, 60_000, 512, 2048),
+            case("many", 100_000, 4_000, 0, 2048),
+            case("large", 0, 0, 2048, 4096),
+        ],
+        Size::Small => [
+            case("mixed", 300, 60_000, 16, 256),
+            case("many", 1_000, 4_000, 0, 256),
+            case("large", 0, 0, 64, 256),
+        ],
     }
 }
 
@@ -53,7 +61,7 @@ fn cases(size: Size) -> [Case; 2] {
 pub fn run(args: &args::Backup) -> Result<()> {
     let cases = cases(args.size);
     if let Some(name) = args.only.iter().find(|name| cases.iter().all(|case| case.name != **name)) {
-        bail!("there is no case {name:?}: mixed, many");
+        bail!("there is no case {name:?}: mixed, many, large");
     }
     let is_wanted =
         |case: &&Case| args.only.is_empty() || args.only.iter().any(|name| name == case.name);
@@ -80,6 +88,10 @@ fn run_case(args: &args::Backup, case: &Case) -> Result<()> {
     let mut table = Table::new(&headings);
     let mut rows: Vec<Vec<String>> =
         programs.iter().map(|program| vec![program.name.to_owned()]).collect();
+    system.forget()?;
+    let begun = Instant::now();
+    tree::read(system.root())?;
+    table.row(vec!["(only read)".to_owned(), text(begun.elapsed())]);
     for round in 0..3 {
         if round == 1 {
             touch(system.root(), case)?;

@@ -453,14 +453,6 @@ fn claim() -> Claim {
     if rustix::process::geteuid().is_root() { Claim::Shared } else { Claim::Exclusive }
 }
 
-fn no_subvolume(path: Option<&str>, error: &gabion_fs::Error) -> String {
-    let path = path.unwrap_or_default();
-    match error {
-        gabion_fs::Error::InvalidArgument => format!("/{path} is not the root of a subvolume"),
-        error => format!("/{path}: {}", chain(error)),
-    }
-}
-
 /// What the control socket tells about.
 struct Service {
     plan: Plan,
@@ -524,8 +516,7 @@ impl Subject for Service {
         path: Option<&str>,
         action: &SnapshotAction,
     ) -> std::result::Result<Vec<Reply>, String> {
-        let of = self.fs.subvolume_of(path.unwrap_or_default().as_bytes());
-        let of = of.map_err(|error| no_subvolume(path, &error))?;
+        let of = snapshots::find_subvolume(&self.fs, path.unwrap_or_default())?;
         let name = self.plan.target.name();
         let done = match action {
             SnapshotAction::Rollback { name: to } => {

@@ -45,6 +45,14 @@ pub fn act(
     Ok(replies)
 }
 
+/// The subvolume whose root is at `path`, or the snapshot.
+pub fn find_subvolume(fs: &LocalFs, path: &str) -> Result<SubvolId, String> {
+    fs.subvolume_of(path.as_bytes()).map_err(|error| match error {
+        gabion_fs::Error::InvalidArgument => format!("/{path} is not the root of a subvolume"),
+        error => format!("/{path}: {}", chain(&error)),
+    })
+}
+
 /// Rolls the subvolume `of` of a filesystem back that is mounted here.
 pub fn roll_back(
     fs: &LocalFs,

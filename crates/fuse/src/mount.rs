@@ -1,9 +1,9 @@
 //! Attaching a connection to a directory, and detaching it.
 //!
-//! Root mounts in two steps (see [`Attachment`]), so that who serves the filesystem is ready when it
-//! appears in the tree. Others go through the set-user-id program `fusermount3`: it is started with
-//! one end of a socket pair named in `_FUSE_COMMFD`, mounts, and sends the open device back as an
-//! SCM_RIGHTS message.
+//! Root mounts in two steps (see [`Attachment`]), so that who serves the filesystem is ready when
+//! it appears in the tree. Others go through the set-user-id program `fusermount3`: it is started
+//! with one end of a socket pair named in `_FUSE_COMMFD`, mounts, and sends the open device back as
+//! an SCM_RIGHTS message.
 //!
 //! `fuse.SUBTYPE` is the ordinary kind. `fuseblk.SUBTYPE` needs a block device as its source, which
 //! the kernel then holds exclusively; only there does sync(2) reach the filesystem, and only there

@@ -43,6 +43,10 @@ impl Location {
     /// What `text` means.
     pub fn of(text: &Path) -> Result<Self> {
         if let Some((target, path)) = split(text)? {
+            if path.split('/').any(|name| name == "..") {
+                return Err(Failure::new(format!("{} has \"..\" in it", text.display()))
+                    .next("Say the path without it."));
+            }
             let path = path.trim_matches('/').to_owned();
             return Ok(Self { filesystem: status::subject(target)?, path });
         }

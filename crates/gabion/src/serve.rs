@@ -9,8 +9,8 @@
 //! - The kernel lets sync(2) through to a daemon only if the source is a block device. An image
 //!   file gets a loop device for that name alone; the data does not pass through it. Where none can
 //!   be had, the mount is an ordinary one, and `gabion status` says so.
-//! - Root's mounts appear when all is ready. What `fusermount3` mounts appears at once, and commands
-//!   that come too early wait for a moment.
+//! - Root's mounts appear when all is ready. What `fusermount3` mounts appears at once, and
+//!   commands that come too early wait for a moment.
 //! - A busy mount is not torn from its users by Ctrl-C. A second one does that, after all was
 //!   written; being terminated takes the mount out of the tree and waits for its users.
 //! - Whatever happens, the process never touches its own mount, where it would wait for itself.

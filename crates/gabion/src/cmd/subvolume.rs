@@ -1,5 +1,5 @@
-//! `gabion subvolume` and `gabion clone`. Whoever has the filesystem in use does it; what nobody has
-//! in use is opened here.
+//! `gabion subvolume` and `gabion clone`. Whoever has the filesystem in use does it; what nobody
+//! has in use is opened here.
 
 use std::io;
 use std::path::Path;

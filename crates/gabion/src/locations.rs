@@ -130,8 +130,8 @@ pub fn act_on_unused<T>(
     })
 }
 
-/// Ends the sessions of those who had mounted what was served: they would go on from what was, and
-/// say again what is undone now.
+/// Ends the sessions of those who had mounted what was served: of what they would say again some is
+/// undone now, or about what is gone.
 pub fn end_sessions(fs: &LocalFs) -> std::result::Result<(), String> {
     let ended = fs.forget_sessions();
     ended.map_err(|error| format!("cannot end the sessions of its clients: {}", chain(&error)))

@@ -114,7 +114,7 @@ fn act_here(place: &Place, action: &SubvolumeAction) -> Result<Subvolumes> {
     };
     locations::act_on_unused(place, "gabion subvolume", mode, |fs, name| {
         let (done, _) = snapshots::act_on_subvolumes(fs, name, action)?;
-        if mode == OpenMode::ReadWrite {
+        if let SubvolumeAction::Delete { .. } = action {
             locations::end_sessions(fs)?;
             locations::free_removed(fs)?;
         }

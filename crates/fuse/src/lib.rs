@@ -24,6 +24,7 @@
 //! any knowledge of Gabion.
 
 pub mod abi;
+mod attachment;
 mod attr;
 mod bits;
 mod buffer;

@@ -1,8 +1,9 @@
 //! Attaching a connection to a directory, and detaching it.
 //!
-//! Root mounts with mount(2). Others go through the set-user-id program `fusermount3`: it is
-//! started with one end of a socket pair named in `_FUSE_COMMFD`, mounts, and sends the open device
-//! back as an SCM_RIGHTS message.
+//! Root mounts in two steps (see [`Attachment`]), so that who serves the filesystem is ready when
+//! it appears in the tree. Others go through the set-user-id program `fusermount3`: it is started
+//! with one end of a socket pair named in `_FUSE_COMMFD`, mounts, and sends the open device back as
+//! an SCM_RIGHTS message.
 //!
 //! `fuse.SUBTYPE` is the ordinary kind. `fuseblk.SUBTYPE` needs a block device as its source, which
 //! the kernel then holds exclusively; only there does sync(2) reach the filesystem, and only there
@@ -23,10 +24,13 @@ use std::process::Command;
 
 use thiserror::Error;
 
+pub use crate::attachment::Attachment;
 use crate::bits::flag_set;
 use crate::device::Device;
 
 const FUSERMOUNT: &str = "fusermount3";
+/// The longest option that fsconfig(2) takes, in bytes.
+const OPTION_BYTES_MAX: usize = 255;
 
 flag_set! {
     /// Options of the mount itself, which the kernel enforces before it asks the filesystem.
@@ -98,14 +102,19 @@ impl MountOptions {
         }
     }
 
-    fn fstype(&self) -> String {
+    /// The type as the list of mounts shows it.
+    pub(crate) fn fstype(&self) -> String {
+        format!("{}.{}", self.kind(), self.subtype)
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
         match self.source {
-            Source::Name(_) => format!("fuse.{}", self.subtype),
-            Source::BlockDevice { .. } => format!("fuseblk.{}", self.subtype),
+            Source::Name(_) => "fuse",
+            Source::BlockDevice { .. } => "fuseblk",
         }
     }
 
-    fn source(&self) -> &OsStr {
+    pub(crate) fn source(&self) -> &OsStr {
         match &self.source {
             Source::Name(name) => OsStr::new(name),
             Source::BlockDevice { path, .. } => path.as_os_str(),
@@ -113,19 +122,19 @@ impl MountOptions {
     }
 
     /// The options that the filesystem type itself takes.
-    fn own(&self) -> String {
-        let mut options = String::new();
+    pub(crate) fn own(&self) -> Vec<String> {
+        let mut options = Vec::new();
         if self.allow_other {
-            options += ",allow_other";
+            options.push("allow_other".to_owned());
         }
         if self.default_permissions {
-            options += ",default_permissions";
+            options.push("default_permissions".to_owned());
         }
         if let Some(max_read) = self.max_read {
-            options += &format!(",max_read={max_read}");
+            options.push(format!("max_read={max_read}"));
         }
         if let Source::BlockDevice { block_size, .. } = self.source {
-            options += &format!(",blksize={block_size}");
+            options.push(format!("blksize={block_size}"));
         }
         options
     }
@@ -149,7 +158,7 @@ impl MountOptions {
                 options += &format!(",{name}");
             }
         }
-        options + &self.own()
+        self.own().iter().fold(options, |options, own| options + "," + own)
     }
 }
 
@@ -159,7 +168,7 @@ pub enum MountError {
     /// `/dev/fuse` cannot be opened.
     #[error("cannot open /dev/fuse")]
     Device(#[source] io::Error),
-    /// mount(2) refused.
+    /// The kernel refused.
     #[error("cannot mount {fstype} at {}", mountpoint.display())]
     Mount {
         /// Where.
@@ -193,7 +202,28 @@ pub enum MountError {
 /// Mounts at a directory. The kernel's INIT waits in the device, for
 /// [`Session::start`](crate::Session::start).
 pub fn mount(mountpoint: &Path, options: &MountOptions) -> Result<Device, MountError> {
-    if is_root() { mount_directly(mountpoint, options) } else { fusermount(mountpoint, options) }
+    let (device, mut attachment) = prepare(mountpoint, options)?;
+    attachment.make()?;
+    Ok(device)
+}
+
+/// The same, but leaves it to the caller when it shall appear there. For ordinary users, and with a
+/// source of a very long name, it has.
+pub fn prepare(
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<(Device, Attachment), MountError> {
+    if !is_root() {
+        let device = fusermount(mountpoint, options)?;
+        return Ok((device, Attachment::made(mountpoint, options)));
+    }
+    let device = Device::open().map_err(MountError::Device)?;
+    let fd = device.as_fd().as_raw_fd();
+    let attachment = match options.source().len() {
+        ..=OPTION_BYTES_MAX => Attachment::prepare(mountpoint, options, fd)?,
+        _ => mount_at_once(mountpoint, options, fd)?,
+    };
+    Ok((device, attachment))
 }
 
 fn is_root() -> bool {
@@ -205,11 +235,15 @@ fn c_string(text: &OsStr) -> Result<CString, NulError> {
     CString::new(text.as_bytes())
 }
 
-fn mount_directly(mountpoint: &Path, options: &MountOptions) -> Result<Device, MountError> {
-    let device = Device::open().map_err(MountError::Device)?;
-    let fd = device.as_fd().as_raw_fd();
+/// By mount(2) alone, which takes longer names.
+fn mount_at_once(
+    mountpoint: &Path,
+    options: &MountOptions,
+    fd: RawFd,
+) -> Result<Attachment, MountError> {
     let fstype = options.fstype();
-    let own = format!("fd={fd},rootmode=40000,user_id=0,group_id=0{}", options.own());
+    let own = options.own().join(",");
+    let own = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,{own}");
     let (source, target) = (c_string(options.source())?, c_string(mountpoint.as_os_str())?);
     let (kind, own) = (CString::new(fstype.as_str())?, CString::new(own)?);
     // SAFETY: all four strings are NUL-terminated and outlive the call.
@@ -226,7 +260,7 @@ fn mount_directly(mountpoint: &Path, options: &MountOptions) -> Result<Device, M
         let (mountpoint, error) = (mountpoint.to_owned(), io::Error::last_os_error());
         return Err(MountError::Mount { mountpoint, fstype, error });
     }
-    Ok(device)
+    Ok(Attachment::made(mountpoint, options))
 }
 
 fn fusermount(mountpoint: &Path, options: &MountOptions) -> Result<Device, MountError> {

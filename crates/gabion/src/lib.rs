@@ -4,8 +4,9 @@
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
 //!                -> mount -> serve -> mount        the daemon: disk, map, files, FUSE
 //!                -> up -> supervisor               processes of the program that end with it
-//!                -> status, scrub, grow, umount,   ask the daemon through control
-//!                   snapshot, clone, subvolume
+//!                -> status, scrub, grow, umount    ask the daemon through control
+//!                -> snapshot, clone, subvolume,    the same, or open what nobody has in use:
+//!                   quota                          locations
 //!                -> backup, restore, verify,       streams of snapshots, from a mount or
 //!                   backups                        a map
 //!                -> serve -> link                  sessions of other machines' mounts
@@ -35,6 +36,7 @@ mod failure;
 mod frugality;
 mod growth;
 mod link;
+mod locations;
 mod lost;
 pub mod mount;
 mod mounts;

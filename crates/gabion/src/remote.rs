@@ -1,7 +1,7 @@
 //! The daemon of a mount of a filesystem that another machine serves.
 //!
 //! ```text
-//! start:  connection -> session -> mount -> control socket
+//! start:  connection -> session -> mount -> control socket -> mount appears
 //! run:    until somebody unmounts, or a signal has it unmounted here
 //! end:    the server is told, those who wait are told, the process ends
 //! ```
@@ -112,7 +112,7 @@ impl Clock for BootClock {
     }
 }
 
-/// Connects and mounts.
+/// Connects and mounts; see [`Mounted::prepare`].
 pub fn start(
     target: &RemoteTarget,
     mountpoint: &Path,
@@ -145,7 +145,7 @@ pub fn start(
     request.users = settings.users;
     request.memory = settings.cache.0 / 2;
     request.coherence = Coherence::Shared;
-    let mounted = Mounted::start(Arc::clone(&fs) as Arc<dyn Filesystem>, &request);
+    let mounted = Mounted::prepare(Arc::clone(&fs) as Arc<dyn Filesystem>, &request);
     let mounted = mounted.map_err(|error| cannot(&error))?;
     let kernel: Arc<dyn Kernel> =
         Arc::new(NotifiedKernel::new(mounted.notifier(), fs.root(), mounted.rollbacks().eras()));

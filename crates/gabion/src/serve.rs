@@ -1,7 +1,7 @@
 //! The daemon of a mount: opens the disk, mounts, serves until the mount is gone, writes the rest.
 //!
 //! ```text
-//! start:  disk (locked) -> map -> loop device -> mount -> control socket
+//! start:  disk (locked) -> map -> loop device -> mount -> control socket -> mount appears
 //! run:    until somebody unmounts, or a signal has it unmounted here
 //! end:    scrubs stop -> all is written -> those who wait are told -> the process ends
 //! ```
@@ -9,6 +9,8 @@
 //! - The kernel lets sync(2) through to a daemon only if the source is a block device. An image
 //!   file gets a loop device for that name alone; the data does not pass through it. Where none can
 //!   be had, the mount is an ordinary one, and `gabion status` says so.
+//! - Root's mounts appear when all is ready. What `fusermount3` mounts appears at once, and
+//!   commands that come too early wait for a moment.
 //! - A busy mount is not torn from its users by Ctrl-C. A second one does that, after all was
 //!   written; being terminated takes the mount out of the tree and waits for its users.
 //! - Whatever happens, the process never touches its own mount, where it would wait for itself.
@@ -110,9 +112,9 @@ enum Behind {
 }
 
 impl Daemon {
-    /// Opens, mounts and begins to serve.
+    /// Opens, begins to serve and mounts.
     pub fn start(plan: Plan) -> Result<Self> {
-        let (behind, mounted, subject) = match &plan.target {
+        let (behind, mut mounted, subject) = match &plan.target {
             Target::Here(place) => start_here(place, &plan)?,
             Target::Remote(target) => {
                 let started = remote::start(target, &plan.mountpoint, &plan.settings)?;
@@ -120,17 +122,12 @@ impl Daemon {
                 (Behind::Server(connected), mounted, subject)
             }
         };
-        let found = mountinfo::find(&plan.mountpoint).map_err(|error| cannot(&plan, &error))?;
-        let device = found.map_or((0, 0), |mount| mount.device);
+        let device = mounted.device();
         let server = folder::own_socket(device).and_then(|socket| Server::start(&socket, subject));
-        match server {
-            Ok(server) => Ok(Self { plan, behind, mounted, server, device }),
-            Err(error) => {
-                // Nobody uses it yet.
-                let _ = unmount(&plan.mountpoint, Unmount::Lazy);
-                Err(Failure::of("cannot listen for other commands", &error))
-            }
-        }
+        let server =
+            server.map_err(|error| Failure::of("cannot listen for other commands", &error))?;
+        mounted.attach().map_err(|error| cannot(&plan, &error))?;
+        Ok(Self { plan, behind, mounted, server, device })
     }
 
     /// Serves until the mount is gone, then writes what is left.
@@ -399,7 +396,7 @@ fn attach(
         request.users = plan.settings.users;
         request.writes = plan.settings.policy.unwrap_or(request.writes);
         request.memory = plan.settings.cache.0 / 2;
-        Mounted::start(Arc::clone(fs) as Arc<dyn Filesystem>, &request)
+        Mounted::prepare(Arc::clone(fs) as Arc<dyn Filesystem>, &request)
             .map(|mounted| (mounted, source))
     };
     let by_name = || mount(Source::Name(plan.target.name()));
@@ -451,14 +448,6 @@ fn with_advice(failure: Failure, error: &mount::Error) -> Failure {
 /// The kernel itself claims a device that it mounts; who cannot have it do that must claim it.
 fn claim() -> Claim {
     if rustix::process::geteuid().is_root() { Claim::Shared } else { Claim::Exclusive }
-}
-
-fn no_subvolume(path: Option<&str>, error: &gabion_fs::Error) -> String {
-    let path = path.unwrap_or_default();
-    match error {
-        gabion_fs::Error::InvalidArgument => format!("/{path} is not the root of a subvolume"),
-        error => format!("/{path}: {}", chain(error)),
-    }
 }
 
 /// What the control socket tells about.
@@ -524,8 +513,7 @@ impl Subject for Service {
         path: Option<&str>,
         action: &SnapshotAction,
     ) -> std::result::Result<Vec<Reply>, String> {
-        let of = self.fs.subvolume_of(path.unwrap_or_default().as_bytes());
-        let of = of.map_err(|error| no_subvolume(path, &error))?;
+        let of = snapshots::find_subvolume(&self.fs, path.unwrap_or_default())?;
         let name = self.plan.target.name();
         let done = match action {
             SnapshotAction::Rollback { name: to } => {

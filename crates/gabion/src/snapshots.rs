@@ -45,6 +45,14 @@ pub fn act(
     Ok(replies)
 }
 
+/// The subvolume whose root is at `path`, or the snapshot.
+pub fn find_subvolume(fs: &LocalFs, path: &str) -> Result<SubvolId, String> {
+    fs.subvolume_of(path.as_bytes()).map_err(|error| match error {
+        gabion_fs::Error::InvalidArgument => format!("/{path} is not the root of a subvolume"),
+        error => format!("/{path}: {}", chain(&error)),
+    })
+}
+
 /// Rolls the subvolume `of` of a filesystem back that is mounted here.
 pub fn roll_back(
     fs: &LocalFs,
@@ -210,22 +218,26 @@ pub fn act_on_subvolumes(
             (found.into_iter().map(|(id, at)| row(id, at.map(path))).collect(), Vec::new())
         }
         SubvolumeAction::Create { path } => {
-            let made = fs.create_subvolume(path.as_bytes()).map_err(text)?;
+            let made = fs.create_subvolume(path.as_bytes());
+            let made = made.map_err(|error| format!("/{path}: {}", text(error)))?;
             (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
         }
         SubvolumeAction::Clone { from, path } => {
-            let of = fs.subvolume_of(from.as_bytes()).map_err(text)?;
-            let made = fs.clone_snapshot(of, path.as_bytes()).map_err(text)?;
+            let of = find_subvolume(fs, from)?;
+            let made = fs.clone_snapshot(of, path.as_bytes());
+            let made = made.map_err(|error| format!("/{from} to /{path}: {}", text(error)))?;
             (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
         }
         SubvolumeAction::Rename { from, to } => {
             let moved = fs.rename_subvolume(from.as_bytes(), to.as_bytes());
-            let (was, is) = moved.map_err(text)?;
+            let moved = moved.map_err(|error| format!("/{from} to /{to}: {}", text(error)));
+            let (was, is) = moved?;
             let changed = vec![named(was.parent, from), named(is.parent, to)];
             (vec![row(is.subvol, Some(to.clone()))], changed)
         }
         SubvolumeAction::Delete { path } => {
-            let gone = fs.delete_subvolume(path.as_bytes()).map_err(text)?;
+            let gone = fs.delete_subvolume(path.as_bytes());
+            let gone = gone.map_err(|error| format!("/{path}: {}", text(error)))?;
             (vec![row(gone.subvol, Some(path.clone()))], vec![named(gone.parent, path)])
         }
     };

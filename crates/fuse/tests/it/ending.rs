@@ -94,13 +94,13 @@ fn unanswered_request_is_answered_by_the_next_session() {
 }
 
 /// A small file as a block device.
-struct Loop {
+pub struct Loop {
     image: PathBuf,
-    device: PathBuf,
+    pub device: PathBuf,
 }
 
 impl Loop {
-    fn new(at: &Mountpoint) -> Self {
+    pub fn new(at: &Mountpoint) -> Self {
         let image = at.path().with_extension("image");
         fs::File::create_new(&image).unwrap().set_len(1 << 20).unwrap();
         let output = Command::new("losetup").args(["-f", "--show"]).arg(&image).output().unwrap();

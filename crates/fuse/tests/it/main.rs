@@ -4,6 +4,7 @@
 //! A call that may hang is made by a process of its own: a thread of this one would keep the device
 //! open, and with it the mount, beyond the end of the test.
 
+mod attaching;
 mod decode;
 mod ending;
 mod files;

@@ -28,7 +28,8 @@ pub struct Backup {
     pub rate: Option<Size>,
     #[command(flatten)]
     pub secrets: Secrets,
-    /// What to save: a mountpoint, a subvolume, a block device, an image file or a volume
+    /// What to save: a mountpoint, a subvolume, a block device, an image file or a volume, or a
+    /// subvolume in it as in disk.img:/home
     #[arg(value_name = "PATH|TARGET")]
     pub subject: PathBuf,
     /// Where to: a folder, a file, s3://BUCKET/PREFIX, gabion://HOST/FOLDER; - for standard output

@@ -19,7 +19,8 @@ pub struct Quota {
 pub enum QuotaCommand {
     /// Limit how much a subvolume may refer to
     Set {
-        /// A mountpoint, a subvolume below one, a block device, an image file or a volume
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
         #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// The most bytes, or none for as many as there is room for

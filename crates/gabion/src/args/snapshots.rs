@@ -19,16 +19,18 @@ pub struct Snapshot {
 pub enum SnapshotCommand {
     /// Make a snapshot of a filesystem as it is now
     Create {
-        /// A mountpoint, a block device, an image file or a volume
-        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// What it is to be called
         name: String,
     },
     /// Show all snapshots, oldest first
     List {
-        /// A mountpoint, a block device, an image file or a volume
-        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// Print JSON
         #[arg(long)]
@@ -36,8 +38,9 @@ pub enum SnapshotCommand {
     },
     /// Remove snapshots; their space becomes free in the background
     Delete {
-        /// A mountpoint, a block device, an image file or a volume
-        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// The snapshots
         #[arg(value_name = "NAME", required = true)]
@@ -45,8 +48,9 @@ pub enum SnapshotCommand {
     },
     /// Show what was added (+), removed (-), changed (M) and renamed (R) between two snapshots
     Diff {
-        /// A mountpoint, a block device, an image file or a volume
-        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// The older snapshot
         from: String,
@@ -58,15 +62,17 @@ pub enum SnapshotCommand {
     },
     /// Make a filesystem or subvolume what it was; what it is becomes a snapshot
     Rollback {
-        /// A block device, an image file or a volume
-        #[arg(value_name = "TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// The snapshot
         name: String,
     },
     /// Have snapshots made by themselves and old ones removed, or show which are
     Schedule {
-        /// A mountpoint, a subvolume below one, a block device, an image file or a volume
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
         #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// How many to keep: hourly=N, daily=N, weekly=N, monthly=N; or none
@@ -78,16 +84,18 @@ pub enum SnapshotCommand {
     },
     /// Keep a snapshot from being removed
     Hold {
-        /// A mountpoint, a block device, an image file or a volume
-        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// The snapshot
         name: String,
     },
     /// Let a snapshot be removed again
     Release {
-        /// A mountpoint, a block device, an image file or a volume
-        #[arg(value_name = "MOUNTPOINT|TARGET")]
+        /// A mountpoint, a subvolume below one, a block device, an image file or a volume, or a
+        /// subvolume in it as in disk.img:/home
+        #[arg(value_name = "PATH|TARGET")]
         subject: PathBuf,
         /// The snapshot
         name: String,
@@ -97,10 +105,10 @@ pub enum SnapshotCommand {
 /// Arguments of `gabion clone`.
 #[derive(Debug, Args)]
 pub struct Clone {
-    /// A snapshot, as in MOUNTPOINT/.snapshots/NAME
+    /// A snapshot, as in MOUNTPOINT/.snapshots/NAME, or disk.img:/.snapshots/NAME
     #[arg(value_name = "SNAPSHOT")]
     pub snapshot: PathBuf,
-    /// Where the clone is to be, in the same mount
+    /// Where the clone is to be, in the same mount or image
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
 }
@@ -118,12 +126,12 @@ pub struct Subvolume {
 pub enum SubvolumeCommand {
     /// Make an empty subvolume
     Create {
-        /// Where, in a mounted filesystem
+        /// Where, in a mounted filesystem, or as in disk.img:/home
         path: PathBuf,
     },
     /// Show all subvolumes but the first
     List {
-        /// A mountpoint, or a folder below one
+        /// A mountpoint, a folder below one, a block device, an image file or a volume
         path: PathBuf,
         /// Print JSON
         #[arg(long)]
@@ -133,7 +141,7 @@ pub enum SubvolumeCommand {
     Rename {
         /// Where it is
         from: PathBuf,
-        /// Where it shall be, in the same mount
+        /// Where it shall be, in the same mount or image
         to: PathBuf,
     },
     /// Remove a subvolume with all that is in it, and all its snapshots

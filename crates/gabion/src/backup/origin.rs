@@ -13,7 +13,7 @@ use std::time::Duration;
 use gabion_backup::StreamId;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
-use gabion_base::ids::Uuid;
+use gabion_base::ids::{SubvolId, Uuid};
 use gabion_fuse::mountinfo::Mount;
 use gabion_host::file_disk::{FileDisk, OpenMode};
 use gabion_map::Limits;
@@ -22,9 +22,10 @@ use gabion_node::{Delta, LocalFs, Settings};
 use gabion_volume::volume::Volume;
 
 use super::delta;
-use crate::cmd::status::{self, Subject, User};
+use crate::cmd::status::{Subject, User};
 use crate::control::wire::{Reply, Request, Snapshot, SnapshotAction, Status};
 use crate::failure::{Failure, Result};
+use crate::locations::Location;
 use crate::mount::SystemClock;
 use crate::mounts;
 use crate::snapshots;
@@ -51,6 +52,8 @@ pub enum Origin {
     Stored {
         /// It.
         fs: Box<LocalFs>,
+        /// The subvolume.
+        of: SubvolId,
         /// The volume that it is on.
         volume: Option<Arc<Volume>>,
         /// What people call it.
@@ -68,30 +71,27 @@ fn prefix(place: &str) -> String {
 }
 
 impl Origin {
-    /// What the command line means: a mount, a subvolume of one, or what is not mounted.
+    /// What the command line means: a filesystem, in use or not, or a subvolume of one.
     pub fn open(subject: &Path) -> Result<Self> {
-        if let Some((mount, within)) = mounts::containing(subject)? {
-            let dir = match within.as_str() {
-                "" => mount.mountpoint.clone(),
-                within => mount.mountpoint.join(within),
-            };
-            return Ok(Self::Mounted { mount: Box::new(mount), within, dir });
-        }
-        match status::subject(subject)? {
+        let Location { filesystem, path } = Location::of(subject)?;
+        match filesystem {
             Subject::InUse(User::Mount(mount)) => {
-                let dir = mount.mountpoint.clone();
-                Ok(Self::Mounted { mount: Box::new(mount), within: String::new(), dir })
+                let dir = match path.as_str() {
+                    "" => mount.mountpoint.clone(),
+                    within => mount.mountpoint.join(within),
+                };
+                Ok(Self::Mounted { mount: Box::new(mount), within: path, dir })
             }
             Subject::InUse(User::Server { name, .. }) => {
                 Err(Failure::new(format!("{name} is served and not mounted here"))
                     .next("Stop serving it, or save it where a mount of it can make snapshots."))
             }
-            Subject::Target => Self::open_target(subject),
+            Subject::Target(place) => Self::open_target(&place, &path),
         }
     }
 
-    fn open_target(target: &Path) -> Result<Self> {
-        let place = Place::of(target)?;
+    fn open_target(place: &Place, path: &str) -> Result<Self> {
+        let target = &place.path;
         let name = place.name();
         let volume = match &place.volume {
             Some(volume) => {
@@ -115,7 +115,10 @@ impl Origin {
         let mode = gabion_map::OpenMode::ReadWrite;
         let fs = LocalFs::open(disk, mode, limits, settings, Arc::new(SystemClock));
         let fs = fs.map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
-        Ok(Self::Stored { fs: Box::new(fs), volume, name })
+        let of = snapshots::find_subvolume(&fs, path);
+        let of = of.map_err(|message| Failure::new(format!("{name}: {message}")))?;
+        let name = if path.is_empty() { name } else { format!("{name}:/{path}") };
+        Ok(Self::Stored { fs: Box::new(fs), of, volume, name })
     }
 
     /// What people call it.
@@ -169,9 +172,8 @@ impl Origin {
             Self::Mounted { within, .. } => {
                 self.ask(Request::Snapshots { path: Some(within.clone()), action })?
             }
-            Self::Stored { fs, name, .. } => {
-                let of = fs.root().subvol;
-                let done = snapshots::act(fs.map(), name, of, &action);
+            Self::Stored { fs, of, name, .. } => {
+                let done = snapshots::act(fs.map(), name, *of, &action);
                 done.map_err(|message| Failure::new(format!("{name}: {message}")))?
             }
         };
@@ -241,7 +243,7 @@ impl Origin {
 
     /// Lets go of it.
     pub fn close(self) -> Result<()> {
-        let Self::Stored { fs, volume: Some(volume), name } = self else { return Ok(()) };
+        let Self::Stored { fs, volume: Some(volume), name, .. } = self else { return Ok(()) };
         drop(fs);
         volume.close().map_err(|error| Failure::of(format!("cannot close {name}"), &error))
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use gabion_backup::format::record::Content;
 use gabion_backup::{Attributes, Object, Time};
+use gabion_base::ids::SubvolId;
 use gabion_base::time::Timestamp;
 use gabion_fs::{Caller, Detail, Error, ROOT};
 use gabion_map::FileId;
@@ -23,9 +24,9 @@ pub struct Stored<'f> {
 }
 
 impl<'f> Stored<'f> {
-    /// The snapshot `name` of the subvolume that `fs` is.
-    pub fn new(fs: &'f LocalFs, name: &str) -> Result<Self> {
-        let found = fs.map().find_snapshot(fs.root().subvol, name.as_bytes());
+    /// The snapshot `name` of the subvolume `of`.
+    pub fn new(fs: &'f LocalFs, of: SubvolId, name: &str) -> Result<Self> {
+        let found = fs.map().find_snapshot(of, name.as_bytes());
         let found = found.ok_or_else(|| Failure::new(format!("there is no snapshot {name:?}")))?;
         Ok(Self { fs, root: FileId::new(found, ROOT) })
     }

@@ -164,7 +164,7 @@ fn root_of(origin: &Origin, snapshot: &str) -> Result<u64> {
     }
     match origin {
         Origin::Mounted { dir, .. } => number(&Mounted::new(at(dir, snapshot))?),
-        Origin::Stored { fs, .. } => number(&Stored::new(fs, snapshot)?),
+        Origin::Stored { fs, of, .. } => number(&Stored::new(fs, *of, snapshot)?),
     }
 }
 
@@ -308,8 +308,8 @@ fn read(
             let source = &Mounted::new(at(dir, &snapshot))?;
             all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
         }
-        Origin::Stored { fs, .. } => {
-            let source = &Stored::new(fs, &snapshot)?;
+        Origin::Stored { fs, of, .. } => {
+            let source = &Stored::new(fs, *of, &snapshot)?;
             all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
         }
     };

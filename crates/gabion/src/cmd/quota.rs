@@ -4,28 +4,23 @@
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use gabion_base::disk::Disk;
-use gabion_map::{Limits, LocalMap, OpenMode};
-use gabion_node::LocalFs;
+use gabion_map::OpenMode;
 
-use super::status::{self, Subject, User, json};
+use super::status::{Subject, User, json};
 use crate::args::keeping::{self, QuotaCommand};
 use crate::control::wire::{Quota, QuotaAction, Quotas, Reply, Request};
 use crate::failure::{Failure, Result};
-use crate::mount::SystemClock;
+use crate::locations::{self, Location};
 use crate::mounts;
 use crate::print;
 use crate::quotas;
 use crate::size::Size;
-use crate::volumes::{self, Place};
+use crate::volumes::Place;
 
 /// How long a daemon may take to count all that there is.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Memory to work on what is not mounted, in bytes.
-const MEMORY: u64 = 32 << 20;
 
 /// A size, or that there is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +106,10 @@ fn all() -> Result<Vec<Quotas>> {
 }
 
 fn one(subject: &Path, action: &QuotaAction) -> Result<Quotas> {
-    match mounts::containing(subject)? {
-        Some((mount, path)) => of_user(&User::Mount(mount), Some(path), action),
-        None => match status::subject(subject)? {
-            Subject::InUse(user) => of_user(&user, None, action),
-            Subject::Target => of_target(subject, action),
-        },
+    let Location { filesystem, path } = Location::of(subject)?;
+    match filesystem {
+        Subject::InUse(user) => of_user(&user, Some(path), action),
+        Subject::Target(place) => of_target(&place, &path, action),
     }
 }
 
@@ -139,24 +132,12 @@ fn of_user(user: &User, path: Option<String>, action: &QuotaAction) -> Result<Qu
     }
 }
 
-fn of_target(target: &Path, action: &QuotaAction) -> Result<Quotas> {
-    let place = Place::of(target)?;
-    let name = place.name();
-    let act = |disk: Arc<dyn Disk>, mode: OpenMode| -> Result<Quotas> {
-        let opened =
-            |error: &dyn std::error::Error| Failure::of(format!("cannot open {name}"), error);
-        let map = LocalMap::open(disk, mode, Limits::within(MEMORY));
-        let map = Arc::new(map.map_err(|error| opened(&error))?);
-        let of = map.writable_subvolumes().first().copied();
-        let of = of.ok_or_else(|| Failure::new(format!("{name} has no subvolume")))?;
-        let fs = LocalFs::new(map, of, gabion_node::Settings::default(), Arc::new(SystemClock));
-        let fs = fs.map_err(|error| opened(&error))?;
-        quotas::act(&fs, &name, None, action)
-            .map_err(|message| Failure::new(format!("{name}: {message}")))
-    };
+fn of_target(place: &Place, path: &str, action: &QuotaAction) -> Result<Quotas> {
     let mode = match action {
         QuotaAction::Set { .. } => OpenMode::ReadWrite,
         QuotaAction::List => OpenMode::ReadOnly,
     };
-    volumes::with_disk(target, &place, "gabion quota", mode, |disk| act(disk, mode))
+    locations::act_on_unused(place, "gabion quota", mode, |fs, name| {
+        quotas::act(fs, name, Some(path), action)
+    })
 }

@@ -15,6 +15,7 @@ use crate::control::wire::{Allocation, Progress, Reply, Report, Request};
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::size::Size;
+use crate::volumes::Place;
 
 /// How long a daemon may be silent during a scrub.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +29,7 @@ pub fn run(args: &args::Scrub) -> Result<()> {
     let mut display = if args.json { Display::Json } else { Display::Bar(bar()) };
     let report = match status::subject(&args.subject)? {
         Subject::InUse(user) => of_user(&user, &mut display)?,
-        Subject::Target => of_target(&args.subject, &mut display)?,
+        Subject::Target(place) => of_target(&place, &mut display)?,
     };
     display.report(&report)?;
     let allocation = match args.allocation {
@@ -63,10 +64,9 @@ pub fn run(args: &args::Scrub) -> Result<()> {
 fn audit(subject: &Path) -> Result<Allocation> {
     let user = match status::subject(subject)? {
         Subject::InUse(user) => user,
-        Subject::Target => {
-            let map = status::open_map(subject)?;
-            let name = subject.display().to_string();
-            return check::audit(&map, &name).map_err(Failure::new);
+        Subject::Target(place) => {
+            let map = status::open_map(&place)?;
+            return check::audit(&map, &place.name()).map_err(Failure::new);
         }
     };
     let ask = || -> io::Result<Reply> {
@@ -107,8 +107,8 @@ fn of_user(user: &User, display: &mut Display) -> Result<Report> {
     ask().unwrap_or_else(|error| Err(user.unreachable(&error)))
 }
 
-fn of_target(target: &Path, display: &mut Display) -> Result<Report> {
-    let map = status::open_map(target)?;
+fn of_target(place: &Place, display: &mut Display) -> Result<Report> {
+    let map = status::open_map(place)?;
     let mut shown: Option<Instant> = None;
     let mut printed = Ok(());
     let watch = &mut |progress: &Progress| {
@@ -118,7 +118,7 @@ fn of_target(target: &Path, display: &mut Display) -> Result<Report> {
         }
         if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let report = check::scrub(&map, &target.display().to_string(), watch).map_err(Failure::new)?;
+    let report = check::scrub(&map, &place.name(), watch).map_err(Failure::new)?;
     printed.map(|()| report)
 }
 

@@ -5,39 +5,30 @@ pub mod schedule;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use gabion_base::disk::Disk;
-use gabion_base::ids::SubvolId;
-use gabion_map::removal::Removing;
-use gabion_map::{Limits, LocalMap, OpenMode};
-use gabion_node::LocalFs;
+use gabion_map::OpenMode;
 
-use super::status::{self, Subject, User, json};
+use super::status::{Subject, User, json};
 use crate::args::snapshots::{Snapshot, SnapshotCommand};
 use crate::control::wire::{Difference, Reply, Request, SnapshotAction, Snapshots};
-use crate::failure::{Failure, Result, chain};
-use crate::mount::SystemClock;
+use crate::failure::{Failure, Result};
+use crate::locations::{self, Location};
 use crate::mounts;
 use crate::print;
 use crate::snapshots;
-use crate::volumes::{self, Place};
+use crate::volumes::Place;
 
 /// How long a daemon may take: as long as a commit with all that waits to be written.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Memory to work on what is not mounted, in bytes.
-const MEMORY: u64 = 32 << 20;
 
 /// Runs the command.
 pub fn run(args: &Snapshot) -> Result<()> {
     let (subject, action, as_json) = asked(&args.command)?;
-    let replies = match mounts::containing(subject)? {
-        Some((mount, path)) => of_user(&User::Mount(mount), Some(path), &action)?,
-        None => match status::subject(subject)? {
-            Subject::InUse(user) => of_user(&user, None, &action)?,
-            Subject::Target => of_target(subject, &action)?,
-        },
+    let Location { filesystem, path } = Location::of(subject)?;
+    let replies = match filesystem {
+        Subject::InUse(user) => of_user(&user, path, &action)?,
+        Subject::Target(place) => of_target(&place, &path, &action)?,
     };
     let mut listed = Vec::new();
     let mut changes = Vec::new();
@@ -85,8 +76,8 @@ fn asked(command: &SnapshotCommand) -> Result<(&Path, SnapshotAction, bool)> {
     })
 }
 
-fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result<Vec<Reply>> {
-    let ask = || -> io::Result<Vec<Reply>> {
+fn of_user(user: &User, path: String, action: &SnapshotAction) -> Result<Vec<Reply>> {
+    let ask = move || -> io::Result<Vec<Reply>> {
         let mut connection = user.connect()?;
         let keeps =
             matches!(action, SnapshotAction::Create { .. } | SnapshotAction::Rollback { .. });
@@ -96,7 +87,7 @@ fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result
             mounts::hand_over(&mount.mountpoint)?;
         }
         connection
-            .ask(Request::Snapshots { path: path.clone(), action: action.clone() }, PATIENCE)?;
+            .ask(Request::Snapshots { path: Some(path), action: action.clone() }, PATIENCE)?;
         let mut replies = Vec::new();
         loop {
             let reply = connection.reply()?;
@@ -114,49 +105,22 @@ fn of_user(user: &User, path: Option<String>, action: &SnapshotAction) -> Result
     }
 }
 
-fn of_target(target: &Path, action: &SnapshotAction) -> Result<Vec<Reply>> {
-    let place = Place::of(target)?;
-    let name = place.name();
-    let act = |disk: Arc<dyn Disk>, mode: OpenMode| -> Result<Vec<Reply>> {
-        let map = LocalMap::open(disk, mode, Limits::within(MEMORY))
-            .map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
-        let map = Arc::new(map);
-        let of = map.subvolumes().first().map(|(id, _)| *id);
-        let of = of.ok_or_else(|| Failure::new(format!("{name} has no subvolume")))?;
-        let done = snapshots::act(&map, &name, of, action);
-        let replies = done.map_err(|message| Failure::new(format!("{name}: {message}")))?;
-        match action {
-            SnapshotAction::Delete { .. } => remove_all(&map, &name)?,
-            SnapshotAction::Rollback { .. } => end_sessions(&map, of, &name)?,
-            _ => {}
-        }
-        Ok(replies)
-    };
+fn of_target(place: &Place, path: &str, action: &SnapshotAction) -> Result<Vec<Reply>> {
     let changes = !matches!(
         action,
         SnapshotAction::List | SnapshotAction::Diff { .. } | SnapshotAction::Schedule { set: None }
     );
     let mode = if changes { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
-    volumes::with_disk(target, &place, "gabion snapshot", mode, |disk| act(disk, mode))
-}
-
-/// Who had mounted what was served goes on from what was, and would say again what is undone now.
-fn end_sessions(map: &Arc<LocalMap>, of: SubvolId, name: &str) -> Result<()> {
-    let settings = gabion_node::Settings::default();
-    let fs = LocalFs::new(Arc::clone(map), of, settings, Arc::new(SystemClock));
-    let ended = fs.and_then(|fs| fs.forget_sessions());
-    ended.map_err(|error| Failure::of(format!("cannot end the sessions of {name}"), &error))
-}
-
-/// Makes the space of what was removed free now: no daemon does it later.
-fn remove_all(map: &LocalMap, name: &str) -> Result<()> {
-    loop {
-        match map.remove_step() {
-            Ok(Removing::Step) => {}
-            Ok(Removing::Nothing) => return Ok(()),
-            Err(error) => return Err(Failure::new(format!("{name}: {}", chain(&error)))),
+    locations::act_on_unused(place, "gabion snapshot", mode, |fs, name| {
+        let of = snapshots::find_subvolume(fs, path)?;
+        let replies = snapshots::act(fs.map(), name, of, action)?;
+        match action {
+            SnapshotAction::Delete { .. } => locations::free_removed(fs)?,
+            SnapshotAction::Rollback { .. } => locations::end_sessions(fs)?,
+            _ => {}
         }
-    }
+        Ok(replies)
+    })
 }
 
 fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()> {

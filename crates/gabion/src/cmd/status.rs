@@ -40,8 +40,8 @@ pub enum User {
 pub enum Subject {
     /// What somebody has in use.
     InUse(User),
-    /// A device or image that nobody has in use.
-    Target,
+    /// A device, image or volume that nobody has in use on this machine.
+    Target(Place),
 }
 
 impl User {
@@ -124,9 +124,9 @@ pub fn json<T: serde::Serialize>(value: &T) -> String {
 fn one(path: &Path) -> Result<Status> {
     match subject(path)? {
         Subject::InUse(user) => of_user(&user),
-        Subject::Target => {
-            let map = open_map(path)?;
-            Ok(state::of_map(&map, &map.superblock(), &path.display().to_string(), None))
+        Subject::Target(place) => {
+            let map = open_map(&place)?;
+            Ok(state::of_map(&map, &map.superblock(), &place.name(), None))
         }
     }
 }
@@ -138,19 +138,13 @@ pub fn subject(path: &Path) -> Result<Subject> {
     }
     let name = path.display();
     let place = Place::of(path)?;
-    if let Some(volume) = &place.volume {
-        return user(&place)?.map(Subject::InUse).ok_or_else(|| {
-            Failure::new(format!("volume {volume} is neither mounted nor served on this machine"))
-                .next(format!("To see it: gabion volume status {volume}"))
-        });
-    }
-    let metadata = std::fs::metadata(path)
+    let metadata = std::fs::metadata(&place.path)
         .map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
     if metadata.is_dir() {
         return Err(Failure::new(format!("no Gabion filesystem is mounted at {name}"))
             .next("To see what is mounted: gabion status"));
     }
-    Ok(user(&place)?.map_or(Subject::Target, Subject::InUse))
+    Ok(user(&place)?.map_or(Subject::Target(place), Subject::InUse))
 }
 
 /// Who has it in use on this machine.
@@ -159,11 +153,17 @@ pub fn user(place: &Place) -> Result<Option<User>> {
     Ok(mount.or_else(|| User::serving(place)))
 }
 
-/// Opens what is not mounted, to look at it.
-pub fn open_map(target: &Path) -> Result<LocalMap> {
-    let disk = open_still(target)?;
+/// Opens an image or device that is not mounted, to look at it.
+pub fn open_map(place: &Place) -> Result<LocalMap> {
+    if let Some(volume) = &place.volume {
+        return Err(Failure::new(format!(
+            "volume {volume} is neither mounted nor served on this machine"
+        ))
+        .next(format!("To see it: gabion volume status {volume}")));
+    }
+    let disk = open_still(&place.path)?;
     LocalMap::open(disk, OpenMode::ReadOnly, Limits::within(MEMORY))
-        .map_err(|error| Failure::of(format!("cannot read {}", target.display()), &error))
+        .map_err(|error| Failure::of(format!("cannot read {}", place.name()), &error))
 }
 
 fn of_user(user: &User) -> Result<Status> {

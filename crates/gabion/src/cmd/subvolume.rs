@@ -1,32 +1,34 @@
-//! `gabion subvolume` and `gabion clone`: subvolumes of a mounted filesystem. Its daemon does it.
+//! `gabion subvolume` and `gabion clone`. Whoever has the filesystem in use does it; what nobody
+//! has in use is opened here.
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use gabion_fuse::mountinfo::Mount;
+use gabion_map::OpenMode;
 
-use super::status::{User, json};
-use crate::args::snapshots::{self, SubvolumeCommand};
+use super::status::{Subject, User, json};
+use crate::args::snapshots::{self as args, SubvolumeCommand};
 use crate::control::wire::{Reply, Request, SubvolumeAction, Subvolumes};
 use crate::failure::{Exit, Failure, Result};
-use crate::mounts;
+use crate::locations::{self, Location};
 use crate::print;
+use crate::snapshots;
+use crate::volumes::Place;
 
 /// How long a daemon may take: as long as a commit with all that waits to be written.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs `gabion subvolume`.
-pub fn run(args: &snapshots::Subvolume) -> Result<()> {
+pub fn run(args: &args::Subvolume) -> Result<()> {
     match &args.command {
         SubvolumeCommand::Create { path } => {
-            let (mount, within) = inside(path)?;
-            ask(mount, SubvolumeAction::Create { path: within })?;
+            let at = below_root(path)?;
+            act(&at.filesystem, SubvolumeAction::Create { path: at.path })?;
             print::line(format_args!("{}: made a subvolume", path.display()))
         }
         SubvolumeCommand::List { path, json: as_json } => {
-            let (mount, _) = inside(path)?;
-            let found = ask(mount, SubvolumeAction::List)?;
+            let found = act(&Location::of(path)?.filesystem, SubvolumeAction::List)?;
             if *as_json {
                 return print::line(json(&found));
             }
@@ -36,14 +38,13 @@ pub fn run(args: &snapshots::Subvolume) -> Result<()> {
             })
         }
         SubvolumeCommand::Rename { from, to } => {
-            let (mount, old) = inside(from)?;
-            let (other, new) = inside(to)?;
-            check_together((from, &mount), (to, &other))?;
-            ask(mount, SubvolumeAction::Rename { from: old, to: new })?;
+            let (old, new) = (below_root(from)?, below_root(to)?);
+            check_beside((from, &old), (to, &new))?;
+            act(&old.filesystem, SubvolumeAction::Rename { from: old.path, to: new.path })?;
             print::line(format_args!("{}: moved to {}", from.display(), to.display()))
         }
         SubvolumeCommand::Delete { path, yes } => {
-            let (mount, within) = inside(path)?;
+            let at = below_root(path)?;
             if !*yes {
                 return Err(Failure::new(format!(
                     "{} would be removed with all that is in it, and all its snapshots",
@@ -52,44 +53,47 @@ pub fn run(args: &snapshots::Subvolume) -> Result<()> {
                 .next("To do that, say --yes.")
                 .exit(Exit::Usage));
             }
-            ask(mount, SubvolumeAction::Delete { path: within })?;
+            act(&at.filesystem, SubvolumeAction::Delete { path: at.path })?;
             print::line(format_args!("{}: removed the subvolume", path.display()))
         }
     }
 }
 
 /// Runs `gabion clone`.
-pub fn clone(args: &snapshots::Clone) -> Result<()> {
-    let (of, from) = inside(&args.snapshot)?;
-    let (mount, path) = inside(&args.path)?;
-    check_together((&args.snapshot, &of), (&args.path, &mount))?;
-    ask(mount, SubvolumeAction::Clone { from, path })?;
+pub fn clone(args: &args::Clone) -> Result<()> {
+    let (from, to) = (Location::of(&args.snapshot)?, below_root(&args.path)?);
+    check_beside((&args.snapshot, &from), (&args.path, &to))?;
+    act(&to.filesystem, SubvolumeAction::Clone { from: from.path, path: to.path })?;
     let (snapshot, path) = (args.snapshot.display(), args.path.display());
     print::line(format_args!("{path}: made a clone of {snapshot}"))
 }
 
-/// Fails unless both paths are in one mount.
-fn check_together(one: (&Path, &Mount), other: (&Path, &Mount)) -> Result<()> {
-    match one.1.id == other.1.id {
+fn below_root(text: &Path) -> Result<Location> {
+    let location = Location::of(text)?;
+    location.check_below_root(text)?;
+    Ok(location)
+}
+
+/// Fails unless both are in one filesystem.
+fn check_beside(one: (&Path, &Location), other: (&Path, &Location)) -> Result<()> {
+    match one.1.is_beside(other.1) {
         true => Ok(()),
         false => Err(Failure::new(format!(
-            "{} and {} are not in one mount",
+            "{} and {} are not in one mount or image",
             one.0.display(),
             other.0.display()
         ))),
     }
 }
 
-/// The mount that `path` is in, and its path from there.
-fn inside(path: &Path) -> Result<(Mount, String)> {
-    mounts::containing(path)?.ok_or_else(|| {
-        Failure::new(format!("{} is not in a mounted Gabion filesystem", path.display()))
-            .next("To see what is mounted: gabion status")
-    })
+fn act(filesystem: &Subject, action: SubvolumeAction) -> Result<Subvolumes> {
+    match filesystem {
+        Subject::InUse(user) => ask(user, action),
+        Subject::Target(place) => act_here(place, &action),
+    }
 }
 
-fn ask(mount: Mount, action: SubvolumeAction) -> Result<Subvolumes> {
-    let user = User::Mount(mount);
+fn ask(user: &User, action: SubvolumeAction) -> Result<Subvolumes> {
     let asked = || -> io::Result<Reply> {
         let mut connection = user.connect()?;
         connection.ask(Request::Subvolumes { action }, PATIENCE)?;
@@ -101,4 +105,19 @@ fn ask(mount: Mount, action: SubvolumeAction) -> Result<Subvolumes> {
         Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
         Err(error) => Err(user.unreachable(&error)),
     }
+}
+
+fn act_here(place: &Place, action: &SubvolumeAction) -> Result<Subvolumes> {
+    let mode = match action {
+        SubvolumeAction::List => OpenMode::ReadOnly,
+        _ => OpenMode::ReadWrite,
+    };
+    locations::act_on_unused(place, "gabion subvolume", mode, |fs, name| {
+        let (done, _) = snapshots::act_on_subvolumes(fs, name, action)?;
+        if let SubvolumeAction::Delete { .. } = action {
+            locations::end_sessions(fs)?;
+            locations::free_removed(fs)?;
+        }
+        Ok(done)
+    })
 }

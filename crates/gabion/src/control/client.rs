@@ -1,17 +1,23 @@
 //! A command's end of the control socket.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gabion_fuse::mountinfo::Mount;
 
 use super::folder;
 use super::wire::{Reply, Request};
+use crate::mounts::{self, Life};
 
 /// The longest line that a daemon may send, in bytes: a report with a thousand findings fits.
 const LINE_BYTES_MAX: u64 = 4 << 20;
+/// How long a daemon that was mounted at once may take until it listens, and how often that is
+/// looked at.
+const START: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// A connection to a daemon.
 pub struct Connection {
@@ -24,9 +30,23 @@ pub fn is_listening(mount: &Mount) -> bool {
 }
 
 impl Connection {
-    /// Connects to the daemon of a mount.
+    /// Connects to the daemon of a mount. Waits for a moment for one that is about to listen: what
+    /// `fusermount3` mounts can be seen before.
     pub fn open(mount: &Mount) -> io::Result<Self> {
-        Self::at(&folder::socket_of(mount))
+        let socket = folder::socket_of(mount);
+        let began = Instant::now();
+        loop {
+            let error = match Self::at(&socket) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            let is_early =
+                matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+            if !is_early || began.elapsed() > START || mounts::life(mount) == Life::Dead {
+                return Err(error);
+            }
+            thread::sleep(GLANCE);
+        }
     }
 
     /// Connects to whoever listens at `socket`.

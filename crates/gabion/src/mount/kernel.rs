@@ -1,10 +1,10 @@
 //! How the kernel shall treat a mount.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use gabion_fuse::{Features, InitReply, KernelOffer, PAYLOAD_MAX, mountinfo};
+use gabion_fuse::mount::Source;
+use gabion_fuse::{Features, InitReply, KernelOffer, PAYLOAD_MAX};
 
 use super::{Coherence, Locking, WritePolicy};
 
@@ -77,10 +77,11 @@ pub(super) fn init_reply(
 
 /// Lifts limits that the kernel puts on filesystems it does not trust, as far as we may. It is no
 /// failure if we may not: everything works, only slower.
-pub(super) fn lift_limits(mountpoint: &Path, coherence: Coherence) {
-    let Ok(Some(mount)) = mountinfo::find(mountpoint) else { return };
-    let (major, minor) = mount.device;
-    let suffix = if mount.fstype.starts_with("fuseblk") { "-fuseblk" } else { "" };
+pub(super) fn lift_limits((major, minor): (u32, u32), source: &Source, coherence: Coherence) {
+    let suffix = match source {
+        Source::BlockDevice { .. } => "-fuseblk",
+        Source::Name(_) => "",
+    };
     let settings = [
         ("read_ahead_kb", READ_AHEAD_KIB),
         // A share of the memory for dirty pages, in percent, instead of a fixed hundredth.

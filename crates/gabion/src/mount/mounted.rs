@@ -6,7 +6,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gabion_base::sync::Mutex;
-use gabion_fuse::mount::{MountError, MountFlags, MountOptions, Source, Unmount, mount, unmount};
+use gabion_fuse::mount::{
+    Attachment, MountError, MountFlags, MountOptions, Source, Unmount, prepare, unmount,
+};
 use gabion_fuse::{Config, Notifier, PAYLOAD_MAX, Session, SessionError};
 use gabion_node::{BackgroundLoop, Filesystem};
 use thiserror::Error;
@@ -109,6 +111,9 @@ pub enum Error {
     /// The kernel and we do not understand each other.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The kernel does not say what it has mounted.
+    #[error("cannot find out the device number of the mount: {0}")]
+    Number(#[source] std::io::Error),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -125,6 +130,8 @@ pub struct Mounted {
     session: Session,
     fs: Arc<dyn Filesystem>,
     front: Arc<Front>,
+    attachment: Attachment,
+    device: (u32, u32),
     mountpoint: PathBuf,
     background: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -132,31 +139,54 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts `fs` and begins to serve.
     pub fn start(fs: Arc<dyn Filesystem>, request: &MountRequest) -> Result<Self, Error> {
+        let mut mounted = Self::prepare(fs, request)?;
+        mounted.attach()?;
+        Ok(mounted)
+    }
+
+    /// Begins to serve `fs`, which nobody sees before [`attach`](Self::attach) if root mounts it.
+    pub fn prepare(fs: Arc<dyn Filesystem>, request: &MountRequest) -> Result<Self, Error> {
         let front = Arc::new(Front::new(&fs, request));
-        let device = mount(&request.mountpoint, &request.options())?;
+        let (device, attachment) = prepare(&request.mountpoint, &request.options())?;
         // Threads inherit what is said here.
         let _flusher = IoFlusher::begin();
         let session = match Session::start(device, Arc::clone(&front), request.config()) {
             Ok(session) => session,
             Err(error) => {
-                // Nobody serves it: its users shall not wait for answers.
-                let _ = unmount(&request.mountpoint, Unmount::Force);
+                if attachment.is_made() {
+                    // Nobody serves it: its users shall not wait for answers.
+                    let _ = unmount(&request.mountpoint, Unmount::Force);
+                }
                 return Err(error.into());
             }
         };
         front.tell(session.notifier());
-        let mounted = Self {
+        let number = attachment.device_number();
+        let mut mounted = Self {
             session,
             fs,
             front,
+            attachment,
+            device: (0, 0),
             mountpoint: request.mountpoint.clone(),
             background: Mutex::default(),
         };
         for (name, run) in Arc::clone(&mounted.fs).background() {
             mounted.start_background(name, run)?;
         }
-        lift_limits(&request.mountpoint, request.coherence);
+        mounted.device = number.map_err(Error::Number)?;
+        lift_limits(mounted.device, &request.source, request.coherence);
         Ok(mounted)
+    }
+
+    /// Shows it at its mountpoint.
+    pub fn attach(&mut self) -> Result<(), Error> {
+        Ok(self.attachment.make()?)
+    }
+
+    /// The device number of the filesystem, major and minor.
+    pub fn device(&self) -> (u32, u32) {
+        self.device
     }
 
     fn start_background(&self, name: &str, run: BackgroundLoop) -> Result<(), Error> {
@@ -244,7 +274,10 @@ impl Drop for IoFlusher {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if self.session.wait_for(Duration::ZERO).is_none()
+        // What is nowhere cannot be unmounted.
+        if self.attach().is_err() {
+            self.attachment.give_up();
+        } else if self.session.wait_for(Duration::ZERO).is_none()
             && self.unmount(Unmount::Plain).is_err()
             && self.unmount(Unmount::Force).is_err()
         {

@@ -21,6 +21,7 @@ mod mount_shared;
 mod mount_sync;
 mod mount_world;
 mod mounting;
+mod offline;
 mod ordinary;
 mod quotas;
 mod raw;

@@ -3,9 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use crate::world::{Folder, Outcome, Running};
+use gabion_fuse::mountinfo::find;
+use rustix::process::Signal;
+
+use crate::volumes::stage::Stage;
+use crate::world::{Folder, GABION, Outcome, Running};
 
 fn write_durably(path: std::path::PathBuf, bytes: &[u8]) {
     let mut file = File::create(path).unwrap();
@@ -33,6 +38,22 @@ fn a_mount_answers_when_the_command_returns_and_keeps_its_files() {
     let mountpoint = folder.mount("ro");
     assert_eq!(fs::read_to_string(mountpoint.join("shelf/book")).unwrap(), "once upon a time");
     folder.gabion(&["umount", "mnt"]).succeeded();
+}
+
+/// Who was told by the kernel, and not by the command, may come as early.
+#[test]
+fn a_mount_appears_when_its_daemon_listens() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    stage.folder.image();
+    fs::create_dir(stage.path("mnt")).unwrap();
+    let mut command = Command::new(GABION);
+    let mut mount = stage.start(command.args(["mount", "--foreground", "disk.img", "mnt"]));
+    stage.await_mount("mnt");
+    let (major, minor) = find(&stage.path("mnt")).unwrap().unwrap().device;
+    let listening = UnixStream::connect(format!("/run/gabion/{major}-{minor}.sock"));
+    mount.signal(Signal::INT);
+    assert!(mount.0.wait().unwrap().success());
+    listening.unwrap();
 }
 
 #[test]

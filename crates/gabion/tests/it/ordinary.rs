@@ -30,7 +30,10 @@ fn an_ordinary_user_makes_mounts_and_unmounts() {
     let Some(folder) = Folder::for_mounts() else { return };
     let text = "gabion mkfs --size 64M disk.img; mkdir mnt; gabion mount disk.img mnt; \
         echo kept >mnt/file; gabion status mnt; gabion scrub mnt; gabion umount mnt; \
-        gabion mount -o ro disk.img mnt; cat mnt/file; gabion umount mnt";
+        gabion mount -o ro disk.img mnt; cat mnt/file; gabion umount mnt; \
+        gabion mount --foreground disk.img mnt & \
+        until grep -q $PWD/mnt /proc/self/mounts; do :; done; \
+        gabion status mnt >status || kill $!; gabion umount mnt; wait";
     let Some(outcome) = script(&folder, text) else { return };
     let said = outcome.succeeded();
     assert!(said.contains("sync(2) does not reach the daemon"), "{said}");

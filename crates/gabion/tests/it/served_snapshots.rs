@@ -63,8 +63,14 @@ impl Site {
 
     /// The server dies, and another one takes its place.
     fn restart(&mut self) {
+        self.restart_after(|_| {});
+    }
+
+    /// The same, and something is done in between.
+    pub fn restart_after(&mut self, act: impl FnOnce(&Folder)) {
         self.server.signal(Signal::KILL);
         let _ = self.server.0.wait();
+        act(&self.folder);
         let address = self.uri.trim_start_matches("gabion://").trim_end_matches('/');
         let (server, uri) = serve(&self.folder, address, &[]);
         assert_eq!(uri, self.uri);

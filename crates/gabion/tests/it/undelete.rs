@@ -11,6 +11,7 @@ use rustix::fs::{
 };
 use serde_json::Value;
 
+use crate::served_snapshots::Site;
 use crate::world::{Folder, names};
 
 fn age(path: &Path, seconds: i64) {
@@ -207,4 +208,17 @@ fn choices_are_listed_and_what_cannot_be_found_is_named() {
     undelete(&["--list", "--to", "x", "mnt/file"]).failed(2, &["--to"]);
     undelete(&["mnt/home/file"]).succeeded();
     assert_eq!(fs::read(mnt.join("home/file")).unwrap(), b"content");
+}
+
+#[test]
+fn what_is_gone_comes_back_at_a_mount_of_what_is_served() {
+    let Some(site) = Site::new() else { return };
+    let mnt = site.mount("", "a");
+    fs::create_dir(mnt.join("letters")).unwrap();
+    fs::write(mnt.join("letters/old"), "dear").unwrap();
+    site.folder.gabion(&["snapshot", "create", "a", "one"]).succeeded();
+    fs::remove_dir_all(mnt.join("letters")).unwrap();
+    site.folder.gabion(&["undelete", "a/letters"]).succeeded();
+    assert_eq!(fs::read(mnt.join("letters/old")).unwrap(), b"dear");
+    site.finish(&["a"]);
 }

@@ -20,5 +20,5 @@ mod failures;
 mod growing;
 mod machines;
 mod openings;
-mod stage;
+pub mod stage;
 mod writing;

@@ -97,6 +97,7 @@ impl Filesystem for Witness {
         remove_xattr(by: &Caller, file: FileId, name: &[u8]) -> Result<()>;
         read(by: &Caller, file: FileId, offset: u64, into: &mut [u8], reader: Reader)
             -> Result<usize>;
+        record_reading(by: &Caller, file: FileId) -> ();
         write(by: &Caller, file: FileId, at: WriteAt, payload: &Payload<'_>,
             privileges: Privileges) -> Result<Written>;
         fallocate(by: &Caller, file: FileId, request: SpaceRequest, offset: u64, length: u64,

@@ -278,7 +278,7 @@ fn what_is_appended_goes_where_the_file_ends_by_then() {
     write(&world, id, WriteAt::End, b"two ");
     log.write_all(b"three").unwrap();
     let mut bytes = [0; 100];
-    let count = world.fs().read(&Caller::superuser(), id, 0, &mut bytes).unwrap();
+    let count = world.fs().read(id, 0, &mut bytes).unwrap();
     assert_eq!(std::str::from_utf8(&bytes[..count]), Ok("one two three"));
 }
 

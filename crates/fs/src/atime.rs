@@ -1,9 +1,9 @@
 //! Times of reading: when reading is recorded, and what becomes of it when many read.
 //!
 //! ```text
-//!   who reads      needs_atime: is it to be recorded?     by the policy, and the times that it knows
+//!   who reads      needs_atime: is it to be recorded?    by the policy, and the times it knows
 //!                    | yes
-//!   who keeps it   record_reading: atime = max(atime, at), unless the object was changed after `at`
+//!   who keeps it   record_reading: atime = max(atime, at), unless it was changed after `at`
 //! ```
 //!
 //! So it does not matter in which order several readers tell, nor that one of them tells late: what

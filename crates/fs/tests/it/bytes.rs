@@ -256,7 +256,7 @@ fn reading_is_recorded_after_a_change_and_once_a_day() {
 fn of_several_readers_the_last_one_counts_and_none_from_before_a_change() {
     let mut world = World::new();
     let file = world.create("/file", 0o644).unwrap().file;
-    let mut read = |world: &mut World, at: Timestamp| {
+    let read = |world: &mut World, at: Timestamp| {
         world.map.run(|txn| fs::record_reading(txn, file, at)).unwrap();
         let found = world.stat("/file").unwrap();
         (found.atime, found.ctime)
@@ -269,7 +269,7 @@ fn of_several_readers_the_last_one_counts_and_none_from_before_a_change() {
     // Somebody says that it was read long ago; whoever read it before that says so too late.
     world.ctx.now = after(9);
     let long_ago = Timestamp::new(1, 0);
-    let changes = Changes { atime: Some(SetTime::To(long_ago)), ..Changes::default() };
+    let changes = Changes { atime: Some(SetTime::At(long_ago)), ..Changes::default() };
     world.map.run(|txn| fs::setattr(txn, &world.ctx, file, &changes)).unwrap();
     assert_eq!(read(&mut world, after(8)), (long_ago, after(9)));
     assert_eq!(read(&mut world, after(9)), (after(9), after(9)));

@@ -1,8 +1,8 @@
 //! Times of reading that clients tell ([`crate::remote`] has what they do).
 //!
-//! A note changes nothing but the time, and nobody who has a lease on it is told. It is done in the
-//! session's lane, as a change, though only syncs wait for it: whatever comes first, the time is the
-//! same in the end.
+//! A note changes nothing but the time, and nobody who has a lease on it is told. It is done in
+//! the session's lane, as a change, though only syncs wait for it: whatever comes first, the time
+//! is the same in the end.
 
 use gabion_base::time::Timestamp;
 use gabion_fs::Caller;

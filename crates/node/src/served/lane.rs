@@ -168,16 +168,16 @@ impl Served {
                             None => return,
                         }
                     };
-                    match message {
+                    let goes_on = match message {
+                        ToServer::Change(change) => self.apply(session, change, false),
                         ToServer::Accessed { file, caller, at } => {
                             self.accessed(session, &caller, file, at);
+                            true
                         }
-                        ToServer::Change(change) => {
-                            if !self.apply(session, change, false) {
-                                return;
-                            }
-                        }
-                        _ => {}
+                        _ => true,
+                    };
+                    if !goes_on {
+                        return;
                     }
                 }
                 Some(message) => {

@@ -1,10 +1,9 @@
-//! Reading and writing a file's bytes, and the times that tell of it.
+//! Reading and writing a file's bytes, and the times that tell of writing.
 //!
 //! Many writers of one file go side by side: a write that finds its own time recorded and nothing
 //! to clear changes no item and holds the file shared. So the clock's grain says how often writers
 //! of one file wait for each other: once in a tick.
 
-use gabion_base::time::Timestamp;
 use gabion_map::txn::FILE_SIZE_MAX;
 use gabion_map::{FileId, LockMode, Payload, Txn};
 
@@ -13,9 +12,6 @@ use crate::error::{Error, Result};
 use crate::format::inode::Inode;
 use crate::object;
 use crate::setattr;
-
-/// Reading sets the time of reading at least this often, by the relative policy.
-const RELATIVE_ATIME_SECONDS: i64 = 24 * 60 * 60;
 
 /// Where to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +29,6 @@ pub struct Written {
     pub offset: u64,
     /// How many bytes: all of them.
     pub length: usize,
-}
-
-/// When reading is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtimePolicy {
-    /// Never (`noatime`).
-    Never,
-    /// The first time after each change, and once a day (`relatime`).
-    Relative,
-    /// Always (`strictatime`).
-    Always,
 }
 
 /// Reads bytes of a file that is open for reading; fewer than asked for only at its end.
@@ -148,42 +133,4 @@ pub(crate) fn record_change<T: Txn + ?Sized>(
     setattr::clear_privileges(txn, ctx, file, inode, privileges)?;
     inode.touch_content(ctx);
     object::store(txn, file, inode)
-}
-
-/// Records that the object was read, if the policy wants that.
-pub fn touch_atime<T: Txn + ?Sized>(
-    txn: &mut T,
-    ctx: &Context,
-    file: FileId,
-    policy: AtimePolicy,
-) -> Result<()> {
-    if policy == AtimePolicy::Never {
-        return Ok(());
-    }
-    let mut inode = object::load(txn, file)?;
-    if !needs_atime(policy, inode.atime, inode.mtime, inode.ctime, ctx.now) {
-        return Ok(());
-    }
-    txn.lock(file, LockMode::Exclusive)?;
-    inode.atime = ctx.now;
-    object::store(txn, file, &inode)
-}
-
-/// Whether reading at `now` is to be recorded over the time of the last reading, `atime`.
-pub fn needs_atime(
-    policy: AtimePolicy,
-    atime: Timestamp,
-    mtime: Timestamp,
-    ctime: Timestamp,
-    now: Timestamp,
-) -> bool {
-    match policy {
-        AtimePolicy::Never => false,
-        AtimePolicy::Always => atime != now,
-        AtimePolicy::Relative => {
-            let age = now.seconds.saturating_sub(atime.seconds);
-            let is_due = atime <= mtime || atime <= ctime || age >= RELATIVE_ATIME_SECONDS;
-            is_due && atime != now
-        }
-    }
 }

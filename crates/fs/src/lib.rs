@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acl;
+pub mod atime;
 pub mod attributes;
 pub mod bytes;
 pub mod caller;
@@ -49,10 +50,9 @@ pub mod space;
 pub mod subvolume;
 pub mod xattr;
 
+pub use atime::{AtimePolicy, AtimeRules, needs_atime, record_reading};
 pub use attributes::{Attributes, stat};
-pub use bytes::{
-    AtimePolicy, WriteAt, Written, needs_atime, read, touch_atime, write, write_untimed,
-};
+pub use bytes::{WriteAt, Written, read, write, write_untimed};
 pub use caller::{Caller, Groups, Trust};
 pub use context::{Context, OpenState, Opens, Privileges};
 pub use copy::{CopyRequest, copy_range};

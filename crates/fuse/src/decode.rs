@@ -260,7 +260,7 @@ fn names<'a>(code: u32, body: &mut Body<'a>) -> Result<Option<Op<'a>>, DecodeErr
         opcode::READDIR | opcode::READDIRPLUS => {
             let head: abi::ReadIn = body.fixed()?;
             let (handle, offset, size) = (Handle(head.fh), head.offset, head.size);
-            let read = ReadDirectory { handle, offset, size };
+            let read = ReadDirectory { handle, offset, size, flags: head.flags };
             if code == opcode::READDIR { Op::Readdir(read) } else { Op::Readdirplus(read) }
         }
         opcode::RELEASEDIR => {

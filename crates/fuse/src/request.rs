@@ -399,6 +399,8 @@ pub struct ReadDirectory {
     pub offset: u64,
     /// Bytes of room in the answer.
     pub size: u32,
+    /// `O_*` flags of the open directory.
+    pub flags: u32,
 }
 
 /// GETLK, SETLK and SETLKW.

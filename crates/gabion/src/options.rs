@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gabion_fs::AtimePolicy;
+use gabion_fs::{AtimePolicy, AtimeRules};
 use gabion_fuse::mount::MountFlags;
 
 use crate::failure::{Exit, Failure, Result};
@@ -68,7 +68,7 @@ pub struct Settings {
     /// `ro`, `rw`
     pub access: Access,
     /// `relatime`, `noatime`, `strictatime`
-    pub atime: AtimePolicy,
+    atime: AtimePolicy,
     /// `nosuid`, `nodev`, `noexec`, `nodiratime`, `sync`, `dirsync`, where set.
     restrictions: MountFlags,
     /// `cache`: the memory that the daemon aims at, in all.
@@ -150,6 +150,8 @@ impl Settings {
             ("relatime" | "atime", None) => self.atime = AtimePolicy::Relative,
             ("noatime", None) => self.atime = AtimePolicy::Never,
             ("strictatime", None) => self.atime = AtimePolicy::Always,
+            // It takes nothing back but that.
+            ("nostrictatime", None) if self.atime != AtimePolicy::Always => {}
             ("nostrictatime", None) => self.atime = AtimePolicy::Relative,
             ("writeback", None) => self.policy = Some(WritePolicy::Back),
             ("writethrough", None) => self.policy = Some(WritePolicy::Through),
@@ -185,6 +187,18 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// When reading is recorded. The kernel leaves all of that to a FUSE filesystem.
+    pub fn atime(&self) -> AtimeRules {
+        let has_none = self.restrictions.contains(MountFlags::NODIRATIME);
+        match self.access {
+            Access::ReadOnly => AtimeRules::NONE,
+            Access::ReadWrite => AtimeRules {
+                directories: if has_none { AtimePolicy::Never } else { self.atime },
+                others: self.atime,
+            },
+        }
     }
 
     /// The flags by which the kernel enforces its part.
@@ -264,12 +278,26 @@ mod tests {
     #[test]
     fn the_later_of_two_counts() {
         assert_eq!(parse("nosuid,suid,ro,rw").unwrap(), Settings::new(Users::Owner));
-        assert_eq!(parse("noatime,strictatime").unwrap().atime, AtimePolicy::Always);
+        let all = |options| parse(options).unwrap().atime();
+        assert_eq!(all("noatime,strictatime"), AtimeRules::all(AtimePolicy::Always));
+        assert_eq!(all("noatime,nostrictatime"), AtimeRules::NONE);
+        assert_eq!(all("strictatime,nostrictatime"), AtimeRules::all(AtimePolicy::Relative));
+        assert_eq!(all("noatime,atime,norelatime"), AtimeRules::all(AtimePolicy::Relative));
+    }
+
+    #[test]
+    fn reading_is_recorded_of_what_the_options_say() {
+        let rules = |options| parse(options).unwrap().atime();
+        let (directories, others) = (AtimePolicy::Never, AtimePolicy::Always);
+        assert_eq!(rules("strictatime,nodiratime"), AtimeRules { directories, others });
+        assert_eq!(rules("nodiratime,diratime"), AtimeRules::all(AtimePolicy::Relative));
+        assert_eq!(rules("strictatime,ro"), AtimeRules::NONE);
     }
 
     #[test]
     fn wrong_options_are_refused_by_name() {
-        for option in ["sped", "cache", "cache=15M", "cache=lots", "commit=0", "ro=1", "remount"] {
+        let wrong = ["sped", "cache", "cache=15M", "cache=lots", "commit=0", "ro=1", "remount"];
+        for option in wrong.into_iter().chain(["lazytime", "relatime=1"]) {
             let failure = parse(&format!("ro,{option}")).unwrap_err();
             assert_eq!(failure.code(), Exit::Usage);
         }

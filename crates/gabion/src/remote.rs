@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use gabion_base::BLOCK_SIZE;
 use gabion_base::event::{ClientEvent, Event};
 use gabion_base::time::Timestamp;
-use gabion_fs::Caller;
+use gabion_fs::{AtimeRules, Caller};
 use gabion_fuse::mount::Source;
 use gabion_host::{clock, memory};
 use gabion_link::errand::Errand;
@@ -126,7 +126,8 @@ pub fn start(
     let who = format!("{}:{}", host.nodename().to_string_lossy(), mountpoint.display());
     // What is known of an object takes a kilobyte or less, and the server has as much to remember.
     let objects_max = (settings.cache.0 / OBJECT_BYTES).max(OBJECTS_MIN) as usize;
-    let remote = RemoteSettings { deadline: settings.deadline, objects_max };
+    let (deadline, atime) = (settings.deadline, settings.atime());
+    let remote = RemoteSettings { deadline, objects_max, atime };
     let protection = protection(&target.address, settings)?;
     let is_encrypted = protection != Protection::None;
     if !is_encrypted && !is_this_machine(&target.address) {
@@ -165,7 +166,8 @@ pub fn start(
 pub fn session(target: &RemoteTarget, purpose: &str) -> Result<Connected> {
     let name = target.name();
     let settings = Settings::new(Users::Owner);
-    let remote = RemoteSettings { deadline: settings.deadline, ..RemoteSettings::default() };
+    let (deadline, atime) = (settings.deadline, AtimeRules::NONE);
+    let remote = RemoteSettings { deadline, atime, ..RemoteSettings::default() };
     let protection = protection(&target.address, &settings)?;
     if protection == Protection::None && !is_this_machine(&target.address) {
         eprintln!("gabion: {name}: what is said is not encrypted, and the server is believed");

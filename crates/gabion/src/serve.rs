@@ -379,7 +379,7 @@ pub fn open_fs(disk: Arc<dyn Disk>, settings: &Settings) -> gabion_fs::Result<Lo
     };
     let limits = Limits::within(settings.cache.0);
     let settings =
-        gabion_node::Settings { atime: settings.atime, commit_interval: settings.commit };
+        gabion_node::Settings { atime: settings.atime(), commit_interval: settings.commit };
     LocalFs::open(disk, mode, limits, settings, Arc::new(SystemClock))
 }
 

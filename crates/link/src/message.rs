@@ -180,6 +180,16 @@ pub enum ToServer {
     /// It has not any more, as often as it says so: once for each
     /// [`ToServer::Opened`], [`Call::Create`] and [`Call::Tmpfile`].
     Closed(FileId),
+    /// One of its programs has read bytes, names or a link's target of an object. That takes no
+    /// lease from anybody: of what several say the latest counts, and nothing from before a change.
+    Accessed {
+        /// The object.
+        file: FileId,
+        /// Who has read.
+        caller: Caller,
+        /// When.
+        at: Timestamp,
+    },
     /// It has done what these said, and the kernel has.
     Released(Vec<RevokeId>),
     /// It gives up what it has exclusively of these ranges, without having been told.

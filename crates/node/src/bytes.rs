@@ -15,17 +15,9 @@ const COPY_STEPS_MAX: usize = 1024;
 
 impl LocalFs {
     /// Reads bytes; fewer than asked for only at the file's end.
-    pub fn read(
-        &self,
-        caller: &Caller,
-        file: FileId,
-        offset: u64,
-        into: &mut [u8],
-    ) -> Result<usize> {
+    pub fn read(&self, file: FileId, offset: u64, into: &mut [u8]) -> Result<usize> {
         let count = self.run(|txn| gabion_fs::read(txn, file, offset, into));
-        let count = self.unless_removed(file, count)?;
-        self.record_reading(caller, file);
-        Ok(count)
+        self.unless_removed(file, count)
     }
 
     /// Writes bytes, all of them.

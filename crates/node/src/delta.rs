@@ -1,9 +1,10 @@
 //! What a backup has to read to follow from one snapshot to another: objects by their numbers.
 //!
 //! As [`differences`](crate::differences), from the difference of the two trees, but complete: all
-//! that has changed of an object counts, and of a file it is said which bytes. Those are known from
-//! where they lie: a block that both snapshots have at one place of the disk, written in one group
-//! of transactions, was not written since, for neither snapshot lets it go.
+//! that has changed of an object counts but its time of reading, and of a file it is said which
+//! bytes. Those are known from where they lie: a block that both snapshots have at one place of the
+//! disk, written in one group of transactions, was not written since, for neither snapshot lets it
+//! go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -192,6 +193,8 @@ impl Found {
             (None, Some(_)) => {
                 self.touched.insert(key.ino, (true, Vec::new()));
             }
+            // It was read: that makes no difference of snapshots one of everything.
+            (Some(old), Some(new)) if Inode { atime: new.atime, ..old } == new => {}
             (Some(old), Some(new)) => {
                 let is_new = !same(&old, &new);
                 self.touched.insert(key.ino, (is_new, Vec::new()));

@@ -31,7 +31,7 @@ pub enum Change {
     Added(Vec<u8>),
     /// It is gone.
     Removed(Vec<u8>),
-    /// Its bytes, its attributes or its permissions are others.
+    /// Its bytes, its attributes or its permissions are others. That it was read does not count.
     Changed(Vec<u8>),
     /// It has another name.
     Renamed {

@@ -195,6 +195,11 @@ pub trait Filesystem: Send + Sync {
         reader: Reader,
     ) -> Result<usize>;
 
+    /// A program has read bytes, names or a link's target of an object: that is recorded as its
+    /// time of reading, where the settings want that. To be told before the program is answered,
+    /// and not of one that wants no trace (`O_NOATIME`).
+    fn record_reading(&self, caller: &Caller, file: FileId);
+
     /// Writes bytes, all of them.
     fn write(
         &self,

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId};
-use gabion_fs::{AtimePolicy, Attributes, Caller, Context, Error, OpenState, ROOT, Result};
+use gabion_fs::{
+    AtimePolicy, AtimeRules, Attributes, Caller, Context, Error, OpenState, ROOT, Result,
+};
 use gabion_map::map::SpaceReport;
 use gabion_map::removal::Removing;
 use gabion_map::{FileId, Limits, LocalMap, LocalTxn, MapError, OpenMode, Stop};
@@ -45,14 +47,15 @@ const LOCKS_MAX: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// When reading is recorded.
-    pub atime: AtimePolicy,
+    pub atime: AtimeRules,
     /// What was accepted is committed after this time at the latest.
     pub commit_interval: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { atime: AtimePolicy::Relative, commit_interval: Duration::from_secs(5) }
+        let atime = AtimeRules::all(AtimePolicy::Relative);
+        Self { atime, commit_interval: Duration::from_secs(5) }
     }
 }
 

@@ -115,19 +115,19 @@ impl Filesystem for LocalFs {
         LocalFs::rename(self, caller, request)
     }
 
-    fn readlink(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
-        LocalFs::readlink(self, caller, file)
+    fn readlink(&self, _: &Caller, file: FileId) -> Result<Vec<u8>> {
+        LocalFs::readlink(self, file)
     }
 
     fn readdir(
         &self,
-        caller: &Caller,
+        _: &Caller,
         dir: FileId,
         cookie: u64,
         limit: usize,
         detail: Detail,
     ) -> Result<Listing> {
-        LocalFs::readdir(self, caller, dir, cookie, limit, detail)
+        LocalFs::readdir(self, dir, cookie, limit, detail)
     }
 
     fn stat(&self, file: FileId) -> Result<Attributes> {
@@ -173,13 +173,17 @@ impl Filesystem for LocalFs {
 
     fn read(
         &self,
-        caller: &Caller,
+        _: &Caller,
         file: FileId,
         offset: u64,
         into: &mut [u8],
         _: Reader,
     ) -> Result<usize> {
-        LocalFs::read(self, caller, file, offset, into)
+        LocalFs::read(self, file, offset, into)
+    }
+
+    fn record_reading(&self, _: &Caller, file: FileId) {
+        LocalFs::record_reading(self, file);
     }
 
     fn write(

@@ -204,18 +204,15 @@ impl LocalFs {
     }
 
     /// The target of a symbolic link.
-    pub fn readlink(&self, caller: &Caller, file: FileId) -> Result<Vec<u8>> {
+    pub fn readlink(&self, file: FileId) -> Result<Vec<u8>> {
         let target = self.run(|txn| gabion_fs::readlink(txn, file));
-        let target = self.unless_removed(file, target)?;
-        self.record_reading(caller, file);
-        Ok(target)
+        self.unless_removed(file, target)
     }
 
     /// At most `limit` entries of a directory after `cookie`; 0 starts. With
     /// [`Detail::Attributes`], each entry that has attributes counts a lookup.
     pub fn readdir(
         &self,
-        caller: &Caller,
         dir: FileId,
         cookie: u64,
         limit: usize,
@@ -253,8 +250,6 @@ impl LocalFs {
         let listing = self.unless_removed(dir, listing);
         if listing.is_err() {
             give_back(&mut taken);
-        } else if cookie == 0 {
-            self.record_reading(caller, dir);
         }
         listing
     }

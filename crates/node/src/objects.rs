@@ -2,7 +2,7 @@
 
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
-    Access, AtimePolicy, Attributes, Caller, Changes, Error, OpenRequest, Result, needs_atime,
+    Access, AtimePolicy, AtimeRules, Attributes, Caller, Changes, Error, OpenRequest, Result,
 };
 use gabion_map::FileId;
 
@@ -105,29 +105,32 @@ impl LocalFs {
         self.run(|txn| gabion_fs::xattr::remove(txn, &ctx, file, name))
     }
 
-    /// Records that an object was read, if the policy wants that. Reading does not fail because
+    /// Records that an object was read, if the rules want that. Reading does not fail because
     /// this does. A file that is read all the time is looked at once a day, or after a change.
-    pub(crate) fn record_reading(&self, caller: &Caller, file: FileId) {
-        let policy = self.settings.atime;
-        if policy == AtimePolicy::Never || self.is_read_only() || self.is_frozen(file) {
+    pub fn record_reading(&self, file: FileId) {
+        let rules = self.settings.atime;
+        if rules == AtimeRules::NONE || self.is_read_only() || self.check_changeable(file).is_err()
+        {
             return;
         }
-        let ctx = self.context(caller);
-        let now = ctx.now;
+        let now = self.clock.now();
         let is_recorded = self
             .references
             .read_recorded(file)
             .is_some_and(|second| now.seconds.saturating_sub(second) < RECORDED_SECONDS);
-        if policy == AtimePolicy::Relative && is_recorded {
+        if is_recorded {
             return;
         }
         let recorded = self.run(|txn| {
-            let Attributes { atime, mtime, ctime, .. } = gabion_fs::stat(txn, file)?;
-            if !needs_atime(policy, atime, mtime, ctime, now) {
-                return Ok((atime > mtime && atime > ctime).then_some(atime.seconds));
+            let found = gabion_fs::stat(txn, file)?;
+            let Attributes { mtime, ctime, .. } = found;
+            let is_due = rules.are_due(&found, now);
+            if is_due {
+                gabion_fs::record_reading(txn, file, now)?;
             }
-            gabion_fs::touch_atime(txn, &ctx, file, policy)?;
-            Ok((now > mtime && now > ctime).then_some(now.seconds))
+            let at = if is_due { now } else { found.atime };
+            let is_relative = rules.of(found.file_type()) == AtimePolicy::Relative;
+            Ok((is_relative && at > mtime && at > ctime).then_some(at.seconds))
         });
         if let Ok(Some(second)) = recorded {
             self.references.set_read_recorded(file, Some(second));

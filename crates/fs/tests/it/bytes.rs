@@ -2,8 +2,8 @@
 
 use gabion_base::time::Timestamp;
 use gabion_fs::{
-    self as fs, AtimePolicy, CopyRequest, Privileges, Result, SizeRule, SpaceRequest, WriteAt,
-    needs_atime,
+    self as fs, AtimePolicy, Changes, CopyRequest, Privileges, Result, SetTime, SizeRule,
+    SpaceRequest, WriteAt, needs_atime,
 };
 use gabion_map::LockMode;
 use gabion_map::txn::SeekTarget;
@@ -248,19 +248,29 @@ fn reading_is_recorded_after_a_change_and_once_a_day() {
     assert!(!relative(11, 10, 10 + day));
     assert!(relative(11, 10, 11 + day));
     assert!(!relative(i64::MAX, 10, i64::MIN));
+    assert!(needs_atime(AtimePolicy::Always, at(11), at(10), at(10), at(12)));
+    assert!(!needs_atime(AtimePolicy::Never, at(5), at(10), at(10), at(11)));
+}
+
+#[test]
+fn of_several_readers_the_last_one_counts_and_none_from_before_a_change() {
     let mut world = World::new();
     let file = world.create("/file", 0o644).unwrap().file;
-    let touch = |world: &mut World, policy| {
-        world.tick();
-        world.map.run(|txn| fs::touch_atime(txn, &world.ctx, file, policy)).unwrap();
-        (world.stat("/file").unwrap().atime, world.ctx.now)
+    let read = |world: &mut World, at: Timestamp| {
+        world.map.run(|txn| fs::record_reading(txn, file, at)).unwrap();
+        let found = world.stat("/file").unwrap();
+        (found.atime, found.ctime)
     };
     let created = world.ctx.now;
-    assert_eq!(touch(&mut world, AtimePolicy::Never).0, created);
-    let (first, now) = touch(&mut world, AtimePolicy::Relative);
-    assert_eq!(first, now);
-    assert_eq!(touch(&mut world, AtimePolicy::Relative).0, first);
-    let (third, now) = touch(&mut world, AtimePolicy::Always);
-    assert_eq!(third, now);
-    assert_eq!(world.stat("/file").unwrap().ctime, created);
+    let after = |seconds| Timestamp::new(created.seconds + seconds, created.nanos);
+    assert_eq!(read(&mut world, after(5)), (after(5), created));
+    assert_eq!(read(&mut world, after(3)), (after(5), created), "it comes late");
+    assert_eq!(read(&mut world, after(7)), (after(7), created));
+    // Somebody says that it was read long ago; whoever read it before that says so too late.
+    world.ctx.now = after(9);
+    let long_ago = Timestamp::new(1, 0);
+    let changes = Changes { atime: Some(SetTime::At(long_ago)), ..Changes::default() };
+    world.map.run(|txn| fs::setattr(txn, &world.ctx, file, &changes)).unwrap();
+    assert_eq!(read(&mut world, after(8)), (long_ago, after(9)));
+    assert_eq!(read(&mut world, after(9)), (after(9), after(9)));
 }

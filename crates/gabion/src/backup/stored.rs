@@ -57,8 +57,7 @@ impl Source for Stored<'_> {
         let mut entries = Vec::new();
         let mut cookie = 0;
         loop {
-            let caller = Caller::superuser();
-            let listing = self.fs.readdir(&caller, *dir, cookie, ENTRIES, Detail::Names);
+            let listing = self.fs.readdir(*dir, cookie, ENTRIES, Detail::Names);
             let listing = listing.map_err(|error| unreadable(*dir, &error))?;
             for entry in &listing.entries {
                 cookie = entry.cookie;
@@ -83,7 +82,7 @@ impl Source for Stored<'_> {
             let stat = self.fs.stat(*file)?;
             let attributes = attributes(&stat);
             let target = match attributes.is_symlink() {
-                true => self.fs.readlink(&caller, *file)?,
+                true => self.fs.readlink(*file)?,
                 false => Vec::new(),
             };
             let mut xattrs = Vec::new();
@@ -121,7 +120,7 @@ impl Bytes for OpenFile<'_> {
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
-        let count = self.fs.read(&Caller::superuser(), self.file, offset, into);
+        let count = self.fs.read(self.file, offset, into);
         count.map_err(|error| unreadable(self.file, &error))
     }
 }

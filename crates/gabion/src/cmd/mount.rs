@@ -253,7 +253,7 @@ mod tests {
         let call = parse("/dev/sdb1 /mnt -n -o rw,noatime,cache=32M -s -N 12 -v").unwrap();
         assert_eq!(call.target, Path::new("/dev/sdb1"));
         assert_eq!(call.mountpoint, Path::new("/mnt"));
-        assert_eq!(call.settings.atime, gabion_fs::AtimePolicy::Never);
+        assert_eq!(call.settings.atime(), gabion_fs::AtimeRules::NONE);
         assert!(!call.fake);
         assert!(parse("a b -fn").unwrap().fake);
     }

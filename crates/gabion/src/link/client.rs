@@ -35,6 +35,7 @@ impl Wire for ToPipe {
             ToServer::Change(_)
             | ToServer::Opened { .. }
             | ToServer::Closed(_)
+            | ToServer::Accessed { .. }
             | ToServer::Settled(_) => self.0.send_soon(message.encode()),
             _ => {
                 self.0.send(message.encode());

@@ -37,6 +37,10 @@ impl Ask<'_> {
             let into = &mut blocks.bytes_mut()[..size];
             match self.fs.read(&self.caller, self.file, read.offset, into, reader) {
                 Ok(count) => {
+                    // Who can only write has a page read to change some of it.
+                    if read.flags & libc::O_ACCMODE as u32 != libc::O_WRONLY as u32 {
+                        self.record_reading(read.flags);
+                    }
                     let filled = self.filled(reader, count, size);
                     into[count..filled].fill(0);
                     reply.bytes(&into[..filled])
@@ -44,6 +48,13 @@ impl Ask<'_> {
                 Err(error) => failed(reply, &error),
             };
         });
+    }
+
+    /// A program has read, through what is open with these `O_*` flags.
+    pub(super) fn record_reading(&self, flags: u32) {
+        if flags & libc::O_NOATIME as u32 == 0 {
+            self.fs.record_reading(&self.caller, self.file);
+        }
     }
 
     /// How much is answered to a READ of `size` bytes that has found `count`.

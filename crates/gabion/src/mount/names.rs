@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gabion_fs::create::Linkable;
 use gabion_fs::{
-    Attributes, Detail, Error, FileType, IfExists, IfTaken, Leave, Listed, OpenRequest, Privileges,
-    RenameRequest, Result, errno,
+    Attributes, Detail, Error, FileType, IfExists, IfTaken, Leave, Listed, Listing, OpenRequest,
+    Privileges, RenameRequest, Result, errno,
 };
 use gabion_fuse as fuse;
 use gabion_fuse::{
@@ -218,15 +218,26 @@ impl Ask<'_> {
 
     pub(super) fn readlink(&self, reply: Reply) {
         match self.fs.readlink(&self.caller, self.file) {
-            Ok(target) => reply.bytes(&target),
+            Ok(target) => {
+                self.record_reading(0);
+                reply.bytes(&target)
+            }
             Err(error) => failed(reply, &error),
         };
     }
 
+    /// Some names of a directory, which counts as reading it where they are the first ones.
+    fn list(&self, read: &ReadDirectory, limit: usize, detail: Detail) -> Result<Listing> {
+        let listing = self.fs.readdir(&self.caller, self.file, read.offset, limit, detail)?;
+        if read.offset == 0 {
+            self.record_reading(read.flags);
+        }
+        Ok(listing)
+    }
+
     pub(super) fn readdir(&self, read: &ReadDirectory, reply: Reply) {
         let limit = (read.size as usize / ENTRY_MIN).min(ENTRIES_MAX);
-        let listing = self.fs.readdir(&self.caller, self.file, read.offset, limit, Detail::Names);
-        let listing = match listing {
+        let listing = match self.list(read, limit, Detail::Names) {
             Ok(listing) => listing,
             Err(error) => return refuse(reply, errno(&error)),
         };
@@ -253,9 +264,7 @@ impl Ask<'_> {
 
     pub(super) fn readdirplus(&self, read: &ReadDirectory, reply: Reply) {
         let limit = (read.size as usize / ENTRY_PLUS_MIN).min(ENTRIES_MAX);
-        let detail = Detail::Attributes;
-        let listing = self.fs.readdir(&self.caller, self.file, read.offset, limit, detail);
-        let listing = match listing {
+        let listing = match self.list(read, limit, Detail::Attributes) {
             Ok(listing) => listing,
             Err(error) => return refuse(reply, errno(&error)),
         };

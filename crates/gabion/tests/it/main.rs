@@ -37,6 +37,7 @@ mod shared_failures;
 mod snapshots;
 mod subvolume_names;
 mod target;
+mod times;
 mod undelete;
 mod up;
 mod volumes;

@@ -16,7 +16,7 @@ fn content(fs: &LocalFs, name: &str) -> Option<Vec<u8>> {
     let caller = Caller::superuser();
     let found = fs.lookup(&caller, fs.root(), name.as_bytes()).ok()?;
     let mut bytes = vec![0; found.size as usize];
-    let count = fs.read(&caller, found.file, 0, &mut bytes).unwrap();
+    let count = fs.read(found.file, 0, &mut bytes).unwrap();
     assert_eq!(count, bytes.len());
     Some(bytes)
 }

@@ -33,7 +33,8 @@ tagged! {
     8 => Goodbye {},
     11 => Done { id: CallId, change: Change },
     12 => Recovered {},
-    15 => Unlocked { file: FileId, class: LockClass, owner: u64, range: LockRange };
+    15 => Unlocked { file: FileId, class: LockClass, owner: u64, range: LockRange },
+    18 => Accessed { file: FileId, caller: Caller, at: Timestamp };
     4 => Closed(file: FileId),
     5 => Released(revocations: Vec<RevokeId>),
     6 => Unwanted(ranges: Vec<KeyRange>),

@@ -283,6 +283,7 @@ pub fn to_server() -> Vec<ToServer> {
             range: LockRange::new(10, 19).expect("not upside down"),
         },
         ToServer::Frozen(0x0102),
+        ToServer::Accessed { file: FILE, caller: caller.clone(), at: time(6) },
     ];
     let errands = errands().into_iter().map(|errand| ToServer::Call {
         id: CallId(0x0a0b),

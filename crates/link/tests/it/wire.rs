@@ -381,6 +381,8 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         1 => (file(), caller(), access())
             .prop_map(|(file, caller, access)| ToServer::Opened { file, caller, access }),
         1 => file().prop_map(ToServer::Closed),
+        1 => (file(), caller(), time())
+            .prop_map(|(file, caller, at)| ToServer::Accessed { file, caller, at }),
         1 => vec(any::<u64>().prop_map(RevokeId), 0..5).prop_map(ToServer::Released),
         1 => vec(range(), 0..5).prop_map(ToServer::Unwanted),
         1 => any::<u64>().prop_map(|id| ToServer::Cancel(CallId(id))),

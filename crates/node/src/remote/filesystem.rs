@@ -183,6 +183,10 @@ impl Filesystem for RemoteFs {
         }
     }
 
+    fn record_reading(&self, caller: &Caller, file: FileId) {
+        RemoteFs::record_reading(self, caller, file)
+    }
+
     fn write(
         &self,
         caller: &Caller,

@@ -20,7 +20,7 @@
 //!
 //! Every wait for the server ends after the deadline.
 //!
-//! Absent: sockets, which are the owner's; times of reading, which are not recorded.
+//! Absent: sockets, which are the owner's.
 
 mod ahead;
 mod calls;
@@ -42,6 +42,7 @@ mod pages;
 mod pending;
 mod places;
 mod reading;
+mod readings;
 mod revocations;
 mod server_time;
 mod subvolumes;
@@ -55,7 +56,7 @@ use std::time::Duration;
 
 use gabion_base::ids::{Ino, SubvolId, Uuid};
 use gabion_base::sync::{Condvar, Mutex, RwLock};
-use gabion_fs::Attributes;
+use gabion_fs::{AtimePolicy, AtimeRules, Attributes};
 use gabion_link::cache::Cache;
 use gabion_link::identities::Identities;
 use gabion_link::message::{ToServer, Welcome};
@@ -83,6 +84,7 @@ use self::opens::Opens;
 use self::pages::Pages;
 use self::pending::{Extent, Pending};
 use self::places::Places;
+use self::readings::Readings;
 use self::revocations::Revocations;
 use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
@@ -143,11 +145,14 @@ pub struct RemoteSettings {
     /// Objects on which leases are kept at the same time, about: what an operation under way needs
     /// is kept until it has ended.
     pub objects_max: usize,
+    /// When reading is recorded.
+    pub atime: AtimeRules,
 }
 
 impl Default for RemoteSettings {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), objects_max: 100_000 }
+        let atime = AtimeRules::all(AtimePolicy::Relative);
+        Self { deadline: Duration::from_secs(30), objects_max: 100_000, atime }
     }
 }
 
@@ -209,6 +214,7 @@ pub struct RemoteFs {
     opens: Opens,
     locking: Locking,
     places: Arc<Places>,
+    readings: Readings,
     removals: Removals,
     held: Held,
     revocations: Revocations,
@@ -267,6 +273,7 @@ impl RemoteFs {
             opens: Opens::default(),
             locking: Locking::default(),
             places: Arc::default(),
+            readings: Readings::default(),
             removals: Removals::default(),
             held: Held::default(),
             revocations: Revocations::default(),
@@ -537,6 +544,9 @@ impl RemoteFs {
         }
         if self.unsynced.is_any() || self.pending.under_way().0 > 0 {
             self.syncfs()?;
+        } else if self.readings.were_told() && self.is_reachable() {
+            // Nobody was promised that.
+            let _ = self.syncfs();
         }
         self.pending.settle();
         Ok(())

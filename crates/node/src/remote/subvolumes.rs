@@ -38,7 +38,7 @@ impl RemoteFs {
         }
     }
 
-    fn is_home(&self, file: FileId) -> bool {
+    pub(super) fn is_home(&self, file: FileId) -> bool {
         file.subvol == self.identity.subvol
     }
 
@@ -57,7 +57,13 @@ impl RemoteFs {
             Err(Error::Stale) if self.identity.root != ROOT => Err(Error::CrossSubvolume),
             // It was removed this moment.
             Err(Error::Stale) => Err(Error::NotFound),
-            found => found,
+            found => {
+                // Only the directory of snapshots has names of those.
+                if found.is_ok() && !snapshots::is_snapshots(parent) {
+                    self.readings.is_living(subvol);
+                }
+                found
+            }
         }
     }
 

@@ -8,7 +8,8 @@
 //! client gives up is free only when all is applied that it did under it, and a call that depends
 //! on changes comes after them; and what the client is told of a file's length is not older than
 //! what it knows. A call does not wait for calls before it: it leaves the lane when its turn has
-//! come. Calls that depend on no change that waits do not enter it, if nothing but changes waits.
+//! come. Calls that depend on no change that waits do not enter it, if nothing but changes waits,
+//! and times of reading, on which no call depends.
 //!
 //! A change touches only what its client has leased, so it hardly ever has to wait: for others who
 //! just look whether a new object is there. Then all behind it waits, too.
@@ -92,10 +93,15 @@ impl Lane {
 
     /// Puts messages in front of all that has come since.
     pub(super) fn put_back(&mut self, messages: Vec<ToServer>) {
-        let is_other = |message: &&ToServer| !matches!(message, ToServer::Change(_));
+        let is_other = |message: &&ToServer| !is_change(message);
         self.others += messages.iter().filter(is_other).count();
         messages.into_iter().rev().for_each(|message| self.waiting.push_front(message));
     }
+}
+
+/// Whether it changes the filesystem, and calls need not wait for it but for those that say so.
+fn is_change(message: &ToServer) -> bool {
+    matches!(message, ToServer::Change(_) | ToServer::Accessed { .. })
 }
 
 /// What a change counts against the credit, in bytes.
@@ -108,18 +114,20 @@ impl Served {
     pub(super) fn take_turn(&self, session: &Arc<Session>, message: ToServer) {
         let mut lane = session.lane.lock();
         if self.is_recovering() {
-            lane.others += usize::from(!matches!(message, ToServer::Change(_)));
+            lane.others += usize::from(!is_change(&message));
             lane.waiting.push_back(message);
             // Nobody is at it until everybody has come back.
             lane.is_running = true;
             return;
         }
         let may_pass = match &message {
+            // What was read before is made durable, too.
+            ToServer::Call { call: Call::Sync { .. }, .. } => false,
             // What it may do depends on what is open, of which the client has told before.
             ToServer::Call { after, .. } => *after <= lane.told && lane.others == 0,
             _ => false,
         };
-        let is_change = matches!(message, ToServer::Change(_));
+        let is_change = is_change(&message);
         if may_pass || !lane.is_running && !is_change {
             drop(lane);
             return self.attend(session, message);
@@ -151,16 +159,24 @@ impl Served {
             match next {
                 None => break,
                 Some(_) if session.is_over() => {}
-                Some(ToServer::Change(change)) => {
+                Some(message) if is_change(&message) => {
                     let Some(_pass) = self.freezing.enter(Passing::Change) else {
-                        session.lane.lock().waiting.push_front(ToServer::Change(change));
+                        session.lane.lock().waiting.push_front(message);
                         let lane = Work::Lane(Arc::clone(session));
                         match self.freezing.hold(Passing::Change, lane) {
                             Some(_) => continue,
                             None => return,
                         }
                     };
-                    if !self.apply(session, change, false) {
+                    let goes_on = match message {
+                        ToServer::Change(change) => self.apply(session, change, false),
+                        ToServer::Accessed { file, caller, at } => {
+                            self.accessed(session, &caller, file, at);
+                            true
+                        }
+                        _ => true,
+                    };
+                    if !goes_on {
                         return;
                     }
                 }

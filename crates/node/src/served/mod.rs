@@ -34,6 +34,7 @@ mod lane;
 mod ledger;
 mod locking;
 mod numbers;
+mod readings;
 mod recovery;
 mod refinding;
 mod rewinding;
@@ -433,6 +434,7 @@ impl Served {
             | ToServer::Settled(_)
             | ToServer::Ping
             | ToServer::Cancel(_)
+            | ToServer::Accessed { .. }
             | ToServer::Change(_) => {}
         }
     }

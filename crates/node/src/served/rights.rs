@@ -219,6 +219,15 @@ impl Served {
                 || self.permit_names(by, range).is_ok())
     }
 
+    /// Whether a reading of the object by the caller is to be recorded.
+    pub(super) fn may_have_read(&self, session: &Session, caller: &Caller, file: FileId) -> bool {
+        session.rights.changing == Changing::Allowed
+            && !self.fs.is_read_only()
+            && self.fs.check_changeable(file).is_ok()
+            && (!session.rights.identities.are_checked()
+                || self.permit_bytes(By { session, caller }, file, Access::READ).is_ok())
+    }
+
     fn permit_names(&self, by: By<'_>, range: &KeyRange) -> Result<()> {
         let is_one = range.first() == range.last();
         match self.check_access(by.caller, range.file(), Access::READ) {

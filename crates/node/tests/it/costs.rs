@@ -100,7 +100,7 @@ fn what_is_made_and_written_in_a_new_directory_costs_no_call_for_each_file() {
     a.run(|fs| fs.fsync(dir)).unwrap();
     assert_eq!(a.fs.under_way(), (0, 0));
     let world = server.world.after_crash(OpenMode::ReadOnly);
-    let listed = world.fs.readdir(&caller(), dir, 2, 100_000, Detail::Names).unwrap();
+    let listed = world.fs.readdir(dir, 2, 100_000, Detail::Names).unwrap();
     assert_eq!(listed.entries.len(), FILES);
 }
 

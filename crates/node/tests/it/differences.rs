@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gabion_base::disk::{Disk, DiskRequest, MemDisk, Ticket};
 use gabion_base::ids::SubvolId;
-use gabion_fs::FileType;
+use gabion_fs::{Changes, FileType, SetTime};
 use gabion_map::{Limits, OpenMode};
-use gabion_node::{Change, LocalFs, Settings, Stretch, delta, delta_from, differences};
+use gabion_node::{Change, Delta, LocalFs, Settings, Stretch, delta, delta_from, differences};
 
 use crate::world::{MIB, TestClock, World};
 
@@ -114,4 +114,30 @@ fn a_difference_comes_in_parts_that_are_the_whole_together() {
     assert_eq!(parts, 10);
     touched.sort_by(|a, b| a.path.cmp(&b.path));
     assert_eq!(touched, whole.touched);
+}
+
+#[test]
+fn what_was_only_read_is_no_difference() {
+    let world = World::new(64 * MIB);
+    let World { fs, caller, .. } = &world;
+    let (read, written) = (world.file("read", b"x"), world.file("written", b"x"));
+    let dir = fs.mkdir(caller, world.root(), b"dir", 0o755).unwrap().file;
+    let old = fs.map().create_snapshot(world.root().subvol, b"old", 0).unwrap();
+    world.clock.advance(10);
+    for file in [read, written, dir] {
+        let before = fs.stat(file).unwrap();
+        fs.record_reading(file);
+        assert!(fs.stat(file).unwrap().atime > before.atime);
+    }
+    let new = fs.map().create_snapshot(world.root().subvol, b"new", 0).unwrap();
+    assert_eq!(differences(fs.map(), old, new).unwrap(), []);
+    assert_eq!(delta(fs.map(), old, new).unwrap(), Delta::default());
+    // What was read and changed is there all the same, also if only its times were set.
+    world.write(written, 0, b"y");
+    let changes = Changes { atime: Some(SetTime::Now), ..Changes::default() };
+    fs.setattr(caller, read, &changes).unwrap();
+    let newest = fs.map().create_snapshot(world.root().subvol, b"newest", 0).unwrap();
+    let touched = delta(fs.map(), old, newest).unwrap().touched;
+    let paths: Vec<_> = touched.into_iter().map(|touched| touched.path).collect();
+    assert_eq!(paths, [b"read".to_vec(), b"written".to_vec()]);
 }

@@ -80,7 +80,7 @@ fn listing_with_attributes_counts_a_lookup_of_each_entry() {
         world.fs.forget(file, 1);
     }
     assert_eq!(world.fs.references_held(), 0);
-    let read = |detail| world.fs.readdir(&world.caller, world.root(), 0, 100, detail).unwrap();
+    let read = |detail| world.fs.readdir(world.root(), 0, 100, detail).unwrap();
     read(Detail::Names);
     assert_eq!(world.fs.references_held(), 0);
     let listing = read(Detail::Attributes);

@@ -11,6 +11,7 @@ mod locks;
 mod losses;
 mod orphans;
 mod quotas;
+mod readings;
 mod recovery;
 mod refinding;
 mod rights;

@@ -89,7 +89,8 @@ impl Server {
             is_cut: AtomicBool::new(false),
             road: Mutex::default(),
         });
-        let settings = RemoteSettings { deadline: Duration::from_secs(20), objects_max };
+        let deadline = Duration::from_secs(20);
+        let settings = RemoteSettings { deadline, objects_max, ..RemoteSettings::default() };
         let clock = Arc::new(TestClock::default());
         let its_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
@@ -348,14 +349,24 @@ impl Client {
     /// As a kernel that keeps what it reads.
     pub fn read(&self, file: FileId, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        let count = self.run(|fs| fs.read_pages(&caller(), file, offset, &mut bytes)).unwrap();
+        let read = |fs: &RemoteFs| {
+            let count = fs.read_pages(&caller(), file, offset, &mut bytes);
+            fs.record_reading(&caller(), file);
+            count
+        };
+        let count = self.run(read).unwrap();
         bytes.truncate(count);
         bytes
     }
 
     pub fn names(&self, dir: FileId) -> Vec<String> {
         let detail = Detail::Attributes;
-        let listing = self.run(|fs| fs.readdir(&caller(), dir, 2, 100_000, detail)).unwrap();
+        let list = |fs: &RemoteFs| {
+            let listing = fs.readdir(&caller(), dir, 2, 100_000, detail);
+            fs.record_reading(&caller(), dir);
+            listing
+        };
+        let listing = self.run(list).unwrap();
         let name = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
         listing.entries.iter().map(|entry| name(entry.name())).collect()
     }

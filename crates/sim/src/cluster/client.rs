@@ -103,7 +103,8 @@ impl Client {
         let pipe = Arc::new(Pipe::new(Arc::clone(&world.network), Side::Client));
         let wire = Arc::new(ToPipe { pipe: Arc::clone(&pipe) });
         let objects_max = traits.objects_max;
-        let settings = RemoteSettings { deadline: DEADLINE, objects_max };
+        let settings =
+            RemoteSettings { deadline: DEADLINE, objects_max, ..RemoteSettings::default() };
         let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock) as _, wire));
         let (baton, can_forget) = (Arc::clone(&world.baton), traits.can_forget_names);
         let kernel = Arc::new(Kernel::new(baton, number, can_forget, world.sabotage));

@@ -396,6 +396,7 @@ impl Mount {
         }
         let (asked, versions) = (self.asked(None), self.versions());
         let listing = self.fs.readdir(&caller(), dir, 0, ENTRIES_MAX, detail);
+        self.fs.record_reading(&caller(), dir);
         let mut found = Vec::new();
         let entries = listing.as_ref().map_or(&[][..], |listing| &listing.entries);
         // The first two are the directory itself and its parent.
@@ -499,6 +500,7 @@ impl Mount {
     pub fn read_now(&self, file: FileId, offset: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         let read = self.fs.read_now(&caller(), file, offset, &mut bytes);
+        self.fs.record_reading(&caller(), file);
         self.fs.answered();
         // What is behind the end counts as zeros.
         read.map(|_| bytes)
@@ -525,6 +527,7 @@ impl Mount {
         };
         let mut bytes = vec![0; count * BLOCK_SIZE];
         let read = self.fs.read_pages(&caller(), file, page * PAGE, &mut bytes);
+        self.fs.record_reading(&caller(), file);
         {
             let mut caches = self.kernel.caches();
             for (at, part) in (page..).zip(bytes.chunks(BLOCK_SIZE)) {

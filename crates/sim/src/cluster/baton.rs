@@ -309,9 +309,9 @@ impl State {
         self.done += 1;
         self.able.clear();
         for at in &self.alive {
-            if matches!(self.runners[*at].status, Status::Waiting { place: own, .. } if own == place)
-            {
-                self.able.push(*at);
+            match self.runners[*at].status {
+                Status::Waiting { place: own, .. } if own == place => self.able.push(*at),
+                _ => {}
             }
         }
         for _ in 0..count.min(self.able.len()) {

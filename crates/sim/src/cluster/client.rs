@@ -303,6 +303,9 @@ impl Client {
                 fs.forget_everything();
             }
             was_alive = is_alive;
+            if self.world.has_locks {
+                fs.end_overdue_calls();
+            }
             self.is_drowsy.store(false, Ordering::Relaxed);
             self.world.baton.sleep(GLANCE);
         }

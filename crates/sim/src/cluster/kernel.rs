@@ -18,6 +18,8 @@ use std::time::Duration;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::sync::RwLock;
 use gabion_base::time::Timestamp;
+use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Wait};
+use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Detail, Disposition, Error, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, RenameRequest, Result, Trust, WriteAt,
@@ -32,7 +34,9 @@ use super::directories::{Directories, Names};
 
 /// Where threads wait for pages of kernels, from this place on.
 const PLACES: usize = 500;
-/// How long a thread waits for a page before it looks again.
+/// Where they wait for locks, from this place on.
+const LOCK_PLACES: usize = 600;
+/// How long a thread waits for a page or a lock before it looks again.
 const LOOK: Duration = Duration::from_secs(1);
 const PAGE: u64 = BLOCK_SIZE as u64;
 const ENTRIES_MAX: usize = 1000;
@@ -58,6 +62,8 @@ struct Caches {
     /// How often an object's attributes changed or were forgotten.
     versions: BTreeMap<FileId, u64>,
     pages: BTreeMap<PageKey, Page>,
+    /// What no kernel keeps, but a broken one.
+    xattrs: BTreeMap<(FileId, Vec<u8>), Vec<u8>>,
     directories: Directories,
 }
 
@@ -76,6 +82,8 @@ impl Caches {
 pub struct Kernel {
     baton: Arc<Baton>,
     place: usize,
+    /// Where threads wait for locks.
+    locks: usize,
     can_forget_names: bool,
     sabotage: Sabotage,
     caches: Mutex<Caches>,
@@ -92,8 +100,8 @@ impl Kernel {
         sabotage: Sabotage,
     ) -> Self {
         let (caches, objects) = Default::default();
-        let place = PLACES + client;
-        Self { baton, place, can_forget_names, sabotage, caches, objects }
+        let (place, locks) = (PLACES + client, LOCK_PLACES + client);
+        Self { baton, place, locks, can_forget_names, sabotage, caches, objects }
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
@@ -472,6 +480,104 @@ impl Mount {
         }
         self.fs.answered();
         changed.map(drop)
+    }
+
+    /// The value of an extended attribute. Kernels keep none.
+    pub fn xattr(&self, file: FileId, name: &[u8]) -> Result<Vec<u8>> {
+        let key = (file, name.to_vec());
+        if let Some(kept) = self.kernel.caches().xattrs.get(&key) {
+            return Ok(kept.clone());
+        }
+        let found = self.fs.xattr(&caller(), file, name);
+        if let (Sabotage::KernelKeepsXattrs, Ok(value)) = (self.kernel.sabotage, &found) {
+            self.kernel.caches().xattrs.insert(key, value.clone());
+        }
+        self.fs.answered();
+        found
+    }
+
+    /// The names of extended attributes.
+    pub fn xattr_names(&self, file: FileId) -> Result<Vec<Vec<u8>>> {
+        let found = self.fs.xattr_names(&caller(), file);
+        self.fs.answered();
+        let names = found?;
+        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(names.map(<[u8]>::to_vec).collect())
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(
+        &self,
+        file: FileId,
+        name: &[u8],
+        value: &[u8],
+        condition: SetCondition,
+    ) -> Result<()> {
+        let object = self.kernel.object(file);
+        let _own = object.write();
+        let keep = SetGroupBit::Keep;
+        let set = self.fs.set_xattr(&caller(), file, name, value, condition, keep);
+        self.after_xattr(file, name, &set);
+        set
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(&self, file: FileId, name: &[u8]) -> Result<()> {
+        let object = self.kernel.object(file);
+        let _own = object.write();
+        let removed = self.fs.remove_xattr(&caller(), file, name);
+        self.after_xattr(file, name, &removed);
+        removed
+    }
+
+    fn after_xattr(&self, file: FileId, name: &[u8], result: &Result<()>) {
+        let mut caches = self.kernel.caches();
+        caches.xattrs.remove(&(file, name.to_vec()));
+        if result.is_ok() {
+            caches.forget_attributes(file);
+        }
+        drop(caches);
+        self.fs.answered();
+    }
+
+    /// Asks for a lock, and gives up after `patience`, if there is an end to it.
+    pub fn lock(&self, lock: Lock, wait: Wait, patience: Duration) -> Result<()> {
+        let answer = Arc::new(Mutex::new(None));
+        let (own, baton, place) =
+            (Arc::clone(&answer), Arc::clone(&self.kernel.baton), self.kernel.locks);
+        let end = Box::new(move |result| {
+            *own.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            baton.wake(place);
+        });
+        let mut ticket = self.fs.lock(lock, wait, end);
+        self.fs.answered();
+        let baton = &self.kernel.baton;
+        let until = baton.now() + patience;
+        loop {
+            let answered = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(result) = answered {
+                return result;
+            }
+            if baton.now() >= until
+                && let Some(ticket) = ticket.take()
+            {
+                self.fs.cancel_lock(ticket);
+            }
+            baton.wait(place, LOOK.min(patience));
+        }
+    }
+
+    /// Gives up a lock.
+    pub fn unlock(
+        &self,
+        file: FileId,
+        class: LockClass,
+        owner: LockOwner,
+        range: LockRange,
+    ) -> Result<()> {
+        let unlocked = self.fs.unlock(file, class, owner, range);
+        self.fs.answered();
+        unlocked
     }
 
     /// Writes past the pages; where, if the end is meant.

@@ -57,7 +57,7 @@ const WRONG: &str = "no sequence explains";
 
 #[test]
 fn a_kernel_that_keeps_names_is_caught() {
-    is_caught(Sabotage::KernelKeepsNames, 1, &[WRONG]);
+    is_caught(Sabotage::KernelKeepsNames, 2, &[WRONG]);
 }
 
 #[test]
@@ -72,7 +72,22 @@ fn a_kernel_that_keeps_pages_is_caught() {
 
 #[test]
 fn a_kernel_that_keeps_listings_is_caught() {
-    is_caught(Sabotage::KernelKeepsListings, 1, &[WRONG]);
+    is_caught(Sabotage::KernelKeepsListings, 2, &[WRONG]);
+}
+
+#[test]
+fn a_kernel_that_keeps_attributes_by_name_is_caught() {
+    is_caught(Sabotage::KernelKeepsXattrs, 120, &[WRONG]);
+}
+
+#[test]
+fn a_server_that_does_not_hear_of_locks_is_caught() {
+    is_caught(Sabotage::LostLocks, 6, &["two have locks that conflict"]);
+}
+
+#[test]
+fn a_server_that_does_not_hear_of_unlocking_is_caught() {
+    is_caught(Sabotage::LostUnlocks, 16, &["nobody's lock explains", "after all was healed"]);
 }
 
 #[test]
@@ -82,45 +97,45 @@ fn a_server_that_asks_nobody_is_caught() {
 
 #[test]
 fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
-    is_caught(Sabotage::ReleasedAtOnce, 1, &[WRONG]);
+    is_caught(Sabotage::ReleasedAtOnce, 185, &[WRONG]);
 }
 
 #[test]
 fn a_client_that_ignores_the_end_of_its_session_is_caught() {
-    is_caught(Sabotage::EndlessSessions, 1, &[WRONG]);
+    is_caught(Sabotage::EndlessSessions, 4, &[WRONG]);
 }
 
 #[test]
 fn a_server_that_changes_things_at_once_after_a_start_is_caught() {
-    is_caught(Sabotage::NoGrace, 1, &[WRONG]);
+    is_caught(Sabotage::NoGrace, 44, &[WRONG]);
 }
 
 #[test]
 fn a_disk_that_does_not_flush_is_caught() {
-    is_caught(Sabotage::IgnoredFlushes, 1, &[WRONG]);
+    is_caught(Sabotage::IgnoredFlushes, 9, &[WRONG]);
 }
 
 #[test]
 fn a_server_that_does_not_know_what_is_open_is_caught() {
-    is_caught(Sabotage::ForgottenOpens, 1, &["Stale"]);
+    is_caught(Sabotage::ForgottenOpens, 4, &["Stale"]);
 }
 
 #[test]
 fn calls_without_an_answer_are_caught() {
-    is_caught(Sabotage::LostCalls, 1, &["after all was healed"]);
+    is_caught(Sabotage::LostCalls, 3, &["after all was healed"]);
 }
 
 #[test]
 fn changes_that_never_reach_the_server_are_caught() {
-    is_caught(Sabotage::LostChanges, 1, &[WRONG]);
+    is_caught(Sabotage::LostChanges, 13, &[WRONG]);
 }
 
 #[test]
 fn changes_that_die_with_the_server_are_caught() {
-    is_caught(Sabotage::NothingSaidAgain, 1, &[WRONG]);
+    is_caught(Sabotage::NothingSaidAgain, 7, &[WRONG]);
 }
 
 #[test]
 fn changes_that_are_made_again_in_another_order_are_caught() {
-    is_caught(Sabotage::NoOrder, 1, &[WRONG, "could not be made"]);
+    is_caught(Sabotage::NoOrder, 141, &[WRONG, "could not be made"]);
 }

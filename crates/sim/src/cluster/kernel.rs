@@ -18,8 +18,6 @@ use std::time::Duration;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::sync::RwLock;
 use gabion_base::time::Timestamp;
-use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Wait};
-use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Detail, Disposition, Error, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, RenameRequest, Result, Trust, WriteAt,
@@ -31,6 +29,9 @@ use gabion_node::{Filesystem, Kept};
 use super::Sabotage;
 use super::baton::Baton;
 use super::directories::{Directories, Names};
+
+mod locks;
+mod xattrs;
 
 /// Where threads wait for pages of kernels, from this place on.
 const PLACES: usize = 500;
@@ -480,104 +481,6 @@ impl Mount {
         }
         self.fs.answered();
         changed.map(drop)
-    }
-
-    /// The value of an extended attribute. Kernels keep none.
-    pub fn xattr(&self, file: FileId, name: &[u8]) -> Result<Vec<u8>> {
-        let key = (file, name.to_vec());
-        if let Some(kept) = self.kernel.caches().xattrs.get(&key) {
-            return Ok(kept.clone());
-        }
-        let found = self.fs.xattr(&caller(), file, name);
-        if let (Sabotage::KernelKeepsXattrs, Ok(value)) = (self.kernel.sabotage, &found) {
-            self.kernel.caches().xattrs.insert(key, value.clone());
-        }
-        self.fs.answered();
-        found
-    }
-
-    /// The names of extended attributes.
-    pub fn xattr_names(&self, file: FileId) -> Result<Vec<Vec<u8>>> {
-        let found = self.fs.xattr_names(&caller(), file);
-        self.fs.answered();
-        let names = found?;
-        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-        Ok(names.map(<[u8]>::to_vec).collect())
-    }
-
-    /// Sets an extended attribute.
-    pub fn set_xattr(
-        &self,
-        file: FileId,
-        name: &[u8],
-        value: &[u8],
-        condition: SetCondition,
-    ) -> Result<()> {
-        let object = self.kernel.object(file);
-        let _own = object.write();
-        let keep = SetGroupBit::Keep;
-        let set = self.fs.set_xattr(&caller(), file, name, value, condition, keep);
-        self.after_xattr(file, name, &set);
-        set
-    }
-
-    /// Removes an extended attribute.
-    pub fn remove_xattr(&self, file: FileId, name: &[u8]) -> Result<()> {
-        let object = self.kernel.object(file);
-        let _own = object.write();
-        let removed = self.fs.remove_xattr(&caller(), file, name);
-        self.after_xattr(file, name, &removed);
-        removed
-    }
-
-    fn after_xattr(&self, file: FileId, name: &[u8], result: &Result<()>) {
-        let mut caches = self.kernel.caches();
-        caches.xattrs.remove(&(file, name.to_vec()));
-        if result.is_ok() {
-            caches.forget_attributes(file);
-        }
-        drop(caches);
-        self.fs.answered();
-    }
-
-    /// Asks for a lock, and gives up after `patience`, if there is an end to it.
-    pub fn lock(&self, lock: Lock, wait: Wait, patience: Duration) -> Result<()> {
-        let answer = Arc::new(Mutex::new(None));
-        let (own, baton, place) =
-            (Arc::clone(&answer), Arc::clone(&self.kernel.baton), self.kernel.locks);
-        let end = Box::new(move |result| {
-            *own.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            baton.wake(place);
-        });
-        let mut ticket = self.fs.lock(lock, wait, end);
-        self.fs.answered();
-        let baton = &self.kernel.baton;
-        let until = baton.now() + patience;
-        loop {
-            let answered = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(result) = answered {
-                return result;
-            }
-            if baton.now() >= until
-                && let Some(ticket) = ticket.take()
-            {
-                self.fs.cancel_lock(ticket);
-            }
-            baton.wait(place, LOOK.min(patience));
-        }
-    }
-
-    /// Gives up a lock.
-    pub fn unlock(
-        &self,
-        file: FileId,
-        class: LockClass,
-        owner: LockOwner,
-        range: LockRange,
-    ) -> Result<()> {
-        let unlocked = self.fs.unlock(file, class, owner, range);
-        self.fs.answered();
-        unlocked
     }
 
     /// Writes past the pages; where, if the end is meant.

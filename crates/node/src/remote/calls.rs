@@ -65,6 +65,8 @@ struct Asked {
     waiter: Waiter,
     /// What is said again to a server that has lost it, if not whoever waits asks again.
     again: Option<(Caller, Call)>,
+    /// Whoever waits has given up: then it is said again, too, that the call is to end.
+    is_given_up: bool,
 }
 
 /// Calls under way.
@@ -109,7 +111,7 @@ impl Calls {
         }
         let caller = caller.clone();
         let again = (!can_repeat(&call)).then(|| (caller.clone(), call.clone()));
-        state.waiting.insert(id, Asked { waiter, again });
+        state.waiting.insert(id, Asked { waiter, again, is_given_up: false });
         self.send(&mut state, ToServer::Call { id, caller, call, after });
         id
     }
@@ -135,6 +137,15 @@ impl Calls {
     pub(super) fn tell(&self, message: ToServer) {
         let mut state = self.state.lock();
         self.send(&mut state, message);
+    }
+
+    /// Gives up what waits at the server, if it still does.
+    pub(super) fn give_up(&self, id: CallId) {
+        let mut state = self.state.lock();
+        if let Some(asked) = state.waiting.get_mut(&id) {
+            asked.is_given_up = true;
+        }
+        self.send(&mut state, ToServer::Cancel(id));
     }
 
     /// The session has ended.
@@ -167,6 +178,9 @@ impl Calls {
                 Some((caller, call)) => {
                     let (caller, call, after) = (caller.clone(), call.clone(), ChangeNumber(0));
                     self.wire.send(ToServer::Call { id, caller, call, after });
+                    if asked.is_given_up {
+                        self.wire.send(ToServer::Cancel(id));
+                    }
                     state.waiting.insert(id, asked);
                 }
             }
@@ -498,5 +512,64 @@ impl RemoteFs {
             }
             ToClient::Revoke { id, range, keep } => self.revocations.push(id, range, keep),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::ids::{Ino, SubvolId};
+    use gabion_fs::lock::{Lock, LockClass, LockRange, Strength, Wait};
+
+    use super::*;
+
+    /// A wire that keeps what is said.
+    #[derive(Default)]
+    struct Said(Mutex<Vec<ToServer>>);
+
+    impl Wire for Said {
+        fn send(&self, message: ToServer) {
+            self.0.lock().push(message);
+        }
+
+        fn begin_again(&self) {
+            self.0.lock().clear();
+        }
+    }
+
+    #[test]
+    fn who_has_given_up_waiting_for_a_lock_has_so_at_a_server_that_starts_again() {
+        let wire = Arc::new(Said::default());
+        let calls = Calls::new(Arc::clone(&wire) as _);
+        let wanted = |number| Call::Lock {
+            lock: Lock {
+                file: FileId::new(SubvolId(1), Ino(7)),
+                class: LockClass::Posix,
+                owner: LockOwner { client: 0, number },
+                pid: 1,
+                strength: Strength::Exclusive,
+                range: LockRange::WHOLE,
+            },
+            wait: Wait::Yes,
+        };
+        let ask = |number| {
+            let (end, asked, patience) =
+                (Box::new(|_: Result<()>| {}) as LockEnd, Duration::ZERO, Patience::Life);
+            let waiter = Waiter::Told(Told { end, asked, patience });
+            calls.ask(&Caller::superuser(), wanted(number), ChangeNumber(0), waiter)
+        };
+        let (patient, impatient) = (ask(1), ask(2));
+        calls.give_up(impatient);
+        calls.say_again(Vec::new());
+        let said: Vec<(CallId, bool)> = wire
+            .0
+            .lock()
+            .iter()
+            .filter_map(|message| match message {
+                ToServer::Call { id, .. } => Some((*id, true)),
+                ToServer::Cancel(id) => Some((*id, false)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(said, [(patient, true), (impatient, true), (impatient, false)]);
     }
 }

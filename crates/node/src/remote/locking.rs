@@ -291,7 +291,7 @@ impl RemoteFs {
 
     /// Gives up what waits.
     pub fn cancel_lock(&self, ticket: Ticket) {
-        self.calls.tell(ToServer::Cancel(CallId(ticket.0)));
+        self.calls.give_up(CallId(ticket.0));
     }
 
     /// Gives up an owner's locks on a range, and waits for that.

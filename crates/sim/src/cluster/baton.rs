@@ -83,6 +83,10 @@ struct State {
     rng: Rng,
     now: Duration,
     runners: Vec<Runner>,
+    /// Those that have not ended, by their numbers: most of a long run's threads have.
+    alive: Vec<usize>,
+    /// Who is able to run; kept for its memory.
+    able: Vec<usize>,
     stopped: BTreeSet<MachineId>,
     /// Counts what was done, so that who waits for a lock does not look in vain.
     done: u64,
@@ -123,6 +127,8 @@ impl Baton {
             rng,
             now: Duration::ZERO,
             runners: Vec::new(),
+            alive: Vec::new(),
+            able: Vec::new(),
             stopped: BTreeSet::new(),
             done: 0,
             steps: 0,
@@ -208,7 +214,9 @@ impl Baton {
                 is_crashed,
                 turn: Arc::clone(&turn),
             });
-            state.runners.len() - 1
+            let me = state.runners.len() - 1;
+            state.alive.push(me);
+            me
         };
         let seat = Arc::new(Seat { baton: Arc::clone(self), me, machine });
         let own = Arc::clone(&turn);
@@ -265,7 +273,7 @@ impl Baton {
     /// Who waits for what, for people.
     pub fn standing(&self) -> String {
         let state = self.state();
-        let alive = state.runners.iter().filter(|runner| runner.status != Status::Ended);
+        let alive = state.alive.iter().map(|at| &state.runners[*at]);
         let lines = alive.map(|runner| {
             format!("  machine {} {}: {:?}", runner.machine, runner.name, runner.status)
         });
@@ -288,8 +296,9 @@ impl State {
     }
 
     fn crash(&mut self, which: impl Fn(&Runner) -> bool) {
-        for runner in self.runners.iter_mut().filter(|runner| which(runner)) {
-            if runner.status != Status::Ended {
+        for at in &self.alive {
+            let runner = &mut self.runners[*at];
+            if which(runner) {
                 runner.is_crashed = true;
                 runner.status = Status::Ready;
             }
@@ -298,13 +307,16 @@ impl State {
 
     fn wake(&mut self, place: usize, count: usize) {
         self.done += 1;
-        let waits_here = |runner: &&mut Runner| match runner.status {
-            Status::Waiting { place: at, .. } => at == place,
-            _ => false,
-        };
-        let mut found: Vec<&mut Runner> = self.runners.iter_mut().filter(waits_here).collect();
-        for _ in 0..count.min(found.len()) {
-            let runner = found.swap_remove(self.rng.below(found.len() as u64) as usize);
+        self.able.clear();
+        for at in &self.alive {
+            match self.runners[*at].status {
+                Status::Waiting { place: own, .. } if own == place => self.able.push(*at),
+                _ => {}
+            }
+        }
+        for _ in 0..count.min(self.able.len()) {
+            let chosen = self.rng.below(self.able.len() as u64) as usize;
+            let runner = &mut self.runners[self.able.swap_remove(chosen)];
             runner.status = Status::Ready;
             runner.was_woken = true;
         }
@@ -319,36 +331,35 @@ impl State {
         let pace = self.rng.below(CHOICE_MICROS);
         self.now += Duration::from_micros(pace);
         loop {
-            let mut able = Vec::new();
+            self.able.clear();
             let mut next: Option<Duration> = None;
-            for (index, runner) in self.runners.iter_mut().enumerate() {
+            for at in &self.alive {
+                let runner = &mut self.runners[*at];
                 if self.stopped.contains(&runner.machine) && !runner.is_crashed {
                     continue;
                 }
                 match runner.status {
                     Status::Waiting { until: Some(until), .. } if until <= self.now => {
                         runner.status = Status::Ready;
-                        able.push(index);
+                        self.able.push(*at);
                     }
                     Status::Waiting { until: Some(until), .. } => {
                         next = Some(next.map_or(until, |next| next.min(until)));
                     }
-                    Status::Ready => able.push(index),
-                    Status::Contended(done) if done != self.done => able.push(index),
+                    Status::Ready => self.able.push(*at),
+                    Status::Contended(done) if done != self.done => self.able.push(*at),
                     _ => {}
                 }
             }
-            if !able.is_empty() {
-                let chosen = able[self.rng.below(able.len() as u64) as usize];
+            if !self.able.is_empty() {
+                let chosen = self.able[self.rng.below(self.able.len() as u64) as usize];
                 let choice = chosen as u64 ^ self.now.as_nanos() as u64;
                 self.digest = self.digest.rotate_left(5) ^ choice;
                 return Some(chosen);
             }
             match next {
                 Some(next) => self.now = next,
-                None if self.runners.iter().all(|runner| runner.status == Status::Ended) => {
-                    return None;
-                }
+                None if self.alive.is_empty() => return None,
                 None if self.is_over => {
                     // Who is crashed looks again and again for a lock of somebody who is, too.
                     self.done += 1;
@@ -434,6 +445,7 @@ impl Seat {
             state.fail(&format!("{name} panicked: {}", text.unwrap_or_default()));
         }
         state.runners[self.me].status = Status::Ended;
+        state.alive.retain(|at| *at != self.me);
         state.done += 1;
         if self.me == 0 {
             state.finish();

@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_millis(20);
 /// In how many parts a session's time is cut: each brings a sign of life.
 const PINGS: u32 = 5;
 /// How often it is looked whether a session has ended.
-const GLANCE: Duration = Duration::from_millis(40);
+const GLANCE: Duration = Duration::from_millis(80);
 
 /// What a client is made of.
 #[derive(Clone, Copy, Debug)]
@@ -304,6 +304,9 @@ impl Client {
                 fs.forget_everything();
             }
             was_alive = is_alive;
+            if self.world.has_locks {
+                fs.end_overdue_calls();
+            }
             self.is_drowsy.store(false, Ordering::Relaxed);
             self.world.baton.sleep(GLANCE);
         }

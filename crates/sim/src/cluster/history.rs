@@ -14,6 +14,31 @@ pub type Place = (u8, u8);
 /// The number of a file.
 pub type Number = u64;
 
+/// What must have been there for an extended attribute to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnlyIf {
+    /// Anything.
+    Always,
+    /// No such attribute.
+    Absent,
+    /// An attribute of that name.
+    Present,
+}
+
+/// Which call a lock is of, and so who has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// fcntl(2) of a process.
+    Process,
+    /// fcntl(2) of an open file.
+    OpenFile,
+    /// flock(2).
+    Flock,
+}
+
+/// The first byte and the last one.
+pub type Span = (u64, u64);
+
 /// What a program asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are system calls")]
@@ -67,6 +92,38 @@ pub enum Op {
         file: Number,
         mode: u32,
     },
+    SetXattr {
+        file: Number,
+        name: u8,
+        stamp: u32,
+        only_if: OnlyIf,
+    },
+    RemoveXattr {
+        file: Number,
+        name: u8,
+    },
+    Xattr {
+        file: Number,
+        name: u8,
+    },
+    Xattrs {
+        file: Number,
+    },
+    Lock {
+        file: Number,
+        kind: LockKind,
+        owner: u32,
+        span: Span,
+        is_exclusive: bool,
+        /// For how many milliseconds it waits, if it does.
+        patience: Option<u64>,
+    },
+    Unlock {
+        file: Number,
+        kind: LockKind,
+        owner: u32,
+        span: Span,
+    },
     Fsync {
         file: Number,
     },
@@ -90,7 +147,12 @@ impl Op {
     pub fn only_reads(&self) -> bool {
         matches!(
             self,
-            Self::Lookup { .. } | Self::List { .. } | Self::Stat { .. } | Self::Read { .. }
+            Self::Lookup { .. }
+                | Self::List { .. }
+                | Self::Stat { .. }
+                | Self::Read { .. }
+                | Self::Xattr { .. }
+                | Self::Xattrs { .. }
         )
     }
 
@@ -104,6 +166,12 @@ impl Op {
             | Self::Read { file, .. }
             | Self::Resize { file, .. }
             | Self::Chmod { file, .. }
+            | Self::SetXattr { file, .. }
+            | Self::RemoveXattr { file, .. }
+            | Self::Xattr { file, .. }
+            | Self::Xattrs { file }
+            | Self::Lock { file, .. }
+            | Self::Unlock { file, .. }
             | Self::Fsync { file } => Some(*file),
             _ => None,
         }
@@ -115,9 +183,9 @@ impl Op {
 pub enum Outcome {
     /// It is done.
     Done,
-    /// There is no such name, or no such file.
+    /// There is no such name, no such file or no such attribute.
     Absent,
-    /// The name is taken.
+    /// The name is taken, or there is such an attribute.
     Exists,
     /// The file has no name any more, and is gone.
     Gone,
@@ -140,6 +208,14 @@ pub enum Outcome {
     At(u32),
     /// The stamp of each grain.
     Grains(Vec<u32>),
+    /// The stamp that an attribute has.
+    Value(u32),
+    /// The attributes that a file has.
+    Attributes(Vec<u8>),
+    /// Somebody else has the lock.
+    Blocked,
+    /// To wait for the lock would close a circle.
+    Circle,
     /// Whether it was done is not known.
     Unknown,
     /// It was not done.

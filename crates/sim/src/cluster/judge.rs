@@ -18,13 +18,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cell::{Author, Cell};
-use super::history::{Event, Number, Op, Outcome, Place};
+use super::history::{Event, Number, OnlyIf, Op, Outcome, Place};
 use super::search::{Model, Verdict, search};
 
 /// Numbers of files that are not known, because nobody heard of them, begin here.
 const UNHEARD: Number = 1 << 63;
 /// What a name stands for that is not there.
 const NOTHING: Number = 0;
+/// What an attribute's stamp is that is not there.
+const UNSET: u32 = 0;
+/// Names of extended attributes that programs use.
+pub const XATTRS: u8 = 3;
 /// Grains of a file that programs use on purpose.
 pub const GRAINS_MAX: usize = 32;
 /// Grains of a file that are judged; those who append do not know of each other.
@@ -309,17 +313,20 @@ fn happen<T: Ord + Copy>(cell: &mut Cell<T>, event: &Event) {
 struct FileState {
     size: Cell<u32>,
     mode: Cell<u32>,
+    xattrs: Vec<Cell<u32>>,
     grains: Vec<Cell<u32>>,
 }
 
 impl FileState {
     fn new() -> Self {
         let grains = vec![Cell::is(0); GRAINS_JUDGED];
-        Self { size: Cell::is(0), mode: Cell::is(0o644), grains }
+        let xattrs = vec![Cell::is(UNSET); usize::from(XATTRS)];
+        Self { size: Cell::is(0), mode: Cell::is(0o644), xattrs, grains }
     }
 
     fn cells(&mut self) -> impl Iterator<Item = &mut Cell<u32>> {
-        [&mut self.size, &mut self.mode].into_iter().chain(&mut self.grains)
+        let one = [&mut self.size, &mut self.mode].into_iter();
+        one.chain(&mut self.xattrs).chain(&mut self.grains)
     }
 
     fn put(&mut self, size: u32, (grain, count, stamp): (u32, u32, u32), author: Author) {
@@ -331,6 +338,47 @@ impl FileState {
             // What has made the file longer may be lost, and this not.
             false => self.size.would_be(end),
         }
+    }
+
+    /// The states in which an attribute is set, or not, as somebody was told.
+    fn with_xattr(&self, name: u8, is_set: bool, client: usize) -> Vec<Self> {
+        let values = self.xattrs[usize::from(name)].possible();
+        let seen = |value: u32| {
+            let mut state = self.clone();
+            state.xattrs[usize::from(name)].see(value, client);
+            state
+        };
+        values.filter(|value| (*value != UNSET) == is_set).map(seen).collect()
+    }
+
+    /// The states after the attribute was set to something, or to nothing.
+    fn after_xattr(&self, event: &Event) -> Vec<Self> {
+        let (name, stamp, only_if) = match event.op {
+            Op::SetXattr { name, stamp, only_if, .. } => (name, stamp, only_if),
+            Op::RemoveXattr { name, .. } => (name, UNSET, OnlyIf::Present),
+            _ => unreachable!("{:?} changes no attribute", event.op),
+        };
+        let before = |is_set| self.with_xattr(name, is_set, event.client);
+        let from = match (&event.outcome, only_if) {
+            (Outcome::Exists, _) => return before(true),
+            (Outcome::Absent, _) => return before(false),
+            (_, OnlyIf::Always) => vec![self.clone()],
+            (_, OnlyIf::Absent) => before(false),
+            (_, OnlyIf::Present) => before(true),
+        };
+        let set = |mut state: Self| {
+            state.xattrs[usize::from(name)].set(stamp, author(event));
+            state
+        };
+        from.into_iter().map(set).collect()
+    }
+
+    /// The states in which a file has these attributes.
+    fn with_xattrs(&self, told: &[u8], client: usize) -> Vec<Self> {
+        (0..XATTRS).fold(vec![self.clone()], |states, name| {
+            let is_set = told.contains(&name);
+            states.iter().flat_map(|state| state.with_xattr(name, is_set, client)).collect()
+        })
     }
 
     /// One state for each size that it may have.
@@ -388,6 +436,13 @@ impl Model for FileModel {
                 cut.for_each(|cell| cell.set(0, author));
                 vec![next]
             }
+            (Op::SetXattr { .. } | Op::RemoveXattr { .. }, _) => state.after_xattr(event),
+            (Op::Xattr { name, .. }, Outcome::Absent) => state.with_xattr(*name, false, client),
+            (Op::Xattr { name, .. }, Outcome::Value(told)) => {
+                let holds = next.xattrs[usize::from(*name)].see(*told, client);
+                if_so(holds, next)
+            }
+            (Op::Xattrs { .. }, Outcome::Attributes(told)) => state.with_xattrs(told, client),
             (Op::Chmod { mode, .. }, _) => {
                 next.mode.set(*mode, author);
                 vec![next]
@@ -430,6 +485,9 @@ fn tells_of_names(event: &Event) -> bool {
     match op {
         Op::Write { .. } | Op::Append { .. } | Op::Read { .. } => false,
         Op::Resize { .. } | Op::Chmod { .. } => false,
+        Op::SetXattr { .. } | Op::RemoveXattr { .. } => false,
+        Op::Xattr { .. } | Op::Xattrs { .. } => false,
+        Op::Lock { .. } | Op::Unlock { .. } => false,
         Op::Lookup { .. } | Op::List { .. } | Op::Stat { .. } | Op::Fsync { .. } | Op::SyncAll => {
             !matches!(outcome, Outcome::Unknown | Outcome::Refused)
         }
@@ -443,10 +501,13 @@ fn tells_of(event: &Event, file: Number) -> bool {
     match op {
         Op::SyncAll => *outcome == Outcome::Done,
         Op::Lost { .. } | Op::Crash { .. } => true,
-        Op::Link { .. } => false,
+        Op::Link { .. } | Op::Lock { .. } | Op::Unlock { .. } => false,
         Op::Fsync { .. } => *outcome == Outcome::Done && op.file() == Some(file),
         _ if op.file() != Some(file) => false,
-        _ if op.only_reads() => matches!(outcome, Outcome::Grains(_) | Outcome::Status { .. }),
+        Op::Xattr { .. } => matches!(outcome, Outcome::Value(_) | Outcome::Absent),
+        _ if op.only_reads() => {
+            matches!(outcome, Outcome::Grains(_) | Outcome::Status { .. } | Outcome::Attributes(_))
+        }
         _ => !matches!(outcome, Outcome::Refused | Outcome::Gone),
     }
 }
@@ -475,7 +536,10 @@ fn has_changed(outcome: &Outcome, op: &Op) -> bool {
     match outcome {
         Outcome::Made(_, is_new) => *is_new,
         Outcome::At(_) => true,
-        Outcome::Done => !matches!(op, Op::Fsync { .. } | Op::SyncAll),
+        Outcome::Done => {
+            let is_lock = matches!(op, Op::Lock { .. } | Op::Unlock { .. });
+            !is_lock && !matches!(op, Op::Fsync { .. } | Op::SyncAll)
+        }
         _ => false,
     }
 }

@@ -30,9 +30,14 @@ use super::Sabotage;
 use super::baton::Baton;
 use super::directories::{Directories, Names};
 
+mod locks;
+mod xattrs;
+
 /// Where threads wait for pages of kernels, from this place on.
 const PLACES: usize = 500;
-/// How long a thread waits for a page before it looks again.
+/// Where they wait for locks, from this place on.
+const LOCK_PLACES: usize = 600;
+/// How long a thread waits for a page or a lock before it looks again.
 const LOOK: Duration = Duration::from_secs(1);
 const PAGE: u64 = BLOCK_SIZE as u64;
 const ENTRIES_MAX: usize = 1000;
@@ -58,6 +63,8 @@ struct Caches {
     /// How often an object's attributes changed or were forgotten.
     versions: BTreeMap<FileId, u64>,
     pages: BTreeMap<PageKey, Page>,
+    /// What no kernel keeps, but a broken one.
+    xattrs: BTreeMap<(FileId, Vec<u8>), Vec<u8>>,
     directories: Directories,
 }
 
@@ -76,6 +83,8 @@ impl Caches {
 pub struct Kernel {
     baton: Arc<Baton>,
     place: usize,
+    /// Where threads wait for locks.
+    locks: usize,
     can_forget_names: bool,
     sabotage: Sabotage,
     caches: Mutex<Caches>,
@@ -92,8 +101,8 @@ impl Kernel {
         sabotage: Sabotage,
     ) -> Self {
         let (caches, objects) = Default::default();
-        let place = PLACES + client;
-        Self { baton, place, can_forget_names, sabotage, caches, objects }
+        let (place, locks) = (PLACES + client, LOCK_PLACES + client);
+        Self { baton, place, locks, can_forget_names, sabotage, caches, objects }
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {

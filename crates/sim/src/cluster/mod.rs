@@ -22,8 +22,10 @@
 //!
 //! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
 //!
-//! Not here: advisory locks, extended attributes, directories that come and go, a full disk, and
-//! servers with faulty disks.
+//! Extended attributes and advisory locks are used in some of the worlds. The latter are judged by
+//! themselves (`locks`).
+//!
+//! Not here: directories that come and go, a full disk, and servers with faulty disks.
 
 pub mod baton;
 mod cell;
@@ -34,6 +36,7 @@ mod faults;
 pub mod history;
 pub mod judge;
 mod kernel;
+mod locks;
 mod network;
 mod pipe;
 mod programs;
@@ -88,6 +91,12 @@ pub enum Sabotage {
     KernelKeepsNames,
     /// Kernels do not forget attributes.
     KernelKeepsAttributes,
+    /// Kernels keep extended attributes, which they do not.
+    KernelKeepsXattrs,
+    /// The server does not hear which locks clients have when they give up their leases on them.
+    LostLocks,
+    /// The server does not hear that clients have given up locks.
+    LostUnlocks,
     /// Kernels do not drop pages.
     KernelKeepsPages,
     /// Kernels do not forget what they have collected of directories, nor look whether they have
@@ -130,7 +139,12 @@ pub struct World {
     rights: Rights,
     /// Of a hundred calls, so many are about bytes.
     share_of_bytes: u64,
+    /// Whether programs use extended attributes.
+    has_xattrs: bool,
+    /// Whether they use advisory locks.
+    has_locks: bool,
     stamps: AtomicU64,
+    owners: AtomicU64,
     sessions: AtomicU64,
     is_healed: AtomicBool,
 }
@@ -138,6 +152,10 @@ pub struct World {
 impl World {
     fn new_stamp(&self) -> u32 {
         self.stamps.fetch_add(1, Ordering::Relaxed) as u32 + 1
+    }
+
+    fn new_owner(&self) -> u32 {
+        self.owners.fetch_add(1, Ordering::Relaxed) as u32 + 1
     }
 
     /// A client has something to say.
@@ -256,7 +274,10 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
             files: beginning.files[..files].to_vec(),
             rights: [Rights::TRUSTED, Rights::CHECKED][rng.below(2) as usize],
             share_of_bytes: 20 + 20 * rng.below(4),
+            has_xattrs: matches!(seed % 10, 0 | 6),
+            has_locks: matches!(seed % 10, 6 | 8),
             stamps: AtomicU64::new(0),
+            owners: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             is_healed: AtomicBool::new(false),
         });
@@ -275,6 +296,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
     for dir in 0..world.dirs.len() as u8 {
         entries.extend((0..NAMES).map(|name| ((dir, name), 0)));
     }
+    locks::judge(&events).map_err(failed)?;
     let undecided = judge::judge(&entries, &events).map_err(failed)?;
     let answered = events.iter().filter(|event| event.responded.is_some()).count() as u64;
     let unknown = events.len() as u64 - answered;

@@ -6,15 +6,20 @@ use std::time::Duration;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::ids::Ino;
 use gabion_base::rng::Rng;
+use gabion_fs::xattr::SetCondition;
 use gabion_fs::{
     Attributes, Changes, Detail, Disposition, Error, IfExists, IfTaken, Privileges, Result, WriteAt,
 };
 use gabion_map::{FileId, Stop};
 
 use super::client::Client;
-use super::history::{GRAIN, Number, Op, Outcome, Place};
-use super::judge::GRAINS_MAX;
+use super::history::{GRAIN, Number, OnlyIf, Op, Outcome, Place};
+use super::judge::{GRAINS_MAX, XATTRS};
 use super::{DEADLINE, NAMES, World};
+
+mod locking;
+
+use self::locking::Locks;
 
 /// Grains in a page.
 const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
@@ -47,6 +52,8 @@ pub struct Program {
     client: Arc<Client>,
     rng: Rng,
     open: Vec<Open>,
+    /// Locks that it may have.
+    locks: Locks,
     /// Files that it has seen.
     seen: Vec<Number>,
     only_reads: bool,
@@ -56,6 +63,16 @@ pub struct Program {
 
 fn name(number: u8) -> Vec<u8> {
     vec![b'a' + number]
+}
+
+fn xattr_name(number: u8) -> Vec<u8> {
+    format!("user.{number}").into_bytes()
+}
+
+/// A value that tells of which call it is. Some are long enough to be kept by themselves.
+fn xattr_value(stamp: u32) -> Vec<u8> {
+    let count = if stamp.is_multiple_of(4) { 300 } else { 1 + stamp % 9 };
+    stamp.to_le_bytes().repeat(count as usize)
 }
 
 /// Bytes that tell of which write they are.
@@ -78,7 +95,8 @@ impl Program {
     pub fn new(world: &Arc<World>, client: &Arc<Client>, seed: u64) -> Self {
         let (world, client) = (Arc::clone(world), Arc::clone(client));
         let (open, seen, last) = Default::default();
-        Self { world, client, rng: Rng::new(seed), open, seen, only_reads: false, last }
+        let locks = Locks::of(world.new_owner());
+        Self { world, client, rng: Rng::new(seed), open, locks, seen, only_reads: false, last }
     }
 
     /// Makes calls, until everything is healed.
@@ -90,9 +108,13 @@ impl Program {
                 let rest = self.rng.below(habits.rest);
                 self.world.baton.sleep(Duration::from_millis(rest));
             }
-            self.step();
+            match self.world.has_locks && self.rng.chance(1, 4) {
+                true => self.step_locks(),
+                false => self.step(),
+            }
             made += 1;
         }
+        self.unlock_all();
         while let Some(open) = self.open.pop() {
             self.client.mount.close(self.id(open.file));
         }
@@ -110,6 +132,12 @@ impl Program {
                 self.make(Op::Read { file, grain: page * PAGE_GRAINS, count: PAGE_GRAINS });
             }
             self.make(Op::Stat { file });
+            if self.world.has_xattrs {
+                (0..XATTRS).for_each(|name| self.make(Op::Xattr { file, name }));
+            }
+            if self.world.has_locks {
+                self.lock_once(file);
+            }
         }
         let file = self.file();
         let stamp = self.world.new_stamp();
@@ -237,6 +265,9 @@ impl Program {
     fn choose_bytes(&mut self) -> Op {
         let file = self.file();
         let max = GRAINS_MAX as u32;
+        if self.world.has_xattrs && self.rng.chance(1, 6) {
+            return self.choose_xattr(file);
+        }
         match self.rng.below(100) {
             0..25 => {
                 let count = 1 + self.rng.below(10) as u32;
@@ -260,6 +291,20 @@ impl Program {
             86..92 => Op::Resize { file, grains: self.rng.below(u64::from(max) / 2) as u32 },
             92..96 => Op::Chmod { file, mode: 0o600 + self.rng.below(64) as u32 },
             _ => Op::Fsync { file },
+        }
+    }
+
+    fn choose_xattr(&mut self, file: Number) -> Op {
+        let name = self.rng.below(XATTRS.into()) as u8;
+        match self.rng.below(100) {
+            0..40 => {
+                let only_if = [OnlyIf::Always, OnlyIf::Always, OnlyIf::Absent, OnlyIf::Present];
+                let only_if = only_if[self.rng.below(4) as usize];
+                Op::SetXattr { file, name, stamp: self.world.new_stamp(), only_if }
+            }
+            40..55 => Op::RemoveXattr { file, name },
+            55..90 => Op::Xattr { file, name },
+            _ => Op::Xattrs { file },
         }
     }
 
@@ -291,8 +336,11 @@ impl Program {
     /// What an error says of the call.
     fn failed(&mut self, op: &Op, error: &Error) -> Outcome {
         match error {
-            Error::NotFound => Outcome::Absent,
+            Error::NotFound | Error::NoAttribute => Outcome::Absent,
             Error::Exists => Outcome::Exists,
+            Error::WouldBlock => Outcome::Blocked,
+            Error::Deadlock => Outcome::Circle,
+            Error::Interrupted if matches!(op, Op::Lock { .. }) => Outcome::Refused,
             // Nobody saw to it that the file stays.
             Error::Stale if !self.is_kept_open(op) => Outcome::Gone,
             // It was made by somebody who was lost with the server.
@@ -346,7 +394,44 @@ impl Program {
             Op::SyncAll => mount.syncfs().map(done),
             Op::Fsync { file } => mount.fsync(self.id(file)).map(done),
             Op::Crash { .. } => unreachable!("no program asks for it"),
+            Op::SetXattr { .. } | Op::RemoveXattr { .. } => self.perform_xattr(op),
+            Op::Xattr { .. } | Op::Xattrs { .. } => self.perform_xattr(op),
+            Op::Lock { .. } | Op::Unlock { .. } => self.perform_lock(op),
             _ => self.perform_bytes(op),
+        }
+    }
+
+    fn perform_xattr(&mut self, op: &Op) -> Result<Outcome> {
+        let mount = &self.client.mount;
+        let done = |()| Outcome::Done;
+        match *op {
+            Op::SetXattr { file, name, stamp, only_if } => {
+                let condition = match only_if {
+                    OnlyIf::Always => SetCondition::Always,
+                    OnlyIf::Absent => SetCondition::Absent,
+                    OnlyIf::Present => SetCondition::Present,
+                };
+                let value = xattr_value(stamp);
+                mount.set_xattr(self.id(file), &xattr_name(name), &value, condition).map(done)
+            }
+            Op::RemoveXattr { file, name } => {
+                mount.remove_xattr(self.id(file), &xattr_name(name)).map(done)
+            }
+            Op::Xattr { file, name } => {
+                let value = mount.xattr(self.id(file), &xattr_name(name))?;
+                let stamp = value.first_chunk().map_or(0, |stamp| u32::from_le_bytes(*stamp));
+                if value != xattr_value(stamp) {
+                    let text = format!("attribute {name} of {file} is of several calls");
+                    self.world.baton.fail(&text);
+                }
+                Ok(Outcome::Value(stamp))
+            }
+            Op::Xattrs { file } => {
+                let names = mount.xattr_names(self.id(file))?;
+                let number = |found: &Vec<u8>| (0..XATTRS).find(|name| xattr_name(*name) == *found);
+                Ok(Outcome::Attributes(names.iter().filter_map(number).collect()))
+            }
+            _ => unreachable!("{op:?} is none of the calls on attributes"),
         }
     }
 

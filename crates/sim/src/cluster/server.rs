@@ -288,6 +288,8 @@ impl Server {
             Sabotage::LostChanges => {
                 matches!(message, ToServer::Change(_)) && self.world.baton.draw(20) == 0
             }
+            Sabotage::LostLocks => matches!(message, ToServer::Locked(_)),
+            Sabotage::LostUnlocks => matches!(message, ToServer::Unlocked { .. }),
             Sabotage::NothingSaidAgain => {
                 let is_change = matches!(message, ToServer::Change(_) | ToServer::Done { .. });
                 is_change && self.served.is_recovering()

@@ -38,6 +38,7 @@ mod link;
 mod lost;
 pub mod mount;
 mod mounts;
+mod offering;
 mod options;
 mod patience;
 pub mod places;

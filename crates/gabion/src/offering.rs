@@ -1,8 +1,8 @@
 //! Offers disks to NBD clients until a signal asks for the end: what `gabion target` and `gabion
 //! volume export` have in common.
 //!
-//! The URIs of all exports at all addresses are printed when clients can connect. At the end clients
-//! get a moment for what they have under way.
+//! The URIs of all exports at all addresses are printed when clients can connect. At the end
+//! clients get a moment for what they have under way.
 
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ pub fn tls(args: &Offering) -> Result<Option<ServerTls>> {
     tls.map(Some).map_err(|error| Failure::of("cannot encrypt", &error))
 }
 
-/// Offers `exports`, which have these names. Signals must be blocked before, as threads inherit that.
+/// Offers `exports`, which have these names. Signals must be blocked before, as threads inherit
+/// that.
 pub fn offer(
     exports: Exports,
     names: &[&str],

@@ -97,6 +97,17 @@ pub fn wanted(layout: &Layout) -> Vec<(Uuid, u64)> {
     }
 }
 
+/// Whether all copies of a mirror have so many blocks in the record, wherever they are: a copy that
+/// is a mirror itself, or has one in it, only once that has grown.
+pub fn fits(layout: &Layout, mirror: Uuid, blocks: u64) -> bool {
+    let mirrors = layout.mirrors();
+    let copies = mirrors.iter().find(|(uuid, _)| *uuid == mirror);
+    copies.is_some_and(|(_, copies)| {
+        let mut there = copies.iter().filter(|copy| copy.state != CopyState::Removed);
+        there.all(|copy| copy.on.blocks().is_some_and(|on| on >= blocks))
+    })
+}
+
 /// Whether something is wanted that has not happened.
 pub fn is_under_way(record: &Record) -> bool {
     record.append.is_some() || !wanted(&record.layout).is_empty()
@@ -172,6 +183,16 @@ mod tests {
         let steps = [(Uuid([91; 16]), 2744), (Uuid([93; 16]), 2244), (Uuid([99; 16]), 1988)];
         assert_eq!(wanted(&outer), steps);
         assert_eq!((outer.blocks(), reach(&outer)), (before, Some(1988 - 256)));
+        let outermost = Uuid([99; 16]);
+        assert!(fits(&outer, Uuid([91; 16]), 2744) && !fits(&outer, outermost, 1988));
+        let Layout::Mirror { copies, .. } = &mut outer else { unreachable!("a mirror") };
+        for copy in copies {
+            let Layout::Mirror { blocks, .. } = &mut copy.on else { unreachable!("a mirror") };
+            assert_eq!(copy.state, CopyState::InSync, "stale ones count, too");
+            copy.state = CopyState::Stale { full: false };
+            *blocks = 2244;
+        }
+        assert!(fits(&outer, outermost, 1988));
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod locations;
 mod lost;
 pub mod mount;
 mod mounts;
+mod offering;
 mod options;
 mod patience;
 pub mod places;

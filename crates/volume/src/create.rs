@@ -162,7 +162,8 @@ pub fn release_member(
         let ours = |header: &Header| header.volume == record.uuid && header.member == member.uuid;
         matches!(head, Head::Header(header) if ours(header))
     };
-    let (_, disk) = member::take(&*surroundings.connector, url, &right, COPY_PATIENCE, is_it)
+    let at = (&**url, record.uuid);
+    let (_, disk) = member::take(&*surroundings.connector, at, &right, COPY_PATIENCE, is_it)
         .map_err(refused)?;
     Ok(blank_head(&*disk)?)
 }

@@ -31,6 +31,19 @@ impl Gate {
         self.disk.blocks()
     }
 
+    /// How many copies of each block the disk keeps in different places.
+    pub fn copies(&self) -> usize {
+        self.disk.copies()
+    }
+
+    /// Has `ask` ask the disk for something and wait; nothing if the gate is closed.
+    pub fn pass<T>(&self, ask: impl FnOnce(&dyn Disk) -> T) -> Option<T> {
+        let before = self.state.fetch_add(1, Ordering::AcqRel);
+        let answer = (before & CLOSED == 0).then(|| ask(&*self.disk));
+        self.state.fetch_sub(1, Ordering::AcqRel);
+        answer
+    }
+
     /// Starts a request and has `next` called with its outcome.
     pub fn send(&self, request: DiskRequest, next: impl FnOnce(DiskResult) + Send + 'static) {
         let (operation, addr) = (request.operation(), request.extent().0);

@@ -25,7 +25,7 @@ use gabion_base::window::Window;
 use gabion_block::format::header::{Header, MEMBER_DATA_START};
 use gabion_block::growth;
 use gabion_block::mirror::Order;
-use gabion_block::opening::{self, Found};
+use gabion_block::opening;
 use gabion_block::record::{Layout, Member, Record};
 use gabion_block::spread::Linear;
 
@@ -114,7 +114,9 @@ impl Keeper {
             let Some(mirror) = mirrors.iter().find(|mirror| mirror.uuid() == uuid) else {
                 continue;
             };
-            if mirror.connected_blocks() >= blocks {
+            // A copy that is away and has a mirror in it becomes longer when it is back.
+            let fits = growth::fits(&record.layout, uuid, blocks);
+            if fits && mirror.connected_blocks() >= blocks {
                 mirror.order(Order::Grow(blocks));
             }
         }
@@ -191,13 +193,6 @@ impl Keeper {
         let Looked { findings, mut devices, .. } = self.look(&asked);
         self.connected();
         let record = self.register.record();
-        for (member, _) in &asked {
-            if let Some(Found::Header(header)) = findings.get(&member.uuid)
-                && header.member != member.uuid
-            {
-                return Err(format!("{} is another member than the one that is meant", member.url));
-            }
-        }
         // What was prepared before an opening that came to its end is not old for that.
         let of_part = Record { completed: Default::default(), layout: part.clone(), ..record };
         let mut layout = opening::plan(&of_part, &findings).map_err(|error| error.to_string())?;
@@ -234,16 +229,21 @@ impl Keeper {
     }
 
     pub(crate) fn record_length(&self, mirror: Uuid, blocks: u64) -> Recorded {
+        let mut fits = false;
         let changed = self.register.change(|record| {
-            if let Some(Layout::Mirror { blocks: used, grows_to, .. }) =
-                record.layout.find_mirror(mirror)
+            fits = growth::fits(&record.layout, mirror, blocks);
+            if fits
+                && let Some(Layout::Mirror { blocks: used, grows_to, .. }) =
+                    record.layout.find_mirror(mirror)
             {
                 *used = (*used).max(blocks);
                 *grows_to = (*grows_to).max(*used);
             }
         });
         match changed {
-            Ok(()) => Recorded::Done,
+            Ok(()) if fits => Recorded::Done,
+            // Nobody could open a volume of such a record.
+            Ok(()) => Recorded::Unknown,
             Err(error @ RegisterError::Fenced(_)) => Recorded::Fenced(error.to_string()),
             Err(_) => Recorded::Unknown,
         }

@@ -184,14 +184,6 @@ impl Keeper {
                 _ => MemberError::Unreachable(reason.clone()),
             });
         }
-        for (member, _) in &asked {
-            if let Some(Found::Header(header)) = findings.get(&member.uuid)
-                && header.member != member.uuid
-            {
-                let text = format!("{} is another member of this volume", member.url);
-                return Err(MemberError::Foreign(text));
-            }
-        }
         let record = self.register.record();
         let plan = opening::plan_copy(&record, &told, &findings).map_err(|error| {
             if let OpeningError::Apart { record, member, .. } = &error {

@@ -78,11 +78,14 @@ impl Look {
     fn look(&self) -> LookedAt {
         let url = &self.member.url;
         let is_ours = |head: &Head| match head {
-            Head::Header(header) => header.volume == self.volume,
+            Head::Header(header) => {
+                header.volume == self.volume && header.member == self.member.uuid
+            }
             Head::Blank | Head::Broken => true,
             Head::Other => false,
         };
-        let taken = member::take(&*self.connector, url, &self.right, self.patience, is_ours);
+        let (at, connector) = ((&**url, self.volume), &*self.connector);
+        let taken = member::take(connector, at, &self.right, self.patience, is_ours);
         let (head, disk) = taken?;
         if disk.blocks() < self.member.blocks {
             return Err(MemberError::Unreachable(format!("{url} is smaller than it was")));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::{Disk, DiskError, Durability};
-use gabion_base::ids::BlockAddr;
+use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::window::Window;
 use gabion_block::format::header::{Header, MEMBER_DATA_START, is_header};
 use gabion_block::opening::Found;
@@ -169,11 +169,12 @@ pub enum Head {
     Other,
 }
 
-/// Connects to a member for writing, if what it holds is wanted. Who has something else there is
-/// not kept out of it: that is looked at before anything is taken.
+/// Connects to a member of `volume` for writing, if what it holds is wanted. Who has something else
+/// there is not kept out of it: that is looked at before anything is taken. It may be this very
+/// opener, at another place.
 pub(crate) fn take(
     connector: &dyn Connector,
-    url: &str,
+    (url, volume): (&str, Uuid),
     right: &Right,
     patience: Patience,
     is_wanted: impl Fn(&Head) -> bool,
@@ -182,6 +183,9 @@ pub(crate) fn take(
         let head = read_head(disk).map_err(unreachable)?;
         match &head {
             wanted if is_wanted(wanted) => Ok(head),
+            Head::Header(header) if header.volume == volume => {
+                Err(MemberError::Foreign(format!("{url} is another member of this volume")))
+            }
             Head::Header(_) => {
                 Err(MemberError::Foreign(format!("{url} belongs to another volume")))
             }

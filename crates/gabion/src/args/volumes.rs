@@ -10,15 +10,29 @@ use crate::cmd::target::Offer;
 /// Arguments of `gabion target`.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// Where to listen, HOST:PORT or unix:PATH; may be given several times
-    #[arg(long, value_name = "ADDR", default_value = "[::1]:10809")]
-    pub listen: Vec<Address>,
+    /// Where, and how.
+    #[command(flatten)]
+    pub offering: Offering,
     /// Refuse to write
     #[arg(long)]
     pub read_only: bool,
     /// Offer all of it as it is, without a header and hence without epochs
     #[arg(long)]
     pub raw: bool,
+    /// End when the process ends that has started this one
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+    /// What to offer, and the name that clients use for it
+    #[arg(value_name = "NAME=PATH", required = true)]
+    pub exports: Vec<Offer>,
+}
+
+/// Where NBD clients are served, and whether they encrypt.
+#[derive(Debug, Args)]
+pub struct Offering {
+    /// Where to listen, HOST:PORT or unix:PATH; may be given several times
+    #[arg(long, value_name = "ADDR", default_value = "[::1]:10809")]
+    pub listen: Vec<Address>,
     /// Encrypt, with the certificate in this PEM file; clients that do not are refused
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -28,12 +42,6 @@ pub struct Target {
     /// Refuse clients without a certificate by the authority in this PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_ca: Option<PathBuf>,
-    /// End when the process ends that has started this one
-    #[arg(long, hide = true)]
-    pub with_parent: bool,
-    /// What to offer, and the name that clients use for it
-    #[arg(value_name = "NAME=PATH", required = true)]
-    pub exports: Vec<Offer>,
 }
 
 /// Arguments of `gabion volume`.
@@ -126,9 +134,9 @@ pub enum VolumeCommand {
     Export {
         /// The volume
         name: String,
-        /// Where to listen, HOST:PORT or unix:PATH; may be given several times
-        #[arg(long, value_name = "ADDR", default_value = "[::1]:10809")]
-        listen: Vec<Address>,
+        /// Where, and how.
+        #[command(flatten)]
+        offering: Offering,
     },
     /// Forget a volume, and free its members
     Delete {

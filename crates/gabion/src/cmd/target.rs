@@ -12,21 +12,17 @@ use gabion_base::event::{NoSink, Sink};
 use gabion_base::ids::Uuid;
 use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 use gabion_host::random;
-use gabion_host::signals::{Signals, Wake};
-use gabion_nbd::address::{Address, Uri, UriTls};
+use gabion_host::signals::Signals;
 use gabion_nbd::medium::{Medium, MediumError};
-use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
-use gabion_tls::{ServerFiles, ServerTls};
+use gabion_nbd::server::{Export, Exports, Permission, Stopped};
 
 use crate::args::volumes::Target;
 use crate::failure::{Exit, Failure, Result};
-use crate::print;
+use crate::offering::{self, GRACE};
 use crate::supervisor;
 use crate::target::not_opened;
 use crate::volumes;
 
-/// How long requests in flight may take at the end.
-const GRACE: Duration = Duration::from_secs(10);
 /// How long a disk may be in use by somebody else at the start, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_secs(3);
 const GLANCE: Duration = Duration::from_millis(20);
@@ -62,7 +58,7 @@ pub fn run(args: &Target) -> Result<()> {
         let text = format!("the name {} is given twice", twice.name);
         return Err(Failure::new(text).exit(Exit::Usage));
     }
-    let tls = tls(args)?;
+    let tls = offering::tls(&args.offering)?;
     // Before any thread is started, as threads inherit what is blocked.
     let signals =
         Signals::block().map_err(|error| Failure::of("cannot prepare for signals", &error))?;
@@ -79,32 +75,8 @@ pub fn run(args: &Target) -> Result<()> {
         Ok(export.telling(Arc::clone(&sink)))
     });
     let exports = Exports::new(exports.collect::<Result<_>>()?);
-    let listen = |address: &Address| {
-        let cannot = || format!("cannot listen at {address}");
-        let listener = Listener::bind(address).map_err(|error| Failure::of(cannot(), &error))?;
-        let bound = listener.address().map_err(|error| Failure::of(cannot(), &error))?;
-        Ok((listener, bound))
-    };
-    let bound = args.listen.iter().map(listen).collect::<Result<Vec<_>>>()?;
-    let (listeners, addresses): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
-    let encrypted = tls.is_some();
-    let server = match tls {
-        Some(tls) => Server::start_encrypted(exports, listeners, tls),
-        None => Server::start(exports, listeners),
-    };
-    let server = server.map_err(|error| Failure::of("cannot start the server", &error))?;
-    for offer in &args.exports {
-        for address in &addresses {
-            let tls = encrypted.then(UriTls::default);
-            let uri = Uri { address: address.clone(), export: offer.name.clone(), tls };
-            print::line(uri)?;
-        }
-    }
-    // A terminal that goes away is no reason to leave the clients alone.
-    while signals.wait().map_err(|error| Failure::of("cannot wait for signals", &error))?
-        == Wake::HangUp
-    {}
-    match server.stop(GRACE) {
+    let names: Vec<_> = args.exports.iter().map(|offer| &*offer.name).collect();
+    match offering::offer(exports, &names, &args.offering, tls, &signals)? {
         Stopped::Clean => Ok(()),
         Stopped::CutOff(clients) => {
             let seconds = GRACE.as_secs();
@@ -120,14 +92,6 @@ fn sink() -> Arc<dyn Sink> {
         eprintln!("gabion: events are not kept: {failure}");
         Arc::new(NoSink)
     })
-}
-
-/// What is needed to encrypt, if that was asked for.
-fn tls(args: &Target) -> Result<Option<ServerTls>> {
-    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    let files = ServerFiles { certificate, key, authority: args.tls_ca.as_deref() };
-    let tls = ServerTls::load(files);
-    tls.map(Some).map_err(|error| Failure::of("cannot encrypt", &error))
 }
 
 fn open(offer: &Offer, permission: Permission) -> Result<Arc<dyn Disk>> {

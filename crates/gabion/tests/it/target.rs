@@ -304,32 +304,10 @@ fn what_is_not_empty_is_never_made_a_medium() {
     assert!(fs::read(path).unwrap() == before);
 }
 
-/// Makes an authority and a certificate for localhost by it, in the folder `pki`.
-fn certify(folder: &Folder) {
-    let pki = folder.join("pki");
-    fs::create_dir(&pki).unwrap();
-    fs::write(pki.join("extensions"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
-    let commands = [
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-         -subj /CN=authority -keyout pki/ca-key.pem -out pki/ca-cert.pem",
-        "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-         -subj /CN=localhost -keyout pki/server-key.pem -out pki/request.pem",
-        "x509 -req -in pki/request.pem -CA pki/ca-cert.pem -CAkey pki/ca-key.pem -days 2 \
-         -CAcreateserial -extfile pki/extensions -out pki/server-cert.pem",
-    ];
-    for command in commands {
-        folder.run(Command::new("openssl").args(command.split_whitespace())).succeeded();
-    }
-    for file in ["cert", "key"] {
-        let [from, to] = ["server", "client"].map(|role| pki.join(format!("{role}-{file}.pem")));
-        fs::copy(from, to).unwrap();
-    }
-}
-
 #[test]
 fn an_encrypted_target_serves_who_has_a_certificate() {
     let folder = Folder::new();
-    certify(&folder);
+    folder.certify();
     image(&folder);
     let listen = ["--raw", "--listen", "127.0.0.1:0", "disk=image"];
     let own = ["--tls-cert", "pki/server-cert.pem", "--tls-key", "pki/server-key.pem"];

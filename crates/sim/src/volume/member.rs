@@ -26,7 +26,9 @@ pub(super) struct Grant {
 pub(super) type Image = BTreeMap<u64, BlockSlice>;
 
 pub(super) struct Member {
+    /// Which disk it is, wherever it is.
     pub(super) uuid: Uuid,
+    pub(super) blocks: u64,
     durable: Image,
     /// Versions of blocks that are not durable, oldest first.
     cache: BTreeMap<u64, Vec<BlockSlice>>,
@@ -62,6 +64,7 @@ impl Member {
     pub(super) fn new(uuid: Uuid, boot: u32) -> Self {
         Self {
             uuid,
+            blocks: super::MEMBER_BLOCKS,
             durable: Image::new(),
             cache: BTreeMap::new(),
             granted: Grant::default(),
@@ -270,6 +273,16 @@ impl Member {
             image.extend(versions.last().map(|newest| (*number, newest.clone())));
         }
         image
+    }
+
+    /// Whether it holds just that.
+    pub(super) fn holds(&self, image: &Image) -> bool {
+        let own = self.image();
+        own.len() == image.len()
+            && own
+                .iter()
+                .zip(image)
+                .all(|((at, one), (there, other))| at == there && one.bytes() == other.bytes())
     }
 
     /// Somebody puts a disk with `image` here. What was granted on the old one counts no more.

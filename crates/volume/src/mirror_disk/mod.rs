@@ -23,11 +23,13 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::{Mutex, Queue};
-use gabion_block::copies::{COPIES_MAX, CopyIndex};
-use gabion_block::mirror::{Compared, CopyStatus, Input, Mirror, Notice, Order};
+use gabion_block::copies::CopyIndex;
+use gabion_block::geometry::METADATA_BLOCKS;
+use gabion_block::mirror::{Compared, CopyStatus, Input, Mirror, Notice, Order, Trust};
 use gabion_block::record::CopyState;
 
 use self::running::{Shared, Thread};
+use crate::gate::{Gate, not_connected};
 use crate::member::MemberError;
 
 /// What a running mirror wants from the volume that it is part of. Calls may take some seconds.
@@ -69,6 +71,16 @@ pub struct Attachment {
     pub disk: Option<Arc<dyn Disk>>,
     /// Whether it may lack anything.
     pub full: bool,
+}
+
+/// Where a copy is that callers count.
+enum Place {
+    /// It is a copy of the mirror.
+    Own(CopyIndex),
+    /// It is a copy within a copy that is in sync.
+    Within(Arc<Gate>, usize),
+    /// There are not as many, as what is connected has changed.
+    Nowhere,
 }
 
 /// A mirror in use.
@@ -137,6 +149,30 @@ impl MirrorDisk {
         gates.map(|gate| gate.blocks()).min().unwrap_or_default()
     }
 
+    fn gates(&self) -> Vec<Option<Arc<Gate>>> {
+        self.shared.state.lock().gates.clone()
+    }
+
+    /// Finds what callers count as copy `copy`.
+    fn place(&self, mut copy: usize) -> Place {
+        for (number, gate) in self.gates().into_iter().enumerate() {
+            let (index, count) = (CopyIndex(number as u8), kept(&gate));
+            if copy >= count {
+                copy -= count;
+                continue;
+            }
+            let is_in_sync = || {
+                let status = self.status();
+                status.get(number).is_some_and(|copy| copy.trust == Trust::InSync)
+            };
+            return match gate {
+                Some(gate) if count > 1 && is_in_sync() => Place::Within(gate, copy),
+                _ => Place::Own(index),
+            };
+        }
+        Place::Nowhere
+    }
+
     /// Somebody else has the volume.
     pub fn fence(&self, reason: &Arc<str>) {
         self.shared.feed(Input::Fenced { reason: Arc::clone(reason) }, Thread::Own);
@@ -179,22 +215,33 @@ impl Disk for MirrorDisk {
         })
     }
 
+    /// Each copy counts as many times as it keeps copies itself.
     fn copies(&self) -> usize {
-        self.shared.state.lock().gates.len()
+        self.gates().iter().map(kept).sum()
     }
 
     fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        assert!(copy < COPIES_MAX && into.len() == BLOCK_SIZE, "copy {copy}, {} B", into.len());
+        assert!(into.len() == BLOCK_SIZE, "{} B", into.len());
+        let gone = || Err(not_connected(self.name(), "read", addr));
+        let copy = match self.place(copy) {
+            Place::Own(copy) => copy,
+            Place::Within(gate, within) => {
+                let read = |disk: &dyn Disk| disk.read_copy(within, on_copies(addr), into);
+                return gate.pass(read).unwrap_or_else(gone);
+            }
+            Place::Nowhere => return gone(),
+        };
         let ticket = self.shared.request(|state, id| {
             let (ticket, completion) = Ticket::pair();
             state.requests.insert(id, completion);
-            (Input::ReadCopy { id, copy: CopyIndex(copy as u8), addr }, ticket)
+            (Input::ReadCopy { id, copy, addr }, ticket)
         });
         let blocks = ticket.wait()?.expect("a read completes with blocks");
         into.copy_from_slice(blocks.bytes());
         Ok(())
     }
 
+    /// A copy within a copy is put right by the mirror that it is of.
     fn repair_copy(
         &self,
         copy: usize,
@@ -202,18 +249,36 @@ impl Disk for MirrorDisk {
         bad: &[u8],
         good: BlockSlice,
     ) -> Result<Repair, DiskError> {
-        assert!(copy < COPIES_MAX && bad.len() == BLOCK_SIZE, "copy {copy}, {} B", bad.len());
+        assert!(bad.len() == BLOCK_SIZE, "{} B", bad.len());
+        let copy = match self.place(copy) {
+            Place::Own(copy) => copy,
+            Place::Within(gate, within) => {
+                let addr = on_copies(addr);
+                let repair = |disk: &dyn Disk| disk.repair_copy(within, addr, bad, good);
+                return gate.pass(repair).unwrap_or(Ok(Repair::Changed));
+            }
+            Place::Nowhere => return Ok(Repair::Changed),
+        };
         let bad = BlockSlice::new(Blocks::from_bytes(bad));
         let outcome = self.shared.request(|state, id| {
             let answer = Arc::new(Queue::default());
             state.repairs.insert(id, Arc::clone(&answer));
-            let copy = CopyIndex(copy as u8);
             (Input::RepairCopy { id, copy, addr, bad, good }, answer)
         });
         let outcome = outcome.take();
         if let Ok(Repair::Repaired) = outcome {
-            self.shared.owner.repaired(self.shared.uuid, CopyIndex(copy as u8), addr);
+            self.shared.owner.repaired(self.shared.uuid, copy, addr);
         }
         outcome
     }
+}
+
+/// How many copies there are of what is behind a gate. Of one that is not connected nobody knows.
+fn kept(gate: &Option<Arc<Gate>>) -> usize {
+    gate.as_ref().map_or(1, |gate| gate.copies())
+}
+
+/// Where copies have a block of the mirror.
+fn on_copies(addr: BlockAddr) -> BlockAddr {
+    addr.plus(METADATA_BLOCKS)
 }

@@ -5,6 +5,7 @@ use std::fs;
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
 use gabion_base::event::{Event, VolumeEvent};
+use gabion_block::format::header::Header;
 use gabion_block::growth::{self, Lengths};
 use gabion_block::mirror::Trust;
 use gabion_block::record::{Layout, Record};
@@ -289,4 +290,39 @@ fn what_is_behind_the_old_end_reads_as_zeros_on_all_copies() {
             assert!(found.iter().all(|byte| *byte == 0), "copy {copy}, block {addr}");
         }
     }
+}
+
+/// A mirror in a copy that is away has not grown yet, and the record must not say that the mirror
+/// around it has: nobody could open such a volume.
+#[test]
+fn a_mirror_waits_for_the_mirror_in_a_copy_that_is_away() {
+    let world = World::new();
+    let targets = (world.target("a"), world.target("b"));
+    let c = world.file("c");
+    world.create(&format!("mirror(mirror({},{}),{c})", world.url("a"), world.url("b")));
+    let volume = world.open();
+    let before = volume.blocks();
+    write(&volume, 5, 1);
+    end(volume);
+    world.lengthen(&["a", "b", "c"]);
+    drop(targets);
+    let volume = world.open();
+    assert!(volume.has_to_grow());
+    write(&volume, 5, 2);
+    let length = || Header::newest(&fs::read(&c).unwrap()[..8192]).map(|header| header.blocks);
+    until("the length of what is there", || length() == Some(blocks(LONG)));
+    write(&volume, 6, 3);
+    volume.flush().unwrap();
+    end(volume);
+    let record = Record::decode(&world.stored()).unwrap();
+    assert_eq!(record.layout.blocks(), Some(before), "c alone is longer");
+    let _targets = (world.target("a"), world.target("b"));
+    let volume = world.open();
+    // A target's own header takes a MiB.
+    await_blocks(&volume, before + blocks(LONG - SHORT));
+    until("sync", || volume.status().values().flatten().all(|it| it.trust == Trust::InSync));
+    let volume = use_and_reopen(&world, volume, before + blocks(LONG - SHORT));
+    assert_block(&volume, 5, 2);
+    assert_block(&volume, 6, 3);
+    end(volume);
 }

@@ -1,10 +1,14 @@
 //! Mirrors on files and on targets that come and go.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
-use gabion_base::disk::Disk;
+use gabion_base::BLOCK_SIZE;
+use gabion_base::disk::{Disk, Repair};
 use gabion_base::event::{Event, MemberEvent, ResyncEvent};
+use gabion_base::ids::BlockAddr;
 use gabion_block::coordinator::CoordinatorError;
+use gabion_block::geometry::METADATA_BLOCKS;
 use gabion_block::mirror::Trust;
 use gabion_volume::register::{RegisterError, change};
 use gabion_volume::volume::{Volume, VolumeError};
@@ -146,6 +150,43 @@ fn a_mirror_of_stripes_survives_the_loss_of_one_part() {
     end(volume);
 }
 
+/// The copy that is right lies beside one that has rotted, within a copy, and is found there.
+#[test]
+fn what_has_rotted_on_copies_within_copies_is_put_right() {
+    let world = World::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| world.file(name));
+    world.create(&format!("mirror(mirror({a},{b}),{c})"));
+    let volume = world.open();
+    write(&volume, 7, 9);
+    end(volume);
+    // Behind the member's header there are the bitmaps of each mirror.
+    for (path, mirrors) in [(&a, 2), (&c, 1)] {
+        let at = HEADER_BYTES as u64 + (mirrors * METADATA_BLOCKS + 7) * BLOCK_SIZE as u64;
+        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut found = [0; 1];
+        file.read_exact_at(&mut found, at).unwrap();
+        assert_eq!(found, [9], "{path}");
+        file.write_all_at(&[5; BLOCK_SIZE], at).unwrap();
+    }
+    let volume = world.open();
+    let addr = BlockAddr(7);
+    let marks = |volume: &Volume| {
+        let mark = |copy| {
+            let mut found = vec![0; BLOCK_SIZE];
+            volume.read_copy(copy, addr, &mut found).unwrap();
+            found[0]
+        };
+        (0..volume.copies()).map(mark).collect::<Vec<_>>()
+    };
+    assert_eq!(marks(&volume), [5, 9, 5]);
+    let repair = |copy| volume.repair_copy(copy, addr, block(5).bytes(), block(9)).unwrap();
+    assert_eq!([0, 1, 2].map(repair), [Repair::Repaired, Repair::Changed, Repair::Repaired]);
+    assert_eq!(marks(&volume), [9; 3]);
+    world.await_event(|event| matches!(event, Event::Block { .. }));
+    end(volume);
+    assert!(fs::read(a).unwrap()[HEADER_BYTES..] == fs::read(b).unwrap()[HEADER_BYTES..]);
+}
+
 #[test]
 fn a_repaired_copy_is_right_again() {
     let world = World::new();
@@ -157,18 +198,18 @@ fn a_repaired_copy_is_right_again() {
     let mut copies = Vec::new();
     for copy in 0..volume.copies() {
         let mut found = vec![0; 4096];
-        volume.read_copy(copy, gabion_base::ids::BlockAddr(9), &mut found).unwrap();
+        volume.read_copy(copy, BlockAddr(9), &mut found).unwrap();
         copies.push(found[0]);
     }
     assert_eq!(copies, [1, 1]);
-    let (addr, bad) = (gabion_base::ids::BlockAddr(9), block(1));
+    let (addr, bad) = (BlockAddr(9), block(1));
     let repaired = volume.repair_copy(1, addr, bad.bytes(), block(5)).unwrap();
-    assert_eq!(repaired, gabion_base::disk::Repair::Repaired);
+    assert_eq!(repaired, Repair::Repaired);
     let mut found = vec![0; 4096];
     volume.read_copy(1, addr, &mut found).unwrap();
     assert_eq!(found[0], 5);
     let changed = volume.repair_copy(1, addr, bad.bytes(), block(6)).unwrap();
-    assert_eq!(changed, gabion_base::disk::Repair::Changed);
+    assert_eq!(changed, Repair::Changed);
 }
 
 #[test]

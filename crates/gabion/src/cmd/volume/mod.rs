@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Command::Grow(args) => grow::grow(args, given),
         Command::Resync { name, verify } => resync::resync(name, *verify, given),
-        Command::Export { name, listen } => export::export(name, listen, given),
+        Command::Export { name, offering } => export::export(name, offering, given),
         Command::Delete { name, yes } => delete::delete(name, *yes, given),
     }
 }

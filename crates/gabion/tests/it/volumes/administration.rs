@@ -1,7 +1,9 @@
 //! Copies that are put in, taken out and left alone; layouts; exports.
 
 use std::fs;
+use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::stage::{HEADERS, Stage, run};
@@ -131,8 +133,38 @@ fn a_volume_is_exported_to_any_client_and_can_be_a_member() {
     writer.finish().check();
     host.unmount();
     let mut export = export;
-    export.signal(rustix::process::Signal::TERM);
+    export.signal(Signal::TERM);
     assert!(export.running.0.wait().unwrap().success());
     assert!(host.volume("tank")["holder"].is_null());
     stage.assert_equal("a.img", "b.img", HEADERS);
+}
+
+#[test]
+fn a_volume_is_exported_encrypted_to_who_has_a_certificate() {
+    let stage = Stage::new();
+    stage.folder.certify();
+    let host = stage.host();
+    let [a, b] = ["a.img", "b.img"].map(|name| stage.disk(name).to_str().unwrap().to_owned());
+    host.gabion(&["volume", "create", "tank", "--equal", "--mirror", &a, &b]).succeeded();
+    let export = ["volume", "export", "tank", "--listen", "127.0.0.1:0"];
+    let own = ["--tls-cert", "pki/server-cert.pem", "--tls-key", "pki/server-key.pem"];
+    let encrypted = [&export[..], &own, &["--tls-ca", "pki/ca-cert.pem"]].concat();
+    let mut exported = stage.start_target(host.command(&encrypted));
+    assert!(exported.uri.starts_with("nbds://127.0.0.1:"), "{}", exported.uri);
+    let folder = stage.folder.path();
+    let uri = format!("{}?tls-certificates={}", exported.uri, stage.text("pki"));
+    assert!(run(folder, "nbdinfo", &[&uri]).contains("with TLS"));
+    run(folder, "sh", &["-c", "head -c 1M /dev/urandom > source"]);
+    run(folder, "nbdcopy", &["--flush", "source", &uri]);
+    run(folder, "sh", &["-c", &format!("nbdcopy '{uri}' - | cmp -n 1048576 - source")]);
+    let plain = exported.uri.replace("nbds:", "nbd:");
+    stage.folder.run(Command::new("nbdinfo").arg(plain)).failed(1, &["not supported"]);
+    exported.signal(Signal::TERM);
+    assert!(exported.running.0.wait().unwrap().success());
+    stage.assert_equal("a.img", "b.img", HEADERS / 2);
+    host.gabion(&[&export[..], &own[..2]].concat()).failed(2, &["--tls-key"]);
+    let epoch = host.volume("tank")["epoch"].clone();
+    let strange = ["--tls-cert", "pki/server-cert.pem", "--tls-key", "pki/ca-key.pem"];
+    host.gabion(&[&export[..], &strange].concat()).failed(1, &["cannot encrypt"]);
+    assert_eq!(host.volume("tank")["epoch"], epoch, "it was opened for nothing");
 }

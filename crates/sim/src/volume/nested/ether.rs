@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gabion_base::disk::{DiskRequest, DiskResult};
+use gabion_base::ids::Uuid;
 use gabion_base::rng::Rng;
 
 use super::super::Sabotage;
@@ -29,6 +30,8 @@ pub(super) type LineId = usize;
 struct End {
     host: usize,
     member: usize,
+    /// Which disk it was at first: another one is not used in its place.
+    disk: Uuid,
     /// Nothing for somebody who only looks.
     grant: Option<Grant>,
     /// The connection, counted: what comes on an earlier one is too late.
@@ -138,6 +141,34 @@ impl Ether {
         }
     }
 
+    /// Another disk stands where a member was; gives the one that was there.
+    pub(super) fn replace(&self, member: usize, mut disk: Member) -> Member {
+        self.cut_power(member);
+        let place = &mut self.state().members[member];
+        (disk.boot, disk.powered) = (disk.boot.max(place.boot) + 1, true);
+        std::mem::replace(place, disk)
+    }
+
+    /// Two disks change places.
+    pub(super) fn exchange(&self, one: usize, other: usize) {
+        self.cut_power(one);
+        self.cut_power(other);
+        let members = &mut self.state().members;
+        members.swap(one, other);
+        let boot = members[one].boot.max(members[other].boot) + 1;
+        for member in [one, other] {
+            (members[member].boot, members[member].powered) = (boot, true);
+        }
+    }
+
+    /// How long a member is by now, if the line's disk can be asked.
+    pub(super) fn length(&self, now: Duration, line: LineId) -> Option<u64> {
+        let state = self.state();
+        let End { host, member, disk, .. } = &state.lines[line];
+        let found = &state.members[*member];
+        (state.reaches(now, *host, *member) && found.uuid == *disk).then_some(found.blocks)
+    }
+
     /// A new line; its first connection is granted already.
     pub(super) fn connect(
         &self,
@@ -153,8 +184,9 @@ impl Ether {
         if let Some(grant) = grant {
             state.members[member].claim(grant).map_err(|_| NoLine::Fenced)?;
         }
-        let answers = VecDeque::new();
-        state.lines.push(End { host, member, grant, connection: 0, is_lost: false, answers });
+        let (disk, answers) = (state.members[member].uuid, VecDeque::new());
+        let (connection, is_lost) = (0, false);
+        state.lines.push(End { host, member, disk, grant, connection, is_lost, answers });
         Ok(state.lines.len() - 1)
     }
 
@@ -168,7 +200,9 @@ impl Ether {
     ) -> Result<(), NoLine> {
         let state = &mut *self.state();
         let (host, member) = (state.lines[line].host, state.lines[line].member);
-        if !state.reaches(now, host, member) {
+        let is_same = state.members[member].uuid == state.lines[line].disk;
+        let is_trusted = is_same || self.sabotage == Sabotage::TrustedForeign;
+        if !state.reaches(now, host, member) || !is_trusted {
             return Err(NoLine::Unreachable);
         }
         let end = &mut state.lines[line];

@@ -9,18 +9,23 @@ use gabion_block::format::header::MEMBER_DATA_START;
 use gabion_coordinator::{MemCoordinator, Reach};
 use gabion_volume::create::{Content, Occupied, create};
 use gabion_volume::layout;
+use gabion_volume::surroundings::Surroundings;
 
+use super::growing::{Growing, Growth};
 use super::host::Host;
+use super::media::Stranger;
 use super::{HEALING_MAX, HOSTS, Phase, SLOT_BLOCKS, SLOTS, VOLUME, World, record};
 
 /// How often the director looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long reading, comparing and closing may take.
 const CLOSING_MAX: Duration = Duration::from_secs(60);
+/// Blocks that rot in a trial, at most.
+const ROTTEN_MAX: usize = 4;
 
 /// Something that ends again.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     Power(usize),
     Cut(usize, usize),
     Slow(usize),
@@ -31,13 +36,24 @@ enum Fault {
     Host(usize),
     /// The claim ends some time after its holder has died.
     Claim,
+    /// Two disks have changed places.
+    Exchanged,
+    /// A disk of another volume is at the place of a member.
+    Stranger,
 }
 
 /// Who breaks everything, and heals it.
 pub(super) struct Director {
-    world: Arc<World>,
-    rng: Rng,
-    members: u64,
+    pub(super) world: Arc<World>,
+    pub(super) rng: Rng,
+    seed: u64,
+    /// Members that are in use.
+    pub(super) members: u64,
+    /// When and how the volume is to begin to become longer.
+    pub(super) plan: Option<(Duration, Growth)>,
+    pub(super) growing: Option<Growing>,
+    pub(super) exchanged: Option<(usize, usize)>,
+    pub(super) away: Option<Stranger>,
     /// What ends when.
     under_way: Vec<(Duration, Fault)>,
     /// How the present lives of hosts reach the coordinator.
@@ -47,9 +63,19 @@ pub(super) struct Director {
 
 impl Director {
     pub(super) fn new(world: Arc<World>, seed: u64) -> Self {
-        let rng = Rng::new(seed ^ 0xd17e_0000);
-        let (under_way, peers) = (Vec::new(), [None, None]);
-        Self { world, rng, members: 0, under_way, peers, lives: 0 }
+        Self {
+            world,
+            rng: Rng::new(seed ^ 0xd17e_0000),
+            seed,
+            members: 0,
+            plan: None,
+            growing: None,
+            exchanged: None,
+            away: None,
+            under_way: Vec::new(),
+            peers: [None, None],
+            lives: 0,
+        }
     }
 
     /// The whole trial.
@@ -58,9 +84,12 @@ impl Director {
         self.start(0);
         let end = self.now() + Duration::from_secs(5) + self.delay(Duration::from_secs(20));
         let mut next = self.now() + Duration::from_secs(1);
+        self.plan_growth(self.seed, end);
         while self.now() < end && !self.world.baton.has_failed() {
             self.world.baton.sleep(LOOK);
             self.end_what_is_over();
+            self.begin_to_grow(self.now());
+            self.go_on_growing();
             while next <= self.now() {
                 self.fail();
                 let most = [30, 1500, 1500, 1500][self.rng.below(4) as usize];
@@ -111,16 +140,24 @@ impl Director {
         Duration::from_micros(self.rng.below(most.as_micros() as u64 + 1))
     }
 
-    fn until(&self, patience: Duration, is_so: impl Fn(&World) -> bool) {
+    fn until(&mut self, patience: Duration, is_so: impl Fn(&World) -> bool) {
         let since = self.now();
         while !is_so(&self.world) && !self.world.baton.has_failed() {
             self.world.baton.sleep(LOOK);
+            self.go_on_growing();
             if self.now() - since > patience {
                 let layout = record(&self.world.coordinator).map(|record| record.layout);
                 let reason = format!("{patience:?} after all was healed: {layout:?}");
                 return self.world.baton.fail(&reason);
             }
         }
+    }
+
+    /// What an administrator has who works at a host that is up.
+    pub(super) fn administrator(&self) -> Option<Surroundings> {
+        let host = self.peers.iter().position(Option::is_some)?;
+        let life = self.world.alive[host].load(Ordering::Relaxed);
+        Some(self.world.surroundings(host, life, Arc::new(self.world.coordinator.peer())))
     }
 
     /// A new life of a host.
@@ -157,24 +194,34 @@ impl Director {
         let short = Duration::from_millis(10) + self.delay(Duration::from_secs(2));
         let long = Duration::from_millis(100) + self.delay(Duration::from_secs(8));
         match self.rng.below(100) {
-            0..22 => self.begin(Fault::Power(member), long),
-            22..28 => (0..self.members).for_each(|at| self.begin(Fault::Power(at as usize), short)),
-            28..42 => self.begin(Fault::Cut(host, member), short),
-            42..50 => self.begin(Fault::Cut(host, member), long),
-            50..58 => {
+            0..17 => self.begin(Fault::Power(member), long),
+            17..22 => (0..self.members).for_each(|at| self.begin(Fault::Power(at as usize), short)),
+            22..34 => self.begin(Fault::Cut(host, member), short),
+            34..41 => self.begin(Fault::Cut(host, member), long),
+            41..47 => {
                 let until = self.now() + long;
                 self.world.ether.member(member, |member, _| member.frozen = until);
             }
-            58..64 => self.begin(Fault::Slow(member), long),
-            64..68 => self.begin(Fault::Coordinator(host, Reach::None), long),
-            68..72 => self.begin(Fault::Coordinator(host, Reach::AnswersLost), short),
-            72..78 => self.begin(Fault::Unreadable(member), long),
-            78..82 => {
+            47..51 => self.begin(Fault::Slow(member), long),
+            51..55 => self.begin(Fault::Coordinator(host, Reach::None), long),
+            55..58 => self.begin(Fault::Coordinator(host, Reach::AnswersLost), short),
+            58..63 => self.begin(Fault::Unreadable(member), long),
+            63..66 => {
                 let count = 1 + self.rng.below(3) as u32;
                 self.world.ether.member(member, |member, _| member.failing_writes = count);
             }
-            82..93 => self.begin(Fault::Host(host), short),
-            _ => self.take_over(host),
+            66..75 => self.begin(Fault::Host(host), short),
+            75..81 => self.take_over(host),
+            81..89 => self.rot(),
+            89..93 => {
+                let fault = self.exchange(member);
+                fault.into_iter().for_each(|fault| self.begin(fault, long));
+            }
+            93..96 => {
+                let fault = self.put_stranger(member);
+                fault.into_iter().for_each(|fault| self.begin(fault, long));
+            }
+            _ => self.renew(member),
         }
     }
 
@@ -192,7 +239,7 @@ impl Director {
                 self.peers[host].iter().for_each(|peer| peer.set_reach(reach));
             }
             Fault::Host(host) => self.crash(host),
-            Fault::Claim => {}
+            Fault::Claim | Fault::Exchanged | Fault::Stranger => {}
         }
         self.under_way.push((self.now() + time, fault));
     }
@@ -229,6 +276,8 @@ impl Director {
                     self.world.coordinator.expire_claim(VOLUME);
                 }
             }
+            Fault::Exchanged => self.exchange_back(),
+            Fault::Stranger => self.take_stranger_away(),
         }
     }
 
@@ -251,7 +300,7 @@ impl Director {
 
     /// Some blocks that are in use cannot be read any more.
     fn spoil(&mut self, member: usize) {
-        let slots = self.world.slots.get().expect("they were chosen");
+        let slots = self.world.all_slots();
         for _ in 0..1 + self.rng.below(4) {
             let near = slots[self.rng.below(slots.len() as u64) as usize];
             let number = MEMBER_DATA_START + (near + self.rng.below(600)) % 1500;
@@ -259,9 +308,31 @@ impl Director {
         }
     }
 
+    /// A block of a member is not what was written any more.
+    fn rot(&mut self) {
+        let slots = self.world.all_slots();
+        let slot = slots[self.rng.below(slots.len() as u64) as usize];
+        let addr = slot + self.rng.below(SLOT_BLOCKS);
+        let places = self.world.places(addr);
+        let is_at_home = self.exchanged.is_none() && self.away.is_none();
+        let mut rotten = self.world.rotten();
+        if places.is_empty() || !is_at_home || rotten.len() >= ROTTEN_MAX || rotten.contains(&addr)
+        {
+            return;
+        }
+        let place = places[self.rng.below(places.len() as u64) as usize];
+        if self.world.ether.member(place.member, |it, _| place.rot(it)) {
+            self.world.baton.note(|| format!("block {addr} rots: {place:?}"));
+            rotten.insert(addr);
+        }
+    }
+
     /// Nothing fails any more, and one host has the volume.
     fn heal(&mut self) {
         self.world.baton.note(|| "everything is healed".to_owned());
+        self.exchange_back();
+        self.take_stranger_away();
+        self.begin_to_grow(Duration::MAX);
         for member in 0..self.members as usize {
             (0..HOSTS).for_each(|host| self.world.ether.set_cut(host, member, false));
             let now = self.now();

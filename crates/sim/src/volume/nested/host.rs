@@ -13,6 +13,7 @@ use gabion_volume::surroundings::Surroundings;
 use gabion_volume::volume::Volume;
 
 use super::super::judge::{self, Left};
+use super::rot::Recovered;
 use super::{Phase, SLOT_BLOCKS, VOLUME, World};
 
 /// Users of a host, each of whom has one request under way.
@@ -30,10 +31,10 @@ pub(super) struct Host {
 }
 
 /// A volume in use.
-struct Session {
-    world: Arc<World>,
-    volume: Volume,
-    epoch: u64,
+pub(super) struct Session {
+    pub(super) world: Arc<World>,
+    pub(super) volume: Volume,
+    pub(super) epoch: u64,
     is_fenced: AtomicBool,
     is_ending: AtomicBool,
     busy: AtomicU64,
@@ -60,6 +61,10 @@ impl Host {
         let mut judge = world.judge();
         let is_fenced = judge.epoch() > epoch;
         if !is_fenced {
+            let (blocks, longest) = (volume.blocks(), world.longest.load(Ordering::Relaxed));
+            if blocks < longest {
+                world.baton.fail(&format!("the volume became shorter: {blocks}, once {longest}"));
+            }
             judge.opened(epoch);
             world.has_volume[self.number].store(epoch, Ordering::Relaxed);
         }
@@ -106,17 +111,20 @@ impl Host {
 }
 
 impl Session {
-    fn is_fenced(&self) -> bool {
+    pub(super) fn is_fenced(&self) -> bool {
         self.is_fenced.load(Ordering::Relaxed)
     }
 
-    /// Whether all copies of all mirrors are in sync, here and in the record.
+    /// Whether all copies of all mirrors are in sync, here and in the record, and the volume is as
+    /// long as it is to be.
     fn is_in_sync(&self) -> bool {
         let record = self.volume.record();
         let mirrors = record.layout.mirrors();
         let mut recorded = mirrors.iter().flat_map(|(_, copies)| copies.iter());
         let status = self.volume.status();
-        recorded.all(|copy| copy.state.is_in_sync())
+        let is_long = !self.world.is_to_grow.load(Ordering::Relaxed) && !self.volume.has_to_grow();
+        is_long
+            && recorded.all(|copy| copy.state.is_in_sync())
             && status.len() == mirrors.len()
             && status.values().flatten().all(|copy| copy.trust == Trust::InSync)
     }
@@ -124,12 +132,20 @@ impl Session {
     fn use_volume(&self, user: u64) {
         let baton = &self.world.baton;
         while !self.is_ending.load(Ordering::Relaxed) && !self.is_fenced() {
-            let slots = self.world.slots.get().expect("they were chosen");
+            let slots = self.world.all_slots();
             let all = slots.len() as u64;
             let own = slots[(user + USERS * baton.draw(all / USERS)) as usize];
             let any = slots[baton.draw(all) as usize];
             let at = baton.draw(SLOT_BLOCKS);
             let count = 1 + baton.draw(SLOT_BLOCKS - at);
+            let blocks = self.volume.blocks();
+            if own.max(any) + SLOT_BLOCKS > blocks {
+                self.world.sleep_up_to(Duration::from_millis(120));
+                continue;
+            }
+            if !self.is_fenced() {
+                self.world.longest.fetch_max(blocks, Ordering::Relaxed);
+            }
             match baton.draw(100) {
                 0..10 => self.write(own + at, count, Durability::Fua),
                 10..50 => self.write(own + at, count, Durability::Cached),
@@ -198,13 +214,14 @@ impl Session {
         let asked = self.world.judge().moment();
         let request = DiskRequest::Read { addr: BlockAddr(addr), count: count as usize };
         let Ok(Some(blocks)) = self.ask(request) else { return };
-        let mut judge = self.world.judge();
-        let bytes = blocks.bytes().chunks(BLOCK_SIZE);
-        let verdict = (addr..addr + count)
-            .zip(bytes)
-            .try_for_each(|(addr, bytes)| judge.read(self.epoch, asked, addr, bytes));
-        drop(judge);
-        self.world.judged(verdict);
+        for (addr, bytes) in (addr..addr + count).zip(blocks.bytes().chunks(BLOCK_SIZE)) {
+            if self.is_rotten(addr, bytes) {
+                self.recover(addr);
+                continue;
+            }
+            let verdict = self.world.judge().read(self.epoch, asked, addr, bytes);
+            self.world.judged(verdict);
+        }
     }
 
     fn flush(&self) {
@@ -222,6 +239,7 @@ impl Session {
             while !self.is_in_sync() {
                 baton.sleep(LOOK);
             }
+            self.scrub();
             self.read_all();
             self.compare();
             if let Err(error) = self.volume.close() {
@@ -233,10 +251,20 @@ impl Session {
         }
     }
 
+    /// Looks at what may have rotted on every copy, until all is right.
+    fn scrub(&self) {
+        let rotten = self.world.rotten().clone();
+        for addr in rotten {
+            while self.recover(addr) == Recovered::Unknown && !self.world.baton.has_failed() {
+                self.world.baton.sleep(LOOK);
+            }
+        }
+    }
+
     /// Reads all that was ever written.
     fn read_all(&self) {
-        for slot in self.world.slots.get().expect("they were chosen") {
-            self.read(*slot, SLOT_BLOCKS);
+        for slot in self.world.all_slots() {
+            self.read(slot, SLOT_BLOCKS);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gabion_base::disk::{Completion, Disk, DiskError, DiskRequest, DiskResult, Durability, Ticket};
@@ -15,8 +15,9 @@ use gabion_volume::member::{Connector, MemberError, Patience, Right};
 
 use super::super::Sabotage;
 use super::super::member::{Grant, fenced};
+use super::World;
 use super::ether::{COURIER, LineId, NoLine, gone};
-use super::{MEMBER_BLOCKS, World};
+use super::places::number_of;
 
 /// How long a line that is lost waits before it tries to connect again, at most.
 const BACKOFF_MICROS: u64 = 100_000;
@@ -31,12 +32,6 @@ pub(super) struct Wire {
     pub(super) sabotage: Sabotage,
 }
 
-impl Wire {
-    fn member(&self, url: &str) -> usize {
-        usize::from(url.as_bytes()[0] - b'a')
-    }
-}
-
 impl Connector for Wire {
     fn connect(
         &self,
@@ -44,7 +39,7 @@ impl Connector for Wire {
         right: Option<&Right>,
         patience: Patience,
     ) -> Result<Arc<dyn Disk>, MemberError> {
-        let (world, member) = (&self.world, self.member(url));
+        let (world, member) = (&self.world, number_of(url));
         world.sleep_up_to(Duration::from_millis(20));
         let nonce = |holder: &str| {
             holder
@@ -71,11 +66,14 @@ impl Connector for Wire {
         if matches!(line, Err(MemberError::Unreachable(_))) {
             world.baton.sleep(Duration::from_millis(300));
         }
+        let line = line?;
+        let blocks = world.ether.member(member, |it, _| it.blocks);
         let shared = Arc::new(Shared {
             world: Arc::clone(world),
             name: url.into(),
+            blocks: AtomicU64::new(blocks),
             alive: (self.host, self.life),
-            line: line?,
+            line,
             patience,
             state: Mutex::default(),
         });
@@ -85,7 +83,7 @@ impl Connector for Wire {
     }
 
     fn fence_of(&self, url: &str, _patience: Patience) -> Result<u64, MemberError> {
-        Ok(self.world.ether.member(self.member(url), |member, _| member.fence()))
+        Ok(self.world.ether.member(number_of(url), |member, _| member.fence()))
     }
 }
 
@@ -97,6 +95,7 @@ struct Line {
 struct Shared {
     world: Arc<World>,
     name: Arc<str>,
+    blocks: AtomicU64,
     /// The host and its life.
     alive: (usize, u64),
     line: LineId,
@@ -132,12 +131,20 @@ impl Disk for Line {
     }
 
     fn blocks(&self) -> u64 {
-        MEMBER_BLOCKS
+        self.shared.blocks.load(Ordering::Relaxed)
+    }
+
+    fn remeasure(&self) -> Result<u64, DiskError> {
+        let shared = &self.shared;
+        let found = shared.world.ether.length(shared.world.baton.now(), shared.line);
+        let found = found.ok_or_else(|| gone(&DiskRequest::Flush))?;
+        shared.blocks.fetch_max(found, Ordering::Relaxed);
+        Ok(self.blocks())
     }
 
     fn submit(&self, request: DiskRequest) -> Ticket {
         let shared = &self.shared;
-        if let Err(error) = request.check(&shared.name, MEMBER_BLOCKS) {
+        if let Err(error) = request.check(&shared.name, self.blocks()) {
             return Ticket::ready(Err(error));
         }
         let (host, life) = shared.alive;

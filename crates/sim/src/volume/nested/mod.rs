@@ -15,19 +15,27 @@
 //!    zeros, reads, flushes.
 //! 2. Meanwhile things fail (`faults`): the power of members, in the middle of blocks, too, of one
 //!    or of all; the network; disks, some blocks of which cannot be read for a while; hosts, which
-//!    open the volume again or take it from each other; the coordinator.
+//!    open the volume again or take it from each other; the coordinator. Blocks rot (`rot`); disks
+//!    change places, and others come where they do not belong (`media`); the volume becomes longer
+//!    (`growing`).
 //! 3. Everything is healed, and progress is demanded: within [`HEALING_MAX`] all copies of all
-//!    mirrors are in sync.
-//! 4. All blocks are read, the volume compares its copies and is closed, and the other host, which
-//!    opens it then, has nothing to catch up and reads the same.
+//!    mirrors are in sync, and the volume is as long as it is to be.
+//! 4. Users look at what may have rotted, all blocks are read, the volume compares its copies and
+//!    is closed, and the other host, which opens it then, has nothing to catch up and reads the
+//!    same.
 //!
-//! Not here: growing, replacing and swapping of copies, rot, and discards.
+//! Not here: replacing copies, and discards.
 
 mod ether;
 mod faults;
+mod growing;
 mod host;
 mod line;
+mod media;
+mod places;
+mod rot;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -68,6 +76,9 @@ const LAYOUTS: &[&str] = &[
 /// The length of a member: two regions behind the bitmaps of two mirrors, as to compare them costs
 /// most of a trial's time.
 const MEMBER_BLOCKS: u64 = 2600;
+/// Members that are in no layout at first, and how long they are.
+const SPARES: usize = 2;
+const SPARE_BLOCKS: u64 = 1000;
 /// Blocks that users write, side by side, so that none crosses into another's.
 const SLOT_BLOCKS: u64 = 4;
 /// How many of these there are.
@@ -94,6 +105,14 @@ struct World {
     options: Options,
     /// The first blocks of the slots.
     slots: OnceLock<Vec<u64>>,
+    /// Those that come when the volume becomes longer.
+    more_slots: OnceLock<Vec<u64>>,
+    /// Blocks that have rotted on some member.
+    rotten: Mutex<BTreeSet<u64>>,
+    /// Whether somebody is about to have it longer.
+    is_to_grow: AtomicBool,
+    /// How long it was when it was used last.
+    longest: AtomicU64,
     phase: Mutex<Phase>,
     /// Lives of hosts, counted; 0 for one that is down.
     alive: [AtomicU64; HOSTS],
@@ -110,6 +129,16 @@ struct World {
 impl World {
     fn judge(&self) -> MutexGuard<'_, Judge> {
         self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rotten(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.rotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slots by their numbers, also those that the volume is not long enough for.
+    fn all_slots(&self) -> Vec<u64> {
+        let lists = [self.slots.get(), self.more_slots.get()];
+        lists.into_iter().flatten().flatten().copied().collect()
     }
 
     fn phase(&self) -> Phase {
@@ -201,11 +230,13 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
 fn made(baton: &Arc<Baton>, seed: u64, layout: &str, sabotage: Sabotage) -> World {
     let mut rng = Rng::new(seed);
     let count = layout.bytes().filter(|byte| (b'a'..=b'f').contains(byte));
-    let names = count.collect::<std::collections::BTreeSet<_>>();
+    let names = count.collect::<BTreeSet<_>>();
     let is_member =
         |name: &u8| layout.split(['(', ')', ',']).any(|part| part.as_bytes() == [*name]);
-    let members = names.iter().filter(|name| is_member(name)).map(|name| {
-        let mut member = Member::new(Uuid([*name; 16]), 0);
+    let in_use = names.iter().filter(|name| is_member(name)).count();
+    let members = (0..in_use + SPARES).map(|number| {
+        let mut member = Member::new(Uuid([b'a' + number as u8; 16]), 0);
+        member.blocks = if number < in_use { MEMBER_BLOCKS } else { SPARE_BLOCKS };
         super::break_member(&mut member, sabotage);
         member
     });
@@ -222,6 +253,10 @@ fn made(baton: &Arc<Baton>, seed: u64, layout: &str, sabotage: Sabotage) -> Worl
         coordinator: MemCoordinator::new(),
         options,
         slots: OnceLock::new(),
+        more_slots: OnceLock::new(),
+        rotten: Mutex::default(),
+        is_to_grow: AtomicBool::new(false),
+        longest: AtomicU64::new(0),
         phase: Mutex::new(Phase::Breaking),
         alive: Default::default(),
         has_volume: Default::default(),

@@ -24,14 +24,20 @@ pub(super) struct Stranger {
 }
 
 impl Director {
-    /// Two members change places.
+    /// Two members change places. Not an empty disk: it would become the member at whose place it
+    /// then is.
     pub(super) fn exchange(&mut self, one: usize) -> Option<Fault> {
         let other = self.rng.below(self.members) as usize;
         if one == other || self.away.is_some() || self.exchanged.is_some() {
             return None;
         }
+        let is_known = |at| self.world.ether.member(at, |it, _| it.header().is_some());
+        if !is_known(one) || !is_known(other) {
+            return None;
+        }
         self.exchanged = Some((one, other));
         self.world.ether.exchange(one, other);
+        self.world.baton.note(|| format!("members {one} and {other} change places"));
         Some(Fault::Exchanged)
     }
 

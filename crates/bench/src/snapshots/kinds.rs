@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::systems::{Btrfs, Gabion, System, drop_caches, run};
+use crate::systems::{Btrfs, Gabion, System, drop_caches, run, sync_of};
 
 /// A mounted filesystem with snapshots. Dropping it unmounts it.
 pub trait Kind {
@@ -23,6 +23,8 @@ pub trait Kind {
     /// Makes a snapshot and sends it to a file: everything, or what is different from the one
     /// before. Gives the length of that.
     fn send(&mut self, is_difference: bool) -> Result<u64>;
+    /// Makes of all that was sent what it was in the end, beside the original.
+    fn receive(&self) -> Result<()>;
 }
 
 /// Gabion.
@@ -79,6 +81,12 @@ impl Kind for OfGabion {
             false => self.run(&["backup", &root, &streams])?,
         }
         Ok(length(&self.streams)? - before)
+    }
+
+    fn receive(&self) -> Result<()> {
+        let (to, streams) = (self.root().join("received"), self.streams.to_string_lossy());
+        self.run(&["restore", &streams, &to.to_string_lossy()])?;
+        sync_of(self.root())
     }
 }
 
@@ -139,6 +147,17 @@ impl Kind for OfBtrfs {
         }
         run(send.arg(self.system.at(name)))?;
         Ok(fs::metadata(path)?.len())
+    }
+
+    fn receive(&self) -> Result<()> {
+        let to = self.system.at("received");
+        fs::create_dir(&to)?;
+        for stream in ["btrfs.0", "btrfs.1"] {
+            let mut receive = Command::new("btrfs");
+            receive.args(["receive", "-q", "-f"]).arg(self.streams.join(stream));
+            run(receive.arg(&to))?;
+        }
+        sync_of(&to)
     }
 }
 

@@ -5,7 +5,7 @@
 //! them, first by itself and then with a snapshot each second; how long each operation takes is
 //! kept ([`load`]). Then nobody writes, and snapshots are made and removed one by one. In the end
 //! each hundredth file is written anew, and what both snapshots have is sent: everything, and what
-//! is different.
+//! is different; and received again, to the same filesystem.
 
 mod kinds;
 mod load;
@@ -103,7 +103,8 @@ fn under_load(kinds: &mut [Box<dyn Kind>], scale: &Scale) -> Result<Table> {
 
 /// How long snapshots take while nobody writes, and what they have in common and not.
 fn at_rest(kinds: &mut [Box<dyn Kind>], scale: &Scale) -> Result<Table> {
-    let headings = ["", "made", "longest", "removed", "longest", "all sent", "", "1 % sent", ""];
+    let headings =
+        ["", "made", "longest", "removed", "longest", "all sent", "", "1 % sent", "", "received"];
     let mut table = Table::new(&headings);
     for kind in kinds {
         let mut row = vec![kind.name().to_owned()];
@@ -124,8 +125,11 @@ fn at_rest(kinds: &mut [Box<dyn Kind>], scale: &Scale) -> Result<Table> {
             let begun = Instant::now();
             let bytes = kind.send(round > 0)?;
             let took = begun.elapsed();
-            row.extend([format!("{:.2} s", took.as_secs_f64()), mebibytes(bytes)]);
+            row.extend([seconds(took), mebibytes(bytes)]);
         }
+        let begun = Instant::now();
+        kind.receive()?;
+        row.push(seconds(begun.elapsed()));
         table.row(row);
     }
     Ok(table)
@@ -138,6 +142,10 @@ fn timed(names: &[String], mut run: impl FnMut(&str) -> Result<()>) -> Result<Ve
         Ok(begun.elapsed())
     };
     names.iter().map(time).collect()
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
 }
 
 fn milliseconds(duration: Duration) -> String {

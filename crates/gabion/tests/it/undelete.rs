@@ -348,7 +348,7 @@ fn what_comes_back_without_its_server_stands_beside_what_clients_have_done() {
     fs::write(mnt.join("open"), vec![7; 100_000]).unwrap();
     let open = File::open(mnt.join("open")).unwrap();
     fs::remove_file(mnt.join("open")).unwrap();
-    rustix::fs::syncfs(File::open(&mnt).unwrap()).unwrap();
+    File::open(&mnt).unwrap().sync_all().unwrap();
     let next = "Mount it";
     site.folder.gabion(&["undelete", "disk.img:/letter"]).failed(1, &["is served", next]);
     // Only this client has them by then, and has chosen their numbers.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr,
@@ -13,7 +15,7 @@ use serde_json::Value;
 
 use crate::served_snapshots::Site;
 use crate::volumes::stage::Stage;
-use crate::world::{Folder, names};
+use crate::world::{Folder, GABION, names};
 
 fn age(path: &Path, seconds: i64) {
     let time = Timespec { tv_sec: 1_600_000_000 + seconds, tv_nsec: 123_456_789 };
@@ -312,6 +314,28 @@ fn what_fails_leaves_what_nobody_has_in_use_as_it_was() {
     folder.mount("");
     assert_eq!(names(&mnt), ["dir", "link"]);
     assert_eq!(fs::read(mnt.join("dir/a")).unwrap(), b"now");
+}
+
+#[test]
+fn nothing_is_left_of_what_its_folder_cannot_be_given_back_for() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let shared = folder.mount("").join("shared");
+    fs::create_dir_all(shared.join("dir")).unwrap();
+    fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
+    fs::write(shared.join("dir/file"), "content").unwrap();
+    let nobody = (Some(Uid::from_raw(65_534)), Some(Gid::from_raw(65_534)));
+    chownat(CWD, shared.join("dir/file"), nobody.0, nobody.1, AtFlags::empty()).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::remove_dir_all(shared.join("dir")).unwrap();
+    // The folder was root's.
+    let mut command = Command::new(GABION);
+    command.arg("undelete").arg(shared.join("dir/file")).uid(65_534).gid(65_534);
+    let done = command.env("GABION_STATE", folder.join("state")).output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(told.contains("shared/dir: Operation not permitted"), "{told}");
+    assert!(told.contains("Nothing was restored"), "{told}");
+    assert_eq!(names(&shared), [""; 0]);
 }
 
 #[test]

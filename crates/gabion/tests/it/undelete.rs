@@ -366,33 +366,38 @@ fn what_comes_back_has_no_acl_of_the_folder_that_it_comes_to() {
 fn what_comes_back_without_its_server_stands_beside_what_clients_have_done() {
     let Some(mut site) = Site::new() else { return };
     let mnt = site.mount("", "a");
-    fs::write(mnt.join("letter"), "dear").unwrap();
+    fs::create_dir(mnt.join("letters")).unwrap();
+    for index in 0..40 {
+        fs::write(mnt.join(format!("letters/{index}")), "dear").unwrap();
+    }
     site.folder.gabion(&["snapshot", "create", "a", "one"]).succeeded();
-    fs::remove_file(mnt.join("letter")).unwrap();
+    fs::remove_dir_all(mnt.join("letters")).unwrap();
     fs::write(mnt.join("open"), vec![7; 100_000]).unwrap();
     let open = File::open(mnt.join("open")).unwrap();
     fs::remove_file(mnt.join("open")).unwrap();
     File::open(&mnt).unwrap().sync_all().unwrap();
     let next = "Mount it";
-    site.folder.gabion(&["undelete", "disk.img:/letter"]).failed(1, &["is served", next]);
-    // Only this client has them by then, and has chosen their numbers.
-    for index in 0..10 {
-        fs::write(mnt.join(format!("new{index}")), format!("{index}")).unwrap();
+    site.folder.gabion(&["undelete", "disk.img:/letters"]).failed(1, &["is served", next]);
+    // Only this client has them by then, with numbers that it has got since the last commit.
+    let other = site.mount("", "b");
+    for index in 0..40 {
+        fs::write(other.join(format!("new{index}")), format!("{index}")).unwrap();
     }
     site.restart_after(|folder| {
-        folder.gabion(&["undelete", "disk.img:/letter"]).succeeded();
+        folder.gabion(&["undelete", "disk.img:/letters"]).succeeded();
         folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
     });
-    for index in 0..10 {
-        let read = fs::read_to_string(mnt.join(format!("new{index}"))).unwrap();
+    for index in 0..40 {
+        let read = fs::read_to_string(other.join(format!("new{index}"))).unwrap();
         assert_eq!(read, format!("{index}"));
+        assert_eq!(fs::read(mnt.join(format!("letters/{index}"))).unwrap(), b"dear");
     }
-    assert_eq!(fs::read(mnt.join("letter")).unwrap(), b"dear");
     let mut bytes = vec![0; 100_000];
     open.read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, vec![7; 100_000]);
     drop(open);
-    site.finish(&["a"]);
+    assert_eq!(names(&mnt).len(), 41);
+    site.finish(&["a", "b"]);
 }
 
 #[test]

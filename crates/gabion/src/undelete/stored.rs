@@ -43,9 +43,9 @@ pub struct Stored<'f> {
     pub name: &'f str,
 }
 
-/// Lets `act` change files of what people call `name`, with the disk written to meanwhile as a mount
-/// has it. What was done is durable then. What clients will do that had it from a server that has
-/// died goes on beside it.
+/// Lets `act` change files of what people call `name`; the disk is written to meanwhile, as below a
+/// mount. What was done is durable then. What clients will say again that had it from a server that
+/// has died fits beside it.
 pub fn changing<T>(fs: &LocalFs, name: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let failed = |error| Failure::of(format!("cannot write to {name}"), &error);
     fs.spare_sessions().map_err(failed)?;

@@ -42,13 +42,8 @@ pub struct Location {
 impl Location {
     /// What `text` means.
     pub fn of(text: &Path) -> Result<Self> {
-        if let Some((target, path)) = split(text)? {
-            if path.split('/').any(|name| name == "..") {
-                return Err(Failure::new(format!("{} has \"..\" in it", text.display()))
-                    .next("Say the path without it."));
-            }
-            let path = path.trim_matches('/').to_owned();
-            return Ok(Self { filesystem: status::subject(target)?, path });
+        if let Some(location) = Self::within_target(text)? {
+            return Ok(location);
         }
         if let Some((mount, path)) = mounts::containing(text)? {
             return Ok(Self { filesystem: Subject::InUse(User::Mount(mount)), path });
@@ -63,6 +58,17 @@ impl Location {
         Ok(Self { filesystem: status::subject(text)?, path: String::new() })
     }
 
+    /// What `text` means if it is TARGET:/PATH, and nothing if it is not.
+    pub fn within_target(text: &Path) -> Result<Option<Self>> {
+        let Some((target, path)) = split(text)? else { return Ok(None) };
+        if path.split('/').any(|name| name == "..") {
+            return Err(Failure::new(format!("{} has \"..\" in it", text.display()))
+                .next("Say the path without it."));
+        }
+        let path = path.trim_matches('/').to_owned();
+        Ok(Some(Self { filesystem: status::subject(target)?, path }))
+    }
+
     /// Fails if it is the root, which `text` says.
     pub fn check_below_root(&self, text: &Path) -> Result<()> {
         if !self.path.is_empty() {
@@ -73,7 +79,7 @@ impl Location {
     }
 
     /// Whether both are in the same filesystem.
-    pub fn is_beside(&self, other: &Self) -> bool {
+    fn is_beside(&self, other: &Self) -> bool {
         match (&self.filesystem, &other.filesystem) {
             (Subject::InUse(User::Mount(one)), Subject::InUse(User::Mount(other))) => {
                 one.id == other.id
@@ -88,6 +94,18 @@ impl Location {
             }
             _ => false,
         }
+    }
+}
+
+/// Fails unless both, which the paths say, are in one filesystem.
+pub fn check_beside(one: (&Path, &Location), other: (&Path, &Location)) -> Result<()> {
+    match one.1.is_beside(other.1) {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "{} and {} are not in one mount or image",
+            one.0.display(),
+            other.0.display()
+        ))),
     }
 }
 
@@ -121,12 +139,24 @@ pub fn act_on_unused<T>(
     mode: OpenMode,
     act: impl FnOnce(&LocalFs, &str) -> std::result::Result<T, String>,
 ) -> Result<T> {
+    with_unused(place, program, mode, |fs, name| {
+        act(fs, name).map_err(|message| Failure::new(format!("{name}: {message}")))
+    })
+}
+
+/// The same for those who say themselves what a failure is about.
+pub fn with_unused<T>(
+    place: &Place,
+    program: &str,
+    mode: OpenMode,
+    act: impl FnOnce(&LocalFs, &str) -> Result<T>,
+) -> Result<T> {
     let name = place.name();
     volumes::with_disk(&place.path, place, program, mode, |disk| {
         let (limits, settings) = (Limits::within(MEMORY), gabion_node::Settings::default());
         let fs = LocalFs::open(disk, mode, limits, settings, Arc::new(SystemClock));
         let fs = fs.map_err(|error| Failure::of(format!("cannot open {name}"), &error))?;
-        act(&fs, &name).map_err(|message| Failure::new(format!("{name}: {message}")))
+        act(&fs, &name)
     })
 }
 

@@ -45,7 +45,7 @@ pub enum QuotaCommand {
 /// Arguments of `gabion undelete`.
 #[derive(Debug, Args)]
 pub struct Undelete {
-    /// What is gone: a file or a folder below a mountpoint
+    /// What is gone: a file or a folder below a mountpoint, or TARGET:/PATH
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
     /// The snapshot to take it from; the newest that has it if not given

@@ -11,16 +11,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;
 
-use gabion_backup::{Object, Time};
+use gabion_backup::{Attributes, Object, Time};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev};
 use rustix::io::Errno;
 
 use super::mounted::xattrs;
 
 /// Makes a pipe, socket or device.
-pub fn make_node(object: &Object, path: &Path) -> io::Result<()> {
-    let kind = FileType::from_raw_mode(object.attributes.mode);
-    let rdev = object.attributes.rdev;
+pub fn make_node(like: &Attributes, path: &Path) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(like.mode);
+    let rdev = like.rdev;
     let (major, minor) = ((rdev >> 8) & 0xfff, (rdev & 0xff) | (rdev >> 12) & 0xfff00);
     let device = makedev(major, minor);
     Ok(rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device)?)

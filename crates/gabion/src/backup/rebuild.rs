@@ -120,7 +120,7 @@ impl<'c> Rebuilding<'c> {
         } else if object.attributes.is_symlink() {
             std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), path)?;
         } else {
-            super::dress::make_node(object, path)?;
+            super::dress::make_node(&object.attributes, path)?;
         }
         self.dress(object, path)
     }

@@ -54,21 +54,7 @@ impl Source for Stored<'_> {
     }
 
     fn entries(&self, dir: &FileId) -> Result<Vec<(Vec<u8>, FileId)>> {
-        let mut entries = Vec::new();
-        let mut cookie = 0;
-        loop {
-            let listing = self.fs.readdir(*dir, cookie, ENTRIES, Detail::Names);
-            let listing = listing.map_err(|error| unreadable(*dir, &error))?;
-            for entry in &listing.entries {
-                cookie = entry.cookie;
-                if !matches!(entry.name(), b"." | b"..") {
-                    entries.push((entry.name().to_vec(), self.fs.file(entry.ino)));
-                }
-            }
-            if listing.is_complete || listing.entries.is_empty() {
-                break;
-            }
-        }
+        let mut entries = entries(self.fs, *dir).map_err(|error| unreadable(*dir, &error))?;
         entries.sort();
         Ok(entries)
     }
@@ -78,19 +64,13 @@ impl Source for Stored<'_> {
             return Ok(None);
         }
         let read = || -> gabion_fs::Result<(Object, u64)> {
-            let caller = Caller::superuser();
             let stat = self.fs.stat(*file)?;
             let attributes = attributes(&stat);
             let target = match attributes.is_symlink() {
                 true => self.fs.readlink(*file)?,
                 false => Vec::new(),
             };
-            let mut xattrs = Vec::new();
-            let names = self.fs.xattr_names(&caller, *file)?;
-            for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-                xattrs.push((name.to_vec(), self.fs.xattr(&caller, *file, name)?));
-            }
-            xattrs.sort();
+            let xattrs = xattrs(self.fs, *file)?;
             let content = Content::Fresh;
             let object = Object { ino: file.ino.0, attributes, content, target, xattrs };
             Ok((object, stat.nlink.into()))
@@ -125,7 +105,38 @@ impl Bytes for OpenFile<'_> {
     }
 }
 
-fn attributes(stat: &gabion_fs::Attributes) -> Attributes {
+/// What a directory has, in its own order.
+pub fn entries(fs: &LocalFs, dir: FileId) -> gabion_fs::Result<Vec<(Vec<u8>, FileId)>> {
+    let mut entries = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let listing = fs.readdir(dir, cookie, ENTRIES, Detail::Names)?;
+        for entry in &listing.entries {
+            cookie = entry.cookie;
+            if !matches!(entry.name(), b"." | b"..") {
+                entries.push((entry.name().to_vec(), fs.file(entry.ino)));
+            }
+        }
+        if listing.is_complete || listing.entries.is_empty() {
+            return Ok(entries);
+        }
+    }
+}
+
+/// Extended attributes of an object, in the order of names.
+pub fn xattrs(fs: &LocalFs, file: FileId) -> gabion_fs::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let caller = Caller::superuser();
+    let mut found = Vec::new();
+    let names = fs.xattr_names(&caller, file)?;
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        found.push((name.to_vec(), fs.xattr(&caller, file, name)?));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What an object is, as backups say it.
+pub fn attributes(stat: &gabion_fs::Attributes) -> Attributes {
     let time = |time: Timestamp| Time { seconds: time.seconds, nanoseconds: time.nanos };
     let mut attributes = Attributes {
         mode: stat.mode,

@@ -39,7 +39,7 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
         }
         SubvolumeCommand::Rename { from, to } => {
             let (old, new) = (below_root(from)?, below_root(to)?);
-            check_beside((from, &old), (to, &new))?;
+            locations::check_beside((from, &old), (to, &new))?;
             act(&old.filesystem, SubvolumeAction::Rename { from: old.path, to: new.path })?;
             print::line(format_args!("{}: moved to {}", from.display(), to.display()))
         }
@@ -62,7 +62,7 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
 /// Runs `gabion clone`.
 pub fn clone(args: &args::Clone) -> Result<()> {
     let (from, to) = (Location::of(&args.snapshot)?, below_root(&args.path)?);
-    check_beside((&args.snapshot, &from), (&args.path, &to))?;
+    locations::check_beside((&args.snapshot, &from), (&args.path, &to))?;
     act(&to.filesystem, SubvolumeAction::Clone { from: from.path, path: to.path })?;
     let (snapshot, path) = (args.snapshot.display(), args.path.display());
     print::line(format_args!("{path}: made a clone of {snapshot}"))
@@ -72,18 +72,6 @@ fn below_root(text: &Path) -> Result<Location> {
     let location = Location::of(text)?;
     location.check_below_root(text)?;
     Ok(location)
-}
-
-/// Fails unless both are in one filesystem.
-fn check_beside(one: (&Path, &Location), other: (&Path, &Location)) -> Result<()> {
-    match one.1.is_beside(other.1) {
-        true => Ok(()),
-        false => Err(Failure::new(format!(
-            "{} and {} are not in one mount or image",
-            one.0.display(),
-            other.0.display()
-        ))),
-    }
 }
 
 fn act(filesystem: &Subject, action: SubvolumeAction) -> Result<Subvolumes> {

@@ -39,8 +39,6 @@ const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
 const SAYING_PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked for sessions that fell silent.
 const GLANCE: Duration = Duration::from_millis(250);
-/// More numbers for objects than clients can be given between two commits.
-const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Events that may wait to be told. What is more is told by nobody.
 const EVENTS_MAX: usize = 4096;
 /// What is noted of the holder of a session's certificate.
@@ -144,7 +142,7 @@ impl LinkServer {
         let served = Arc::new(served.map_err(io::Error::other)?);
         let grace = served.patience_before() + MARGIN;
         if served.is_recovering() {
-            served.skip_numbers(NUMBERS_SKIPPED).map_err(io::Error::other)?;
+            served.skip_numbers().map_err(io::Error::other)?;
             let patience_ms = grace.as_millis() as u64;
             let filesystem = options.name.clone();
             let event = FilesystemEvent::ServedAgain { patience_ms };

@@ -7,20 +7,22 @@
 //!                     tuesday/letters/      has it no more
 //! ```
 //!
-//! Only paths are used, so it is the same whether a disk of this machine is mounted or what another
-//! machine serves, and everybody can bring back what he could read then.
+//! Files are reached by paths alone. On a mount, of a disk of this machine or of what another one
+//! serves, the kernel has them, and everybody can bring back what he could read then. What nobody
+//! has in use is opened for it.
 
 mod copy;
+mod files;
+mod mounted;
+mod stored;
 
-use std::fs::{self, Metadata};
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::RenameFlags;
-
-use self::copy::Copier;
+pub use self::files::{Files, Stat};
+pub use self::mounted::Mounted;
+pub use self::stored::{Stored, changing};
 use crate::failure::{Failure, Result};
-use crate::mounts;
 
 /// What the folder of the snapshots of a subvolume is called.
 const SNAPSHOTS: &str = ".snapshots";
@@ -32,11 +34,13 @@ pub struct Version {
     /// Where it is in there.
     pub path: PathBuf,
     /// What it is.
-    pub metadata: Metadata,
+    pub stat: Stat,
 }
 
 /// A path, and what has been there.
-pub struct Lost {
+pub struct Lost<'f> {
+    /// Who has it.
+    files: &'f dyn Files,
     /// The path.
     pub path: PathBuf,
     /// The root of the subvolume that it is in.
@@ -50,99 +54,73 @@ pub struct Lost {
 }
 
 /// Looks for `path` in the snapshots of the subvolume that it is or was in.
-pub fn find(path: &Path) -> Result<Lost> {
-    let path = real(path)?;
-    let Some((root, within)) = subvolume(&path) else {
+pub fn find<'f>(files: &'f dyn Files, path: &Path) -> Result<Lost<'f>> {
+    let path = files.real(path)?;
+    let Some((root, within)) = subvolume(files, &path) else {
         return Err(Failure::new(format!(
             "{} is not in a mounted Gabion filesystem whose snapshots can be seen",
-            path.display()
+            files.shown(&path)
         ))
-        .next("To see what is mounted: gabion status"));
+        .next("To see what is mounted: gabion status. In what is not, say TARGET:/PATH."));
     };
     if within.starts_with(SNAPSHOTS) {
-        let shown = path.display();
+        let shown = files.shown(&path);
         return Err(Failure::new(format!("{shown} is in a snapshot itself"))
             .next("Say where it is to be, or copy it out with cp."));
     }
-    let names = snapshots(&root)?;
+    let names = snapshots(files, &root)?;
     let mut versions = Vec::new();
     for name in names.iter().rev() {
         let path = root.join(SNAPSHOTS).join(name).join(&within);
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) => versions.push(Version { snapshot: name.clone(), path, metadata }),
+        match files.stat(&path) {
+            Ok(stat) => versions.push(Version { snapshot: name.clone(), path, stat }),
             // It was removed meanwhile, or had something else in place of a folder.
             Err(error) if is_absent(&error) => {}
-            Err(error) => return Err(Failure::of(path.display(), &error)),
+            Err(error) => return Err(Failure::of(files.shown(&path), &error)),
         }
     }
-    Ok(Lost { path, root, within, versions, snapshots: names.len() })
+    Ok(Lost { files, path, root, within, versions, snapshots: names.len() })
 }
 
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The path without symbolic links, as far as it is there. What is not is taken as it is said.
-fn real(path: &Path) -> Result<PathBuf> {
-    let failed = |error: io::Error| Failure::of(path.display(), &error);
-    let absolute = std::path::absolute(path).map_err(failed)?;
-    if absolute.components().any(|part| part == Component::ParentDir) {
-        return Err(Failure::new(format!("{} has \"..\" in it", path.display()))
-            .next("Say the path without it."));
-    }
-    // The last part is meant itself, also if it is a link.
-    let Some(name) = absolute.file_name() else { return Ok(absolute) };
-    let mut missing = PathBuf::from(name);
-    let mut above = absolute.with_file_name("");
-    loop {
-        match above.canonicalize() {
-            Ok(real) => return Ok(real.join(missing)),
-            Err(error) if is_absent(&error) => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let Some(name) = above.file_name() else { return Ok(absolute) };
-        missing = Path::new(name).join(missing);
-        above = above.with_file_name("");
-    }
-}
-
 /// The nearest folder above that has snapshots, and the path from there.
-fn subvolume(path: &Path) -> Option<(PathBuf, PathBuf)> {
-    let there = path.ancestors().skip(1).find(|above| above.is_dir())?;
-    let (mount, _) = mounts::containing(there).ok()??;
-    let has_snapshots = |dir: &&Path| dir.join(SNAPSHOTS).is_dir();
-    let inside = there.ancestors().take_while(|above| above.starts_with(&mount.mountpoint));
+fn subvolume(files: &dyn Files, path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let there = path.ancestors().skip(1).find(|above| files.is_folder(above))?;
+    let top = files.top(there)?;
+    let has_snapshots = |dir: &&Path| files.is_folder(&dir.join(SNAPSHOTS));
+    let inside = there.ancestors().take_while(|above| above.starts_with(&top));
     let root = inside.into_iter().find(has_snapshots)?;
     let within = path.strip_prefix(root).ok()?;
     Some((root.to_owned(), within.to_owned()))
 }
 
 /// The names of all snapshots, the oldest first, which is how they are listed.
-fn snapshots(root: &Path) -> Result<Vec<String>> {
+fn snapshots(files: &dyn Files, root: &Path) -> Result<Vec<String>> {
     let dir = root.join(SNAPSHOTS);
-    let failed = |error: &io::Error| Failure::of(format!("cannot list {}", dir.display()), error);
-    let entries = fs::read_dir(&dir).map_err(|error| failed(&error))?;
-    let names = entries.map(|entry| {
-        let name = entry.map_err(|error| failed(&error))?.file_name();
+    let failed = |error| Failure::of(format!("cannot list {}", files.shown(&dir)), &error);
+    let names = files.names(&dir).map_err(failed)?.into_iter().map(|name| {
         name.into_string().map_err(|name| Failure::new(format!("{} is no text", name.display())))
     });
     names.collect()
 }
 
-impl Lost {
+impl Lost<'_> {
     /// The version in the snapshot of this name, or the newest one.
     pub fn version(&self, from: Option<&str>) -> Result<&Version> {
-        let path = self.path.display();
+        let path = self.files.shown(&self.path);
+        let root = self.files.shown(&self.root);
         let found = match from {
             None => self.versions.first(),
             Some(from) => self.versions.iter().find(|version| version.snapshot == from),
         };
         found.ok_or_else(|| match (from, self.versions.is_empty(), self.snapshots) {
-            (_, _, 0) => Failure::new(format!("{} has no snapshots", self.root.display())),
+            (_, _, 0) => Failure::new(format!("{root} has no snapshots")),
             (None, ..) | (_, true, _) => Failure::new(format!(
-                "none of the {} snapshots of {} has {path}",
-                self.snapshots,
-                self.root.display()
+                "none of the {} snapshots of {root} has {path}",
+                self.snapshots
             ))
             .next("To see them: gabion snapshot list"),
             (Some(from), ..) => Failure::new(format!("the snapshot {from:?} has no {path}"))
@@ -164,13 +142,14 @@ impl Lost {
         let restored = self.restore_in(version, to, &folders, &mut made);
         let Err(copy::Error { path, error }) = restored else { return Ok(()) };
         // What was made is empty.
-        made.into_iter().rev().for_each(|path| drop(fs::remove_dir(path)));
+        made.into_iter().rev().for_each(|path| drop(self.files.remove_folder(path)));
         if error.kind() == io::ErrorKind::AlreadyExists {
             self.check_free(to)?;
         }
+        let shown = self.files.shown(to);
         let what = match path == to {
-            true => format!("cannot restore {}", to.display()),
-            false => format!("cannot restore {}: {}", to.display(), path.display()),
+            true => format!("cannot restore {shown}"),
+            false => format!("cannot restore {shown}: {}", self.files.shown(&path)),
         };
         Err(Failure::of(what, &error).next("Nothing was restored."))
     }
@@ -184,35 +163,43 @@ impl Lost {
         folders: &'a [(PathBuf, PathBuf)],
         made: &mut Vec<&'a Path>,
     ) -> std::result::Result<(), copy::Error> {
+        let files = self.files;
         for (_, folder) in folders {
-            copy::make_folder(folder)?;
+            copy::make_folder(files, folder)?;
             made.push(folder);
         }
         // Beside it under another name, until it is whole.
-        let unfinished = unfinished(to);
-        let copied = Copier::default().copy(&version.path, &unfinished).and_then(|()| {
-            use rustix::fs::{CWD, renameat_with};
-            let named = renameat_with(CWD, &unfinished, CWD, to, RenameFlags::NOREPLACE);
-            named.map_err(|error| copy::Error { path: to.to_owned(), error: error.into() })
+        let unfinished = self.unfinished(to);
+        let copied = copy::copy(files, &version.path, &unfinished).and_then(|()| {
+            let named = files.rename(&unfinished, to);
+            named.map_err(|error| copy::Error { path: to.to_owned(), error })
         });
         if copied.is_err() {
-            copy::remove(&unfinished);
+            copy::remove(files, &unfinished);
         }
         copied?;
         // The innermost first: each change of one changes the times of the one above.
-        folders.iter().rev().try_for_each(|(was, folder)| copy::copy_attributes_of(was, folder))
+        let mut folders = folders.iter().rev();
+        let finished =
+            folders.try_for_each(|(was, folder)| copy::copy_attributes_of(files, was, folder));
+        if finished.is_err() {
+            copy::remove(files, to);
+        }
+        finished
     }
 
     /// Fails if there is something at `to`.
     fn check_free(&self, to: &Path) -> Result<()> {
-        match fs::symlink_metadata(to) {
+        let shown = self.files.shown(to);
+        match self.files.stat(to) {
             Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(Failure::of(to.display(), &error)),
-            Ok(_) => Err(Failure::new(format!("{} is there, and stays as it is", to.display()))
-                .next(format!(
+            Err(error) => Err(Failure::of(shown, &error)),
+            Ok(_) => {
+                Err(Failure::new(format!("{shown} is there, and stays as it is")).next(format!(
                     "To have an older one beside it, say --to PATH, and --from of: {}",
                     self.choices()
-                ))),
+                )))
+            }
         }
     }
 
@@ -221,19 +208,19 @@ impl Lost {
     fn folders(&self, version: &Version) -> Vec<(PathBuf, PathBuf)> {
         let depth = self.within.components().count();
         let above = self.path.ancestors().zip(version.path.ancestors()).take(depth).skip(1);
-        let missing = above.take_while(|(path, _)| !path.is_dir());
+        let missing = above.take_while(|(path, _)| !self.files.is_folder(path));
         let mut folders: Vec<_> =
             missing.map(|(path, was)| (was.to_owned(), path.to_owned())).collect();
         folders.reverse();
         folders
     }
-}
 
-/// A name beside `to` that nobody has.
-fn unfinished(to: &Path) -> PathBuf {
-    let process = std::process::id();
-    let mut names = (0..).map(|number: u64| format!(".undelete-{process}-{number}"));
-    let free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
-    let paths = names.by_ref().map(|name| to.with_file_name(name));
-    paths.take(1000).find(free).unwrap_or_else(|| to.with_file_name(".undelete"))
+    /// A name beside `to` that nobody has.
+    fn unfinished(&self, to: &Path) -> PathBuf {
+        let process = std::process::id();
+        let mut names = (0..).map(|number: u64| format!(".undelete-{process}-{number}"));
+        let free = |path: &PathBuf| self.files.stat(path).is_err();
+        let paths = names.by_ref().map(|name| to.with_file_name(name));
+        paths.take(1000).find(free).unwrap_or_else(|| to.with_file_name(".undelete"))
+    }
 }

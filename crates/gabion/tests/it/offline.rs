@@ -141,6 +141,8 @@ fn what_an_image_has_not_is_named_and_who_has_it_in_use() {
         "clone disk.img:/.snapshots/one disk.img:/more",
         "snapshot schedule disk.img:/home daily=1",
         "quota set disk.img:/home 1G",
+        "undelete disk.img:/home/file",
+        "undelete --list disk.img:/home/file",
     ] {
         fails(command, &["cannot open disk.img", &me]);
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr,
@@ -12,7 +14,8 @@ use rustix::fs::{
 use serde_json::Value;
 
 use crate::served_snapshots::Site;
-use crate::world::{Folder, names};
+use crate::volumes::stage::Stage;
+use crate::world::{Folder, GABION, names};
 
 fn age(path: &Path, seconds: i64) {
     let time = Timespec { tv_sec: 1_600_000_000 + seconds, tv_nsec: 123_456_789 };
@@ -75,15 +78,9 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// A tree with one of everything.
-fn plant(root: &Path) {
-    fs::create_dir_all(root.join("letters/old")).unwrap();
-    fs::write(root.join("letters/one"), vec![7; 300_000]).unwrap();
-    fs::hard_link(root.join("letters/one"), root.join("letters/old/other name")).unwrap();
-    fs::write(root.join("letters/small"), "small").unwrap();
-    lsetxattr(root.join("letters/small"), "user.note", b"kept", XattrFlags::empty()).unwrap();
-    // user::rwx, user:1000:r, group::r, mask::r, other::-
-    let acl: [&[u8]; 6] = [
+/// user::rwx, user:1000:r, group::r, mask::r, other::-
+fn acl() -> Vec<u8> {
+    let parts: [&[u8]; 6] = [
         &2_u32.to_le_bytes(),
         &[1, 0, 7, 0, 255, 255, 255, 255],
         &[2, 0, 4, 0, 232, 3, 0, 0],
@@ -91,8 +88,18 @@ fn plant(root: &Path) {
         &[16, 0, 4, 0, 255, 255, 255, 255],
         &[32, 0, 0, 0, 255, 255, 255, 255],
     ];
+    parts.concat()
+}
+
+/// A tree with one of everything.
+fn plant(root: &Path) {
+    fs::create_dir_all(root.join("letters/old")).unwrap();
+    fs::write(root.join("letters/one"), vec![7; 300_000]).unwrap();
+    fs::hard_link(root.join("letters/one"), root.join("letters/old/other name")).unwrap();
+    fs::write(root.join("letters/small"), "small").unwrap();
+    lsetxattr(root.join("letters/small"), "user.note", b"kept", XattrFlags::empty()).unwrap();
     for name in ["system.posix_acl_access", "system.posix_acl_default"] {
-        lsetxattr(root.join("letters/old"), name, &acl.concat(), XattrFlags::empty()).unwrap();
+        lsetxattr(root.join("letters/old"), name, &acl(), XattrFlags::empty()).unwrap();
     }
     let holes = File::create(root.join("letters/holes")).unwrap();
     holes.write_all_at(b"far", 10 << 20).unwrap();
@@ -221,4 +228,194 @@ fn what_is_gone_comes_back_at_a_mount_of_what_is_served() {
     site.folder.gabion(&["undelete", "a/letters"]).succeeded();
     assert_eq!(fs::read(mnt.join("letters/old")).unwrap(), b"dear");
     site.finish(&["a"]);
+}
+
+#[test]
+fn a_tree_comes_back_whole_from_what_nobody_has_in_use() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let undelete = |words: &[&str]| folder.gabion(&[&["undelete"], words].concat());
+    folder.gabion(&["subvolume", "create", "disk.img:/sub"]).succeeded();
+    let mnt = folder.mount("");
+    let dir = mnt.join("sub/home");
+    fs::create_dir(&dir).unwrap();
+    plant(&dir);
+    fs::set_permissions(&dir, Permissions::from_mode(0o710)).unwrap();
+    age(&dir, 99);
+    let was = seen(&dir);
+    folder.gabion(&["snapshot", "create", "mnt/sub", "one"]).succeeded();
+    fs::write(dir.join("letters/small"), "changed").unwrap();
+    folder.gabion(&["snapshot", "create", "disk.img:/sub", "two"]).succeeded();
+    fs::remove_dir_all(&dir).unwrap();
+    let listed = ["letters", "letters/small", "letters/link", "letters/pipe"].map(|path| {
+        let listed = undelete(&["--list", &format!("mnt/sub/home/{path}")]).succeeded();
+        (format!("disk.img:/sub/home/{path}"), listed)
+    });
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    // The same choices.
+    for (path, wanted) in listed {
+        assert_eq!(undelete(&["--list", &path]).succeeded(), wanted);
+    }
+    let text = undelete(&["--list", "--json", "disk.img:/sub/home/letters/one"]).succeeded();
+    let rows: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(rows[1]["path"], "disk.img:/sub/.snapshots/one/home/letters/one");
+    assert_eq!((&rows[1]["kind"], &rows[1]["bytes"]), (&"file".into(), &300_000.into()));
+    // The same restore, with the folder above.
+    let text = undelete(&["--from", "one", "disk.img:/sub/home/letters"]).succeeded();
+    assert!(text.starts_with("disk.img:/sub/home/letters: restored from the snapshot one, a fo"));
+    let to = ["disk.img:/sub/home/letters/small", "--to", "disk.img:/sub/newest"];
+    assert!(undelete(&to).succeeded().contains("from the snapshot two"));
+    folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+    folder.mount("");
+    assert_eq!(seen(&dir), was);
+    let holes = fs::metadata(dir.join("letters/holes")).unwrap();
+    assert!(holes.blocks() < 100, "{}", holes.blocks());
+    assert_eq!(fs::read(mnt.join("sub/newest")).unwrap(), b"changed");
+    // By the name of the image where it is mounted, too.
+    fs::remove_dir_all(&dir).unwrap();
+    undelete(&["--from", "one", "disk.img:/sub/home", "--to", "disk.img:/sub/again"]).succeeded();
+    assert_eq!(seen(&mnt.join("sub/again")), was);
+}
+
+#[test]
+fn what_fails_leaves_what_nobody_has_in_use_as_it_was() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let undelete = |words: &[&str]| folder.gabion(&[&["undelete"], words].concat());
+    undelete(&["disk.img:/file"]).failed(1, &["disk.img:/ has no snapshots"]);
+    let mnt = folder.mount("");
+    fs::create_dir_all(mnt.join("dir/in")).unwrap();
+    for name in ["a", "b"] {
+        fs::write(mnt.join("dir").join(name), name).unwrap();
+        fs::write(mnt.join("dir/in").join(name), vec![1; 1 << 20]).unwrap();
+    }
+    symlink("dir", mnt.join("link")).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::write(mnt.join("dir/a"), "now").unwrap();
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    undelete(&["disk.img:/dir/a"]).failed(1, &["disk.img:/dir/a is there, and stays", "one"]);
+    undelete(&["disk.img:/dir/a", "--to", "disk.img:/dir/b"]).failed(1, &["/dir/b is there"]);
+    let absent = ["disk.img:/dir", "--to", "disk.img:/absent/dir"];
+    undelete(&absent).failed(1, &["cannot restore disk.img:/absent/dir", "Nothing was restored"]);
+    undelete(&["disk.img:/other"]).failed(1, &["none of the 1 snapshots of disk.img:/ has"]);
+    undelete(&["disk.img:/link/a"]).failed(1, &["none of the 1 snapshots"]);
+    undelete(&["--from", "two", "disk.img:/dir/a"]).failed(1, &["has no disk.img:/dir/a", "one"]);
+    undelete(&["disk.img:/.snapshots/one/dir"]).failed(1, &["in a snapshot itself"]);
+    undelete(&["disk.img:/"]).failed(1, &["is a whole filesystem"]);
+    undelete(&["disk.img:/dir/../dir"]).failed(1, &[".."]);
+    undelete(&["disk.img:/dir", "--to", "copy"]).failed(1, &["copy is neither"]);
+    // Half way there is no room for it.
+    folder.gabion(&["quota", "set", "disk.img", "none", "--objects", "11"]).succeeded();
+    let copy = ["disk.img:/dir", "--to", "disk.img:/copy"];
+    undelete(&copy).failed(1, &["cannot restore disk.img:/copy", "quota", "Nothing was restored"]);
+    let quota = folder.gabion(&["quota", "list", "disk.img"]).succeeded();
+    assert!(quota.contains("8 of 11 objects"), "{quota}");
+    folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+    folder.mount("");
+    assert_eq!(names(&mnt), ["dir", "link"]);
+    assert_eq!(fs::read(mnt.join("dir/a")).unwrap(), b"now");
+}
+
+#[test]
+fn nothing_is_left_of_what_its_folder_cannot_be_given_back_for() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let shared = folder.mount("").join("shared");
+    fs::create_dir_all(shared.join("dir")).unwrap();
+    fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
+    fs::write(shared.join("dir/file"), "content").unwrap();
+    let nobody = (Some(Uid::from_raw(65_534)), Some(Gid::from_raw(65_534)));
+    chownat(CWD, shared.join("dir/file"), nobody.0, nobody.1, AtFlags::empty()).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::remove_dir_all(shared.join("dir")).unwrap();
+    // The folder was root's.
+    let mut command = Command::new(GABION);
+    command.arg("undelete").arg(shared.join("dir/file")).uid(65_534).gid(65_534);
+    let done = command.env("GABION_STATE", folder.join("state")).output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(told.contains("shared/dir: Operation not permitted"), "{told}");
+    assert!(told.contains("Nothing was restored"), "{told}");
+    assert_eq!(names(&shared), [""; 0]);
+}
+
+#[test]
+fn what_comes_back_has_no_acl_of_the_folder_that_it_comes_to() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let file = mnt.join("dir/file");
+    fs::create_dir(mnt.join("dir")).unwrap();
+    fs::write(&file, "content").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    lsetxattr(mnt.join("dir"), "system.posix_acl_default", &acl(), XattrFlags::empty()).unwrap();
+    let check = |path: &Path| {
+        assert_eq!(xattr(path, "system.posix_acl_access"), None, "{}", path.display());
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o640);
+    };
+    folder.gabion(&["undelete", "mnt/dir/file", "--to", "mnt/dir/mounted"]).succeeded();
+    check(&mnt.join("dir/mounted"));
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    let to = "disk.img:/dir/unused";
+    folder.gabion(&["undelete", "disk.img:/dir/file", "--to", to]).succeeded();
+    folder.mount("");
+    check(&mnt.join("dir/unused"));
+}
+
+#[test]
+fn what_comes_back_without_its_server_stands_beside_what_clients_have_done() {
+    let Some(mut site) = Site::new() else { return };
+    let mnt = site.mount("", "a");
+    fs::create_dir(mnt.join("letters")).unwrap();
+    for index in 0..40 {
+        fs::write(mnt.join(format!("letters/{index}")), "dear").unwrap();
+    }
+    site.folder.gabion(&["snapshot", "create", "a", "one"]).succeeded();
+    fs::remove_dir_all(mnt.join("letters")).unwrap();
+    fs::write(mnt.join("open"), vec![7; 100_000]).unwrap();
+    let open = File::open(mnt.join("open")).unwrap();
+    fs::remove_file(mnt.join("open")).unwrap();
+    File::open(&mnt).unwrap().sync_all().unwrap();
+    let next = "Mount it";
+    site.folder.gabion(&["undelete", "disk.img:/letters"]).failed(1, &["is served", next]);
+    // Only this client has them by then, with numbers that it has got since the last commit.
+    let other = site.mount("", "b");
+    for index in 0..40 {
+        fs::write(other.join(format!("new{index}")), format!("{index}")).unwrap();
+    }
+    site.restart_after(|folder| {
+        folder.gabion(&["undelete", "disk.img:/letters"]).succeeded();
+        folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+    });
+    for index in 0..40 {
+        let read = fs::read_to_string(other.join(format!("new{index}"))).unwrap();
+        assert_eq!(read, format!("{index}"));
+        assert_eq!(fs::read(mnt.join(format!("letters/{index}"))).unwrap(), b"dear");
+    }
+    let mut bytes = vec![0; 100_000];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, vec![7; 100_000]);
+    drop(open);
+    assert_eq!(names(&mnt).len(), 41);
+    site.finish(&["a", "b"]);
+}
+
+#[test]
+fn what_is_gone_comes_back_on_a_volume_that_nobody_has_in_use() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    stage.mirror_of_files();
+    let host = stage.host();
+    host.mount();
+    let letter = stage.path("mnt/letter");
+    fs::write(&letter, "dear").unwrap();
+    host.gabion(&["snapshot", "create", "tank", "one"]).succeeded();
+    fs::remove_file(&letter).unwrap();
+    host.unmount();
+    host.gabion(&["undelete", "--list", "tank:/letter"]).succeeded();
+    host.gabion(&["undelete", "tank:/letter"]).succeeded();
+    host.gabion(&["undelete", "tank:/letter"]).failed(1, &["tank:/letter is there"]);
+    host.mount();
+    assert_eq!(fs::read(&letter).unwrap(), b"dear");
+    host.gabion(&["scrub", "--allocation", "tank"]).succeeded();
+    host.unmount();
 }

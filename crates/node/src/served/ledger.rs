@@ -278,6 +278,11 @@ fn begun_since(fs: &LocalFs) -> Ino {
     Ino(fs.map().rolled_back_to(fs.root().subvol).map_or(0, |base| base.next_ino))
 }
 
+/// Whether there are sessions that clients may go on with.
+pub(super) fn remembers_sessions(fs: &LocalFs) -> Result<bool> {
+    Ok(!remembered(fs)?.is_empty())
+}
+
 /// Sessions that are remembered, with where their notes are.
 fn remembered(fs: &LocalFs) -> Result<Vec<(Pages, Record)>> {
     let subvol = fs.root().subvol;

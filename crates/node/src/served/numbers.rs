@@ -4,23 +4,44 @@ use gabion_base::ids::Ino;
 use gabion_fs::{Error, Result};
 use gabion_link::message::Answer;
 
-use super::{Served, Session};
+use super::{Served, Session, ledger};
+use crate::local::LocalFs;
 
 /// Numbers that are given at once, at most.
 const NUMBERS_MAX: u32 = 4096;
+/// More numbers for objects than clients can be given between two commits.
+const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Series of numbers that a session may have in part: more than one only if it has asked for
 /// the next before it was through with the last.
 const SERIES_MAX: usize = 16;
 
-impl Served {
-    /// Skips so many numbers in all subvolumes, durably: clients of the start before may use some
-    /// that it gave and that a crash forgot.
-    pub fn skip_numbers(&self, count: u64) -> Result<()> {
-        for subvol in self.fs.map().writable_subvolumes() {
-            self.fs.map().reserve_inodes(subvol, count).map_err(Error::from)?;
+impl LocalFs {
+    /// Makes room beside clients of a server that has died, before somebody else than the next one
+    /// changes files: what has no name and they may have open is kept, and numbers that they may
+    /// use are not given to others.
+    pub fn spare_sessions(&self) -> Result<()> {
+        if !ledger::remembers_sessions(self)? {
+            return Ok(());
+        }
+        self.hold_orphans();
+        self.skip_numbers()
+    }
+
+    /// Skips numbers in all subvolumes, durably.
+    fn skip_numbers(&self) -> Result<()> {
+        for subvol in self.map().writable_subvolumes() {
+            self.map().reserve_inodes(subvol, NUMBERS_SKIPPED).map_err(Error::from)?;
         }
         // For the next start knows no more of them than this one.
-        self.fs.syncfs()
+        self.syncfs()
+    }
+}
+
+impl Served {
+    /// Skips numbers in all subvolumes, durably: clients of the start before may use some that it
+    /// gave and that a crash forgot.
+    pub fn skip_numbers(&self) -> Result<()> {
+        self.fs.skip_numbers()
     }
 
     /// Gives the client numbers that nobody else gets.

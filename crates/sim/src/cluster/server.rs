@@ -30,8 +30,6 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(3);
 /// How long what was done may be not durable.
 const ROUNDS: Duration = Duration::from_secs(4);
-/// Numbers for objects that are skipped: clients of the start before may use some of them.
-const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// Memory of the filesystem.
 const MEMORY: u64 = 16 << 20;
 
@@ -128,7 +126,7 @@ impl Server {
         let served = Served::new(Arc::clone(&fs), start, Box::new(move |job| queue.queue(job)));
         let served = served.map_err(|error| format!("the server cannot start: {error}"))?;
         if served.is_recovering() {
-            let skipped = served.skip_numbers(NUMBERS_SKIPPED);
+            let skipped = served.skip_numbers();
             skipped.map_err(|error| format!("the server cannot start: {error}"))?;
         }
         let grace = match world.sabotage {

@@ -1,0 +1,172 @@
+//! Files of mounts, and of all else that the kernel knows.
+//!
+//! Bytes are copied by copy_file_range(2), so that whoever keeps them can share blocks.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
+use std::path::{Component, Path, PathBuf};
+
+use gabion_backup::{Attributes, Time};
+use rustix::fs::{
+    AtFlags, CWD, Mode, RenameFlags, SeekFrom, StatxFlags, Timespec, Timestamps, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::files::{Files, Stat, Xattr};
+use super::is_absent;
+use crate::backup::{dress, mounted};
+use crate::failure::{Failure, Result};
+use crate::mounts;
+
+/// Bytes that are asked for at once.
+const CHUNK: usize = 1 << 30;
+
+/// Files as the kernel shows them.
+pub struct Mounted;
+
+impl Files for Mounted {
+    fn shown(&self, path: &Path) -> String {
+        path.display().to_string()
+    }
+
+    fn real(&self, path: &Path) -> Result<PathBuf> {
+        let failed = |error: io::Error| Failure::of(path.display(), &error);
+        let absolute = std::path::absolute(path).map_err(failed)?;
+        if absolute.components().any(|part| part == Component::ParentDir) {
+            return Err(Failure::new(format!("{} has \"..\" in it", path.display()))
+                .next("Say the path without it."));
+        }
+        // The last part is meant itself, also if it is a link.
+        let Some(name) = absolute.file_name() else { return Ok(absolute) };
+        let mut missing = PathBuf::from(name);
+        let mut above = absolute.with_file_name("");
+        loop {
+            match above.canonicalize() {
+                Ok(real) => return Ok(real.join(missing)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+            let Some(name) = above.file_name() else { return Ok(absolute) };
+            missing = Path::new(name).join(missing);
+            above = above.with_file_name("");
+        }
+    }
+
+    fn top(&self, dir: &Path) -> Option<PathBuf> {
+        let (mount, _) = mounts::containing(dir).ok()??;
+        Some(mount.mountpoint)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+        Ok(Stat {
+            identity: (device, found.stx_ino),
+            names: found.stx_nlink.into(),
+            size: found.stx_size,
+            attributes: mounted::attributes(&found),
+        })
+    }
+
+    fn names(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn xattrs(&self, path: &Path) -> io::Result<Vec<Xattr>> {
+        Ok(mounted::xattrs(path)?)
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(CWD, path, Mode::RWXU)?)
+    }
+
+    fn make_node(&self, path: &Path, like: &Attributes) -> io::Result<()> {
+        dress::make_node(like, path)
+    }
+
+    fn copy_symlink(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::os::unix::fs::symlink(fs::read_link(from)?, to)
+    }
+
+    fn copy_file(&self, from: &Path, to: &Path, length: u64) -> io::Result<()> {
+        let source = File::open(from)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let target = options.open(to)?;
+        target.set_len(length)?;
+        let mut end = 0;
+        // From data to data, so that holes stay holes.
+        while let Some(start) = seek(&source, SeekFrom::Data(end))? {
+            end = seek(&source, SeekFrom::Hole(start))?.unwrap_or(length);
+            copy_range(&source, &target, start, end)?;
+        }
+        Ok(())
+    }
+
+    fn link(&self, first: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(first, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn set_owner(&self, path: &Path, to: &Attributes) -> io::Result<()> {
+        lchown(path, Some(to.uid), Some(to.gid))
+    }
+
+    fn set_permissions(&self, path: &Path, to: &Attributes) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(to.mode & 0o7777))
+    }
+
+    fn set_xattr(&self, path: &Path, (name, value): &Xattr) -> io::Result<()> {
+        let name = OsStr::from_bytes(name);
+        Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)
+    }
+
+    fn remove_xattr(&self, path: &Path, name: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::lremovexattr(path, OsStr::from_bytes(name))?)
+    }
+
+    fn set_times(&self, path: &Path, to: &Attributes) -> io::Result<()> {
+        let time = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+        let times = Timestamps { last_access: time(to.read), last_modification: time(to.written) };
+        Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+/// The next data or hole; `None`: there is none.
+fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, to) {
+        Ok(offset) => Ok(Some(offset)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn copy_range(source: &File, target: &File, from: u64, to: u64) -> io::Result<()> {
+    let (mut read, mut write) = (from, from);
+    while read < to {
+        let length = (to - read).min(CHUNK as u64) as usize;
+        let (place, goal) = (Some(&mut read), Some(&mut write));
+        match rustix::fs::copy_file_range(source, place, target, goal, length) {
+            // It has become shorter, which nothing in a snapshot does.
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

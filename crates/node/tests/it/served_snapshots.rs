@@ -34,14 +34,6 @@ fn rows(report: Report) -> Vec<SnapshotRow> {
 }
 
 impl Client {
-    fn errand(&self, errand: Errand) -> Report {
-        self.fs.run_errand(&Caller::superuser(), errand).unwrap()
-    }
-
-    fn refused(&self, caller: &Caller, errand: Errand) -> String {
-        gabion_link::wire::said(&self.fs.run_errand(caller, errand).unwrap_err())
-    }
-
     fn snapshots(&self) -> Vec<String> {
         let rows = rows(self.errand(list())).into_iter();
         rows.map(|row| String::from_utf8(row.name).unwrap()).collect()

@@ -18,10 +18,7 @@ pub fn act(
     action: &QuotaAction,
 ) -> Result<Quotas, String> {
     let rows = match action {
-        QuotaAction::List => {
-            let found = fs.quotas().map_err(|error| chain(&error))?;
-            found.into_iter().map(|(id, path, quota)| QuotaRow { id, path, quota }).collect()
-        }
+        QuotaAction::List => fs.quotas().map_err(|error| chain(&error))?,
         QuotaAction::Set { bytes, objects } => {
             let of = find(fs, path)?;
             fs.map().set_quota(of, most(*bytes, *objects)).map_err(|error| chain(&error))?;

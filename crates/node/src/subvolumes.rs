@@ -10,8 +10,8 @@
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::subvolume::{self, of_entry};
 use gabion_fs::{Attributes, Caller, Detail, Error, Listed, ROOT, Result};
+use gabion_link::errand::QuotaRow;
 use gabion_map::format::item::Access;
-use gabion_map::format::subvolume::Quota;
 use gabion_map::subvolumes::Refusal;
 use gabion_map::{FileId, MapError};
 
@@ -261,7 +261,7 @@ impl LocalFs {
     }
 
     /// All subvolumes that have a quota, and where each stands; `None` if it has no name.
-    pub fn quotas(&self) -> Result<Vec<(SubvolId, Option<Vec<u8>>, Quota)>> {
+    pub fn quotas(&self) -> Result<Vec<QuotaRow>> {
         let mut found = Vec::new();
         for id in self.map.writable_subvolumes() {
             let Some(quota) = self.map.quota(id) else { continue };
@@ -269,7 +269,7 @@ impl LocalFs {
                 true => Some(b"/".to_vec()),
                 false => self.path_of(id)?,
             };
-            found.push((id, path, quota));
+            found.push(QuotaRow { id, path, quota });
         }
         Ok(found)
     }

@@ -16,12 +16,8 @@ impl Served {
     /// The subvolumes with a quota behind `after`, as many as one report tells.
     pub(super) fn quotas(&self, after: SubvolId) -> Result<Report> {
         let mut found = self.fs.quotas()?;
-        found.retain(|(id, ..)| *id > after);
-        let row = |(id, path, quota): (SubvolId, Option<Vec<u8>>, Quota)| QuotaRow {
-            id,
-            path: told_path(path),
-            quota,
-        };
+        found.retain(|row| row.id > after);
+        let row = |row: QuotaRow| QuotaRow { path: told_path(row.path), ..row };
         let rows = found.into_iter().map(row).collect();
         let (rows, more) = part(rows, |row| row.path.as_ref().map_or(0, Vec::len));
         Ok(Report::Quotas { rows, more })
@@ -32,7 +28,8 @@ impl Served {
         self.fs.map().set_quota(id, most)?;
         let none = Quota { most: Most::default(), count: None };
         let quota = self.fs.map().quota(id).unwrap_or(none);
-        let path = Some([b"/", &names(path).collect::<Vec<_>>().join(&b'/')[..]].concat());
+        let path = [b"/", &names(path).collect::<Vec<_>>().join(&b'/')[..]].concat();
+        let path = told_path(Some(path));
         Ok(Report::Quotas { rows: vec![QuotaRow { id, path, quota }], more: false })
     }
 

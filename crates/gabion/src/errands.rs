@@ -1,5 +1,5 @@
-//! Snapshots, subvolumes and quotas of a filesystem that is served, in the words of the control protocol:
-//! its server is asked, here or over the link.
+//! Snapshots, subvolumes and quotas of a filesystem that is served, in the words of the control
+//! protocol: its server is asked, here or over the link.
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::Error;

@@ -98,7 +98,7 @@ fn all() -> Result<Vec<Quotas>> {
     for mount in mounts::all()? {
         match of_user(&User::Mount(mount), None, &QuotaAction::List) {
             Ok(list) => lists.push(list),
-            // Of which only a folder is mounted, or whose server is away: others are told all the same.
+            // Only a folder is mounted, or a server is away: others are told all the same.
             Err(failure) => eprintln!("gabion: {failure}"),
         }
     }

@@ -1,5 +1,6 @@
-//! Quotas of subvolumes of a filesystem that is served, and schedules of their snapshots, as clients
-//! ask for them. Both are set to what is asked for, so that it does no harm to do it again.
+//! Quotas of subvolumes of a filesystem that is served, and schedules of their snapshots.
+//!
+//! Both are set to what is asked for, so that it does no harm to do it again.
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::Result;

@@ -50,9 +50,7 @@ use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Sessions;
 use crate::print::printable;
-use crate::quotas;
 use crate::serve::Storage;
-use crate::snapshots;
 use crate::state;
 use crate::trust::Trust;
 use crate::trust::invitation::{ADDRESSES_MAX, Invitation};
@@ -191,15 +189,7 @@ impl Subject for Service {
         path: Option<&str>,
         action: &SnapshotAction,
     ) -> std::result::Result<Vec<Reply>, String> {
-        let SnapshotAction::Schedule { set } = action else {
-            return self.asking(|asking| asking.snapshots(path, action));
-        };
-        let of = quotas::find(&self.fs, path)?;
-        let done = snapshots::act(self.fs.map(), &self.target, of, action);
-        if set.is_some() {
-            self.fs.schedule_changed();
-        }
-        done
+        self.asking(|asking| asking.snapshots(path, action))
     }
 
     fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
@@ -211,7 +201,7 @@ impl Subject for Service {
         path: Option<&str>,
         action: &QuotaAction,
     ) -> std::result::Result<Quotas, String> {
-        quotas::act(&self.fs, &self.target, path, action)
+        self.asking(|asking| asking.quotas(path, action))
     }
 
     fn clients(&self) -> std::result::Result<Clients, String> {

@@ -1,19 +1,23 @@
-//! Snapshots and subvolumes of a filesystem that is served, in the words of the control protocol:
-//! its server is asked, here or over the link.
+//! Snapshots, subvolumes and quotas of a filesystem that is served, in the words of the control
+//! protocol: its server is asked, here or over the link.
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::Error;
-use gabion_link::errand::{DeltaPlace, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+use gabion_link::errand::{
+    DeltaPlace, DifferenceRow, Errand, QuotaRow, Report, SnapshotRow, SubvolumeRow,
+};
 use gabion_link::wire::said;
+use gabion_map::format::subvolume::Schedule;
 use gabion_node::Delta;
 use gabion_node::kept_name;
 
 use crate::backup::delta;
 use crate::control::wire::{
-    Difference, Differences, Reply, Snapshot, SnapshotAction, Snapshots, Subvolume,
-    SubvolumeAction, Subvolumes,
+    self, Difference, Differences, Kept, QuotaAction, Quotas, Reply, Snapshot, SnapshotAction,
+    Snapshots, Subvolume, SubvolumeAction, Subvolumes,
 };
 use crate::date;
+use crate::quotas;
 
 /// Differences that one reply tells.
 const CHANGES_PER_REPLY: usize = 1000;
@@ -50,9 +54,7 @@ impl Asking<'_> {
                 let keep_as = keep_as.into_bytes();
                 Errand::Rollback { path, name: bytes(name), keep_as, created: self.now }
             }
-            SnapshotAction::Schedule { .. } => {
-                return Err("schedules are kept at the machine that serves it".to_owned());
-            }
+            SnapshotAction::Schedule { set } => return self.schedule(path, set.as_ref()),
             SnapshotAction::Delta { from, to } => {
                 let found = self.delta(&path, from.as_bytes(), to.as_bytes())?;
                 return Ok(delta::parts(&found).into_iter().map(Reply::Delta).collect());
@@ -99,6 +101,22 @@ impl Asking<'_> {
         }
     }
 
+    /// Does what is asked with the quota of the subvolume at `path`, or with all.
+    pub fn quotas(&self, path: Option<&str>, action: &QuotaAction) -> Result<Quotas, String> {
+        let rows = match action {
+            QuotaAction::List => self.list_quotas()?,
+            QuotaAction::Set { bytes, objects } => {
+                let path = path.unwrap_or_default().as_bytes().to_vec();
+                let most = quotas::most(*bytes, *objects);
+                match self.done(Errand::SetQuota { path, most })? {
+                    Report::Quotas { rows, .. } => rows,
+                    _ => return Err(NONSENSE.to_owned()),
+                }
+            }
+        };
+        Ok(quotas::told(self.target, rows))
+    }
+
     fn done(&self, errand: Errand) -> Result<Report, String> {
         (self.ask)(errand).map_err(|error: Error| said(&error))
     }
@@ -135,6 +153,35 @@ impl Asking<'_> {
                 _ => return Err(NONSENSE.to_owned()),
             }
         }
+    }
+
+    fn list_quotas(&self) -> Result<Vec<QuotaRow>, String> {
+        let mut all: Vec<QuotaRow> = Vec::new();
+        loop {
+            let after = all.last().map_or(SubvolId(0), |row| row.id);
+            match self.done(Errand::Quotas { after })? {
+                Report::Quotas { rows, more } => {
+                    let is_last = !more || rows.is_empty();
+                    all.extend(rows);
+                    if is_last {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(NONSENSE.to_owned()),
+            }
+        }
+    }
+
+    fn schedule(&self, path: Vec<u8>, set: Option<&Kept>) -> Result<Vec<Reply>, String> {
+        let errand = match set {
+            Some(kept) => Errand::SetSchedule { path, keep: Schedule::from(*kept) },
+            None => Errand::Schedule { path },
+        };
+        let Report::Schedule { keep } = self.done(errand)? else {
+            return Err(NONSENSE.to_owned());
+        };
+        let target = self.target.to_owned();
+        Ok(vec![Reply::Schedule(wire::Schedule { target, keep: Kept::from(keep) })])
     }
 
     fn compare(&self, path: &[u8], from: &str, to: &str) -> Result<Vec<Reply>, String> {

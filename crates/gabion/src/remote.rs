@@ -27,8 +27,8 @@ use gabion_node::{Clock, Filesystem};
 use crate::addresses;
 use crate::control::server::Subject;
 use crate::control::wire::{
-    Grown, MountStatus, Progress, Reply, Report, SnapshotAction, Status, SubvolumeAction,
-    Subvolumes,
+    Grown, MountStatus, Progress, QuotaAction, Quotas, Reply, Report, SnapshotAction, Status,
+    SubvolumeAction, Subvolumes,
 };
 use crate::errands::Asking;
 use crate::failure::{Exit, Failure, Result, chain};
@@ -384,6 +384,14 @@ impl Subject for Service {
 
     fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
         self.asking(|asking| asking.subvolumes(action))
+    }
+
+    fn quotas(
+        &self,
+        path: Option<&str>,
+        action: &QuotaAction,
+    ) -> std::result::Result<Quotas, String> {
+        self.asking(|asking| asking.quotas(path, action))
     }
 }
 

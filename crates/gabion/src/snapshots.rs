@@ -115,14 +115,11 @@ impl Acting<'_> {
     }
 
     fn schedule(&self, set: Option<&Kept>) -> Result<Reply, String> {
-        if let Some(Kept { hourly, daily, weekly, monthly }) = set.copied() {
-            let schedule = Schedule { hourly, daily, weekly, monthly };
-            self.map.set_schedule(self.of, Some(schedule)).map_err(text)?;
+        if let Some(kept) = set {
+            self.map.set_schedule(self.of, Some(Schedule::from(*kept))).map_err(text)?;
         }
         let record = self.map.subvolume(self.of).ok_or("it has just been removed")?;
-        let schedule = record.extended.schedule.unwrap_or_default();
-        let Schedule { hourly, daily, weekly, monthly } = schedule;
-        let keep = Kept { hourly, daily, weekly, monthly };
+        let keep = Kept::from(record.extended.schedule.unwrap_or_default());
         Ok(Reply::Schedule(wire::Schedule { target: self.target.to_owned(), keep }))
     }
 

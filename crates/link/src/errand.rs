@@ -1,10 +1,12 @@
-//! What administrators ask of a filesystem that is served: snapshots, clones and subvolumes.
+//! What administrators ask of a filesystem that is served: snapshots, clones, subvolumes, and their
+//! quotas and schedules.
 //!
 //! An errand is a call, but no operation on files: it takes as long as it takes to bring all
 //! clients to one instant, and nobody makes it under leases. Paths begin at the root of the
 //! filesystem, without a slash. Lists come in parts; each part says whether another one follows.
 
 use gabion_base::ids::{Ino, SubvolId};
+use gabion_map::format::subvolume::{Most, Quota, Schedule};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,30 @@ pub enum Errand {
         /// Seconds since 1970.
         created: i64,
     },
+    /// To tell the subvolumes that have a quota.
+    Quotas {
+        /// Only those behind this one.
+        after: SubvolId,
+    },
+    /// To limit what the subvolume at `path` may refer to, or to limit it no longer.
+    SetQuota {
+        /// Which subvolume.
+        path: Vec<u8>,
+        /// The limits, in place of those before.
+        most: Most,
+    },
+    /// To tell which snapshots of the subvolume at `path` are made by themselves.
+    Schedule {
+        /// Of which subvolume.
+        path: Vec<u8>,
+    },
+    /// To have snapshots of the subvolume at `path` made by themselves.
+    SetSchedule {
+        /// Of which subvolume.
+        path: Vec<u8>,
+        /// How many are kept of each class; none of all: none are made.
+        keep: Schedule,
+    },
 }
 
 impl Errand {
@@ -112,6 +138,8 @@ impl Errand {
                 | Self::Compare { .. }
                 | Self::Delta { .. }
                 | Self::Subvolumes { .. }
+                | Self::Quotas { .. }
+                | Self::Schedule { .. }
         )
     }
 }
@@ -134,8 +162,19 @@ pub struct SnapshotRow {
 pub struct SubvolumeRow {
     /// Its number.
     pub id: SubvolId,
-    /// Where it is; nothing if a crash has left it without a name.
+    /// Where it is; nothing if a crash has left it without a name, or that is too long.
     pub path: Option<Vec<u8>>,
+}
+
+/// A subvolume with a quota.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaRow {
+    /// Its number.
+    pub id: SubvolId,
+    /// Where it is; nothing if a crash has left it without a name, or that is too long.
+    pub path: Option<Vec<u8>>,
+    /// How much it may refer to, and does. One that was just taken away has no limits.
+    pub quota: Quota,
 }
 
 /// Something that is not in one snapshot what it is in another.
@@ -238,5 +277,17 @@ pub enum Report {
         rows: Vec<DeltaRow>,
         /// Where others follow; nothing if none do.
         next: Option<DeltaPlace>,
+    },
+    /// The quotas that were asked for, or set.
+    Quotas {
+        /// They themselves.
+        rows: Vec<QuotaRow>,
+        /// Whether others follow.
+        more: bool,
+    },
+    /// How many snapshots are kept of those that are made by themselves.
+    Schedule {
+        /// Of each class; none of all: none are made.
+        keep: Schedule,
     },
 }

@@ -10,6 +10,7 @@
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::subvolume::{self, of_entry};
 use gabion_fs::{Attributes, Caller, Detail, Error, Listed, ROOT, Result};
+use gabion_link::errand::QuotaRow;
 use gabion_map::format::item::Access;
 use gabion_map::subvolumes::Refusal;
 use gabion_map::{FileId, MapError};
@@ -255,6 +256,20 @@ impl LocalFs {
             if id != self.root().subvol {
                 found.push((id, self.path_of(id)?));
             }
+        }
+        Ok(found)
+    }
+
+    /// All subvolumes that have a quota, and where each stands; `None` if it has no name.
+    pub fn quotas(&self) -> Result<Vec<QuotaRow>> {
+        let mut found = Vec::new();
+        for id in self.map.writable_subvolumes() {
+            let Some(quota) = self.map.quota(id) else { continue };
+            let path = match id == self.root().subvol {
+                true => Some(b"/".to_vec()),
+                false => self.path_of(id)?,
+            };
+            found.push(QuotaRow { id, path, quota });
         }
         Ok(found)
     }

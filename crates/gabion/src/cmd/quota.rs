@@ -92,13 +92,13 @@ fn text(quota: &Quota) -> String {
     bytes.into_iter().chain(objects).collect::<Vec<_>>().join(", ")
 }
 
-/// Of every mount from a disk of this machine.
+/// Of every mount.
 fn all() -> Result<Vec<Quotas>> {
     let mut lists = Vec::new();
     for mount in mounts::all()? {
         match of_user(&User::Mount(mount), None, &QuotaAction::List) {
             Ok(list) => lists.push(list),
-            // What another machine serves is told there.
+            // Only a folder is mounted, or a server is away: others are told all the same.
             Err(failure) => eprintln!("gabion: {failure}"),
         }
     }

@@ -1,5 +1,6 @@
 //! What is said about snapshots, and about which blocks are in use.
 
+use gabion_map::format::subvolume;
 use serde::{Deserialize, Serialize};
 
 /// What is to be done with snapshots.
@@ -124,6 +125,19 @@ pub struct Kept {
     pub weekly: u16,
     /// One a month.
     pub monthly: u16,
+}
+
+impl From<subvolume::Schedule> for Kept {
+    fn from(schedule: subvolume::Schedule) -> Self {
+        let subvolume::Schedule { hourly, daily, weekly, monthly } = schedule;
+        Self { hourly, daily, weekly, monthly }
+    }
+}
+
+impl From<Kept> for subvolume::Schedule {
+    fn from(Kept { hourly, daily, weekly, monthly }: Kept) -> Self {
+        Self { hourly, daily, weekly, monthly }
+    }
 }
 
 /// Which snapshots of a subvolume are made by themselves.

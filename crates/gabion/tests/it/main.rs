@@ -30,6 +30,7 @@ mod repairs;
 mod rollbacks;
 mod schedules;
 mod scrubbing;
+mod served_policies;
 mod served_snapshots;
 mod shared;
 mod shared_admin;

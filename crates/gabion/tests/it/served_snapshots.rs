@@ -29,7 +29,7 @@ impl Site {
     }
 
     /// Served with these options.
-    fn with(options: &[&str]) -> Option<Self> {
+    pub fn with(options: &[&str]) -> Option<Self> {
         let folder = Folder::for_mounts()?;
         folder.image();
         let (server, uri) = serve(&folder, "127.0.0.1:0", options);
@@ -45,18 +45,18 @@ impl Site {
     }
 
     #[track_caller]
-    fn run(&self, command: &str) -> String {
+    pub fn run(&self, command: &str) -> String {
         self.folder.gabion(&command.split(' ').collect::<Vec<_>>()).succeeded()
     }
 
     #[track_caller]
-    fn fails(&self, command: &str, parts: &[&str]) {
+    pub fn fails(&self, command: &str, parts: &[&str]) {
         self.folder.gabion(&command.split(' ').collect::<Vec<_>>()).failed(1, parts);
     }
 
     /// The names of the snapshots, as somebody lists them.
     #[track_caller]
-    fn snapshots(&self, subject: &str) -> Vec<String> {
+    pub fn snapshots(&self, subject: &str) -> Vec<String> {
         let listed = self.run(&format!("snapshot list {subject}"));
         listed.lines().map(|line| line.split("  ").nth(1).unwrap().to_owned()).collect()
     }

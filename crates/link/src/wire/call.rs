@@ -173,7 +173,7 @@ impl Call {
 
 fn check_errand(errand: &Errand) -> Result<(), Error> {
     let paths: [&[u8]; 2] = match errand {
-        Errand::Subvolumes { .. } => [&[], &[]],
+        Errand::Subvolumes { .. } | Errand::Quotas { .. } => [&[], &[]],
         Errand::RenameSubvolume { from, to } => [from, to],
         Errand::Subvolume { path, of, .. } => [path, of.as_deref().unwrap_or_default()],
         Errand::Snapshots { path, .. }
@@ -183,6 +183,9 @@ fn check_errand(errand: &Errand) -> Result<(), Error> {
         | Errand::Compare { path, .. }
         | Errand::Rollback { path, .. }
         | Errand::Delta { path, .. }
+        | Errand::SetQuota { path, .. }
+        | Errand::Schedule { path }
+        | Errand::SetSchedule { path, .. }
         | Errand::RemoveSubvolume { path } => [path, &[]],
     };
     let names: Vec<&Vec<u8>> = match errand {

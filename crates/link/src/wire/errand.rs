@@ -2,11 +2,12 @@
 
 use gabion_base::codec::{DecodeError, Put, Reader};
 use gabion_base::ids::{Ino, SubvolId};
+use gabion_map::format::subvolume::{Count, Most, Quota, Schedule};
 
 use super::fields::{Name, Path};
 use super::layout::{Layout, record, tagged};
 use crate::errand::{
-    DeltaPlace, DeltaRow, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow,
+    DeltaPlace, DeltaRow, DifferenceRow, Errand, QuotaRow, Report, SnapshotRow, SubvolumeRow,
 };
 
 tagged! {
@@ -21,7 +22,11 @@ tagged! {
     8 => RemoveSubvolume { path: Path },
     9 => Rollback { path: Path, name: Name, keep_as: Name, created: i64 },
     10 => RenameSubvolume { from: Path, to: Path },
-    11 => Delta { path: Path, from: Name, to: Name, after: DeltaPlace };
+    11 => Delta { path: Path, from: Name, to: Name, after: DeltaPlace },
+    12 => Quotas { after: SubvolId },
+    13 => SetQuota { path: Path, most: Most },
+    14 => Schedule { path: Path },
+    15 => SetSchedule { path: Path, keep: Schedule };
 }
 
 tagged! {
@@ -29,7 +34,9 @@ tagged! {
     1 => Snapshots { rows: Vec<SnapshotRow>, more: bool },
     2 => Subvolumes { rows: Vec<SubvolumeRow>, more: bool },
     3 => Differences { rows: Vec<DifferenceRow>, more: bool },
-    4 => Delta { rows: Vec<DeltaRow>, next: Option<DeltaPlace> };
+    4 => Delta { rows: Vec<DeltaRow>, next: Option<DeltaPlace> },
+    5 => Quotas { rows: Vec<QuotaRow>, more: bool },
+    6 => Schedule { keep: Schedule };
 }
 
 tagged! {
@@ -54,3 +61,13 @@ record!(DeltaPlace { ino: Ino, rows: u64 });
 record!(SnapshotRow { id: SubvolId, name: Name, created: i64, is_held: bool });
 
 record!(SubvolumeRow { id: SubvolId, path: Option<Path> });
+
+record!(QuotaRow { id: SubvolId, path: Option<Path>, quota: Quota });
+
+record!(Quota { most: Most, count: Option<Count> });
+
+record!(Most { blocks: Option<u64>, objects: Option<u64> });
+
+record!(Count { blocks: u64, objects: u64 });
+
+record!(Schedule { hourly: u16, daily: u16, weekly: u16, monthly: u16 });

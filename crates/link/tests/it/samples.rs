@@ -13,11 +13,12 @@ use gabion_fs::{
     Attributes, Caller, Changes, Disposition, Error, FileType, Groups, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
 };
+use gabion_map::format::subvolume::{Count, Most, Quota, Schedule};
 use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, LockMode, MapError};
 
 use gabion_link::errand::{
-    DeltaPlace, DeltaRow, DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow,
+    DeltaPlace, DeltaRow, DifferenceRow, Errand, QuotaRow, Report, SnapshotRow, SubvolumeRow,
 };
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::join::{Admission, Application};
@@ -294,6 +295,8 @@ pub fn to_server() -> Vec<ToServer> {
     calls.chain(others).chain(errands).collect()
 }
 
+const KEEP: Schedule = Schedule { hourly: 24, daily: 7, weekly: 4, monthly: 0x0102 };
+
 fn errands() -> Vec<Errand> {
     let (path, created) = (name("a/b"), 0x0102_0304);
     vec![
@@ -318,7 +321,11 @@ fn errands() -> Vec<Errand> {
             keep_as: name("before"),
             created,
         },
-        Errand::RenameSubvolume { from: path, to: name("c") },
+        Errand::RenameSubvolume { from: path.clone(), to: name("c") },
+        Errand::Quotas { after: SubvolId(3) },
+        Errand::SetQuota { path: path.clone(), most: Most { blocks: Some(0x0102), objects: None } },
+        Errand::Schedule { path: path.clone() },
+        Errand::SetSchedule { path, keep: KEEP },
     ]
 }
 
@@ -344,12 +351,20 @@ fn reports() -> Vec<Report> {
         SubvolumeRow { id: SubvolId(9), path: Some(name("a/b")) },
         SubvolumeRow { id: SubvolId(10), path: None },
     ];
+    let most = Most { blocks: None, objects: Some(0x0506) };
+    let count = Some(Count { blocks: 0x0708, objects: 9 });
+    let quotas = vec![
+        QuotaRow { id: SubvolId(9), path: Some(name("/a/b")), quota: Quota { most, count } },
+        QuotaRow { id: SubvolId(10), path: None, quota: Quota { most, count: None } },
+    ];
     vec![
         Report::Snapshots { rows: vec![row], more: true },
         Report::Subvolumes { rows: subvolumes, more: false },
         Report::Differences { rows: differences, more: false },
         Report::Delta { rows, next },
         Report::Delta { rows: vec![], next: None },
+        Report::Quotas { rows: quotas, more: true },
+        Report::Schedule { keep: KEEP },
     ]
 }
 

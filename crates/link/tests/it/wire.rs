@@ -13,6 +13,7 @@ use gabion_fs::{
     Attributes, Caller, Changes, Disposition, Error, FileType, Groups, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
 };
+use gabion_map::format::subvolume::{Count, Most, Quota, Schedule};
 use gabion_map::key::INO_END;
 use gabion_map::txn::{SeekTarget, Value};
 use gabion_map::{FileId, Key, Kind, LockMode, MapError};
@@ -21,7 +22,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use gabion_link::errand::{DifferenceRow, Errand, Report, SnapshotRow, SubvolumeRow};
+use gabion_link::errand::{DifferenceRow, Errand, QuotaRow, Report, SnapshotRow, SubvolumeRow};
 use gabion_link::identities::{Identities, Squash};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, Era, Grant, Hello, Prefetch, ReadLease, Refusal,
@@ -312,7 +313,25 @@ fn errand() -> impl Strategy<Value = Errand> {
             Errand::Rollback { path, name, keep_as, created }
         }),
         (path(), path()).prop_map(|(from, to)| Errand::RenameSubvolume { from, to }),
+        subvolume().prop_map(|after| Errand::Quotas { after }),
+        (path(), most()).prop_map(|(path, most)| Errand::SetQuota { path, most }),
+        path().prop_map(|path| Errand::Schedule { path }),
+        (path(), keep()).prop_map(|(path, keep)| Errand::SetSchedule { path, keep }),
     ]
+}
+
+fn most() -> impl Strategy<Value = Most> {
+    let number = || option::of(any::<u64>());
+    (number(), number()).prop_map(|(blocks, objects)| Most { blocks, objects })
+}
+
+fn keep() -> impl Strategy<Value = Schedule> {
+    any::<[u16; 4]>().prop_map(|[hourly, daily, weekly, monthly]| Schedule {
+        hourly,
+        daily,
+        weekly,
+        monthly,
+    })
 }
 
 fn report() -> impl Strategy<Value = Report> {
@@ -326,7 +345,16 @@ fn report() -> impl Strategy<Value = Report> {
         path().prop_map(DifferenceRow::Changed),
         (path(), path()).prop_map(|(from, to)| DifferenceRow::Renamed { from, to }),
     ];
+    let count = any::<[u64; 2]>().prop_map(|[blocks, objects]| Count { blocks, objects });
+    let quota = (most(), option::of(count)).prop_map(|(most, count)| Quota { most, count });
+    let limited = (subvolume(), option::of(path()), quota).prop_map(|(id, path, quota)| QuotaRow {
+        id,
+        path,
+        quota,
+    });
     prop_oneof![
+        (vec(limited, 0..4), any::<bool>()).prop_map(|(rows, more)| Report::Quotas { rows, more }),
+        keep().prop_map(|keep| Report::Schedule { keep }),
         (vec(row, 0..4), any::<bool>()).prop_map(|(rows, more)| Report::Snapshots { rows, more }),
         (vec(of_subvolume, 0..4), any::<bool>())
             .prop_map(|(rows, more)| Report::Subvolumes { rows, more }),

@@ -227,6 +227,9 @@ impl LocalMap {
     /// Limits what a subvolume may refer to, or limits it no longer. When this returns, its content
     /// was counted, and the limits hold.
     pub fn set_quota(&self, of: SubvolId, most: Most) -> Result<(), MapError> {
+        // What nothing can reach is no limit.
+        let limit = |number: Option<u64>| number.filter(|number| *number < COUNT_MAX);
+        let most = Most { blocks: limit(most.blocks), objects: limit(most.objects) };
         {
             let mut superblock = self.superblock.lock();
             self.check_changeable(of).map_err(|_| Refusal::Absent)?;
@@ -440,6 +443,22 @@ pub(super) mod tests {
         map.set_quota(of, most).expect("a working disk");
         assert!(findings().is_empty());
         assert_eq!(map.quota(of).and_then(|quota| quota.count).map(|count| count.objects), Some(2));
+    }
+
+    #[test]
+    fn a_limit_that_nothing_can_reach_is_none() {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(8192));
+        let (uuid, label) = (Uuid([7; 16]), String::new());
+        let options = FormatOptions { uuid, label, name_seed: 5, created: 0, blocks: None };
+        format(&disk, &options).expect("a large enough disk");
+        let open = || LocalMap::open(Arc::clone(&disk), OpenMode::ReadWrite, Limits::within(0));
+        let map = open().expect("whole");
+        let of = map.create_subvolume().expect("room");
+        let most = Most { blocks: None, objects: Some(u64::MAX) };
+        map.set_quota(of, most).expect("a working disk");
+        map.commit().expect("a working disk");
+        drop(map);
+        assert_eq!(open().expect("it can be read").quota(of), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Snapshots, clones and subvolumes of a filesystem that is served.
+//! Snapshots, clones and subvolumes of a filesystem that is served. Their quotas and schedules are
+//! in `policies`.
 //!
 //! One thread does what clients ask for, one errand after the other: it waits for all clients,
 //! which no worker may. The server's own administrators wait themselves ([`Served::run_errand`]).
@@ -179,7 +180,8 @@ impl Served {
             Errand::Subvolumes { after } => {
                 let mut found = self.fs.subvolumes()?;
                 found.retain(|(id, _)| id > after);
-                let rows = found.into_iter().map(|(id, path)| SubvolumeRow { id, path });
+                let row = |(id, path)| SubvolumeRow { id, path: told_path(path) };
+                let rows = found.into_iter().map(row);
                 let (rows, more) =
                     part(rows.collect(), |row| row.path.as_ref().map_or(0, Vec::len));
                 Ok(Report::Subvolumes { rows, more })
@@ -193,6 +195,10 @@ impl Served {
                 let of = self.subvolume_at(path)?;
                 self.roll_back(of, name, keep_as, *created)
             }
+            Errand::Quotas { after } => self.quotas(*after),
+            Errand::SetQuota { path, most } => self.set_quota(path, *most),
+            Errand::Schedule { path } => self.schedule(path),
+            Errand::SetSchedule { path, keep } => self.set_schedule(path, *keep),
         }
     }
 
@@ -392,7 +398,7 @@ impl Served {
     }
 
     /// The subvolume or snapshot whose root is at `path`.
-    fn subvolume_at(&self, path: &[u8]) -> Result<SubvolId> {
+    pub(super) fn subvolume_at(&self, path: &[u8]) -> Result<SubvolId> {
         let mut at = self.fs.root();
         for name in names(path) {
             at = self.find(at, name)?;
@@ -401,7 +407,8 @@ impl Served {
             true => Ok(at.subvol),
             false => {
                 let path = String::from_utf8_lossy(path);
-                Err(failure(format!("/{path} is not the root of a subvolume")))
+                let text = "is not the root of a subvolume; gabion subvolume create makes one";
+                Err(failure(format!("/{path} {text}")))
             }
         }
     }
@@ -526,7 +533,12 @@ pub(super) fn part<T>(mut rows: Vec<T>, length: impl Fn(&T) -> usize) -> (Vec<T>
     (rows, more)
 }
 
-fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Where a subvolume is, unless that is too long to be told.
+pub(super) fn told_path(path: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    path.filter(|path| path.len() <= PATH_BYTES_MAX)
+}
+
+pub(super) fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let names = path.split(|byte| *byte == b'/');
     names.filter(|name| !name.is_empty() && *name != b".")
 }

@@ -34,6 +34,7 @@ mod lane;
 mod ledger;
 mod locking;
 mod numbers;
+mod policies;
 mod readings;
 mod recovery;
 mod refinding;

@@ -187,7 +187,13 @@ impl Served {
         errand: &Errand,
     ) -> Result<()> {
         let rights = &session.rights;
-        let is_listing = matches!(errand, Errand::Snapshots { .. } | Errand::Subvolumes { .. });
+        let is_listing = matches!(
+            errand,
+            Errand::Snapshots { .. }
+                | Errand::Subvolumes { .. }
+                | Errand::Quotas { .. }
+                | Errand::Schedule { .. }
+        );
         let may_all = caller.uid == 0 || is_listing;
         let refusal = if rights.root != ROOT {
             "only a folder of it is mounted; this is for who has mounted all of it"

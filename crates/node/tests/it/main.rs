@@ -10,6 +10,7 @@ mod locking_model;
 mod locks;
 mod losses;
 mod orphans;
+mod policies;
 mod quotas;
 mod readings;
 mod recovery;

@@ -6,7 +6,8 @@ use std::thread;
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::{
-    Access, Caller, Changes, Error, FileType, IfExists, OpenRequest, Privileges, WriteAt, errno,
+    Access, Caller, Changes, Error, FileType, IfExists, OpenRequest, Privileges, RenameRequest,
+    WriteAt, errno,
 };
 use gabion_link::errand::{DeltaPlace, DeltaRow, Errand, Report, SnapshotRow};
 use gabion_map::{FileId, Payload};
@@ -34,14 +35,6 @@ fn rows(report: Report) -> Vec<SnapshotRow> {
 }
 
 impl Client {
-    fn errand(&self, errand: Errand) -> Report {
-        self.fs.run_errand(&Caller::superuser(), errand).unwrap()
-    }
-
-    fn refused(&self, caller: &Caller, errand: Errand) -> String {
-        gabion_link::wire::said(&self.fs.run_errand(caller, errand).unwrap_err())
-    }
-
     fn snapshots(&self) -> Vec<String> {
         let rows = rows(self.errand(list())).into_iter();
         rows.map(|row| String::from_utf8(row.name).unwrap()).collect()
@@ -264,6 +257,32 @@ fn clones_and_subvolumes_are_folders_of_all_clients() {
     assert!(matches!(b.at("dir/clone"), Err(Error::NotFound)));
     assert!(b.run(|fs| fs.stat(clone)).is_err());
     b.run(|fs| fs.rmdir(&caller(), b.root, b"dir")).unwrap();
+}
+
+#[test]
+fn a_subvolume_whose_path_is_too_long_to_be_told_is_listed_without_it() {
+    let server = Server::new();
+    let a = server.client();
+    let name = "n".repeat(255);
+    // Two chains of folders, of which one is moved to the end of the other.
+    let chain = |first: &str| {
+        let mkdir = |dir, name: &str| a.run(|fs| fs.mkdir(&caller(), dir, name.as_bytes(), 0o755));
+        let top = mkdir(a.root, first).unwrap().file;
+        (0..150).fold(top, |dir, _| mkdir(dir, &name).unwrap().file)
+    };
+    let (_, end) = (chain("one"), chain("two"));
+    let path = format!("one{}/sub", format!("/{name}").repeat(150));
+    a.errand(Errand::Subvolume { path: path.into_bytes(), of: None, created: 1 });
+    let moving = RenameRequest { target_parent: end, ..rename(a.root, "one", "one") };
+    a.run(|fs| fs.rename(&caller(), &moving)).unwrap();
+    a.run(|fs| fs.syncfs()).unwrap();
+    server.world.fs.map().commit().unwrap();
+    let Report::Subvolumes { rows, .. } = a.errand(Errand::Subvolumes { after: SubvolId(0) })
+    else {
+        panic!("another report")
+    };
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].path.as_ref().map(Vec::len), None);
 }
 
 #[test]

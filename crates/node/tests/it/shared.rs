@@ -12,6 +12,7 @@ use gabion_fs::{
     Access, Caller, Detail, Error, IfExists, IfTaken, Leave, OpenRequest, Privileges,
     RenameRequest, Trust, WriteAt,
 };
+use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, Payload};
@@ -286,6 +287,15 @@ pub fn caller() -> Caller {
 impl Client {
     pub fn session(&self) -> Arc<Session> {
         Arc::clone(&*self.wire.session.lock())
+    }
+
+    pub fn errand(&self, errand: Errand) -> Report {
+        self.fs.run_errand(&Caller::superuser(), errand).unwrap()
+    }
+
+    /// Why an errand is not done.
+    pub fn refused(&self, caller: &Caller, errand: Errand) -> String {
+        gabion_link::wire::said(&self.fs.run_errand(caller, errand).unwrap_err())
     }
 
     /// What it says does not arrive any more, until a new session begins.

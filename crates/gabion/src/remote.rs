@@ -321,7 +321,7 @@ impl Service {
 impl Subject for Service {
     fn status(&self) -> Status {
         let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
-        let space = self.fs.space();
+        let space = self.fs.space(self.fs.root().subvol);
         // Nobody is told by the kernel here; without this, revocations would wait for it.
         self.fs.answered();
         let problem = match (&space, self.fs.is_alive()) {

@@ -329,8 +329,11 @@ pub enum Call {
     Seek { file: FileId, offset: u64, target: SeekTarget },
     /// Everything that was answered before is to be durable.
     Sync { file: Option<FileId> },
-    /// Space in numbers.
-    Space,
+    /// Space in numbers, as whoever adds to a subvolume finds it.
+    Space {
+        /// Which subvolume.
+        of: SubvolId,
+    },
     /// To have an advisory lock. Its owner's client is the session, whatever is said here.
     Lock { lock: Lock, wait: Wait },
     /// To give up an owner's advisory locks on a range.
@@ -350,7 +353,7 @@ impl Call {
                 | Self::Read { .. }
                 | Self::Seek { .. }
                 | Self::Sync { .. }
-                | Self::Space
+                | Self::Space { .. }
                 | Self::Numbers { .. }
                 | Self::TestLock { .. }
                 | Self::Run(_)
@@ -395,7 +398,7 @@ impl Call {
             }
             Self::Copy { source, target, .. } => vec![*source, *target],
             Self::Sync { file } => file.iter().copied().collect(),
-            Self::Space | Self::Numbers { .. } | Self::Run(_) => Vec::new(),
+            Self::Space { .. } | Self::Numbers { .. } | Self::Run(_) => Vec::new(),
             Self::Lock { lock, .. } | Self::TestLock { lock } => vec![lock.file],
         }
     }
@@ -538,6 +541,10 @@ pub enum Answer {
         available: u64,
         /// In blocks.
         used: u64,
+        /// How many objects there may be, if that is limited.
+        objects: Option<u64>,
+        /// How many of them there may be besides those that are there.
+        objects_left: Option<u64>,
     },
     /// A lock in the way, if there is one.
     Lock(Option<Lock>),

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gabion_base::ids::SubvolId;
 use gabion_fs::Error;
 use gabion_link::join::{Admission, Application};
 use gabion_link::message::{Answer, Call, CallId, Refusal, RefusalReason};
@@ -18,6 +19,8 @@ use rustix::process::Signal;
 
 use crate::raw::{PATIENCE, Raw, call_of};
 use crate::world::{Folder, GABION, Running};
+
+const SPACE: Call = Call::Space { of: SubvolId(1) };
 
 /// A server, and where it is.
 fn serve(folder: &Folder, listen: &str) -> (Running, String) {
@@ -67,7 +70,7 @@ fn a_first_frame_that_is_too_long_ends_the_connection() {
     }
     // Others are served meanwhile.
     let mut raw = Raw::greeted(&address, None, "good");
-    assert!(matches!(raw.ask(Call::Space), Ok(Answer::Space { .. })));
+    assert!(matches!(raw.ask(SPACE), Ok(Answer::Space { .. })));
     stop(server);
 }
 
@@ -101,7 +104,7 @@ fn a_client_that_asks_without_end_is_not_read_any_more_and_others_are() {
     };
     assert_eq!(refused.kind(), ErrorKind::WouldBlock, "{refused}");
     let mut other = Raw::greeted(&address, None, "other");
-    assert!(matches!(other.ask(Call::Space), Ok(Answer::Space { .. })));
+    assert!(matches!(other.ask(SPACE), Ok(Answer::Space { .. })));
     // What was read is done when that is possible, and so more is read.
     let began = Instant::now();
     while let Err(error) = other.ask(mkdir(&other, b"one")) {
@@ -143,7 +146,7 @@ fn who_does_not_say_what_it_has_heard_of_loses_its_session() {
     }
     // Others are served.
     let mut other = Raw::greeted(&address, None, "other");
-    assert!(matches!(other.ask(Call::Space), Ok(Answer::Space { .. })));
+    assert!(matches!(other.ask(SPACE), Ok(Answer::Space { .. })));
     stop(server);
 }
 
@@ -174,7 +177,7 @@ fn strangers_that_say_nothing_leave_room_for_others() {
             break raw;
         }
     };
-    assert!(matches!(raw.ask(Call::Space), Ok(Answer::Space { .. })));
+    assert!(matches!(raw.ask(SPACE), Ok(Answer::Space { .. })));
     stop(server);
 }
 

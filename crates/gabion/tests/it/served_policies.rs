@@ -45,6 +45,14 @@ fn a_quota_that_is_set_at_a_mount_holds_at_another_one() {
     write(20).unwrap();
     file.sync_all().unwrap();
     assert_eq!(list("disk.img"), Value::Array(Vec::new()));
+    // df(1) shows what holds where it looks.
+    site.run("subvolume create a/sub");
+    site.run("quota set a/sub 2M --objects 9");
+    let told = statvfs(b.join("sub")).unwrap();
+    assert_eq!((told.f_blocks * told.f_frsize, told.f_files, told.f_ffree), (2 << 20, 9, 8));
+    let told = statvfs(&b).unwrap();
+    assert!(told.f_blocks * told.f_frsize > 8 << 20 && told.f_files == 0);
+    site.run("subvolume delete --yes a/sub");
     drop((early, file));
     site.finish(&["a", "b"]);
 }

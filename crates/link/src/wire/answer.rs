@@ -40,7 +40,9 @@ tagged! {
     Answer, "a result";
     1 => Done {},
     5 => Written { offset: u64, length: u64 },
-    7 => Space { total: u64, available: u64, used: u64 };
+    7 => Space {
+        total: u64, available: u64, used: u64, objects: Option<u64>, objects_left: Option<u64>
+    };
     2 => Object(attributes: Attributes),
     3 => Made(attributes: Attributes, disposition: Disposition),
     4 => Bytes(bytes: Bytes),

@@ -1,7 +1,7 @@
 //! What clients say. `bytes` of a write stand last.
 
 use gabion_base::codec::{DecodeError, Put, Reader};
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::time::Timestamp;
 use gabion_fs::create::Linkable;
 use gabion_fs::lock::{Lock, LockClass, LockRange, Wait};
@@ -127,7 +127,7 @@ tagged! {
     },
     18 => Seek { file: FileId, offset: u64, target: SeekTarget },
     19 => Sync { file: Option<FileId> },
-    20 => Space {},
+    20 => Space { of: SubvolId },
     24 => Numbers { count: u32 },
     21 => Lock { lock: Lock, wait: Wait },
     22 => Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },

@@ -166,7 +166,7 @@ fn calls_for_bytes() -> Vec<Call> {
         Call::Seek { file, offset, target: SeekTarget::Hole },
         Call::Sync { file: None },
         Call::Sync { file: Some(FILE) },
-        Call::Space,
+        Call::Space { of: SubvolId(3) },
     ]
 }
 
@@ -407,7 +407,13 @@ pub fn to_client() -> Vec<ToClient> {
         Ok(Answer::Bytes(name("bytes"))),
         Ok(Answer::Written { offset: 4096, length: 5 }),
         Ok(Answer::Number(8192)),
-        Ok(Answer::Space { total: 100, available: 60, used: 40 }),
+        Ok(Answer::Space {
+            total: 100,
+            available: 60,
+            used: 40,
+            objects: Some(1000),
+            objects_left: None,
+        }),
         Ok(Answer::Lock(None)),
         Ok(Answer::Lock(Some(lock(LockClass::Posix)))),
         Err(Error::NotFound),

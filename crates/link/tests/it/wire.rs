@@ -180,7 +180,7 @@ fn call_for_bytes() -> impl Strategy<Value = Call> {
             target
         }),
         option::of(file()).prop_map(|file| Call::Sync { file }),
-        Just(Call::Space),
+        any::<u32>().prop_map(|of| Call::Space { of: SubvolId(of) }),
     ]
 }
 
@@ -453,10 +453,9 @@ fn answer() -> impl Strategy<Value = Answer> {
         bytes(DATA_BYTES_MAX).prop_map(Answer::Bytes),
         any::<(u64, u64)>().prop_map(|(offset, length)| Answer::Written { offset, length }),
         any::<u64>().prop_map(Answer::Number),
-        any::<[u64; 3]>().prop_map(|[total, available, used]| Answer::Space {
-            total,
-            available,
-            used
+        (any::<[u64; 3]>(), any::<[Option<u64>; 2]>()).prop_map(|(blocks, objects)| {
+            let ([total, available, used], [objects, objects_left]) = (blocks, objects);
+            Answer::Space { total, available, used, objects, objects_left }
         }),
         option::of(lock()).prop_map(Answer::Lock),
         report().prop_map(Answer::Report),

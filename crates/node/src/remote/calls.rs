@@ -260,7 +260,7 @@ fn can_repeat(call: &Call) -> bool {
         Call::Acquire { .. }
         | Call::Read { .. }
         | Call::Seek { .. }
-        | Call::Space
+        | Call::Space { .. }
         | Call::Numbers { .. }
         | Call::TestLock { .. }
         | Call::Run(Errand::Rollback { .. }) => true,

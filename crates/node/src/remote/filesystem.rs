@@ -249,8 +249,8 @@ impl Filesystem for RemoteFs {
         RemoteFs::syncfs(self)
     }
 
-    fn space(&self, _of: FileId) -> Result<SpaceReport> {
-        RemoteFs::space(self)
+    fn space(&self, of: FileId) -> Result<SpaceReport> {
+        RemoteFs::space(self, of.subvol)
     }
 
     fn lock_conflict(&self, lock: &Lock) -> Result<Option<Lock>> {

@@ -185,7 +185,8 @@ struct Life {
 #[derive(Default)]
 struct LastKnown {
     root: Option<Attributes>,
-    space: Option<SpaceReport>,
+    /// Of some subvolumes.
+    spaces: BTreeMap<SubvolId, SpaceReport>,
 }
 
 /// A filesystem on another machine, in use.

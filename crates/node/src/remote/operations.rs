@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use gabion_base::ids::SubvolId;
 use gabion_fs::create::Linkable;
 use gabion_fs::format::dirent;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
@@ -25,6 +26,8 @@ use super::pages::{Course, pages};
 
 /// The cookie of the last entry of a directory that is no name.
 const DOTS: u64 = 2;
+/// Subvolumes whose space is known while the server is away, at most.
+const SPACES_MAX: usize = 64;
 
 impl RemoteFs {
     pub(super) fn context(&self, caller: &Caller) -> Context {
@@ -523,17 +526,21 @@ impl RemoteFs {
         self.sync(None)
     }
 
-    /// Space in numbers; as last known if the server is away.
-    pub fn space(&self) -> Result<SpaceReport> {
-        let known = self.last.lock().space;
+    /// Space in numbers, as whoever adds to a subvolume finds it; as last known if the server is
+    /// away.
+    pub fn space(&self, of: SubvolId) -> Result<SpaceReport> {
+        let known = self.last.lock().spaces.get(&of).copied();
         if let Some(known) = known.filter(|_| !self.is_alive()) {
             return Ok(known);
         }
-        match self.call(&Caller::superuser(), Call::Space)? {
-            Answer::Space { total, available, used } => {
-                let (objects, objects_left) = (None, None);
+        match self.call(&Caller::superuser(), Call::Space { of })? {
+            Answer::Space { total, available, used, objects, objects_left } => {
                 let space = SpaceReport { total, available, used, objects, objects_left };
-                self.last.lock().space = Some(space);
+                let spaces = &mut self.last.lock().spaces;
+                while spaces.len() >= SPACES_MAX && !spaces.contains_key(&of) {
+                    spaces.pop_last();
+                }
+                spaces.insert(of, space);
                 Ok(space)
             }
             _ => Err(nonsense()),

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_fs::{Context, Error, OpenState, Result};
+use gabion_fs::{Context, Error, OpenState, ROOT, Result};
 use gabion_link::message::{Answer, Call, Grant, ReadLease};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, RequestId};
+use gabion_map::map::SpaceReport;
 use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, Stop, Txn as _, Value};
 
 use crate::operation::{Rest, operate};
@@ -60,10 +61,13 @@ impl Served {
                 };
                 plain(synced.map(|()| Answer::Done))
             }
-            Call::Space => {
-                let space = self.fs.map().space_of(self.fs.root().subvol);
-                let (total, available, used) = (space.total, space.available, space.used);
-                plain(Ok(Answer::Space { total, available, used }))
+            Call::Space { of } => {
+                // Who has mounted a folder sees no other subvolume.
+                let sees_all = job.session.rights.root == ROOT;
+                let of = if sees_all { *of } else { self.fs.root().subvol };
+                let SpaceReport { total, available, used, objects, objects_left } =
+                    self.fs.map().space_of(of);
+                plain(Ok(Answer::Space { total, available, used, objects, objects_left }))
             }
             Call::Lock { lock, wait } => self.lock(job, lock, *wait),
             Call::Unlock { file, class, owner, range } => {

@@ -94,7 +94,7 @@ impl Served {
             | Call::Read { .. }
             | Call::Seek { .. }
             | Call::Sync { .. }
-            | Call::Space
+            | Call::Space { .. }
             | Call::Lock { .. }
             | Call::Unlock { .. }
             | Call::TestLock { .. }

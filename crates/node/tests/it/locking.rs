@@ -435,7 +435,7 @@ fn leases_on_locks_are_had_by_locking_only() {
     let call = Call::Acquire { needed, welcome: Vec::new(), prefetch };
     let (id, after) = (CallId(1_000_000), ChangeNumber(0));
     server.served.receive(&client.session(), ToServer::Call { id, caller: caller(), call, after });
-    client.run(|fs| fs.space()).unwrap();
+    client.run(|fs| fs.space(client.root.subvol)).unwrap();
     await_that(|| leases_on_locks(&server) == 0);
 }
 

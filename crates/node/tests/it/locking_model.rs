@@ -130,7 +130,7 @@ impl History {
         client.fs.release(file);
         open(client, name);
         // What the kernel has not unlocked before is unlocked when the server hears of it.
-        client.run(|fs| fs.space()).unwrap();
+        client.run(|fs| fs.space(client.root.subvol)).unwrap();
         self.settle(&outcomes);
     }
 

@@ -55,7 +55,7 @@ fn a_quota_that_one_client_sets_holds_at_the_others_and_all_see_it() {
     assert_eq!((first.as_str(), second.as_str()), ("/", "/sub"));
     // The root and a file, and two blocks.
     assert_eq!(quota.count.unwrap().charged(), 4);
-    assert_eq!(b.run(|fs| fs.space()).unwrap().total, MIB_BLOCKS);
+    assert_eq!(b.run(|fs| fs.space(b.root.subvol)).unwrap().total, MIB_BLOCKS);
     let bytes = vec![2; 1 << 20];
     let (payload, at) = (Payload::Copied(&bytes), WriteAt::Offset(0));
     // What it was promised before it can still have.

@@ -74,7 +74,7 @@ fn clients_fill_a_quota_and_lose_nothing_of_what_they_were_answered() {
     let payload = Payload::Copied(&bytes);
     let at = WriteAt::Offset(before);
     b.run(|fs| fs.write(&caller(), files[1], at, &payload, Privileges::Keep)).unwrap();
-    let space = b.run(|fs| fs.space()).unwrap();
+    let space = b.run(|fs| fs.space(b.root.subvol)).unwrap();
     assert_eq!(space.total, 40 * MIB / 4096);
 }
 

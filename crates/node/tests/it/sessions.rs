@@ -8,7 +8,6 @@ use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
 use gabion_fs::{Access, Error, IfExists, OpenRequest, WriteAt};
 use gabion_link::message::{Answer, Call, CallId, ChangeNumber, SessionId, ToClient, ToServer};
 use gabion_map::FileId;
-use gabion_node::remote::RemoteFs;
 use gabion_node::served::{Job, Rights, Served};
 
 use crate::shared::{Server, ToPeer, caller};
@@ -172,7 +171,7 @@ fn whoever_asks_the_server_without_a_request_of_the_kernel_holds_up_no_revocatio
     let (a, b) = (server.client(), server.client());
     let file = a.create("file");
     // As `gabion status` does, on a thread that handles no requests.
-    b.run(RemoteFs::space).unwrap();
+    b.run(|fs| fs.space(b.root.subvol)).unwrap();
     let see_and_change = |byte: &[u8]| {
         b.lookup("file").unwrap();
         a.write(file, WriteAt::Offset(0), byte);

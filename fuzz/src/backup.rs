@@ -8,7 +8,7 @@ use gabion_backup::format::index::{End, Entry, Totals, decode_entries, encode_en
 use gabion_backup::format::parts::Parts;
 use gabion_backup::format::record::{Content, Piece, Record};
 use gabion_backup::format::segment::{Frame, Kind, Packing};
-use gabion_backup::{Attributes, Object, Stream, Time, Tree, Writer, forward};
+use gabion_backup::{Attributes, Hash, Object, Stream, Time, Tree, Writer, forward};
 
 use super::inputs::Target;
 
@@ -63,6 +63,7 @@ fn header(lock: Lock) -> Header {
         snapshot: b"snapshot".to_vec(),
         origin: b"/mnt".to_vec(),
         lock,
+        hash: Hash::default(),
     }
 }
 

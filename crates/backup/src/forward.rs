@@ -18,7 +18,7 @@ use crate::format::header::{Header, PREFIX};
 use crate::format::index::{self, End, Entry, TAIL, Totals};
 use crate::format::record::{Piece, Record};
 use crate::format::segment::{Kind, RAW_MAX};
-use crate::pieces;
+use crate::pieces::{Digest, Hash};
 use crate::reader::{Opening, ReadAt, records_of};
 use crate::seal::Secret;
 
@@ -68,7 +68,7 @@ impl<R: Read> Coming<'_, R> {
     ) -> Result<Passed> {
         let Self { input, opening } = self;
         watch(opening.start);
-        let mut passing = Passing::default();
+        let mut passing = Passing { hash: opening.header.hash, ..Passing::default() };
         loop {
             let (at, number) = (input.at.get(), passing.next);
             let next = opening.next(&input, at, number);
@@ -174,6 +174,7 @@ impl<R: Read> ReadAt for Input<'_, R> {
 /// A stream of which a part has passed.
 #[derive(Default)]
 struct Passing {
+    hash: Hash,
     /// The number of the segment that is due.
     next: u32,
     entries: Vec<Entry>,
@@ -212,7 +213,7 @@ impl Passing {
         records_of(raw, entry.offset, number, &self.entries, &mut |record| {
             if let Record::Pieces { pieces, .. } = &record {
                 for piece in pieces {
-                    let found = compare(piece, recent, compared);
+                    let found = compare(self.hash, piece, recent, compared);
                     found.map_err(|what| Error::damaged(entry.offset, Some(number), what))?;
                 }
             }
@@ -258,6 +259,7 @@ impl Passing {
 
 /// Compares the bytes of a piece with its digest, unless that was done.
 fn compare(
+    hash: Hash,
     piece: &Piece,
     recent: &VecDeque<(u32, Vec<u8>)>,
     compared: &mut HashMap<(u32, u32, u32), [u8; 16]>,
@@ -273,7 +275,7 @@ fn compare(
     };
     let (from, length) = (piece.at as usize, piece.length as usize);
     let bytes = recent[found].1.get(from..from + length).ok_or(WRONG)?;
-    if pieces::digest(bytes) != pieces::Digest(piece.digest) {
+    if hash.digest(bytes) != Digest(piece.digest) {
         return Err(WRONG);
     }
     compared.insert(key, piece.digest);

@@ -37,7 +37,7 @@ pub mod writer;
 pub use error::{Error, Result};
 pub use format::header::{Header, StreamId};
 pub use format::record::{Attributes, Object, Record, Time};
-pub use pieces::{Digest, digest};
+pub use pieces::{Digest, Hash};
 pub use reader::{ReadAt, Stream};
 pub use seal::Secret;
 pub use tree::Tree;

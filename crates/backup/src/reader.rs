@@ -248,6 +248,7 @@ impl<R: ReadAt> Stream<R> {
     /// records say of them. Tells `watch` how many bytes of the stream were read since it was told
     /// last.
     pub fn verify(&self, mut watch: impl FnMut(u64)) -> Result<()> {
+        let hash = self.opening.header.hash;
         let mut claims = Vec::new();
         self.records(|record| {
             if let Record::Pieces { pieces, .. } = record {
@@ -266,7 +267,7 @@ impl<R: ReadAt> Stream<R> {
             let raw = self.segment(number)?;
             while let Some((_, at, length, digest)) = claims.next_if(|claim| claim.0 == number) {
                 let (from, to) = (at as usize, at as usize + length as usize);
-                if crate::pieces::digest(&raw[from..to]).0 != digest {
+                if hash.digest(&raw[from..to]).0 != digest {
                     let what = "a piece of a file is not what the records say";
                     return Err(Error::damaged(entry.offset, Some(number), what));
                 }

@@ -173,12 +173,15 @@ impl Key {
     /// A nonce, `plain` as ciphertext, and the tag.
     pub(crate) fn seal(&self, beside: &[&[u8]], plain: &[u8]) -> Result<Vec<u8>> {
         let nonce = draw::<NONCE_LEN>()?;
-        let mut sealed = plain.to_vec();
+        let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + TAG);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plain);
         let beside = Aad::from(beside.concat());
-        let nonce_of = Nonce::assume_unique_for_key(nonce);
-        let done = self.0.seal_in_place_append_tag(nonce_of, beside, &mut sealed);
-        done.map_err(|_| Error::Cipher("the library refuses"))?;
-        Ok([&nonce[..], &sealed].concat())
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.0.seal_in_place_separate_tag(nonce, beside, &mut sealed[NONCE_LEN..]);
+        let tag = tag.map_err(|_| Error::Cipher("the library refuses"))?;
+        sealed.extend_from_slice(tag.as_ref());
+        Ok(sealed)
     }
 
     /// What was sealed; nothing if it was not, or not with this key and the same `beside`.

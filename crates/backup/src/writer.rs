@@ -15,7 +15,7 @@ use crate::format::index::{self, End, Entry, Totals};
 use crate::format::record::{NAME_MAX, Object, PIECE_MAX, Piece, Record, SIZE_MAX, VALUE_MAX};
 use crate::format::segment::Kind;
 use crate::packing::{Packed, Packers};
-use crate::pieces::{self, Digest, Pieces};
+use crate::pieces::{Digest, Hash, Pieces};
 use crate::scan::Kept;
 use crate::seal::{self, Secret, sha256};
 
@@ -40,6 +40,7 @@ pub struct Writer<W> {
     /// Bytes of the stream that have been written.
     at: u64,
     stream: StreamId,
+    hash: Hash,
     packers: Packers,
     /// Segments that have been written.
     entries: Vec<Entry>,
@@ -74,14 +75,14 @@ impl<W: Write> Writer<W> {
         let at = bytes.len() as u64;
         let packers = Packers::start(key, sha256(&bytes));
         let packers = packers.map_err(|source| Error::Io { offset: at, source })?;
-        Ok(Self::new(out, at, header.stream, packers))
+        Ok(Self::new(out, at, &header, packers))
     }
 
     /// Goes on with a stream that was cut off; `out` ends where [`Kept::length`] says.
     pub fn resume(out: W, kept: Kept) -> Result<Self> {
         let packers = Packers::start(kept.key, kept.header_digest);
         let packers = packers.map_err(|source| Error::Io { offset: kept.length, source })?;
-        let mut writer = Self::new(out, kept.length, kept.header.stream, packers);
+        let mut writer = Self::new(out, kept.length, &kept.header, packers);
         writer.begun = kept.entries.len() as u32;
         writer.entries = kept.entries;
         writer.totals = kept.totals;
@@ -89,11 +90,12 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    fn new(out: W, at: u64, stream: StreamId, packers: Packers) -> Self {
+    fn new(out: W, at: u64, header: &Header, packers: Packers) -> Self {
         Self {
             out,
             at,
-            stream,
+            stream: header.stream,
+            hash: header.hash,
             packers,
             entries: Vec::new(),
             begun: 0,
@@ -109,6 +111,11 @@ impl<W: Write> Writer<W> {
     /// How long the stream is by now, in bytes, without what is under way.
     pub fn length(&self) -> u64 {
         self.at
+    }
+
+    /// What pieces are recognised by.
+    pub fn hash(&self) -> Hash {
+        self.hash
     }
 
     /// What has been written by now.
@@ -129,10 +136,10 @@ impl<W: Write> Writer<W> {
 
     /// Adds bytes of a file, at most [`PIECE_MAX`], and at least one.
     pub fn piece(&mut self, ino: u64, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.digested(ino, offset, bytes, pieces::digest(bytes))
+        self.digested(ino, offset, bytes, self.hash.digest(bytes))
     }
 
-    /// The same where the digest of the bytes is known.
+    /// The same where the digest of the bytes is known, by [`Writer::hash`].
     pub fn digested(&mut self, ino: u64, offset: u64, bytes: &[u8], digest: Digest) -> Result<()> {
         let digest = digest.0;
         let length = bytes.len() as u32;
@@ -142,6 +149,9 @@ impl<W: Write> Writer<W> {
         let (segment, at) = match self.known.find(&digest, length) {
             Some(place) => (place.segment, place.at),
             None => {
+                if self.data.capacity() == 0 {
+                    self.data.reserve(DATA_FULL + PIECE_MAX);
+                }
                 let at = self.data.len() as u32;
                 self.data.extend_from_slice(bytes);
                 (self.begun, at)

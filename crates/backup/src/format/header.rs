@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic      8   "GABIONBK"
-//! version    2   1
+//! version    2   1 or 2: what the digests of pieces are made by ([`Hash`])
 //! zero       2
 //! length     4   of the body, in bytes; at most 64 KiB
 //! body           stream 16, base 16 (zeros: a full backup), filesystem 16,
@@ -24,10 +24,9 @@ use gabion_base::codec::{DecodeError, Put, Reader};
 
 use crate::error::{Error, Result};
 use crate::format::record::{Time, decode_time};
+use crate::pieces::Hash;
 
 const MAGIC: [u8; 8] = *b"GABIONBK";
-/// The version that is written, and the only one that is read.
-pub const VERSION: u16 = 1;
 /// Bytes before the body.
 pub const PREFIX: usize = 16;
 /// The longest body, in bytes.
@@ -98,6 +97,8 @@ pub struct Header {
     pub origin: Vec<u8>,
     /// How it is encrypted.
     pub lock: Lock,
+    /// What pieces are recognised by.
+    pub hash: Hash,
 }
 
 impl Header {
@@ -117,7 +118,7 @@ impl Header {
         }
         encode_lock(&self.lock, &mut body);
         let mut out = MAGIC.to_vec();
-        out.put_u16(VERSION);
+        out.put_u16(version(self.hash));
         out.put_zeros(2);
         out.put_u32(body.len() as u32);
         out.extend_from_slice(&body);
@@ -132,10 +133,7 @@ impl Header {
         if reader.array::<8>().map_err(bad)? != MAGIC {
             return Err(Error::NotABackup);
         }
-        match reader.u16().map_err(bad)? {
-            VERSION => {}
-            other => return Err(Error::Version(other)),
-        }
+        hash(reader.u16().map_err(bad)?)?;
         reader.zeros(2).map_err(bad)?;
         let body = reader.u32().map_err(bad)? as usize;
         if body > BODY_MAX {
@@ -155,11 +153,12 @@ impl Header {
         if crc64(head) != u64::from_le_bytes(*checksum) {
             return Err(Error::damaged(0, None, "the header has another checksum"));
         }
-        Self::decode_body(&head[PREFIX..])
+        let hash = hash(u16::from_le_bytes([prefix[8], prefix[9]]))?;
+        Self::decode_body(&head[PREFIX..], hash)
             .map_err(|error| Error::undecodable(PREFIX as u64, None, error))
     }
 
-    fn decode_body(body: &[u8]) -> std::result::Result<Self, DecodeError> {
+    fn decode_body(body: &[u8], hash: Hash) -> std::result::Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let stream = StreamId(reader.array()?);
         let base = Some(reader.array()?).filter(|base| *base != [0; 16]).map(StreamId);
@@ -173,7 +172,24 @@ impl Header {
         let (snapshot, origin) = (text()?, text()?);
         let lock = decode_lock(&mut reader)?;
         reader.finish()?;
-        Ok(Self { stream, base, filesystem, created, root, snapshot, origin, lock })
+        Ok(Self { stream, base, filesystem, created, root, snapshot, origin, lock, hash })
+    }
+}
+
+/// The version of a stream with these digests.
+fn version(hash: Hash) -> u16 {
+    match hash {
+        Hash::Sha256 => 1,
+        Hash::Blake3 => 2,
+    }
+}
+
+/// The digests of a stream of this version.
+fn hash(version: u16) -> Result<Hash> {
+    match version {
+        1 => Ok(Hash::Sha256),
+        2 => Ok(Hash::Blake3),
+        other => Err(Error::Version(other)),
     }
 }
 

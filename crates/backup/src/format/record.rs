@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Later records prevail over earlier ones. A piece lies in a DATA segment of the same stream,
-//! which comes before the record; the digest is the first half of the SHA-256 of its bytes.
+//! which comes before the record; what its digest is made by is said by the stream's version
+//! ([`crate::Hash`]).
 
 use gabion_base::codec::{DecodeError, Put, Reader};
 

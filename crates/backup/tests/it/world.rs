@@ -6,7 +6,7 @@ use gabion_backup::format::header::Lock;
 use gabion_backup::format::record::Content;
 use gabion_backup::scan::Kept;
 use gabion_backup::{
-    Attributes, Error, Header, Object, Record, Result, Secret, Stream, StreamId, Time, Tree, Writer,
+    Attributes, Error, Hash, Header, Object, Record, Result, Secret, Stream, StreamId, Time, Tree, Writer,
 };
 
 pub const ROOT: u64 = 1;
@@ -22,6 +22,7 @@ pub fn header(number: u8, base: Option<u8>) -> Header {
         snapshot: format!("backup-{number}").into_bytes(),
         origin: b"/mnt".to_vec(),
         lock: Lock::Open,
+        hash: Hash::default(),
     }
 }
 

@@ -15,7 +15,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use gabion_backup::format::record::PIECE_MAX;
-use gabion_backup::{Digest, Object, digest};
+use gabion_backup::{Digest, Hash, Object};
 use gabion_node::Stretch;
 
 use super::source::{Bytes, Reading, Source};
@@ -67,13 +67,14 @@ pub struct Ahead<N, T> {
 }
 
 /// Lets `run` have objects read ahead. `wants` says of an object with so many names from which byte
-/// on it is to be saved where it was found. `T` is what `run` wants to remember of each reading.
+/// on it is to be saved where it was found; `hash` makes the digests of pieces. `T` is what `run` wants to remember of each reading.
 pub fn reading<S: Source, T, R>(
     source: &S,
+    hash: Hash,
     wants: impl Fn(&Object, u64) -> Option<u64> + Sync,
     run: impl FnOnce(&mut Ahead<S::Node, T>) -> Result<R>,
 ) -> Result<R> {
-    let reader = &Reader { source, wants };
+    let reader = &Reader { source, hash, wants };
     thread::scope(|scope| {
         let (tasks, taken) = unbounded::<Task<S::Node>>();
         for _ in 0..READERS {
@@ -151,6 +152,7 @@ type Outcome = std::result::Result<(), Stop>;
 /// Where a reader puts parts until they are worth a message.
 struct Outbox<'t> {
     out: &'t Sender<Parts>,
+    hash: Hash,
     parts: Vec<Part>,
     bytes: usize,
 }
@@ -163,7 +165,7 @@ impl Outbox<'_> {
 
     fn put_piece(&mut self, at: u64, piece: Vec<u8>) -> Outcome {
         self.bytes += piece.len();
-        let digest = digest(&piece);
+        let digest = self.hash.digest(&piece);
         self.put(Part::Piece(at, piece, digest))
     }
 
@@ -177,13 +179,14 @@ impl Outbox<'_> {
 /// What a thread reads by.
 struct Reader<'s, S, F> {
     source: &'s S,
+    hash: Hash,
     wants: F,
 }
 
 impl<S: Source, F: Fn(&Object, u64) -> Option<u64>> Reader<'_, S, F> {
     fn serve(&self, task: Task<S::Node>) {
         let Task { node, wanted, out } = task;
-        let mut outbox = Outbox { out: &out, parts: Vec::new(), bytes: 0 };
+        let mut outbox = Outbox { out: &out, hash: self.hash, parts: Vec::new(), bytes: 0 };
         let read = match wanted {
             Wanted::All => self.all(&node, &mut outbox),
             Wanted::First(stretches) => self.first(&node, &stretches, &mut outbox),
@@ -279,8 +282,5 @@ fn piece_end(at: u64, end: u64) -> u64 {
 }
 
 fn read_piece(bytes: &dyn Bytes, range: Range<u64>) -> Result<Vec<u8>> {
-    let mut piece = vec![0; (range.end - range.start) as usize];
-    let count = bytes.read(range.start, &mut piece)?;
-    piece.truncate(count);
-    Ok(piece)
+    bytes.read(range.start, (range.end - range.start) as usize)
 }

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use gabion_backup::format::record::Content;
 use gabion_backup::{Attributes, Object, Time};
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, AtFlags, CWD, SeekFrom, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
@@ -105,17 +105,18 @@ impl Bytes for OpenFile {
         Ok(seek(SeekFrom::Hole(start))?.map(|end| start..end))
     }
 
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < into.len() {
-            match self.file.read_at(&mut into[filled..], offset + filled as u64) {
+    fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(count);
+        while bytes.len() < count {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), at) {
                 Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unreadable(&self.path, &error)),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(unreadable(&self.path, &error.into())),
             }
         }
-        Ok(filled)
+        bytes.truncate(count);
+        Ok(bytes)
     }
 }
 

@@ -76,7 +76,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
             }
             known.wants(ino)
         };
-        ahead::reading(self.source, wants, |ahead| {
+        ahead::reading(self.source, self.writer.hash(), wants, |ahead| {
             let mut waiting = vec![(root, object)];
             while let Some((node, object)) = waiting.pop() {
                 let is_known = known.complete.contains(&object.ino);
@@ -144,7 +144,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         }
         let known = std::mem::take(&mut self.known);
         let wants = |object: &Object, _| known.wants(object.ino);
-        ahead::reading(self.source, wants, |ahead| {
+        ahead::reading(self.source, self.writer.hash(), wants, |ahead| {
             let mut readings = delta.touched.iter().flat_map(|touched| {
                 let is_known = known.complete.contains(&touched.ino.0);
                 readings(touched, is_known).into_iter().map(move |wanted| (touched, wanted))

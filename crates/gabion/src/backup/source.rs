@@ -45,8 +45,8 @@ pub trait Bytes {
     /// The next range at or after `from` that is no hole; nothing if there is none.
     fn data(&self, from: u64) -> Result<Option<Range<u64>>>;
 
-    /// Fills `into` with bytes from `offset`, and says how many there were before the end.
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize>;
+    /// So many bytes from `offset`, or those that there are before the end.
+    fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>>;
 }
 
 /// An object's number within its subvolume, from the one that a mount shows.

@@ -99,9 +99,11 @@ impl Bytes for OpenFile<'_> {
         Ok(seek(start, SeekTarget::Hole)?.map(|end| start..end))
     }
 
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
-        let count = self.fs.read(self.file, offset, into);
-        count.map_err(|error| unreadable(self.file, &error))
+    fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        let read = self.fs.read(self.file, offset, &mut bytes);
+        bytes.truncate(read.map_err(|error| unreadable(self.file, &error))?);
+        Ok(bytes)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gabion_backup::format::header::Lock;
 use gabion_backup::format::index::Totals;
 use gabion_backup::scan::scan;
-use gabion_backup::{Header, Secret, Stream, StreamId, Time, Writer, writer};
+use gabion_backup::{Hash, Header, Secret, Stream, StreamId, Time, Writer, writer};
 use gabion_host::clock;
 
 use crate::args::backup::Backup;
@@ -142,6 +142,7 @@ fn begin(
             snapshot: snapshot.clone().into_bytes(),
             origin: origin.name().into_bytes(),
             lock: base.as_ref().map_or(Lock::Open, |base| base.lock.clone()),
+            hash: Hash::default(),
         };
         Writer::begin(upload, header, secret).map_err(unwritten)
     });

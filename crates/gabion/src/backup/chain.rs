@@ -1,8 +1,8 @@
 //! Some streams, each upon the one before it: the files of one moment.
 
-use gabion_backup::{ReadAt, Secret, Stream, Tree};
+use gabion_backup::{Secret, Stream, Tree};
 
-use super::store::Shelf;
+use super::store::{Bytes, Shelf};
 use super::streams::{Found, is_named, of_stream};
 use crate::date;
 use crate::failure::{Failure, Result};
@@ -13,7 +13,7 @@ const STREAMS_MAX: usize = 60_000;
 /// A chain of streams that are open, a full one first.
 pub struct Chain {
     /// They, and where they are.
-    pub streams: Vec<(String, Stream<Box<dyn ReadAt>>)>,
+    pub streams: Vec<(String, Stream<Bytes>)>,
 }
 
 /// Which of the streams is meant: the one with this number, or the only one that was named, or the
@@ -85,7 +85,7 @@ impl Chain {
     }
 
     /// The newest of them.
-    pub fn last(&self) -> &Stream<Box<dyn ReadAt>> {
+    pub fn last(&self) -> &Stream<Bytes> {
         &self.streams.last().expect("a chain has a stream").1
     }
 

@@ -18,7 +18,7 @@ use gabion_backup::{Object, StreamId};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use super::dress::dress;
+use super::dress::{Inherited, dress};
 use crate::failure::{Failure, Result};
 use crate::mounts;
 
@@ -105,7 +105,7 @@ impl Place {
                 rename(&entry.path(), &self.path.join(entry.file_name()))?;
             }
             fs::remove_dir(&self.scratch).map_err(failed)?;
-            dress(root, &self.path).map_err(failed)?;
+            dress(root, &self.path, Inherited::MayBe).map_err(failed)?;
         } else {
             rename(&self.scratch, &self.path)?;
         }

@@ -40,8 +40,8 @@ impl Progress {
         std::thread::sleep(self.due.saturating_duration_since(now));
     }
 
-    /// So many bytes need not pass any more.
-    pub fn skip(&mut self, bytes: u64) {
+    /// So many bytes are done, or need not be done any more.
+    pub fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 

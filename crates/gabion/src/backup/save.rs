@@ -126,7 +126,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         match from {
             _ if object.attributes.is_directory() => dir.dirs.push((node, object)),
             Some(from) => self.whole(object, from, taken, known)?,
-            None => self.progress.skip(object.attributes.size),
+            None => self.progress.advance(object.attributes.size),
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         })?;
         let skipped = delta.touched.iter().filter(|touched| known.is_changed(touched));
         let bytes = skipped.flat_map(|touched| &touched.stretches);
-        self.progress.skip(bytes.map(|stretch| stretch.to - stretch.from).sum());
+        self.progress.advance(bytes.map(|stretch| stretch.to - stretch.from).sum());
         Ok(self.writer)
     }
 
@@ -190,7 +190,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
                 self.whole(object, from, taken, known)
             }
             Some(Part::Object(object, None)) if object.ino == touched.ino.0 => {
-                self.progress.skip(object.attributes.size);
+                self.progress.advance(object.attributes.size);
                 Ok(())
             }
             _ => Err(moved(touched)),
@@ -224,7 +224,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
     fn whole(&mut self, object: Object, from: u64, taken: Taken, known: &Known) -> Result<()> {
         let ino = object.ino;
         if known.begun.contains_key(&ino) {
-            self.progress.skip(from);
+            self.progress.advance(from);
         } else {
             self.record(&Record::Object(object))?;
         }

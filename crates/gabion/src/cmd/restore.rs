@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use gabion_backup::Tree;
+use rustix::fs::Mode;
 
 use crate::args::backup::Restore;
 use crate::backup::chain::{self, Chain};
@@ -45,8 +46,10 @@ pub fn run(args: &Restore) -> Result<()> {
         return Err(Failure::new(format!("{} is a directory", args.path.display()))
             .next("Name a path where nothing is for a file."));
     }
-    let mut progress = Progress::new(bytes, None);
-    let rebuilding = Rebuilding::new(&chain, &tree, &mut progress);
+    let progress = Progress::new(bytes, None);
+    // Objects are made with the permissions that they are to have.
+    rustix::process::umask(Mode::empty());
+    let rebuilding = Rebuilding::new(&chain, &tree, &progress);
     let losses = rebuilding.run(ino, &place.scratch)?;
     place.finish(root)?;
     let time = progress.end();

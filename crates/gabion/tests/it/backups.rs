@@ -236,6 +236,28 @@ fn a_restored_tree_is_equal_on_gabion_and_on_any_filesystem() {
 }
 
 #[test]
+fn what_is_restored_inherits_nothing_of_the_directory_that_it_goes_to() {
+    let Some(folder) = planted() else { return };
+    let wanted = survey(&folder.join("mnt"));
+    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    let at = other(&folder);
+    let gives = |name: &str| {
+        run(&folder, "mkdir", &["-m", "2777", &format!("other/{name}")]);
+        run(&folder, "chgrp", &["4711", &format!("other/{name}")]);
+        run(&folder, "setfacl", &["-d", "-m", "u:77:rwx,g:78:rwx", &format!("other/{name}")]);
+    };
+    gives("beside");
+    folder.gabion(&["restore", "full.gabion", "other/beside/tree"]).succeeded();
+    assert_same(&wanted, &at.join("beside/tree"));
+    gives("within");
+    folder.gabion(&["restore", "full.gabion", "other/within"]).succeeded();
+    assert_same(&wanted, &at.join("within"));
+    folder.gabion(&["restore", "--only", "large", "full.gabion", "other/beside/one"]).succeeded();
+    let see = |path: &Path| see(path, &mut BTreeMap::new(), Path::new("one"));
+    assert_eq!(see(&at.join("beside/one")), see(&folder.join("mnt/large")));
+}
+
+#[test]
 fn a_chain_of_differences_restores_each_of_its_moments() {
     let Some(folder) = planted() else { return };
     let mnt = folder.join("mnt");

@@ -45,10 +45,13 @@ pub trait Shelf {
     fn open(&self, name: &OsStr) -> Result<Opened>;
 }
 
+/// The bytes of a stream, which several threads may read.
+pub type Bytes = Box<dyn ReadAt + Send + Sync>;
+
 /// What was opened.
 pub struct Opened {
     /// Its bytes.
-    pub bytes: Box<dyn ReadAt>,
+    pub bytes: Bytes,
     /// Whether the store takes it for finished, whatever its bytes say.
     pub is_finished: bool,
 }

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_backup::{ReadAt, StreamId};
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder at a server.
 pub struct Served {
-    session: Rc<Session>,
+    session: Arc<Session>,
 }
 
 /// A client of the server, as whoever runs this program.
@@ -67,7 +67,7 @@ impl Served {
             groups: Groups::new(&groups),
             ..Caller::superuser()
         };
-        Ok((Self { session: Rc::new(Session { connected, caller, target }) }, name))
+        Ok((Self { session: Arc::new(Session { connected, caller, target }) }, name))
     }
 }
 
@@ -98,20 +98,20 @@ impl Session {
     }
 
     /// Opens a regular file.
-    fn open(self: &Rc<Self>, name: &OsStr, access: Access) -> gabion_fs::Result<File> {
+    fn open(self: &Arc<Self>, name: &OsStr, access: Access) -> gabion_fs::Result<File> {
         let found = self.find(name)?;
         if FileType::of_mode(found.mode) != Some(FileType::Regular) {
             return Err(Error::InvalidArgument);
         }
         let request = OpenRequest { access, truncate: None };
         let opened = self.ask(|fs, caller| fs.open_file(caller, found.file, &request))?;
-        Ok(File { session: Rc::clone(self), file: found.file, length: opened.size })
+        Ok(File { session: Arc::clone(self), file: found.file, length: opened.size })
     }
 }
 
 /// A file that is open, and how long it was then.
 struct File {
-    session: Rc<Session>,
+    session: Arc<Session>,
     file: FileId,
     length: u64,
 }
@@ -253,7 +253,7 @@ impl Store for Served {
                 _ => failure,
             }
         })?;
-        let file = File { session: Rc::clone(&self.session), file: made.file, length: 0 };
+        let file = File { session: Arc::clone(&self.session), file: made.file, length: 0 };
         let file = locked(file, &self.path(&partial))?;
         Ok(Box::new(Writing { file, at: 0, partial, name: name.to_owned() }))
     }
@@ -337,7 +337,7 @@ impl Write for Writing {
 impl Upload for Writing {
     fn finish(self: Box<Self>) -> Result<String> {
         let Self { file, partial, name, .. } = *self;
-        let session = Rc::clone(&file.session);
+        let session = Arc::clone(&file.session);
         let root = session.root();
         let request = RenameRequest {
             source_parent: root,

@@ -5,11 +5,11 @@
 //! for: a little at a new place, and twice as much each time when it goes on where the last stretch
 //! ended.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 
 use gabion_backup::ReadAt;
+use gabion_base::sync::Mutex;
 
 /// What is fetched at a new place, in bytes.
 const STRETCH_MIN: u64 = 128 << 10;
@@ -22,7 +22,7 @@ const STRETCHES: usize = 4;
 pub struct Window<R> {
     of: R,
     length: u64,
-    kept: RefCell<Kept>,
+    kept: Mutex<Kept>,
 }
 
 struct Kept {
@@ -37,7 +37,7 @@ impl<R: ReadAt> Window<R> {
     pub fn new(of: R) -> io::Result<Self> {
         let length = of.length()?;
         let kept = Kept { stretches: VecDeque::new(), end: u64::MAX, next: STRETCH_MIN };
-        Ok(Self { of, length, kept: RefCell::new(kept) })
+        Ok(Self { of, length, kept: Mutex::new(kept) })
     }
 }
 
@@ -47,7 +47,7 @@ impl<R: ReadAt> ReadAt for Window<R> {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut kept = self.kept.borrow_mut();
+        let mut kept = self.kept.lock();
         let end = offset.checked_add(into.len() as u64).filter(|end| *end <= self.length);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut at = offset;
@@ -98,7 +98,7 @@ mod tests {
     /// Remembers what it was asked for.
     struct Far {
         bytes: Vec<u8>,
-        asked: RefCell<Vec<(u64, usize)>>,
+        asked: Mutex<Vec<(u64, usize)>>,
     }
 
     impl ReadAt for Far {
@@ -107,7 +107,7 @@ mod tests {
         }
 
         fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-            self.asked.borrow_mut().push((offset, into.len()));
+            self.asked.lock().push((offset, into.len()));
             self.bytes.read_at(offset, into)
         }
     }
@@ -115,7 +115,7 @@ mod tests {
     fn far(length: usize) -> Window<Far> {
         let mut bytes = vec![0; length];
         gabion_base::rng::Rng::new(1).fill(&mut bytes);
-        Window::new(Far { bytes, asked: RefCell::default() }).unwrap()
+        Window::new(Far { bytes, asked: Mutex::default() }).unwrap()
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
             window.read_at(at as u64, &mut into).unwrap();
             assert_eq!(into, window.of.bytes[at..at + into.len()]);
         }
-        let asked = window.of.asked.borrow();
+        let asked = window.of.asked.lock();
         assert!(asked.len() < 14, "{asked:?}");
         assert_eq!(asked.iter().map(|(_, length)| length).sum::<usize>(), 40 << 20);
     }
@@ -143,7 +143,7 @@ mod tests {
             assert_eq!(into, window.of.bytes[at..at + length]);
         }
         let most = 300_000 + STRETCH_MIN as usize;
-        assert!(window.of.asked.borrow().iter().all(|(_, length)| *length <= most));
+        assert!(window.of.asked.lock().iter().all(|(_, length)| *length <= most));
         let mut into = [0; 2];
         assert!(window.read_at((40 << 20) - 1, &mut into).is_err());
         assert!(window.read_at(u64::MAX, &mut into).is_err());

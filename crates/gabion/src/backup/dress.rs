@@ -12,7 +12,9 @@ use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;
 
 use gabion_backup::{Attributes, Object, Time};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, StatxFlags, Timespec, Timestamps, XattrFlags, makedev};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, StatxFlags, Timespec, Timestamps, XattrFlags, makedev,
+};
 use rustix::io::Errno;
 
 use super::mounted::xattrs;

@@ -26,7 +26,7 @@ const OFD_COMMANDS: [u64; 2] = [37, 38];
 #[derive(Default)]
 pub(super) struct Descriptions {
     last: AtomicU64,
-    /// Those that have locked as descriptions.
+    /// Those that have locked as descriptions, and what the kernel calls them as owners.
     owners: Mutex<BTreeMap<Handle, LockOwner>>,
 }
 
@@ -50,9 +50,9 @@ impl Descriptions {
         self.owners.lock().get(&handle) == Some(&owner)
     }
 
-    /// The owner whose locks end with the description.
-    pub(super) fn close(&self, handle: Handle) -> Option<LockOwner> {
-        self.owners.lock().remove(&handle)
+    /// The description is closed. Whether it has locked as such.
+    pub(super) fn close(&self, handle: Handle) -> bool {
+        self.owners.lock().remove(&handle).is_some()
     }
 }
 
@@ -92,10 +92,9 @@ mod tests {
         let owner = LockOwner(7);
         // This process is in no such call.
         assert!(!descriptions.locks(one, owner, std::process::id()));
-        assert_eq!(descriptions.close(one), None);
+        assert!(!descriptions.close(one));
         descriptions.owners.lock().insert(other, owner);
         assert!(descriptions.is_owner(other, owner) && !descriptions.is_owner(one, owner));
-        assert_eq!(descriptions.close(other), Some(owner));
-        assert_eq!(descriptions.close(other), None);
+        assert!(descriptions.close(other) && !descriptions.close(other));
     }
 }

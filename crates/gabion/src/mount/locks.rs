@@ -14,11 +14,20 @@ use gabion_fuse::{LockFamily, LockKind, Outcome, Reply};
 use super::Locking;
 use super::front::{Ask, done, refuse};
 
-/// All locks of one mount are one client's; its owners are told apart by the kernel's numbers.
+/// All locks of one mount are one client's; its owners are told apart by their classes and numbers.
 const CLIENT: u64 = 0;
 
-fn owner(owner: fuse::LockOwner) -> LockOwner {
+/// A process as an owner, by the kernel's number. It is that of another one only after the process
+/// has closed the file, for which it has waited.
+fn process(owner: fuse::LockOwner) -> LockOwner {
     LockOwner { client: CLIENT, number: owner.0 }
+}
+
+/// A description as an owner. The kernel's number would not do: it makes it of where the
+/// description lies in memory, and may have put another one there before it tells that the first
+/// has ended.
+fn description(handle: fuse::Handle) -> LockOwner {
+    LockOwner { client: CLIENT, number: handle.0 }
 }
 
 fn range(request: &fuse::LockRequest) -> Option<LockRange> {
@@ -58,10 +67,15 @@ impl Ask<'_> {
             LockKind::Exclusive => Strength::Exclusive,
             LockKind::Shared | LockKind::Unlock => Strength::Shared,
         };
+        let class = self.class(request, purpose);
+        let owner = match class {
+            LockClass::Posix => process(request.owner),
+            LockClass::Flock | LockClass::OpenFile => description(request.handle),
+        };
         Some(Lock {
             file: self.file,
-            class: self.class(request, purpose),
-            owner: owner(request.owner),
+            class,
+            owner,
             pid: request.lock.pid,
             strength,
             range: range(request)?,
@@ -129,20 +143,19 @@ impl Ask<'_> {
         if self.locking == Locking::Kernel {
             return refuse(reply, libc::ENOSYS);
         }
-        let (class, owner) = (LockClass::Posix, owner(closed_by));
+        let (class, owner) = (LockClass::Posix, process(closed_by));
         let end = Box::new(move |result| done(reply, result));
         self.fs.unlock_then(self.file, class, owner, LockRange::WHOLE, end);
     }
 
-    pub(super) fn release_flock(&self, closed_by: fuse::LockOwner) -> Result<()> {
-        let (class, owner) = (LockClass::Flock, owner(closed_by));
-        self.fs.unlock(self.file, class, owner, LockRange::WHOLE)
-    }
-
-    /// A description is closed, and its own locks end.
-    pub(super) fn release_description(&self, handle: fuse::Handle) -> Result<()> {
-        let Some(closed) = self.descriptions.close(handle) else { return Ok(()) };
-        let class = LockClass::OpenFile;
-        self.fs.unlock(self.file, class, owner(closed), LockRange::WHOLE)
+    /// A description is closed, and its locks end. `has_flock`: that may be of the whole file.
+    pub(super) fn release_description(&self, handle: fuse::Handle, has_flock: bool) -> Result<()> {
+        let unlock =
+            |class| self.fs.unlock(self.file, class, description(handle), LockRange::WHOLE);
+        let unlocked = if has_flock { unlock(LockClass::Flock) } else { Ok(()) };
+        match self.descriptions.close(handle) {
+            true => unlocked.and(unlock(LockClass::OpenFile)),
+            false => unlocked,
+        }
     }
 }

@@ -65,8 +65,8 @@ impl Ask<'_> {
             reply.ok();
             return;
         }
-        let unlocked = release.unlock_flock.map_or(Ok(()), |owner| self.release_flock(owner));
-        let unlocked = unlocked.and(self.release_description(release.handle));
+        let has_flock = release.unlock_flock.is_some();
+        let unlocked = self.release_description(release.handle, has_flock);
         self.end_opening(self.file, release.flags);
         done(reply, unlocked);
     }

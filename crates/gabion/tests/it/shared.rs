@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
 use crate::world::{Folder, GABION, Running};
@@ -202,6 +203,62 @@ fn counters_under_locks_are_exact() {
     both.into_iter().for_each(succeeds);
     assert_eq!(fs::read_to_string(a.join("counter")).unwrap(), "120\n");
     shared.finish(&["a", "b"]);
+}
+
+#[test]
+fn the_end_of_a_description_unlocks_nothing_of_the_next_one() {
+    let Some(shared) = Shared::new() else { return };
+    let (a, b) = shared.two();
+    fs::write(a.join("lock"), "").unwrap();
+    let is_held = AtomicBool::new(false);
+    // The kernel calls both by one name if the next one comes to lie where the last one was, and
+    // does not wait until it has told of the end.
+    thread::scope(|scope| {
+        for mount in [&a, &a, &b, &b] {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let file = File::open(mount.join("lock")).unwrap();
+                    flock(&file, FlockOperation::LockExclusive).unwrap();
+                    assert!(!is_held.swap(true, Ordering::SeqCst), "two have the lock");
+                    thread::yield_now();
+                    is_held.store(false, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    shared.finish(&["a", "b"]);
+}
+
+/// Locks a file as an open file description and closes it, again and again, by several threads.
+/// Says so if two have it.
+const DESCRIPTIONS: &str = "
+import fcntl, os, struct, sys, threading
+held, failed = [], []
+def work():
+    for _ in range(500):
+        file = os.open(sys.argv[1], os.O_RDWR)
+        fcntl.fcntl(file, 38, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))
+        held.append(1)
+        if len(held) != 1:
+            failed.append(1)
+        os.sched_yield()
+        held.pop()
+        os.close(file)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+sys.exit(len(failed) > 0)
+";
+
+#[test]
+fn the_end_of_a_description_unlocks_no_ranges_of_the_next_one() {
+    let Some(shared) = Shared::new() else { return };
+    let a = shared.mount("a");
+    fs::write(a.join("lock"), "").unwrap();
+    let script = ["-c", DESCRIPTIONS];
+    let file = a.join("lock");
+    shared.folder.run(Command::new("python3").args(script).arg(file)).succeeded();
+    shared.finish(&["a"]);
 }
 
 /// Locks a byte of a file on the first mount, then another byte, which the process of the second

@@ -6,7 +6,8 @@ use gabion_backup::format::header::Lock;
 use gabion_backup::format::record::Content;
 use gabion_backup::scan::Kept;
 use gabion_backup::{
-    Attributes, Error, Hash, Header, Object, Record, Result, Secret, Stream, StreamId, Time, Tree, Writer,
+    Attributes, Error, Hash, Header, Object, Record, Result, Secret, Stream, StreamId, Time, Tree,
+    Writer,
 };
 
 pub const ROOT: u64 = 1;

@@ -113,6 +113,7 @@ fn use_all(mountpoint: &Path) {
 #[test]
 fn damaged_images_do_not_crash_the_daemon() {
     let Some(folder) = Folder::for_mounts() else { return };
+    folder.damages();
     let image = folder.image();
     fill(&folder.mount(""));
     folder.gabion(&["umount", "mnt"]).succeeded();

@@ -34,6 +34,7 @@ fn a_mounted_filesystem_is_scrubbed_by_its_daemon() {
 #[test]
 fn one_flipped_bit_is_found_and_named() {
     let Some(folder) = Folder::for_mounts() else { return };
+    folder.damages();
     let image = folder.image();
     let mountpoint = folder.mount("");
     fs::write(mountpoint.join("file"), vec![1; 100_000]).unwrap();

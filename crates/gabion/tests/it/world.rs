@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,10 +49,12 @@ impl Outcome {
     }
 }
 
-/// A folder for one test. On its end everything below it is unmounted and removed.
+/// A folder for one test. On its end everything below it is unmounted, each filesystem in it must
+/// use the blocks that its files need and no other, and all is removed.
 pub struct Folder {
     path: PathBuf,
     guard: Option<Guard>,
+    is_damaged: AtomicBool,
 }
 
 impl Folder {
@@ -63,7 +65,7 @@ impl Folder {
         // Without symbolic links, as the kernel lists mountpoints.
         let path = std::env::temp_dir().canonicalize().unwrap().join(name);
         fs::create_dir(&path).unwrap();
-        Self { path, guard: None }
+        Self { path, guard: None, is_damaged: AtomicBool::new(false) }
     }
 
     /// A folder for a test with mounts; nothing where mounting is not possible.
@@ -166,8 +168,31 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// A filesystem is going to be damaged, and is not to be looked at in the end.
+    pub fn damages(&self) {
+        self.is_damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Compares what each filesystem in the folder uses with what it needs.
+    fn audit(&self) {
+        for mountpoint in self.mountpoints().iter().rev() {
+            self.run(Command::new(GABION).arg("umount").arg(mountpoint));
+        }
+        for name in names(&self.path).iter().filter(|name| name.ends_with(".img")) {
+            if self.gabion(&["inspect", name, "superblock"]).status.success() {
+                self.gabion(&["scrub", "--allocation", name]).succeeded();
+            }
+        }
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
+        let is_well = !self.is_damaged.load(Ordering::Relaxed) && !std::thread::panicking();
+        if is_well && self.guard.is_some() && self.path.exists() {
+            self.audit();
+        }
         for mountpoint in self.mountpoints().iter().rev() {
             // Aborts the connection, too, so that the daemon ends whatever it is doing.
             let _ = Command::new("umount").args(["-f", "-l"]).arg(mountpoint).status();

@@ -5,11 +5,16 @@
 //!  reading ---------> INTERRUPT, FORGET: served at once ----------------------> reading
 //!     ^        \----> request --> others read, or one is started --> handling --+
 //!     |                  \------> none can be started: to the backlog -> reading |
-//!     +---------- enough read already: the thread ends <-------------------------+
+//!     +---------- enough read already: the thread rests, or ends <---------------+
 //! ```
 //!
+//! The kernel wakes those that read in turn, the one that has waited longest first. So few of them
+//! do: each of many would be woken where its stack has left the caches, and often on a processor
+//! that sleeps, which took twice the time of a small request. The others rest, and the one that did
+//! so last is called when nobody else would read.
+//!
 //! Invariants, while the session runs and threads can be started:
-//! - `1 <= reading <= total <= threads_max`: INTERRUPT and FORGET are always read, even when every
+//! - `1 <= reading`, `reading + resting <= total <= threads_max`: INTERRUPT and FORGET are always read, even when every
 //!   handler waits for a dead peer;
 //! - a request is put into the backlog only while other threads are handling, and each of those
 //!   takes from it before it reads again, so it drains;
@@ -62,6 +67,8 @@ struct Roster {
     reading: usize,
     /// Those of them that have begun to run.
     readers: Vec<ThreadId>,
+    /// Threads that wait until they are called to read, and what they are called by.
+    resting: Vec<(ThreadId, Arc<Condvar>)>,
     started: usize,
     backlog: VecDeque<Deferred>,
     backlog_bytes: usize,
@@ -80,6 +87,18 @@ impl Roster {
     fn end_reading(&mut self, thread: ThreadId) {
         self.reading -= 1;
         self.readers.retain(|reader| *reader != thread);
+    }
+
+    /// Calls a thread that rests, if there is one. From now on it counts as reading.
+    fn call(&mut self) -> bool {
+        let Some((thread, bell)) = self.resting.pop() else { return false };
+        self.begin_reading(thread);
+        bell.notify_one();
+        true
+    }
+
+    fn is_resting(&self, thread: ThreadId) -> bool {
+        self.resting.iter().any(|(resting, _)| *resting == thread)
     }
 }
 
@@ -115,10 +134,10 @@ impl Crew {
         })
     }
 
-    /// Starts as many threads as configured, at least one.
+    /// Starts as many threads as are to read, at least one.
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<()> {
         let mut roster = self.roster.lock();
-        for _ in 0..self.config.threads {
+        for _ in 0..self.config.readers {
             let added = self.add_reader(&mut roster);
             if roster.total == 0 {
                 return added;
@@ -206,6 +225,7 @@ impl Crew {
         let mut roster = self.roster.lock();
         loop {
             let spare = roster.reading > 1
+                || roster.call()
                 || roster.total < self.config.threads_max && self.add_reader(&mut roster).is_ok();
             // A lone thread that can get no company does what it can.
             if spare || roster.total == 1 {
@@ -241,11 +261,24 @@ impl Crew {
             self.room.notify_one();
             return Next::Handle(deferred);
         }
-        if roster.reading >= self.config.threads_idle {
+        if roster.reading < self.config.readers {
+            roster.begin_reading(me);
+            return Next::Read;
+        }
+        if roster.reading + roster.resting.len() >= self.config.threads_idle {
             roster.total -= 1;
             return Next::Leave;
         }
-        roster.begin_reading(me);
+        let bell = Arc::new(Condvar::new());
+        roster.resting.push((me, Arc::clone(&bell)));
+        while roster.is_resting(me) && roster.end.is_none() {
+            bell.wait(&mut roster);
+        }
+        if roster.is_resting(me) {
+            roster.resting.retain(|(resting, _)| *resting != me);
+            roster.total -= 1;
+            return Next::Leave;
+        }
         Next::Read
     }
 
@@ -303,6 +336,7 @@ impl Crew {
             }
             roster.end = Some(end);
             self.room.notify_all();
+            roster.resting.iter().for_each(|(_, bell)| _ = bell.notify_one());
         }
         if end == End::Shutdown {
             self.core.hand_over();

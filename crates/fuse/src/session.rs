@@ -76,9 +76,10 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 /// How a session runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Threads that wait for requests from the beginning, at least 2. Each has one buffer of 1 MiB.
-    pub threads: usize,
-    /// Threads that may stay to wait for requests once they were needed.
+    /// Threads that wait for requests, at least 2: one reads while another one handles. Each has
+    /// one buffer of 1 MiB.
+    pub readers: usize,
+    /// Threads that stay once they were needed, with those that wait for requests.
     pub threads_idle: usize,
     /// Threads at most, with those that are started while others are stuck in the handler.
     pub threads_max: usize,
@@ -95,7 +96,7 @@ impl Default for Config {
     fn default() -> Self {
         let deadline = Duration::from_secs(60);
         let name = "fuse".to_owned();
-        Self { threads: 4, threads_idle: 4, threads_max: 16, spare_buffers: 4, deadline, name }
+        Self { readers: 2, threads_idle: 4, threads_max: 16, spare_buffers: 4, deadline, name }
     }
 }
 
@@ -192,9 +193,9 @@ impl Session {
         handler: impl Handler + 'static,
         mut config: Config,
     ) -> Result<Self, SessionError> {
-        config.threads = config.threads.max(2);
-        config.threads_idle = config.threads_idle.max(config.threads);
-        config.threads_max = config.threads_max.max(config.threads);
+        config.readers = config.readers.max(2);
+        config.threads_idle = config.threads_idle.max(config.readers);
+        config.threads_max = config.threads_max.max(config.readers);
         let session = Self { crew: Crew::new(core, Box::new(handler), config) };
         session.crew.start().map_err(SessionError::Thread)?;
         Ok(session)

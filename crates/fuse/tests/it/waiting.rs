@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ fn unmounting_by_force_releases_everybody() {
 #[test]
 fn callers_beyond_all_threads_can_still_be_killed() {
     let deadline = Duration::from_secs(3600);
-    let config = Config { threads: 2, threads_max: 3, deadline, ..Config::default() };
+    let config = Config { readers: 2, threads_max: 3, deadline, ..Config::default() };
     let mounted = Mounted::with(config);
     let stuck = |index| start("stat", &[], &mounted.path(&format!("stuck{index}")));
     let mut children: Vec<_> = (0..2).map(stuck).collect();
@@ -133,7 +133,7 @@ fn callers_beyond_all_threads_can_still_be_killed() {
 
 #[test]
 fn requests_behind_stuck_handlers_are_served_when_a_thread_is_free() {
-    let config = Config { threads: 2, threads_max: 2, ..Config::default() };
+    let config = Config { readers: 2, threads_max: 2, ..Config::default() };
     let mounted = Mounted::with(config);
     let stuck = |index| start("stat", &[], &mounted.path(&format!("stuck{index}")));
     let mut children: Vec<_> = (0..20).map(stuck).collect();
@@ -145,9 +145,44 @@ fn requests_behind_stuck_handlers_are_served_when_a_thread_is_free() {
     assert_eq!(mounted.fs.record(|record| record.stuck), 20);
 }
 
+/// How many threads of this process serve, and how many of them wait for requests.
+fn threads() -> (usize, usize) {
+    let read = libc::SYS_read.to_string();
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let text = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+    let serving = |task: &PathBuf| {
+        let name = text(task, "comm");
+        name.strip_prefix("fuse-").is_some_and(|rest| rest.trim().parse::<usize>().is_ok())
+    };
+    let serving: Vec<_> = tasks.filter(serving).collect();
+    let waits = |task: &&PathBuf| text(task, "syscall").split(' ').next() == Some(&*read);
+    (serving.len(), serving.iter().filter(waits).count())
+}
+
+#[test]
+fn threads_that_were_needed_rest_and_two_wait_for_requests() {
+    let config = Config { readers: 2, threads_idle: 6, ..Config::default() };
+    let mounted = Mounted::with(config);
+    for round in 0..2 {
+        mounted.fs.record(|record| (record.stuck, record.unstuck) = (0, false));
+        let name = |index| mounted.path(&format!("stuck{round}.{index}"));
+        let stuck = |index| start("stat", &[], &name(index));
+        let mut children: Vec<_> = (0..9).map(stuck).collect();
+        mounted.fs.wait_for(|record| (record.stuck == 9).then_some(()));
+        mounted.fs.record(|record| record.unstuck = true);
+        for child in &mut children {
+            assert_eq!(child.wait().unwrap().code(), Some(1));
+        }
+        while threads() != (6, 2) {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(errno(&mounted.path("absent")), Some(libc::ENOENT));
+}
+
 #[test]
 fn changed_pages_are_handed_over_though_all_handlers_are_stuck() {
-    let config = Config { threads: 2, threads_max: 2, ..Config::default() };
+    let config = Config { readers: 2, threads_max: 2, ..Config::default() };
     let mounted = Mounted::with(config);
     fs::write(mounted.path("file"), [1; 8192]).unwrap();
     let script = "import mmap, sys\n\

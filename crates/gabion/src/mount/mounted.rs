@@ -20,13 +20,12 @@ use super::{Coherence, Locking, Users, WritePolicy};
 
 /// The filesystem's type, after `fuse.` or `fuseblk.`.
 const SUBTYPE: &str = "gabion";
-/// Threads that wait for requests beyond the number of processors. Each request that is being
-/// handled needs another thread that reads; with too few, threads come and go with the requests.
-const READERS_SPARE: usize = 3;
+/// Threads that wait for requests.
+const READERS: usize = 2;
+/// Threads that stay for each processor, to be called when the others are busy.
+const THREADS_IDLE: usize = 4;
 /// Threads that may be started however little memory there is.
-const READERS_MIN: usize = 4;
-/// Threads that wait for requests at most, however many processors there are.
-const READERS_MAX: usize = 16;
+const THREADS_MIN: usize = 4;
 /// Threads at most, with those that are started while others wait for the disk.
 const THREADS_MAX: usize = 32;
 /// Memory for requests if nothing else is said, in bytes.
@@ -82,11 +81,10 @@ impl MountRequest {
     fn config(&self) -> Config {
         let processors = thread::available_parallelism().map_or(2, usize::from);
         let affordable = (self.memory / 2 / THREAD_MEMORY) as usize;
-        let threads_max = affordable.clamp(READERS_MIN, THREADS_MAX);
-        let threads = (processors + READERS_SPARE).min(READERS_MAX).min(threads_max);
+        let threads_max = affordable.clamp(THREADS_MIN, THREADS_MAX);
         Config {
-            threads,
-            threads_idle: (2 * threads).min(threads_max),
+            readers: READERS,
+            threads_idle: (THREADS_IDLE * processors).min(threads_max),
             threads_max,
             spare_buffers: (self.memory / 2) as usize / PAYLOAD_MAX,
             deadline: DEADLINE,

@@ -145,25 +145,42 @@ impl World {
         self.mount();
     }
 
-    /// What a crash of this moment would leave: a copy of the image, opened to read.
+    /// What a crash of this moment would leave: a copy of the image, opened to read. What goes on
+    /// in the background, such as a commit, comes to its end before.
     pub fn after_crash(&self) -> LocalFs {
         let copy = self.folder.join("copy");
         // Past the page cache, which need not notice what is written past it meanwhile.
         let disk = FileDisk::open(&self.image(), DiskMode::ReadOnlyShared).unwrap();
-        let file = fs::File::create(&copy).unwrap();
-        file.set_len(disk.blocks() * BLOCK_SIZE as u64).unwrap();
-        let mut blocks = Blocks::zeroed(COPIED_BLOCKS);
-        for from in (0..disk.blocks()).step_by(COPIED_BLOCKS) {
-            let count = COPIED_BLOCKS.min((disk.blocks() - from) as usize);
-            let bytes = &mut blocks.bytes_mut()[..count * BLOCK_SIZE];
-            disk.read(BlockAddr(from), bytes).unwrap();
-            if bytes.iter().any(|byte| *byte != 0) {
-                file.write_all_at(bytes, from * BLOCK_SIZE as u64).unwrap();
+        // A copy is one of a moment only if nothing was written while it was made.
+        let mut seen = copy_disk(&disk, &copy);
+        loop {
+            let again = copy_disk(&disk, &copy);
+            if again == seen {
+                break;
             }
+            seen = again;
         }
         let disk = FileDisk::open(&copy, DiskMode::ReadOnly).unwrap();
         open(disk, OpenMode::ReadOnly, Settings::default())
     }
+}
+
+/// Copies a disk into a file, and tells what by checksums.
+fn copy_disk(disk: &FileDisk, copy: &Path) -> Vec<(u64, u64)> {
+    let file = fs::File::create(copy).unwrap();
+    file.set_len(disk.blocks() * BLOCK_SIZE as u64).unwrap();
+    let mut blocks = Blocks::zeroed(COPIED_BLOCKS);
+    let mut sums = Vec::new();
+    for from in (0..disk.blocks()).step_by(COPIED_BLOCKS) {
+        let count = COPIED_BLOCKS.min((disk.blocks() - from) as usize);
+        let bytes = &mut blocks.bytes_mut()[..count * BLOCK_SIZE];
+        disk.read(BlockAddr(from), bytes).unwrap();
+        if bytes.iter().any(|byte| *byte != 0) {
+            file.write_all_at(bytes, from * BLOCK_SIZE as u64).unwrap();
+            sums.push((from, gabion_base::checksum::crc64(bytes)));
+        }
+    }
+    sums
 }
 
 fn open(disk: FileDisk, mode: OpenMode, settings: Settings) -> LocalFs {

@@ -17,6 +17,8 @@ use crate::print;
 use crate::size::Size;
 use crate::volumes::Place;
 
+/// What others are told who want a volume meanwhile.
+const PROGRAM: &str = "gabion scrub";
 /// How long a daemon may be silent during a scrub.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a comparison of the map of blocks may take: it reads all nodes.
@@ -65,8 +67,8 @@ fn audit(subject: &Path) -> Result<Allocation> {
     let user = match status::subject(subject)? {
         Subject::InUse(user) => user,
         Subject::Target(place) => {
-            let map = status::open_map(&place)?;
-            return check::audit(&map, &place.name()).map_err(Failure::new);
+            let audit = |map: &_| check::audit(map, &place.name()).map_err(Failure::new);
+            return status::with_map(&place, PROGRAM, audit);
         }
     };
     let ask = || -> io::Result<Reply> {
@@ -108,7 +110,6 @@ fn of_user(user: &User, display: &mut Display) -> Result<Report> {
 }
 
 fn of_target(place: &Place, display: &mut Display) -> Result<Report> {
-    let map = status::open_map(place)?;
     let mut shown: Option<Instant> = None;
     let mut printed = Ok(());
     let watch = &mut |progress: &Progress| {
@@ -118,7 +119,8 @@ fn of_target(place: &Place, display: &mut Display) -> Result<Report> {
         }
         if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let report = check::scrub(&map, &place.name(), watch).map_err(Failure::new)?;
+    let scrub = |map: &_| check::scrub(map, &place.name(), watch).map_err(Failure::new);
+    let report = status::with_map(place, PROGRAM, scrub)?;
     printed.map(|()| report)
 }
 

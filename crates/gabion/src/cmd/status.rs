@@ -16,7 +16,7 @@ use crate::mounts::{self, Life};
 use crate::print;
 use crate::state;
 use crate::target::open_still;
-use crate::volumes::Place;
+use crate::volumes::{self, Place};
 
 /// How long a daemon may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -124,10 +124,9 @@ pub fn json<T: serde::Serialize>(value: &T) -> String {
 fn one(path: &Path) -> Result<Status> {
     match subject(path)? {
         Subject::InUse(user) => of_user(&user),
-        Subject::Target(place) => {
-            let map = open_map(&place)?;
-            Ok(state::of_map(&map, &map.superblock(), &place.name(), None))
-        }
+        Subject::Target(place) => with_map(&place, "gabion status", |map| {
+            Ok(state::of_map(map, &map.superblock(), &place.name(), None))
+        }),
     }
 }
 
@@ -153,17 +152,21 @@ pub fn user(place: &Place) -> Result<Option<User>> {
     Ok(mount.or_else(|| User::serving(place)))
 }
 
-/// Opens an image or device that is not mounted, to look at it.
-pub fn open_map(place: &Place) -> Result<LocalMap> {
-    if let Some(volume) = &place.volume {
-        return Err(Failure::new(format!(
-            "volume {volume} is neither mounted nor served on this machine"
-        ))
-        .next(format!("To see it: gabion volume status {volume}")));
+/// Looks at an image, a device or a volume that nobody has in use. A volume is taken for as long as
+/// that lasts, and others who want it are told that `program` has it.
+pub fn with_map<T>(
+    place: &Place,
+    program: &str,
+    look: impl FnOnce(&LocalMap) -> Result<T>,
+) -> Result<T> {
+    let look = |disk| {
+        let map = LocalMap::open(disk, OpenMode::ReadOnly, Limits::within(MEMORY));
+        look(&map.map_err(|error| Failure::of(format!("cannot read {}", place.name()), &error))?)
+    };
+    match &place.volume {
+        None => look(open_still(&place.path)?),
+        Some(_) => volumes::with_disk(&place.path, place, program, OpenMode::ReadOnly, look),
     }
-    let disk = open_still(&place.path)?;
-    LocalMap::open(disk, OpenMode::ReadOnly, Limits::within(MEMORY))
-        .map_err(|error| Failure::of(format!("cannot read {}", place.name()), &error))
 }
 
 fn of_user(user: &User) -> Result<Status> {

@@ -245,3 +245,29 @@ fn a_deleted_volume_leaves_its_disks_free() {
         host.gabion(&["volume", "status", "tank"]).failed(1, &["tank", "gabion volume list"]);
     }
 }
+
+#[test]
+fn a_volume_that_nobody_has_in_use_is_looked_at_and_scrubbed() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    stage.mirror_of_files();
+    let host = stage.host();
+    let mountpoint = host.mount();
+    let bytes = [b"there is one of these".as_slice(), &[7; 8000]].concat();
+    fs::write(mountpoint.join("file"), &bytes).unwrap();
+    host.unmount();
+    let text = host.gabion(&["status", "--json", "tank"]).succeeded();
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status["target"], "tank");
+    let text = host.gabion(&["scrub", "--allocation", "tank"]).succeeded();
+    assert!(text.contains("nothing damaged") && text.contains("to the block"), "{text}");
+    // It is free again for others.
+    host.mount();
+    host.unmount();
+    for copy in ["a.img", "b.img"] {
+        let mut image = fs::read(stage.path(copy)).unwrap();
+        let at = image.windows(21).position(|window| window == &bytes[..21]).unwrap();
+        image[at] = b'T';
+        fs::write(stage.path(copy), image).unwrap();
+    }
+    host.gabion(&["scrub", "tank"]).failed(4, &["tank: 1 places are damaged"]);
+}

@@ -170,7 +170,7 @@ pub struct Status {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A mountpoint, a block device or an image file; all mounts if not given
+    /// A mountpoint, a block device, an image file or a volume; all mounts if not given
     #[arg(value_name = "MOUNTPOINT|TARGET")]
     pub subject: Option<PathBuf>,
 }
@@ -184,7 +184,7 @@ pub struct Scrub {
     /// Compare the map of blocks in use with what is reachable, too; commits wait meanwhile
     #[arg(long)]
     pub allocation: bool,
-    /// A mountpoint, a block device or an image file
+    /// A mountpoint, a block device, an image file or a volume
     #[arg(value_name = "MOUNTPOINT|TARGET")]
     pub subject: PathBuf,
 }

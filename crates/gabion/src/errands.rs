@@ -121,55 +121,55 @@ impl Asking<'_> {
         (self.ask)(errand).map_err(|error: Error| said(&error))
     }
 
-    fn list(&self, path: &[u8]) -> Result<Vec<SnapshotRow>, String> {
-        let mut all: Vec<SnapshotRow> = Vec::new();
+    /// All rows of an answer that comes in several parts: `errand` asks for those behind the ones
+    /// that are there, and `part` takes them from a report, with whether there are more.
+    fn all<R>(
+        &self,
+        errand: impl Fn(&[R]) -> Errand,
+        part: impl Fn(Report) -> Option<(Vec<R>, bool)>,
+    ) -> Result<Vec<R>, String> {
+        let mut all = Vec::new();
         loop {
-            let after = all.last().map_or(SubvolId(0), |row| row.id);
-            match self.done(Errand::Snapshots { path: path.to_vec(), after })? {
-                Report::Snapshots { rows, more } => {
-                    let is_last = !more || rows.is_empty();
-                    all.extend(rows);
-                    if is_last {
-                        return Ok(all);
-                    }
-                }
-                _ => return Err(NONSENSE.to_owned()),
+            let report = self.done(errand(&all))?;
+            let (rows, more) = part(report).ok_or(NONSENSE)?;
+            let is_last = !more || rows.is_empty();
+            all.extend(rows);
+            if is_last {
+                return Ok(all);
             }
         }
+    }
+
+    fn list(&self, path: &[u8]) -> Result<Vec<SnapshotRow>, String> {
+        let errand = |all: &[SnapshotRow]| {
+            let after = all.last().map_or(SubvolId(0), |row| row.id);
+            Errand::Snapshots { path: path.to_vec(), after }
+        };
+        self.all(errand, |report| match report {
+            Report::Snapshots { rows, more } => Some((rows, more)),
+            _ => None,
+        })
     }
 
     fn list_subvolumes(&self) -> Result<Subvolumes, String> {
-        let mut all: Vec<SubvolumeRow> = Vec::new();
-        loop {
-            let after = all.last().map_or(SubvolId(0), |row| row.id);
-            match self.done(Errand::Subvolumes { after })? {
-                Report::Subvolumes { rows, more } => {
-                    let is_last = !more || rows.is_empty();
-                    all.extend(rows);
-                    if is_last {
-                        return Ok(self.told_subvolumes(all));
-                    }
-                }
-                _ => return Err(NONSENSE.to_owned()),
-            }
-        }
+        let errand = |all: &[SubvolumeRow]| Errand::Subvolumes {
+            after: all.last().map_or(SubvolId(0), |row| row.id),
+        };
+        let rows = self.all(errand, |report| match report {
+            Report::Subvolumes { rows, more } => Some((rows, more)),
+            _ => None,
+        });
+        Ok(self.told_subvolumes(rows?))
     }
 
     fn list_quotas(&self) -> Result<Vec<QuotaRow>, String> {
-        let mut all: Vec<QuotaRow> = Vec::new();
-        loop {
-            let after = all.last().map_or(SubvolId(0), |row| row.id);
-            match self.done(Errand::Quotas { after })? {
-                Report::Quotas { rows, more } => {
-                    let is_last = !more || rows.is_empty();
-                    all.extend(rows);
-                    if is_last {
-                        return Ok(all);
-                    }
-                }
-                _ => return Err(NONSENSE.to_owned()),
-            }
-        }
+        let errand = |all: &[QuotaRow]| Errand::Quotas {
+            after: all.last().map_or(SubvolId(0), |row| row.id),
+        };
+        self.all(errand, |report| match report {
+            Report::Quotas { rows, more } => Some((rows, more)),
+            _ => None,
+        })
     }
 
     fn schedule(&self, path: Vec<u8>, set: Option<&Kept>) -> Result<Vec<Reply>, String> {
@@ -185,21 +185,16 @@ impl Asking<'_> {
     }
 
     fn compare(&self, path: &[u8], from: &str, to: &str) -> Result<Vec<Reply>, String> {
-        let mut all: Vec<Difference> = Vec::new();
-        loop {
-            let (path, skip) = (path.to_vec(), all.len() as u64);
+        let errand = |all: &[Difference]| {
             let (old, new) = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
-            match self.done(Errand::Compare { path, from: old, to: new, skip })? {
-                Report::Differences { rows, more } => {
-                    let is_last = !more || rows.is_empty();
-                    all.extend(rows.into_iter().map(difference));
-                    if is_last {
-                        break;
-                    }
-                }
-                _ => return Err(NONSENSE.to_owned()),
+            Errand::Compare { path: path.to_vec(), from: old, to: new, skip: all.len() as u64 }
+        };
+        let all = self.all(errand, |report| match report {
+            Report::Differences { rows, more } => {
+                Some((rows.into_iter().map(difference).collect(), more))
             }
-        }
+            _ => None,
+        })?;
         let mut parts: Vec<&[Difference]> = all.chunks(CHANGES_PER_REPLY).collect();
         if parts.is_empty() {
             parts.push(&[]);

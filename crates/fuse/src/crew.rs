@@ -10,12 +10,12 @@
 //!
 //! The kernel wakes those that read in turn, the one that has waited longest first. So few of them
 //! do: each of many would be woken where its stack has left the caches, and often on a processor
-//! that sleeps, which took twice the time of a small request. The others rest, and the one that did
-//! so last is called when nobody else would read.
+//! that sleeps, which took twice the time of a small request. The others rest, and the one that
+//! did so last is called when nobody else would read.
 //!
 //! Invariants, while the session runs and threads can be started:
-//! - `1 <= reading`, `reading + resting <= total <= threads_max`: INTERRUPT and FORGET are always read, even when every
-//!   handler waits for a dead peer;
+//! - `1 <= reading`, `reading + resting <= total <= threads_max`: INTERRUPT and FORGET are always
+//!   read, even when every handler waits for a dead peer;
 //! - a request is put into the backlog only while other threads are handling, and each of those
 //!   takes from it before it reads again, so it drains;
 //! - the backlog is bounded in requests and bytes; only when it is full does the last reader wait;

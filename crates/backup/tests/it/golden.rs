@@ -1,9 +1,9 @@
 //! Streams of earlier versions are read, and written in the same bytes, for ever.
 //!
-//! `golden/v1-full.bin` and `golden/v1-changes.bin` are a chain, and those of `v2` another one. What
-//! packing gives is not promised to be the same by every version of the library, so written streams
-//! are compared in what a reader sees; the bytes that are no library's are compared one by one,
-//! with every record, frame and header in `golden/v1.txt` and `golden/v2.txt`.
+//! `golden/v1-full.bin` and `golden/v1-changes.bin` are a chain, and those of `v2` another one.
+//! What packing gives is not promised to be the same by every version of the library, so written
+//! streams are compared in what a reader sees; the bytes that are no library's are compared one by
+//! one, with every record, frame and header in `golden/v1.txt` and `golden/v2.txt`.
 //!
 //! `GABION_REWRITE_GOLDEN=1` writes those of the last version anew, which is right as long as it
 //! was not released.

@@ -67,7 +67,8 @@ pub struct Ahead<N, T> {
 }
 
 /// Lets `run` have objects read ahead. `wants` says of an object with so many names from which byte
-/// on it is to be saved where it was found; `hash` makes the digests of pieces. `T` is what `run` wants to remember of each reading.
+/// on it is to be saved where it was found; `hash` makes the digests of pieces. `T` is what `run`
+/// wants to remember of each reading.
 pub fn reading<S: Source, T, R>(
     source: &S,
     hash: Hash,

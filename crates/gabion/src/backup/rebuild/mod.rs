@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Directories get their attributes last, the inner ones first: what is made in them would change
-//! their times. Until then nobody else can look into them. A file gets its time of change when it is
-//! whole; so one that has it, and its size, is not made a second time by who goes on after it was
-//! stopped.
+//! their times. Until then nobody else can look into them. A file gets its time of change when it
+//! is whole; so one that has it, and its size, is not made a second time by who goes on after it
+//! was stopped.
 
 mod segments;
 mod sharing;

@@ -127,7 +127,7 @@ pub fn start(
     // What is known of an object takes a kilobyte or less, and the server has as much to remember.
     let objects_max = (settings.cache.0 / OBJECT_BYTES).max(OBJECTS_MIN) as usize;
     let (deadline, atime) = (settings.deadline, settings.atime());
-    let remote = RemoteSettings { deadline, objects_max, atime };
+    let remote = RemoteSettings { deadline, objects_max, atime, ..RemoteSettings::default() };
     let protection = protection(&target.address, settings)?;
     let is_encrypted = protection != Protection::None;
     if !is_encrypted && !is_this_machine(&target.address) {
@@ -234,6 +234,9 @@ fn with_advice(failure: Failure, error: &ConnectError, address: &str) -> Failure
         }
         ConnectError::Refused { refusal, .. } if refusal.text.contains("is not exported") => {
             "Look at the --export options of `gabion serve` there.".to_owned()
+        }
+        ConnectError::Refused { refusal, .. } if refusal.text.contains("another subvolume") => {
+            "Mount the subvolume that it is in, or all of it.".to_owned()
         }
         ConnectError::Refused { refusal, .. } if refusal.reason == RefusalReason::Unauthorized => {
             "On the server's machine: gabion invite TARGET. Here: gabion join LINE MOUNTPOINT"

@@ -363,6 +363,13 @@ impl LocalMap {
         subvols.get(&id).map(|subvol| subvol.record.clone()).filter(SubvolRecord::is_there)
     }
 
+    /// Whether the first is a snapshot of the second, with a name.
+    pub fn is_snapshot_of(&self, id: SubvolId, of: SubvolId) -> bool {
+        let subvols = self.subvols.read();
+        let record = subvols.get(&id).map(|subvol| &subvol.record);
+        record.is_some_and(|record| subvols.named(of, &record.extended.name) == Some(id))
+    }
+
     fn snapshot_record(&self, id: SubvolId) -> Result<SubvolRecord, Refusal> {
         let record = self.subvolume(id).ok_or(Refusal::Absent)?;
         match record.access {

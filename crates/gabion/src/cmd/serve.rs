@@ -56,7 +56,7 @@ pub fn run(args: &sharing::Serve) -> Result<()> {
     let fs = Arc::new(fs);
     // Clients of a start before may have some of them open.
     fs.hold_orphans();
-    for path in exports.paths().filter(|path| fs.at(path.as_bytes()).is_err()) {
+    for path in exports.paths().filter(|path| fs.folder(path.as_bytes()).is_err()) {
         eprintln!("gabion: {path} is exported and not there: nobody can mount it yet");
     }
     let background = Background::start(&fs).map_err(|error| cannot(&error))?;

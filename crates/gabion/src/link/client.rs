@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gabion_base::ids::Ino;
 use gabion_base::sync::{Condvar, Mutex};
-use gabion_link::message::{Hello, RefusalReason, SessionId, ToClient, ToServer};
+use gabion_link::message::{Hello, RefusalReason, SessionId, ToClient, ToServer, Welcome};
+use gabion_map::FileId;
 use gabion_node::remote::{RemoteFs, RemoteSettings, Wire};
 use gabion_node::{Clock, Filesystem};
 
@@ -61,7 +61,7 @@ struct Shared {
     path: String,
     name: String,
     /// The root of the first session: what the kernel has as its root.
-    root: Ino,
+    root: FileId,
     clock: Arc<dyn Clock>,
     pipe: Arc<Pipe>,
     session: Mutex<(SessionId, u64)>,
@@ -71,6 +71,10 @@ struct Shared {
     is_ending: AtomicBool,
     end: Mutex<()>,
     ending: Condvar,
+}
+
+fn root_of(welcome: &Welcome) -> FileId {
+    FileId::new(welcome.subvol, welcome.root)
 }
 
 /// Connects to the server at `address`, HOST:PORT, for its folder `path`, as `name`.
@@ -88,6 +92,8 @@ pub fn connect(
     let (connection, welcome) = greet(address, &protection, &hello)?;
     let pipe = Pipe::new();
     let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
+    let is_part = path.split('/').any(|name| !matches!(name, "" | "."));
+    let settings = RemoteSettings { is_part, ..settings };
     let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock), wire));
     let who = address.to_owned();
     fs.set_report(Box::new(move |text| eprintln!("gabion: {who}: {text}")));
@@ -98,7 +104,7 @@ pub fn connect(
         protection,
         path: path.to_owned(),
         name: name.to_owned(),
-        root: welcome.root,
+        root: root_of(&welcome),
         clock,
         pipe,
         session: Mutex::new((welcome.session, welcome.secret)),
@@ -225,7 +231,7 @@ impl Shared {
             let (name, path) = (self.name.clone(), self.path.as_bytes().to_vec());
             let hello = Hello { session, start, received, name, path };
             match greet(&self.address, &self.protection, &hello) {
-                Ok((_, welcome)) if welcome.root != self.root => {
+                Ok((_, welcome)) if root_of(&welcome) != self.root => {
                     // Another folder has its name now. The kernel would mix up what is in both.
                     session = None;
                     self.rest(*self.patience.lock());

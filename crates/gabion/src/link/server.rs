@@ -10,9 +10,11 @@ use std::{io, mem};
 
 use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
+use gabion_fs::ROOT;
 use gabion_host::random;
 use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
 use gabion_link::wire::FrameKind;
+use gabion_map::format::item::Access;
 use gabion_node::LocalFs;
 use gabion_node::served::{self, Changing, Credentials, Rights, Served, Session};
 use gabion_tls::authority::Holder;
@@ -416,7 +418,7 @@ impl Shared {
             received: link.pipe.received(),
             patience_ms: self.options.patience.as_millis() as u32,
             filesystem: fs.map().uuid(),
-            subvol: fs.root().subvol,
+            subvol: self.served.subvolume_of(&rights),
             seed: fs.map().name_seed(),
             read_only: fs.is_read_only() || rights.changing == Changing::Refused,
             start: self.start,
@@ -437,13 +439,21 @@ impl Shared {
     pub(super) fn admit(&self, peer: &exports::Peer, path: &[u8]) -> Result<Rights, Refusal> {
         let rights = self.options.exports.rights(path, peer);
         // Who may not mount it does not learn whether it is there.
-        let found = rights.and_then(|rights| Some((rights, self.served.fs().at(path).ok()?)));
-        match found.filter(|(_, found)| found.mode & libc::S_IFMT == libc::S_IFDIR) {
-            Some((rights, folder)) => Ok(Rights { root: folder.file.ino, ..rights }),
-            None => {
-                let path = String::from_utf8_lossy(path);
-                let text = format!("/{path} is not exported to {}", peer.address.to_canonical());
-                Err(refusal(RefusalReason::Unauthorized, text))
+        let fs = self.served.fs();
+        let found = rights.and_then(|rights| Some((rights, fs.folder(path).ok()?)));
+        let shown = String::from_utf8_lossy(path);
+        let Some((rights, folder)) = found else {
+            let text = format!("/{shown} is not exported to {}", peer.address.to_canonical());
+            return Err(refusal(RefusalReason::Unauthorized, text));
+        };
+        if folder.subvol == fs.root().subvol {
+            return Ok(Rights { root: folder.ino, ..rights });
+        }
+        match folder.ino == ROOT && fs.map().access(folder.subvol) == Some(Access::Writable) {
+            true => Ok(Rights { subvolume: Some(folder.subvol), ..rights }),
+            false => {
+                let text = format!("/{shown} is within another subvolume, or in a snapshot");
+                Err(refusal(RefusalReason::Other, text))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What clients may do, as `--export` says, and what ordinary programs do not notice of it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -212,4 +212,38 @@ fn exports_that_make_no_sense_are_refused() {
     let serve = |export: &str| folder.gabion(&["serve", "disk.img", "--export", export]);
     serve("home").failed(2, &["--export home is not possible", "slash"]);
     serve("/:frobnicate").failed(2, &["there is no option frobnicate"]);
+}
+
+#[test]
+fn a_subvolume_is_mounted_by_itself_with_its_snapshots_and_its_quota() {
+    let Some(exported) = Exported::new(&["/home"]) else { return };
+    let folder = &exported.folder;
+    // It is made where all can be seen: by the server.
+    exported.is_refused("home");
+    folder.gabion(&["subvolume", "create", "disk.img:/home"]).succeeded();
+    folder.gabion(&["subvolume", "create", "disk.img:/home/within"]).succeeded();
+    folder.gabion(&["quota", "set", "disk.img:/home", "8M"]).succeeded();
+    let (a, b) = (exported.mount("home", "a"), exported.mount("home", "b"));
+    fs::create_dir(a.join("dir")).unwrap();
+    fs::write(a.join("dir/file"), "before").unwrap();
+    folder.gabion(&["snapshot", "create", "disk.img:/home", "one"]).succeeded();
+    fs::write(b.join("dir/file"), "after").unwrap();
+    for mount in [&a, &b] {
+        assert_eq!(fs::read_to_string(mount.join("dir/file")).unwrap(), "after");
+        let seen = mount.join(".snapshots/one/dir/file");
+        assert_eq!(fs::read_to_string(&seen).unwrap(), "before");
+        assert_eq!(fs::write(&seen, "never").unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+        let left_out = fs::metadata(mount.join("within")).unwrap_err();
+        assert_eq!(left_out.raw_os_error(), Some(libc::EXDEV));
+    }
+    let space = rustix::fs::statvfs(&a).unwrap();
+    assert_eq!(space.f_blocks * space.f_frsize, 8 << 20);
+    let mut file = fs::File::create(a.join("large")).unwrap();
+    let filled = std::io::copy(&mut std::io::repeat(7).take(20 << 20), &mut file);
+    let refused = filled.and_then(|_| file.sync_all()).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EDQUOT));
+    let within = format!("{}home/dir", exported.uri);
+    folder.gabion(&["mount", &within, "."]).failed(1, &["/home/dir is within another subvolume"]);
+    drop(file);
+    exported.finish(&["a", "b"]);
 }

@@ -147,12 +147,14 @@ pub struct RemoteSettings {
     pub objects_max: usize,
     /// When reading is recorded.
     pub atime: AtimeRules,
+    /// Whether a folder or a subvolume of what is served is asked for.
+    pub is_part: bool,
 }
 
 impl Default for RemoteSettings {
     fn default() -> Self {
         let atime = AtimeRules::all(AtimePolicy::Relative);
-        Self { deadline: Duration::from_secs(30), objects_max: 100_000, atime }
+        Self { deadline: Duration::from_secs(30), objects_max: 100_000, atime, is_part: false }
     }
 }
 

@@ -53,8 +53,8 @@ impl RemoteFs {
         let subvol = self
             .read_items(caller, Prefetch::Names, |txn| subvolume::named(txn, &ctx, parent, name))?;
         match self.stat(FileId::new(subvol, ROOT)) {
-            // Who has mounted a folder does not learn what others stand in it.
-            Err(Error::Stale) if self.identity.root != ROOT => Err(Error::CrossSubvolume),
+            // Who has mounted a part does not learn what others stand in it.
+            Err(Error::Stale) if self.settings.is_part => Err(Error::CrossSubvolume),
             // It was removed this moment.
             Err(Error::Stale) => Err(Error::NotFound),
             found => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_fs::{Context, Error, OpenState, ROOT, Result};
+use gabion_fs::{Context, Error, OpenState, Result};
 use gabion_link::message::{Answer, Call, Grant, ReadLease};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, RequestId};
@@ -62,9 +62,9 @@ impl Served {
                 plain(synced.map(|()| Answer::Done))
             }
             Call::Space { of } => {
-                // Who has mounted a folder sees no other subvolume.
-                let sees_all = job.session.rights.root == ROOT;
-                let of = if sees_all { *of } else { self.fs.root().subvol };
+                // Who has mounted a part sees no other subvolume.
+                let rights = &job.session.rights;
+                let of = if rights.have_all() { *of } else { self.subvolume_of(rights) };
                 let SpaceReport { total, available, used, objects, objects_left } =
                     self.fs.map().space_of(of);
                 plain(Ok(Answer::Space { total, available, used, objects, objects_left }))

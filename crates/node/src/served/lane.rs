@@ -321,9 +321,9 @@ impl Served {
         self.permit(session, caller, &change.call)?;
         if change.made.is_some()
             && !is_again
-            && !change.call.files().iter().all(|it| self.is_home(*it))
+            && change.call.files().iter().any(|it| it.subvol != self.subvolume_of(&session.rights))
         {
-            // Numbers are given for the subvolume that is served.
+            // Numbers are given for that subvolume.
             return Err(Error::InvalidArgument);
         }
         let Some(made) = change.made else {

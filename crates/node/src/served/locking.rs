@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Wait};
-use gabion_fs::{Access, Caller, Error, ROOT, Result};
+use gabion_fs::{Access, Caller, Error, Result};
 use gabion_link::message::{Answer, Call, CallId, Grant, ToClient};
 use gabion_link::range::KeyRange;
 use gabion_link::table::{ClientId, Lease};
@@ -30,7 +30,7 @@ use crate::locks::{Asked, LockEnd};
 
 use super::execute::plain;
 use super::guarded::Grip;
-use super::{Executed, Outcome, Request, Rights, Served, Session};
+use super::{Executed, Outcome, Request, Served, Session};
 
 impl Request {
     /// Whether it is about locks, and who it is for has been found out before.
@@ -41,9 +41,9 @@ impl Request {
         else {
             return false;
         };
-        let Rights { identities, root, .. } = self.session.rights;
+        let rights = &self.session.rights;
         let is_allowed = || self.session.granted(*file).has(Access::READ | Access::WRITE);
-        root == ROOT && (!identities.are_checked() || is_allowed())
+        rights.have_all() && (!rights.identities.are_checked() || is_allowed())
     }
 }
 

@@ -50,7 +50,7 @@ impl Served {
             return Err(Error::InvalidArgument);
         }
         let count = u64::from(count);
-        let first = self.fs.map().reserve_inodes(self.fs.root().subvol, count);
+        let first = self.fs.map().reserve_inodes(self.subvolume_of(&session.rights), count);
         let Ino(first) = first.map_err(Error::from)?;
         let mut lane = session.lane.lock();
         lane.numbers.push_back(first..first + count);

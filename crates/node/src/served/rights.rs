@@ -19,7 +19,7 @@
 //! Where the client's kernel is trusted, only changes are looked at. Attributes are told to whoever
 //! knows the number of an object; whether a caller could have got there by names is not looked at.
 
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::format::inode::{Flags, Inode};
 use gabion_fs::format::xattr::{self, AttributeList};
 use gabion_fs::lock::{Lock, LockClass, Strength};
@@ -54,15 +54,27 @@ pub struct Rights {
     pub identities: Identities,
     /// The folder that it is about: it may use only what is below.
     pub root: Ino,
+    /// The subvolume that it is about, if that is another one than is served: all of it, with its
+    /// snapshots.
+    pub subvolume: Option<SubvolId>,
 }
 
 impl Rights {
     /// Everything that the kernel of the client allows.
-    pub const TRUSTED: Self =
-        Self { changing: Changing::Allowed, identities: Identities::TRUSTED, root: ROOT };
+    pub const TRUSTED: Self = Self {
+        changing: Changing::Allowed,
+        identities: Identities::TRUSTED,
+        root: ROOT,
+        subvolume: None,
+    };
 
     /// Everything that the rules of files allow the callers.
     pub const CHECKED: Self = Self { identities: Identities::CHECKED, ..Self::TRUSTED };
+
+    /// Whether it is about all of the filesystem.
+    pub(super) fn have_all(&self) -> bool {
+        self.root == ROOT && self.subvolume.is_none()
+    }
 
     /// The outcome without extended attributes that none of the callers may see.
     pub(super) fn redacted(&self, mut outcome: Outcome) -> Outcome {
@@ -195,7 +207,7 @@ impl Served {
                 | Errand::Schedule { .. }
         );
         let may_all = caller.uid == 0 || is_listing;
-        let refusal = if rights.root != ROOT {
+        let refusal = if !rights.have_all() {
             "only a folder of it is mounted; this is for who has mounted all of it"
         } else if errand.changes() && rights.changing == Changing::Refused {
             "it is exported read-only to this machine"

@@ -113,8 +113,11 @@ impl Below {
 impl Served {
     /// Whether the session may name the object.
     pub(super) fn is_below(&self, session: &Session, file: FileId) -> bool {
-        if session.rights.root == ROOT {
+        if session.rights.have_all() {
             return true;
+        }
+        if let Some(own) = session.rights.subvolume {
+            return file.subvol == own || self.fs.map().is_snapshot_of(file.subvol, own);
         }
         if !self.is_home(file) || file.ino == Ino(0) {
             return false;

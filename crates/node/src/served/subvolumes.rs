@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::format::dirent::{self, Dirents};
 use gabion_fs::format::inode::{Flags, Inode};
 use gabion_fs::subvolume::{entry_of, of_entry};
@@ -25,7 +25,7 @@ use gabion_map::{FileId, Key, Kind, LockMode, MapError, Txn as _, Value};
 
 use crate::snapshots::{self, SNAPSHOTS_NAME};
 
-use super::Served;
+use super::{Rights, Served};
 
 const PERMISSIONS: u32 = 0o7777;
 
@@ -43,6 +43,11 @@ impl Served {
     /// Whether the object is in the subvolume that is served.
     pub(super) fn is_home(&self, file: FileId) -> bool {
         file.subvol == self.fs.root().subvol
+    }
+
+    /// The subvolume that a session with these rights is about.
+    pub fn subvolume_of(&self, rights: &Rights) -> SubvolId {
+        rights.subvolume.unwrap_or(self.fs.root().subvol)
     }
 
     /// Whether the subvolume of an object is gone.

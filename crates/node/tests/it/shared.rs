@@ -91,7 +91,12 @@ impl Server {
             road: Mutex::default(),
         });
         let deadline = Duration::from_secs(20);
-        let settings = RemoteSettings { deadline, objects_max, ..RemoteSettings::default() };
+        let settings = RemoteSettings {
+            deadline,
+            objects_max,
+            is_part: (rights.root, rights.subvolume) != (gabion_fs::ROOT, None),
+            ..RemoteSettings::default()
+        };
         let clock = Arc::new(TestClock::default());
         let its_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
@@ -103,7 +108,8 @@ impl Server {
             let fs = Arc::clone(&fs);
             thread::spawn(move || attend(&fs));
         }
-        (Client { fs, kernel, wire, clock, root: self.world.root() }, messages)
+        let root = fs.root();
+        (Client { fs, kernel, wire, clock, root }, messages)
     }
 
     pub fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
@@ -113,7 +119,7 @@ impl Server {
             received: 0,
             patience_ms: 1_000_000,
             filesystem: self.world.fs.map().uuid(),
-            subvol: self.world.root().subvol,
+            subvol: self.served.subvolume_of(&rights),
             seed: self.world.fs.map().name_seed(),
             read_only: false,
             start: 1,

@@ -1,11 +1,13 @@
 //! Sessions that are about a folder, and what is outside of it.
 
+use gabion_base::ids::SubvolId;
 use gabion_fs::create::Linkable;
 use gabion_fs::lock::{LockClass, Strength};
 use gabion_fs::{
-    Access, Changes, Detail, Error, IfExists, IfTaken, Leave, OpenRequest, Privileges,
+    Access, Changes, Detail, Error, FileType, IfExists, IfTaken, Leave, OpenRequest, Privileges,
     RenameRequest, Result, WriteAt,
 };
+use gabion_link::errand::Errand;
 use gabion_link::message::{Answer, Call};
 use gabion_link::range::KeyRange;
 use gabion_map::{FileId, Payload};
@@ -184,4 +186,65 @@ fn a_folder_is_used_as_if_it_were_all() {
     client.run(|fs| fs.open_file(&by, unnamed, &OpenRequest::READ)).unwrap();
     assert_eq!(names(dir), ["named"]);
     assert_eq!(names(root).len(), 2);
+}
+
+#[test]
+fn a_session_of_a_subvolume_uses_it_and_its_snapshots_and_nothing_else() {
+    let server = Server::new();
+    let fs = &server.world.fs;
+    for path in [&b"mine"[..], b"mine/within", b"other"] {
+        fs.create_subvolume(path).unwrap();
+    }
+    let [mine, within, other] =
+        [&b"mine"[..], b"mine/within", b"other"].map(|path| fs.folder(path).unwrap());
+    let of = |dir: FileId| fs.mknod(&user(0), dir, NAME, FileType::Regular, 0o666, 0).unwrap().file;
+    let [own, theirs, outside] = [mine, other, server.world.root()].map(of);
+    let snapshots = [mine, other].map(|dir| fs.map().create_snapshot(dir.subvol, b"one", 0));
+    let [seen, hidden] = snapshots.map(|snapshot| FileId::new(snapshot.unwrap(), gabion_fs::ROOT));
+    let rights = Rights { subvolume: Some(mine.subvol), ..Rights::CHECKED };
+    let raw = Raw::new(&server, 1, rights);
+    let root = user(0);
+    for object in [mine, own, seen, FileId::new(seen.subvol, own.ino)] {
+        raw.names(&root, KeyRange::attributes(object)).unwrap();
+    }
+    raw.write(&root, own).unwrap();
+    for object in [within, other, theirs, outside, server.world.root(), hidden] {
+        unknown(raw.names(&root, KeyRange::attributes(object)));
+        unknown(raw.read(&root, object));
+        unknown(raw.write(&root, object));
+        unknown(raw.ask(&root, rename((mine, NAME), (object, b"stolen"))));
+    }
+    let asked = raw.ask(&root, Call::Run(Errand::Subvolumes { after: SubvolId(0) }));
+    assert!(asked.is_err(), "{asked:?}");
+}
+
+#[test]
+fn who_has_mounted_a_subvolume_makes_files_in_it_without_a_call_for_each() {
+    const FILES: usize = 300;
+    let server = Server::new();
+    for path in [&b"mine"[..], b"mine/within"] {
+        server.world.fs.create_subvolume(path).unwrap();
+    }
+    let mine = server.world.fs.folder(b"mine").unwrap();
+    let rights = Rights { subvolume: Some(mine.subvol), ..Rights::TRUSTED };
+    let (own, all) = (server.client_with(rights), server.client());
+    assert_eq!(own.root, mine);
+    let (_, calls) = own.calls(|own| {
+        for number in 0..FILES {
+            let file = own.create(&format!("file {number}"));
+            own.write(file, WriteAt::Offset(0), b"bytes");
+        }
+    });
+    assert!(calls <= 4, "{calls} calls for {FILES} files");
+    assert_eq!(all.names(mine).len(), FILES + 1);
+    // What stands in it is not told, but that it is something.
+    let found = own.lookup("within");
+    assert!(matches!(found, Err(Error::CrossSubvolume)), "{found:?}");
+    // The server gives no number twice, whoever asks.
+    let made = all.run(|fs| fs.mkdir(&user(0), mine, b"by the other", 0o755)).unwrap().file;
+    let found = own.lookup("by the other").unwrap();
+    assert_eq!(found, made);
+    own.run(|fs| fs.fsync(own.root)).unwrap();
+    let after = server.world.after_crash(gabion_map::OpenMode::ReadOnly);
+    assert_eq!(after.fs.folder(b"mine/by the other").unwrap(), made);
 }

@@ -12,10 +12,13 @@ use crate::backup::streams::of_stream;
 /// So many are kept.
 const KEPT: usize = 16;
 
+/// The number of a stream in the chain, and of a segment in it.
+type Key = (u16, u32);
+
 /// The segments of a chain.
 pub struct Segments<'c> {
     chain: &'c Chain,
-    kept: Mutex<VecDeque<((u16, u32), Arc<Segment>)>>,
+    kept: Mutex<VecDeque<(Key, Arc<Segment>)>>,
 }
 
 /// The bytes of a segment, once somebody has read them. Whoever needs them meanwhile waits.
@@ -41,7 +44,7 @@ impl<'c> Segments<'c> {
         Ok(Arc::clone(bytes.insert(Arc::new(read))))
     }
 
-    fn slot(&self, key: (u16, u32)) -> Arc<Segment> {
+    fn slot(&self, key: Key) -> Arc<Segment> {
         let mut kept = self.kept.lock();
         if let Some((_, segment)) = kept.iter().find(|(found, _)| *found == key) {
             return Arc::clone(segment);

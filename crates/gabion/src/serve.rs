@@ -349,6 +349,9 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
             if let Some(end) = patience::End::of(holder.pid)
                 && !end.within(AT_ONCE)
             {
+                if let Some(user) = mounts::user_of_target_elsewhere(target) {
+                    return Err(mounted_elsewhere(target, &user, holder.pid));
+                }
                 eprintln!("gabion: waiting for {holder} to release {}", target.display());
                 end.within(DISK_PATIENCE);
             }
@@ -369,6 +372,14 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
         opened = open();
     }
     opened.map_err(|error| not_opened("cannot mount", target, &error))
+}
+
+fn mounted_elsewhere(target: &Path, user: &str, daemon: u32) -> Failure {
+    let name = target.display();
+    let text =
+        format!("{name} is unmounted here, but {user} has it in a mount namespace of its own");
+    Failure::new(format!("cannot mount: {text}"))
+        .next(format!("End that one, and process {daemon} will end, too."))
 }
 
 /// Opens the filesystem on `disk`.

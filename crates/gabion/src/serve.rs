@@ -49,11 +49,11 @@ use crate::options::{Access, Settings};
 use crate::patience;
 use crate::quotas;
 use crate::remote::{self, RemoteTarget};
-use crate::schedules;
 use crate::snapshots;
 use crate::state;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
+use crate::watching;
 
 /// How long to wait for another daemon that is about to release the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -264,7 +264,7 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
     };
     let sink = volumes::sink("gabion mount").ok();
     let kernel = Some((mounted.notifier(), mounted.rollbacks()));
-    schedules::watch(&fs, plan.target.name(), kernel, sink);
+    watching::watch(&fs, plan.target.name(), kernel, sink);
     Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
 }
 

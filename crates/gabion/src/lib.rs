@@ -112,6 +112,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn end(done: failure::Result<()>) -> ExitCode {
+    volumes::finish_events();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -10,6 +10,7 @@
 //! - [`mount`]: attach a [`Device`] to a directory, detach it;
 //! - [`mountinfo`]: find mounts, dead ones too, without touching them; [`probe`]: tell which are
 //!   dead;
+//! - [`namespace`]: mounts that only one thread sees;
 //! - [`Session`]: negotiate, read on several threads, interrupt, time out, end;
 //! - [`Request`], [`Op`]: what the kernel asks, decoded and bounds-checked;
 //! - [`Reply`]: the answers, each sent exactly once;
@@ -36,6 +37,7 @@ mod features;
 mod flight;
 pub mod mount;
 pub mod mountinfo;
+pub mod namespace;
 mod notify;
 mod probe;
 mod reply;

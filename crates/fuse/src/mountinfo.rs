@@ -1,4 +1,4 @@
-//! What is mounted, as `/proc/self/mountinfo` says. Reading it never waits for a filesystem,
+//! What is mounted, as `/proc/thread-self/mountinfo` says. Reading it never waits for a filesystem,
 //! whereas any look at a path below a mount whose daemon hangs may wait for ever.
 //!
 //! ```text
@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// One mount of this process's namespace.
+/// One mount of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The mount's number, unique while it lives.
@@ -44,9 +44,9 @@ impl Mount {
     }
 }
 
-/// All mounts, in the order in which they cover each other.
+/// All mounts that this thread sees, in the order in which they cover each other.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
 
 /// All mounts that the process `pid` sees, which may live in another namespace.

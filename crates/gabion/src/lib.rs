@@ -47,7 +47,7 @@ pub mod places;
 mod print;
 mod quotas;
 mod remote;
-mod schedules;
+
 mod serve;
 mod size;
 mod snapshots;
@@ -58,6 +58,7 @@ mod targets;
 mod trust;
 mod undelete;
 mod volumes;
+mod watching;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -111,6 +112,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn end(done: failure::Result<()>) -> ExitCode {
+    volumes::finish_events();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

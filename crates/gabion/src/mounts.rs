@@ -104,15 +104,29 @@ pub fn of_target(target: &Path) -> Result<Option<Mount>> {
     if mounts.is_empty() {
         return Ok(None);
     }
-    let mut names: Vec<PathBuf> = target.canonicalize().into_iter().collect();
-    // Who may not see the loop devices cannot have mounted through one, either.
-    names.extend(loop_device::attached_to(target).unwrap_or_default());
-    let number = device_number(target);
-    Ok(mounts.into_iter().find(|mount| {
+    let sources = Sources::of(target);
+    Ok(mounts.into_iter().find(|mount| sources.have(mount)))
+}
+
+/// What stands as the source of a mount of an image or device.
+struct Sources {
+    names: Vec<PathBuf>,
+    number: Option<u64>,
+}
+
+impl Sources {
+    fn of(target: &Path) -> Self {
+        let mut names: Vec<PathBuf> = target.canonicalize().into_iter().collect();
+        // Who may not see the loop devices cannot have mounted through one, either.
+        names.extend(loop_device::attached_to(target).unwrap_or_default());
+        Self { names, number: device_number(target) }
+    }
+
+    fn have(&self, mount: &Mount) -> bool {
         let source = Path::new(&mount.source);
-        let same_device = number.is_some() && device_number(source) == number;
-        same_device || names.iter().any(|name| name == source)
-    }))
+        let same_device = self.number.is_some() && device_number(source) == self.number;
+        same_device || self.names.iter().any(|name| name == source)
+    }
 }
 
 fn device_number(path: &Path) -> Option<u64> {
@@ -170,12 +184,23 @@ pub fn users(mountpoint: &Path) -> Vec<String> {
 /// A program that sees the filesystem mounted in a mount namespace of its own, as in a container:
 /// there it stays when it is unmounted here.
 pub fn user_elsewhere(mount: &Mount) -> Option<String> {
+    let device = mount.device;
+    elsewhere(move |other| other.device == device)
+}
+
+/// Such a program for our filesystem in this image or device, which is mounted nowhere here.
+pub fn user_of_target_elsewhere(target: &Path) -> Option<String> {
+    let sources = Sources::of(target);
+    elsewhere(move |mount| is_gabion(mount) && sources.have(mount))
+}
+
+/// A program that has a mount for which `is_it` is true in a mount namespace of its own.
+fn elsewhere(is_it: impl Fn(&Mount) -> bool + Send + 'static) -> Option<String> {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let (here, device) = (namespace("self")?, mount.device);
+    let here = namespace("self")?;
     let sees = move |pid: u32| {
         namespace(&pid.to_string()).is_some_and(|there| there != here)
-            && mountinfo::mounts_of(pid)
-                .is_ok_and(|mounts| mounts.iter().any(|other| other.device == device))
+            && mountinfo::mounts_of(pid).is_ok_and(|mounts| mounts.iter().any(&is_it))
     };
     search(1, sees).pop().map(process_name)
 }

@@ -49,11 +49,11 @@ use crate::options::{Access, Settings};
 use crate::patience;
 use crate::quotas;
 use crate::remote::{self, RemoteTarget};
-use crate::schedules;
 use crate::snapshots;
 use crate::state;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
+use crate::watching;
 
 /// How long to wait for another daemon that is about to release the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -264,7 +264,7 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
     };
     let sink = volumes::sink("gabion mount").ok();
     let kernel = Some((mounted.notifier(), mounted.rollbacks()));
-    schedules::watch(&fs, plan.target.name(), kernel, sink);
+    watching::watch(&fs, plan.target.name(), kernel, sink);
     Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
 }
 
@@ -349,6 +349,9 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
             if let Some(end) = patience::End::of(holder.pid)
                 && !end.within(AT_ONCE)
             {
+                if let Some(user) = mounts::user_of_target_elsewhere(target) {
+                    return Err(mounted_elsewhere(target, &user, holder.pid));
+                }
                 eprintln!("gabion: waiting for {holder} to release {}", target.display());
                 end.within(DISK_PATIENCE);
             }
@@ -369,6 +372,14 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
         opened = open();
     }
     opened.map_err(|error| not_opened("cannot mount", target, &error))
+}
+
+fn mounted_elsewhere(target: &Path, user: &str, daemon: u32) -> Failure {
+    let name = target.display();
+    let text =
+        format!("{name} is unmounted here, but {user} has it in a mount namespace of its own");
+    Failure::new(format!("cannot mount: {text}"))
+        .next(format!("End that one, and process {daemon} will end, too."))
 }
 
 /// Opens the filesystem on `disk`.

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::disk::Disk;
 use gabion_base::event::{NoSink, Sink};
+use gabion_base::sync::Mutex;
 use gabion_block::coordinator::{Coordinator, CoordinatorError};
 use gabion_block::mirror::Options;
 use gabion_block::record::unfit_name;
@@ -109,6 +110,16 @@ pub fn surroundings_in(state: &Path, program: &str) -> Result<Surroundings> {
     around(coordinator(Some(&records.display().to_string()))?, &events, program)
 }
 
+/// Who publishes events of this program.
+static PUBLISHERS: Mutex<Vec<Weak<Publisher>>> = Mutex::new(Vec::new());
+
+/// Waits, for a short time, until all events are written: threads may keep a publisher up to the
+/// end of the program, which does not wait for them.
+pub fn finish_events() {
+    let publishers = PUBLISHERS.lock().drain(..).collect::<Vec<_>>();
+    publishers.iter().filter_map(Weak::upgrade).for_each(|publisher| publisher.finish());
+}
+
 /// Where events of this machine go. Starts a thread.
 pub fn sink(program: &str) -> Result<Arc<dyn Sink>> {
     Ok(sink_in(&folder("events")?, program))
@@ -116,7 +127,11 @@ pub fn sink(program: &str) -> Result<Arc<dyn Sink>> {
 
 fn sink_in(events: &Path, program: &str) -> Arc<dyn Sink> {
     match Publisher::start(events, program) {
-        Ok(publisher) => Arc::new(publisher),
+        Ok(publisher) => {
+            let publisher = Arc::new(publisher);
+            PUBLISHERS.lock().push(Arc::downgrade(&publisher));
+            publisher
+        }
         Err(error) => {
             // Data goes before words about it.
             eprintln!("gabion: events are not kept: {error}");

@@ -4,7 +4,9 @@
 //! [`LocalFs::keep_scheduled`] a thread. They return after [`LocalFs::end_background`].
 //!
 //! Failures are told to the owner at once. A map that cannot write any more says so to every later
-//! operation and fsync by itself, and is left alone here.
+//! operation and fsync by itself, and is left alone here; the [`FilesystemWatcher`] is told once.
+//!
+//! [`FilesystemWatcher`]: crate::FilesystemWatcher
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,10 +32,15 @@ impl LocalFs {
         };
         let interval = self.settings.commit_interval;
         let mut committed = self.clock.monotonic();
+        let mut is_stopped = false;
         while !self.is_ending.load(Ordering::Acquire) {
             let age = self.clock.monotonic().saturating_sub(committed);
             let pressure = self.map.wait_for_pressure(interval.saturating_sub(age));
             let can_write = self.map.check_writable().is_ok();
+            if let Some(reason) = self.map.stopped().filter(|_| !is_stopped) {
+                is_stopped = true;
+                self.tell_stopped(&reason);
+            }
             if pressure.writeback && can_write {
                 told(self.map.write_back_some());
             }

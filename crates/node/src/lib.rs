@@ -64,7 +64,7 @@ pub use locks::{LockEnd, LockList, Locks};
 pub use numbering::number;
 pub use reaper::Reaped;
 pub use rollback::{RolledBack, kept_name, left_without_name};
-pub use schedules::SnapshotWatcher;
+pub use schedules::FilesystemWatcher;
 pub use snapshots::SNAPSHOTS_NAME;
 pub use stretches::Stretch;
 pub use subvolumes::Attached;

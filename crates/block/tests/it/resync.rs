@@ -164,6 +164,9 @@ fn an_unreadable_block_holds_up_its_region_and_no_other_one() {
     let attempts = rig.log.iter().filter(|event| **event == Event::Read(A)).count();
     assert!(attempts < 200, "{attempts} reads in ten minutes");
     assert_eq!(rig.log.iter().filter(|event| **event == Event::Detach(B)).count(), 2);
+    let asked = [1499, 1500].map(|addr| rig.ask(read(addr)));
+    rig.pass(Options::default().deadline);
+    assert_eq!(asked.map(|id| rig.ended(id)), [Some(true), Some(false)]);
 }
 
 #[test]

@@ -9,5 +9,6 @@ mod decode;
 mod ending;
 mod files;
 mod memfs;
+mod namespaces;
 mod waiting;
 mod wire;

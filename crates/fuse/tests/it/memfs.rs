@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gabion_fuse::mount::{MountOptions, Source, Unmount, mount, unmount};
+use gabion_fuse::mountinfo::Mount;
 use gabion_fuse::*;
 use parking_lot::{Condvar, Mutex};
 
@@ -376,7 +377,8 @@ impl Handler for Served {
     }
 }
 
-/// An empty directory to mount at, unmounted by force and removed when dropped.
+/// An empty directory to mount at, unmounted by force and removed when dropped. Nobody else sees
+/// what is mounted there.
 pub struct Mountpoint(PathBuf);
 
 impl Mountpoint {
@@ -386,6 +388,7 @@ impl Mountpoint {
         let name = format!("gabion-fuse-{}-{serial}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
+        namespace::enter(Mount::is_fuse).unwrap();
         Self(path)
     }
 

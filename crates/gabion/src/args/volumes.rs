@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use gabion_host::file_disk::Caching;
 use gabion_nbd::address::Address;
 
 use crate::cmd::target::Offer;
@@ -19,12 +20,34 @@ pub struct Target {
     /// Offer all of it as it is, without a header and hence without epochs
     #[arg(long)]
     pub raw: bool,
+    /// Where writes wait for a flush
+    #[arg(long, value_enum, default_value_t)]
+    pub cache: Cache,
     /// End when the process ends that has started this one
     #[arg(long, hide = true)]
     pub with_parent: bool,
     /// What to offer, and the name that clients use for it
     #[arg(value_name = "NAME=PATH", required = true)]
     pub exports: Vec<Offer>,
+}
+
+/// Where writes to a target wait for a flush, by the names that are usual for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Cache {
+    /// In the disk itself at most: past the page cache, where the filesystem below allows that
+    #[default]
+    None,
+    /// In the page cache of this machine
+    Writeback,
+}
+
+impl From<Cache> for Caching {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::None => Self::None,
+            Cache::Writeback => Self::Writeback,
+        }
+    }
 }
 
 /// Where NBD clients are served, and whether they encrypt.

@@ -20,12 +20,12 @@ use crate::link::{LinkServer, ServeOptions};
 use crate::options::{Access, Settings};
 use crate::places;
 use crate::print;
-use crate::schedules;
 use crate::serve::{Storage, open_fs};
 use crate::supervisor;
 use crate::trust::Trust;
 use crate::trust::membership::{Membership, MembershipError};
 use crate::volumes::{Place, sink};
+use crate::watching;
 
 /// How long ending the background waits before it wakes it again.
 const WAKE_AGAIN: Duration = Duration::from_millis(2);
@@ -68,7 +68,7 @@ pub fn run(args: &sharing::Serve) -> Result<()> {
         None => Trust::Members(Box::new(membership(&fs, plain).map_err(|error| cannot(&error))?)),
     });
     let (name, sink) = (place.name(), sink("gabion serve")?);
-    schedules::watch(&fs, name.clone(), None, Some(Arc::clone(&sink)));
+    watching::watch(&fs, name.clone(), None, Some(Arc::clone(&sink)));
     let options = ServeOptions { name, sink, patience, trust, plain, exports };
     let server = LinkServer::start(Arc::clone(&fs), listener, options);
     let server = server.map_err(|error| cannot(&error))?;

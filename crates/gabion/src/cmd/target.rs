@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use gabion_base::disk::Disk;
 use gabion_base::event::{NoSink, Sink};
 use gabion_base::ids::Uuid;
-use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
+use gabion_host::file_disk::{Caching, FileDisk, OpenError, OpenMode, OpenOptions};
 use gabion_host::random;
 use gabion_host::signals::Signals;
 use gabion_nbd::medium::{Medium, MediumError};
@@ -66,11 +66,13 @@ pub fn run(args: &Target) -> Result<()> {
         true => Permission::ReadOnly,
         false => Permission::ReadWrite,
     };
-    let sink = sink();
+    let (sink, caching) = (sink(), args.cache.into());
     let exports = args.exports.iter().map(|offer| {
         let export = match args.raw {
-            true => Export::new(&*offer.name, open(offer, permission)?, permission),
-            false => Export::of_medium(&*offer.name, medium(offer, permission)?, permission),
+            true => Export::new(&*offer.name, open(offer, permission, caching)?, permission),
+            false => {
+                Export::of_medium(&*offer.name, medium(offer, permission, caching)?, permission)
+            }
         };
         Ok(export.telling(Arc::clone(&sink)))
     });
@@ -94,14 +96,15 @@ fn sink() -> Arc<dyn Sink> {
     })
 }
 
-fn open(offer: &Offer, permission: Permission) -> Result<Arc<dyn Disk>> {
+fn open(offer: &Offer, permission: Permission, caching: Caching) -> Result<Arc<dyn Disk>> {
     let mode = match permission {
         Permission::ReadOnly => OpenMode::ReadOnly,
         Permission::ReadWrite => OpenMode::ReadWrite,
     };
+    let options = OpenOptions { caching, ..OpenOptions::new(mode) };
     let began = Instant::now();
     loop {
-        match FileDisk::open(&offer.path, mode) {
+        match FileDisk::open_with(&offer.path, options) {
             Ok(disk) => return Ok(Arc::new(disk)),
             // The target before this one may be just about to end.
             Err(OpenError::InUse { .. }) if began.elapsed() < PATIENCE => thread::sleep(GLANCE),
@@ -114,7 +117,7 @@ fn open(offer: &Offer, permission: Permission) -> Result<Arc<dyn Disk>> {
 }
 
 /// The medium of an offer; makes its header if there is nothing yet.
-fn medium(offer: &Offer, permission: Permission) -> Result<Medium> {
+fn medium(offer: &Offer, permission: Permission, caching: Caching) -> Result<Medium> {
     let Offer { name, path } = offer;
     let cannot = |error: MediumError| {
         let failure = Failure::of(format!("cannot offer {} as {name}", path.display()), &error);
@@ -130,7 +133,7 @@ fn medium(offer: &Offer, permission: Permission) -> Result<Medium> {
             MediumError::Disk(_) => failure,
         }
     };
-    let disk = open(offer, permission)?;
+    let disk = open(offer, permission, caching)?;
     if let Some(medium) = Medium::open(Arc::clone(&disk)).map_err(cannot)? {
         return Ok(medium);
     }

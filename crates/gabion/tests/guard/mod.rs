@@ -1,5 +1,8 @@
-//! Nothing that a test has started outlives it, and a test that hangs says what it hangs in.
+//! Nothing that a test has started outlives it, nobody else keeps what it has mounted, and a test
+//! that hangs says what it hangs in.
 //!
+//! - A test mounts in a mount namespace of its own. In the common one each program that makes a
+//!   namespace just then would get a copy of its mount, which an unmounting does not end.
 //! - After its limit the processes of the machine that wait in the kernel are listed, and the
 //!   connections of the test's mounts are cut. What hangs in them ends with an error.
 //! - If the test is killed all the same, `keeper.sh`, a process of its own, cleans up after it.
@@ -13,6 +16,9 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use gabion_fuse::mountinfo::Mount;
+use gabion_fuse::namespace;
+
 /// Guards what is mounted and runs below a folder.
 pub struct Guard {
     keeper: Child,
@@ -21,8 +27,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Guards a folder, in a test that takes no longer than `limit`.
+    /// Guards a folder, in a test that takes no longer than `limit`. From now on this thread and
+    /// what it starts have mounts of their own.
     pub fn of(folder: &Path, limit: Duration) -> Self {
+        // The one who cleans up must see them, too.
+        namespace::enter(Mount::is_fuse).expect("root may have mounts of its own");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard/keeper.sh");
         let mut keeper = Command::new("/bin/sh");
         keeper.arg(script).arg(std::process::id().to_string()).arg(folder);
@@ -61,7 +70,7 @@ fn watch(folder: PathBuf, limit: Duration) -> Sender<()> {
 
 /// Where something is mounted in a folder or on it, in the order in which that was done.
 pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let text = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let mountpoints = text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     mountpoints.filter(|mountpoint| mountpoint.starts_with(folder)).collect()
 }

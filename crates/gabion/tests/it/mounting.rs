@@ -120,11 +120,9 @@ fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
     folder.image();
     folder.mount("");
     let daemon = folder.daemon();
-    // The mounts of other tests shall not live on there. It ends with the pipe that it reads from.
-    let script = "cut -d ' ' -f 5 /proc/self/mountinfo | grep '/mnt$' | grep -v \"$0\" |
-        while read -r other; do umount -l \"$other\"; done; echo ready; read -r _";
+    // It ends with the pipe that it reads from.
     let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "sh", "-c", script]).arg(folder.join("mnt"));
+    unshare.args(["--mount", "sh", "-c", "echo ready; read -r _"]);
     unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut elsewhere = Running(unshare.spawn().unwrap());
     let process = elsewhere.0.id();
@@ -134,6 +132,8 @@ fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
     let outcome = folder.gabion(&["umount", "mnt"]);
     let name = format!("process {process} (sh)");
     outcome.failed(1, &["unmounted here", &name, "namespace", "goes on there"]);
+    let again = folder.gabion(&["mount", "disk.img", "mnt"]);
+    again.failed(1, &["cannot mount", "disk.img", &name, "mount namespace of its own"]);
     drop(elsewhere);
     daemon.await_end();
     folder.mount("");

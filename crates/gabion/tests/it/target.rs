@@ -18,6 +18,8 @@ use serde_json::Value;
 use crate::world::{Folder, GABION, Running};
 
 const SIZE: u64 = 16 << 20;
+/// Where writes can wait for a flush.
+const CACHES: [&str; 2] = ["none", "writeback"];
 
 /// A target, and the URIs that it has printed.
 struct Target {
@@ -45,8 +47,14 @@ impl Target {
 
     /// One export, `disk`, of an image at a free port.
     fn of_image(folder: &Folder) -> Self {
+        Self::with_cache(folder, "none")
+    }
+
+    /// The same, with writes waiting for a flush there.
+    fn with_cache(folder: &Folder, cache: &str) -> Self {
         image(folder);
-        Self::start(folder, 1, &["--raw", "--listen", "127.0.0.1:0", "disk=image"])
+        let listen = ["--raw", "--listen", "127.0.0.1:0", "disk=image"];
+        Self::start(folder, 1, &[&["--cache", cache], &listen[..]].concat())
     }
 
     fn uri(&self) -> &str {
@@ -117,55 +125,63 @@ fn a_target_says_where_its_exports_are_and_what_they_can_do() {
 
 #[test]
 fn nbdcopy_and_qemu_copy_there_and_back() {
-    let folder = Folder::new();
-    let source = fs::read(source(&folder)).unwrap();
-    let target = Target::of_image(&folder);
-    run(&folder, "nbdcopy", &["source", target.uri()]);
-    run(&folder, "nbdcopy", &[target.uri(), "back"]);
-    assert!(fs::read(folder.join("back")).unwrap() == source);
-    let told = run(&folder, "qemu-img", &["info", target.uri()]);
-    assert!(told.contains("virtual size: 16 MiB"), "{told}");
-    run(&folder, "qemu-img", &["compare", "-f", "raw", "-F", "raw", "source", target.uri()]);
-    run(&folder, "qemu-io", &["-f", "raw", target.uri(), "-c", "write -P 7 0 16M"]);
-    run(&folder, "qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", "source", target.uri()]);
-    run(&folder, "qemu-img", &["convert", "-f", "raw", "-O", "qcow2", target.uri(), "q"]);
-    run(&folder, "qemu-img", &["check", "q"]);
-    run(&folder, "qemu-img", &["compare", "q", target.uri()]);
-    target.stop();
-    assert!(fs::read(folder.join("image")).unwrap() == source);
+    for cache in CACHES {
+        let folder = Folder::new();
+        let source = fs::read(source(&folder)).unwrap();
+        let target = Target::with_cache(&folder, cache);
+        run(&folder, "nbdcopy", &["source", target.uri()]);
+        run(&folder, "nbdcopy", &[target.uri(), "back"]);
+        assert!(fs::read(folder.join("back")).unwrap() == source);
+        let told = run(&folder, "qemu-img", &["info", target.uri()]);
+        assert!(told.contains("virtual size: 16 MiB"), "{told}");
+        run(&folder, "qemu-img", &["compare", "-f", "raw", "-F", "raw", "source", target.uri()]);
+        run(&folder, "qemu-io", &["-f", "raw", target.uri(), "-c", "write -P 7 0 16M"]);
+        run(
+            &folder,
+            "qemu-img",
+            &["convert", "-n", "-f", "raw", "-O", "raw", "source", target.uri()],
+        );
+        run(&folder, "qemu-img", &["convert", "-f", "raw", "-O", "qcow2", target.uri(), "q"]);
+        run(&folder, "qemu-img", &["check", "q"]);
+        run(&folder, "qemu-img", &["compare", "q", target.uri()]);
+        target.stop();
+        assert!(fs::read(folder.join("image")).unwrap() == source);
+    }
 }
 
 #[test]
 fn holes_are_told_to_other_clients_and_stay_holes_in_copies() {
-    let folder = Folder::new();
-    let image = File::options().write(true).open(image(&folder)).unwrap();
-    image.write_all_at(&[7; 1 << 20], 4 << 20).unwrap();
-    image.write_all_at(&[7; 4096], 9 << 20).unwrap();
-    let target = Target::of_image(&folder);
-    let map = run(&folder, "nbdinfo", &["--map", "--json", target.uri()]);
-    let map: Vec<Value> = serde_json::from_str(&map).unwrap();
-    let number = |extent: &Value, name: &str| extent[name].as_u64().unwrap();
-    let told: Vec<_> =
-        map.iter().map(|extent| (number(extent, "offset"), number(extent, "type"))).collect();
-    // 3 is a hole of zeros, 0 is data.
-    let after = (9 << 20) + 4096;
-    assert_eq!(told, [(0, 3), (4 << 20, 0), (5 << 20, 3), (9 << 20, 0), (after, 3)]);
-    let map = run(&folder, "qemu-img", &["map", "--output=json", "-f", "raw", target.uri()]);
-    let map: Vec<Value> = serde_json::from_str(&map).unwrap();
-    let data = map.iter().filter(|extent| extent["data"] == true);
-    let data: Vec<_> =
-        data.map(|extent| (number(extent, "start"), number(extent, "length"))).collect();
-    assert_eq!(data, [(4 << 20, 1 << 20), (9 << 20, 4096)]);
-    // What is written from now on is data at once, zeros in a hole as well.
-    let write = ["-f", "raw", target.uri(), "-c", "write -P 0 1M 64k"];
-    run(&folder, "qemu-io", &write);
-    let map = run(&folder, "nbdinfo", &["--map", "--totals", target.uri()]);
-    assert!(map.contains("1118208 "), "{map}");
-    run(&folder, "nbdcopy", &[target.uri(), "back"]);
-    let copy = fs::metadata(folder.join("back")).unwrap();
-    assert!(copy.len() == SIZE && copy.blocks() * 512 < 3 << 20, "{} sectors", copy.blocks());
-    target.stop();
-    assert!(fs::read(folder.join("back")).unwrap() == fs::read(folder.join("image")).unwrap());
+    for cache in CACHES {
+        let folder = Folder::new();
+        let image = File::options().write(true).open(image(&folder)).unwrap();
+        image.write_all_at(&[7; 1 << 20], 4 << 20).unwrap();
+        image.write_all_at(&[7; 4096], 9 << 20).unwrap();
+        let target = Target::with_cache(&folder, cache);
+        let map = run(&folder, "nbdinfo", &["--map", "--json", target.uri()]);
+        let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+        let number = |extent: &Value, name: &str| extent[name].as_u64().unwrap();
+        let told: Vec<_> =
+            map.iter().map(|extent| (number(extent, "offset"), number(extent, "type"))).collect();
+        // 3 is a hole of zeros, 0 is data.
+        let after = (9 << 20) + 4096;
+        assert_eq!(told, [(0, 3), (4 << 20, 0), (5 << 20, 3), (9 << 20, 0), (after, 3)]);
+        let map = run(&folder, "qemu-img", &["map", "--output=json", "-f", "raw", target.uri()]);
+        let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+        let data = map.iter().filter(|extent| extent["data"] == true);
+        let data: Vec<_> =
+            data.map(|extent| (number(extent, "start"), number(extent, "length"))).collect();
+        assert_eq!(data, [(4 << 20, 1 << 20), (9 << 20, 4096)]);
+        // What is written from now on is data at once, zeros in a hole as well.
+        let write = ["-f", "raw", target.uri(), "-c", "write -P 0 1M 64k"];
+        run(&folder, "qemu-io", &write);
+        let map = run(&folder, "nbdinfo", &["--map", "--totals", target.uri()]);
+        assert!(map.contains("1118208 "), "{map}");
+        run(&folder, "nbdcopy", &[target.uri(), "back"]);
+        let copy = fs::metadata(folder.join("back")).unwrap();
+        assert!(copy.len() == SIZE && copy.blocks() * 512 < 3 << 20, "{} sectors", copy.blocks());
+        target.stop();
+        assert!(fs::read(folder.join("back")).unwrap() == fs::read(folder.join("image")).unwrap());
+    }
 }
 
 #[test]
@@ -187,47 +203,49 @@ fn zeros_that_must_be_fast_are_zeros_or_are_refused() {
 
 #[test]
 fn qemu_io_writes_parts_of_blocks_and_fio_verifies() {
-    let folder = Folder::new();
-    let target = Target::of_image(&folder);
-    let commands = [
-        "write -f -P 5 1000 9000",
-        "read -P 5 1000 9000",
-        "read -P 0 0 1000",
-        "read -P 0 10000 96",
-        "write -z 2000 5000",
-        "read -P 0 2000 5000",
-        "read -P 5 7000 3000",
-        "write -z -u 1M 1M",
-        "discard 2M 1M",
-        "aio_write -P 9 3M 64k",
-        "aio_write -P 9 4M 64k",
-        "aio_flush",
-        "read -P 9 3M 64k",
-        "flush",
-    ];
-    let mut arguments = vec!["-f", "raw", target.uri()];
-    arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
-    let said = run(&folder, "qemu-io", &arguments);
-    assert!(!said.contains("failed"), "{said}");
-    let engines = run(&folder, "fio", &["--enghelp"]);
-    if engines.contains("nbd") {
-        let uri = format!("--uri={}", target.uri());
-        let fio = [
-            "--name=verify",
-            "--ioengine=nbd",
-            &uri,
-            "--rw=randwrite",
-            "--bssplit=512/20:4k/60:64k",
-            "--iodepth=16",
-            "--size=8M",
-            "--verify=crc32c",
-            "--fsync=32",
-            "--randseed=1",
-            "--verify_state_save=0",
+    for cache in CACHES {
+        let folder = Folder::new();
+        let target = Target::with_cache(&folder, cache);
+        let commands = [
+            "write -f -P 5 1000 9000",
+            "read -P 5 1000 9000",
+            "read -P 0 0 1000",
+            "read -P 0 10000 96",
+            "write -z 2000 5000",
+            "read -P 0 2000 5000",
+            "read -P 5 7000 3000",
+            "write -z -u 1M 1M",
+            "discard 2M 1M",
+            "aio_write -P 9 3M 64k",
+            "aio_write -P 9 4M 64k",
+            "aio_flush",
+            "read -P 9 3M 64k",
+            "flush",
         ];
-        run(&folder, "fio", &fio);
+        let mut arguments = vec!["-f", "raw", target.uri()];
+        arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
+        let said = run(&folder, "qemu-io", &arguments);
+        assert!(!said.contains("failed"), "{said}");
+        let engines = run(&folder, "fio", &["--enghelp"]);
+        if engines.contains("nbd") {
+            let uri = format!("--uri={}", target.uri());
+            let fio = [
+                "--name=verify",
+                "--ioengine=nbd",
+                &uri,
+                "--rw=randwrite",
+                "--bssplit=512/20:4k/60:64k",
+                "--iodepth=16",
+                "--size=8M",
+                "--verify=crc32c",
+                "--fsync=32",
+                "--randseed=1",
+                "--verify_state_save=0",
+            ];
+            run(&folder, "fio", &fio);
+        }
+        target.stop();
     }
-    target.stop();
 }
 
 #[test]
@@ -336,6 +354,7 @@ fn a_target_that_cannot_start_says_why() {
     let folder = Folder::new();
     let gabion = |arguments: &[&str]| folder.gabion(&[&["target"], arguments].concat());
     gabion(&["disk"]).failed(2, &["NAME=PATH"]);
+    gabion(&["--cache", "writethrough", "disk=image"]).failed(2, &["none, writeback"]);
     gabion(&["--listen", "unix:", "disk=image"]).failed(2, &["a path must follow"]);
     gabion(&["disk=image"]).failed(1, &["cannot offer disk", "image"]);
     gabion(&["disk=.", "disk=.."]).failed(2, &["the name disk is given twice"]);

@@ -10,6 +10,7 @@
 //! growing         volumes that become longer; copies of inner mirrors
 //! machines        etcd, two hosts, a network that goes away
 //! durability      what reaches the disks of targets; databases
+//! surroundings    full disks, files that were cut short, the log of events, the clock
 //! documents       the table of failures in docs/volumes.md names tests that are there
 //! ```
 
@@ -21,4 +22,5 @@ mod growing;
 mod machines;
 mod openings;
 pub mod stage;
+mod surroundings;
 mod writing;

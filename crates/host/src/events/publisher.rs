@@ -1,6 +1,7 @@
 //! The end at which events go in.
 
 use std::io;
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,11 @@ const BATCH_MAX: usize = 64;
 /// How long the end of a program waits for the last events to be written.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
-type Noted = (Timestamp, Event);
+enum Noted {
+    Event(Timestamp, Event),
+    /// Somebody waits until all before it is written, which closes this.
+    Awaited(#[expect(dead_code, reason = "it is only dropped")] Sender<()>),
+}
 
 /// Publishes events of this process. Dropping it waits, for a short time, until all are written.
 #[derive(Debug)]
@@ -69,12 +74,22 @@ impl Publisher {
     pub fn problem(&self) -> Option<String> {
         self.shared.problem.lock().clone()
     }
+
+    /// Waits, for a short time, until all is written that was published before.
+    pub fn finish(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (awaited, written) = bounded(0);
+        if queue.send_timeout(Noted::Awaited(awaited), END_PATIENCE).is_ok() {
+            // Either way it is over: it is written, or it has had its time.
+            let _ = written.recv_timeout(END_PATIENCE);
+        }
+    }
 }
 
 impl Sink for Publisher {
     fn publish(&self, event: Event) {
         let Some(queue) = &self.queue else { return };
-        match queue.try_send((clock::now(), event)) {
+        match queue.try_send(Noted::Event(clock::now(), event)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -102,19 +117,27 @@ struct Writer {
 impl Writer {
     fn run(&self, noted: &Receiver<Noted>) {
         while let Ok(first) = noted.recv() {
-            let mut batch = vec![first];
-            batch.extend(noted.try_iter().take(BATCH_MAX - 1));
+            let (mut batch, mut awaited) = (Vec::new(), Vec::new());
+            for noted in iter::once(first).chain(noted.try_iter().take(BATCH_MAX - 1)) {
+                match noted {
+                    Noted::Event(time, event) => batch.push((time, event)),
+                    Noted::Awaited(_) => awaited.push(noted),
+                }
+            }
             let count = self.shared.dropped.swap(0, Ordering::Relaxed);
             if count > 0 {
                 let program = self.source.program.clone();
                 let event = Event::Log { program, event: LogEvent::Dropped { count } };
                 batch.push((clock::now(), event));
             }
-            self.write(batch);
+            if !batch.is_empty() {
+                self.write(batch);
+            }
+            drop(awaited);
         }
     }
 
-    fn write(&self, batch: Vec<Noted>) {
+    fn write(&self, batch: Vec<(Timestamp, Event)>) {
         let written = self.log.append(&self.source, &batch);
         let problem = written.as_ref().err();
         let problem = problem.map(|error| {

@@ -102,6 +102,19 @@ fn a_publisher_that_ends_has_written_everything() {
 }
 
 #[test]
+fn what_was_published_is_written_when_that_was_waited_for() {
+    let folder = Folder::new();
+    let publisher = Publisher::start(folder.path(), "test").unwrap();
+    for epoch in 1..200 {
+        publisher.publish(opened(epoch));
+    }
+    publisher.finish();
+    let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 199);
+    publisher.finish();
+}
+
+#[test]
 fn a_long_log_becomes_the_old_one_under_the_eyes_of_followers() {
     let folder = Folder::new();
     let log = Log::open(folder.path()).unwrap().with_length_max(2000);

@@ -10,6 +10,16 @@
 //! In a sparse file, or one preallocated without being written, each of them takes 105-185 us,
 //! as the first write of a block commits the journal of the filesystem below.
 //!
+//! Through the page cache `Durability::Fua` is `pwritev` and a flush, so that a write that fails is
+//! told from a flush that does.
+//!
+//! # A flush that fails
+//!
+//! What the kernel cannot write from the page cache it tells once, to the next fdatasync(2) of this
+//! opening, and then takes for written. So flushes through the page cache go one by one, and after
+//! one has failed all do: who was told that a write is lost need not be the one who wrote it.
+//! Only another opening can be relied on again; it reads what the disk holds ([`super::opening`]).
+//!
 //! # Absent
 //!
 //! Deadlines: how long a local disk may take for a request is the kernel's decision (for SCSI 30
@@ -25,6 +35,8 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Content, DiskError, DiskRequest, DiskResult, Durability, Extent, Zeroing};
 use gabion_base::ids::BlockAddr;
+use gabion_base::sync::Mutex;
+use thiserror::Error;
 
 use super::holes;
 use super::transfer::{Progress, ReadCursor, WriteCursor};
@@ -55,6 +67,8 @@ pub enum Access {
     Direct,
     /// Through the page cache, because the filesystem below refuses direct I/O.
     Buffered,
+    /// Through the page cache, because that was asked for.
+    Cached,
 }
 
 /// Whether a disk may be changed.
@@ -76,7 +90,14 @@ pub(super) struct Backing {
     pub(super) bytes: AtomicU64,
     /// Set once the kernel has refused `RWF_DSYNC`.
     pub(super) dsync_refused: AtomicBool,
+    /// Why a flush through the page cache has failed.
+    pub(super) failed_flush: Mutex<Option<Arc<io::Error>>>,
 }
+
+/// Why nothing can be flushed any more.
+#[derive(Debug, Error)]
+#[error("what was written before may be lost since a flush has failed ({0}); open it again")]
+struct EarlierFlush(Arc<io::Error>);
 
 impl Backing {
     pub(super) fn blocks(&self) -> u64 {
@@ -97,7 +118,7 @@ impl Backing {
         }
         if length(&self.file, Kind::Image)? < bytes {
             self.file.set_len(bytes)?;
-            self.file.sync_all()?;
+            self.sync(|| self.file.sync_all())?;
         }
         self.measure()
     }
@@ -172,8 +193,9 @@ impl Backing {
         let mut cursor = WriteCursor::new(addr, parts);
         let mut unsynced = false;
         while !cursor.rest().is_empty() {
-            let dsync =
-                durability == Durability::Fua && !self.dsync_refused.load(Ordering::Relaxed);
+            let dsync = durability == Durability::Fua
+                && self.access == Access::Direct
+                && !self.dsync_refused.load(Ordering::Relaxed);
             let count = match self.write_some(&cursor, if dsync { libc::RWF_DSYNC } else { 0 }) {
                 Err(error) if dsync && is_unsupported(&error) => {
                     self.dsync_refused.store(true, Ordering::Relaxed);
@@ -205,7 +227,23 @@ impl Backing {
 
     pub(super) fn flush(&self) -> io::Result<()> {
         // SAFETY: takes no pointers.
-        retried(|| unsafe { libc::fdatasync(self.fd()) }).map(drop)
+        self.sync(|| retried(|| unsafe { libc::fdatasync(self.fd()) }).map(drop))
+    }
+
+    /// Every call that makes the kernel tell what it could not write.
+    fn sync(&self, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if self.access == Access::Direct {
+            return call();
+        }
+        let mut failed = self.failed_flush.lock();
+        if let Some(cause) = &*failed {
+            return Err(io::Error::other(EarlierFlush(Arc::clone(cause))));
+        }
+        call().inspect_err(|error| {
+            // An error cannot be copied; a system's is all in its number.
+            let same = error.raw_os_error().map_or_else(|| error.kind().into(), os_error);
+            *failed = Some(Arc::new(same));
+        })
     }
 
     /// That a disk cannot discard is no failure: the blocks' content is of no use either way.
@@ -270,8 +308,9 @@ impl Backing {
     ) -> io::Result<Vec<Extent>> {
         let data = || Ok(vec![Extent { count, content: Content::Data }]);
         match (self.kind, self.access) {
-            (Kind::Device, _) | (_, Access::Buffered) => return data(),
             (Kind::Image, Access::Direct) => {}
+            (Kind::Image, _) if holes::looks_into_cache(&self.file)? => {}
+            (Kind::Device | Kind::Image, _) => return data(),
         }
         match holes::extents(&self.file, addr.0, addr.0 + count, extents_max) {
             Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {

@@ -10,8 +10,9 @@
 //!   somebody makes shorter afterwards reads as zeros behind its end.
 //! - **One writer**: see [`OpenMode`]. The lock belongs to the opening, and a forked child keeps
 //!   it.
-//! - **Direct I/O** where the filesystem below allows it, else through the page cache; durability
-//!   does not depend on it. [`FileDisk::describe`] says which.
+//! - **Direct I/O** where the filesystem below allows it, unless [`Caching`] says otherwise, else
+//!   through the page cache. What was flushed is durable either way; after a flush through the page
+//!   cache has failed, all do. [`FileDisk::describe`] says which it is.
 //! - **Errors** keep the system's reason. A call that a signal interrupted is made again.
 //! - **Deadlines** are the kernel's own for the device; a local disk adds none, and dropping a
 //!   `FileDisk` waits for what is in flight.
@@ -39,7 +40,9 @@ use gabion_base::ids::BlockAddr;
 pub use self::backing::{Access, Kind};
 use self::backing::{Backing, Permission};
 pub use self::lock::Holder;
-pub use self::opening::{Claim, OpenError, OpenMode, OpenOptions, Submission, create_image};
+pub use self::opening::{
+    Caching, Claim, OpenError, OpenMode, OpenOptions, Submission, create_image,
+};
 use self::ring::Ring;
 use self::workers::Workers;
 use crate::signature::{self, Signature};
@@ -109,6 +112,7 @@ impl FileDisk {
         let access = match self.backing.access {
             Access::Direct => "direct I/O",
             Access::Buffered => "buffered I/O (the filesystem below refuses direct I/O)",
+            Access::Cached => "buffered I/O",
         };
         let submission = match (self.ring.get(), self.workers.get()) {
             (Some(Some(_)), _) => "io_uring",
@@ -167,10 +171,14 @@ impl Disk for FileDisk {
         if let Err(error) = self.backing.check(&request) {
             return Ticket::ready(Err(error));
         }
+        // Of flushes through the page cache there is one at a time, for which a ring knows no way.
+        let is_direct = self.backing.access == Access::Direct;
         let (has_operation, is_empty) = match &request {
-            DiskRequest::Flush => (true, false),
+            DiskRequest::Flush => (is_direct, false),
             DiskRequest::Read { count, .. } => (true, *count == 0),
-            DiskRequest::Write { parts, .. } => (true, parts.is_empty()),
+            DiskRequest::Write { parts, durability, .. } => {
+                (is_direct || *durability == Durability::Cached, parts.is_empty())
+            }
             DiskRequest::Discard { count, .. } | DiskRequest::WriteZeroes { count, .. } => {
                 (false, *count == 0)
             }

@@ -5,6 +5,7 @@
 //! 2. It is opened for direct I/O, or without where that is refused, and a writer claims a device.
 //! 3. The lock is taken ([`lock`]), or the one who has it is named.
 //! 4. Its length is measured, and direct I/O tried.
+//! 5. A writer through the page cache has that forget what it holds of it.
 //!
 //! Nothing that is on the disk is looked at here.
 
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::Blocks;
+use gabion_base::sync::Mutex;
 use thiserror::Error;
 
 use super::backing::{Access, Backing, Kind, Permission, length};
@@ -52,6 +54,16 @@ pub enum Submission {
     Threads,
 }
 
+/// Whether writes wait in the page cache for a flush.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Caching {
+    /// They go past it, and so do reads, where the filesystem below allows that.
+    #[default]
+    None,
+    /// They do, and reads find there what was used lately.
+    Writeback,
+}
+
 /// How to open a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -61,12 +73,15 @@ pub struct OpenOptions {
     pub claim: Claim,
     /// For submitted requests.
     pub submission: Submission,
+    /// For reads and writes.
+    pub caching: Caching,
 }
 
 impl OpenOptions {
     /// What is right nearly always.
     pub fn new(mode: OpenMode) -> Self {
-        Self { mode, claim: Claim::Exclusive, submission: Submission::Best }
+        let (claim, submission) = (Claim::Exclusive, Submission::Best);
+        Self { mode, claim, submission, caching: Caching::None }
     }
 }
 
@@ -133,28 +148,31 @@ pub(super) fn open(path: &Path, options: OpenOptions) -> Result<Backing, OpenErr
         OpenMode::ReadWrite => Permission::ReadWrite,
         OpenMode::ReadOnly | OpenMode::ReadOnlyShared => Permission::ReadOnly,
     };
+    let access = settle_access(&file, access).map_err(failed("open"))?;
+    if access != Access::Direct && permission == Permission::ReadWrite {
+        forget_cached(&file);
+    }
     Ok(Backing {
-        access: settle_access(&file, access).map_err(failed("open"))?,
+        access,
         file,
         name: path.to_string_lossy().into(),
         kind,
         permission,
         bytes,
         dsync_refused: AtomicBool::new(false),
+        failed_flush: Mutex::new(None),
     })
 }
 
-/// Opens for direct I/O, or without where that is refused.
+/// Opens for direct I/O, or without where that is refused or not wanted.
 fn open_file(path: &Path, kind: Kind, options: OpenOptions) -> Result<(File, Access), OpenError> {
     let writes = options.mode == OpenMode::ReadWrite;
     let claims = writes && kind == Kind::Device && options.claim == Claim::Exclusive;
     let claim = if claims { libc::O_EXCL } else { 0 };
     let open = |flags| File::options().read(true).write(writes).custom_flags(flags).open(path);
-    let opened = match open(libc::O_DIRECT | claim) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            open(claim).map(|file| (file, Access::Buffered))
-        }
-        opened => opened.map(|file| (file, Access::Direct)),
+    let opened = match options.caching {
+        Caching::Writeback => open(claim).map(|file| (file, Access::Cached)),
+        Caching::None => open_direct(|flag| open(flag | claim)),
     };
     opened.map_err(|source| match source.raw_os_error() {
         Some(libc::EBUSY) => in_use(path),
@@ -162,11 +180,32 @@ fn open_file(path: &Path, kind: Kind, options: OpenOptions) -> Result<(File, Acc
     })
 }
 
+fn open_direct(open: impl Fn(libc::c_int) -> io::Result<File>) -> io::Result<(File, Access)> {
+    match open(libc::O_DIRECT) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            open(0).map(|file| (file, Access::Buffered))
+        }
+        opened => opened.map(|file| (file, Access::Direct)),
+    }
+}
+
+/// What the kernel could not write stays in the page cache as if it had been. Whoever opens the
+/// file after a failed flush must read what the disk holds: a copy that is compared with a good one
+/// would seem equal otherwise.
+///
+/// What is changed is written first, as the cache forgets several blocks at a time, and none of
+/// them if one is changed. If that fails, what nobody has flushed is lost, as in a loss of power.
+fn forget_cached(file: &File) {
+    let _ = file.sync_data();
+    // SAFETY: takes no pointers. A filesystem that knows no such advice has no disk below.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// Some filesystems accept the flag for direct I/O and refuse the first read of a block, or want
 /// larger units than ours: then the flag is taken back.
 fn settle_access(file: &File, opened: Access) -> io::Result<Access> {
-    if opened == Access::Buffered {
-        return Ok(Access::Buffered);
+    if opened != Access::Direct {
+        return Ok(opened);
     }
     let mut probe = Blocks::zeroed(1);
     let probe = probe.bytes_mut();

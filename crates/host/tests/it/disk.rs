@@ -11,7 +11,7 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Ticket};
 use gabion_base::ids::BlockAddr;
 use gabion_host::file_disk::{
-    Access, FileDisk, Kind, OpenError, OpenMode, OpenOptions, Submission, create_image,
+    Access, Caching, FileDisk, Kind, OpenError, OpenMode, OpenOptions, Submission, create_image,
 };
 
 use crate::temp::{Mount, TempDir, is_root};
@@ -444,5 +444,41 @@ fn an_image_that_became_longer_is_used_once_it_was_measured() {
         File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
         disk.measure().unwrap();
         assert_eq!(disk.blocks(), 32);
+    }
+}
+
+/// Opens a disk for writing, through the page cache.
+fn open_cached(path: &Path, submission: Submission) -> FileDisk {
+    let options = OpenOptions { submission, ..OpenOptions::new(OpenMode::ReadWrite) };
+    FileDisk::open_with(path, OpenOptions { caching: Caching::Writeback, ..options }).unwrap()
+}
+
+#[test]
+fn a_disk_in_the_page_cache_does_what_any_other_does() {
+    let folder = TempDir::new();
+    for way in WAYS {
+        drop(image(&folder, 64, way));
+        let path = folder.join(&format!("image-{way:?}"));
+        let disk = open_cached(&path, way);
+        assert_eq!(disk.access(), Access::Cached);
+        assert!(disk.describe().contains("read-write, buffered I/O, "), "{}", disk.describe());
+        disk.submit(write(3, 20, 1, Durability::Cached)).wait().unwrap();
+        disk.submit(write(30, 9, 2, Durability::Fua)).wait().unwrap();
+        let (addr, count) = (BlockAddr(5), 10);
+        disk.submit(DiskRequest::WriteZeroes { addr, count }).wait().unwrap();
+        disk.submit(DiskRequest::Discard { addr: BlockAddr(31), count: 2 }).wait().unwrap();
+        disk.submit(DiskRequest::Flush).wait().unwrap();
+        disk.flush().unwrap();
+        disk.lengthen(128 * BLOCK_SIZE as u64).unwrap();
+        disk.submit(write(127, 1, 3, Durability::Fua)).wait().unwrap();
+        drop(disk);
+        let direct = open(&path, OpenMode::ReadWrite, way);
+        for disk in [&direct, &open(&path, OpenMode::ReadOnlyShared, way)] {
+            assert_eq!(read(disk, 3, 2).bytes(), content(3, 2, 1).bytes());
+            assert_eq!(read(disk, 5, 10).bytes(), Blocks::zeroed(10).bytes());
+            assert_eq!(read(disk, 15, 8).bytes(), content(15, 8, 1).bytes());
+            assert_eq!(read(disk, 33, 6).bytes(), content(33, 6, 2).bytes());
+            assert_eq!(read_directly(disk, 127, 1).bytes(), content(127, 1, 3).bytes());
+        }
     }
 }

@@ -7,11 +7,11 @@ use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::disk::{Disk, DiskRequest, Durability};
 use gabion_base::ids::BlockAddr;
 use gabion_host::file_disk::{
-    Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions, create_image,
+    Caching, Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions, create_image,
 };
 use gabion_host::loop_device::{LoopAccess, LoopDevice, attached_to};
 
-use crate::temp::{TempDir, is_root};
+use crate::temp::{Mount, TempDir, is_root};
 
 const BLOCKS: u64 = 256;
 
@@ -99,4 +99,44 @@ fn a_read_only_device_is_not_opened_for_writing() {
         })
     });
     assert!(refused.is_err());
+}
+
+#[test]
+fn after_a_flush_has_failed_all_do_until_the_device_is_opened_again() {
+    if !is_root() || !Path::new("/dev/loop-control").exists() {
+        return;
+    }
+    let folder = Mount::new("tmpfs", "size=2m");
+    let (image, filler) = (folder.join("image"), folder.join("filler"));
+    // There is room for half of the device.
+    create_image(&image, BLOCKS * BLOCK_SIZE as u64).unwrap();
+    std::fs::write(&filler, vec![1; (2 << 20) - BLOCKS as usize / 2 * BLOCK_SIZE]).unwrap();
+    let device = LoopDevice::attach(&image, LoopAccess::ReadWrite).unwrap();
+    let options =
+        OpenOptions { caching: Caching::Writeback, ..OpenOptions::new(OpenMode::ReadWrite) };
+    let open = || FileDisk::open_with(device.path(), options).unwrap();
+    let disk = open();
+    let all = BlockSlice::new(Blocks::from_bytes(&vec![7; BLOCKS as usize * BLOCK_SIZE]));
+    disk.write(BlockAddr(0), all.clone(), Durability::Cached).unwrap();
+    let first = disk.flush().unwrap_err().to_string();
+    assert!(first.contains("os error"), "the system's reason: {first}");
+    // The kernel has told it, and would not tell it again.
+    let later = [
+        disk.flush(),
+        disk.submit(DiskRequest::Flush).wait().map(drop),
+        disk.write(BlockAddr(0), all.part(0, 1), Durability::Fua),
+    ];
+    for outcome in later {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("a flush has failed") && error.contains("open it again"), "{error}");
+    }
+    drop(disk);
+    std::fs::remove_file(&filler).unwrap();
+    let disk = open();
+    let mut found = Blocks::zeroed(BLOCKS as usize);
+    disk.read(BlockAddr(0), found.bytes_mut()).unwrap();
+    assert!(found.bytes() != all.bytes(), "what the device does not have is still in the cache");
+    disk.write(BlockAddr(0), all.clone(), Durability::Cached).unwrap();
+    disk.flush().unwrap();
+    assert!(std::fs::read(&image).unwrap() == all.bytes());
 }

@@ -100,13 +100,8 @@ pub enum ClaimError {
     #[error("{0}")]
     Fenced(String),
     /// The header could not be written.
-    #[error("epoch {epoch} cannot be made durable: {source}")]
-    Disk {
-        /// The epoch that was claimed.
-        epoch: u64,
-        /// The disk's reason.
-        source: DiskError,
-    },
+    #[error("the epoch cannot be made durable: {0}")]
+    Disk(DiskError),
 }
 
 impl Medium {
@@ -191,8 +186,7 @@ impl Medium {
             let (epoch, holder) = (claim.epoch, claim.holder.clone());
             let mut header = Header { epoch, holder, ..fence.header };
             header.sequence += 1;
-            fence.header = write_header(&*self.disk, header)
-                .map_err(|source| ClaimError::Disk { epoch, source })?;
+            fence.header = write_header(&*self.disk, header).map_err(ClaimError::Disk)?;
         }
         fence.connection = claim.connection;
         Ok(Grant { epoch: claim.epoch, connection: claim.connection })

@@ -87,10 +87,8 @@ pub(super) fn enter(
                 }
                 refused(reply::ERR_POLICY, error.to_string())
             }
-            Err(error @ ClaimError::Disk { .. }) => {
-                if let ClaimError::Disk { source, .. } = &error {
-                    export.tell_failure(source);
-                }
+            Err(ref error @ ClaimError::Disk(ref source)) => {
+                export.tell_failure(source);
                 refused(reply::ERR_PLATFORM, error.to_string())
             }
         },

@@ -24,13 +24,16 @@ use crate::local::LocalFs;
 /// The clock may be set meanwhile: after so long it is looked at again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who wants to know of snapshots that are made by themselves.
-pub trait SnapshotWatcher: Send + Sync {
+/// Who wants to know what a filesystem does by itself.
+pub trait FilesystemWatcher: Send + Sync {
     /// The snapshots of a subvolume are others now.
     fn changed(&self, of: SubvolId);
 
     /// One could not be made, or old ones not removed. It is tried again.
     fn failed(&self, of: SubvolId, name: &str, error: &Error);
+
+    /// Nothing more is written until it is mounted again, because something could not be.
+    fn stopped(&self, reason: &str);
 }
 
 /// Who makes and removes snapshots: the filesystem itself, or the server for all its clients.
@@ -78,7 +81,7 @@ impl SnapshotMaker for LocalFs {
 /// What is known about schedules while the filesystem is in use.
 #[derive(Default)]
 pub(crate) struct Scheduler {
-    watcher: OnceLock<Arc<dyn SnapshotWatcher>>,
+    watcher: OnceLock<Arc<dyn FilesystemWatcher>>,
     /// Snapshots of which the watcher knows that they could not be made.
     failed: Mutex<BTreeSet<(SubvolId, String)>>,
     /// A schedule was changed since it was looked at.
@@ -116,9 +119,16 @@ impl Scheduler {
 }
 
 impl LocalFs {
-    /// Whom to tell of snapshots that are made by themselves. The first one stays it.
-    pub fn watch_snapshots(&self, watcher: Arc<dyn SnapshotWatcher>) {
+    /// Whom to tell what it does by itself. The first one stays it.
+    pub fn watch(&self, watcher: Arc<dyn FilesystemWatcher>) {
         self.scheduler.watcher.get_or_init(|| watcher);
+    }
+
+    /// Nothing more is written.
+    pub(crate) fn tell_stopped(&self, reason: &str) {
+        if let Some(watcher) = self.scheduler.watcher.get() {
+            watcher.stopped(reason);
+        }
     }
 
     /// A schedule was changed: what is due by it is made soon.
@@ -127,7 +137,7 @@ impl LocalFs {
     }
 
     /// Makes snapshots when they are due, and removes old ones, until the end. What fails is told
-    /// to the [`SnapshotWatcher`].
+    /// to the [`FilesystemWatcher`].
     pub fn keep_scheduled(&self, _report: &dyn Fn(&Error)) {
         self.keep_scheduled_by(self);
     }
@@ -213,11 +223,15 @@ mod tests {
     #[derive(Default)]
     struct Failures(AtomicUsize);
 
-    impl SnapshotWatcher for Failures {
+    impl FilesystemWatcher for Failures {
         fn changed(&self, _of: SubvolId) {}
 
         fn failed(&self, _of: SubvolId, _name: &str, _error: &Error) {
             self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn stopped(&self, reason: &str) {
+            panic!("{reason}");
         }
     }
 
@@ -225,7 +239,7 @@ mod tests {
     fn a_failure_is_told_once_for_each_snapshot() {
         let scheduler = Scheduler::default();
         let failures = Arc::new(Failures::default());
-        scheduler.watcher.get_or_init(|| Arc::clone(&failures) as Arc<dyn SnapshotWatcher>);
+        scheduler.watcher.get_or_init(|| Arc::clone(&failures) as Arc<dyn FilesystemWatcher>);
         let told = || failures.0.load(Ordering::Relaxed);
         let fail = |name| scheduler.tell(SubvolId(1), name, Err(MapError::NoSpace.into()));
         (0..3).for_each(|_| fail("one"));

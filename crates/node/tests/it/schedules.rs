@@ -7,7 +7,7 @@ use gabion_base::ids::SubvolId;
 use gabion_fs::Error;
 use gabion_map::OpenMode;
 use gabion_map::format::subvolume::{Hold, Schedule};
-use gabion_node::SnapshotWatcher;
+use gabion_node::FilesystemWatcher;
 
 use crate::world::{MIB, World};
 
@@ -114,7 +114,7 @@ fn a_subvolume_has_a_schedule_of_its_own_and_a_snapshot_none() {
 #[derive(Default)]
 struct Counter(AtomicUsize);
 
-impl SnapshotWatcher for Counter {
+impl FilesystemWatcher for Counter {
     fn changed(&self, _of: SubvolId) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -122,13 +122,17 @@ impl SnapshotWatcher for Counter {
     fn failed(&self, _of: SubvolId, name: &str, error: &Error) {
         panic!("{name}: {error}");
     }
+
+    fn stopped(&self, reason: &str) {
+        panic!("{reason}");
+    }
 }
 
 #[test]
 fn a_new_schedule_is_followed_at_once_in_the_background() {
     let world = World::new(64 * MIB);
     let counter = Arc::new(Counter::default());
-    world.fs.watch_snapshots(Arc::clone(&counter) as Arc<dyn SnapshotWatcher>);
+    world.fs.watch(Arc::clone(&counter) as Arc<dyn FilesystemWatcher>);
     std::thread::scope(|scope| {
         let background = scope.spawn(|| world.fs.keep_scheduled(&|error| panic!("{error}")));
         schedule(&world, 1, 1);

@@ -82,3 +82,8 @@ fn disks_that_are_taken_for_those_whose_place_they_have_are_caught() {
 fn rot_below_others_that_is_believed_is_caught() {
     is_caught(Sabotage::BelievedRot, 13, &["what nobody wrote there"]);
 }
+
+#[test]
+fn rot_below_others_that_is_not_put_right_is_caught() {
+    is_caught(Sabotage::Unrepaired, 1, &["copies that are in sync differ"]);
+}

@@ -77,8 +77,8 @@ pub struct Attachment {
 enum Place {
     /// It is a copy of the mirror.
     Own(CopyIndex),
-    /// It is a copy within a copy that is in sync.
-    Within(Arc<Gate>, usize),
+    /// It is a copy within this copy of the mirror, which is in sync.
+    Within(Arc<Gate>, usize, CopyIndex),
     /// There are not as many, as what is connected has changed.
     Nowhere,
 }
@@ -166,7 +166,7 @@ impl MirrorDisk {
                 status.get(number).is_some_and(|copy| copy.trust == Trust::InSync)
             };
             return match gate {
-                Some(gate) if count > 1 && is_in_sync() => Place::Within(gate, copy),
+                Some(gate) if count > 1 && is_in_sync() => Place::Within(gate, copy, index),
                 _ => Place::Own(index),
             };
         }
@@ -225,7 +225,7 @@ impl Disk for MirrorDisk {
         let gone = || Err(not_connected(self.name(), "read", addr));
         let copy = match self.place(copy) {
             Place::Own(copy) => copy,
-            Place::Within(gate, within) => {
+            Place::Within(gate, within, _) => {
                 let read = |disk: &dyn Disk| disk.read_copy(within, on_copies(addr), into);
                 return gate.pass(read).unwrap_or_else(gone);
             }
@@ -241,7 +241,8 @@ impl Disk for MirrorDisk {
         Ok(())
     }
 
-    /// A copy within a copy is put right by the mirror that it is of.
+    /// A copy within a copy is put right by the mirror that it is of, and what is in no mirror
+    /// there by this one.
     fn repair_copy(
         &self,
         copy: usize,
@@ -252,10 +253,13 @@ impl Disk for MirrorDisk {
         assert!(bad.len() == BLOCK_SIZE, "{} B", bad.len());
         let copy = match self.place(copy) {
             Place::Own(copy) => copy,
-            Place::Within(gate, within) => {
-                let addr = on_copies(addr);
+            Place::Within(gate, within, copy) => {
+                let (addr, good) = (on_copies(addr), good.clone());
                 let repair = |disk: &dyn Disk| disk.repair_copy(within, addr, bad, good);
-                return gate.pass(repair).unwrap_or(Ok(Repair::Changed));
+                match gate.pass(repair).unwrap_or(Ok(Repair::Changed)) {
+                    Ok(Repair::Impossible) => copy,
+                    done => return done,
+                }
             }
             Place::Nowhere => return Ok(Repair::Changed),
         };

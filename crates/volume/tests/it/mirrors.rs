@@ -187,6 +187,30 @@ fn what_has_rotted_on_copies_within_copies_is_put_right() {
     assert!(fs::read(a).unwrap()[HEADER_BYTES..] == fs::read(b).unwrap()[HEADER_BYTES..]);
 }
 
+/// Only a part of a copy is mirrored there: what has rotted on the other part is nobody's but the
+/// outer mirror's.
+#[test]
+fn what_has_rotted_on_a_part_without_copies_within_a_copy_is_put_right() {
+    let world = World::new();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| world.file(name));
+    world.create(&format!("mirror(linear({a},mirror({b},{c})),{d})"));
+    let volume = world.open();
+    write(&volume, 7, 9);
+    end(volume);
+    let at = HEADER_BYTES as u64 + (METADATA_BLOCKS + 7) * BLOCK_SIZE as u64;
+    let file = fs::File::options().read(true).write(true).open(&a).unwrap();
+    let mut found = [0; 1];
+    file.read_exact_at(&mut found, at).unwrap();
+    assert_eq!(found, [9]);
+    file.write_all_at(&[5; BLOCK_SIZE], at).unwrap();
+    let volume = world.open();
+    let repair = |copy| volume.repair_copy(copy, BlockAddr(7), block(5).bytes(), block(9)).unwrap();
+    assert_eq!([0, 1, 2].map(repair), [Repair::Repaired, Repair::Changed, Repair::Changed]);
+    end(volume);
+    file.read_exact_at(&mut found, at).unwrap();
+    assert_eq!(found, [9]);
+}
+
 #[test]
 fn a_repaired_copy_is_right_again() {
     let world = World::new();

@@ -1,14 +1,16 @@
 //! What reaches the disks of targets, and databases that rely on it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use super::stage::{Stage, Target};
+use crate::world::Running;
 
 /// A target under strace, which writes to `NAME.trace` what the target does to disks.
-fn traced(stage: &Stage, name: &str) -> Target {
+fn traced(stage: &Stage, name: &str, cache: &str) -> Target {
     let mut command = Command::new("strace");
     // Without io_uring, of which strace would see nothing.
     command.args([
@@ -18,16 +20,25 @@ fn traced(stage: &Stage, name: &str) -> Target {
         &format!("{name}.trace"),
         "--inject=io_uring_setup:error=ENOSYS",
     ]);
-    command.args(["-e", "trace=fdatasync,fsync,pwritev2,pwritev,pwrite64,io_uring_setup"]);
+    let calls = "fdatasync,fsync,pwritev2,pwritev,pwrite64,io_uring_setup,openat";
+    command.args(["-e", &format!("trace={calls}")]);
     // A tracer that is killed lets go of whom it traces.
     command.args(["setpriv", "--pdeathsig", "KILL", "--", crate::world::GABION]);
-    command.args(["target", "--listen"]);
+    command.args(["target", "--cache", cache, "--listen"]);
     stage.disk(&format!("{name}.img"));
     command.args([
         format!("unix:{}", stage.text(&format!("{name}.sock"))),
         format!("{name}={name}.img"),
     ]);
     stage.start_target(command)
+}
+
+/// Whether it goes past the page cache.
+fn is_direct(stage: &Stage, name: &str) -> bool {
+    let trace = fs::read_to_string(stage.path(&format!("{name}.trace"))).unwrap();
+    let image = format!("{name}.img");
+    let mut opened = trace.lines().filter(|line| line.contains("openat(") && line.contains(&image));
+    opened.any(|line| line.contains("O_DIRECT"))
 }
 
 /// How often what was written was forced to the disk.
@@ -42,7 +53,8 @@ fn forced(stage: &Stage, name: &str) -> usize {
 #[test]
 fn an_fsync_ends_on_the_disks_of_both_targets() {
     let Some(stage) = Stage::for_mounts() else { return };
-    let _targets = (traced(&stage, "a"), traced(&stage, "b"));
+    let _targets = (traced(&stage, "a", "none"), traced(&stage, "b", "writeback"));
+    assert_eq!([is_direct(&stage, "a"), is_direct(&stage, "b")], [true, false]);
     let host = stage.host();
     host.make_mirror("tank", [&stage.uri("a"), &stage.uri("b")]);
     let mountpoint = host.mount();
@@ -58,6 +70,61 @@ fn an_fsync_ends_on_the_disks_of_both_targets() {
         }
     }
     drop(file);
+    host.unmount_equal();
+}
+
+/// Starts a target of `NAME.img` that keeps writes in the page cache.
+fn cached(stage: &Stage, name: &str) -> Target {
+    if !stage.path(&format!("{name}.img")).exists() {
+        stage.disk(&format!("{name}.img"));
+    }
+    let mut command = Command::new(crate::world::GABION);
+    command.args(["target", "--cache", "writeback", "--listen"]);
+    command.arg(format!("unix:{}", stage.text(&format!("{name}.sock"))));
+    command.arg(format!("{name}={name}.img"));
+    stage.start_target(command)
+}
+
+/// Has the next fdatasync(2) of each thread of a process fail as that of a broken disk does.
+fn fail_next_syncs(stage: &Stage, process: u32) -> Running {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "injected", "-e", "trace=fdatasync"]);
+    strace.args(["--inject=fdatasync:error=EIO:when=1", "-p", &process.to_string()]);
+    let strace = stage.start(&mut strace);
+    let traced = format!("TracerPid:\t{}\n", strace.0.id());
+    let tasks = || fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let is_traced = |task: io::Result<fs::DirEntry>| {
+        let status = fs::read_to_string(task.unwrap().path().join("status"));
+        status.is_ok_and(|status| status.contains(&traced))
+    };
+    while !tasks().all(is_traced) {
+        thread::yield_now();
+    }
+    strace
+}
+
+#[test]
+fn a_copy_that_was_not_flushed_once_is_not_trusted_until_its_target_is_started_anew() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let (a, _b) = (cached(&stage, "a"), cached(&stage, "b"));
+    let host = stage.host();
+    host.make_mirror("tank", [&stage.uri("a"), &stage.uri("b")]);
+    let mountpoint = host.mount();
+    let strace = fail_next_syncs(&stage, a.running.0.id());
+    fs::write(mountpoint.join("file"), vec![5; 1 << 20]).unwrap();
+    fs::File::open(mountpoint.join("file")).unwrap().sync_all().unwrap();
+    let told = host.await_event("member-stale");
+    assert_eq!(told["member"], stage.uri("a"));
+    assert!(told["reason"].as_str().unwrap().contains("Input/output error"), "{told}");
+    drop(strace);
+    // The kernel would flush it now, and say nothing of what was lost.
+    let told = host.await_event("member-unreachable");
+    assert_eq!(told["member"], stage.uri("a"));
+    assert!(told["reason"].as_str().unwrap().contains("a flush has failed"), "{told}");
+    assert_eq!(host.copies(), ["stale", "in-sync"]);
+    a.kill();
+    let _a = cached(&stage, "a");
+    host.await_copies(&["in-sync", "in-sync"]);
     host.unmount_equal();
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::stage::{PATIENCE, Stage, run};
+use super::stage::{PATIENCE, Stage};
 use super::writing::Writer;
 use crate::world::Running;
 
@@ -244,26 +244,31 @@ fn a_member_with_errors_is_done_without() {
 }
 
 #[test]
-fn a_member_whose_own_disk_is_full_is_done_without() {
+fn what_no_target_takes_any_more_fails_with_eio_and_what_was_synced_is_kept() {
     let Some(stage) = Stage::for_mounts() else { return };
-    let _a = stage.target("a");
-    fs::create_dir(stage.path("small")).unwrap();
-    run(stage.folder.path(), "mount", &["-t", "tmpfs", "-o", "size=8M", "none", "small"]);
-    // Of more bytes than there is room for.
-    let disk = fs::File::create(stage.path("small/disk")).unwrap();
-    disk.set_len(super::stage::SIZE).unwrap();
-    let mut command = stage.host().command(&["target", "--listen"]);
-    command.args([&format!("unix:{}", stage.text("b.sock")), "b=small/disk"]);
-    let _b = stage.start_target(command);
+    let (a, b) = stage.mirror();
     let host = stage.host();
-    host.make_mirror("tank", [&stage.uri("a"), &stage.uri("b")]);
     let mountpoint = host.mount();
-    fs::write(mountpoint.join("large"), vec![7; 16 << 20]).unwrap();
-    fs::File::open(mountpoint.join("large")).unwrap().sync_all().unwrap();
-    let told = host.await_event("member-stale");
-    assert!(told["reason"].as_str().unwrap().contains("No space left"), "{told}");
-    assert_eq!(fs::read(mountpoint.join("large")).unwrap(), vec![7; 16 << 20]);
-    host.unmount();
+    let kept = mountpoint.join("kept");
+    fs::write(&kept, "by fsync").unwrap();
+    fs::File::open(&kept).unwrap().sync_all().unwrap();
+    [a, b].into_iter().for_each(super::stage::Target::kill);
+    fs::write(mountpoint.join("late"), "lost").unwrap();
+    let error = fs::File::open(mountpoint.join("late")).unwrap().sync_all().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    host.await_event("volume-unavailable");
+    let told = host.await_event("filesystem-stopped-writing");
+    assert_eq!(told["filesystem"], "tank");
+    // What is in memory can be read; nothing is written any more, although the targets are back.
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "by fsync");
+    let _targets = (stage.target("a"), stage.target("b"));
+    let refused = fs::write(mountpoint.join("later"), "").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(5), "{refused}");
+    host.gabion(&["umount", "mnt"]).failed(1, &["not all of it could be written", "tank"]);
+    host.mount();
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "by fsync");
+    host.await_copies(&["in-sync", "in-sync"]);
+    host.unmount_equal();
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl Stage {
     #[track_caller]
     pub fn await_mount(&self, name: &str) {
         // It is told of what comes after it was opened.
-        let list = File::open("/proc/self/mountinfo").unwrap();
+        let list = File::open("/proc/thread-self/mountinfo").unwrap();
         let is_there = || self.folder.mountpoints().contains(&self.path(name)).then_some(());
         await_some(&format!("the mount at {name}"), is_there, |left| {
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 0 };

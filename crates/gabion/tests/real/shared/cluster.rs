@@ -26,13 +26,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::guard::Guard;
-use crate::program::{Running, attempt, program, run};
+use crate::program::{Running, program, run};
 use crate::site::{
     Kind, clear, gabion, guard, kill_all, make_ext4, make_folder, processes_below,
     program_under_test,
@@ -170,17 +169,7 @@ impl Cluster {
             Kind::Gabion => gabion("umount"),
             Kind::Ext4 => program("umount", "mount"),
         };
-        let (success, text) = attempt(unmount.arg(&self.roots[machine]));
-        if success {
-            return;
-        }
-        // Another program on this machine may have made a mount namespace at the wrong moment.
-        assert!(text.contains("mount namespace of its own"), "{text}");
-        let began = Instant::now();
-        while !processes_below(&self.roots[machine]).is_empty() {
-            assert!(began.elapsed() < PATIENCE, "{text}");
-            thread::yield_now();
-        }
+        run(unmount.arg(&self.roots[machine]));
     }
 
     /// Kills the daemon of a machine's mount.

@@ -310,20 +310,8 @@ impl Director {
 
     /// A block of a member is not what was written any more.
     fn rot(&mut self) {
-        let slots = self.world.all_slots();
-        let slot = slots[self.rng.below(slots.len() as u64) as usize];
-        let addr = slot + self.rng.below(SLOT_BLOCKS);
-        let places = self.world.places(addr);
-        let is_at_home = self.exchanged.is_none() && self.away.is_none();
-        let mut rotten = self.world.rotten();
-        if places.is_empty() || !is_at_home || rotten.len() >= ROTTEN_MAX || rotten.contains(&addr)
-        {
-            return;
-        }
-        let place = places[self.rng.below(places.len() as u64) as usize];
-        if self.world.ether.member(place.member, |it, _| place.rot(it)) {
-            self.world.baton.note(|| format!("block {addr} rots: {place:?}"));
-            rotten.insert(addr);
+        if self.exchanged.is_none() && self.away.is_none() {
+            self.world.rot(ROTTEN_MAX, |below| self.rng.below(below));
         }
     }
 

@@ -239,6 +239,7 @@ impl Session {
             while !self.is_in_sync() {
                 baton.sleep(LOOK);
             }
+            self.rot_at_the_end();
             self.scrub();
             self.read_all();
             self.compare();

@@ -20,9 +20,9 @@
 //!    (`growing`).
 //! 3. Everything is healed, and progress is demanded: within [`HEALING_MAX`] all copies of all
 //!    mirrors are in sync, and the volume is as long as it is to be.
-//! 4. Users look at what may have rotted, all blocks are read, the volume compares its copies and
-//!    is closed, and the other host, which opens it then, has nothing to catch up and reads the
-//!    same.
+//! 4. One more block rots. Users look at what may have rotted, all blocks are read, the volume
+//!    compares its copies and is closed, and the other host, which opens it then, has nothing to
+//!    catch up and reads the same.
 //!
 //! Not here: replacing copies, and discards.
 

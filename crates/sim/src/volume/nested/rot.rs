@@ -13,6 +13,10 @@ use gabion_base::ids::BlockAddr;
 use super::super::Sabotage;
 use super::super::judge::{Seen, seen};
 use super::host::Session;
+use super::{SLOT_BLOCKS, World};
+
+/// How often a block is looked for that can rot at the end.
+const ATTEMPTS_MAX: usize = 16;
 
 /// What became of a block that was looked at on every copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +27,40 @@ pub(super) enum Recovered {
     Unknown,
 }
 
+impl World {
+    /// A block rots on one of the members that have it, if there are fewer than `most` that did.
+    /// Says whether one has; `draw` gives numbers below another one.
+    pub(super) fn rot(&self, most: usize, mut draw: impl FnMut(u64) -> u64) -> bool {
+        let slots = self.all_slots();
+        let slot = slots[draw(slots.len() as u64) as usize];
+        let addr = slot + draw(SLOT_BLOCKS);
+        let places = self.places(addr);
+        let mut rotten = self.rotten();
+        if places.is_empty() || rotten.len() >= most || rotten.contains(&addr) {
+            return false;
+        }
+        let place = places[draw(places.len() as u64) as usize];
+        let has_rotted = self.ether.member(place.member, |it, _| place.rot(it));
+        if has_rotted {
+            self.baton.note(|| format!("block {addr} rots: {place:?}"));
+            rotten.insert(addr);
+        }
+        has_rotted
+    }
+}
+
 impl Session {
+    /// A block rots that nobody writes any more.
+    pub(super) fn rot_at_the_end(&self) {
+        let world = &self.world;
+        let most = world.rotten().len() + 1;
+        for _ in 0..ATTEMPTS_MAX {
+            if world.rot(most, |below| world.baton.draw(below)) {
+                return;
+            }
+        }
+    }
+
     /// Whether what was read has rotted, and the user finds that out.
     pub(super) fn is_rotten(&self, addr: u64, bytes: &[u8]) -> bool {
         let believed = self.world.ether.sabotage() == Sabotage::BelievedRot;

@@ -1,17 +1,17 @@
-//! What a daemon does about snapshots that are made by themselves: its kernel forgets which there
-//! were, and failures are events.
+//! Tells what a filesystem does by itself: its kernel forgets which snapshots there were when one
+//! is made, and failures are events.
 
 use std::sync::{Arc, Weak};
 
 use gabion_base::event::{Event, FilesystemEvent, Sink};
 use gabion_base::ids::SubvolId;
 use gabion_fuse::{ByteRange, Notifier};
-use gabion_node::{LocalFs, SnapshotWatcher};
+use gabion_node::{FilesystemWatcher, LocalFs};
 
 use crate::failure::chain;
 use crate::mount::Rollbacks;
 
-/// Follows the schedules of one filesystem.
+/// Follows one filesystem.
 struct Watcher {
     fs: Weak<LocalFs>,
     /// What people call the filesystem.
@@ -21,7 +21,7 @@ struct Watcher {
     sink: Option<Arc<dyn Sink>>,
 }
 
-/// Tells of snapshots that are made by themselves in `fs`, which people call `name`.
+/// Tells of what `fs`, which people call `name`, does by itself.
 pub fn watch(
     fs: &Arc<LocalFs>,
     name: String,
@@ -29,7 +29,7 @@ pub fn watch(
     sink: Option<Arc<dyn Sink>>,
 ) {
     let watcher = Watcher { fs: Arc::downgrade(fs), name, kernel, sink };
-    fs.watch_snapshots(Arc::new(watcher));
+    fs.watch(Arc::new(watcher));
 }
 
 impl Watcher {
@@ -43,9 +43,18 @@ impl Watcher {
         let path = others.into_iter().find(|(id, _)| *id == of).and_then(|(_, path)| path);
         path.map_or(format!("subvolume {}", of.0), |path| String::from_utf8_lossy(&path).into())
     }
+
+    /// Tells of an event, or says so where none are kept.
+    fn publish(&self, event: FilesystemEvent, said: &str) {
+        let filesystem = self.name.clone();
+        match &self.sink {
+            Some(sink) => sink.publish(Event::Filesystem { filesystem, event }),
+            None => eprintln!("gabion: {filesystem}: {said}"),
+        }
+    }
 }
 
-impl SnapshotWatcher for Watcher {
+impl FilesystemWatcher for Watcher {
     fn changed(&self, of: SubvolId) {
         if let (Some(fs), Some((notifier, rollbacks))) = (self.fs.upgrade(), &self.kernel) {
             // The kernel may not have any of it.
@@ -56,10 +65,12 @@ impl SnapshotWatcher for Watcher {
 
     fn failed(&self, of: SubvolId, name: &str, error: &gabion_fs::Error) {
         let (subvolume, snapshot, reason) = (self.place(of), name.to_owned(), chain(error));
-        let Some(sink) = &self.sink else {
-            return eprintln!("gabion: {}: {subvolume}: {snapshot}: {reason}", self.name);
-        };
-        let event = FilesystemEvent::ScheduleNotFollowed { subvolume, snapshot, reason };
-        sink.publish(Event::Filesystem { filesystem: self.name.clone(), event });
+        let said = format!("{subvolume}: {snapshot}: {reason}");
+        self.publish(FilesystemEvent::ScheduleNotFollowed { subvolume, snapshot, reason }, &said);
+    }
+
+    fn stopped(&self, reason: &str) {
+        let event = FilesystemEvent::StoppedWriting { reason: reason.to_owned() };
+        self.publish(event, &format!("stopped writing: {reason}"));
     }
 }

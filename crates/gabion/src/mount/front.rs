@@ -42,7 +42,8 @@ impl Front {
         };
         let fs = Arc::downgrade(fs);
         let descriptions = Arc::default();
-        let (refused, eras, closed) = Default::default();
+        let (eras, closed) = Default::default();
+        let refused = Arc::new(Refused::new(request.mountpoint.clone()));
         let passage = ReadMostly::new(());
         Self {
             fs,

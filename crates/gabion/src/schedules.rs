@@ -1,5 +1,5 @@
-//! What a daemon does about snapshots that are made by themselves: its kernel forgets which there
-//! were, and failures are events.
+//! What a daemon does about what a filesystem does by itself: its kernel forgets which snapshots
+//! there were, and failures are events.
 
 use std::sync::{Arc, Weak};
 
@@ -60,6 +60,13 @@ impl SnapshotWatcher for Watcher {
             return eprintln!("gabion: {}: {subvolume}: {snapshot}: {reason}", self.name);
         };
         let event = FilesystemEvent::ScheduleNotFollowed { subvolume, snapshot, reason };
+        sink.publish(Event::Filesystem { filesystem: self.name.clone(), event });
+    }
+
+    fn stopped(&self, reason: &str) {
+        // The log has it from whoever wanted to write.
+        let Some(sink) = &self.sink else { return };
+        let event = FilesystemEvent::StoppedWriting { reason: reason.to_owned() };
         sink.publish(Event::Filesystem { filesystem: self.name.clone(), event });
     }
 }

@@ -30,6 +30,7 @@ impl LocalFs {
         };
         let interval = self.settings.commit_interval;
         let mut committed = self.clock.monotonic();
+        let mut has_stopped = false;
         while !self.is_ending.load(Ordering::Acquire) {
             let age = self.clock.monotonic().saturating_sub(committed);
             let pressure = self.map.wait_for_pressure(interval.saturating_sub(age));
@@ -43,6 +44,10 @@ impl LocalFs {
                     told(self.map.commit().map(drop));
                 }
                 committed = self.clock.monotonic();
+            }
+            if let Some(reason) = self.map.stopped().filter(|_| !has_stopped) {
+                has_stopped = true;
+                self.scheduler.tell_stopped(&reason);
             }
         }
     }

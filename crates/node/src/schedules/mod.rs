@@ -24,13 +24,16 @@ use crate::local::LocalFs;
 /// The clock may be set meanwhile: after so long it is looked at again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who wants to know of snapshots that are made by themselves.
+/// Who wants to know of snapshots that are made by themselves, and when there will be none.
 pub trait SnapshotWatcher: Send + Sync {
     /// The snapshots of a subvolume are others now.
     fn changed(&self, of: SubvolId);
 
     /// One could not be made, or old ones not removed. It is tried again.
     fn failed(&self, of: SubvolId, name: &str, error: &Error);
+
+    /// Nothing is written any more, for this reason. Told once.
+    fn stopped(&self, reason: &str);
 }
 
 /// Who makes and removes snapshots: the filesystem itself, or the server for all its clients.
@@ -99,6 +102,12 @@ impl Scheduler {
             self.changed.wait_for(&mut is_changed, patience);
         }
         *is_changed = false;
+    }
+
+    pub(crate) fn tell_stopped(&self, reason: &str) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.stopped(reason);
+        }
     }
 
     fn tell(&self, of: SubvolId, name: &str, done: Result<(), Error>) {
@@ -219,6 +228,8 @@ mod tests {
         fn failed(&self, _of: SubvolId, _name: &str, _error: &Error) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+
+        fn stopped(&self, _reason: &str) {}
     }
 
     #[test]

@@ -122,6 +122,10 @@ impl SnapshotWatcher for Counter {
     fn failed(&self, _of: SubvolId, name: &str, error: &Error) {
         panic!("{name}: {error}");
     }
+
+    fn stopped(&self, reason: &str) {
+        panic!("{reason}");
+    }
 }
 
 #[test]

@@ -76,6 +76,10 @@ impl RemoteTarget {
         if server.is_empty() {
             return wrong("there is no host");
         }
+        let port = server.rsplit_once(':').filter(|(host, _)| !host.contains(':')).map(|it| it.1);
+        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return wrong("a port is a number from 0 to 65535");
+        }
         Ok(Self { address: addresses::with_port(server, addresses::PORT), path })
     }
 
@@ -410,7 +414,9 @@ mod tests {
         assert_eq!(address("gabion://host:1/"), "host:1");
         assert_eq!(address("gabion://[::1]:80/"), "[::1]:80");
         assert_eq!(address("gabion://[::1]/"), "[::1]:7777");
-        assert!(RemoteTarget::of(Path::new("gabion:///")).unwrap().is_err());
+        for wrong in ["gabion:///", "gabion://host:99999/", "gabion://host:/", "gabion://host:x/"] {
+            assert!(RemoteTarget::of(Path::new(wrong)).unwrap().is_err(), "{wrong}");
+        }
         let target = |text: &str| RemoteTarget::of(Path::new(text)).unwrap();
         assert_eq!(target("gabion://host//a/b/").unwrap().name(), "gabion://host:7777/a/b");
         assert!(target("gabion://host/a/../b").is_err());

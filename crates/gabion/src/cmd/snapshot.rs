@@ -77,15 +77,17 @@ fn asked(command: &SnapshotCommand) -> Result<(&Path, SnapshotAction, bool)> {
 }
 
 fn of_user(user: &User, path: String, action: &SnapshotAction) -> Result<Vec<Reply>> {
+    let mut connection = user.connect().map_err(|error| user.unreachable(&error))?;
+    let keeps = matches!(action, SnapshotAction::Create { .. } | SnapshotAction::Rollback { .. });
+    if let (User::Mount(mount), true) = (user, keeps) {
+        // The daemon answers, so this does not wait for nobody: what programs have written and the
+        // kernel still keeps belongs into the snapshot.
+        mounts::hand_over(&mount.mountpoint).map_err(|error| {
+            Failure::of(format!("{}: not all that programs wrote is there", user.name()), &error)
+                .next("They are told, too. Say it again to go on with what there is.")
+        })?;
+    }
     let ask = move || -> io::Result<Vec<Reply>> {
-        let mut connection = user.connect()?;
-        let keeps =
-            matches!(action, SnapshotAction::Create { .. } | SnapshotAction::Rollback { .. });
-        if let (User::Mount(mount), true) = (user, keeps) {
-            // The daemon answers, so this does not wait for nobody: what programs have written and
-            // the kernel still keeps belongs into the snapshot.
-            mounts::hand_over(&mount.mountpoint)?;
-        }
         connection
             .ask(Request::Snapshots { path: Some(path), action: action.clone() }, PATIENCE)?;
         let mut replies = Vec::new();

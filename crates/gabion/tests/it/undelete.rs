@@ -206,7 +206,7 @@ fn choices_are_listed_and_what_cannot_be_found_is_named() {
     let text = undelete(&["--list", "--json", "mnt/home/file"]).succeeded();
     let rows: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&rows[0]["snapshot"], &rows[0]["bytes"]), (&"two".into(), &7.into()));
-    undelete(&["mnt/home/other"]).failed(1, &["none of the 3 snapshots"]);
+    undelete(&["mnt/home/other"]).failed(1, &["no snapshot of", "of 3 in all"]);
     undelete(&["--from", "three", "mnt/home/file"]).failed(1, &["has no", "two, one"]);
     undelete(&["--from", "four", "mnt/home/file"]).failed(1, &["\"four\" has no"]);
     undelete(&["mnt/home/.snapshots/one/file"]).failed(1, &["in a snapshot itself"]);
@@ -297,8 +297,9 @@ fn what_fails_leaves_what_nobody_has_in_use_as_it_was() {
     undelete(&["disk.img:/dir/a", "--to", "disk.img:/dir/b"]).failed(1, &["/dir/b is there"]);
     let absent = ["disk.img:/dir", "--to", "disk.img:/absent/dir"];
     undelete(&absent).failed(1, &["cannot restore disk.img:/absent/dir", "Nothing was restored"]);
-    undelete(&["disk.img:/other"]).failed(1, &["none of the 1 snapshots of disk.img:/ has"]);
-    undelete(&["disk.img:/link/a"]).failed(1, &["none of the 1 snapshots"]);
+    undelete(&["disk.img:/other"])
+        .failed(1, &["no snapshot of disk.img:/ has", "snapshot list disk.img:/"]);
+    undelete(&["disk.img:/link/a"]).failed(1, &["no snapshot of", "of 1 in all"]);
     undelete(&["--from", "two", "disk.img:/dir/a"]).failed(1, &["has no disk.img:/dir/a", "one"]);
     undelete(&["disk.img:/.snapshots/one/dir"]).failed(1, &["in a snapshot itself"]);
     undelete(&["disk.img:/"]).failed(1, &["is a whole filesystem"]);

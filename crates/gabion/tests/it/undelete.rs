@@ -154,6 +154,25 @@ fn a_tree_comes_back_whole_from_the_newest_snapshot_that_has_it() {
 }
 
 #[test]
+fn what_is_deeper_than_a_path_can_be_comes_back() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    folder.mount("");
+    let shell = |end: &str| {
+        let script = format!(
+            "mkdir -p mnt/deep; cd mnt/deep; for i in $(seq 50); do d=$(printf '%0200d' $i); \
+             mkdir -p $d; cd $d; done; {end}"
+        );
+        folder.run(Command::new("bash").args(["-ec", &script])).succeeded()
+    };
+    shell("echo there > file; ln file second; ln -s file link");
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    folder.run(Command::new("rm").args(["-r", "mnt/deep"])).succeeded();
+    folder.gabion(&["undelete", "mnt/deep"]).succeeded();
+    assert_eq!(shell("cat link; stat -c %h second"), "there\n2\n");
+}
+
+#[test]
 fn what_is_there_is_never_overwritten() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

@@ -76,9 +76,8 @@ impl RemoteTarget {
         if server.is_empty() {
             return wrong("there is no host");
         }
-        let port = server.rsplit_once(':').filter(|(host, _)| !host.contains(':')).map(|it| it.1);
-        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-            return wrong("a port is a number from 0 to 65535");
+        if !addresses::is_possible(server) {
+            return wrong("that is no host, or no port");
         }
         Ok(Self { address: addresses::with_port(server, addresses::PORT), path })
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gabion_map::OpenMode;
+use rustix::io::Errno;
 
 use super::status::{Subject, User, json};
 use crate::args::snapshots::{Snapshot, SnapshotCommand};
@@ -82,10 +83,17 @@ fn of_user(user: &User, path: String, action: &SnapshotAction) -> Result<Vec<Rep
     if let (User::Mount(mount), true) = (user, keeps) {
         // The daemon answers, so this does not wait for nobody: what programs have written and the
         // kernel still keeps belongs into the snapshot.
-        mounts::hand_over(&mount.mountpoint).map_err(|error| {
-            Failure::of(format!("{}: not all that programs wrote is there", user.name()), &error)
-                .next("They are told, too. Say it again to go on with what there is.")
-        })?;
+        match (mounts::hand_over(&mount.mountpoint), action) {
+            (Ok(()), _) => {}
+            // What an earlier rollback took from programs may be told as this, too.
+            (Err(error), SnapshotAction::Rollback { .. })
+                if Errno::from_io_error(&error) == Some(Errno::IO) => {}
+            (Err(error), _) => {
+                let what = format!("{}: not all that programs wrote is there", user.name());
+                return Err(Failure::of(what, &error)
+                    .next("They are told, too. Say it again to go on with what there is."));
+            }
+        }
     }
     let ask = move || -> io::Result<Vec<Reply>> {
         connection

@@ -93,6 +93,15 @@ fn a_filesystem_can_be_shorter_than_its_disk() {
 }
 
 #[test]
+fn a_filesystem_is_not_made_shorter_than_was_asked_for() {
+    let folder = Folder::new();
+    fs::File::create(folder.join("member.img")).unwrap().set_len(64 << 20).unwrap();
+    folder.gabion(&["volume", "create", "pond", "--linear", "member.img"]).succeeded();
+    folder.gabion(&["mkfs", "--size", "1T", "pond"]).failed(1, &["pond has", "only, not 1 TiB"]);
+    folder.gabion(&["mkfs", "--size", "32M", "pond"]).succeeded();
+}
+
+#[test]
 fn an_image_becomes_longer_when_it_is_made_anew_with_a_size() {
     let folder = Folder::new();
     folder.image();

@@ -54,25 +54,60 @@ pub fn mounts_of(pid: u32) -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(format!("/proc/{pid}/mountinfo"))?))
 }
 
+/// The last mount that stands somewhere in the one at `mountpoint`.
+pub fn below(mountpoint: &Path) -> io::Result<Option<Mount>> {
+    let is_below =
+        |of: &Mount| of.mountpoint != mountpoint && of.mountpoint.starts_with(mountpoint);
+    Ok(mounts()?.into_iter().rfind(is_below))
+}
+
+/// Symbolic links to a mountpoint that are followed one after the other.
+const LINKS_MAX: usize = 40;
+
 /// The uppermost mount at exactly this path. Only if no FUSE mount lies on the way are symbolic
-/// links in the path's parent resolved.
+/// links resolved.
 pub fn find(mountpoint: &Path) -> io::Result<Option<Mount>> {
-    let path = std::path::absolute(mountpoint)?;
+    let mut path = std::path::absolute(mountpoint)?;
+    for _ in 0..LINKS_MAX {
+        match look(&path)? {
+            Looked::Mount(found) => return Ok(Some(*found)),
+            Looked::Nothing => return Ok(None),
+            Looked::Link(leads_to) => path = leads_to,
+        }
+    }
+    Ok(None)
+}
+
+/// What is at a path.
+enum Looked {
+    Mount(Box<Mount>),
+    /// A symbolic link to this absolute path.
+    Link(PathBuf),
+    Nothing,
+}
+
+fn look(path: &Path) -> io::Result<Looked> {
     let mounts = mounts()?;
     let at = |path: &Path| mounts.iter().rev().find(|mount| mount.mountpoint == path).cloned();
-    if let Some(found) = at(&path) {
-        return Ok(Some(found));
+    if let Some(found) = at(path) {
+        return Ok(Looked::Mount(Box::new(found)));
     }
     let on_the_way = |mount: &Mount| mount.is_fuse() && path.starts_with(&mount.mountpoint);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-    if mounts.iter().any(on_the_way) {
-        return Ok(None);
-    }
-    match parent.canonicalize() {
-        Ok(parent) => Ok(at(&parent.join(name))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let names = path.parent().zip(path.file_name());
+    let Some((parent, name)) = names.filter(|_| !mounts.iter().any(on_the_way)) else {
+        return Ok(Looked::Nothing);
+    };
+    let parent = match parent.canonicalize() {
+        Ok(parent) => parent,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Nothing),
+        Err(error) => return Err(error),
+    };
+    let real = parent.join(name);
+    Ok(match (at(&real), std::fs::read_link(&real)) {
+        (Some(found), _) => Looked::Mount(Box::new(found)),
+        (None, Ok(leads_to)) => Looked::Link(parent.join(leads_to)),
+        (None, Err(_)) => Looked::Nothing,
+    })
 }
 
 /// Lines that do not have the form are left out: the kernel may add kinds, but no half lines.

@@ -23,6 +23,18 @@ pub fn with_port(server: &str, port: u16) -> String {
     }
 }
 
+/// Whether it can be HOST or HOST:PORT.
+pub fn is_possible(server: &str) -> bool {
+    let is_name = |host: &str| !host.is_empty() && !host.contains(char::is_whitespace);
+    match server.rsplit_once(':') {
+        // Else the colon is one of a bare IPv6 address.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            is_name(host) && port.parse::<u16>().is_ok()
+        }
+        _ => is_name(server),
+    }
+}
+
 /// Where others find who listens at `address`, which may stand for all addresses.
 pub fn of_listener(address: SocketAddr) -> io::Result<Vec<String>> {
     if !address.ip().is_unspecified() {
@@ -79,6 +91,16 @@ mod tests {
             ("10.0.0.1", "10.0.0.1:7777"),
         ] {
             assert_eq!(with_port(server, PORT), address);
+        }
+    }
+
+    #[test]
+    fn what_can_be_no_address_is_known() {
+        for server in ["host", "host:1", "[::1]:80", "[::1]", "::1", "10.0.0.1:7777", "my_host"] {
+            assert!(is_possible(server), "{server}");
+        }
+        for server in ["", "host:", "host:x", "host:99999", "[::1]:99999", ":1", "a b", "a b:1"] {
+            assert!(!is_possible(server), "{server}");
         }
     }
 

@@ -114,7 +114,7 @@ pub struct Mkfs {
     #[arg(long, value_name = "SIZE")]
     pub size: Option<Size>,
     /// A name for people, at most 64 bytes
-    #[arg(long, value_name = "LABEL", default_value = "")]
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     pub label: String,
     /// The identity; a random one if not given
     #[arg(long, value_name = "UUID")]

@@ -287,6 +287,9 @@ impl Subject for Service {
         let Trust::Members(membership) = self.sessions.trust() else {
             return Err(NOT_OURS.to_owned());
         };
+        if let Some(address) = at.iter().find(|address| !addresses::is_possible(address)) {
+            return Err(format!("{address:?} is no address: say HOST or HOST:PORT"));
+        }
         let port = self.address.port();
         let mut addresses: Vec<_> =
             at.iter().map(|address| addresses::with_port(address, port)).collect();

@@ -46,6 +46,7 @@ mod patience;
 pub mod places;
 mod print;
 mod quotas;
+mod reach;
 mod remote;
 
 mod serve;

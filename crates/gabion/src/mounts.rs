@@ -26,9 +26,9 @@ use crate::failure::{Failure, Result};
 pub const SUBTYPE: &str = "gabion";
 /// So many users of a mount are named.
 const USERS_MAX: usize = 3;
-/// How often it is put up with that a rollback took something: those that were before, and such as
-/// are being made.
-const OUTLIVED_MAX: usize = 8;
+/// How often it is put up with that something was not taken: what was before, and what is just
+/// being written.
+const REFUSED_MAX: usize = 8;
 /// How long they are looked for.
 const SEARCH: Duration = Duration::from_secs(5);
 
@@ -55,17 +55,18 @@ pub fn all() -> Result<Vec<Mount>> {
 }
 
 /// Has the kernel hand over all that programs have written below a mountpoint. Its daemon must be
-/// alive. What could not be handed over since somebody last asked is told once more, but for what a
-/// rollback took from programs, who are told themselves.
+/// alive. What a rollback took from programs, or a full disk or a quota has no room for, is told to
+/// those programs, and not here; another failure since somebody last asked is.
 pub fn hand_over(mountpoint: &Path) -> io::Result<()> {
     let mount = File::open(mountpoint)?;
-    for _ in 0..OUTLIVED_MAX {
+    for _ in 0..REFUSED_MAX {
         match rustix::fs::syncfs(&mount) {
-            Err(Errno::STALE) => {}
+            Err(Errno::STALE | Errno::NOSPC | Errno::DQUOT) => {}
             synced => return Ok(synced?),
         }
     }
-    Err(Errno::STALE.into())
+    // Whoever writes more than there is room for is told, however often.
+    Ok(())
 }
 
 /// What is mounted uppermost at exactly this path, ours or not.

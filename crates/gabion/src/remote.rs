@@ -76,6 +76,9 @@ impl RemoteTarget {
         if server.is_empty() {
             return wrong("there is no host");
         }
+        if !addresses::is_possible(server) {
+            return wrong("that is no host, or no port");
+        }
         Ok(Self { address: addresses::with_port(server, addresses::PORT), path })
     }
 
@@ -410,7 +413,9 @@ mod tests {
         assert_eq!(address("gabion://host:1/"), "host:1");
         assert_eq!(address("gabion://[::1]:80/"), "[::1]:80");
         assert_eq!(address("gabion://[::1]/"), "[::1]:7777");
-        assert!(RemoteTarget::of(Path::new("gabion:///")).unwrap().is_err());
+        for wrong in ["gabion:///", "gabion://host:99999/", "gabion://host:/", "gabion://host:x/"] {
+            assert!(RemoteTarget::of(Path::new(wrong)).unwrap().is_err(), "{wrong}");
+        }
         let target = |text: &str| RemoteTarget::of(Path::new(text)).unwrap();
         assert_eq!(target("gabion://host//a/b/").unwrap().name(), "gabion://host:7777/a/b");
         assert!(target("gabion://host/a/../b").is_err());

@@ -34,6 +34,7 @@ use gabion_node::{Filesystem, LocalFs};
 use gabion_volume::volume::Volume;
 
 use crate::check;
+use crate::clients;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
@@ -344,7 +345,9 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
     let open = || FileDisk::open_with(target, options);
     let mut opened = match open() {
         Err(OpenError::InUse { holder: Some(holder), .. })
-            if mounts::of_target(target)?.is_none() && holder.name.as_deref() == Some("gabion") =>
+            if holder.name.as_deref() == Some("gabion")
+                && mounts::of_target(target)?.is_none()
+                && !is_served(target) =>
         {
             if let Some(end) = patience::End::of(holder.pid)
                 && !end.within(AT_ONCE)
@@ -380,6 +383,10 @@ fn mounted_elsewhere(target: &Path, user: &str, daemon: u32) -> Failure {
         format!("{name} is unmounted here, but {user} has it in a mount namespace of its own");
     Failure::new(format!("cannot mount: {text}"))
         .next(format!("End that one, and process {daemon} will end, too."))
+}
+
+fn is_served(target: &Path) -> bool {
+    clients::socket_if_served(&Place { path: target.to_owned(), volume: None }).is_some()
 }
 
 /// Opens the filesystem on `disk`.

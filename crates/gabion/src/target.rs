@@ -6,6 +6,8 @@ use std::sync::Arc;
 use gabion_base::disk::Disk;
 use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 
+use crate::clients;
+use crate::control::wire::{Reply, Request};
 use crate::failure::{Failure, Result};
 use crate::mounts;
 
@@ -22,8 +24,12 @@ pub enum Stillness {
 pub fn open_still(target: &Path) -> Result<Arc<dyn Disk>> {
     match FileDisk::open(target, OpenMode::ReadOnly) {
         Ok(disk) => Ok(Arc::new(disk)),
-        Err(error) => Err(not_opened("cannot read it", target, &error)),
+        Err(error) => Err(not_opened(&cannot_read(target), target, &error)),
     }
+}
+
+fn cannot_read(target: &Path) -> String {
+    format!("cannot read {}", target.display())
 }
 
 /// Opens `target` for reading, whatever others do with it.
@@ -36,11 +42,11 @@ pub fn open_anyhow(target: &Path) -> Result<(Arc<dyn Disk>, Stillness)> {
     };
     match disk {
         Ok(disk) => Ok((Arc::new(disk), stillness)),
-        Err(error) => Err(not_opened("cannot read it", target, &error)),
+        Err(error) => Err(not_opened(&cannot_read(target), target, &error)),
     }
 }
 
-/// Why `target` could not be opened, with who has it mounted if somebody has.
+/// Why `target` could not be opened, with who has it mounted or serves it if somebody does.
 pub fn not_opened(what: &str, target: &Path, error: &OpenError) -> Failure {
     let failure = Failure::of(what, error);
     let mount = match error {
@@ -50,13 +56,27 @@ pub fn not_opened(what: &str, target: &Path, error: &OpenError) -> Failure {
         }
         OpenError::Io { .. } => None,
     };
-    match mount {
-        Some(mount) => {
-            let mountpoint = mount.mountpoint.display();
-            failure.next(format!(
-                "It is mounted at {mountpoint}; to unmount it: gabion umount {mountpoint}"
-            ))
-        }
-        None => failure,
+    if let Some(mount) = mount {
+        let mountpoint = mount.mountpoint.display();
+        return failure.next(format!(
+            "It is mounted at {mountpoint}; to unmount it: gabion umount {mountpoint}"
+        ));
+    }
+    match error {
+        OpenError::InUse { .. } => match served_at(target) {
+            Some(address) => failure.next(format!(
+                "It is served here; to mount that: gabion mount gabion://{address}/ MOUNTPOINT"
+            )),
+            None => failure,
+        },
+        _ => failure,
+    }
+}
+
+/// Where whoever serves `target` on this machine listens.
+fn served_at(target: &Path) -> Option<String> {
+    match clients::ask(target, Request::Status) {
+        Ok(Reply::Status(status)) => Some(status.served?.address),
+        _ => None,
     }
 }

@@ -63,7 +63,7 @@ pub enum MapError {
     /// The device is smaller than the filesystem on it.
     #[error(
         "{device} has {actual} blocks, but the filesystem on it needs {needed}; give it that \
-         length again"
+         length again: {} bytes", needed * 4096
     )]
     Truncated {
         /// The device's name.
@@ -74,7 +74,9 @@ pub enum MapError {
         needed: u64,
     },
     /// The device cannot hold a filesystem.
-    #[error("{blocks} blocks of 4 KiB are too few: a filesystem needs at least {minimum}")]
+    #[error(
+        "{} KiB are too few: a filesystem needs at least {} MiB", blocks * 4, minimum / 256
+    )]
     TooSmall {
         /// The length asked for, in blocks.
         blocks: u64,

@@ -11,7 +11,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
 use gabion_base::codec::DecodeError;
 use gabion_base::disk::{Disk, DiskError, Durability};
-use gabion_base::ids::{BlockAddr, Ino, SubvolId, Uuid};
+use gabion_base::ids::{BlockAddr, Ino, SubvolId, Txg, Uuid};
 
 use crate::alloc::Allocator;
 use crate::changes::Changes;
@@ -37,6 +37,9 @@ use crate::view::View;
 const ZERO_BLOCKS: usize = 256;
 /// Transaction groups and the journal's sequence end before this, far from their type's end.
 const COUNT_END: u64 = 1 << 63;
+/// The first transaction group. An even one, whose superblock is at the head: the tail of a
+/// filesystem that is shorter than its disk is only found by what stands at the head.
+const FIRST_TXG: Txg = Txg(2);
 /// File bytes that a replay holds in memory, in lengths of the ring. Commits come when there is a
 /// quarter of one; the rest is for operations that are under way when that happens.
 const REPLAYED_RINGS_MAX: u64 = 4;
@@ -85,7 +88,7 @@ pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<Superbloc
         read_only_compatible: 0,
         incompatible: LAID_OUT,
         uuid: options.uuid,
-        txg: gabion_base::ids::Txg(1),
+        txg: FIRST_TXG,
         blocks: layout.blocks,
         name_seed: options.name_seed,
         next_subvol: SubvolId(1),

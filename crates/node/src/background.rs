@@ -37,10 +37,6 @@ impl LocalFs {
             let age = self.clock.monotonic().saturating_sub(committed);
             let pressure = self.map.wait_for_pressure(interval.saturating_sub(age));
             let can_write = self.map.check_writable().is_ok();
-            if let Some(reason) = self.map.stopped().filter(|_| !is_stopped) {
-                is_stopped = true;
-                self.tell_stopped(&reason);
-            }
             if pressure.writeback && can_write {
                 told(self.map.write_back_some());
             }
@@ -50,6 +46,10 @@ impl LocalFs {
                     told(self.map.commit().map(drop));
                 }
                 committed = self.clock.monotonic();
+            }
+            if let Some(reason) = self.map.stopped().filter(|_| !is_stopped) {
+                is_stopped = true;
+                self.tell_stopped(&reason);
             }
         }
     }

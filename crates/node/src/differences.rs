@@ -88,6 +88,8 @@ struct Found {
     added: BTreeMap<Ino, Vec<Name>>,
     removed: BTreeMap<Ino, Vec<Name>>,
     changed: BTreeSet<Ino>,
+    /// Objects that only the newer has.
+    made: BTreeSet<Ino>,
 }
 
 impl Found {
@@ -106,7 +108,12 @@ impl Found {
                 }
             }
             Kind::INODE => {
-                let (Some(old), Some(new)) = (old, new) else { return Ok(()) };
+                let (Some(old), Some(new)) = (old, new) else {
+                    if old.is_none() {
+                        self.made.insert(key.ino);
+                    }
+                    return Ok(());
+                };
                 let (old, new) =
                     (Inode::decode(old).map_err(bad)?, Inode::decode(new).map_err(bad)?);
                 // Names that come and go change the times of their directory.
@@ -126,6 +133,7 @@ impl Found {
 
     fn changes(mut self, mut old: Side<'_>, mut new: Side<'_>) -> Result<Vec<Change>> {
         let mut changes = Vec::new();
+        let mut linked = BTreeSet::new();
         for (ino, to) in &mut self.added {
             let from = self.removed.get_mut(ino);
             let from = from.map(std::mem::take).unwrap_or_default();
@@ -144,7 +152,13 @@ impl Found {
             for name in from {
                 changes.push(Change::Removed(old.path_of(&name)?));
             }
-            self.changed.remove(ino);
+            if self.changed.remove(ino) && !is_renamed && !self.made.contains(ino) {
+                linked.insert(*ino);
+            }
+        }
+        // What has more names now than before has all that it had, and changed under those.
+        for (_, name) in old.names_of(linked)? {
+            changes.push(Change::Changed(new.path_of(&name)?));
         }
         for name in self.removed.values().flatten() {
             changes.push(Change::Removed(old.path_of(name)?));

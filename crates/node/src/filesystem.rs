@@ -257,6 +257,11 @@ pub trait Filesystem: Send + Sync {
     /// The next data or hole at or after `offset`.
     fn seek(&self, file: FileId, offset: u64, target: SeekTarget) -> Result<u64>;
 
+    /// Whether nobody can change an object, as those of snapshots. False if that is not known.
+    fn is_unchanging(&self, _file: FileId) -> bool {
+        false
+    }
+
     /// Copies bytes from file to file and says how many: all, or fewer at the source's end and
     /// where the work got long.
     fn copy_range(

@@ -224,6 +224,10 @@ impl Filesystem for LocalFs {
         LocalFs::seek(self, file, offset, target)
     }
 
+    fn is_unchanging(&self, file: FileId) -> bool {
+        self.is_read_only() || self.is_frozen(file)
+    }
+
     fn copy_range(
         &self,
         caller: &Caller,

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::source::{Bytes, Reading, Source, subvolume, within};
 use crate::failure::{Failure, Result};
+use crate::reach::reach;
 
 /// The longest list of names of extended attributes, and the longest value, in bytes.
 const XATTR_MAX: usize = 64 << 10;
@@ -28,7 +29,8 @@ pub struct Mounted {
 impl Mounted {
     /// The snapshot at this path.
     pub fn new(root: PathBuf) -> Result<Self> {
-        let subvolume = subvolume(stat(&root)?.stx_ino);
+        let found = stat(&root).map_err(|error| unreadable(&root, &error))?;
+        let subvolume = subvolume(found.stx_ino);
         Ok(Self { root, subvolume })
     }
 }
@@ -47,7 +49,7 @@ impl Source for Mounted {
     fn entries(&self, dir: &PathBuf) -> Result<Vec<(Vec<u8>, PathBuf)>> {
         let read = || -> io::Result<Vec<(Vec<u8>, PathBuf)>> {
             let mut entries = Vec::new();
-            for entry in fs::read_dir(dir)? {
+            for entry in fs::read_dir(reach(dir)?)? {
                 let name = entry?.file_name();
                 let path = dir.join(&name);
                 entries.push((name.into_vec(), path));
@@ -60,13 +62,14 @@ impl Source for Mounted {
     }
 
     fn object(&self, path: &PathBuf) -> Result<Option<(Object, u64)>> {
-        let stat = stat(path)?;
+        let reached = reach(path).map_err(|error| unreadable(path, &error))?;
+        let stat = stat(&reached).map_err(|error| unreadable(path, &error))?;
         if subvolume(stat.stx_ino) != self.subvolume {
             return Ok(None);
         }
         let attributes = attributes(&stat);
         let target = match attributes.is_symlink() {
-            true => fs::read_link(path).map_err(|error| unreadable(path, &error))?,
+            true => fs::read_link(&reached).map_err(|error| unreadable(path, &error))?,
             false => PathBuf::new(),
         };
         let object = Object {
@@ -74,13 +77,13 @@ impl Source for Mounted {
             attributes,
             content: Content::Fresh,
             target: target.into_os_string().into_vec(),
-            xattrs: xattrs(path).map_err(|error| unreadable(path, &error.into()))?,
+            xattrs: xattrs(&reached).map_err(|error| unreadable(path, &error.into()))?,
         };
         Ok(Some((object, stat.stx_nlink.into())))
     }
 
     fn open<'s>(&'s self, path: &PathBuf, reading: Reading) -> Result<Box<dyn Bytes + 's>> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let file = reach(path).and_then(File::open).map_err(|error| unreadable(path, &error))?;
         if reading == Reading::Parts {
             // It is only advice.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
@@ -124,10 +127,9 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::of(format!("cannot read {}", path.display()), error)
 }
 
-fn stat(path: &Path) -> Result<Statx> {
+fn stat(path: &Path) -> io::Result<Statx> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted);
-    found.map_err(|error| unreadable(path, &error.into()))
+    Ok(rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?)
 }
 
 /// What statx(2) says, as backups say it.

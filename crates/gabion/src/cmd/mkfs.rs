@@ -15,6 +15,7 @@ use gabion_fs::{Caller, Changes, Context, ROOT};
 use gabion_host::file_disk::{FileDisk, Kind, OpenMode, create_image};
 use gabion_host::{clock, random};
 use gabion_map::format::superblock::{LABEL_LENGTH_MAX, Superblock};
+use gabion_map::layout::BLOCKS_MIN;
 use gabion_map::open::{FormatOptions, superblocks};
 use gabion_map::{FileId, Limits, LocalMap, MapError};
 use gabion_volume::volume::Volume;
@@ -89,9 +90,10 @@ fn make(
         if let (Some(found), Existing::Keep) = (found, existing) {
             return Err(occupied(&found));
         }
+        check_length(target, volume.blocks() * BLOCK_SIZE as u64, size)?;
         return on_volume(volume, size, label, uuid, &cannot);
     }
-    let disk = open(target, size)?;
+    let disk = open(target, size, existing)?;
     let found = found(&disk).map_err(|error| cannot(&*error))?;
     match (found, existing) {
         (None, _) => {}
@@ -181,9 +183,22 @@ fn found_superblock(disk: &dyn Disk) -> StdResult<Option<String>, MapError> {
     }))
 }
 
+/// Fails if a disk that nobody can lengthen has fewer bytes than are wanted.
+fn check_length(target: &Path, length: u64, wanted: Option<Size>) -> Result<()> {
+    let Some(wanted) = wanted.filter(|wanted| wanted.0 > length) else { return Ok(()) };
+    let length = Size(length);
+    Err(Failure::new(format!("{} has {length} only, not {wanted}", target.display()))
+        .next("Leave --size out to use all of it."))
+}
+
 /// Opens the target; makes or lengthens an image if a size is given.
-fn open(target: &Path, size: Option<Size>) -> Result<FileDisk> {
+fn open(target: &Path, size: Option<Size>, existing: Existing) -> Result<FileDisk> {
     let cannot = format!("cannot make a filesystem on {}", target.display());
+    let wanted = size.map(|size| size.0 / BLOCK_SIZE as u64);
+    if let Some(blocks) = wanted.filter(|blocks| *blocks < BLOCKS_MIN) {
+        // Before an image is made that nobody needs.
+        return Err(Failure::of(cannot, &MapError::TooSmall { blocks, minimum: BLOCKS_MIN }));
+    }
     match (fs::metadata(target), size) {
         (Err(error), Some(size)) if error.kind() == io::ErrorKind::NotFound => {
             create_image(target, size.0).map_err(|error| Failure::new(chain(&error)))?;
@@ -200,11 +215,10 @@ fn open(target: &Path, size: Option<Size>) -> Result<FileDisk> {
         .map_err(|error| not_opened(&cannot, target, &error))?;
     let Some(size) = size.filter(|size| size.0 > disk.bytes()) else { return Ok(disk) };
     if disk.kind() == Kind::Device {
-        let length = Size(disk.bytes());
-        let text = format!("{} has {length} only, not {size}", target.display());
-        return Err(Failure::new(text).next("Leave --size out to use all of it."));
+        check_length(target, disk.bytes(), Some(size))?;
     }
-    if found(&disk).is_ok_and(|found| found.is_none()) {
+    let is_free = || found(&disk).is_ok_and(|found| found.is_none());
+    if existing == Existing::Overwrite || is_free() {
         let longer = fs::File::options().write(true).open(target);
         longer
             .and_then(|image| image.set_len(size.0))

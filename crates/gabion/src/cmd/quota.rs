@@ -118,8 +118,8 @@ fn of_user(user: &User, path: Option<String>, action: &QuotaAction) -> Result<Qu
         let mut connection = user.connect()?;
         if let User::Mount(mount) = user {
             // The daemon answers, so this does not wait for nobody: what programs have written and
-            // the kernel still keeps counts, too.
-            mounts::hand_over(&mount.mountpoint)?;
+            // the kernel still keeps counts, too, but for what could not be written.
+            let _ = mounts::hand_over(&mount.mountpoint);
         }
         connection.ask(Request::Quotas { path, action: action.clone() }, PATIENCE)?;
         connection.reply()

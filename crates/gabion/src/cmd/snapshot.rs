@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gabion_map::OpenMode;
+use rustix::io::Errno;
 
 use super::status::{Subject, User, json};
 use crate::args::snapshots::{Snapshot, SnapshotCommand};
@@ -77,15 +78,24 @@ fn asked(command: &SnapshotCommand) -> Result<(&Path, SnapshotAction, bool)> {
 }
 
 fn of_user(user: &User, path: String, action: &SnapshotAction) -> Result<Vec<Reply>> {
-    let ask = move || -> io::Result<Vec<Reply>> {
-        let mut connection = user.connect()?;
-        let keeps =
-            matches!(action, SnapshotAction::Create { .. } | SnapshotAction::Rollback { .. });
-        if let (User::Mount(mount), true) = (user, keeps) {
-            // The daemon answers, so this does not wait for nobody: what programs have written and
-            // the kernel still keeps belongs into the snapshot.
-            mounts::hand_over(&mount.mountpoint)?;
+    let mut connection = user.connect().map_err(|error| user.unreachable(&error))?;
+    let keeps = matches!(action, SnapshotAction::Create { .. } | SnapshotAction::Rollback { .. });
+    if let (User::Mount(mount), true) = (user, keeps) {
+        // The daemon answers, so this does not wait for nobody: what programs have written and the
+        // kernel still keeps belongs into the snapshot.
+        match (mounts::hand_over(&mount.mountpoint), action) {
+            (Ok(()), _) => {}
+            // What an earlier rollback took from programs may be told as this, too.
+            (Err(error), SnapshotAction::Rollback { .. })
+                if Errno::from_io_error(&error) == Some(Errno::IO) => {}
+            (Err(error), _) => {
+                let what = format!("{}: not all that programs wrote is there", user.name());
+                return Err(Failure::of(what, &error)
+                    .next("They are told, too. Say it again to go on with what there is."));
+            }
         }
+    }
+    let ask = move || -> io::Result<Vec<Reply>> {
         connection
             .ask(Request::Snapshots { path: Some(path), action: action.clone() }, PATIENCE)?;
         let mut replies = Vec::new();

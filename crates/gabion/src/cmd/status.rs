@@ -1,6 +1,6 @@
 //! `gabion status`: asks the daemon of a mount, or looks at what is not mounted.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,7 +72,11 @@ impl User {
         match self {
             Self::Mount(mount) => unreachable(mount, error),
             Self::Server { name, .. } => {
-                Failure::of(format!("cannot talk to the server of {name}"), error)
+                let what = format!("cannot talk to the server of {name}");
+                match error.kind() {
+                    ErrorKind::WouldBlock => Failure::new(format!("{what}: it does not answer")),
+                    _ => Failure::of(what, error),
+                }
             }
         }
     }
@@ -188,7 +192,17 @@ fn unreachable(mount: &Mount, error: &io::Error) -> Failure {
     match mounts::life(mount) {
         Life::Dead => Failure::new(format!("the daemon of {mountpoint} is gone"))
             .next(format!("To clean up: gabion umount {mountpoint}")),
-        Life::Serving => Failure::of(format!("cannot talk to the daemon of {mountpoint}"), error)
-            .next("Only root and who mounted it can."),
+        Life::Serving => {
+            let what = format!("cannot talk to the daemon of {mountpoint}");
+            match error.kind() {
+                ErrorKind::WouldBlock => Failure::new(format!("{what}: it does not answer")).next(
+                    "It hangs, or was stopped; what its disk or its server does may say why.",
+                ),
+                ErrorKind::PermissionDenied => {
+                    Failure::of(what, error).next("Only root and who mounted it can.")
+                }
+                _ => Failure::of(what, error),
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gabion_fuse::mount::{MountError, Unmount, unmount};
-use gabion_fuse::mountinfo::Mount;
+use gabion_fuse::mountinfo::{self, Mount};
 
 use crate::args;
 use crate::control::client::Connection;
@@ -140,6 +140,10 @@ fn not_awaited(mount: &Mount, error: &io::Error) -> Failure {
 
 fn not_unmounted(mount: &Mount, error: &MountError) -> Failure {
     let failure = Failure::new(crate::failure::chain(error));
+    if let Ok(Some(below)) = mountinfo::below(&mount.mountpoint) {
+        let below = below.mountpoint.display();
+        return failure.next(format!("Another filesystem is mounted below, at {below}."));
+    }
     match mounts::users(&mount.mountpoint).as_slice() {
         [] => failure,
         users => failure.next(format!("It is in use by {}.", users.join(", "))),

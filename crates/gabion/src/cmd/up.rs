@@ -52,7 +52,13 @@ const SESSION_SECONDS: &str = "5";
 
 /// Runs the command.
 pub fn run(args: &args::Up) -> Result<()> {
-    if args.single || args.data.join(IMAGE).exists() {
+    let [has_one, has_two] = [IMAGE, "a.img"].map(|name| args.data.join(name).exists());
+    if args.single && has_two && !has_one {
+        let data = args.data.display();
+        return Err(Failure::new(format!("{data} has a filesystem with two copies already"))
+            .next("Leave --single out to use it, or name another folder: --data DIR"));
+    }
+    if args.single || has_one {
         frugality::restart(frugality::Keep::Nothing);
         let signals = mount::signals()?;
         make_folder(&args.data)?;

@@ -11,6 +11,7 @@ use gabion_map::{FileId, Payload};
 use gabion_node::Reader;
 
 use super::front::{Ask, done, failed, refuse};
+use super::seeks::Seek;
 use super::{Coherence, WritePolicy, encode};
 
 /// Payloads above this size are kept in the memory they came in: the protocol hands over no
@@ -153,7 +154,19 @@ impl Ask<'_> {
             libc::SEEK_HOLE => SeekTarget::Hole,
             _ => return refuse(reply, libc::EINVAL),
         };
-        match self.fs.seek(self.file, offset, target) {
+        let found = self.fs.seek(self.file, offset, target);
+        let is_sure = match self.coherence {
+            // What the filesystem has is data, whatever the kernel has.
+            Coherence::Alone => {
+                target == SeekTarget::Data && matches!(found, Ok(at) if at == offset)
+                    || self.fs.is_unchanging(self.file)
+            }
+            Coherence::Shared => true,
+        };
+        if !is_sure {
+            return self.seeks.begin(Seek { node: self.node, offset, target }, reply);
+        }
+        match found {
             Ok(found) => reply.lseek(found),
             Err(error) => failed(reply, &error),
         };

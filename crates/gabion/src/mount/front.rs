@@ -13,6 +13,7 @@ use gabion_node::{Eras, Filesystem, Kept};
 use super::descriptions::Descriptions;
 use super::kernel::{FOREVER, init_reply};
 use super::refused::Refused;
+use super::seeks::Seeks;
 use super::{Coherence, Locking, MountRequest, WritePolicy, encode};
 
 /// A filesystem as the kernel sees it.
@@ -26,9 +27,10 @@ pub(super) struct Front {
     memory: u64,
     descriptions: Arc<Descriptions>,
     refused: Arc<Refused>,
+    seeks: Arc<Seeks>,
     eras: Arc<Eras>,
     /// Had by each request that is being handled, so that a rollback has none beside it.
-    passage: ReadMostly<()>,
+    passage: Arc<ReadMostly<()>>,
     /// How the filesystem was closed, once it is.
     closed: Mutex<Option<Result<()>>>,
 }
@@ -40,10 +42,12 @@ impl Front {
             Coherence::Alone => (writes, locking),
             Coherence::Shared => (WritePolicy::Through, Locking::Filesystem),
         };
-        let fs = Arc::downgrade(fs);
+        let fs: Weak<dyn Filesystem> = Arc::downgrade(fs);
         let descriptions = Arc::default();
-        let (refused, eras, closed) = Default::default();
-        let passage = ReadMostly::new(());
+        let (eras, closed) = Default::default();
+        let refused = Arc::new(Refused::new(request.mountpoint.clone()));
+        let passage = Arc::new(ReadMostly::new(()));
+        let seeks = Arc::new(Seeks::new(Weak::clone(&fs), &eras, &passage));
         Self {
             fs,
             coherence,
@@ -52,6 +56,7 @@ impl Front {
             memory,
             descriptions,
             refused,
+            seeks,
             eras,
             passage,
             closed,
@@ -71,7 +76,8 @@ impl Front {
 
     /// Whom to tell what the kernel has in vain.
     pub(super) fn tell(&self, notifier: Notifier) {
-        self.refused.tell(notifier);
+        self.refused.tell(notifier.clone());
+        self.seeks.tell(notifier);
     }
 
     /// How closing the filesystem went, asked once.
@@ -91,6 +97,7 @@ pub(super) struct Ask<'a> {
     pub(super) process: u32,
     pub(super) descriptions: &'a Arc<Descriptions>,
     pub(super) refused: &'a Arc<Refused>,
+    pub(super) seeks: &'a Arc<Seeks>,
     pub(super) eras: &'a Eras,
     pub(super) node: NodeId,
     pub(super) file: FileId,
@@ -135,6 +142,7 @@ impl Handler for Front {
             process: request.pid,
             descriptions: &self.descriptions,
             refused: &self.refused,
+            seeks: &self.seeks,
             eras: &self.eras,
             node: request.node,
             file,
@@ -167,7 +175,11 @@ impl Drop for Answered<'_> {
 }
 
 /// The object that the kernel means. `Err`: there was a rollback since the kernel was told of it.
-fn file_of(eras: &Eras, fs: &dyn Filesystem, node: NodeId) -> std::result::Result<FileId, FileId> {
+pub(super) fn file_of(
+    eras: &Eras,
+    fs: &dyn Filesystem,
+    node: NodeId,
+) -> std::result::Result<FileId, FileId> {
     eras.file(fs.file(ROOT), fs.file(Ino(node.0)))
 }
 

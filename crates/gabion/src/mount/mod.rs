@@ -55,6 +55,7 @@ mod names;
 mod objects;
 mod refused;
 mod rollbacks;
+mod seeks;
 mod system_clock;
 
 pub use mounted::{End, Error, MountRequest, Mounted};

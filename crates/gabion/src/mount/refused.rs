@@ -8,7 +8,9 @@
 //!
 //! 1. the file's pages are dropped;
 //! 2. all names are looked up again, so that the file's inode goes once nobody has it open, and
-//!    with it what the kernel takes for its length.
+//!    with it what the kernel takes for its length. A kernel takes away what is mounted at names
+//!    that it looks up so. Where something is, the length stays wrong until the inode goes by
+//!    itself, which is less of an evil.
 //!
 //! The same is done with a directory in which something was changed for a program that was killed
 //! before it was told, as the kernel does not know of the change.
@@ -16,20 +18,26 @@
 //! Both may have to wait for requests that are under way, so a thread of its own does it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use gabion_base::sync::Mutex;
-use gabion_fuse::{ByteRange, NodeId, Notifier};
+use gabion_fuse::{ByteRange, NodeId, Notifier, mountinfo};
 
 /// Files of which the kernel has bytes that were refused.
-#[derive(Default)]
 pub(super) struct Refused {
+    mountpoint: PathBuf,
     notifier: OnceLock<Notifier>,
     files: Mutex<BTreeSet<u64>>,
 }
 
 impl Refused {
+    /// Of the mount at `mountpoint`.
+    pub(super) fn new(mountpoint: PathBuf) -> Self {
+        Self { mountpoint, notifier: OnceLock::new(), files: Mutex::default() }
+    }
+
     /// Whom to tell.
     pub(super) fn tell(&self, notifier: Notifier) {
         self.notifier.get_or_init(|| notifier);
@@ -59,7 +67,9 @@ impl Refused {
             // A kernel that does not know the file has no bytes of it, and one that is too old to
             // look names up again has at least no wrong bytes.
             let _ = notifier.inval_inode(NodeId(file), ByteRange::All);
-            let _ = notifier.inc_epoch();
+            if mountinfo::below(&self.mountpoint).is_ok_and(|below| below.is_none()) {
+                let _ = notifier.inc_epoch();
+            }
             self.files.lock().remove(&file);
         }
     }

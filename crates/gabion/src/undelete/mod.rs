@@ -119,10 +119,10 @@ impl Lost<'_> {
         found.ok_or_else(|| match (from, self.versions.is_empty(), self.snapshots) {
             (_, _, 0) => Failure::new(format!("{root} has no snapshots")),
             (None, ..) | (_, true, _) => Failure::new(format!(
-                "none of the {} snapshots of {root} has {path}",
+                "no snapshot of {root} has {path}, of {} in all",
                 self.snapshots
             ))
-            .next("To see them: gabion snapshot list"),
+            .next(format!("To see them: gabion snapshot list {root}")),
             (Some(from), ..) => Failure::new(format!("the snapshot {from:?} has no {path}"))
                 .next(format!("These have it: {}", self.choices())),
         })

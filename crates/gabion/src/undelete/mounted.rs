@@ -20,6 +20,7 @@ use super::is_absent;
 use crate::backup::{dress, mounted};
 use crate::failure::{Failure, Result};
 use crate::mounts;
+use crate::reach::reach;
 
 /// Bytes that are asked for at once.
 const CHUNK: usize = 1 << 30;
@@ -62,7 +63,7 @@ impl Files for Mounted {
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-        let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let found = rustix::fs::statx(CWD, &*reach(path)?, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
         let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
         Ok(Stat {
             identity: (device, found.stx_ino),
@@ -73,30 +74,30 @@ impl Files for Mounted {
     }
 
     fn names(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+        fs::read_dir(reach(dir)?)?.map(|entry| Ok(entry?.file_name())).collect()
     }
 
     fn xattrs(&self, path: &Path) -> io::Result<Vec<Xattr>> {
-        Ok(mounted::xattrs(path)?)
+        Ok(mounted::xattrs(&reach(path)?)?)
     }
 
     fn make_folder(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::mkdirat(CWD, path, Mode::RWXU)?)
+        Ok(rustix::fs::mkdirat(CWD, &*reach(path)?, Mode::RWXU)?)
     }
 
     fn make_node(&self, path: &Path, like: &Attributes) -> io::Result<()> {
-        dress::make_node(like, path)
+        dress::make_node(like, &reach(path)?)
     }
 
     fn copy_symlink(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::os::unix::fs::symlink(fs::read_link(from)?, to)
+        std::os::unix::fs::symlink(fs::read_link(reach(from)?)?, reach(to)?)
     }
 
     fn copy_file(&self, from: &Path, to: &Path, length: u64) -> io::Result<()> {
-        let source = File::open(from)?;
+        let source = File::open(reach(from)?)?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        let target = options.open(to)?;
+        let target = options.open(reach(to)?)?;
         target.set_len(length)?;
         let mut end = 0;
         // From data to data, so that holes stay holes.
@@ -108,42 +109,43 @@ impl Files for Mounted {
     }
 
     fn link(&self, first: &Path, to: &Path) -> io::Result<()> {
-        fs::hard_link(first, to)
+        fs::hard_link(reach(first)?, reach(to)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+        let (from, to) = (reach(from)?, reach(to)?);
+        Ok(rustix::fs::renameat_with(CWD, &*from, CWD, &*to, RenameFlags::NOREPLACE)?)
     }
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir(path)
+        fs::remove_dir(reach(path)?)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        fs::remove_file(reach(path)?)
     }
 
     fn set_owner(&self, path: &Path, to: &Attributes) -> io::Result<()> {
-        lchown(path, Some(to.uid), Some(to.gid))
+        lchown(reach(path)?, Some(to.uid), Some(to.gid))
     }
 
     fn set_permissions(&self, path: &Path, to: &Attributes) -> io::Result<()> {
-        fs::set_permissions(path, fs::Permissions::from_mode(to.mode & 0o7777))
+        fs::set_permissions(reach(path)?, fs::Permissions::from_mode(to.mode & 0o7777))
     }
 
     fn set_xattr(&self, path: &Path, (name, value): &Xattr) -> io::Result<()> {
         let name = OsStr::from_bytes(name);
-        Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)
+        Ok(rustix::fs::lsetxattr(&*reach(path)?, name, value, XattrFlags::empty())?)
     }
 
     fn remove_xattr(&self, path: &Path, name: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::lremovexattr(path, OsStr::from_bytes(name))?)
+        Ok(rustix::fs::lremovexattr(&*reach(path)?, OsStr::from_bytes(name))?)
     }
 
     fn set_times(&self, path: &Path, to: &Attributes) -> io::Result<()> {
         let time = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
         let times = Timestamps { last_access: time(to.read), last_modification: time(to.written) };
-        Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::utimensat(CWD, &*reach(path)?, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 }
 

@@ -379,6 +379,22 @@ fn a_subvolume_is_saved_by_itself() {
 }
 
 #[test]
+fn a_tree_that_is_deeper_than_a_path_can_be_is_saved_and_restored() {
+    let Some(folder) = planted() else { return };
+    let along = "for i in $(seq 50); do cd $(printf '%0200d' $i)";
+    let shell = |script: String| folder.run(Command::new("bash").args(["-ec", &script]));
+    let make = along.replace("cd ", "mkdir $(printf '%0200d' $i); cd ");
+    shell(format!("cd mnt; {make}; done; echo there > file; ln file second")).succeeded();
+    folder.gabion(&["backup", "mnt", "store"]).succeeded();
+    folder.gabion(&["restore", "--to-directory", "store", "tree"]).succeeded();
+    folder.gabion(&["restore", "store", "mnt/tree"]).succeeded();
+    for top in ["tree", "mnt/tree"] {
+        let text = shell(format!("cd {top}; {along}; done; cat second; stat -c %h file"));
+        assert_eq!(text.succeeded(), "there\n2\n", "{top}");
+    }
+}
+
+#[test]
 fn what_nobody_can_go_on_with_is_removed_and_nothing_else() {
     let Some(folder) = planted() else { return };
     folder.gabion(&["subvolume", "create", "mnt/dir/sub"]).succeeded();

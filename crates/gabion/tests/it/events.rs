@@ -1,9 +1,12 @@
 //! `gabion events`, and the document that lists all events.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use gabion_base::event::{Event, FilesystemEvent, MemberEvent, Sink, VolumeEvent};
 use gabion_host::events::Publisher;
@@ -11,6 +14,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::world::{Folder, GABION, Outcome, Running};
+
+/// How long an event may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn degraded(working: u64) -> Event {
     let event = VolumeEvent::Degraded { working, members: 2 };
@@ -123,6 +129,36 @@ fn a_follower_ends_when_nobody_reads_any_more() {
     drop(lines);
     publisher.publish(degraded(1));
     assert!(running.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_filesystem_that_cannot_write_any_more_is_an_event() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    for name in ["small", "mnt"] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+    }
+    // A sparse image can grow beyond what is below it.
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=24M", "small"]).arg(folder.join("small"));
+    folder.run(&mut mount).succeeded();
+    folder.gabion(&["mkfs", "--size", "64M", "small/disk.img"]).succeeded();
+    folder.gabion(&["mount", "-o", "commit=1", "small/disk.img", "mnt"]).succeeded();
+    let file = File::create(folder.join("mnt/file")).unwrap();
+    file.write_all_at(&vec![1; 32 << 20], 0).unwrap();
+    file.sync_all().unwrap_err();
+    // Bytes that cannot be written are tried again; what describes the files is not.
+    drop(file);
+    std::fs::remove_file(folder.join("mnt/file")).unwrap();
+    let told = || events(&folder, &["--json"]).succeeded();
+    let began = Instant::now();
+    while !told().contains("filesystem-stopped-writing") {
+        assert!(began.elapsed() < PATIENCE, "{}", told());
+        // Something that a commit has to write.
+        let _ = File::create(folder.join("mnt/other"));
+    }
+    assert!(folder.status("mnt")["problem"].is_string());
+    folder.gabion(&["umount", "mnt"]).failed(1, &["not all of it could be written"]);
+    assert_eq!(told().matches("filesystem-stopped-writing").count(), 1);
 }
 
 #[test]

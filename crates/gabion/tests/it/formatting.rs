@@ -61,7 +61,8 @@ fn mkfs_refuses_to_overwrite_a_gabion_filesystem() {
 fn mkfs_says_what_is_missing() {
     let folder = Folder::new();
     folder.gabion(&["mkfs", "disk.img"]).failed(1, &["disk.img does not exist", "--size"]);
-    folder.gabion(&["mkfs", "--size", "1M", "disk.img"]).failed(1, &["too few", "4096"]);
+    folder.gabion(&["mkfs", "--size", "1M", "disk.img"]).failed(1, &["1024 KiB", "16 MiB"]);
+    assert!(!folder.join("disk.img").exists(), "a failure makes no image");
     folder.gabion(&["mkfs", "."]).failed(1, &["neither a regular file nor a block device"]);
     folder.gabion(&["mkfs", "--size", "lots", "disk.img"]).failed(2, &["lots", "64M"]);
     let uuid = ["mkfs", "--size", "64M", "--uuid", "seven", "other.img"];
@@ -70,6 +71,43 @@ fn mkfs_says_what_is_missing() {
     let label = ["mkfs", "--size", "64M", "--label", &label, "other.img"];
     folder.gabion(&label).failed(2, &["label", "65", "64"]);
     folder.gabion(&["frobnicate"]).failed(2, &["frobnicate"]);
+}
+
+#[test]
+fn a_filesystem_can_be_shorter_than_its_disk() {
+    let folder = Folder::new();
+    let image = fs::File::create(folder.join("disk.img")).unwrap();
+    image.set_len(256 << 20).unwrap();
+    let total = |size: &str| {
+        folder.gabion(&["mkfs", "--force", "--size", size, "disk.img"]).succeeded();
+        folder.gabion(&["snapshot", "create", "disk.img", "one"]).succeeded();
+        folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+        folder.status("disk.img")["total_bytes"].as_u64().unwrap() >> 20
+    };
+    assert!((50..64).contains(&total("64M")));
+    assert!((220..256).contains(&total("256M")));
+    assert!((20..32).contains(&total("32M")));
+    assert_eq!(image.metadata().unwrap().len(), 256 << 20);
+    folder.gabion(&["grow", "disk.img"]).succeeded();
+    assert!(folder.status("disk.img")["total_bytes"].as_u64().unwrap() > 220 << 20);
+}
+
+#[test]
+fn a_filesystem_is_not_made_shorter_than_was_asked_for() {
+    let folder = Folder::new();
+    fs::File::create(folder.join("member.img")).unwrap().set_len(64 << 20).unwrap();
+    folder.gabion(&["volume", "create", "pond", "--linear", "member.img"]).succeeded();
+    folder.gabion(&["mkfs", "--size", "1T", "pond"]).failed(1, &["pond has", "only, not 1 TiB"]);
+    folder.gabion(&["mkfs", "--size", "32M", "pond"]).succeeded();
+}
+
+#[test]
+fn an_image_becomes_longer_when_it_is_made_anew_with_a_size() {
+    let folder = Folder::new();
+    folder.image();
+    folder.gabion(&["mkfs", "--force", "--size", "128M", "disk.img"]).succeeded();
+    assert_eq!(fs::metadata(folder.join("disk.img")).unwrap().len(), 128 << 20);
+    assert!(folder.status("disk.img")["total_bytes"].as_u64().unwrap() > 100 << 20);
 }
 
 #[test]

@@ -249,6 +249,40 @@ fn a_copy_shares_blocks_and_differs_after_a_write() {
 }
 
 #[test]
+fn what_the_kernel_has_not_handed_over_yet_is_no_hole() {
+    use rustix::fs::SeekFrom::{Data, Hole};
+    const PAGE: u64 = 4096;
+    for kind in [BACK, USUAL] {
+        let Some(world) = World::new(kind) else { return };
+        let path = world.path("sparse");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        let put = |page: u64| file.write_all_at(&[page as u8; PAGE as usize], page * PAGE).unwrap();
+        let seek = |from| rustix::fs::seek(&file, from);
+        assert_eq!(seek(Data(0)), Err(Errno::NXIO));
+        put(20);
+        assert_eq!(seek(Data(0)), Ok(20 * PAGE));
+        put(40);
+        assert_eq!(seek(Hole(20 * PAGE)), Ok(21 * PAGE));
+        assert_eq!(seek(Data(21 * PAGE)), Ok(40 * PAGE));
+        put(41);
+        assert_eq!(seek(Hole(40 * PAGE)), Ok(42 * PAGE));
+        [20, 22, 24].into_iter().for_each(put);
+        file.sync_all().unwrap();
+        [21, 23, 25].into_iter().for_each(put);
+        assert_eq!(seek(Hole(20 * PAGE)), Ok(26 * PAGE));
+        put(30);
+        assert_eq!(seek(Data(26 * PAGE)), Ok(30 * PAGE));
+        assert_eq!(seek(Data(42 * PAGE)), Err(Errno::NXIO));
+        let content = fs::read(&path).unwrap();
+        let pages = content.chunks(PAGE as usize).map(|page| page[0]).collect::<Vec<u8>>();
+        let written = [20, 21, 22, 23, 24, 25, 30, 40, 41];
+        assert!(
+            (0..42).all(|page| pages[page] == if written.contains(&page) { page as u8 } else { 0 })
+        );
+    }
+}
+
+#[test]
 fn holes_are_found_made_and_filled() {
     let Some(mut world) = World::new(USUAL) else { return };
     let path = world.path("sparse");

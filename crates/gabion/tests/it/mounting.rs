@@ -86,6 +86,38 @@ fn a_mount_that_fails_says_why_and_leaves_nothing() {
 }
 
 #[test]
+fn a_mount_is_known_by_a_symbolic_link_to_its_mountpoint() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    fs::create_dir(folder.join("mnt")).unwrap();
+    for (link, leads_to) in [("link", "mnt"), ("second", "link"), ("circle", "circle")] {
+        std::os::unix::fs::symlink(leads_to, folder.join(link)).unwrap();
+    }
+    folder.gabion(&["mount", "disk.img", "second"]).succeeded();
+    assert_eq!(folder.mountpoints(), [folder.join("mnt")]);
+    let status = folder.status("second");
+    assert_eq!(status["mount"]["mountpoint"], folder.join("mnt").to_str().unwrap());
+    folder.gabion(&["mount", "disk.img", "link"]).failed(1, &["link is a mountpoint already"]);
+    folder.gabion(&["umount", "circle"]).failed(1, &["nothing is mounted at circle"]);
+    folder.gabion(&["umount", "link"]).succeeded();
+    assert!(folder.mountpoints().is_empty());
+}
+
+#[test]
+fn a_mount_below_another_one_that_is_to_go_is_named() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mountpoint = folder.mount("");
+    fs::create_dir(mountpoint.join("below")).unwrap();
+    folder.gabion(&["mkfs", "--size", "64M", "other.img"]).succeeded();
+    folder.gabion(&["mount", "other.img", "mnt/below"]).succeeded();
+    let below = mountpoint.join("below");
+    folder.gabion(&["umount", "mnt"]).failed(1, &["busy", below.to_str().unwrap()]);
+    folder.gabion(&["umount", "mnt/below"]).succeeded();
+    folder.gabion(&["umount", "mnt"]).succeeded();
+}
+
+#[test]
 fn a_second_mount_of_an_image_is_refused_with_who_has_it() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

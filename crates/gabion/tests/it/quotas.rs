@@ -152,6 +152,46 @@ fn quotas_stay_and_can_be_set_where_nothing_is_mounted() {
     folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
 }
 
+/// close(2) told the program, and nobody else has to hear of it.
+#[test]
+fn what_had_no_room_when_the_kernel_handed_it_over_stops_no_command() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
+    folder.gabion(&["quota", "set", "mnt/home", "1M"]).succeeded();
+    let overflow = |name: &str| {
+        let file = File::create(mnt.join("home").join(name)).unwrap();
+        file.write_all_at(&vec![1; 4 * MIB], 0).unwrap();
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
+    };
+    overflow("one");
+    folder.gabion(&["quota", "set", "mnt/home", "2M"]).succeeded();
+    overflow("two");
+    folder.gabion(&["snapshot", "create", "mnt", "full"]).succeeded();
+}
+
+/// A kernel that looks names up again takes away what is mounted there.
+#[test]
+fn what_is_mounted_in_a_filesystem_stays_when_somebody_goes_over_a_quota() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
+    folder.gabion(&["quota", "set", "mnt/home", "1M"]).succeeded();
+    fs::create_dir(mnt.join("below")).unwrap();
+    folder.gabion(&["mkfs", "--size", "64M", "other.img"]).succeeded();
+    folder.gabion(&["mount", "other.img", "mnt/below"]).succeeded();
+    fs::write(mnt.join("below/file"), "there").unwrap();
+    for index in 0..20 {
+        let file = File::create(mnt.join(format!("home/{index}"))).unwrap();
+        file.write_all_at(&vec![1; 2 * MIB], 0).unwrap();
+        file.sync_all().unwrap_err();
+        assert_eq!(fs::read(mnt.join("below/file")).unwrap(), b"there");
+    }
+    folder.gabion(&["umount", "mnt/below"]).succeeded();
+}
+
 #[test]
 fn what_can_have_no_quota_is_named() {
     let Some(folder) = Folder::for_mounts() else { return };

@@ -109,6 +109,15 @@ fn serve(folder: &Folder, address: &str, options: &[&str]) -> (Running, String) 
 }
 
 #[test]
+fn who_mounts_what_is_served_here_is_told_where_at_once() {
+    let Some(served) = Served::new() else { return };
+    fs::create_dir(served.folder.join("other")).unwrap();
+    let outcome = served.folder.gabion(&["mount", "disk.img", "other"]);
+    assert!(!outcome.stderr.contains("waiting for"), "{}", outcome.stderr);
+    outcome.failed(1, &["in use", "It is served here", &served.uri]);
+}
+
+#[test]
 fn clients_and_their_leases_can_be_seen() {
     let Some(mut served) = Served::new() else { return };
     let file = served.mountpoint.join("file");

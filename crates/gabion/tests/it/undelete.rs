@@ -154,6 +154,25 @@ fn a_tree_comes_back_whole_from_the_newest_snapshot_that_has_it() {
 }
 
 #[test]
+fn what_is_deeper_than_a_path_can_be_comes_back() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    folder.mount("");
+    let shell = |end: &str| {
+        let script = format!(
+            "mkdir -p mnt/deep; cd mnt/deep; for i in $(seq 50); do d=$(printf '%0200d' $i); \
+             mkdir -p $d; cd $d; done; {end}"
+        );
+        folder.run(Command::new("bash").args(["-ec", &script])).succeeded()
+    };
+    shell("echo there > file; ln file second; ln -s file link");
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    folder.run(Command::new("rm").args(["-r", "mnt/deep"])).succeeded();
+    folder.gabion(&["undelete", "mnt/deep"]).succeeded();
+    assert_eq!(shell("cat link; stat -c %h second"), "there\n2\n");
+}
+
+#[test]
 fn what_is_there_is_never_overwritten() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
@@ -206,7 +225,7 @@ fn choices_are_listed_and_what_cannot_be_found_is_named() {
     let text = undelete(&["--list", "--json", "mnt/home/file"]).succeeded();
     let rows: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&rows[0]["snapshot"], &rows[0]["bytes"]), (&"two".into(), &7.into()));
-    undelete(&["mnt/home/other"]).failed(1, &["none of the 3 snapshots"]);
+    undelete(&["mnt/home/other"]).failed(1, &["no snapshot of", "of 3 in all"]);
     undelete(&["--from", "three", "mnt/home/file"]).failed(1, &["has no", "two, one"]);
     undelete(&["--from", "four", "mnt/home/file"]).failed(1, &["\"four\" has no"]);
     undelete(&["mnt/home/.snapshots/one/file"]).failed(1, &["in a snapshot itself"]);
@@ -297,8 +316,9 @@ fn what_fails_leaves_what_nobody_has_in_use_as_it_was() {
     undelete(&["disk.img:/dir/a", "--to", "disk.img:/dir/b"]).failed(1, &["/dir/b is there"]);
     let absent = ["disk.img:/dir", "--to", "disk.img:/absent/dir"];
     undelete(&absent).failed(1, &["cannot restore disk.img:/absent/dir", "Nothing was restored"]);
-    undelete(&["disk.img:/other"]).failed(1, &["none of the 1 snapshots of disk.img:/ has"]);
-    undelete(&["disk.img:/link/a"]).failed(1, &["none of the 1 snapshots"]);
+    undelete(&["disk.img:/other"])
+        .failed(1, &["no snapshot of disk.img:/ has", "snapshot list disk.img:/"]);
+    undelete(&["disk.img:/link/a"]).failed(1, &["no snapshot of", "of 1 in all"]);
     undelete(&["--from", "two", "disk.img:/dir/a"]).failed(1, &["has no disk.img:/dir/a", "one"]);
     undelete(&["disk.img:/.snapshots/one/dir"]).failed(1, &["in a snapshot itself"]);
     undelete(&["disk.img:/"]).failed(1, &["is a whole filesystem"]);

@@ -215,6 +215,15 @@ fn up_keeps_a_single_copy_if_asked_to() {
 }
 
 #[test]
+fn up_makes_no_single_copy_beside_two() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    fs::create_dir(folder.join("gabion-data")).unwrap();
+    fs::write(folder.join("gabion-data/a.img"), "").unwrap();
+    folder.gabion(&["up", "--single"]).failed(1, &["two copies", "--single", "--data"]);
+    assert!(!folder.join("gabion-data/gabion.img").exists());
+}
+
+#[test]
 fn up_goes_on_when_a_target_is_killed_and_brings_it_back() {
     let Some(folder) = Folder::for_mounts() else { return };
     let (running, lines, said) = up(&folder, &["--size", "1G"]);

@@ -220,6 +220,7 @@ fn the_difference_of_two_snapshots_names_what_was_added_removed_changed_and_rena
     let dir = fs.mkdir(caller, root, b"dir", 0o755).unwrap().file;
     let deep = fs.mkdir(caller, dir, b"deep", 0o755).unwrap().file;
     fs.mkdir(caller, dir, b"private", 0o755).unwrap();
+    let linked = world.file("changed and linked", b"");
     let old = fs.map().create_snapshot(root.subvol, b"old", 0).unwrap();
     world.clock.advance(10);
     let write = |file| {
@@ -249,17 +250,21 @@ fn the_difference_of_two_snapshots_names_what_was_added_removed_changed_and_rena
     fs.setattr(caller, private, &changes).unwrap();
     fs.mkdir(caller, deep, b"new", 0o755).unwrap();
     fs.link(caller, world.lookup("kept").unwrap().file, dir, b"second").unwrap();
+    write(linked);
+    fs.link(caller, linked, dir, b"third").unwrap();
     let new = fs.map().create_snapshot(root.subvol, b"new", 0).unwrap();
     write(world.lookup("kept").unwrap().file);
     let path = |text: &str| text.as_bytes().to_vec();
     let renamed = |from, to| Change::Renamed { from: path(from), to: path(to) };
     let expected = [
         Change::Changed(path("changed")),
+        Change::Changed(path("changed and linked")),
         Change::Changed(path("dir/deep/here")),
         renamed("moved and changed", "dir/deep/here"),
         Change::Added(path("dir/deep/new")),
         Change::Changed(path("dir/private")),
         Change::Added(path("dir/second")),
+        Change::Added(path("dir/third")),
         Change::Removed(path("gone")),
         renamed("old name", "new name"),
     ];

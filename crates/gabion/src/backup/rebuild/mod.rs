@@ -34,6 +34,7 @@ use super::chain::Chain;
 use super::dress::{Inherited, dress, make_node, own, strip};
 use super::progress::Progress;
 use crate::failure::{Failure, Result};
+use crate::reach::reach;
 
 /// Threads that make files: each waits for the filesystem most of the time.
 const MAKERS: usize = 8;
@@ -139,7 +140,8 @@ impl<'c> Rebuilding<'c> {
                 let _ = tasks.send((object, path, inherited));
                 continue;
             }
-            directory(&path, is_first).map_err(|error| unmade(&path, error.into()))?;
+            let made = reach(&path).and_then(|path| directory(&path, is_first));
+            made.map_err(|error| unmade(&path, error.into()))?;
             let names: Vec<_> = self.tree.names(ino).collect();
             for (name, ino) in names.into_iter().rev() {
                 waiting.push((ino, path.join(OsStr::from_bytes(name))));
@@ -169,12 +171,13 @@ impl<'c> Rebuilding<'c> {
             Err(Unmade::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made,
         }
-        if is_whole(object, &fs::symlink_metadata(path)?) {
+        let reached = reach(path)?;
+        if is_whole(object, &fs::symlink_metadata(&reached)?) {
             let bytes = self.tree.parts(object.ino).map(|(_, part)| u64::from(part.length));
             self.progress.advance(bytes.sum());
             return Ok(());
         }
-        fs::remove_file(path)?;
+        fs::remove_file(&reached)?;
         self.begin(object, path, inherited)
     }
 
@@ -188,9 +191,9 @@ impl<'c> Rebuilding<'c> {
         if object.attributes.is_file() {
             self.file(object, path, inherited)?;
         } else if object.attributes.is_symlink() {
-            std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), path)?;
+            std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), reach(path)?)?;
         } else {
-            make_node(&object.attributes, path)?;
+            make_node(&object.attributes, &reach(path)?)?;
         }
         self.dress(object, path, inherited)
     }
@@ -206,9 +209,10 @@ impl<'c> Rebuilding<'c> {
             Inherited::Nothing => object.attributes.mode & 0o777,
             Inherited::MayBe => 0o600,
         };
-        let file = File::options().write(true).create_new(true).mode(mode).open(path)?;
+        let reached = reach(path)?;
+        let file = File::options().write(true).create_new(true).mode(mode).open(&reached)?;
         // Before there are bytes, which a change of the owner would have written first.
-        own(&object.attributes, path)?;
+        own(&object.attributes, &reached)?;
         let mut end = 0;
         for (at, part) in self.tree.parts(object.ino) {
             let write = || {
@@ -232,7 +236,7 @@ impl<'c> Rebuilding<'c> {
         path: &Path,
         inherited: Inherited,
     ) -> std::result::Result<(), Unmade> {
-        self.lost.fetch_add(dress(object, path, inherited)?, Ordering::Relaxed);
+        self.lost.fetch_add(dress(object, &reach(path)?, inherited)?, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -249,7 +253,7 @@ fn directory(path: &Path, is_first: bool) -> io::Result<()> {
 }
 
 fn link(first: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(first, path) {
+    match fs::hard_link(reach(first)?, reach(path)?) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         linked => linked,
     }

@@ -10,6 +10,7 @@ use gabion_backup::tree::Part;
 use gabion_base::sync::{Condvar, Mutex};
 
 use super::Unmade;
+use crate::reach::reach;
 
 /// Shorter parts are written again rather than shared.
 const SHARED_MIN: u32 = 4096;
@@ -82,7 +83,7 @@ impl Sharing {
 
 /// Lets a file share what is in another one, and says whether that worked.
 fn share(first: &Path, mut from: u64, file: &File, mut to: u64, length: u32) -> bool {
-    let Ok(source) = File::open(first) else { return false };
+    let Ok(source) = reach(first).and_then(File::open) else { return false };
     let end = to + u64::from(length);
     while to < end {
         let left = (end - to) as usize;

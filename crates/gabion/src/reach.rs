@@ -1,0 +1,86 @@
+//! Paths that are longer than a system call takes (`PATH_MAX`): trees may be deeper.
+//!
+//! The folders on such a path are opened one after the other, some of them in one call, and what is
+//! left of it begins at the last one, which `/proc/self/fd` has a name for.
+
+use std::borrow::Cow;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+/// The longest path that is used as it is, in bytes. There is room for the name of a folder in
+/// front and of a file behind it.
+const LENGTH_MAX: usize = 3800;
+
+/// A path that a system call takes, as long as this lives.
+pub struct Reached<'p> {
+    path: Cow<'p, Path>,
+    _folder: Option<OwnedFd>,
+}
+
+impl Deref for Reached<'_> {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for Reached<'_> {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+/// Goes along `path` up to where the rest of it is short enough. Links at its end are not followed.
+pub fn reach(path: &Path) -> io::Result<Reached<'_>> {
+    if path.as_os_str().len() <= LENGTH_MAX {
+        return Ok(Reached { path: Cow::Borrowed(path), _folder: None });
+    }
+    let mut folder: Option<OwnedFd> = None;
+    let mut rest = PathBuf::new();
+    for part in path {
+        if rest.as_os_str().len() + part.len() >= LENGTH_MAX {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            folder = Some(match &folder {
+                Some(folder) => rustix::fs::openat(folder, &rest, flags, Mode::empty())?,
+                None => rustix::fs::openat(CWD, &rest, flags, Mode::empty())?,
+            });
+            rest.clear();
+        }
+        rest.push(part);
+    }
+    let Some(opened) = folder else {
+        return Ok(Reached { path: Cow::Borrowed(path), _folder: None });
+    };
+    let short = Path::new("/proc/self/fd").join(opened.as_raw_fd().to_string()).join(rest);
+    Ok(Reached { path: Cow::Owned(short), _folder: Some(opened) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_deeper_than_a_path_can_be_is_reached() {
+        let top = std::env::temp_dir().join(format!("gabion-reach-{}", std::process::id()));
+        let mut deep = top.clone();
+        fs::create_dir(&top).unwrap();
+        while deep.as_os_str().len() < 20_000 {
+            deep.push("x".repeat(200));
+            fs::create_dir(reach(&deep).unwrap()).unwrap();
+        }
+        deep.push("file");
+        assert!(fs::write(&deep, "there").is_err(), "no call takes it as it is");
+        fs::write(reach(&deep).unwrap(), "there").unwrap();
+        assert_eq!(fs::read(reach(&deep).unwrap()).unwrap(), b"there");
+        assert_eq!(&*reach(&top).unwrap(), top);
+        fs::remove_dir_all(&top).unwrap();
+        assert!(reach(&deep).is_err());
+    }
+}

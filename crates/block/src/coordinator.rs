@@ -112,6 +112,14 @@ pub trait Coordinator: Send + Sync {
 
     /// Who holds the claim on a volume.
     fn holder(&self, volume: &str) -> Result<Option<String>, CoordinatorError>;
+
+    /// Waits until nobody holds the claim on a volume; says who still does if that did not happen
+    /// within `patience`.
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError>;
 }
 
 /// The right to use a volume, until it is dropped.

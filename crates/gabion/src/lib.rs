@@ -51,6 +51,7 @@ mod remote;
 mod serve;
 mod size;
 mod snapshots;
+mod standby;
 mod state;
 mod supervisor;
 mod target;

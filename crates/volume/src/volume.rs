@@ -42,6 +42,7 @@ use crate::member::{MemberError, Patience};
 use crate::mirror_disk::MirrorDisk;
 use crate::register::{self, Register, RegisterError};
 use crate::surroundings::{COPY_PATIENCE, ONLY_PATIENCE, Surroundings, now_seconds};
+use crate::tenure::Tenure;
 
 /// How often the record is looked at, and progress is told.
 const WATCH: Duration = Duration::from_secs(1);
@@ -95,13 +96,13 @@ pub struct Volume {
     keeper: Arc<Keeper>,
     ended: Arc<AtomicBool>,
     // The last one, as others may come when it goes.
-    _claim: HeldClaim,
+    claim: HeldClaim,
 }
 
 /// A claim that ends with its volume, whoever looks at it meanwhile.
 struct HeldClaim(SharedClaim);
 
-type SharedClaim = Arc<Mutex<Option<Box<dyn Claim>>>>;
+pub(crate) type SharedClaim = Arc<Mutex<Option<Box<dyn Claim>>>>;
 
 impl Drop for HeldClaim {
     fn drop(&mut self) {
@@ -151,7 +152,12 @@ impl Volume {
             is_claim_lost: false,
         };
         sync::spawn("volume watcher", move || watcher.run())?;
-        Ok(Self { root, keeper, ended, _claim: held })
+        Ok(Self { root, keeper, ended, claim: held })
+    }
+
+    /// Begins to watch whether it stays this opener's, for who answers for it from memory.
+    pub fn tenure(&self) -> io::Result<Arc<Tenure>> {
+        Tenure::watch(&self.keeper, &self.claim.0, &self.ended)
     }
 
     /// The record as it was known last.
@@ -398,7 +404,7 @@ impl Watcher {
                     }
                     Err(RegisterError::Fenced(by)) => {
                         let reason: Arc<str> = RegisterError::Fenced(by).to_string().into();
-                        self.each(|mirror| mirror.fence(&reason));
+                        self.keeper.was_taken(&reason);
                         let claim = self.claim.lock().take();
                         drop(claim);
                         return;

@@ -38,7 +38,7 @@ use crate::{OpenError, check_name, check_record, claimed, conflict, strange, una
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How often the lock is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
-/// How often a record is looked at where the kernel does not tell of changes.
+/// How often a record is looked at where the kernel does not tell of changes, and a claim.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest text about a holder that is shown, in bytes.
 const HOLDER_BYTES_MAX: usize = 4096;
@@ -228,6 +228,23 @@ impl Coordinator for Embedded {
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("open", &path, &error)),
+        }
+    }
+
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError> {
+        let end = Instant::now() + patience;
+        loop {
+            let holder = self.holder(volume)?;
+            let left = end.saturating_duration_since(Instant::now());
+            if holder.is_none() || left.is_zero() {
+                return Ok(holder);
+            }
+            // Nobody is told by the kernel that a lock has ended, but who waits for it alone.
+            thread::sleep(LOOK_INTERVAL.min(left));
         }
     }
 }

@@ -245,4 +245,26 @@ impl Coordinator for Etcd {
         let answer = self.ask("kv/range", &json!({ "key": claim::key(volume) }))?.value;
         Ok(claim::holder(&answer))
     }
+
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError> {
+        check_name(&self.gateway.name, volume)?;
+        let (end, key) = (Instant::now() + patience, claim::key(volume));
+        loop {
+            let answer = self.ask("kv/range", &json!({ "key": key }))?.value;
+            let Some(holder) = claim::holder(&answer) else { return Ok(None) };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Some(holder));
+            }
+            let seen = number(&answer["header"]["revision"]).unwrap_or(0);
+            if self.gateway.watch(&key, seen + 1, left.min(WATCH_MAX)).is_err() {
+                // The next reading finds out what is the matter.
+                thread::sleep(PAUSE.min(left));
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Holds all rules against two handles to one coordinator.
 fn conform(one: &Handle, other: &Handle) {
-    let rules: [(&str, Rule); 9] = [
+    let rules: [(&str, Rule); 10] = [
         ("a record is made, replaced and removed by its revision", revisions),
         ("a revision does not come back with a record made anew", no_revision_twice),
         ("volumes are listed sorted", volumes),
@@ -28,6 +28,7 @@ fn conform(one: &Handle, other: &Handle) {
         ("a change wakes who waits for it", changes),
         ("a claim is held by one at a time", claims),
         ("of many who claim at once one succeeds", claim_race),
+        ("the end of a claim wakes who waits for it", releases),
     ];
     for (rule, check) in rules {
         eprintln!("{}: {rule}", one.name());
@@ -122,6 +123,7 @@ fn names(one: &Handle, _other: &Handle) {
         assert!(one.read(name).is_err_and(strange), "{name}");
         assert!(one.replace(name, Revision::ABSENT, "x").is_err_and(strange), "{name}");
         assert!(one.holder(name).is_err_and(strange), "{name}");
+        assert!(one.released(name, SHORT).is_err_and(strange), "{name}");
         assert!(one.claim(name, "me").err().is_some_and(strange), "{name}");
     }
 }
@@ -223,4 +225,17 @@ fn claim_race(one: &Handle, other: &Handle) {
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
     assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1);
+}
+
+fn releases(one: &Handle, other: &Handle) {
+    assert_eq!(one.released("left", LONG), Ok(None));
+    let claim = one.claim("left", "node a").unwrap();
+    assert_eq!(other.released("left", SHORT), Ok(Some("node a".to_owned())));
+    assert_eq!(other.released("left", Duration::ZERO), Ok(Some("node a".to_owned())));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.released("left", LONG).unwrap());
+        drop(claim);
+        assert_eq!(waiting.join().unwrap(), None);
+    });
+    drop(other.claim("left", "node b").unwrap());
 }

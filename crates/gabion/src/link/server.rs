@@ -18,6 +18,7 @@ use gabion_map::format::item::Access;
 use gabion_node::LocalFs;
 use gabion_node::served::{self, Changing, Credentials, Rights, Served, Session};
 use gabion_tls::authority::Holder;
+use gabion_volume::tenure::{BELIEF, Tenure};
 
 use super::connection::Connection;
 use super::event_loop::EventLoop;
@@ -33,8 +34,10 @@ use crate::trust::Trust;
 
 /// Threads that run calls. A call never waits for another client, only for the disk.
 const WORKERS: usize = 8;
-/// By how much the server is more patient than it told the client.
+/// By how much the server is more patient than it told the client. In this time fits what a server
+/// before this one may have confirmed when it did not have the filesystem any more.
 const MARGIN: Duration = Duration::from_secs(2);
+const _: () = assert!(BELIEF.as_millis() < MARGIN.as_millis());
 /// How long a client may take to give back what was revoked before it is taken for gone.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a client may take to say again what a server before this one may have lost.
@@ -62,6 +65,8 @@ pub struct ServeOptions {
     pub plain: bool,
     /// What they may do.
     pub exports: Exports,
+    /// Whether nobody else has taken the filesystem; nothing if nobody can.
+    pub tenure: Option<Arc<Tenure>>,
 }
 
 /// A session with its connections.
@@ -290,6 +295,11 @@ impl Drop for LinkServer {
 impl Shared {
     pub(super) fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody else serves the filesystem by now. Does not wait.
+    pub(super) fn is_certain(&self) -> bool {
+        self.options.tenure.as_ref().is_none_or(|tenure| tenure.is_certain())
     }
 
     /// Takes what a client says, and does at once what is quickly done.

@@ -97,6 +97,16 @@ impl Tenure {
         !self.keeper.taken.is_so() && (self.is_claimed() || is_believed())
     }
 
+    /// Whether a failure of the volume can be told: it is not because somebody else has it.
+    pub fn explains_failures(&self) -> bool {
+        !self.keeper.taken.is_so() && self.is_claimed()
+    }
+
+    /// Whether somebody else has the volume, as far as is known.
+    pub fn is_over(&self) -> bool {
+        self.keeper.taken.is_so()
+    }
+
     /// Waits until somebody else has the volume, without an end, and says who.
     pub fn await_end(&self) -> Arc<str> {
         self.keeper.taken.wait()

@@ -104,11 +104,17 @@ struct HeldClaim(SharedClaim);
 
 pub(crate) type SharedClaim = Arc<Mutex<Option<Box<dyn Claim>>>>;
 
-impl Drop for HeldClaim {
-    fn drop(&mut self) {
+impl HeldClaim {
+    fn release(&self) {
         // Letting go may take time, and is nothing that others wait for.
         let claim = self.0.lock().take();
         drop(claim);
+    }
+}
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -217,8 +223,8 @@ impl Volume {
         self.keeper.mirrors().iter().filter_map(|mirror| mirror.compared()).collect()
     }
 
-    /// Has everything written to all copies, so that the next opening finds nothing to be done. To
-    /// be called when nobody writes any more.
+    /// Has everything written to all copies, so that the next opening finds nothing to be done, and
+    /// lets others have it. To be called when nobody writes any more.
     pub fn close(&self) -> Result<(), DiskError> {
         let record = self.record();
         let mut mirrors = self.keeper.mirrors();
@@ -231,6 +237,7 @@ impl Volume {
         self.root.flush()?;
         let epoch = self.keeper.register.epoch().0;
         self.keeper.publish_volume(VolumeEvent::Closed { epoch });
+        self.claim.release();
         Ok(())
     }
 }

@@ -33,6 +33,7 @@ mod greeting;
 mod jobs;
 mod kernel;
 mod load;
+mod outbox;
 mod pipe;
 mod server;
 mod servers;

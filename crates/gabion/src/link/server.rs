@@ -12,7 +12,7 @@ use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
 use gabion_fs::ROOT;
 use gabion_host::random;
-use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
+use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToServer, Welcome};
 use gabion_link::wire::FrameKind;
 use gabion_map::format::item::Access;
 use gabion_node::LocalFs;
@@ -26,6 +26,7 @@ use super::gate::Gate;
 use super::greeting::{Peer, answer_with, refusal};
 use super::jobs::Jobs;
 use super::load::Load;
+use super::outbox::Outbox;
 use super::pipe::Pipe;
 use crate::exports::{self, Exports};
 use crate::failure::chain;
@@ -83,34 +84,6 @@ pub(super) struct Link {
     pub(super) heard: Mutex<Instant>,
     /// Since when it has revocations to answer, as far as was looked.
     owing: Mutex<Option<Instant>>,
-}
-
-struct Outbox {
-    pipe: Arc<Pipe>,
-    load: Arc<Load>,
-}
-
-impl served::Peer for Outbox {
-    fn send(&self, message: ToClient) {
-        match &message {
-            ToClient::Answer { id, .. } => self.load.answered(*id),
-            ToClient::Applied { number, .. } => self.load.applied(*number),
-            _ => {}
-        }
-        self.pipe.send(message.encode());
-    }
-
-    fn sent(&self) -> u64 {
-        self.pipe.sent()
-    }
-
-    fn arrived(&self) -> u64 {
-        self.pipe.arrived()
-    }
-
-    fn cut(&self) {
-        self.pipe.close();
-    }
 }
 
 pub(super) struct Shared {
@@ -507,7 +480,8 @@ impl Shared {
         begin: impl FnOnce(Arc<dyn served::Peer>) -> Result<Arc<Session>, Refusal>,
     ) -> Result<Arc<Link>, Refusal> {
         let (pipe, load) = (Pipe::new(), Arc::new(Load::default()));
-        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load) };
+        let tenure = self.options.tenure.clone();
+        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load), tenure };
         let session = begin(Arc::new(outbox))?;
         self.jobs.enter(session.id(), &load);
         Ok(Arc::new(Link {

@@ -1,17 +1,19 @@
 //! Two machines that can serve one filesystem: one does, and the other one takes its place.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ChildStdout, Stdio};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::shared::{in_background, sh, succeeds};
 use crate::volumes::etcd::{Etcd, free_port};
 use crate::volumes::stage::{Host, Stage, Target};
 use crate::volumes::writing::Writer;
-use crate::world::Running;
+use crate::wiretap::Wiretap;
+use crate::world::{Folder, Running};
 
 /// A volume on two targets that two machines may serve, of which each has a port.
 struct Pair<'a> {
@@ -58,10 +60,16 @@ impl<'a> Pair<'a> {
 
     /// Mounts it, on a machine that serves nothing.
     fn mount(&self, name: &str) -> PathBuf {
+        self.mount_of(&self.uri(), name, "60")
+    }
+
+    /// The same of what is at `uri`, which is waited for so many seconds.
+    fn mount_of(&self, uri: &str, name: &str, seconds: &str) -> PathBuf {
         let mountpoint = self.stage.path(name);
         fs::create_dir(&mountpoint).unwrap();
         let client = self.stage.host_with("client", None);
-        client.gabion(&["mount", "-o", "deadline=60", &self.uri(), name]).succeeded();
+        let options = format!("deadline={seconds}");
+        client.gabion(&["mount", "-o", &options, uri, name]).succeeded();
         mountpoint
     }
 
@@ -74,7 +82,7 @@ impl<'a> Pair<'a> {
 /// A server, or one that waits for its turn.
 struct Server {
     running: Running,
-    said: BufReader<std::process::ChildStdout>,
+    said: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -133,4 +141,166 @@ fn a_standby_takes_over_when_the_server_is_killed_and_programs_see_a_pause() {
     pair.hosts[1].gabion(&["scrub", "tank"]).succeeded();
     pair.unmount(&["one", "two"]);
     second.end();
+}
+
+#[test]
+fn a_server_that_is_stopped_while_another_takes_over_answers_nothing_and_ends() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let etcd = Etcd::start(&stage);
+    let pair = Pair::new(&stage, &etcd.url());
+    let mut first = pair.start(0, &[]);
+    first.await_serving();
+    let mut second = pair.start(1, &["--standby"]);
+    pair.hosts[1].await_event("filesystem-standby");
+    let one = pair.mount("one");
+    fs::write(one.join("file"), "old").unwrap();
+    File::open(one.join("file")).unwrap().sync_all().unwrap();
+    // This one knows no other server.
+    let only = pair.mount_of(&format!("gabion://127.0.0.1:{}/", pair.ports[0]), "only", "3");
+    assert_eq!(fs::read_to_string(only.join("file")).unwrap(), "old");
+    let writer = Writer::start(&one);
+    writer.await_more(20);
+    first.running.freeze();
+    second.await_serving();
+    writer.await_more(20);
+    fs::write(one.join("file"), "new").unwrap();
+    let reading = || fs::read_to_string(only.join("file"));
+    assert!(reading().is_err());
+    first.running.signal(Signal::CONT);
+    // It may have heard of that while it was stopped.
+    while first.running.0.try_wait().unwrap().is_none() {
+        assert!(reading().is_err());
+    }
+    assert!(reading().is_err());
+    assert_eq!(first.running.0.wait().unwrap().code(), Some(1));
+    pair.hosts[0].await_event("filesystem-served-elsewhere");
+    writer.await_more(20);
+    writer.finish().check();
+    assert_eq!(fs::read_to_string(one.join("file")).unwrap(), "new");
+    pair.hosts[1].gabion(&["scrub", "tank"]).succeeded();
+    pair.unmount(&["one", "only"]);
+    second.end();
+}
+
+#[test]
+fn a_standby_that_had_its_turn_and_lost_it_waits_again_and_takes_over_once_more() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let etcd = Etcd::start(&stage);
+    let pair = Pair::new(&stage, &etcd.url());
+    let [mut first, mut second] = pair.start_both();
+    let one = pair.mount("one");
+    let writer = Writer::start(&one);
+    writer.await_more(20);
+    first.running.freeze();
+    second.await_serving();
+    writer.await_more(20);
+    first.running.signal(Signal::CONT);
+    pair.hosts[0].await_event("filesystem-served-elsewhere");
+    pair.hosts[0].await_event("filesystem-standby");
+    // Asked to end, it leaves the volume to the other one at once.
+    let holder = format!("process {}", second.running.0.id());
+    second.end();
+    let volume = pair.hosts[0].volume("tank");
+    assert!(!volume["holder"].as_str().unwrap_or_default().ends_with(&holder), "{volume:#}");
+    first.await_serving();
+    writer.await_more(20);
+    writer.finish().check();
+    pair.hosts[0].gabion(&["scrub", "tank"]).succeeded();
+    pair.unmount(&["one"]);
+    first.end();
+}
+
+#[test]
+fn a_server_goes_on_without_etcd_as_long_as_its_targets_say_that_nobody_else_has_come() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let mut etcd = Etcd::start(&stage);
+    let pair = Pair::new(&stage, &etcd.url());
+    let [mut first, second] = pair.start_both();
+    let one = pair.mount("one");
+    let writer = Writer::start(&one);
+    etcd.kill();
+    pair.hosts[0].await_event("volume-claim-lost");
+    writer.await_more(50);
+    // Others are let in, too.
+    let two = pair.mount("two");
+    fs::write(two.join("file"), "text").unwrap();
+    assert_eq!(fs::read_to_string(one.join("file")).unwrap(), "text");
+    etcd.resume();
+    writer.await_more(50);
+    writer.finish().check();
+    pair.unmount(&["one", "two"]);
+    drop(second);
+    first.running.signal(Signal::INT);
+    assert!(first.running.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_that_is_cut_off_from_etcd_ends_when_another_has_taken_over_and_clients_go_there() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let etcd = Etcd::start(&stage);
+    let mut pair = Pair::new(&stage, &etcd.url());
+    let tap = Wiretap::new("127.0.0.1", etcd.url().trim_start_matches("etcd://"));
+    pair.hosts[0] = stage.host_with("first", Some(format!("etcd://{}", tap.address)));
+    let [mut first, mut second] = pair.start_both();
+    let (one, two) = (pair.mount("one"), pair.mount("two"));
+    fs::write(one.join("file"), "old").unwrap();
+    assert_eq!(fs::read_to_string(two.join("file")).unwrap(), "old");
+    let writer = Writer::start(&one);
+    writer.await_more(20);
+    tap.close();
+    second.await_serving();
+    pair.hosts[0].await_event("filesystem-served-elsewhere");
+    writer.await_more(20);
+    fs::write(one.join("file"), "new").unwrap();
+    assert_eq!(fs::read_to_string(two.join("file")).unwrap(), "new");
+    writer.finish().check();
+    first.kill();
+    pair.hosts[1].gabion(&["scrub", "tank"]).succeeded();
+    pair.unmount(&["one", "two"]);
+    second.end();
+}
+
+#[test]
+fn a_standby_on_the_same_machine_needs_no_etcd() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let records = stage.text("records");
+    let pair = Pair::new(&stage, &records);
+    let [mut first, mut second] = pair.start_both();
+    let told = pair.hosts[1].gabion(&["status", "tank"]).succeeded();
+    let process = format!("process {}", first.running.0.id());
+    assert!(told.contains("tank: Gabion filesystem, standby"), "{told}");
+    assert!(told.contains(&process), "{told}");
+    let status = pair.hosts[1].gabion(&["status", "--json", "tank"]).succeeded();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["standby"]["pid"], second.running.0.id());
+    assert_eq!(status["standby"]["address"], format!("127.0.0.1:{}", pair.ports[1]));
+    assert!(status["standby"]["holder"].as_str().unwrap().ends_with(&process), "{status:#}");
+    assert!(status["served"].is_null());
+    pair.hosts[1].gabion(&["scrub", "tank"]).failed(1, &["tank"]);
+    // There is one for each machine, and it ends when it is asked to.
+    let mut third = pair.start(1, &["--standby"]);
+    assert_eq!(third.running.0.wait().unwrap().code(), Some(1));
+    let one = pair.mount("one");
+    let writer = Writer::start(&one);
+    writer.await_more(20);
+    first.kill();
+    second.await_serving();
+    writer.await_more(20);
+    writer.finish().check();
+    let status = pair.hosts[1].gabion(&["status", "--json", "tank"]).succeeded();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert!(status["standby"].is_null() && status["served"].is_object(), "{status:#}");
+    let again = pair.start(0, &["--standby"]);
+    pair.hosts[0].await_event("filesystem-standby");
+    again.end();
+    pair.unmount(&["one"]);
+    second.end();
+}
+
+#[test]
+fn what_nobody_else_can_have_has_no_standby() {
+    let folder = Folder::new();
+    folder.image();
+    folder.gabion(&["serve", "--standby", "disk.img"]).failed(2, &["disk.img", "is no volume"]);
+    folder.gabion(&["serve", "--standby", "--read-only", "disk.img"]).failed(2, &["--read-only"]);
 }

@@ -1,13 +1,14 @@
 //! Two machines that can serve one filesystem: one does, and the other one takes its place.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdout, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::joining::{Guest, Network};
 use crate::shared::{in_background, sh, succeeds};
 use crate::volumes::etcd::{Etcd, free_port};
 use crate::volumes::stage::{Host, Stage, Target};
@@ -19,6 +20,8 @@ use crate::world::{Folder, Running};
 struct Pair<'a> {
     stage: &'a Stage,
     hosts: [Host<'a>; 2],
+    /// Where both listen.
+    address: String,
     ports: [u16; 2],
     _targets: [Target; 2],
 }
@@ -30,12 +33,13 @@ impl<'a> Pair<'a> {
         let hosts = [host("first"), host("second")];
         let targets = ["a", "b"].map(|name| stage.target(name));
         hosts[0].make_mirror("tank", [&stage.uri("a"), &stage.uri("b")]);
-        Self { stage, hosts, ports: [free_port(), free_port()], _targets: targets }
+        let ports = [free_port(), free_port()];
+        Self { stage, hosts, address: "127.0.0.1".to_owned(), ports, _targets: targets }
     }
 
     /// Starts a server on one of the machines.
     fn start(&self, number: usize, arguments: &[&str]) -> Server {
-        let listen = format!("127.0.0.1:{}", self.ports[number]);
+        let listen = format!("{}:{}", self.address, self.ports[number]);
         let serve = ["serve", "--session-seconds", "3", "--listen", &listen, "tank"];
         let mut command = self.hosts[number].command(&[&serve, arguments].concat());
         let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
@@ -55,7 +59,7 @@ impl<'a> Pair<'a> {
     /// What clients mount.
     fn uri(&self) -> String {
         let [first, second] = self.ports;
-        format!("gabion://127.0.0.1:{first},127.0.0.1:{second}/")
+        format!("gabion://{0}:{first},{0}:{second}/", self.address)
     }
 
     /// Mounts it, on a machine that serves nothing.
@@ -107,7 +111,7 @@ impl Server {
 
 /// A tree to be packed, with files of many lengths.
 fn pack_tree(stage: &Stage) {
-    let make = "mkdir tree && for i in $(seq 400); do mkdir -p tree/$((i % 20)); \
+    let make = "mkdir tree && for i in $(seq 300); do mkdir -p tree/$((i % 20)); \
                 head -c $((i * 97)) /dev/urandom > tree/$((i % 20))/$i; done; \
                 tar cf tree.tar tree";
     sh(stage.folder.path(), make);
@@ -303,4 +307,45 @@ fn what_nobody_else_can_have_has_no_standby() {
     folder.image();
     folder.gabion(&["serve", "--standby", "disk.img"]).failed(2, &["disk.img", "is no volume"]);
     folder.gabion(&["serve", "--standby", "--read-only", "disk.img"]).failed(2, &["--read-only"]);
+}
+
+#[test]
+fn who_has_joined_goes_on_at_a_standby_that_has_the_authority() {
+    let Some(stage) = Stage::for_mounts() else { return };
+    let etcd = Etcd::start(&stage);
+    let mut pair = Pair::new(&stage, &etcd.url());
+    let network = Network::new(&stage.folder);
+    pair.address.clone_from(&network.here);
+    let mut guest = Guest::new();
+    guest.network = Some(network);
+    let mut first = pair.start(0, &["--standby"]);
+    first.await_serving();
+    // An authority of its own would be of no use.
+    let [one, two] = pair.ports.map(|port| format!("{}:{port}", pair.address));
+    let refused = pair.hosts[1].gabion(&["serve", "--standby", "--listen", &two, "tank"]);
+    refused.failed(1, &["cannot serve tank", "its authority is not in", "Copy that folder"]);
+
+    let invite = ["invite", "tank", "--address", &one, "--address", &two];
+    let line = pair.hosts[0].gabion(&invite).succeeded();
+    guest.gabion(&["join", "--name", "guest1", line.trim_end(), "mnt"]).succeeded();
+    guest.unmount();
+    sh(stage.folder.path(), "cp -a first/authority second/");
+    let mut second = pair.start(1, &["--standby"]);
+    pair.hosts[1].await_event("filesystem-standby");
+    // Any of the addresses leads to what was joined.
+    let both = format!("gabion://{two},{one}/");
+    guest.gabion(&["mount", "-o", "deadline=60", &both, "mnt"]).succeeded();
+    let mut file = File::create(guest.mountpoint().join("file")).unwrap();
+    file.write_all(b"one").unwrap();
+    first.kill();
+    second.await_serving();
+    file.write_all(b" two").unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(fs::read_to_string(guest.mountpoint().join("file")).unwrap(), "one two");
+    drop(file);
+    let clients = pair.hosts[1].gabion(&["clients", "--json", "tank"]).succeeded();
+    let clients: Value = serde_json::from_str(&clients).unwrap();
+    assert_eq!(clients["clients"][0]["machine"], "guest1", "{clients:#}");
+    guest.unmount();
+    second.end();
 }

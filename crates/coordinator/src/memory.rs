@@ -42,8 +42,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Kept {
     records: BTreeMap<String, Stored>,
+    notes: BTreeMap<String, Stored>,
     claims: BTreeMap<String, Holder>,
-    /// Revisions and claims are numbered together.
+    /// Revisions of records and notes, and claims, are numbered together.
     last: u64,
 }
 
@@ -192,6 +193,30 @@ impl Coordinator for MemCoordinator {
     fn holder(&self, volume: &str) -> Result<Option<String>, CoordinatorError> {
         check_name(NAME, volume)?;
         self.ask(|kept| Ok(kept.claims.get(volume).map(|holder| holder.text.clone())))
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Stored>, CoordinatorError> {
+        check_name(NAME, name)?;
+        self.ask(|kept| Ok(kept.notes.get(name).cloned()))
+    }
+
+    fn replace_note(
+        &self,
+        name: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError> {
+        check_name(NAME, name)?;
+        check_record(NAME, name, text)?;
+        self.ask(|kept| {
+            let found = kept.notes.get(name).map_or(Revision::ABSENT, |stored| stored.revision);
+            if found != expected {
+                return Err(conflict(name));
+            }
+            let revision = Revision(kept.next());
+            kept.notes.insert(name.to_owned(), Stored { revision, text: text.to_owned() });
+            Ok(revision)
+        })
     }
 
     fn released(

@@ -1,5 +1,5 @@
-//! A server that waits for its turn: another one has the volume, and when that one's claim ends, this
-//! one opens it.
+//! A server that waits for its turn: another one has the volume, and when that one's claim ends,
+//! this one opens it.
 //!
 //! ```text
 //!   opens it --another one has it-->  waits until the coordinator says that the claim has ended
@@ -12,11 +12,10 @@
 //! Opening takes an epoch even where it fails, so it is not tried all the time.
 //!
 //! Nobody is listened to meanwhile, so that clients try the other server. Other commands of this
-//! machine are told by a control socket, which is called as the one of a server (see `clients`), but
-//! `standby-` in place of `served-`.
+//! machine are told by a control socket (see `clients`).
 //!
-//! A server from which a volume was taken, and that was told to be a standby, begins anew as a whole
-//! ([`begin_again`]): nothing that it knew counts any more.
+//! A server from which a volume was taken, and that was told to be a standby, begins anew as a
+//! whole ([`begin_again`]): nothing that it knew counts any more.
 
 use std::env;
 use std::io;

@@ -1,7 +1,7 @@
 //! Whether an open volume is its opener's still, for those who answer from memory what is on it.
 //!
-//! Writes need nobody to look: members refuse those of an older epoch. But what was read before, and
-//! what is only in memory, is no longer true once somebody else writes.
+//! Writes need nobody to look: members refuse those of an older epoch. But what was read before,
+//! and what is only in memory, is no longer true once somebody else writes.
 //!
 //! 1. As long as the claim is held for certain nobody else opens the volume: that begins with it.
 //! 2. Without it, as while the coordinator is away, all members that count are asked, again and
@@ -66,8 +66,8 @@ impl Taken {
 pub struct Tenure {
     keeper: Arc<Keeper>,
     claim: SharedClaim,
-    /// The volume is at its end.
-    is_over: Arc<AtomicBool>,
+    /// Nobody uses the volume any more.
+    is_closed: Arc<AtomicBool>,
     /// When members were asked last that all knew of no later opener, since the machine started.
     asked: Mutex<Option<Duration>>,
 }
@@ -77,12 +77,12 @@ impl Tenure {
     pub(crate) fn watch(
         keeper: &Arc<Keeper>,
         claim: &SharedClaim,
-        is_over: &Arc<AtomicBool>,
+        is_closed: &Arc<AtomicBool>,
     ) -> io::Result<Arc<Self>> {
         let tenure = Arc::new(Self {
             keeper: Arc::clone(keeper),
             claim: Arc::clone(claim),
-            is_over: Arc::clone(is_over),
+            is_closed: Arc::clone(is_closed),
             asked: Mutex::default(),
         });
         let watching = Arc::clone(&tenure);
@@ -117,7 +117,7 @@ impl Tenure {
     }
 
     fn keep(&self) {
-        while !self.is_over.load(Ordering::Acquire) && !self.keeper.taken.is_so() {
+        while !self.is_closed.load(Ordering::Acquire) && !self.keeper.taken.is_so() {
             if !self.is_claimed() {
                 self.ask_members();
             }
@@ -142,7 +142,11 @@ impl Tenure {
             {
                 let reason =
                     format!("{} knows of {later}, and the volume is open in {own}", member.url);
-                return self.keeper.was_taken(&reason.into());
+                // Who has closed it has left it to others.
+                if !self.is_closed.load(Ordering::Acquire) {
+                    self.keeper.was_taken(&reason.into());
+                }
+                return;
             }
             all_agree &= known == Ok(own);
         }

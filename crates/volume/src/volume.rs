@@ -237,6 +237,8 @@ impl Volume {
         self.root.flush()?;
         let epoch = self.keeper.register.epoch().0;
         self.keeper.publish_volume(VolumeEvent::Closed { epoch });
+        // Whoever comes now takes nothing away.
+        self.ended.store(true, Ordering::Release);
         self.claim.release();
         Ok(())
     }
@@ -409,6 +411,7 @@ impl Watcher {
                         self.fulfil(&record);
                         self.compare = record.compare;
                     }
+                    Err(RegisterError::Fenced(_)) if self.ended.load(Ordering::Acquire) => return,
                     Err(RegisterError::Fenced(by)) => {
                         let reason: Arc<str> = RegisterError::Fenced(by).to_string().into();
                         self.keeper.was_taken(&reason);
@@ -442,6 +445,10 @@ impl Watcher {
         let Surroundings { coordinator, holder, .. } = &self.keeper.surroundings;
         // Nobody waits for that: it is asked for without the lock.
         let Ok(new) = coordinator.claim(self.keeper.register.volume(), holder) else { return };
+        // Somebody may have had the volume meanwhile, and have left it: the next look tells.
+        if self.keeper.register.refresh().is_err() {
+            return drop(new);
+        }
         let old = match &mut *self.claim.lock() {
             Some(claim) => std::mem::replace(claim, new),
             // The volume has ended meanwhile.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gabion_base::event::{Event, FilesystemEvent};
 use gabion_base::sync::Mutex;
+use gabion_block::coordinator::Coordinator;
 use gabion_host::signals::{Signals, Wake, Waker};
 use gabion_node::LocalFs;
 use gabion_tls::mutual::{Acceptor, Files};
@@ -70,7 +71,7 @@ pub fn run(args: &sharing::Serve) -> Result<()> {
     let Some(opened) = open(args, &place, &settings, address, needs_authority, &signals)? else {
         return Ok(());
     };
-    let Opened { storage, tenure, has_waited } = opened;
+    let Opened { storage, tenure, coordinator, has_waited } = opened;
     let fs = open_fs(storage.disk(), &settings).map_err(|error| cannot(&error))?;
     let fs = Arc::new(fs);
     // Clients of a start before may have some of them open.
@@ -82,7 +83,7 @@ pub fn run(args: &sharing::Serve) -> Result<()> {
     let patience = Duration::from_secs(args.session_seconds);
     let trust = Arc::new(match acceptor {
         Some(acceptor) => Trust::Others(acceptor),
-        None => Trust::Members(Box::new(membership(&fs, plain, has_waited)?)),
+        None => Trust::Members(Box::new(membership(&fs, coordinator, plain, has_waited)?)),
     });
     let (name, sink) = (place.name(), sink("gabion serve")?);
     watching::watch(&fs, name.clone(), None, Some(Arc::clone(&sink)));
@@ -120,6 +121,8 @@ struct Opened {
     storage: Storage,
     /// Whether it stays this server's, if others can take it.
     tenure: Option<Arc<Tenure>>,
+    /// Where the records of the volume are.
+    coordinator: Option<Arc<dyn Coordinator>>,
     /// Whether another server had it when this one came.
     has_waited: bool,
 }
@@ -140,7 +143,7 @@ fn open(
             return Err(Failure::new(text).exit(Exit::Usage));
         }
         let storage = Storage::open(place, settings)?;
-        return Ok(Some(Opened { storage, tenure: None, has_waited: false }));
+        return Ok(Some(Opened { storage, tenure: None, coordinator: None, has_waited: false }));
     };
     let surroundings = volumes::surroundings(args.coordinator.as_deref(), "gabion serve")?;
     let (volume, has_waited) = match args.standby {
@@ -159,7 +162,8 @@ fn open(
     };
     let tenure = volume.tenure().map_err(|error| Failure::of("cannot start a thread", &error))?;
     let storage = Storage::of_volume(place, volume)?;
-    Ok(Some(Opened { storage, tenure: Some(tenure), has_waited }))
+    let coordinator = Some(surroundings.coordinator);
+    Ok(Some(Opened { storage, tenure: Some(tenure), coordinator, has_waited }))
 }
 
 /// Has `waker` woken when another server has the volume. Gives where it is told how that is known.
@@ -177,8 +181,8 @@ fn await_taken(tenure: Arc<Tenure>, waker: Waker) -> io::Result<Arc<Mutex<Option
     Ok(taken)
 }
 
-/// Ends as if killed: another server has the volume, so that nothing can be written, and nothing that
-/// is known here is to be told.
+/// Ends as if killed: another server has the volume, so that nothing can be written, and nothing
+/// that is known here is to be told.
 fn end_at_once(args: &sharing::Serve, name: &str, reason: &str) -> ! {
     eprintln!("gabion: {name} is not served here any more: {reason}");
     if let Ok(sink) = sink("gabion serve") {
@@ -215,15 +219,25 @@ fn has_authorities() -> Result<bool> {
 fn lacks_authority(name: &str, folder: &Path) -> Failure {
     let folder = folder.display();
     Failure::new(format!("cannot serve {name}: its authority is not in {folder}"))
-        .next("Copy that folder from the machine that has served it, and again after each change.")
+        .next("Copy that folder from the machine that has served it.")
 }
 
 /// Who belongs to the filesystem. There is an authority if somebody has been invited, or if nobody
 /// gets in without encryption. Who takes over from another server has to have that one's.
-fn membership(fs: &LocalFs, plain: bool, has_waited: bool) -> Result<Membership> {
-    let folder = authorities()?.join(fs.map().uuid().to_string());
+fn membership(
+    fs: &LocalFs,
+    coordinator: Option<Arc<dyn Coordinator>>,
+    plain: bool,
+    has_waited: bool,
+) -> Result<Membership> {
+    let uuid = fs.map().uuid().to_string();
+    let folder = authorities()?.join(&uuid);
     let cannot = |error: MembershipError| Failure::of("cannot know clients", &error);
-    let membership = Membership::load(folder.clone()).map_err(cannot)?;
+    let loaded = match coordinator {
+        None => Membership::load(folder.clone()),
+        Some(coordinator) => Membership::load_shared(folder.clone(), coordinator, uuid),
+    };
+    let membership = loaded.map_err(cannot)?;
     if !plain && has_waited && membership.acceptor().is_none() {
         return Err(lacks_authority("it", &folder));
     }

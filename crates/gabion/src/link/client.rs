@@ -37,8 +37,10 @@ enum Asked {
     Refused(ConnectError),
     /// What was sent does not fit to what has arrived there.
     Broken,
-    /// It has another filesystem, or another folder under this name.
+    /// It has another filesystem.
     Another,
+    /// It has another folder under this name.
+    Elsewhere,
 }
 
 struct ToPipe(Arc<Pipe>);
@@ -285,8 +287,10 @@ impl Shared {
                     session = None;
                     continue;
                 }
-                Err(Asked::Another) => {
+                Err(Asked::Another) => Failing::Lasting,
+                Err(Asked::Elsewhere) => {
                     // The kernel would mix up what is in both.
+                    session = None;
                     self.rest(*self.patience.lock());
                     Failing::Soon
                 }
@@ -319,8 +323,11 @@ impl Shared {
         let hello = Hello { session, start, received, name, path };
         let greeted = greet(address, &self.protection, &hello).map_err(Asked::Refused)?;
         let (connection, welcome) = greeted;
-        if welcome.filesystem != fs.uuid() || root_of(&welcome) != self.root {
+        if welcome.filesystem != fs.uuid() {
             return Err(Asked::Another);
+        }
+        if root_of(&welcome) != self.root {
+            return Err(Asked::Elsewhere);
         }
         self.current.store(at, Ordering::Relaxed);
         if session.is_none() {

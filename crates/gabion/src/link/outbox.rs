@@ -19,8 +19,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Whether a message is better not sent: somebody else has the filesystem, or may have it and be
-    /// the reason for a failure. The client asks that one again, or has an end at its deadline.
+    /// Whether a message is better not sent: somebody else has the filesystem, or may have it and
+    /// be the reason for a failure. The client asks that one again, or gives up at its deadline.
     fn withholds(&self, message: &ToClient) -> bool {
         let Some(tenure) = &self.tenure else { return false };
         let is_failure = match message {

@@ -92,8 +92,8 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     start: u64,
     jobs: Arc<Jobs>,
-    /// When clients of an earlier start are not waited for any more.
-    grace_ends: Instant,
+    /// How long clients of an earlier start are waited for.
+    grace: Duration,
     links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
     /// What has happened to clients and was not told yet.
     events: Mutex<Vec<(String, ClientEvent)>>,
@@ -134,7 +134,7 @@ impl LinkServer {
             gate: Gate::default(),
             start,
             jobs,
-            grace_ends: Instant::now() + grace,
+            grace,
             links: Mutex::default(),
             events: Mutex::default(),
             is_ending: AtomicBool::new(false),
@@ -282,13 +282,19 @@ impl Shared {
     }
 
     fn keep_sessions(&self) {
+        let mut grace_ends = Instant::now() + self.grace;
         while !self.is_ending.load(Ordering::Acquire) {
             thread::sleep(GLANCE);
             self.publish();
-            if self.served.is_recovering() && Instant::now() >= self.grace_ends {
+            // Who is not let in and not confirmed is not silent.
+            let is_certain = self.is_certain();
+            if !is_certain {
+                grace_ends = Instant::now() + self.grace;
+            }
+            if self.served.is_recovering() && Instant::now() >= grace_ends {
                 self.served.stop_waiting();
             }
-            if self.served.is_recovering() && Instant::now() >= self.grace_ends + SAYING_PATIENCE {
+            if self.served.is_recovering() && Instant::now() >= grace_ends + SAYING_PATIENCE {
                 self.served.cut_stragglers();
             }
             let links: Vec<_> = self.links.lock().values().cloned().collect();
@@ -307,7 +313,7 @@ impl Shared {
                 // Decided and removed at once: a client that comes back just now is heard before,
                 // or does not find its session.
                 let mut links = self.links.lock();
-                if link.load.is_spared(Instant::now()) {
+                if link.load.is_spared(Instant::now()) || !is_certain {
                     // It is not silent: it is not listened to.
                     *link.heard.lock() = Instant::now();
                 }

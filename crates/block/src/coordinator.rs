@@ -1,10 +1,11 @@
 //! Who knows which copies of a volume are to be trusted, and who may write to it.
 //!
-//! A coordinator keeps one short text for each volume, its *record*, and a *claim* on it. Besides it
-//! keeps *notes*, texts that are no volume's. What texts say is not its business. It promises:
+//! A coordinator keeps one short text for each volume, its *record*, and a *claim* on it; and
+//! *notes*, texts that are no volume's. What texts say is not its business. It promises:
 //!
 //! 1. A record, or note, is replaced as a whole, by whoever knows the revision that it has. Of two
-//!    who try with the same revision one succeeds, and the other is told [`CoordinatorError::Conflict`].
+//!    who try with the same revision one succeeds, and the other is told
+//!    [`CoordinatorError::Conflict`].
 //! 2. A replacement that was acknowledged is durable, and every later read sees it or a later one.
 //! 3. A claim is held by one at a time. It ends when its holder lets go or dies, and at the latest
 //!    some seconds after the coordinator heard of it last.

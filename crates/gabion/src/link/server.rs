@@ -78,6 +78,7 @@ pub(super) struct Link {
     holder: Option<Holder>,
     pub(super) pipe: Arc<Pipe>,
     pub(super) load: Arc<Load>,
+    outbox: Arc<Outbox>,
     /// The number of the conversation that it is read from. Held while that is done: one connection
     /// comes after the other, lest a message should be taken twice or overtaken.
     pub(super) reading: Mutex<u64>,
@@ -303,6 +304,7 @@ impl Shared {
                     self.forget(&link);
                     continue;
                 }
+                link.outbox.go_on();
                 let mut owing = link.owing.lock();
                 match self.served.owes(&link.session) {
                     true => drop(owing.get_or_insert_with(Instant::now)),
@@ -487,8 +489,8 @@ impl Shared {
     ) -> Result<Arc<Link>, Refusal> {
         let (pipe, load) = (Pipe::new(), Arc::new(Load::default()));
         let tenure = self.options.tenure.clone();
-        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load), tenure };
-        let session = begin(Arc::new(outbox))?;
+        let outbox = Arc::new(Outbox::new(Arc::clone(&pipe), Arc::clone(&load), tenure));
+        let session = begin(Arc::clone(&outbox) as Arc<dyn served::Peer>)?;
         self.jobs.enter(session.id(), &load);
         Ok(Arc::new(Link {
             session,
@@ -496,6 +498,7 @@ impl Shared {
             holder,
             pipe,
             load,
+            outbox,
             reading: Mutex::default(),
             heard: Mutex::new(Instant::now()),
             owing: Mutex::default(),

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdout, Stdio};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -132,13 +134,21 @@ fn a_standby_takes_over_when_the_server_is_killed_and_programs_see_a_pause() {
     while !two.join("started").exists() {
         writer.await_more(1);
     }
+    let locked = File::create(two.join("lock")).unwrap();
+    flock(&locked, FlockOperation::NonBlockingLockExclusive).unwrap();
     first.kill();
     second.await_serving();
+    let wanted = File::open(one.join("lock")).unwrap();
+    let refused = flock(&wanted, FlockOperation::NonBlockingLockExclusive);
+    assert_eq!(refused, Err(Errno::WOULDBLOCK));
+    drop(locked);
+    flock(&wanted, FlockOperation::NonBlockingLockExclusive).unwrap();
+    drop(wanted);
     succeeds(unpacking);
     writer.await_more(20);
     let written = writer.finish();
     written.check();
-    sh(stage.folder.path(), "diff -r tree one/tree && diff -r tree two/tree");
+    sh(stage.folder.path(), "diff -r tree two/tree");
     for event in ["filesystem-standby", "filesystem-taken-over", "filesystem-served-again"] {
         pair.hosts[1].await_event(event);
     }

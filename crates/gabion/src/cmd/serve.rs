@@ -188,8 +188,7 @@ fn end_at_once(args: &sharing::Serve, name: &str, reason: &str) -> ! {
     if let Ok(sink) = sink("gabion serve") {
         let event = FilesystemEvent::ServedElsewhere { reason: reason.to_owned() };
         sink.publish(Event::Filesystem { filesystem: name.to_owned(), event });
-        // Until it is written.
-        drop(sink);
+        volumes::finish_events();
     }
     if args.standby {
         let error = standby::begin_again();

@@ -1,10 +1,11 @@
 //! Who knows which copies of a volume are to be trusted, and who may write to it.
 //!
-//! A coordinator keeps one short text for each volume, its *record*, and a *claim* on it. What the
-//! text says is not its business. It promises:
+//! A coordinator keeps one short text for each volume, its *record*, and a *claim* on it; and
+//! *notes*, texts that are no volume's. What texts say is not its business. It promises:
 //!
-//! 1. A record is replaced as a whole, by whoever knows the revision that it has. Of two who try
-//!    with the same revision one succeeds, and the other is told [`CoordinatorError::Conflict`].
+//! 1. A record, or note, is replaced as a whole, by whoever knows the revision that it has. Of two
+//!    who try with the same revision one succeeds, and the other is told
+//!    [`CoordinatorError::Conflict`].
 //! 2. A replacement that was acknowledged is durable, and every later read sees it or a later one.
 //! 3. A claim is held by one at a time. It ends when its holder lets go or dies, and at the latest
 //!    some seconds after the coordinator heard of it last.
@@ -112,6 +113,25 @@ pub trait Coordinator: Send + Sync {
 
     /// Who holds the claim on a volume.
     fn holder(&self, volume: &str) -> Result<Option<String>, CoordinatorError>;
+
+    /// The note of this name. Names are as those of volumes.
+    fn note(&self, name: &str) -> Result<Option<Stored>, CoordinatorError>;
+
+    /// Replaces a note that has revision `expected`, or makes it, as [`Coordinator::replace`] does.
+    fn replace_note(
+        &self,
+        name: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError>;
+
+    /// Waits until nobody holds the claim on a volume; says who still does if that did not happen
+    /// within `patience`.
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError>;
 }
 
 /// The right to use a volume, until it is dropped.

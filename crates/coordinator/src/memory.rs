@@ -42,8 +42,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Kept {
     records: BTreeMap<String, Stored>,
+    notes: BTreeMap<String, Stored>,
     claims: BTreeMap<String, Holder>,
-    /// Revisions and claims are numbered together.
+    /// Revisions of records and notes, and claims, are numbered together.
     last: u64,
 }
 
@@ -73,6 +74,7 @@ impl MemCoordinator {
     /// Ends a claim as if its holder had been silent for too long.
     pub fn expire_claim(&self, volume: &str) {
         self.shared.kept.lock().claims.remove(volume);
+        self.shared.changed.notify_all();
     }
 
     /// Does `work` and passes its result on, as far as this handle is reached.
@@ -192,6 +194,50 @@ impl Coordinator for MemCoordinator {
         check_name(NAME, volume)?;
         self.ask(|kept| Ok(kept.claims.get(volume).map(|holder| holder.text.clone())))
     }
+
+    fn note(&self, name: &str) -> Result<Option<Stored>, CoordinatorError> {
+        check_name(NAME, name)?;
+        self.ask(|kept| Ok(kept.notes.get(name).cloned()))
+    }
+
+    fn replace_note(
+        &self,
+        name: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError> {
+        check_name(NAME, name)?;
+        check_record(NAME, name, text)?;
+        self.ask(|kept| {
+            let found = kept.notes.get(name).map_or(Revision::ABSENT, |stored| stored.revision);
+            if found != expected {
+                return Err(conflict(name));
+            }
+            let revision = Revision(kept.next());
+            kept.notes.insert(name.to_owned(), Stored { revision, text: text.to_owned() });
+            Ok(revision)
+        })
+    }
+
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError> {
+        let end = now().saturating_add(patience);
+        loop {
+            let holder = self.holder(volume)?;
+            let left = end.saturating_sub(now());
+            if holder.is_none() || left.is_zero() {
+                return Ok(holder);
+            }
+            let mut kept = self.shared.kept.lock();
+            // What happens between the asking and the waiting must not be slept through.
+            if kept.claims.contains_key(volume) {
+                self.shared.changed.wait_for(&mut kept, left);
+            }
+        }
+    }
 }
 
 struct MemClaim {
@@ -212,6 +258,7 @@ impl Drop for MemClaim {
         let mut kept = self.shared.kept.lock();
         if kept.claims.get(&self.volume).is_some_and(|holder| holder.number == self.number) {
             kept.claims.remove(&self.volume);
+            self.shared.changed.notify_all();
         }
     }
 }

@@ -8,6 +8,8 @@
 //!   served-<number>.sock             a device, by the number that all nodes of it have
 //! ```
 //!
+//! That of a standby has `standby` in place of `served`: both may be on one machine.
+//!
 //! A disk is served by one process at a time, as serving locks it. So whatever is found at its name
 //! is of a server that was killed, and is replaced. Volumes of two coordinators may have one name:
 //! who finds somebody alive there does not serve.
@@ -65,16 +67,27 @@ const UNSEEN_GLANCE: Duration = Duration::from_millis(20);
 const LOCKS_PATIENCE: Duration = Duration::from_secs(1);
 const LOCKS_GLANCE: Duration = Duration::from_millis(5);
 
-fn socket_name(metadata: &Metadata) -> String {
+/// What has the socket.
+#[derive(Clone, Copy)]
+enum Role {
+    Served,
+    Standby,
+}
+
+fn socket_name(role: Role, metadata: &Metadata) -> String {
+    let role = match role {
+        Role::Served => "served",
+        Role::Standby => "standby",
+    };
     match metadata.file_type().is_block_device() {
-        true => format!("served-{:x}.sock", metadata.rdev()),
-        false => format!("served-{:x}-{:x}.sock", metadata.dev(), metadata.ino()),
+        true => format!("{role}-{:x}.sock", metadata.rdev()),
+        false => format!("{role}-{:x}-{:x}.sock", metadata.dev(), metadata.ino()),
     }
 }
 
-fn socket_of(place: &Place) -> io::Result<PathBuf> {
+fn socket_of(role: Role, place: &Place) -> io::Result<PathBuf> {
     let metadata = fs::metadata(&place.path)?;
-    Ok(folder::own()?.join(socket_name(&metadata)))
+    Ok(folder::own()?.join(socket_name(role, &metadata)))
 }
 
 /// How a filesystem is served.
@@ -92,7 +105,7 @@ pub fn start(
     storage: &Storage,
     served: Served,
 ) -> io::Result<Server> {
-    let socket = socket_of(place)?;
+    let socket = socket_of(Role::Served, place)?;
     let began = Instant::now();
     while Connection::at(&socket).is_ok() {
         if began.elapsed() > UNSEEN_PATIENCE {
@@ -109,14 +122,28 @@ pub fn start(
 
 /// The control socket of whoever serves what is at `place` on this machine, if somebody does.
 pub fn socket_if_served(place: &Place) -> Option<PathBuf> {
-    socket_of(place).ok().filter(|socket| Connection::at(socket).is_ok())
+    socket_of(Role::Served, place).ok().filter(|socket| Connection::at(socket).is_ok())
+}
+
+/// Begins to tell other commands of a standby for what is at `place`.
+pub fn stand_by(place: &Place, subject: Arc<dyn Subject>) -> io::Result<Server> {
+    let socket = socket_of(Role::Standby, place)?;
+    if Connection::at(&socket).is_ok() {
+        return Err(io::Error::other("this machine has a standby for it already"));
+    }
+    Server::start(&socket, subject)
+}
+
+/// Connects to the standby of this machine for what is at `place`, if there is one.
+pub fn standby(place: &Place) -> Option<Connection> {
+    Connection::at(&socket_of(Role::Standby, place).ok()?).ok()
 }
 
 /// Asks whoever serves `target` on this machine.
 pub fn ask(target: &Path, request: Request) -> Result<Reply> {
     let place = Place::of(target)?;
     let name = place.name();
-    let socket = socket_of(&place);
+    let socket = socket_of(Role::Served, &place);
     let socket = socket.map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
     let ask = || -> io::Result<Reply> {
         let mut connection = Connection::at(&socket)?;

@@ -52,6 +52,7 @@ mod remote;
 mod serve;
 mod size;
 mod snapshots;
+mod standby;
 mod state;
 mod supervisor;
 mod target;

@@ -39,6 +39,7 @@ use crate::options::{Access, Settings};
 use crate::places;
 use crate::print::printable;
 use crate::trust::identity::{Joined, Protection};
+use crate::trust::invitation::ADDRESSES_MAX;
 use crate::volumes;
 
 /// What a target of `gabion mount`, or a place for backups, begins with if it is at a server.
@@ -47,8 +48,8 @@ pub const SCHEME: &str = "gabion://";
 /// A filesystem at a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteTarget {
-    /// HOST:PORT
-    address: String,
+    /// Where it may be served, HOST:PORT each.
+    addresses: Vec<String>,
     /// The folder there, without a slash at either end; empty for all.
     path: String,
 }
@@ -62,8 +63,10 @@ impl RemoteTarget {
 
     fn parse(rest: &str) -> Result<Self> {
         let wrong = |reason: &str| {
-            Err(Failure::new(format!("{SCHEME}{rest} is not possible: {reason}"))
-                .next("Say gabion://HOST/, gabion://HOST:PORT/ or gabion://HOST/FOLDER"))
+            Err(Failure::new(format!("{SCHEME}{rest} is not possible: {reason}")).next(
+                "Say gabion://HOST/, gabion://HOST:PORT/, gabion://HOST,HOST/ or \
+                       gabion://HOST/FOLDER",
+            ))
         };
         let (server, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = path.trim_matches('/').to_owned();
@@ -73,18 +76,28 @@ impl RemoteTarget {
         if path.len() > TARGET_BYTES_MAX {
             return wrong("the path is too long");
         }
-        if server.is_empty() {
+        if server.split(',').any(str::is_empty) {
             return wrong("there is no host");
         }
-        if !addresses::is_possible(server) {
+        if !server.split(',').all(addresses::is_possible) {
             return wrong("that is no host, or no port");
         }
-        Ok(Self { address: addresses::with_port(server, addresses::PORT), path })
+        let mut addresses: Vec<String> = Vec::new();
+        for server in server.split(',') {
+            let address = addresses::with_port(server, addresses::PORT);
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.len() > ADDRESSES_MAX {
+            return wrong(&format!("there are more than {ADDRESSES_MAX} hosts"));
+        }
+        Ok(Self { addresses, path })
     }
 
     /// The same server's folder at `path`.
     pub fn at(&self, path: &str) -> Self {
-        Self { address: self.address.clone(), path: path.to_owned() }
+        Self { addresses: self.addresses.clone(), path: path.to_owned() }
     }
 
     /// The folder there, without a slash at either end.
@@ -94,7 +107,7 @@ impl RemoteTarget {
 
     /// What people call it.
     pub fn name(&self) -> String {
-        format!("{SCHEME}{}/{}", self.address, self.path)
+        format!("{SCHEME}{}/{}", self.addresses.join(","), self.path)
     }
 }
 
@@ -131,14 +144,14 @@ pub fn start(
     let objects_max = (settings.cache.0 / OBJECT_BYTES).max(OBJECTS_MIN) as usize;
     let (deadline, atime) = (settings.deadline, settings.atime());
     let remote = RemoteSettings { deadline, objects_max, atime, ..RemoteSettings::default() };
-    let protection = protection(&target.address, settings)?;
+    let protection = protection(&target.addresses, settings)?;
     let is_encrypted = protection != Protection::None;
-    if !is_encrypted && !is_this_machine(&target.address) {
+    if !is_encrypted && !is_this_machine(&target.addresses) {
         eprintln!("gabion: {name}: what is said is not encrypted, and the server is believed");
     }
-    let (address, path) = (&target.address, &target.path);
-    let connected = connect(address, protection, path, &who, remote, Arc::new(BootClock));
-    let connected = connected.map_err(|error| with_advice(cannot(&error), &error, address))?;
+    let (addresses, path) = (&target.addresses, &target.path);
+    let connected = connect(addresses, protection, path, &who, remote, Arc::new(BootClock));
+    let connected = connected.map_err(|error| with_advice(cannot(&error), &error, addresses))?;
     let fs = Arc::clone(connected.fs());
     if let Some(teller) = lock_loss_teller(&name, who.clone(), mountpoint) {
         fs.set_lock_loss_teller(teller);
@@ -171,16 +184,16 @@ pub fn session(target: &RemoteTarget, purpose: &str) -> Result<Connected> {
     let settings = Settings::new(Users::Owner);
     let (deadline, atime) = (settings.deadline, AtimeRules::NONE);
     let remote = RemoteSettings { deadline, atime, ..RemoteSettings::default() };
-    let protection = protection(&target.address, &settings)?;
-    if protection == Protection::None && !is_this_machine(&target.address) {
+    let protection = protection(&target.addresses, &settings)?;
+    if protection == Protection::None && !is_this_machine(&target.addresses) {
         eprintln!("gabion: {name}: what is said is not encrypted, and the server is believed");
     }
     let host = rustix::system::uname();
     let who = format!("{}:{purpose}", host.nodename().to_string_lossy());
-    let (address, path) = (&target.address, &target.path);
-    let connected = connect(address, protection, path, &who, remote, Arc::new(BootClock));
+    let (addresses, path) = (&target.addresses, &target.path);
+    let connected = connect(addresses, protection, path, &who, remote, Arc::new(BootClock));
     connected.map_err(|error| {
-        with_advice(Failure::of(format!("cannot use {name}"), &error), &error, address)
+        with_advice(Failure::of(format!("cannot use {name}"), &error), &error, addresses)
     })
 }
 
@@ -225,8 +238,8 @@ fn lock_loss_teller(filesystem: &str, client: String, mountpoint: &Path) -> Opti
     }))
 }
 
-fn with_advice(failure: Failure, error: &ConnectError, address: &str) -> Failure {
-    let port = address.rsplit(':').next().unwrap_or_default();
+fn with_advice(failure: Failure, error: &ConnectError, addresses: &[String]) -> Failure {
+    let port = addresses[0].rsplit(':').next().unwrap_or_default();
     failure.next(match error {
         ConnectError::Unencrypted { .. } => {
             "If it serves with --insecure: mount with -o insecure.".to_owned()
@@ -253,8 +266,9 @@ fn with_advice(failure: Failure, error: &ConnectError, address: &str) -> Failure
     })
 }
 
-/// How to talk to a server: as the options say, or else by what this machine has joined.
-fn protection(address: &str, settings: &Settings) -> Result<Protection> {
+/// How to talk to servers of a filesystem: as the options say, or else by what this machine has
+/// joined. All of them have one authority.
+fn protection(addresses: &[String], settings: &Settings) -> Result<Protection> {
     let tls = &settings.tls;
     match (&tls.certificate, &tls.key, &tls.authority) {
         (Some(certificate), Some(key), Some(authority)) => {
@@ -275,23 +289,28 @@ fn protection(address: &str, settings: &Settings) -> Result<Protection> {
     }
     let cannot = |error: &std::io::Error| Failure::of("cannot look what was joined", error);
     let joined = Joined::here().map_err(|error| cannot(&error))?;
-    if let Some(folder) = joined.find(address).map_err(|error| cannot(&error))? {
-        return Ok(Protection::Joined(folder));
+    for address in addresses {
+        if let Some(folder) = joined.find(address).map_err(|error| cannot(&error))? {
+            return Ok(Protection::Joined(folder));
+        }
     }
     // Who has once been told whom to trust is not to be talked out of it.
-    if is_this_machine(address) || joined.is_empty().map_err(|error| cannot(&error))? {
+    if is_this_machine(addresses) || joined.is_empty().map_err(|error| cannot(&error))? {
         return Ok(Protection::None);
     }
-    Err(Failure::new(format!("this machine has joined others, but not {address}")).next(
+    let meant = addresses.join(",");
+    Err(Failure::new(format!("this machine has joined others, but not {meant}")).next(
         "On the server's machine: gabion invite TARGET. Here: gabion join LINE MOUNTPOINT\n        \
          To talk to it without encryption: -o insecure",
     ))
 }
 
-/// Whether HOST:PORT is this machine, whoever listens there.
-fn is_this_machine(address: &str) -> bool {
-    let found: Vec<_> = address.to_socket_addrs().into_iter().flatten().collect();
-    !found.is_empty() && found.iter().all(|address| address.ip().is_loopback())
+/// Whether each HOST:PORT is this machine, whoever listens there.
+fn is_this_machine(addresses: &[String]) -> bool {
+    addresses.iter().all(|address| {
+        let found: Vec<_> = address.to_socket_addrs().into_iter().flatten().collect();
+        !found.is_empty() && found.iter().all(|address| address.ip().is_loopback())
+    })
 }
 
 struct Service {
@@ -366,6 +385,7 @@ impl Subject for Service {
             problem,
             mount: Some(mount),
             served: None,
+            standby: None,
         }
     }
 
@@ -407,7 +427,8 @@ mod tests {
 
     #[test]
     fn a_server_is_named_with_or_without_its_port() {
-        let address = |text: &str| RemoteTarget::of(Path::new(text)).unwrap().unwrap().address;
+        let address =
+            |text: &str| RemoteTarget::of(Path::new(text)).unwrap().unwrap().addresses.join(" ");
         assert_eq!(address("gabion://host"), "host:7777");
         assert_eq!(address("gabion://host/"), "host:7777");
         assert_eq!(address("gabion://host:1/"), "host:1");
@@ -420,5 +441,20 @@ mod tests {
         assert_eq!(target("gabion://host//a/b/").unwrap().name(), "gabion://host:7777/a/b");
         assert!(target("gabion://host/a/../b").is_err());
         assert!(RemoteTarget::of(Path::new("/dev/sda")).is_none());
+    }
+
+    #[test]
+    fn several_servers_stand_side_by_side() {
+        let target = |text: &str| RemoteTarget::of(Path::new(text)).unwrap();
+        let several = target("gabion://a,b:1,[::1],a:7777/home/ann").unwrap();
+        assert_eq!(several.addresses, ["a:7777", "b:1", "[::1]:7777"]);
+        assert_eq!(several.path(), "home/ann");
+        assert_eq!(several.name(), "gabion://a:7777,b:1,[::1]:7777/home/ann");
+        assert_eq!(target(&several.name()).unwrap(), several);
+        for wrong in ["gabion://a,/", "gabion://,a/", "gabion://a,,b/", "gabion://,/"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+        assert!(target("gabion://1,2,3,4,5,6,7,8/").is_ok());
+        assert!(target("gabion://1,2,3,4,5,6,7,8,9/").is_err());
     }
 }

@@ -284,15 +284,20 @@ impl Storage {
         match &place.volume {
             None => Ok(Self::File(Arc::new(open_disk(&place.path, settings)?))),
             Some(name) => {
-                let volume = volumes::open(name, &volumes::surroundings(None, "gabion mount")?)?;
-                // It stands for the volume, also in what lsblk and df show.
-                let stand_in = std::fs::File::options().write(true).open(&place.path);
-                stand_in
-                    .and_then(|file| file.set_len(volumes::bytes(&volume)))
-                    .map_err(|error| Failure::of(format!("cannot mount {name}"), &error))?;
-                Ok(Self::Volume(Arc::new(volume)))
+                let surroundings = volumes::surroundings(None, "gabion mount")?;
+                Self::of_volume(place, volumes::open(name, &surroundings)?)
             }
         }
+    }
+
+    /// A volume that is open, and is at `place`.
+    pub fn of_volume(place: &Place, volume: Volume) -> Result<Self> {
+        // It stands for the volume, also in what lsblk and df show.
+        let stand_in = std::fs::File::options().write(true).open(&place.path);
+        stand_in
+            .and_then(|file| file.set_len(volumes::bytes(&volume)))
+            .map_err(|error| Failure::of(format!("cannot use {}", volume.name()), &error))?;
+        Ok(Self::Volume(Arc::new(volume)))
     }
 
     /// Its blocks.

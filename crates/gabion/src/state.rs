@@ -7,7 +7,7 @@ use gabion_base::BLOCK_SIZE;
 use gabion_map::LocalMap;
 use gabion_map::format::superblock::Superblock;
 
-use crate::control::wire::{MountStatus, ServedStatus, Status};
+use crate::control::wire::{MountStatus, ServedStatus, StandbyStatus, Status};
 use crate::date;
 use crate::size::Size;
 
@@ -34,12 +34,16 @@ pub fn of_map(
         problem: map.stopped(),
         mount,
         served: None,
+        standby: None,
     }
 }
 
 /// The same as some lines of text.
 pub fn text(status: &Status) -> String {
     let mut text = String::new();
+    if let Some(standby) = &status.standby {
+        return standby_text(status, standby);
+    }
     let place = status.mount.as_ref().map_or(&status.target, |mount| &mount.mountpoint);
     let label = match status.label.as_str() {
         "" => String::new(),
@@ -80,6 +84,19 @@ pub fn text(status: &Status) -> String {
     if let Some(mount) = &status.mount {
         mount_text(mount, &mut text);
     }
+    text
+}
+
+fn standby_text(status: &Status, standby: &StandbyStatus) -> String {
+    let StandbyStatus { address, pid, holder } = standby;
+    let holder = holder.as_deref().unwrap_or("nobody, as far as is known");
+    let mut text = format!("{}: Gabion filesystem, standby\n", status.target);
+    // Writing to a string cannot fail.
+    if let Some(problem) = &status.problem {
+        let _ = writeln!(text, "  problem    {problem}");
+    }
+    let _ = writeln!(text, "  served by  {holder}");
+    let _ = write!(text, "  standby    process {pid}, for gabion://{address}/");
     text
 }
 

@@ -42,11 +42,17 @@ pub struct Place {
 impl Place {
     /// What `text` means: a path, or a name without a slash that is a volume's.
     pub fn of(text: &Path) -> Result<Self> {
+        Self::with(None, text)
+    }
+
+    /// The same with the given coordinator, if one is given.
+    pub fn with(given: Option<&str>, text: &Path) -> Result<Self> {
         let path = Self { path: text.to_owned(), volume: None };
         let Some(name) = text.to_str().filter(|name| unfit_name(name).is_none()) else {
             return Ok(path);
         };
-        if !has_volumes() || coordinator(None)?.read(name).map_err(unanswered)?.is_none() {
+        let has_volumes = given.is_some() || has_volumes();
+        if !has_volumes || coordinator(given)?.read(name).map_err(unanswered)?.is_none() {
             return Ok(path);
         }
         if text.exists() {
@@ -203,7 +209,8 @@ fn is_claimed(error: &VolumeError) -> bool {
     matches!(error, CoordinatorError::Claimed { .. })
 }
 
-fn not_opened(name: &str, error: &VolumeError) -> Failure {
+/// That a volume cannot be opened.
+pub fn not_opened(name: &str, error: &VolumeError) -> Failure {
     let failure = Failure::of(format!("cannot open volume {name}"), error);
     match error {
         VolumeError::Register(RegisterError::Absent(_)) => {

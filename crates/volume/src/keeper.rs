@@ -23,6 +23,7 @@ use crate::member::{self, MemberError, Right};
 use crate::mirror_disk::{Attachment, MirrorDisk, Owner, Recorded};
 use crate::register::{Register, RegisterError};
 use crate::surroundings::{COPY_PATIENCE, Surroundings};
+use crate::tenure::Taken;
 use crate::volume::{take_states, wanted_members};
 
 /// The owner of all mirrors of a volume.
@@ -41,6 +42,7 @@ pub(crate) struct Keeper {
     /// What is used of each member that is connected.
     members: Mutex<BTreeMap<Uuid, Weak<Window>>>,
     pub(crate) growing: Growing,
+    pub(crate) taken: Taken,
 }
 
 impl Keeper {
@@ -58,6 +60,7 @@ impl Keeper {
             mirrors: Mutex::default(),
             members: Mutex::default(),
             growing: Growing::default(),
+            taken: Taken::default(),
         }
     }
 
@@ -94,6 +97,12 @@ impl Keeper {
     /// What is used of a member, if it is connected.
     pub(crate) fn member_data(&self, member: Uuid) -> Option<Arc<Window>> {
         self.members.lock().get(&member)?.upgrade()
+    }
+
+    /// Somebody else has the volume: nothing is written any more.
+    pub(crate) fn was_taken(&self, reason: &Arc<str>) {
+        self.taken.note(reason);
+        self.mirrors().iter().for_each(|mirror| mirror.fence(reason));
     }
 
     pub(crate) fn publish(&self, event: Event) {
@@ -329,7 +338,8 @@ impl Keeper {
             Notice::Compared { .. } => {}
             Notice::Grown { .. } => self.tell_length(),
             Notice::NotGrown { reason } => self.not_grown(&reason),
-            Notice::Fenced { .. } => {
+            Notice::Fenced { reason } => {
+                self.taken.note(&reason);
                 let by = self.surroundings.coordinator.read(&self.volume()).ok().flatten();
                 let by = by.and_then(|stored| Record::decode(&stored.text).ok());
                 let by = by.map_or(0, |record| record.epoch().0);

@@ -7,6 +7,7 @@
 //!   mirror_disk   a mirror's machine with disks, time and threads
 //!   member        where members are, and their headers         look     at many at once
 //!   gate          disks that can be closed       growth   volumes that become longer
+//!   tenure        whether it is its opener's still
 //! ```
 //!
 //! What to trust and what to do is decided in `gabion-block`; here it is done.
@@ -24,4 +25,5 @@ pub mod member;
 pub mod mirror_disk;
 pub mod register;
 pub mod surroundings;
+pub mod tenure;
 pub mod volume;

@@ -42,6 +42,7 @@ use crate::member::{MemberError, Patience};
 use crate::mirror_disk::MirrorDisk;
 use crate::register::{self, Register, RegisterError};
 use crate::surroundings::{COPY_PATIENCE, ONLY_PATIENCE, Surroundings, now_seconds};
+use crate::tenure::Tenure;
 
 /// How often the record is looked at, and progress is told.
 const WATCH: Duration = Duration::from_secs(1);
@@ -95,19 +96,25 @@ pub struct Volume {
     keeper: Arc<Keeper>,
     ended: Arc<AtomicBool>,
     // The last one, as others may come when it goes.
-    _claim: HeldClaim,
+    claim: HeldClaim,
 }
 
 /// A claim that ends with its volume, whoever looks at it meanwhile.
 struct HeldClaim(SharedClaim);
 
-type SharedClaim = Arc<Mutex<Option<Box<dyn Claim>>>>;
+pub(crate) type SharedClaim = Arc<Mutex<Option<Box<dyn Claim>>>>;
 
-impl Drop for HeldClaim {
-    fn drop(&mut self) {
+impl HeldClaim {
+    fn release(&self) {
         // Letting go may take time, and is nothing that others wait for.
         let claim = self.0.lock().take();
         drop(claim);
+    }
+}
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -151,7 +158,12 @@ impl Volume {
             is_claim_lost: false,
         };
         sync::spawn("volume watcher", move || watcher.run())?;
-        Ok(Self { root, keeper, ended, _claim: held })
+        Ok(Self { root, keeper, ended, claim: held })
+    }
+
+    /// Begins to watch whether it stays this opener's, for who answers for it from memory.
+    pub fn tenure(&self) -> io::Result<Arc<Tenure>> {
+        Tenure::watch(&self.keeper, &self.claim.0, &self.ended)
     }
 
     /// The record as it was known last.
@@ -211,8 +223,8 @@ impl Volume {
         self.keeper.mirrors().iter().filter_map(|mirror| mirror.compared()).collect()
     }
 
-    /// Has everything written to all copies, so that the next opening finds nothing to be done. To
-    /// be called when nobody writes any more.
+    /// Has everything written to all copies, so that the next opening finds nothing to be done, and
+    /// lets others have it. To be called when nobody writes any more.
     pub fn close(&self) -> Result<(), DiskError> {
         let record = self.record();
         let mut mirrors = self.keeper.mirrors();
@@ -225,6 +237,9 @@ impl Volume {
         self.root.flush()?;
         let epoch = self.keeper.register.epoch().0;
         self.keeper.publish_volume(VolumeEvent::Closed { epoch });
+        // Whoever comes now takes nothing away.
+        self.ended.store(true, Ordering::Release);
+        self.claim.release();
         Ok(())
     }
 }
@@ -396,9 +411,10 @@ impl Watcher {
                         self.fulfil(&record);
                         self.compare = record.compare;
                     }
+                    Err(RegisterError::Fenced(_)) if self.ended.load(Ordering::Acquire) => return,
                     Err(RegisterError::Fenced(by)) => {
                         let reason: Arc<str> = RegisterError::Fenced(by).to_string().into();
-                        self.each(|mirror| mirror.fence(&reason));
+                        self.keeper.was_taken(&reason);
                         let claim = self.claim.lock().take();
                         drop(claim);
                         return;
@@ -429,6 +445,10 @@ impl Watcher {
         let Surroundings { coordinator, holder, .. } = &self.keeper.surroundings;
         // Nobody waits for that: it is asked for without the lock.
         let Ok(new) = coordinator.claim(self.keeper.register.volume(), holder) else { return };
+        // Somebody may have had the volume meanwhile, and have left it: the next look tells.
+        if self.keeper.register.refresh().is_err() {
+            return drop(new);
+        }
         let old = match &mut *self.claim.lock() {
             Some(claim) => std::mem::replace(claim, new),
             // The volume has ended meanwhile.

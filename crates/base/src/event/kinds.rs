@@ -293,6 +293,21 @@ kinds! {
             /// How long they are waited for at most, in milliseconds.
             patience_ms = "patience_ms": u64,
         }
+        /// A server waits for its turn to serve it.
+        StandsBy = "filesystem-standby" {
+            /// Who has it.
+            holder = "holder": String,
+        }
+        /// A server that has waited serves it now.
+        TakesOver = "filesystem-taken-over" {
+            /// Who had it.
+            before = "before": String,
+        }
+        /// Another server has it, so that this one does not serve it any more.
+        ServedElsewhere = "filesystem-served-elsewhere" {
+            /// How that is known.
+            reason = "reason": String,
+        }
         /// A snapshot that was due is not there, or there are more than shall be kept.
         ScheduleNotFollowed = "filesystem-schedule-not-followed" {
             /// Where the subvolume is.

@@ -342,6 +342,21 @@ fn filesystem(event: &FilesystemEvent) -> Answers {
             "Nothing is answered until they have come back and said what may be lost.",
             NOTHING,
         ),
+        FilesystemEvent::StandsBy { holder } => {
+            answers(Severity::Note, format!("a standby waits; {holder} has it"), UNCHANGED, NOTHING)
+        }
+        FilesystemEvent::TakesOver { before } => answers(
+            Severity::Warning,
+            format!("the standby takes it over, which {before} had"),
+            "Clients go on here with all that they were answered; there is one server less.",
+            "See to the other server, and start it again as a standby.",
+        ),
+        FilesystemEvent::ServedElsewhere { reason } => answers(
+            Severity::Warning,
+            format!("not served here any more: {reason}"),
+            "Clients go on at the server that has it now.",
+            "See why this one was taken for gone; a standby waits for its turn again by itself.",
+        ),
         FilesystemEvent::ScheduleNotFollowed { subvolume, snapshot, reason } => answers(
             Severity::Warning,
             format!("the schedule of {subvolume} is not followed at {snapshot}: {reason}"),

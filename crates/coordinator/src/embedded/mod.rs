@@ -38,7 +38,7 @@ use crate::{OpenError, check_name, check_record, claimed, conflict, strange, una
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How often the lock is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
-/// How often a record is looked at where the kernel does not tell of changes.
+/// How often a record is looked at where the kernel does not tell of changes, and a claim.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest text about a holder that is shown, in bytes.
 const HOLDER_BYTES_MAX: usize = 4096;
@@ -116,9 +116,29 @@ impl Embedded {
         }
     }
 
-    /// Changes the store if the record has the revision that is expected.
+    /// Reads a record or a note.
+    fn kept(&self, among: store::Texts, name: &str) -> Result<Option<Stored>, CoordinatorError> {
+        check_name(&self.name, name)?;
+        let _lock = self.lock()?;
+        self.store().read(among, name).map_err(|error| self.store_failed(name, error))
+    }
+
+    /// Replaces a record or a note.
+    fn put(
+        &self,
+        among: store::Texts,
+        name: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError> {
+        check_record(&self.name, name, text)?;
+        self.change(among, name, expected, |store| store.write(among, name, text))
+    }
+
+    /// Changes the store if the record, or note, has the revision that is expected.
     fn change<T>(
         &self,
+        among: store::Texts,
         volume: &str,
         expected: Revision,
         change: impl FnOnce(&store::Store) -> Result<T, store::StoreError>,
@@ -126,7 +146,7 @@ impl Embedded {
         check_name(&self.name, volume)?;
         let _lock = self.lock()?;
         let failed = |error| self.store_failed(volume, error);
-        let found = self.store().read(volume).map_err(failed)?;
+        let found = self.store().read(among, volume).map_err(failed)?;
         if found.map_or(Revision::ABSENT, |stored| stored.revision) != expected {
             return Err(conflict(volume));
         }
@@ -157,9 +177,7 @@ impl Coordinator for Embedded {
     }
 
     fn read(&self, volume: &str) -> Result<Option<Stored>, CoordinatorError> {
-        check_name(&self.name, volume)?;
-        let _lock = self.lock()?;
-        self.store().read(volume).map_err(|error| self.store_failed(volume, error))
+        self.kept(store::RECORDS, volume)
     }
 
     fn replace(
@@ -168,15 +186,14 @@ impl Coordinator for Embedded {
         expected: Revision,
         text: &str,
     ) -> Result<Revision, CoordinatorError> {
-        check_record(&self.name, volume, text)?;
-        self.change(volume, expected, |store| store.write(volume, text))
+        self.put(store::RECORDS, volume, expected, text)
     }
 
     fn remove(&self, volume: &str, expected: Revision) -> Result<(), CoordinatorError> {
         if expected == Revision::ABSENT {
             return Err(conflict(volume));
         }
-        self.change(volume, expected, |store| store.remove(volume))
+        self.change(store::RECORDS, volume, expected, |store| store.remove(volume))
     }
 
     fn changed(
@@ -228,6 +245,36 @@ impl Coordinator for Embedded {
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("open", &path, &error)),
+        }
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Stored>, CoordinatorError> {
+        self.kept(store::NOTES, name)
+    }
+
+    fn replace_note(
+        &self,
+        name: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError> {
+        self.put(store::NOTES, name, expected, text)
+    }
+
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError> {
+        let end = Instant::now() + patience;
+        loop {
+            let holder = self.holder(volume)?;
+            let left = end.saturating_duration_since(Instant::now());
+            if holder.is_none() || left.is_zero() {
+                return Ok(holder);
+            }
+            // Nobody is told by the kernel that a lock has ended, but who waits for it alone.
+            thread::sleep(LOOK_INTERVAL.min(left));
         }
     }
 }

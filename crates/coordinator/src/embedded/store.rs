@@ -1,7 +1,8 @@
-//! The records of all volumes in one redb file. Whoever calls holds the lock.
+//! The records of all volumes, and notes, in one redb file. Whoever calls holds the lock.
 //!
 //! ```text
 //! table "records-1"    volume's name -> revision u64 | crc64 u64 | text      little-endian
+//! table "notes-1"      a note's name -> the same
 //! table "counters-1"   "revision"    -> the last revision that was given out
 //! ```
 //!
@@ -24,7 +25,10 @@ use redb::{
     TableDefinition, TableError,
 };
 
-const RECORDS: TableDefinition<&str, &[u8]> = TableDefinition::new("records-1");
+/// A table of texts by names.
+pub(super) type Texts = TableDefinition<'static, &'static str, &'static [u8]>;
+pub(super) const RECORDS: Texts = TableDefinition::new("records-1");
+pub(super) const NOTES: Texts = TableDefinition::new("notes-1");
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters-1");
 /// Memory for one call, in bytes.
 const CACHE_BYTES: usize = 4 << 20;
@@ -65,7 +69,7 @@ impl Store {
     }
 
     pub(super) fn volumes(&self) -> Result<Vec<String>, StoreError> {
-        let names = self.reading(|table| {
+        let names = self.reading(RECORDS, |table| {
             let mut names = Vec::new();
             for entry in table.iter()? {
                 names.push(entry?.0.value().to_owned());
@@ -75,8 +79,8 @@ impl Store {
         Ok(names.unwrap_or_default())
     }
 
-    pub(super) fn read(&self, volume: &str) -> Result<Option<Stored>, StoreError> {
-        let stored = self.reading(|table| {
+    pub(super) fn read(&self, among: Texts, volume: &str) -> Result<Option<Stored>, StoreError> {
+        let stored = self.reading(among, |table| {
             let Some(found) = table.get(volume)? else { return Ok(None) };
             let damaged = |error: DecodeError| StoreError::Damaged(format!("{volume}: {error}"));
             decode(volume, found.value()).map(Some).map_err(damaged)
@@ -84,7 +88,12 @@ impl Store {
         Ok(stored.flatten())
     }
 
-    pub(super) fn write(&self, volume: &str, text: &str) -> Result<Revision, StoreError> {
+    pub(super) fn write(
+        &self,
+        among: Texts,
+        volume: &str,
+        text: &str,
+    ) -> Result<Revision, StoreError> {
         let database = self.open_writable()?;
         let writing = database.begin_write()?;
         let revision = {
@@ -94,7 +103,7 @@ impl Store {
             let next = next.ok_or_else(|| StoreError::Damaged("no revision is left".to_owned()))?;
             counters.insert("revision", next)?;
             let revision = Revision(next);
-            writing.open_table(RECORDS)?.insert(volume, &*encode(volume, revision, text))?;
+            writing.open_table(among)?.insert(volume, &*encode(volume, revision, text))?;
             revision
         };
         writing.commit()?;
@@ -108,16 +117,17 @@ impl Store {
         Ok(writing.commit()?)
     }
 
-    /// Reads the table of records; nothing if there is none yet.
+    /// Reads a table; nothing if it is not there yet.
     fn reading<T>(
         &self,
+        among: Texts,
         read: impl FnOnce(&ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         if !is_there(&self.path)? {
             return Ok(None);
         }
         let database = builder().open(&self.path)?;
-        match database.begin_read()?.open_table(RECORDS) {
+        match database.begin_read()?.open_table(among) {
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             table => read(&table?).map(Some),
         }

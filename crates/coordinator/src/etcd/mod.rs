@@ -3,6 +3,7 @@
 //! ```text
 //! /gabion/volumes/NAME    the record; its revision is the key's mod_revision
 //! /gabion/claims/NAME     who holds the claim; the key goes with the holder's lease
+//! /gabion/notes/NAME      a note
 //! ```
 //!
 //! - Spoken is etcd's own JSON gateway over HTTP or HTTPS (etcd 3.4 and later): a client of the
@@ -35,6 +36,7 @@ use gateway::{Answer, Gateway, decoded, encoded, number};
 const VOLUMES: &str = "/gabion/volumes/";
 /// The first key behind all that begin with [`VOLUMES`].
 const VOLUMES_END: &str = "/gabion/volumes0";
+const NOTES: &str = "/gabion/notes/";
 /// The longest time that a change is waited for without asking again.
 const WATCH_MAX: Duration = Duration::from_secs(5);
 /// The pause after a wait that failed.
@@ -82,9 +84,10 @@ impl Etcd {
         answer.map_err(|reason| unavailable(&self.gateway.name, reason))
     }
 
-    fn kept(&self, volume: &str) -> Result<Kept, CoordinatorError> {
+    /// What is kept under a name, among records or notes.
+    fn kept(&self, among: &str, volume: &str) -> Result<Kept, CoordinatorError> {
         check_name(&self.gateway.name, volume)?;
-        let answer = self.ask("kv/range", &json!({ "key": record_key(volume) }))?.value;
+        let answer = self.ask("kv/range", &json!({ "key": key(among, volume) }))?.value;
         let strange = |reason: &str| strange(&self.gateway.name, volume, reason.to_owned());
         let seen = number(&answer["header"]["revision"]);
         let seen = seen.ok_or_else(|| strange("an answer without a revision"))?;
@@ -92,14 +95,35 @@ impl Etcd {
         Ok(Kept { stored, seen })
     }
 
-    /// Does `change` if the record has the revision that is expected. Otherwise reads it.
+    /// Puts a text under a name whose text has the revision that is expected.
+    fn put(
+        &self,
+        among: &str,
+        volume: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError> {
+        check_name(&self.gateway.name, volume)?;
+        check_record(&self.gateway.name, volume, text)?;
+        let put = json!({ "key": key(among, volume), "value": encoded(text) });
+        let put = json!({ "request_put": put });
+        match self.transact(&key(among, volume), volume, expected, &put)? {
+            Transacted::Done(revision) => Ok(revision),
+            Transacted::Unclear(Some(now)) if now.text == text && now.revision != expected => {
+                Ok(now.revision)
+            }
+            Transacted::Unclear(_) | Transacted::Refused => Err(conflict(volume)),
+        }
+    }
+
+    /// Does `change` if what is at `key` has the revision that is expected. Otherwise reads it.
     fn transact(
         &self,
+        key: &str,
         volume: &str,
         expected: Revision,
         change: &Value,
     ) -> Result<Transacted, CoordinatorError> {
-        let key = record_key(volume);
         let expected = expected.0.to_string();
         let answer = self.ask(
             "kv/txn",
@@ -137,8 +161,9 @@ enum Transacted {
     Unclear(Option<Stored>),
 }
 
-fn record_key(volume: &str) -> String {
-    encoded(&format!("{VOLUMES}{volume}"))
+/// The key of a name among records or notes.
+fn key(among: &str, name: &str) -> String {
+    encoded(&format!("{among}{name}"))
 }
 
 /// The first record of a range.
@@ -176,7 +201,7 @@ impl Coordinator for Etcd {
     }
 
     fn read(&self, volume: &str) -> Result<Option<Stored>, CoordinatorError> {
-        Ok(self.kept(volume)?.stored)
+        Ok(self.kept(VOLUMES, volume)?.stored)
     }
 
     fn replace(
@@ -185,17 +210,7 @@ impl Coordinator for Etcd {
         expected: Revision,
         text: &str,
     ) -> Result<Revision, CoordinatorError> {
-        check_name(&self.gateway.name, volume)?;
-        check_record(&self.gateway.name, volume, text)?;
-        let put = json!({ "key": record_key(volume), "value": encoded(text) });
-        let put = json!({ "request_put": put });
-        match self.transact(volume, expected, &put)? {
-            Transacted::Done(revision) => Ok(revision),
-            Transacted::Unclear(Some(now)) if now.text == text && now.revision != expected => {
-                Ok(now.revision)
-            }
-            Transacted::Unclear(_) | Transacted::Refused => Err(conflict(volume)),
-        }
+        self.put(VOLUMES, volume, expected, text)
     }
 
     fn remove(&self, volume: &str, expected: Revision) -> Result<(), CoordinatorError> {
@@ -203,8 +218,8 @@ impl Coordinator for Etcd {
         if expected == Revision::ABSENT {
             return Err(conflict(volume));
         }
-        let delete = json!({ "request_delete_range": { "key": record_key(volume) } });
-        match self.transact(volume, expected, &delete)? {
+        let delete = json!({ "request_delete_range": { "key": key(VOLUMES, volume) } });
+        match self.transact(&key(VOLUMES, volume), volume, expected, &delete)? {
             Transacted::Done(_) | Transacted::Unclear(None) => Ok(()),
             Transacted::Unclear(Some(_)) | Transacted::Refused => Err(conflict(volume)),
         }
@@ -218,7 +233,7 @@ impl Coordinator for Etcd {
     ) -> Result<Option<Stored>, CoordinatorError> {
         let end = Instant::now() + patience;
         loop {
-            let kept = self.kept(volume)?;
+            let kept = self.kept(VOLUMES, volume)?;
             if let Some(stored) = kept.stored.filter(|stored| stored.revision != known) {
                 return Ok(Some(stored));
             }
@@ -226,7 +241,7 @@ impl Coordinator for Etcd {
             if left.is_zero() {
                 return Ok(None);
             }
-            let key = record_key(volume);
+            let key = key(VOLUMES, volume);
             if self.gateway.watch(&key, kept.seen + 1, left.min(WATCH_MAX)).is_err() {
                 // The next reading finds out what is the matter.
                 thread::sleep(PAUSE.min(left));
@@ -244,5 +259,40 @@ impl Coordinator for Etcd {
         check_name(&self.gateway.name, volume)?;
         let answer = self.ask("kv/range", &json!({ "key": claim::key(volume) }))?.value;
         Ok(claim::holder(&answer))
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Stored>, CoordinatorError> {
+        Ok(self.kept(NOTES, name)?.stored)
+    }
+
+    fn replace_note(
+        &self,
+        name: &str,
+        expected: Revision,
+        text: &str,
+    ) -> Result<Revision, CoordinatorError> {
+        self.put(NOTES, name, expected, text)
+    }
+
+    fn released(
+        &self,
+        volume: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, CoordinatorError> {
+        check_name(&self.gateway.name, volume)?;
+        let (end, key) = (Instant::now() + patience, claim::key(volume));
+        loop {
+            let answer = self.ask("kv/range", &json!({ "key": key }))?.value;
+            let Some(holder) = claim::holder(&answer) else { return Ok(None) };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Some(holder));
+            }
+            let seen = number(&answer["header"]["revision"]).unwrap_or(0);
+            if self.gateway.watch(&key, seen + 1, left.min(WATCH_MAX)).is_err() {
+                // The next reading finds out what is the matter.
+                thread::sleep(PAUSE.min(left));
+            }
+        }
     }
 }

@@ -18,16 +18,18 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Holds all rules against two handles to one coordinator.
 fn conform(one: &Handle, other: &Handle) {
-    let rules: [(&str, Rule); 9] = [
+    let rules: [(&str, Rule); 11] = [
         ("a record is made, replaced and removed by its revision", revisions),
         ("a revision does not come back with a record made anew", no_revision_twice),
         ("volumes are listed sorted", volumes),
+        ("notes are replaced by their revision, and are no records", notes),
         ("records have a longest length, and any text within it", texts),
         ("names that are no names are refused", names),
         ("of many who replace at once one succeeds each time", race),
         ("a change wakes who waits for it", changes),
         ("a claim is held by one at a time", claims),
         ("of many who claim at once one succeeds", claim_race),
+        ("the end of a claim wakes who waits for it", releases),
     ];
     for (rule, check) in rules {
         eprintln!("{}: {rule}", one.name());
@@ -104,6 +106,27 @@ fn volumes(one: &Handle, other: &Handle) {
     }
 }
 
+fn notes(one: &Handle, other: &Handle) {
+    assert_eq!(one.note("tank"), Ok(None));
+    is_conflict(one.replace_note("tank", Revision(4711), "a"));
+    let first = one.replace_note("tank", Revision::ABSENT, "a").unwrap();
+    is_conflict(other.replace_note("tank", Revision::ABSENT, "b"));
+    let second = other.replace_note("tank", first, "b").unwrap();
+    assert_ne!(first, second);
+    is_conflict(one.replace_note("tank", first, "c"));
+    let stored = one.note("tank").unwrap().unwrap();
+    assert_eq!((stored.revision, &*stored.text), (second, "b"));
+    assert_eq!(one.read("tank"), Ok(None));
+    assert_eq!(one.volumes().unwrap(), Vec::<String>::new());
+    let record = one.replace("tank", Revision::ABSENT, "record").unwrap();
+    assert_eq!(other.note("tank").unwrap().unwrap().revision, second);
+    one.remove("tank", record).unwrap();
+    assert_eq!(other.note("tank").unwrap().unwrap().text, "b");
+    let long = "x".repeat(RECORD_BYTES_MAX + 1);
+    let done = one.replace_note("tank", second, &long);
+    assert!(matches!(done, Err(CoordinatorError::Strange { .. })), "{done:?}");
+}
+
 fn texts(one: &Handle, other: &Handle) {
     let longest = "ä".repeat(RECORD_BYTES_MAX / 2);
     let mut revision = Revision::ABSENT;
@@ -122,6 +145,9 @@ fn names(one: &Handle, _other: &Handle) {
         assert!(one.read(name).is_err_and(strange), "{name}");
         assert!(one.replace(name, Revision::ABSENT, "x").is_err_and(strange), "{name}");
         assert!(one.holder(name).is_err_and(strange), "{name}");
+        assert!(one.note(name).is_err_and(strange), "{name}");
+        assert!(one.replace_note(name, Revision::ABSENT, "x").is_err_and(strange), "{name}");
+        assert!(one.released(name, SHORT).is_err_and(strange), "{name}");
         assert!(one.claim(name, "me").err().is_some_and(strange), "{name}");
     }
 }
@@ -223,4 +249,17 @@ fn claim_race(one: &Handle, other: &Handle) {
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
     assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1);
+}
+
+fn releases(one: &Handle, other: &Handle) {
+    assert_eq!(one.released("left", LONG), Ok(None));
+    let claim = one.claim("left", "node a").unwrap();
+    assert_eq!(other.released("left", SHORT), Ok(Some("node a".to_owned())));
+    assert_eq!(other.released("left", Duration::ZERO), Ok(Some("node a".to_owned())));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.released("left", LONG).unwrap());
+        drop(claim);
+        assert_eq!(waiting.join().unwrap(), None);
+    });
+    drop(other.claim("left", "node b").unwrap());
 }

@@ -12,6 +12,12 @@ pub struct Serve {
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7777")]
     pub listen: String,
+    /// Who keeps the records of volumes: a folder, or etcd[s]://[USER@]HOST[:PORT][,HOST[:PORT]]...
+    #[arg(long, value_name = "COORDINATOR")]
+    pub coordinator: Option<String>,
+    /// Wait as long as another server has the volume, and take its place when it is gone
+    #[arg(long, conflicts_with = "read_only")]
+    pub standby: bool,
     /// Let everybody in who reaches it, without encryption
     #[arg(long)]
     pub insecure: bool,

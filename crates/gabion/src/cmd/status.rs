@@ -128,9 +128,17 @@ pub fn json<T: serde::Serialize>(value: &T) -> String {
 fn one(path: &Path) -> Result<Status> {
     match subject(path)? {
         Subject::InUse(user) => of_user(&user),
-        Subject::Target(place) => with_map(&place, "gabion status", |map| {
-            Ok(state::of_map(map, &map.superblock(), &place.name(), None))
-        }),
+        Subject::Target(place) => match clients::standby(&place) {
+            Some(connection) => {
+                let failed = |error| {
+                    Failure::of(format!("cannot talk to the standby for {}", place.name()), &error)
+                };
+                ask(connection).map_err(failed)?
+            }
+            None => with_map(&place, "gabion status", |map| {
+                Ok(state::of_map(map, &map.superblock(), &place.name(), None))
+            }),
+        },
     }
 }
 
@@ -174,17 +182,18 @@ pub fn with_map<T>(
 }
 
 fn of_user(user: &User) -> Result<Status> {
-    let ask = || -> io::Result<Reply> {
-        let mut connection = user.connect()?;
-        connection.ask(Request::Status, PATIENCE)?;
-        connection.reply()
-    };
-    match ask() {
-        Ok(Reply::Status(status)) => Ok(*status),
-        Ok(Reply::Error { message }) => Err(Failure::new(message)),
-        Ok(other) => Err(Failure::new(format!("the daemon answered {other:?}"))),
-        Err(error) => Err(user.unreachable(&error)),
-    }
+    let asked = user.connect().and_then(ask);
+    asked.map_err(|error| user.unreachable(&error))?
+}
+
+/// What somebody answers, or why nobody does.
+fn ask(mut connection: Connection) -> io::Result<Result<Status>> {
+    connection.ask(Request::Status, PATIENCE)?;
+    Ok(match connection.reply()? {
+        Reply::Status(status) => Ok(*status),
+        Reply::Error { message } => Err(Failure::new(message)),
+        other => Err(Failure::new(format!("the daemon answered {other:?}"))),
+    })
 }
 
 fn unreachable(mount: &Mount, error: &io::Error) -> Failure {

@@ -124,7 +124,7 @@ pub enum Reply {
 }
 
 /// A filesystem.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The image or device.
     pub target: String,
@@ -150,6 +150,19 @@ pub struct Status {
     pub mount: Option<MountStatus>,
     /// How it is served; null if it is not.
     pub served: Option<ServedStatus>,
+    /// What waits to serve it; null if nothing does. Then nothing else is known here.
+    pub standby: Option<StandbyStatus>,
+}
+
+/// A server that waits until another one does not have the filesystem any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyStatus {
+    /// Where it will be served, HOST:PORT.
+    pub address: String,
+    /// The waiting process.
+    pub pid: u32,
+    /// Who has it, for people; null if that is not known just now.
+    pub holder: Option<String>,
 }
 
 /// A filesystem that other machines can mount.

@@ -1,8 +1,13 @@
-//! The client's side: a connection that is made again whenever it breaks.
+//! The client's side: a connection that is made again whenever it breaks, to whichever server has
+//! the filesystem by then.
+//!
+//! What confirms the session is what a server says for that purpose ([`ToClient::Pong`]): one that
+//! may have lost the filesystem to another one says no such thing, whatever else it answers. Once
+//! the session is not confirmed any more the connection is given up.
 
 use std::io::{self, BufReader};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,6 +20,7 @@ use gabion_node::{Clock, Filesystem};
 use super::connection::Connection;
 use super::dial::{ConnectError, greet};
 use super::pipe::Pipe;
+use super::servers::{Failing, Round, Step};
 use crate::trust::identity::Protection;
 
 /// How long to rest between two attempts to connect.
@@ -25,6 +31,17 @@ const LONG_REST: Duration = Duration::from_secs(2);
 const PINGS: u32 = 5;
 /// How often it is looked whether a session has ended.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// Why asking a server has led to no session.
+enum Asked {
+    Refused(ConnectError),
+    /// What was sent does not fit to what has arrived there.
+    Broken,
+    /// It has another filesystem.
+    Another,
+    /// It has another folder under this name.
+    Elsewhere,
+}
 
 struct ToPipe(Arc<Pipe>);
 
@@ -56,7 +73,10 @@ pub struct Connected {
 }
 
 struct Shared {
-    address: String,
+    /// Where the filesystem may be served, HOST:PORT each,
+    addresses: Vec<String>,
+    /// and which of them was found to serve it last.
+    current: AtomicUsize,
     protection: Protection,
     path: String,
     name: String,
@@ -77,30 +97,43 @@ fn root_of(welcome: &Welcome) -> FileId {
     FileId::new(welcome.subvol, welcome.root)
 }
 
-/// Connects to the server at `address`, HOST:PORT, for its folder `path`, as `name`.
+/// Connects to the first of the servers at `addresses`, HOST:PORT each, that has the filesystem,
+/// for its folder `path`, as `name`.
 pub fn connect(
-    address: &str,
+    addresses: &[String],
     protection: Protection,
     path: &str,
     name: &str,
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
 ) -> Result<Connected, ConnectError> {
-    let sent = clock.monotonic();
     let hello =
         Hello { session: None, start: 0, received: 0, name: name.to_owned(), path: path.into() };
-    let (connection, welcome) = greet(address, &protection, &hello)?;
+    let mut refusals = Vec::new();
+    let found = addresses.iter().enumerate().find_map(|(at, address)| {
+        let sent = clock.monotonic();
+        match greet(address, &protection, &hello) {
+            Ok(greeted) => Some((at, sent, greeted)),
+            Err(error) => {
+                refusals.push(error);
+                None
+            }
+        }
+    });
+    let (current, sent, (connection, welcome)) =
+        found.ok_or_else(|| ConnectError::all(refusals))?;
     let pipe = Pipe::new();
     let wire = Arc::new(ToPipe(Arc::clone(&pipe)));
     let is_part = path.split('/').any(|name| !matches!(name, "" | "."));
     let settings = RemoteSettings { is_part, ..settings };
     let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock), wire));
-    let who = address.to_owned();
+    let who = addresses.join(",");
     fs.set_report(Box::new(move |text| eprintln!("gabion: {who}: {text}")));
     let patience = Duration::from_millis(welcome.patience_ms.into());
     fs.confirmed(sent, patience);
     let shared = Arc::new(Shared {
-        address: address.to_owned(),
+        addresses: addresses.to_vec(),
+        current: AtomicUsize::new(current),
         protection,
         path: path.to_owned(),
         name: name.to_owned(),
@@ -151,7 +184,7 @@ impl Drop for Connected {
         match self.fs.is_reachable().then(|| Filesystem::close(&*self.fs)) {
             None => self.fs.close(),
             Some(Ok(())) => {}
-            Some(Err(error)) => eprintln!("gabion: {}: {error}", self.shared.address),
+            Some(Err(error)) => eprintln!("gabion: {}: {error}", self.shared.address()),
         }
         self.shared.pipe.send(ToServer::Goodbye.encode());
         {
@@ -169,6 +202,11 @@ impl Drop for Connected {
 }
 
 impl Shared {
+    /// The server that was found last.
+    fn address(&self) -> &str {
+        &self.addresses[self.current.load(Ordering::Relaxed)]
+    }
+
     fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)
     }
@@ -188,12 +226,16 @@ impl Shared {
             let _ = connection.socket().set_read_timeout(Some(patience));
             let mut input = BufReader::with_capacity(256 << 10, &*connection);
             while let Ok(payload) = self.pipe.receive(&mut input) {
-                self.confirm(fs);
                 let Some(payload) = payload else { continue };
                 match ToClient::decode(&payload) {
-                    Ok(message) => fs.receive(message),
+                    Ok(message) => {
+                        if let ToClient::Pong { received, .. } = &message {
+                            self.confirm(fs, *received);
+                        }
+                        fs.receive(message);
+                    }
                     Err(error) => {
-                        eprintln!("gabion: {} does not make sense: {error}", self.address);
+                        eprintln!("gabion: {} does not make sense: {error}", self.address());
                         break;
                     }
                 }
@@ -207,12 +249,12 @@ impl Shared {
         }
     }
 
-    /// The server has got a message: so it has heard of us since that was sent.
-    fn confirm(&self, fs: &RemoteFs) {
-        let arrived = self.pipe.arrived();
+    /// The server has got so many messages, and has the filesystem: so the session lives since the
+    /// last of those was sent.
+    fn confirm(&self, fs: &RemoteFs, received: u64) {
         let mut pings = self.pings.lock();
-        let heard = pings.iter().filter(|(number, _)| *number <= arrived).map(|ping| ping.1).max();
-        pings.retain(|(number, _)| *number > arrived);
+        let heard = pings.iter().filter(|(number, _)| *number <= received).map(|ping| ping.1).max();
+        pings.retain(|(number, _)| *number > received);
         drop(pings);
         if let Some(sent) = heard {
             fs.confirmed(sent, *self.patience.lock());
@@ -221,70 +263,99 @@ impl Shared {
 
     fn connect_again(&self, fs: &RemoteFs) -> Option<Arc<Connection>> {
         let mut session = Some(*self.session.lock());
-        let mut told = None;
+        let mut round = Round::new(self.addresses.len(), self.current.load(Ordering::Relaxed));
+        let mut told: Vec<Option<String>> = vec![None; self.addresses.len()];
         while !self.is_ending() {
-            let sent = self.clock.monotonic();
-            let (start, received) = match session {
-                Some(_) => (fs.start(), self.pipe.received()),
-                None => (0, 0),
-            };
-            let (name, path) = (self.name.clone(), self.path.as_bytes().to_vec());
-            let hello = Hello { session, start, received, name, path };
-            match greet(&self.address, &self.protection, &hello) {
-                Ok((_, welcome)) if root_of(&welcome) != self.root => {
-                    // Another folder has its name now. The kernel would mix up what is in both.
-                    session = None;
-                    self.rest(*self.patience.lock());
-                }
-                Ok((connection, welcome)) => {
-                    if session.is_none() {
-                        self.pings.lock().clear();
-                        self.pipe.reset();
-                        fs.begin_again(&welcome);
-                        eprintln!("gabion: {}: a new session has begun", self.address);
-                    } else if welcome.start != start {
-                        self.pings.lock().clear();
-                        let kept = fs.kept();
-                        fs.recover(&welcome);
-                        eprintln!(
-                            "gabion: {} has started again; it is told {kept} changes once more",
-                            self.address
-                        );
-                    }
-                    let connection = Arc::new(connection);
-                    if self.pipe.attach(&connection, welcome.received).is_err() {
-                        session = None;
-                        continue;
-                    }
-                    if self.is_ending() {
-                        // Attached after the end has closed what there was.
-                        self.pipe.close();
-                        return None;
-                    }
-                    let patience = Duration::from_millis(welcome.patience_ms.into());
-                    *self.session.lock() = (welcome.session, welcome.secret);
-                    *self.patience.lock() = patience;
-                    fs.confirmed(sent, patience);
-                    fs.connected();
-                    return Some(connection);
-                }
-                Err(ConnectError::Refused { refusal, .. })
+            let at = round.at();
+            let failing = match self.ask(fs, at, session) {
+                Ok(connection) => return connection,
+                Err(Asked::Refused(ConnectError::Refused { refusal, .. }))
                     if refusal.reason == RefusalReason::Gone && session.is_some() =>
                 {
-                    session = None;
+                    Failing::Gone
                 }
-                Err(error) if error.is_lasting() => {
+                Err(Asked::Refused(error)) if error.is_lasting() => {
                     let why = error.to_string();
-                    if told.as_ref() != Some(&why) {
+                    if told[at].as_ref() != Some(&why) {
                         eprintln!("gabion: {why}");
-                        told = Some(why);
+                        told[at] = Some(why);
                     }
-                    self.rest(LONG_REST);
+                    Failing::Lasting
                 }
-                Err(_) => self.rest(REST),
+                Err(Asked::Refused(_)) => Failing::Soon,
+                Err(Asked::Broken) => {
+                    session = None;
+                    continue;
+                }
+                Err(Asked::Another) => Failing::Lasting,
+                Err(Asked::Elsewhere) => {
+                    // The kernel would mix up what is in both.
+                    session = None;
+                    self.rest(*self.patience.lock());
+                    Failing::Soon
+                }
+            };
+            match round.failed(failing) {
+                Step::Ask => {}
+                Step::Rest => self.rest(REST),
+                Step::RestLong => self.rest(LONG_REST),
+                Step::BeginAnew => session = None,
             }
         }
         None
+    }
+
+    /// Asks a server to go on with a session, or for a new one. Gives the connection; none at the
+    /// end.
+    fn ask(
+        &self,
+        fs: &RemoteFs,
+        at: usize,
+        session: Option<(SessionId, u64)>,
+    ) -> Result<Option<Arc<Connection>>, Asked> {
+        let address = &self.addresses[at];
+        let sent = self.clock.monotonic();
+        let (start, received) = match session {
+            Some(_) => (fs.start(), self.pipe.received()),
+            None => (0, 0),
+        };
+        let (name, path) = (self.name.clone(), self.path.as_bytes().to_vec());
+        let hello = Hello { session, start, received, name, path };
+        let greeted = greet(address, &self.protection, &hello).map_err(Asked::Refused)?;
+        let (connection, welcome) = greeted;
+        if welcome.filesystem != fs.uuid() {
+            return Err(Asked::Another);
+        }
+        if root_of(&welcome) != self.root {
+            return Err(Asked::Elsewhere);
+        }
+        self.current.store(at, Ordering::Relaxed);
+        if session.is_none() {
+            self.pings.lock().clear();
+            self.pipe.reset();
+            fs.begin_again(&welcome);
+            eprintln!("gabion: {address}: a new session has begun");
+        } else if welcome.start != start {
+            self.pings.lock().clear();
+            let kept = fs.kept();
+            fs.recover(&welcome);
+            eprintln!("gabion: {address} has started; it is told {kept} changes once more");
+        }
+        let connection = Arc::new(connection);
+        if self.pipe.attach(&connection, welcome.received).is_err() {
+            return Err(Asked::Broken);
+        }
+        if self.is_ending() {
+            // Attached after the end has closed what there was.
+            self.pipe.close();
+            return Ok(None);
+        }
+        let patience = Duration::from_millis(welcome.patience_ms.into());
+        *self.session.lock() = (welcome.session, welcome.secret);
+        *self.patience.lock() = patience;
+        fs.confirmed(sent, patience);
+        fs.connected();
+        Ok(Some(connection))
     }
 
     /// Tells the server that we live, and forgets everything if it may not know any more.
@@ -295,12 +366,17 @@ impl Shared {
             let now = self.clock.monotonic();
             if now >= next {
                 next = now + *self.patience.lock() / PINGS;
+                // Whatever has this number is sent after `now`.
+                let number = self.pipe.sent() + 1;
+                self.pings.lock().push((number, now));
                 fs.ping();
-                self.pings.lock().push((self.pipe.sent(), now));
             }
             let is_alive = fs.is_alive();
             if was_alive && !is_alive && !fs.is_closed() {
-                eprintln!("gabion: {} is silent: nothing is answered from memory", self.address);
+                let address = self.address();
+                eprintln!("gabion: {address} is silent: nothing is answered from memory");
+                // It may be a server that has lost the filesystem, and does not know.
+                self.pipe.close();
                 fs.forget_everything();
             }
             was_alive = is_alive;

@@ -283,8 +283,11 @@ fn take_message(
             Err(io::ErrorKind::UnexpectedEof.into())
         }
         Ok(ToServer::Ping) => {
+            // In this order: what had arrived before confirms the session.
             let received = link.pipe.received();
-            link.pipe.send(ToClient::Pong { received, now: shared.served.now() }.encode());
+            if shared.is_certain() {
+                link.pipe.send(ToClient::Pong { received, now: shared.served.now() }.encode());
+            }
             Ok(())
         }
         Ok(ToServer::Call { id, .. }) if !link.load.asked(id, length) => {

@@ -63,6 +63,13 @@ pub enum ConnectError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// None of several servers can be reached.
+    #[error("{}", said_by_all(.0))]
+    Nobody(Vec<ConnectError>),
+}
+
+fn said_by_all(errors: &[ConnectError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl ConnectError {
@@ -75,7 +82,18 @@ impl ConnectError {
             ),
             Self::Impostor { .. } | Self::Distrusted { .. } | Self::Unencrypted { .. } => true,
             Self::Tls(_) => true,
-            Self::Unreachable { .. } | Self::Thread(_) => false,
+            Self::Unreachable { .. } | Self::Thread(_) | Self::Nobody(_) => false,
+        }
+    }
+
+    /// What all of several servers have come to: what one has said goes before that others cannot
+    /// be reached, as those may only be waiting for their turn.
+    pub(super) fn all(mut errors: Vec<Self>) -> Self {
+        let is_said = |error: &Self| !matches!(error, Self::Unreachable { .. });
+        match errors.iter().position(is_said) {
+            Some(at) => errors.swap_remove(at),
+            None if errors.len() == 1 => errors.remove(0),
+            None => Self::Nobody(errors),
         }
     }
 

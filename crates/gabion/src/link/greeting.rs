@@ -104,6 +104,10 @@ impl Shared {
     /// What follows from a client's first frame.
     pub(super) fn answer(&self, peer: Peer, header: &Header, payload: &[u8]) -> Answer {
         let answered = match header.kind {
+            _ if !self.is_certain() => Err(refusal(
+                RefusalReason::Busy,
+                "it is not certain that this server has the filesystem still",
+            )),
             FrameKind::Hello => self.answer_hello(peer, payload),
             FrameKind::Application => self.answer_application(&peer, payload),
             _ => Err(refusal(RefusalReason::Other, "a hello was due")),

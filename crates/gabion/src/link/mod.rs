@@ -13,6 +13,10 @@
 //! sends again what may have been lost. A client that stays away ends its session by its own
 //! clock, and the server by its own a moment later.
 //!
+//! Several servers may be named, of which one has the filesystem at a time: a client goes on with
+//! the one that has it by then, in its session. A server that may have lost it lets nobody in, and
+//! confirms no sessions.
+//!
 //! A connection is encrypted, and each side has shown a certificate, unless both are to do without.
 //!
 //! Absent: who belongs to a filesystem, which is `trust`'s. Clients are believed in who their users
@@ -29,8 +33,10 @@ mod greeting;
 mod jobs;
 mod kernel;
 mod load;
+mod outbox;
 mod pipe;
 mod server;
+mod servers;
 mod watch;
 
 pub use client::{Connected, connect};

@@ -12,12 +12,13 @@ use gabion_base::event::{ClientEvent, Event, FilesystemEvent, Sink};
 use gabion_base::sync::Mutex;
 use gabion_fs::ROOT;
 use gabion_host::random;
-use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToClient, ToServer, Welcome};
+use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToServer, Welcome};
 use gabion_link::wire::FrameKind;
 use gabion_map::format::item::Access;
 use gabion_node::LocalFs;
 use gabion_node::served::{self, Changing, Credentials, Rights, Served, Session};
 use gabion_tls::authority::Holder;
+use gabion_volume::tenure::{BELIEF, Tenure};
 
 use super::connection::Connection;
 use super::event_loop::EventLoop;
@@ -25,6 +26,7 @@ use super::gate::Gate;
 use super::greeting::{Peer, answer_with, refusal};
 use super::jobs::Jobs;
 use super::load::Load;
+use super::outbox::Outbox;
 use super::pipe::Pipe;
 use crate::exports::{self, Exports};
 use crate::failure::chain;
@@ -33,8 +35,10 @@ use crate::trust::Trust;
 
 /// Threads that run calls. A call never waits for another client, only for the disk.
 const WORKERS: usize = 8;
-/// By how much the server is more patient than it told the client.
+/// By how much the server is more patient than it told the client. In this time fits what a server
+/// before this one may have confirmed when it did not have the filesystem any more.
 const MARGIN: Duration = Duration::from_secs(2);
+const _: () = assert!(BELIEF.as_millis() < MARGIN.as_millis());
 /// How long a client may take to give back what was revoked before it is taken for gone.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a client may take to say again what a server before this one may have lost.
@@ -62,6 +66,8 @@ pub struct ServeOptions {
     pub plain: bool,
     /// What they may do.
     pub exports: Exports,
+    /// Whether nobody else has taken the filesystem; nothing if nobody can.
+    pub tenure: Option<Arc<Tenure>>,
 }
 
 /// A session with its connections.
@@ -72,6 +78,7 @@ pub(super) struct Link {
     holder: Option<Holder>,
     pub(super) pipe: Arc<Pipe>,
     pub(super) load: Arc<Load>,
+    outbox: Arc<Outbox>,
     /// The number of the conversation that it is read from. Held while that is done: one connection
     /// comes after the other, lest a message should be taken twice or overtaken.
     pub(super) reading: Mutex<u64>,
@@ -80,42 +87,14 @@ pub(super) struct Link {
     owing: Mutex<Option<Instant>>,
 }
 
-struct Outbox {
-    pipe: Arc<Pipe>,
-    load: Arc<Load>,
-}
-
-impl served::Peer for Outbox {
-    fn send(&self, message: ToClient) {
-        match &message {
-            ToClient::Answer { id, .. } => self.load.answered(*id),
-            ToClient::Applied { number, .. } => self.load.applied(*number),
-            _ => {}
-        }
-        self.pipe.send(message.encode());
-    }
-
-    fn sent(&self) -> u64 {
-        self.pipe.sent()
-    }
-
-    fn arrived(&self) -> u64 {
-        self.pipe.arrived()
-    }
-
-    fn cut(&self) {
-        self.pipe.close();
-    }
-}
-
 pub(super) struct Shared {
     pub(super) served: Arc<Served>,
     pub(super) options: ServeOptions,
     pub(super) gate: Gate,
     start: u64,
     jobs: Arc<Jobs>,
-    /// When clients of an earlier start are not waited for any more.
-    grace_ends: Instant,
+    /// How long clients of an earlier start are waited for.
+    grace: Duration,
     links: Mutex<BTreeMap<SessionId, Arc<Link>>>,
     /// What has happened to clients and was not told yet.
     events: Mutex<Vec<(String, ClientEvent)>>,
@@ -156,7 +135,7 @@ impl LinkServer {
             gate: Gate::default(),
             start,
             jobs,
-            grace_ends: Instant::now() + grace,
+            grace,
             links: Mutex::default(),
             events: Mutex::default(),
             is_ending: AtomicBool::new(false),
@@ -292,6 +271,11 @@ impl Shared {
         self.is_ending.load(Ordering::Acquire)
     }
 
+    /// Whether nobody else serves the filesystem by now. Does not wait.
+    pub(super) fn is_certain(&self) -> bool {
+        self.options.tenure.as_ref().is_none_or(|tenure| tenure.is_certain())
+    }
+
     /// Takes what a client says, and does at once what is quickly done.
     pub(super) fn receive(&self, session: &Arc<Session>, message: ToServer) {
         let receive = || self.served.receive(session, message);
@@ -299,13 +283,19 @@ impl Shared {
     }
 
     fn keep_sessions(&self) {
+        let mut grace_ends = Instant::now() + self.grace;
         while !self.is_ending.load(Ordering::Acquire) {
             thread::sleep(GLANCE);
             self.publish();
-            if self.served.is_recovering() && Instant::now() >= self.grace_ends {
+            // Who is not let in and not confirmed is not silent.
+            let is_certain = self.is_certain();
+            if !is_certain {
+                grace_ends = Instant::now() + self.grace;
+            }
+            if self.served.is_recovering() && Instant::now() >= grace_ends {
                 self.served.stop_waiting();
             }
-            if self.served.is_recovering() && Instant::now() >= self.grace_ends + SAYING_PATIENCE {
+            if self.served.is_recovering() && Instant::now() >= grace_ends + SAYING_PATIENCE {
                 self.served.cut_stragglers();
             }
             let links: Vec<_> = self.links.lock().values().cloned().collect();
@@ -314,6 +304,7 @@ impl Shared {
                     self.forget(&link);
                     continue;
                 }
+                link.outbox.go_on();
                 let mut owing = link.owing.lock();
                 match self.served.owes(&link.session) {
                     true => drop(owing.get_or_insert_with(Instant::now)),
@@ -324,7 +315,7 @@ impl Shared {
                 // Decided and removed at once: a client that comes back just now is heard before,
                 // or does not find its session.
                 let mut links = self.links.lock();
-                if link.load.is_spared(Instant::now()) {
+                if link.load.is_spared(Instant::now()) || !is_certain {
                     // It is not silent: it is not listened to.
                     *link.heard.lock() = Instant::now();
                 }
@@ -497,8 +488,9 @@ impl Shared {
         begin: impl FnOnce(Arc<dyn served::Peer>) -> Result<Arc<Session>, Refusal>,
     ) -> Result<Arc<Link>, Refusal> {
         let (pipe, load) = (Pipe::new(), Arc::new(Load::default()));
-        let outbox = Outbox { pipe: Arc::clone(&pipe), load: Arc::clone(&load) };
-        let session = begin(Arc::new(outbox))?;
+        let tenure = self.options.tenure.clone();
+        let outbox = Arc::new(Outbox::new(Arc::clone(&pipe), Arc::clone(&load), tenure));
+        let session = begin(Arc::clone(&outbox) as Arc<dyn served::Peer>)?;
         self.jobs.enter(session.id(), &load);
         Ok(Arc::new(Link {
             session,
@@ -506,6 +498,7 @@ impl Shared {
             holder,
             pipe,
             load,
+            outbox,
             reading: Mutex::default(),
             heard: Mutex::new(Instant::now()),
             owing: Mutex::default(),

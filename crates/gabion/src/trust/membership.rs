@@ -4,6 +4,7 @@
 //!   authority/UUID/   in the state folder
 //!     ca-cert.pem     the authority's certificate
 //!     ca-key.pem      its key
+//!   lists, there or with the coordinator of a volume: see `lists`
 //!     invitations     a line each: the secret's SHA-256, its end, `open` or `used`
 //!     members         a line each: the certificate's serial number, when it was made, the name
 //! ```
@@ -15,9 +16,11 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use gabion_base::sync::Mutex;
 use gabion_base::time::Timestamp;
+use gabion_block::coordinator::{Coordinator, CoordinatorError};
 use gabion_link::join::{Admission, Application};
 use gabion_tls::authority::{Authority, Holder};
 use gabion_tls::mutual::Acceptor;
@@ -26,6 +29,7 @@ use gabion_tls::{TlsError, read_certificate, to_pem};
 use thiserror::Error;
 
 use super::files;
+use super::lists::{Lines, List, Lists};
 
 /// Invitations that may be open at the same time.
 const OPEN_MAX: usize = 256;
@@ -43,6 +47,15 @@ pub enum MembershipError {
     /// The authority does not work.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What is kept with the coordinator cannot be read or written.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+    /// Another server has invited or let in somebody, or took back a right.
+    #[error("another server has changed who belongs to it: try again")]
+    Changed,
+    /// A note can be so long only.
+    #[error("the coordinator has no room for more machines: take away the right of some")]
+    NoRoom,
     /// Many invitations are open.
     #[error("{OPEN_MAX} invitations are open: wait until some have ended")]
     ManyInvitations,
@@ -70,6 +83,7 @@ impl MembershipError {
 /// Who belongs to a filesystem.
 pub struct Membership {
     folder: PathBuf,
+    lists: Lists,
     state: Mutex<State>,
 }
 
@@ -106,16 +120,27 @@ pub struct Member {
 impl Membership {
     /// What is kept in `folder`, which may not be there yet.
     pub fn load(folder: PathBuf) -> Result<Self, MembershipError> {
+        Self::with(folder.clone(), Lists::in_files(folder))
+    }
+
+    /// The same, but for the lists, which are a note of this name with a coordinator.
+    pub fn load_shared(
+        folder: PathBuf,
+        coordinator: Arc<dyn Coordinator>,
+        name: String,
+    ) -> Result<Self, MembershipError> {
+        Self::with(folder.clone(), Lists::in_note(folder, coordinator, name))
+    }
+
+    fn with(folder: PathBuf, lists: Lists) -> Result<Self, MembershipError> {
         let mut state = State::default();
         let certificate = folder.join("ca-cert.pem");
         if certificate.exists() {
             let key = std::fs::read_to_string(folder.join("ca-key.pem"))?;
             state.own = Some(Own::new(Authority::load(read_certificate(&certificate)?, &key)?)?);
         }
-        let invitations = files::read_lines(&folder.join("invitations"))?;
-        state.invitations = parsed(&invitations, Invited::parse)?;
-        state.members = parsed(&files::read_lines(&folder.join("members"))?, Member::parse)?;
-        Ok(Self { folder, state: Mutex::new(state) })
+        state.take(&lists.read()?)?;
+        Ok(Self { folder, lists, state: Mutex::new(state) })
     }
 
     /// What the server encrypts with, if there is an authority.
@@ -140,8 +165,7 @@ impl Membership {
         }
         let secret = Secret::draw();
         invitations.push(Invited { digest: secret.digest(), ends, is_used: false });
-        self.write_invitations(&invitations)?;
-        state.invitations = invitations;
+        self.keep_invitations(&mut state, invitations)?;
         let own = state.own.as_ref().expect("it was made above");
         Ok((own.authority.fingerprint(), secret))
     }
@@ -167,15 +191,13 @@ impl Membership {
         }
         let mut invitations = state.invitations.clone();
         invitations[at].is_used = true;
-        self.write_invitations(&invitations)?;
-        state.invitations = invitations;
+        self.keep_invitations(&mut state, invitations)?;
         let own = state.own.as_ref().ok_or(MembershipError::Unknown)?;
         let name = state.free_name(&by.name);
         let (certificate, holder) = own.authority.certify(&by.request, &name)?;
         let mut members = state.members.clone();
         members.push(Member { serial: holder.serial, since: now.seconds, name: holder.name });
-        self.write_members(&members)?;
-        state.members = members;
+        self.keep_members(&mut state, members)?;
         Ok(Admission { certificate })
     }
 
@@ -191,21 +213,56 @@ impl Membership {
         let mut members = state.members.clone();
         let Some(at) = members.iter().position(is_meant) else { return Ok(None) };
         let member = members.remove(at);
-        self.write_members(&members)?;
-        state.members = members;
+        self.keep_members(&mut state, members)?;
         Ok(Some(member))
     }
 
-    fn write_invitations(&self, invitations: &[Invited]) -> io::Result<()> {
-        files::write_lines(&self.folder.join("invitations"), invitations.iter().map(Invited::line))
+    fn keep_invitations(
+        &self,
+        state: &mut State,
+        invitations: Vec<Invited>,
+    ) -> Result<(), MembershipError> {
+        let before = std::mem::replace(&mut state.invitations, invitations);
+        let written = self.write(List::Invitations, state);
+        written.inspect_err(|error| match error {
+            MembershipError::Changed => {}
+            _ => state.invitations = before,
+        })
     }
 
-    fn write_members(&self, members: &[Member]) -> io::Result<()> {
-        files::write_lines(&self.folder.join("members"), members.iter().map(Member::line))
+    fn keep_members(&self, state: &mut State, members: Vec<Member>) -> Result<(), MembershipError> {
+        let before = std::mem::replace(&mut state.members, members);
+        let written = self.write(List::Members, state);
+        written.inspect_err(|error| match error {
+            MembershipError::Changed => {}
+            _ => state.members = before,
+        })
+    }
+
+    /// Writes what is in `state`. If somebody else has changed it, that is in there afterwards.
+    fn write(&self, changed: List, state: &mut State) -> Result<(), MembershipError> {
+        let written = self.lists.write(changed, &state.lines());
+        if let Err(MembershipError::Changed) = written {
+            state.take(&self.lists.read()?)?;
+        }
+        written
     }
 }
 
 impl State {
+    fn lines(&self) -> Lines {
+        Lines {
+            invitations: self.invitations.iter().map(Invited::line).collect(),
+            members: self.members.iter().map(Member::line).collect(),
+        }
+    }
+
+    fn take(&mut self, lines: &Lines) -> io::Result<()> {
+        self.invitations = parsed(&lines.invitations, Invited::parse)?;
+        self.members = parsed(&lines.members, Member::parse)?;
+        Ok(())
+    }
+
     fn found(&mut self, folder: &std::path::Path) -> Result<(), MembershipError> {
         if self.own.is_some() {
             return Ok(());
@@ -289,6 +346,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
 
+    use gabion_coordinator::{MemCoordinator, Reach};
     use gabion_tls::authority::Applicant;
 
     use super::*;
@@ -380,6 +438,46 @@ mod tests {
         let again = membership.admit(at(1), &application(secret, "x"));
         assert!(matches!(again, Err(MembershipError::Used)));
         assert!(membership.state.lock().members.is_empty());
+    }
+
+    #[test]
+    fn servers_of_a_volume_know_the_same_machines() {
+        let (one, other) = (Folder::new("one"), Folder::new("other"));
+        let coordinator = Arc::new(MemCoordinator::new());
+        let load = |folder: &Folder| {
+            let coordinator = Arc::clone(&coordinator) as Arc<dyn Coordinator>;
+            let folder = folder.0.join("authority");
+            Membership::load_shared(folder, coordinator, "filesystem".to_owned()).unwrap()
+        };
+        // What was in files before is taken over.
+        let before = one.load();
+        let (_, secret) = before.invite(1, 2).unwrap();
+        before.admit(at(1), &application(secret, "host1")).unwrap();
+        drop(before);
+        let first = load(&one);
+        assert!(!one.0.join("authority/members").exists());
+        fs::create_dir_all(other.0.join("authority")).unwrap();
+        for name in ["ca-key.pem", "ca-cert.pem"] {
+            let file = format!("authority/{name}");
+            fs::copy(one.0.join(&file), other.0.join(&file)).unwrap();
+        }
+        let (_, secret) = first.invite(1, 2).unwrap();
+        first.admit(at(1), &application(secret, "host2")).unwrap();
+        let revoked = first.revoke("host1").unwrap().unwrap();
+        let second = load(&other);
+        let again = second.admit(at(1), &application(secret, "x"));
+        assert!(matches!(again, Err(MembershipError::Used)));
+        assert!(!second.has(&revoked.serial));
+        let (_, secret) = second.invite(1, 2).unwrap();
+        second.admit(at(1), &application(secret, "host3")).unwrap();
+        // Who does not know that may change nothing, and knows it then.
+        assert!(matches!(first.revoke("host2"), Err(MembershipError::Changed)));
+        let member = first.revoke("host3").unwrap().unwrap();
+        assert!(!load(&other).has(&member.serial));
+        coordinator.set_reach(Reach::None);
+        assert!(matches!(first.invite(1, 2), Err(MembershipError::Coordinator(_))));
+        coordinator.set_reach(Reach::Full);
+        assert!(first.revoke("host2").unwrap().is_some());
     }
 
     #[test]

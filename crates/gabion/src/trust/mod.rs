@@ -11,6 +11,7 @@
 //! - [`membership`]: who belongs to a filesystem, where it is served.
 //! - [`invitation`]: the line that a machine is invited with.
 //! - [`identity`]: what a machine has joined, and what it shows there.
+//! - `lists`: where it is kept who that is.
 //! - [`files`]: private files that are there whole or not at all.
 //!
 //! Each filesystem has an authority of its own: who was invited to one may mount that one only.
@@ -22,6 +23,7 @@
 pub mod files;
 pub mod identity;
 pub mod invitation;
+mod lists;
 pub mod membership;
 
 use gabion_tls::authority::Holder;

@@ -76,19 +76,19 @@ fn start(folder: &Folder, arguments: &[&str]) -> (Running, String) {
 }
 
 /// Another machine, with a state of its own, and perhaps a network.
-struct Guest {
+pub struct Guest {
     folder: Folder,
-    network: Option<Network>,
+    pub network: Option<Network>,
 }
 
 impl Guest {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Folder::new();
         fs::create_dir(folder.join("mnt")).unwrap();
         Self { folder, network: None }
     }
 
-    fn gabion(&self, arguments: &[&str]) -> Outcome {
+    pub fn gabion(&self, arguments: &[&str]) -> Outcome {
         match &self.network {
             None => self.folder.gabion(arguments),
             Some(network) => {
@@ -99,11 +99,11 @@ impl Guest {
         }
     }
 
-    fn mountpoint(&self) -> PathBuf {
+    pub fn mountpoint(&self) -> PathBuf {
         self.folder.join("mnt")
     }
 
-    fn unmount(&self) {
+    pub fn unmount(&self) {
         self.gabion(&["umount", "mnt"]).succeeded();
     }
 
@@ -117,15 +117,15 @@ impl Guest {
 }
 
 /// A network of its own, with a cable to this one.
-struct Network {
+pub struct Network {
     name: String,
     cable: String,
     /// This end of the cable.
-    here: String,
+    pub here: String,
 }
 
 impl Network {
-    fn new(folder: &Folder) -> Self {
+    pub fn new(folder: &Folder) -> Self {
         let number = std::process::id();
         let (name, cable) = (format!("gabion-join-{number}"), format!("gbj{number}"));
         let part = format!("10.{}.{}", 200 + number / 250 % 50, number % 250);

@@ -5,6 +5,7 @@
 mod backups;
 mod events;
 mod exports;
+mod failover;
 mod formatting;
 mod grow;
 #[path = "../guard/mod.rs"]

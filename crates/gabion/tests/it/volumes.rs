@@ -8,6 +8,7 @@
 //! openings        two openers; disks that are not what they were
 //! administration  copies put in, taken out, left alone; layouts; exports
 //! growing         volumes that become longer; copies of inner mirrors
+//! etcd            what keeps the records of several hosts
 //! machines        etcd, two hosts, a network that goes away
 //! durability      what reaches the disks of targets; databases
 //! surroundings    full disks, files that were cut short, the log of events, the clock
@@ -17,10 +18,11 @@
 mod administration;
 mod documents;
 mod durability;
+pub mod etcd;
 mod failures;
 mod growing;
 mod machines;
 mod openings;
 pub mod stage;
 mod surroundings;
-mod writing;
+pub mod writing;

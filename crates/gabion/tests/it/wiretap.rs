@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -15,6 +16,7 @@ pub struct Wiretap {
 struct Shared {
     seen: Mutex<Vec<u8>>,
     sockets: Mutex<Vec<TcpStream>>,
+    is_closed: AtomicBool,
 }
 
 impl Wiretap {
@@ -29,6 +31,9 @@ impl Wiretap {
             for client in listener.incoming() {
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(&*to)) else { continue };
                 let mut sockets = of_thread.sockets.lock().unwrap();
+                if of_thread.is_closed.load(Ordering::Acquire) {
+                    continue;
+                }
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = Arc::clone(&of_thread);
@@ -45,6 +50,12 @@ impl Wiretap {
         let sockets = std::mem::take(&mut *self.shared.sockets.lock().unwrap());
         let open = |socket: &&TcpStream| socket.shutdown(Shutdown::Both).is_ok();
         sockets.iter().filter(open).count() / 2
+    }
+
+    /// Cuts all connections, those too that are made from now on.
+    pub fn close(&self) {
+        self.shared.is_closed.store(true, Ordering::Release);
+        self.cut();
     }
 
     /// Whether these bytes went by.

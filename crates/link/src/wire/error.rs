@@ -88,6 +88,11 @@ pub fn failure(text: String) -> Error {
     .into()
 }
 
+/// Whether an error is a failure of the server, and says nothing about what was asked.
+pub fn is_failure(error: &Error) -> bool {
+    code(error).is_none()
+}
+
 /// What a failure says; one that came from a server already is passed on as it was.
 pub fn said(error: &Error) -> String {
     match error {

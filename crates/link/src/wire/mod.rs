@@ -40,7 +40,7 @@ mod rules;
 
 use gabion_base::codec::{DecodeError, Reader};
 
-pub use error::{failure, said};
+pub use error::{failure, is_failure, said};
 pub use frame::{FrameKind, HEADER_BYTES, Header, WireError, encode_frame};
 
 use crate::message::{Answer, ToClient, ToServer};

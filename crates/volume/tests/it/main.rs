@@ -4,4 +4,5 @@ mod growth;
 mod mirrors;
 mod nested;
 mod telling;
+mod tenure;
 mod world;

@@ -124,6 +124,12 @@ impl Space {
         assert!(before >= blocks as i64, "{blocks} of {before} promised blocks settled");
     }
 
+    /// Promises blocks to who is about to be given them, until all of them were, or this is dropped.
+    pub fn hold(&self, blocks: u64) -> Held<'_> {
+        self.promise(blocks);
+        Held { space: self, blocks }
+    }
+
     /// Blocks that are promised.
     pub fn promised(&self) -> i64 {
         self.promised.load(Ordering::Acquire)
@@ -132,6 +138,28 @@ impl Space {
     /// Whether the next commit has become so large that it should start now.
     pub fn wants_commit(&self, uncommitted: Uncommitted) -> bool {
         uncommitted.commit_blocks() as i64 > self.reserve() / 2
+    }
+}
+
+/// Blocks that somebody is about to be given. Of two who want the same blocks at the same time one
+/// sees the other.
+pub struct Held<'s> {
+    space: &'s Space,
+    blocks: u64,
+}
+
+impl Held<'_> {
+    /// So many of them were given out.
+    pub fn given(&mut self, blocks: u64) {
+        let blocks = blocks.min(self.blocks);
+        self.blocks -= blocks;
+        self.space.settle(blocks);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.space.settle(self.blocks);
     }
 }
 

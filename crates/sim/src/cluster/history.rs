@@ -88,6 +88,12 @@ pub enum Op {
         file: Number,
         grains: u32,
     },
+    /// Space is set aside, of pages, without bytes that could be told apart.
+    Reserve {
+        file: Number,
+        grain: u32,
+        count: u32,
+    },
     Chmod {
         file: Number,
         mode: u32,
@@ -165,6 +171,7 @@ impl Op {
             | Self::Append { file, .. }
             | Self::Read { file, .. }
             | Self::Resize { file, .. }
+            | Self::Reserve { file, .. }
             | Self::Chmod { file, .. }
             | Self::SetXattr { file, .. }
             | Self::RemoveXattr { file, .. }
@@ -220,6 +227,8 @@ pub enum Outcome {
     Unknown,
     /// It was not done.
     Refused,
+    /// It was not done, as there was no room.
+    Full,
 }
 
 /// One call.

@@ -20,9 +20,9 @@ use gabion_base::sync::RwLock;
 use gabion_base::time::Timestamp;
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Detail, Disposition, Error, IfExists, IfTaken, Leave,
-    OpenRequest, Privileges, RenameRequest, Result, Trust, WriteAt,
+    OpenRequest, Privileges, RenameRequest, Result, SpaceRequest, Trust, WriteAt,
 };
-use gabion_map::{FileId, Payload};
+use gabion_map::{FileId, MapError, Payload, Stop};
 use gabion_node::remote::{self, RemoteFs};
 use gabion_node::{Filesystem, Kept};
 
@@ -484,6 +484,25 @@ impl Mount {
         changed.map(drop)
     }
 
+    /// Sets space aside for a file, or takes it away.
+    pub fn reserve(
+        &self,
+        file: FileId,
+        request: SpaceRequest,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        let object = self.kernel.object(file);
+        let _own = object.write();
+        let keep = Privileges::Keep;
+        let reserved = self.fs.fallocate(&caller(), file, request, offset, length, keep);
+        if reserved.is_ok() {
+            self.changed(&[file]);
+        }
+        self.fs.answered();
+        reserved
+    }
+
     /// Writes past the pages; where, if the end is meant.
     pub fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) -> Result<u64> {
         let object = self.kernel.object(file);
@@ -496,6 +515,9 @@ impl Mount {
         };
         let _shared = is_inside.then(|| object.read());
         let _own = (!is_inside).then(|| object.write());
+        if self.kernel.sabotage == Sabotage::ImaginaryFullness && self.kernel.baton.draw(20) == 0 {
+            return Err(Error::Stop(Stop::Map(MapError::NoSpace)));
+        }
         let payload = Payload::Copied(bytes);
         let written = self.fs.write(&caller(), file, at, &payload, Privileges::Keep);
         if written.is_ok() {

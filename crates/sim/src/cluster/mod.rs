@@ -23,9 +23,10 @@
 //! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
 //!
 //! Extended attributes and advisory locks are used in some of the worlds. The latter are judged by
-//! themselves (`locks`).
+//! themselves (`locks`). In others the disk becomes full (`programs`): no change that a client has
+//! answered may fail for that, and in the end all can write again.
 //!
-//! Not here: directories that come and go, a full disk, and servers with faulty disks.
+//! Not here: directories that come and go, and servers with faulty disks.
 
 pub mod baton;
 mod cell;
@@ -74,6 +75,10 @@ pub const REVOKE_PATIENCE: Duration = Duration::from_secs(3);
 pub const DEADLINE: Duration = Duration::from_secs(8);
 /// The disk's length in blocks.
 const DISK_BLOCKS: u64 = 1 << 14;
+/// The same of one that becomes full: clients are promised parts of it, unless it is nearly full.
+const FULL_DISK_BLOCKS: u64 = 1 << 16;
+/// Files that take its space: as many as there are clients.
+const HOGS: u64 = 9;
 /// Directories and files that are there from the beginning, at most.
 const DIRS_MAX: u64 = 2;
 const FILES_MAX: u64 = 3;
@@ -122,6 +127,10 @@ pub enum Sabotage {
     NothingSaidAgain,
     /// A server that starts again does what clients say again in the order in which they come.
     NoOrder,
+    /// The server promises clients room for whatever they change.
+    EndlessCredit,
+    /// Kernels say that the disk is full though they have asked nobody.
+    ImaginaryFullness,
 }
 
 /// What everybody knows.
@@ -135,6 +144,10 @@ pub struct World {
     subvol: SubvolId,
     dirs: Vec<FileId>,
     files: Vec<Number>,
+    /// Files that take the space of a disk that can become full: one for each client.
+    hogs: Vec<Number>,
+    /// Blocks that can be used of an empty disk.
+    room: u64,
     /// What clients may do: all that they ask for, whoever checks it.
     rights: Rights,
     /// Of a hundred calls, so many are about bytes.
@@ -152,6 +165,11 @@ pub struct World {
 impl World {
     fn new_stamp(&self) -> u32 {
         self.stamps.fetch_add(1, Ordering::Relaxed) as u32 + 1
+    }
+
+    /// Whether programs fill the disk.
+    fn can_be_full(&self) -> bool {
+        !self.hogs.is_empty()
     }
 
     fn new_owner(&self) -> u32 {
@@ -217,13 +235,24 @@ struct Beginning {
     subvol: SubvolId,
     dirs: Vec<FileId>,
     files: Vec<Number>,
+    hogs: Vec<Number>,
+    /// Blocks that can be used.
+    room: u64,
 }
 
-/// Makes what every trial begins with, once.
-fn beginning() -> &'static Beginning {
-    static MADE: OnceLock<Beginning> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let disk = Arc::new(SimDisk::new(DISK_BLOCKS));
+impl Beginning {
+    /// Made once.
+    fn of(can_be_full: bool) -> &'static Self {
+        static USUAL: OnceLock<Beginning> = OnceLock::new();
+        static FULL: OnceLock<Beginning> = OnceLock::new();
+        match can_be_full {
+            false => USUAL.get_or_init(|| Self::make(DISK_BLOCKS, 0)),
+            true => FULL.get_or_init(|| Self::make(FULL_DISK_BLOCKS, HOGS)),
+        }
+    }
+
+    fn make(blocks: u64, hogs: u64) -> Self {
+        let disk = Arc::new(SimDisk::new(blocks));
         let options = FormatOptions {
             uuid: Uuid::from_random([7; 16]),
             label: "cluster".to_owned(),
@@ -249,14 +278,16 @@ fn beginning() -> &'static Beginning {
         };
         let dirs = (0..DIRS_MAX).map(dir).collect();
         let files = (0..FILES_MAX).map(file).collect();
+        let hogs = (FILES_MAX..FILES_MAX + hogs).map(file).collect();
+        let room = fs.map().space().available;
         fs.close().expect("a healthy disk");
-        Beginning { image: disk.image(), subvol: root.subvol, dirs, files }
-    })
+        Self { image: disk.image(), subvol: root.subvol, dirs, files, hogs, room }
+    }
 }
 
 /// Runs the trial of `seed`, in which `sabotage` is broken.
 pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
-    let beginning = beginning();
+    let beginning = Beginning::of(seed % 10 == 3);
     let kept = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&kept);
     let ending = Baton::run(seed, move |baton| {
@@ -272,6 +303,8 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
             subvol: beginning.subvol,
             dirs: beginning.dirs[..dirs].to_vec(),
             files: beginning.files[..files].to_vec(),
+            hogs: beginning.hogs.clone(),
+            room: beginning.room,
             rights: [Rights::TRUSTED, Rights::CHECKED][rng.below(2) as usize],
             share_of_bytes: 20 + 20 * rng.below(4),
             has_xattrs: matches!(seed % 10, 0 | 6),
@@ -292,11 +325,12 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
     let events = world.history.events();
     let hidden = |(at, file): (usize, &Number)| -> (Place, Number) { ((HIDDEN, at as u8), *file) };
     let mut entries: BTreeMap<Place, Number> =
-        beginning.files.iter().enumerate().map(hidden).collect();
+        beginning.files.iter().chain(&beginning.hogs).enumerate().map(hidden).collect();
     for dir in 0..world.dirs.len() as u8 {
         entries.extend((0..NAMES).map(|name| ((dir, name), 0)));
     }
     locks::judge(&events).map_err(failed)?;
+    judge::judge_space(world.room, &world.hogs, &events).map_err(failed)?;
     let undecided = judge::judge(&entries, &events).map_err(failed)?;
     let answered = events.iter().filter(|event| event.responded.is_some()).count() as u64;
     let unknown = events.len() as u64 - answered;

@@ -17,12 +17,14 @@ use super::history::{GRAIN, Number, OnlyIf, Op, Outcome, Place};
 use super::judge::{GRAINS_MAX, XATTRS};
 use super::{DEADLINE, NAMES, World};
 
+mod filling;
 mod locking;
 
+use self::filling::{adds, is_lack_of_room};
 use self::locking::Locks;
 
 /// Grains in a page.
-const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
+pub const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
 /// Calls of a program at most.
 const CALLS_MAX: u64 = 50;
 /// Files that a program has open at most.
@@ -54,6 +56,8 @@ pub struct Program {
     open: Vec<Open>,
     /// Locks that it may have.
     locks: Locks,
+    /// Whether it is the first one of its client.
+    is_first: bool,
     /// Files that it has seen.
     seen: Vec<Number>,
     only_reads: bool,
@@ -92,11 +96,12 @@ fn stamps(bytes: &[u8]) -> std::result::Result<Vec<u32>, usize> {
 
 impl Program {
     /// One on `client`, whose choices follow from `seed`.
-    pub fn new(world: &Arc<World>, client: &Arc<Client>, seed: u64) -> Self {
+    pub fn new(world: &Arc<World>, client: &Arc<Client>, seed: u64, is_first: bool) -> Self {
         let (world, client) = (Arc::clone(world), Arc::clone(client));
         let (open, seen, last) = Default::default();
         let locks = Locks::of(world.new_owner());
-        Self { world, client, rng: Rng::new(seed), open, locks, seen, only_reads: false, last }
+        let rng = Rng::new(seed);
+        Self { world, client, rng, open, locks, is_first, seen, only_reads: false, last }
     }
 
     /// Makes calls, until everything is healed.
@@ -108,9 +113,10 @@ impl Program {
                 let rest = self.rng.below(habits.rest);
                 self.world.baton.sleep(Duration::from_millis(rest));
             }
-            match self.world.has_locks && self.rng.chance(1, 4) {
-                true => self.step_locks(),
-                false => self.step(),
+            if self.world.has_locks && self.rng.chance(1, 4) {
+                self.step_locks();
+            } else if !(self.world.can_be_full() && self.rng.chance(1, 4) && self.step_space()) {
+                self.step();
             }
             made += 1;
         }
@@ -121,7 +127,7 @@ impl Program {
     }
 
     /// Looks at everything, and changes something. All of it has to succeed.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, _: u64) {
         for dir in 0..self.world.dirs.len() as u8 {
             self.make(Op::List { dir });
             let at = self.place();
@@ -149,7 +155,8 @@ impl Program {
         let outcome = self.call(op.clone());
         // Of an fsync, the failure may be the news that something was lost.
         let may_fail = matches!(op, Op::Fsync { .. });
-        if matches!(outcome, Outcome::Unknown | Outcome::Refused) && !may_fail {
+        let is_made = !matches!(outcome, Outcome::Unknown | Outcome::Refused | Outcome::Full);
+        if !is_made && !may_fail {
             let number = self.client.number;
             let text = format!("after all was healed, on client {number}: {op:?} is {outcome:?}");
             self.world.baton.fail(&text);
@@ -346,6 +353,9 @@ impl Program {
             // It was made by somebody who was lost with the server.
             Error::Stale if self.world.history.has_lost_by_crash() => Outcome::Gone,
             Error::Busy => Outcome::Refused,
+            error if self.world.can_be_full() && is_lack_of_room(error) && adds(op) => {
+                Outcome::Full
+            }
             error if is_trouble(error) => Outcome::Unknown,
             error => {
                 let number = self.client.number;
@@ -361,6 +371,7 @@ impl Program {
         let Some(file) = op.file() else { return false };
         let is_lasting = |open: &Open| open.session == self.client.latest_session();
         self.world.files.contains(&file)
+            || self.world.hogs.contains(&file)
             || self.open.iter().any(|open| open.file == file && is_lasting(open))
     }
 
@@ -471,6 +482,7 @@ impl Program {
                     }
                 }
             }
+            Op::Reserve { file, grain, count } => self.reserve(file, grain, count),
             Op::Resize { file, grains } => {
                 let size = Some((offset(grains), Privileges::Keep));
                 let changes = Changes { size, ..Changes::default() };

@@ -139,3 +139,13 @@ fn changes_that_die_with_the_server_are_caught() {
 fn changes_that_are_made_again_in_another_order_are_caught() {
     is_caught(Sabotage::NoOrder, 141, &[WRONG, "could not be made"]);
 }
+
+#[test]
+fn a_server_that_promises_more_room_than_there_is_is_caught() {
+    is_caught(Sabotage::EndlessCredit, 3, &["a change could not be made"]);
+}
+
+#[test]
+fn a_kernel_that_says_that_there_is_no_room_is_caught() {
+    is_caught(Sabotage::ImaginaryFullness, 83, &["there was room for it"]);
+}

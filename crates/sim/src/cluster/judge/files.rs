@@ -29,6 +29,10 @@ impl FileState {
         let end = grain + count;
         let written = (grain as usize).min(GRAINS_JUDGED)..(end as usize).min(GRAINS_JUDGED);
         self.grains[written].iter_mut().for_each(|cell| cell.set(stamp, author));
+        self.grow(size, end, author);
+    }
+
+    fn grow(&mut self, size: u32, end: u32, author: Author) {
         match end > size {
             true => self.size.set(end, author),
             // What has made the file longer may be lost, and this not.
@@ -115,6 +119,13 @@ impl Model for FileModel {
                 };
                 state.sized().into_iter().map(written).collect()
             }
+            (Op::Reserve { grain, count, .. }, _) => {
+                let reserved = |(size, mut state): (u32, FileState)| {
+                    state.grow(size, grain + count, author);
+                    state
+                };
+                state.sized().into_iter().map(reserved).collect()
+            }
             (Op::Append { count, stamp, .. }, outcome) => {
                 let fits = |(size, _): &(u32, FileState)| match outcome {
                     Outcome::At(at) => at == size,
@@ -128,7 +139,7 @@ impl Model for FileModel {
             }
             (Op::Resize { grains, .. }, _) => {
                 next.size.set(*grains, author);
-                let cut = next.grains[*grains as usize..].iter_mut();
+                let cut = next.grains[(*grains as usize).min(GRAINS_JUDGED)..].iter_mut();
                 cut.for_each(|cell| cell.set(0, author));
                 vec![next]
             }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod files;
 mod names;
+mod space;
 
 use super::cell::{Author, Cell};
 use super::history::{Event, Number, Op, Outcome, Place};
@@ -26,6 +27,7 @@ use super::search::{Verdict, search};
 
 use self::files::{FileModel, FileState};
 use self::names::{Names, NamesModel};
+pub(super) use self::space::judge as judge_space;
 
 /// Numbers of files that are not known, because nobody heard of them, begin here.
 const UNHEARD: Number = 1 << 63;
@@ -90,14 +92,14 @@ fn tells_of_names(event: &Event) -> bool {
     let Event { op, outcome, .. } = event;
     match op {
         Op::Write { .. } | Op::Append { .. } | Op::Read { .. } => false,
-        Op::Resize { .. } | Op::Chmod { .. } => false,
+        Op::Resize { .. } | Op::Reserve { .. } | Op::Chmod { .. } => false,
         Op::SetXattr { .. } | Op::RemoveXattr { .. } => false,
         Op::Xattr { .. } | Op::Xattrs { .. } => false,
         Op::Lock { .. } | Op::Unlock { .. } => false,
         Op::Lookup { .. } | Op::List { .. } | Op::Stat { .. } | Op::Fsync { .. } | Op::SyncAll => {
             !matches!(outcome, Outcome::Unknown | Outcome::Refused)
         }
-        _ => *outcome != Outcome::Refused,
+        _ => !matches!(outcome, Outcome::Refused | Outcome::Full),
     }
 }
 
@@ -114,7 +116,7 @@ fn tells_of(event: &Event, file: Number) -> bool {
         _ if op.only_reads() => {
             matches!(outcome, Outcome::Grains(_) | Outcome::Status { .. } | Outcome::Attributes(_))
         }
-        _ => !matches!(outcome, Outcome::Refused | Outcome::Gone),
+        _ => !matches!(outcome, Outcome::Refused | Outcome::Gone | Outcome::Full),
     }
 }
 

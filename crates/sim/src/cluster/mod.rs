@@ -24,7 +24,8 @@
 //!
 //! Extended attributes and advisory locks are used in some of the worlds. The latter are judged by
 //! themselves (`locks`). In others the disk becomes full (`programs`): no change that a client has
-//! answered may fail for that, and in the end all can write again.
+//! answered may fail for that, and in the end all can write again. In others programs make snapshots,
+//! and roll back to them.
 //!
 //! Not here: directories that come and go, and servers with faulty disks.
 
@@ -60,7 +61,7 @@ use gabion_node::{LocalFs, Settings, format_filesystem};
 
 use self::baton::Baton;
 use self::faults::Director;
-use self::history::{History, Number, Place};
+use self::history::{History, Number, Place, SnapshotNumber};
 use self::network::Network;
 use crate::disk::SimDisk;
 use crate::image::Image;
@@ -75,8 +76,9 @@ pub const REVOKE_PATIENCE: Duration = Duration::from_secs(3);
 pub const DEADLINE: Duration = Duration::from_secs(8);
 /// The disk's length in blocks.
 const DISK_BLOCKS: u64 = 1 << 14;
-/// The same of one that becomes full: clients are promised parts of it, unless it is nearly full.
-const FULL_DISK_BLOCKS: u64 = 1 << 16;
+/// The same of one of which also many clients are promised parts, so that they change things by
+/// themselves.
+const LARGE_DISK_BLOCKS: u64 = 1 << 16;
 /// Files that take its space: as many as there are clients.
 const HOGS: u64 = 9;
 /// Directories and files that are there from the beginning, at most.
@@ -129,6 +131,10 @@ pub enum Sabotage {
     NoOrder,
     /// The server promises clients room for whatever they change.
     EndlessCredit,
+    /// The server takes clients for standing still that do not.
+    SnapshotsAnyway,
+    /// A rollback is answered and not made.
+    RollbacksOfNothing,
     /// Kernels say that the disk is full though they have asked nobody.
     ImaginaryFullness,
 }
@@ -156,6 +162,12 @@ pub struct World {
     has_xattrs: bool,
     /// Whether they use advisory locks.
     has_locks: bool,
+    /// Whether they make snapshots, and roll back to them.
+    has_snapshots: bool,
+    can_roll_back: bool,
+    /// Snapshots that there may be.
+    snapshots: Mutex<Vec<SnapshotNumber>>,
+    snapshots_made: AtomicU64,
     stamps: AtomicU64,
     owners: AtomicU64,
     sessions: AtomicU64,
@@ -170,6 +182,10 @@ impl World {
     /// Whether programs fill the disk.
     fn can_be_full(&self) -> bool {
         !self.hogs.is_empty()
+    }
+
+    fn new_snapshot(&self) -> SnapshotNumber {
+        self.snapshots_made.fetch_add(1, Ordering::Relaxed) as SnapshotNumber + 1
     }
 
     fn new_owner(&self) -> u32 {
@@ -242,12 +258,14 @@ struct Beginning {
 
 impl Beginning {
     /// Made once.
-    fn of(can_be_full: bool) -> &'static Self {
-        static USUAL: OnceLock<Beginning> = OnceLock::new();
+    fn of(seed: u64) -> &'static Self {
+        static SMALL: OnceLock<Beginning> = OnceLock::new();
+        static LARGE: OnceLock<Beginning> = OnceLock::new();
         static FULL: OnceLock<Beginning> = OnceLock::new();
-        match can_be_full {
-            false => USUAL.get_or_init(|| Self::make(DISK_BLOCKS, 0)),
-            true => FULL.get_or_init(|| Self::make(FULL_DISK_BLOCKS, HOGS)),
+        match seed % 10 {
+            3 => FULL.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, HOGS)),
+            5 | 9 => LARGE.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, 0)),
+            _ => SMALL.get_or_init(|| Self::make(DISK_BLOCKS, 0)),
         }
     }
 
@@ -287,12 +305,13 @@ impl Beginning {
 
 /// Runs the trial of `seed`, in which `sabotage` is broken.
 pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
-    let beginning = Beginning::of(seed % 10 == 3);
+    let beginning = Beginning::of(seed);
     let kept = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&kept);
     let ending = Baton::run(seed, move |baton| {
         let mut rng = Rng::new(seed ^ 0xc1a5_7e40);
-        let network = Arc::new(Network::new(Arc::clone(&baton), seed));
+        let has_snapshots = matches!(seed % 10, 5 | 9);
+        let network = Arc::new(Network::new(Arc::clone(&baton), seed, has_snapshots));
         let dirs = 1 + rng.below(DIRS_MAX) as usize;
         let files = 1 + rng.below(FILES_MAX) as usize;
         let world = Arc::new(World {
@@ -309,6 +328,10 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
             share_of_bytes: 20 + 20 * rng.below(4),
             has_xattrs: matches!(seed % 10, 0 | 6),
             has_locks: matches!(seed % 10, 6 | 8),
+            has_snapshots,
+            can_roll_back: seed % 10 == 9,
+            snapshots: Mutex::default(),
+            snapshots_made: AtomicU64::new(0),
             stamps: AtomicU64::new(0),
             owners: AtomicU64::new(0),
             sessions: AtomicU64::new(0),

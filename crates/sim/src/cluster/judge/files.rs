@@ -1,8 +1,12 @@
 //! One file: its size, bytes, permissions and attributes.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::super::cell::{Author, Cell};
-use super::super::history::{Event, OnlyIf, Op, Outcome};
+use super::super::history::{Event, OnlyIf, Op, Outcome, SnapshotNumber};
 use super::super::search::Model;
+use super::snapshots::{self, Forest};
 use super::{GRAINS_JUDGED, Losses, UNSET, XATTRS, author, happen};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -11,13 +15,15 @@ pub(super) struct FileState {
     mode: Cell<u32>,
     xattrs: Vec<Cell<u32>>,
     grains: Vec<Cell<u32>>,
+    snapshots: BTreeMap<SnapshotNumber, Arc<FileState>>,
 }
 
 impl FileState {
     pub(super) fn new() -> Self {
         let grains = vec![Cell::is(0); GRAINS_JUDGED];
         let xattrs = vec![Cell::is(UNSET); usize::from(XATTRS)];
-        Self { size: Cell::is(0), mode: Cell::is(0o644), xattrs, grains }
+        let snapshots = BTreeMap::new();
+        Self { size: Cell::is(0), mode: Cell::is(0o644), xattrs, grains, snapshots }
     }
 
     fn cells(&mut self) -> impl Iterator<Item = &mut Cell<u32>> {
@@ -94,6 +100,45 @@ impl FileState {
 
 pub(super) struct FileModel;
 
+impl Forest for FileState {
+    type Kept = Arc<FileState>;
+
+    fn snapshots(&mut self) -> &mut BTreeMap<SnapshotNumber, Self::Kept> {
+        &mut self.snapshots
+    }
+
+    fn keep(&self) -> Self::Kept {
+        let frozen = |cells: &[Cell<u32>]| cells.iter().map(Cell::frozen).collect();
+        Arc::new(Self {
+            size: self.size.frozen(),
+            mode: self.mode.frozen(),
+            xattrs: frozen(&self.xattrs),
+            grains: frozen(&self.grains),
+            snapshots: BTreeMap::new(),
+        })
+    }
+
+    fn swap(&mut self, kept: &mut Self::Kept) {
+        let kept = Arc::make_mut(kept);
+        std::mem::swap(self, kept);
+        std::mem::swap(&mut self.snapshots, &mut kept.snapshots);
+    }
+
+    fn cannot_be(kept: &Self::Kept, op: &Op, outcome: &Outcome) -> bool {
+        match (op, outcome) {
+            (Op::Read { grain, .. }, Outcome::Grains(told)) => {
+                let cells = kept.grains[*grain as usize..].iter().zip(told);
+                cells.into_iter().any(|(cell, told)| !cell.possible().any(|value| value == *told))
+            }
+            (Op::Stat { .. }, Outcome::Status { size, mode, .. }) => {
+                !kept.size.possible().any(|value| value == *size)
+                    || !kept.mode.possible().any(|value| value == *mode)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Model for FileModel {
     type State = FileState;
 
@@ -154,6 +199,13 @@ impl Model for FileModel {
                 next.mode.set(*mode, author);
                 vec![next]
             }
+            (
+                Op::Snapshot { .. }
+                | Op::RemoveSnapshot { .. }
+                | Op::Rollback { .. }
+                | Op::InSnapshot { .. },
+                _,
+            ) => snapshots::after(self, state, event),
             (Op::Fsync { .. } | Op::SyncAll | Op::Lost { .. } | Op::Crash { .. }, _) => {
                 next.cells().for_each(|cell| happen(cell, event));
                 vec![next]
@@ -165,6 +217,12 @@ impl Model for FileModel {
     /// Every write has its own stamp: what was read of it was there between that write and the next
     /// one.
     fn is_hopeless(&self, state: &FileState, left: &[&Event]) -> bool {
+        if snapshots::are_hopeless(&state.snapshots, left, FileState::cannot_be) {
+            return true;
+        }
+        if snapshots::may_come_back(left) {
+            return false;
+        }
         let lost = Losses::of(left);
         let to_come: Vec<u32> = left
             .iter()

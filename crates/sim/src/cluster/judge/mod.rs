@@ -17,8 +17,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod cut;
 mod files;
 mod names;
+mod snapshots;
 mod space;
 
 use super::cell::{Author, Cell};
@@ -99,6 +101,11 @@ fn tells_of_names(event: &Event) -> bool {
         Op::Lookup { .. } | Op::List { .. } | Op::Stat { .. } | Op::Fsync { .. } | Op::SyncAll => {
             !matches!(outcome, Outcome::Unknown | Outcome::Refused)
         }
+        Op::InSnapshot { op, .. } => {
+            let is_of_names = matches!(**op, Op::Lookup { .. } | Op::List { .. } | Op::Stat { .. });
+            let is_known = !matches!(outcome, Outcome::Unknown | Outcome::Refused);
+            is_known && (is_of_names || *outcome == Outcome::NoSnapshot)
+        }
         _ => !matches!(outcome, Outcome::Refused | Outcome::Full),
     }
 }
@@ -109,6 +116,10 @@ fn tells_of(event: &Event, file: Number) -> bool {
     match op {
         Op::SyncAll => *outcome == Outcome::Done,
         Op::Lost { .. } | Op::Crash { .. } => true,
+        Op::Snapshot { .. } | Op::RemoveSnapshot { .. } | Op::Rollback { .. } => {
+            *outcome != Outcome::Refused
+        }
+        Op::InSnapshot { .. } if *outcome == Outcome::NoSnapshot => true,
         Op::Link { .. } | Op::Lock { .. } | Op::Unlock { .. } => false,
         Op::Fsync { .. } => *outcome == Outcome::Done && op.file() == Some(file),
         _ if op.file() != Some(file) => false,
@@ -198,6 +209,7 @@ pub fn judge(entries: &BTreeMap<Place, Number>, events: &[Event]) -> Result<u64,
         let verdict = search(&FileModel, FileState::new(), &own);
         undecided += complain(&format!("file {file}"), &own, verdict)?;
     }
+    cut::judge(events)?;
     Ok(undecided)
 }
 

@@ -1,10 +1,12 @@
 //! Names: what each of them stands for, all directories together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::super::cell::Cell;
-use super::super::history::{Event, Number, Op, Outcome, Place};
+use super::super::history::{Event, Number, Op, Outcome, Place, SnapshotNumber};
 use super::super::search::Model;
+use super::snapshots::{self, Forest};
 use super::{Losses, NOTHING, UNHEARD, author, happen};
 
 /// All names that there may be, and what they stand for.
@@ -13,6 +15,7 @@ pub(super) struct Names {
     cells: BTreeMap<Place, Cell<Number>>,
     /// What files that were made unheard have turned out to be.
     heard: BTreeSet<Number>,
+    snapshots: BTreeMap<SnapshotNumber, Arc<BTreeMap<Place, Cell<Number>>>>,
 }
 
 pub(super) struct NamesModel {
@@ -24,7 +27,7 @@ impl Names {
     /// What there is in the beginning.
     pub(super) fn new(entries: &BTreeMap<Place, Number>) -> Self {
         let cells = entries.iter().map(|(place, file)| (*place, Cell::is(*file))).collect();
-        Self { cells, heard: BTreeSet::new() }
+        Self { cells, heard: BTreeSet::new(), snapshots: BTreeMap::new() }
     }
 
     fn cell(&mut self, place: &Place) -> &mut Cell<Number> {
@@ -69,6 +72,40 @@ impl Names {
     }
 }
 
+impl Forest for Names {
+    type Kept = Arc<BTreeMap<Place, Cell<Number>>>;
+
+    fn snapshots(&mut self) -> &mut BTreeMap<SnapshotNumber, Self::Kept> {
+        &mut self.snapshots
+    }
+
+    fn keep(&self) -> Self::Kept {
+        Arc::new(self.cells.iter().map(|(place, cell)| (*place, cell.frozen())).collect())
+    }
+
+    fn swap(&mut self, kept: &mut Self::Kept) {
+        std::mem::swap(&mut self.cells, Arc::make_mut(kept));
+    }
+
+    fn cannot_be(kept: &Self::Kept, op: &Op, outcome: &Outcome) -> bool {
+        let cannot = |place: &Place, told: Number| {
+            let is_it = |value| value == told || told != NOTHING && value >= UNHEARD;
+            !kept[place].possible().any(is_it)
+        };
+        match (op, outcome) {
+            (Op::Lookup { at }, Outcome::Found(told)) => cannot(at, *told),
+            (Op::Lookup { at }, Outcome::Absent) => cannot(at, NOTHING),
+            (Op::List { dir }, Outcome::Names(told)) => {
+                let told: BTreeMap<u8, Number> = told.iter().copied().collect();
+                let places = kept.range((*dir, 0)..=(*dir, u8::MAX)).map(|(place, _)| place);
+                let told = |place: &Place| told.get(&place.1).copied().unwrap_or(NOTHING);
+                places.into_iter().any(|place| cannot(place, told(place)))
+            }
+            _ => false,
+        }
+    }
+}
+
 impl NamesModel {
     /// The states in which `place` stands for `told`.
     fn told(&self, state: &Names, place: &Place, told: Number, client: usize) -> Vec<Names> {
@@ -82,7 +119,9 @@ impl NamesModel {
         }
         for held in state.possible(place).into_iter().filter(|held| *held >= UNHEARD) {
             let mut next = state.clone();
-            next.cells.values_mut().for_each(|cell| cell.rename(held, told));
+            let kept = next.snapshots.values_mut();
+            let kept = kept.flat_map(|kept| Arc::make_mut(kept).values_mut());
+            next.cells.values_mut().chain(kept).for_each(|cell| cell.rename(held, told));
             next.heard.insert(told);
             next.cell(place).see(told, client);
             found.push(next);
@@ -181,6 +220,13 @@ impl Model for NamesModel {
                 let (least, most) = state.count(*file);
                 if_so((least..=most).contains(nlink))
             }
+            (
+                Op::Snapshot { .. }
+                | Op::RemoveSnapshot { .. }
+                | Op::Rollback { .. }
+                | Op::InSnapshot { .. },
+                _,
+            ) => snapshots::after(self, state, event),
             (Op::Fsync { .. } | Op::SyncAll | Op::Lost { .. } | Op::Crash { .. }, _) => {
                 let mut next = state.clone();
                 // A file that was made by who is lost has no names that others have given it.
@@ -204,6 +250,12 @@ impl Model for NamesModel {
     /// A name that is seen to stand for something stands for it, or may become so again, or one of
     /// the calls to come makes it so.
     fn is_hopeless(&self, state: &Names, left: &[&Event]) -> bool {
+        if snapshots::are_hopeless(&state.snapshots, left, Names::cannot_be) {
+            return true;
+        }
+        if snapshots::may_come_back(left) {
+            return false;
+        }
         let lost = Losses::of(left);
         let needs = left.iter().flat_map(|event| needs(event, state));
         needs.into_iter().any(|(place, told)| {

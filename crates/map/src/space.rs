@@ -163,7 +163,7 @@ impl Space {
         assert!(before >= blocks as i64, "{blocks} of {before} promised blocks settled");
     }
 
-    /// Promises blocks to who is about to be given them, until all of them were, or this is dropped.
+    /// Promises blocks to who is about to be given them, until they were, or this is dropped.
     pub fn hold(&self, blocks: u64) -> Held<'_> {
         self.promise(blocks);
         Held { space: self, blocks }

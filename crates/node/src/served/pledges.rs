@@ -55,6 +55,8 @@ pub(super) struct Pledge {
     blocks: u64,
     /// When this comes back all that was changed under an earlier, greater credit is applied.
     fence: Option<u64>,
+    /// The client has been greeted.
+    has_begun: bool,
     is_over: bool,
 }
 
@@ -101,6 +103,7 @@ impl Served {
     /// to be told as the first thing. What they are about finds room.
     pub fn credit(&self, session: &Session) -> u64 {
         let mut pledge = session.pledge.lock();
+        pledge.has_begun = true;
         if pledge.credit == 0 && pledge.fence.is_none() {
             self.raise(&mut pledge, self.fair_credit(0));
         }
@@ -228,7 +231,8 @@ impl Served {
             let is_due = {
                 let pledge = session.pledge.lock();
                 let fair = self.fair_credit(pledge.blocks);
-                fair > 0 && fair / 2 >= pledge.credit && pledge.fence.is_none()
+                let is_other = fair > 0 && fair / 2 >= pledge.credit;
+                is_other && pledge.has_begun && pledge.fence.is_none()
             };
             if is_due && session.may_change() {
                 let number = session.lane.lock().told();

@@ -35,7 +35,7 @@ use super::rights::asked_access;
 use super::session::Resumed;
 use super::{Job, Peer, Rights, Served, Session, Work};
 
-/// Bytes that one transaction writes again: much less than what may be used of the reserve for that.
+/// Bytes that one transaction writes again: much less than it may use of the reserve.
 const WRITTEN_AT_ONCE: usize = 128 << 10;
 
 /// A session of an earlier start.

@@ -24,8 +24,8 @@
 //!
 //! Extended attributes and advisory locks are used in some of the worlds. The latter are judged by
 //! themselves (`locks`). In others the disk becomes full (`programs`): no change that a client has
-//! answered may fail for that, and in the end all can write again. In others programs make snapshots,
-//! and roll back to them.
+//! answered may fail for that, and in the end all can write again. In others programs make
+//! snapshots, and roll back to them.
 //!
 //! Not here: directories that come and go, and servers with faulty disks.
 

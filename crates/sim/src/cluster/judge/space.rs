@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   room of the empty disk
-//!     - what hogs have set aside at most, from when they asked for it until it was durably given back
+//!     - what hogs have set aside at most: from when they asked for it until it was durably
+//!       given back
 //!     - what the answer was about
 //!     < SLACK                         else there was room
 //! ```

@@ -97,7 +97,7 @@ fn a_server_that_asks_nobody_is_caught() {
 
 #[test]
 fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
-    is_caught(Sabotage::ReleasedAtOnce, 279, &[WRONG]);
+    is_caught(Sabotage::ReleasedAtOnce, 397, &[WRONG]);
 }
 
 #[test]
@@ -127,12 +127,12 @@ fn calls_without_an_answer_are_caught() {
 
 #[test]
 fn changes_that_never_reach_the_server_are_caught() {
-    is_caught(Sabotage::LostChanges, 16, &[WRONG]);
+    is_caught(Sabotage::LostChanges, 37, &[WRONG]);
 }
 
 #[test]
 fn changes_that_die_with_the_server_are_caught() {
-    is_caught(Sabotage::NothingSaidAgain, 7, &[WRONG]);
+    is_caught(Sabotage::NothingSaidAgain, 8, &[WRONG]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_kernel_that_says_that_there_is_no_room_is_caught() {
 
 #[test]
 fn snapshots_for_which_nobody_stands_still_are_caught() {
-    is_caught(Sabotage::SnapshotsAnyway, 89, &[WRONG, "is of no moment"]);
+    is_caught(Sabotage::SnapshotsAnyway, 129, &[WRONG, "is of no moment"]);
 }
 
 #[test]

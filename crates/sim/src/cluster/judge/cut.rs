@@ -105,3 +105,44 @@ pub fn judge(events: &[Event]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::history::History;
+    use super::*;
+
+    fn write(file: Number, stamp: u32) -> (Op, Outcome) {
+        (Op::Write { file, grain: 0, count: 1, stamp }, Outcome::Done)
+    }
+
+    /// A snapshot that was made in the end has these stamps of two files.
+    fn told(calls: &[(Op, Outcome)], seen: [u32; 2]) -> Result<(), String> {
+        let snapshot = 1;
+        let look = |(file, stamp): (Number, u32)| {
+            let op = Box::new(Op::Read { file, grain: 0, count: 1 });
+            (Op::InSnapshot { snapshot, op }, Outcome::Grains(vec![stamp]))
+        };
+        let made = (Op::Snapshot { snapshot }, Outcome::Done);
+        let looks = [(7, seen[0]), (8, seen[1])].map(look);
+        let history = History::default();
+        for (op, outcome) in calls.iter().cloned().chain([made]).chain(looks) {
+            let call = history.invoke(0, 1, 1, op);
+            history.respond(call, 1, outcome);
+        }
+        judge(&history.events())
+    }
+
+    #[test]
+    fn what_a_snapshot_lacks_was_not_complete_before_something_began_that_it_has() {
+        let calls = [write(7, 1), write(8, 2), write(7, 3), write(8, 4)];
+        for right in [[1, 2], [3, 2], [3, 4]] {
+            assert_eq!(told(&calls, right), Ok(()));
+        }
+        let wrong = told(&calls, [1, 4]).unwrap_err();
+        assert!(wrong.contains("stamp: 3") && wrong.contains("stamp: 4"), "{wrong}");
+        // What a crash has taken need not be there.
+        let lost = (Op::Crash { life: 2, lost: Vec::new() }, Outcome::Done);
+        let calls = [write(7, 1), write(7, 3), lost, write(8, 4)];
+        assert_eq!(told(&calls, [1, 4]), Ok(()));
+    }
+}

@@ -36,7 +36,7 @@ use crate::format::superblock::Superblock;
 use crate::journal::Journal;
 use crate::key::FileId;
 use crate::locks::LockTable;
-use crate::space::{Space, Uncommitted};
+use crate::space::{Claim, Space, Uncommitted};
 use crate::store::NodeCache;
 use crate::subvolumes::Fate;
 use crate::tree::NodeStore;
@@ -236,10 +236,22 @@ impl LocalMap {
         let first = layout.journal.0 + layout.journal_blocks;
         let fixed = first + 2 * (layout.groups - 1) + crate::layout::SLOTS_EACH_END;
         let total = layout.blocks.saturating_sub(fixed + 4 * layout.reserve_clusters);
-        let available = self.space.available(free, self.uncommitted()).max(0) as u64;
+        let available =
+            self.space.available(free, self.uncommitted(), Claim::Pledged).max(0) as u64;
         let available = available.min(total);
         let (objects, objects_left) = (None, None);
         SpaceReport { total, available, used: total - available, objects, objects_left }
+    }
+
+    /// So many blocks more, or less, are pledged: no operation uses them but such as pay with slack
+    /// ([`LocalTxn::pay_with_slack`](crate::LocalTxn::pay_with_slack)).
+    pub fn pledge(&self, blocks: i64) {
+        self.space.pledge(blocks);
+    }
+
+    /// Blocks that are pledged.
+    pub fn pledged(&self) -> u64 {
+        self.space.pledged().max(0) as u64
     }
 
     /// What the map is doing.

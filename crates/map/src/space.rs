@@ -5,6 +5,8 @@
 //!   - reserve                      only removal and commits may use it
 //!   - blocks promised to accepted bytes that are not written yet
 //!   - growth of the trees by items that are not committed yet
+//!   = available to whoever makes good a pledge: what somebody else was told there is room for
+//!   - blocks that are pledged
 //!   = available to whoever wants to add something
 //! ```
 //!
@@ -25,6 +27,8 @@ const ITEM_BYTES_PER_BLOCK: i64 = 2048;
 const BLOCKS_PER_ITEM_BLOCK: i64 = 64;
 /// Nodes that any commit writes: root, forest, and paths.
 const COMMIT_NODES_BASE: u64 = 16;
+/// The part of the reserve that may be used by what is done again after a crash.
+const RESERVE_SHARE_AGAIN: i64 = 4;
 
 /// Promises of space.
 pub struct Space {
@@ -33,6 +37,20 @@ pub struct Space {
     promised: CachePadded<AtomicI64>,
     /// Blocks that were given out for promised bytes which still count as promised: counted twice.
     in_flight: CachePadded<AtomicI64>,
+    pledged: CachePadded<AtomicI64>,
+}
+
+/// For whom there has to be room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Somebody who finds room or not.
+    New,
+    /// Somebody who was told before that there is room.
+    Pledged,
+    /// Somebody who had it before a crash, when there was room, and since then everything else may
+    /// have come back that was added later. What an operation must find besides what it takes is
+    /// in the reserve then.
+    Again,
 }
 
 /// What uncommitted changes will cost, roughly but never too little.
@@ -63,7 +81,8 @@ impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
         let reserve = AtomicI64::new(reserve_blocks(layout));
-        Self { reserve, promised: CachePadded::default(), in_flight: CachePadded::default() }
+        let (promised, in_flight, pledged) = Default::default();
+        Self { reserve, promised, in_flight, pledged }
     }
 
     /// The filesystem has this layout now.
@@ -76,20 +95,40 @@ impl Space {
     }
 
     /// Blocks that can still be promised; negative if the reserve has been touched.
-    pub fn available(&self, free: FreeBlocks, uncommitted: Uncommitted) -> i64 {
+    pub fn available(&self, free: FreeBlocks, uncommitted: Uncommitted, claim: Claim) -> i64 {
         let promised = self.promised.load(Ordering::Acquire);
         free.after_commit
-            - self.reserve()
             - promised
             - promised / BLOCKS_PER_ITEM_BLOCK
             - uncommitted.growth()
+            - self.kept_from(claim)
     }
 
     /// Whether `blocks` could not be promised even if all writes under way had ended, a commit had
     /// come, and the trees had not grown at all.
-    pub fn is_hopeless(&self, free: FreeBlocks, blocks: u64) -> bool {
+    pub fn is_hopeless(&self, free: FreeBlocks, blocks: u64, claim: Claim) -> bool {
         let promised = self.promised.load(Ordering::Acquire) - self.in_flight();
-        free.after_commit - self.reserve() - promised < blocks as i64
+        free.after_commit - self.kept_from(claim) - promised < blocks as i64
+    }
+
+    /// What is no room for this claim, of what could be used.
+    fn kept_from(&self, claim: Claim) -> i64 {
+        match claim {
+            Claim::New => self.reserve() + self.pledged(),
+            Claim::Pledged => self.reserve(),
+            Claim::Again => self.reserve() - self.reserve() / RESERVE_SHARE_AGAIN,
+        }
+    }
+
+    /// Blocks that are pledged.
+    pub fn pledged(&self) -> i64 {
+        self.pledged.load(Ordering::Acquire)
+    }
+
+    /// So many blocks more, or less, are pledged.
+    pub fn pledge(&self, blocks: i64) {
+        let before = self.pledged.fetch_add(blocks, Ordering::AcqRel);
+        assert!(before + blocks >= 0, "{blocks} of {before} pledged blocks are none");
     }
 
     /// Blocks were given out for bytes that are still promised.
@@ -124,6 +163,12 @@ impl Space {
         assert!(before >= blocks as i64, "{blocks} of {before} promised blocks settled");
     }
 
+    /// Promises blocks to who is about to be given them, until they were, or this is dropped.
+    pub fn hold(&self, blocks: u64) -> Held<'_> {
+        self.promise(blocks);
+        Held { space: self, blocks }
+    }
+
     /// Blocks that are promised.
     pub fn promised(&self) -> i64 {
         self.promised.load(Ordering::Acquire)
@@ -132,6 +177,28 @@ impl Space {
     /// Whether the next commit has become so large that it should start now.
     pub fn wants_commit(&self, uncommitted: Uncommitted) -> bool {
         uncommitted.commit_blocks() as i64 > self.reserve() / 2
+    }
+}
+
+/// Blocks that somebody is about to be given. Of two who want the same blocks at the same time one
+/// sees the other.
+pub struct Held<'s> {
+    space: &'s Space,
+    blocks: u64,
+}
+
+impl Held<'_> {
+    /// So many of them were given out.
+    pub fn given(&mut self, blocks: u64) {
+        let blocks = blocks.min(self.blocks);
+        self.blocks -= blocks;
+        self.space.settle(blocks);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.space.settle(self.blocks);
     }
 }
 
@@ -145,7 +212,8 @@ mod tests {
 
     fn space(reserve: i64) -> Space {
         let reserve = AtomicI64::new(reserve);
-        Space { reserve, promised: CachePadded::default(), in_flight: CachePadded::default() }
+        let (promised, in_flight, pledged) = Default::default();
+        Space { reserve, promised, in_flight, pledged }
     }
 
     #[test]
@@ -153,15 +221,32 @@ mod tests {
         let space = space(10);
         space.promise(60);
         let free = |blocks| FreeBlocks { now: blocks, after_commit: blocks };
-        assert!(!space.is_hopeless(free(100), 30));
-        assert!(space.is_hopeless(free(100), 31));
+        assert!(!space.is_hopeless(free(100), 30, Claim::New));
+        assert!(space.is_hopeless(free(100), 31, Claim::New));
         // The promised bytes get their blocks, and still count as promised.
         space.take_off(60);
-        assert!(!space.is_hopeless(free(40), 30));
-        assert!(space.available(free(40), Uncommitted::default()) < 30);
+        assert!(!space.is_hopeless(free(40), 30, Claim::New));
+        assert!(space.available(free(40), Uncommitted::default(), Claim::New) < 30);
         space.settle(60);
         space.land(60);
-        assert!(!space.is_hopeless(free(40), 30));
-        assert!(space.is_hopeless(free(40), 31));
+        assert!(!space.is_hopeless(free(40), 30, Claim::New));
+        assert!(space.is_hopeless(free(40), 31, Claim::New));
+    }
+
+    #[test]
+    fn what_is_pledged_is_room_for_who_was_told_so_alone() {
+        let space = space(10);
+        let free = FreeBlocks { now: 100, after_commit: 100 };
+        space.pledge(60);
+        let available = |claim| space.available(free, Uncommitted::default(), claim);
+        assert_eq!((available(Claim::New), available(Claim::Pledged)), (30, 90));
+        assert!(
+            space.is_hopeless(free, 31, Claim::New) && !space.is_hopeless(free, 30, Claim::New)
+        );
+        assert!(!space.is_hopeless(free, 90, Claim::Pledged));
+        assert!(!space.is_hopeless(free, 92, Claim::Again));
+        assert!(space.is_hopeless(free, 93, Claim::Again));
+        space.pledge(-60);
+        assert_eq!(available(Claim::New), 90);
     }
 }

@@ -22,6 +22,7 @@ use crate::key::{FileId, INO_END, Key, Kind};
 use crate::locks::{Held, Wanted};
 use crate::map::LocalMap;
 use crate::quota::{Paying, Reserved, Usage};
+use crate::space::Claim;
 use crate::txn::{
     Failure, FileExtent, LockMode, Payload, Removal, SeekTarget, Stop, Txn, VALUE_LENGTH_MAX, Value,
 };
@@ -181,12 +182,17 @@ impl LocalTxn<'_> {
             _ => COMMITS_IN_FLIGHT,
         };
         let free = self.map.alloc.free();
-        let available = self.map.space.available(free, self.map.uncommitted());
+        let claim = match self.paying {
+            Paying::Fully => Claim::New,
+            Paying::WithSlack | Paying::Already => Claim::Pledged,
+            Paying::Again => Claim::Again,
+        };
+        let available = self.map.space.available(free, self.map.uncommitted(), claim);
         let enough = available >= blocks as i64;
         if enough && self.map.space.covers(free, blocks) {
             return Ok(());
         }
-        if self.map.space.is_hopeless(free, blocks) || self.commits >= commits_max {
+        if self.map.space.is_hopeless(free, blocks, claim) || self.commits >= commits_max {
             return Err(Stop::Map(MapError::NoSpace));
         }
         // Any stop will do: the driver looks at what is wanted first.
@@ -194,10 +200,15 @@ impl LocalTxn<'_> {
         Err(Stop::Map(MapError::NoSpace))
     }
 
-    /// The operation was done elsewhere, where there seemed to be room: it may go a little over the
-    /// quota.
+    /// The operation was done elsewhere, where there seemed to be room: it may use what is pledged,
+    /// and go a little over the quota.
     pub fn pay_with_slack(&mut self) {
         self.paying = Paying::WithSlack;
+    }
+
+    /// The operation is done again, as a crash has undone it.
+    pub fn pay_again(&mut self) {
+        self.paying = Paying::Again;
     }
 
     /// What the operation adds was charged when it was accepted.

@@ -415,7 +415,7 @@ impl Shared {
             start: self.start,
             now: self.served.now(),
             credit: match rights.changing {
-                Changing::Allowed => self.served.credit(),
+                Changing::Allowed => self.served.credit(&link.session),
                 Changing::Refused => 0,
             },
             identities: rights.identities,

@@ -65,7 +65,9 @@ impl LocalTxn<'_> {
         let (from, to) = (from / BLOCK, to.div_ceil(BLOCK));
         let gaps = self.gaps(file, from, to)?;
         let missing = gaps.iter().map(|gap| gap.1 - gap.0).sum();
-        self.ensure_space(missing)?;
+        let map = self.map;
+        let mut held = map.space.hold(missing);
+        self.ensure_space(0)?;
         let birth = self.map.view.load().active.txg();
         self.changes.birth = Some(birth);
         for (from, to) in gaps {
@@ -73,7 +75,8 @@ impl LocalTxn<'_> {
             while at < to {
                 let count = (to - at).min(u64::from(UNWRITTEN_BLOCKS_MAX)) as u32;
                 let purpose = Purpose::Data { count, hint: file.ino.0 };
-                let run = self.map.alloc.allocate(purpose)?;
+                let run = map.alloc.allocate(purpose)?;
+                held.given(u64::from(run.count));
                 self.changes.set_aside.push(run);
                 self.changes.batch.allocated.push(run);
                 let sharing = Sharing::Sole;

@@ -50,6 +50,8 @@ pub(crate) enum Paying {
     Fully,
     /// It may go over them by a little: somebody was told already that it is done.
     WithSlack,
+    /// The same, and what it adds was there before a crash.
+    Again,
     /// It was charged before.
     Already,
 }
@@ -58,7 +60,7 @@ impl Paying {
     fn slack(self) -> Count {
         match self {
             Self::Fully => Count::default(),
-            Self::WithSlack => Count { blocks: SLACK_BLOCKS, objects: SLACK_OBJECTS },
+            Self::WithSlack | Self::Again => Count { blocks: SLACK_BLOCKS, objects: SLACK_OBJECTS },
             Self::Already => Count { blocks: u64::MAX, objects: u64::MAX },
         }
     }

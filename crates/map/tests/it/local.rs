@@ -434,3 +434,38 @@ fn writers_that_extend_a_file_beside_each_other_keep_all_bytes() {
         assert!(read(&map, id, 0, 16_384) == [7; 16_384], "round {round}");
     }
 }
+
+/// Together they want more than is free before the next commit, and less than after it.
+#[test]
+fn who_sets_space_aside_beside_another_one_gets_it_as_long_as_there_is_room_for_both() {
+    const BLOCK: u64 = 4096;
+    const LEFT: u64 = 3000;
+    const PART: u64 = 2000;
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    let allocate =
+        |id, blocks: u64| map.transact(|txn| txn.allocate(id, 0, blocks * BLOCK)).map(drop);
+    for round in 0..100 {
+        let all = map.space().available - LEFT;
+        allocate(file(10), all).expect("space");
+        map.sync().expect("a working disk");
+        map.transact(|txn| txn.punch(file(10), 0, all * BLOCK))
+            .expect("a full disk can be emptied");
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for id in [file(11), file(12)] {
+                let (allocate, together) = (&allocate, &together);
+                scope.spawn(move || {
+                    together.wait();
+                    let outcome = allocate(id, PART);
+                    assert!(outcome.is_ok(), "round {round}: {outcome:?}");
+                });
+            }
+        });
+        for id in [file(11), file(12)] {
+            map.transact(|txn| txn.punch(id, 0, PART * BLOCK)).expect("it was there");
+        }
+        map.sync().expect("a working disk");
+    }
+    assert_exact(&map);
+}

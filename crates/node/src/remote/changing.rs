@@ -57,6 +57,8 @@ pub(super) enum Attempt {
     Lacks(Lack, Call),
     /// Nothing may be changed just now. The call is given back.
     Frozen(Call),
+    /// There is less room than it was found to be. The call is given back.
+    Crowded(Call),
 }
 
 impl RemoteFs {
@@ -98,6 +100,15 @@ impl RemoteFs {
                         return Err(silent(self.settings.deadline));
                     }
                     continue;
+                }
+                Attempt::Crowded(left) => {
+                    call = left;
+                    self.gate.leave_own();
+                    match self.pending.wait_for_room(bytes, self.settings.deadline) {
+                        Room::Enough => continue,
+                        Room::None => break,
+                        Room::TimedOut => return Err(silent(self.settings.deadline)),
+                    }
                 }
                 Attempt::Made(answer, files) => {
                     // Names may stand for something else by now than what the kernel has seen.
@@ -185,6 +196,10 @@ impl RemoteFs {
         }
         if bond != Bond::Pages && self.freezing.is_frozen() {
             return Ok(Attempt::Frozen(call));
+        }
+        // The server may have told so since, and been told here that that is known.
+        if bond == Bond::Server && !self.pending.has_room(bytes) {
+            return Ok(Attempt::Crowded(call));
         }
         let mut cache = self.cache.write();
         let missing = |want: &&Want| !cache.covers_as(&want.0, want.1);

@@ -375,7 +375,7 @@ impl RemoteFs {
             };
             match self.attempt(&caller, call, bytes, &[], bond)? {
                 Attempt::Made(..) => return Ok(written),
-                Attempt::Frozen(left) => {
+                Attempt::Frozen(left) | Attempt::Crowded(left) => {
                     call = left;
                     self.gate.leave_own();
                     self.freezing.wait(ROOM_GLANCE);

@@ -132,6 +132,12 @@ impl Pending {
         }
     }
 
+    /// Whether `bytes` more may be kept, now.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let state = self.state.lock();
+        state.bytes + bytes <= state.credit
+    }
+
     /// Takes a change that touches `files`, and gives it its number and place. It is kept as
     /// `kept` makes it.
     pub(super) fn push(

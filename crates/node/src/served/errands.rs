@@ -57,6 +57,8 @@ pub(super) struct Errands {
     arrived: Condvar,
     /// One that changes something after the other.
     turn: Mutex<()>,
+    /// Rollbacks that were made last.
+    pub(super) rollbacks: Mutex<VecDeque<(Errand, Report)>>,
 }
 
 /// Where a subvolume stands or shall stand.
@@ -104,7 +106,10 @@ impl Served {
             let Call::Run(errand) = &request.call else { continue };
             let is_again = request.session.said_again.lock().remove(&request.id);
             let permitted = self.permit_errand(&request.session, &request.caller, errand);
-            let done = permitted.and_then(|()| self.do_errand(errand, is_again));
+            let done = permitted.and_then(|()| match self.rolled_back(errand) {
+                Some(report) => Ok(report),
+                None => self.do_errand(errand, is_again),
+            });
             self.answer(&request, Outcome::plain(done.map(Answer::Report)));
         }
     }
@@ -193,7 +198,9 @@ impl Served {
             Errand::RenameSubvolume { from, to } => self.rename_subvolume(from, to, is_again),
             Errand::Rollback { path, name, keep_as, created } => {
                 let of = self.subvolume_at(path)?;
-                self.roll_back(of, name, keep_as, *created)
+                let report = self.roll_back(of, name, keep_as, *created)?;
+                self.remember_rollback(errand, &report);
+                Ok(report)
             }
             Errand::Quotas { after } => self.quotas(*after),
             Errand::SetQuota { path, most } => self.set_quota(path, *most),

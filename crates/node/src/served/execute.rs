@@ -96,9 +96,11 @@ impl Served {
         let place = session.pages.and_then(|pages| pages.place(note));
         let moved = self.moved(call);
         let attempt = |txn: &mut LocalTxn<'_>, grip: &mut Grip<'_>| {
-            if matches!(note, Note::Change(_) | Note::CallAgain(..)) {
-                // Its client has told programs that it is done, as far as its credit went.
-                txn.pay_with_slack();
+            // Its client has told programs that it is done, as far as its credit went.
+            match note {
+                Note::Change(_) | Note::CallAgain(..) if is_again => txn.pay_again(),
+                Note::Change(_) | Note::CallAgain(..) => txn.pay_with_slack(),
+                Note::Call(_) | Note::Nothing => {}
             }
             if let Some(place) = place {
                 // First of all, as bytes are written when they are, and not with the items.

@@ -116,6 +116,19 @@ impl Freezing {
         refused.filter_map(request).collect()
     }
 
+    /// Tells a client something, and to say that it knows it behind all that it has changed before.
+    /// False: just now another freeze is under way.
+    pub(super) fn part(&self, session: &Session, fence: u64, told: ToClient) -> bool {
+        let state = self.state.lock();
+        if state.is_freezing {
+            return false;
+        }
+        for message in [told, ToClient::Freeze(fence), ToClient::Thaw(fence)] {
+            session.peer.send(message);
+        }
+        true
+    }
+
     /// A client stands still.
     pub(super) fn frozen(&self, session: SessionId, number: u64) {
         let mut state = self.state.lock();
@@ -215,6 +228,7 @@ impl Served {
             self.thaw(state.number, &asked);
             if is_closed {
                 drop(state);
+                self.withdraw();
                 self.await_running();
                 return Ok(Closed(self));
             }

@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use gabion_base::BLOCK_SIZE;
 use gabion_fs::{Caller, Context, Error, Result};
 use gabion_link::message::{Call, Change, ChangeNumber, ToClient, ToServer, Witness};
 use gabion_link::range::KeyRange;
@@ -35,18 +34,12 @@ use super::{Job, Served, Session, Work, gone};
 
 /// Changes after which a worker looks after others.
 const TURN_MAX: usize = 64;
-/// Bytes of changes of a client that may be not durable.
-const CREDIT_MAX: u64 = 128 << 20;
 /// A client is told that its changes are durable when they come to this part of its credit,
 const ROUND_SHARE: u64 = 4;
 /// or to so many bytes.
 const ROUND_BYTES_MIN: u64 = 1 << 20;
 /// What a change counts besides its bytes.
-const CHANGE_BYTES: u64 = 16 << 10;
-/// With less, changes are not worth the trouble.
-const CREDIT_MIN: u64 = 4 << 20;
-/// What is promised to all clients together is this part of what is free.
-const CREDIT_SHARE: u64 = 4;
+pub(super) const CHANGE_BYTES: u64 = 16 << 10;
 
 /// What waits for its turn.
 #[derive(Default)]
@@ -71,6 +64,11 @@ impl Lane {
     /// The last change that is applied.
     pub(super) fn applied(&self) -> ChangeNumber {
         self.applied
+    }
+
+    /// The last change of which the client was told that it is.
+    pub(super) fn told(&self) -> ChangeNumber {
+        self.told
     }
 
     /// So far the server before this one has come.
@@ -206,22 +204,8 @@ impl Served {
         let (number, extents) = (lane.applied, std::mem::take(&mut lane.extents));
         drop(lane);
         let extents = extents.into_iter().collect();
-        session.peer.send(ToClient::Applied { number, extents, credit: self.credit() });
+        self.tell_credit(session, |credit| ToClient::Applied { number, extents, credit });
         session.lane.lock().told = number;
-    }
-
-    /// Bytes of changes of each client that may be not durable. What they are about has to find
-    /// room, in whichever subvolume it is: also where a quota limits that.
-    pub fn credit(&self) -> u64 {
-        if self.fs.is_read_only() {
-            return 0;
-        }
-        let clients = self.sessions.read().len().max(1) as u64;
-        let room = self.fs.map().room_everywhere();
-        let objects = room.objects.map_or(u64::MAX, |left| left.saturating_mul(CHANGE_BYTES));
-        let available = room.blocks.saturating_mul(BLOCK_SIZE as u64).min(objects);
-        let credit = (available / CREDIT_SHARE / clients).min(CREDIT_MAX);
-        if credit < CREDIT_MIN { 0 } else { credit }
     }
 
     /// A change could not be made that its client has made.
@@ -230,8 +214,8 @@ impl Served {
     }
 
     /// Bytes of changes of one client that are made durable at once.
-    pub(super) fn round_bytes(&self) -> u64 {
-        (self.credit() / ROUND_SHARE).max(ROUND_BYTES_MIN)
+    pub(super) fn round_bytes(&self, session: &Session) -> u64 {
+        (session.credit() / ROUND_SHARE).max(ROUND_BYTES_MIN)
     }
 
     /// Makes a change that a client has made, perhaps once more, as it was lost with a server.
@@ -295,7 +279,7 @@ impl Served {
         let changed: Vec<(Key, Option<Value>)> = changed.into_iter().collect();
         self.note_told(session, &change.call, &[], &changed);
         self.finish(session, request, &leases, &gone(&changed));
-        let (weight, most) = (weight(&change.call), self.round_bytes());
+        let (weight, most) = (weight(&change.call), self.round_bytes(session));
         self.settle_soon_if(session.note_done(None, weight, most));
         let mut lane = session.lane.lock();
         lane.applied = lane.applied.max(number);

@@ -34,6 +34,7 @@ mod lane;
 mod ledger;
 mod locking;
 mod numbers;
+mod pledges;
 mod policies;
 mod readings;
 mod recovery;
@@ -71,6 +72,7 @@ use self::freezing::{Freezing, passing};
 use self::grants::{Grants, Revocation, Turn};
 use self::ledger::Pages;
 pub use self::ledger::{Credentials, Record, Standing};
+use self::pledges::Pledges;
 use self::recovery::Recovery;
 pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
@@ -118,6 +120,8 @@ struct Request {
     id: CallId,
     caller: Caller,
     call: Call,
+    /// How often it has waited for room that was pledged.
+    withdrawals: u8,
 }
 
 impl Job {
@@ -183,6 +187,7 @@ pub struct Served {
     leaving: Mutex<Vec<(Pages, Duration)>>,
     settling: Settling,
     freezing: Freezing,
+    pledges: Pledges,
     errands: Errands,
     /// How often a directory may have got another parent.
     moves: AtomicU64,
@@ -238,6 +243,7 @@ impl Served {
             leaving: Mutex::default(),
             settling: Settling::default(),
             freezing: Freezing::default(),
+            pledges: Pledges::default(),
             errands: Errands::default(),
             moves: AtomicU64::new(0),
             queue,
@@ -299,6 +305,7 @@ impl Served {
             self.forget_after(pages, rest);
         }
         let opens = session.end();
+        self.end_pledge(session);
         self.fs.locks().release_client(session.id.0);
         self.settle(|grants| grants.evict(session.id));
         for file in opens {
@@ -386,7 +393,9 @@ impl Served {
                 let request = self.next_request();
                 let caller = session.rights.identities.map(&caller);
                 let session = Arc::clone(session);
-                (self.queue)(Job(Work::Call(Request { request, session, id, caller, call })));
+                let withdrawals = 0;
+                let request = Request { request, session, id, caller, call, withdrawals };
+                (self.queue)(Job(Work::Call(request)));
             }
             ToServer::Goodbye => self.end(session),
             ToServer::Opened { file, caller, access } => {
@@ -427,7 +436,10 @@ impl Served {
             ToServer::Unwanted(ranges) => self.settle(|grants| {
                 ranges.iter().flat_map(|range| grants.table.unwanted(client, range)).collect()
             }),
-            ToServer::Frozen(freeze) => self.freezing.frozen(session.id, freeze),
+            ToServer::Frozen(freeze) => {
+                self.freezing.frozen(session.id, freeze);
+                self.fenced(session, freeze);
+            }
             // Those that count are looked at when all have said theirs.
             ToServer::Done { .. }
             | ToServer::Witnessed(_)
@@ -489,8 +501,13 @@ impl Served {
             },
             None => None,
         };
+        let pledged = self.fs.map().pledged();
         match self.execute(&job) {
-            Executed::Ended(outcome) => self.answer(&job, outcome),
+            Executed::Ended(outcome) => {
+                if let Some(job) = self.wait_for_pledged(job, &outcome, pledged) {
+                    self.answer(&job, outcome);
+                }
+            }
             // Whoever ends a session says so before, and then looks for what it has parked.
             Executed::Blocked(wants) => {
                 let (session, id) = (Arc::clone(&job.session), job.id);
@@ -529,7 +546,7 @@ impl Served {
                 let answer = ToClient::Answer { id, result, updates, grants, now, order, done };
                 self.send_witnessed(session, witness, answer);
                 // Not before: what a client is told to be durable it has to know.
-                let (weight, most) = (lane::weight(&job.call), self.round_bytes());
+                let (weight, most) = (lane::weight(&job.call), self.round_bytes(session));
                 self.settle_soon_if(session.note_done(Some(id), weight, most));
             }
         }

@@ -35,6 +35,9 @@ use super::rights::asked_access;
 use super::session::Resumed;
 use super::{Job, Peer, Rights, Served, Session, Work};
 
+/// Bytes that one transaction writes again: much less than it may use of the reserve.
+const WRITTEN_AT_ONCE: usize = 128 << 10;
+
 /// A session of an earlier start.
 struct Awaited {
     pages: Pages,
@@ -416,7 +419,29 @@ impl Served {
         }
         self.note_written(session, call, change.order);
         let permitted = self.permit(session, &caller, call);
+        // A full disk has room for a part at a time: what it replaces is free before the next one.
+        let parts: Vec<&[u8]> = match call {
+            Call::Write { bytes, .. } => bytes.chunks(WRITTEN_AT_ONCE).collect(),
+            _ => vec![&[]],
+        };
+        let mut at = from;
+        for part in parts {
+            self.write_part_again(file, change, (at, part), to, &permitted)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_part_again(
+        &self,
+        file: FileId,
+        change: &Change,
+        (from, part): (u64, &[u8]),
+        to: u64,
+        permitted: &Result<()>,
+    ) -> Result<()> {
         self.fs.run(|txn| {
+            txn.pay_again();
             txn.lock(file, LockMode::Exclusive)?;
             // What is gone by now needs none.
             if txn.get(file.key(Kind::INODE, 0))?.is_none()
@@ -425,9 +450,9 @@ impl Served {
                 return Ok(());
             }
             permitted.clone()?;
-            match call {
-                Call::Write { bytes, .. } if !bytes.is_empty() => {
-                    txn.write(file, from, Payload::Copied(bytes))?;
+            match &change.call {
+                Call::Write { .. } => {
+                    txn.write(file, from, Payload::Copied(part))?;
                 }
                 Call::Setattr { .. } => txn.set_size(file, from)?,
                 Call::Fallocate { request, .. } => reserve_again(txn, file, *request, from, to)?,

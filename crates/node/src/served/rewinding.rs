@@ -11,12 +11,13 @@
 //!
 //! A crash between the steps leaves the rollback made or not. If it is made, the snapshot's notes
 //! of sessions are told from later ones, and no client goes on from them ([`super::ledger`]).
-//! Whoever has asked for the rollback asks once more in the new session: it is done if there is the
-//! snapshot that was to be kept.
+//! Whoever has asked for the rollback asks once more in the new session: it is done if this server
+//! remembers that, or there is the snapshot that was to be kept. Somebody may have removed that
+//! since; what was changed since must not be undone by a second rollback.
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::{Error, Result};
-use gabion_link::errand::Report;
+use gabion_link::errand::{Errand, Report};
 use gabion_link::message::Era;
 use gabion_link::wire::failure;
 
@@ -26,6 +27,9 @@ use super::{Outcome, Served};
 
 /// Subvolumes whose rollbacks a client is told of: those that were rolled back last.
 const ERAS_MAX: usize = 2048;
+/// Rollbacks that are remembered for who asks for one again: one waits for the other, and so many
+/// take longer than anybody does to ask.
+const ROLLBACKS_MAX: usize = 64;
 
 impl Served {
     /// Makes the subvolume `of` what its snapshot `name` is, and ends all sessions.
@@ -64,6 +68,21 @@ impl Served {
         }
         self.fs.forget_sessions()?;
         self.told(kept)
+    }
+
+    /// What was told of a rollback that a client asks for once more, if it was made.
+    pub(super) fn rolled_back(&self, errand: &Errand) -> Option<Report> {
+        let rollbacks = self.errands.rollbacks.lock();
+        let made = rollbacks.iter().find(|(made, _)| made == errand);
+        made.map(|(_, report)| report.clone())
+    }
+
+    pub(super) fn remember_rollback(&self, errand: &Errand, report: &Report) {
+        let mut rollbacks = self.errands.rollbacks.lock();
+        if rollbacks.len() == ROLLBACKS_MAX {
+            rollbacks.pop_front();
+        }
+        rollbacks.push_back((errand.clone(), report.clone()));
     }
 
     /// Subvolumes that were rolled back.

@@ -257,6 +257,7 @@ impl Served {
             let order = |file| written.before.get(&file).map_or(0, |latest| latest.order);
             kept.map(|file| (file, order(file))).collect()
         };
+        self.renew_credits();
         if let Err(error) = self.settle_parts(&parts, &kept) {
             self.rounds.written.lock().kept.extend(kept.into_keys());
             parts.into_iter().for_each(|(session, part)| session.put_back(part));

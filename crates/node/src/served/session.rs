@@ -11,6 +11,7 @@ use gabion_map::FileId;
 
 use super::lane::Lane;
 use super::ledger::{DoneCall, Pages, Record};
+use super::pledges::Pledge;
 use super::rights::Rights;
 use super::rounds::Progress;
 use super::subtree::Below;
@@ -55,6 +56,7 @@ pub struct Session {
     pub(super) said_again: Mutex<BTreeSet<CallId>>,
     /// What is known of the objects that it may use, if that is not all.
     pub(super) below: Mutex<Below>,
+    pub(super) pledge: Mutex<Pledge>,
     state: Mutex<State>,
 }
 
@@ -106,6 +108,7 @@ impl Session {
             unheard: Mutex::default(),
             said_again: Mutex::default(),
             below: Mutex::default(),
+            pledge: Mutex::default(),
             state: Mutex::default(),
         }
     }

@@ -45,9 +45,11 @@ impl Served {
         sessions.into_iter().map(status).collect()
     }
 
-    /// Whether the client has revocations to answer, or to stand still.
+    /// Whether the client has revocations to answer, or to stand still, or to know that there is
+    /// less room.
     pub fn owes(&self, session: &Session) -> bool {
         self.freezing.is_awaited(session.id)
+            || session.owes_fence()
             || self.grants.lock().table.owed_by(ClientId(session.id.0)) > 0
     }
 

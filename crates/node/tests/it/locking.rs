@@ -513,7 +513,7 @@ fn a_session_that_ends_takes_the_locks_and_whoever_had_them_is_told() {
     let file = client.create("file");
     client.run(|fs| fs.syncfs()).unwrap();
     try_lock(&client, lock(file, 1)).unwrap();
-    client.fs.begin_again(&server.welcome(client.session().id(), Rights::TRUSTED));
+    client.fs.begin_again(&server.welcome(&client.session()));
     let loss = losses.recv_timeout(PATIENCE).unwrap();
     assert_eq!((loss.file.as_str(), loss.count), ("/file", 1));
     assert!(loss.reason.contains("session"), "{}", loss.reason);

@@ -10,6 +10,7 @@ mod locking_model;
 mod locks;
 mod losses;
 mod orphans;
+mod pledges;
 mod policies;
 mod quotas;
 mod readings;

@@ -11,8 +11,8 @@ use gabion_base::sync::Mutex;
 use gabion_base::time::Timestamp;
 use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength};
 use gabion_fs::{
-    Access, Caller, Changes, Disposition, IfExists, OpenRequest, Privileges, Result, SpaceRequest,
-    WriteAt,
+    Access, Caller, Changes, Disposition, IfExists, OpenRequest, Privileges, Result, SizeRule,
+    SpaceRequest, WriteAt,
 };
 use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{
@@ -295,6 +295,35 @@ fn what_was_answered_and_not_durable_is_done_again_in_its_order() {
     assert!(!a.has_heard_of_failures() && !b.has_heard_of_failures());
     // It is durable now.
     assert_eq!(server.after_crash().content("file"), "abca");
+}
+
+#[test]
+fn what_was_answered_finds_room_after_a_crash_though_others_have_filled_the_disk_since() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let text = "text ".repeat(10_000);
+    let written = a.write(file, 0, text.as_bytes());
+    let (hog, _) = b.create("hog");
+    let mut offset = 0;
+    for length in (12..24).rev().map(|bits| 1_u64 << bits) {
+        let id = b.next_id();
+        let request = SpaceRequest::Allocate(SizeRule::Extend);
+        let (file, privileges) = (hog, Privileges::Keep);
+        let fill = |offset| Call::Fallocate { file, request, offset, length, privileges };
+        while b.ask_as(id, fill(offset)).0.is_ok() {
+            offset += length;
+        }
+    }
+    // With the rest it becomes durable that the bytes were written, and not the bytes.
+    b.sync(hog);
+    let server = before.after_crash();
+    let (a, b) = (server.resume(1), server.resume(2));
+    a.say_again(&[&made, &written]);
+    a.has_recovered();
+    b.has_recovered();
+    assert!(!a.has_heard_of_failures());
+    assert_eq!(server.content("file"), text);
 }
 
 #[test]

@@ -355,3 +355,25 @@ fn what_a_backup_has_to_read_is_told_in_parts_that_go_on_where_one_ended() {
     let user = Caller { uid: 1000, ..caller() };
     assert!(a.refused(&user, asked).contains("only the superuser"));
 }
+
+#[test]
+fn a_rollback_that_is_asked_for_once_more_is_not_made_again_though_what_it_kept_was_removed() {
+    let server = Server::new();
+    let client = server.client();
+    client.create("first");
+    client.errand(create("s"));
+    let roll_back = || Errand::Rollback {
+        path: Vec::new(),
+        name: b"s".to_vec(),
+        keep_as: b"kept".to_vec(),
+        created: 78,
+    };
+    let made = client.errand(roll_back());
+    // All sessions have ended.
+    let (client, other) = (server.client(), server.client());
+    other.create("later");
+    other.errand(remove("kept"));
+    assert_eq!(client.errand(roll_back()), made);
+    assert!(client.lookup("later").is_ok(), "it was rolled back once more");
+    assert_eq!(client.snapshots(), ["s"]);
+}

@@ -83,6 +83,7 @@ impl Server {
         let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, format!("client {}", id.0), rights, Arc::new(ToPeer(to_client)));
+        let welcome = self.welcome(&session);
         let wire = Arc::new(ToSession {
             served: Arc::clone(&self.served),
             session: Mutex::new(session),
@@ -100,7 +101,7 @@ impl Server {
         let clock = Arc::new(TestClock::default());
         let its_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
-        let fs = Arc::new(RemoteFs::new(&self.welcome(id, rights), settings, its_clock, to_server));
+        let fs = Arc::new(RemoteFs::new(&welcome, settings, its_clock, to_server));
         fs.confirmed(Duration::ZERO, Duration::from_secs(1_000_000));
         let kernel = Arc::new(FakeKernel::default());
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn Kernel>);
@@ -112,9 +113,10 @@ impl Server {
         (Client { fs, kernel, wire, clock, root }, messages)
     }
 
-    pub fn welcome(&self, session: SessionId, rights: Rights) -> Welcome {
+    pub fn welcome(&self, session: &Session) -> Welcome {
+        let rights = session.rights();
         Welcome {
-            session,
+            session: session.id(),
             secret: 0,
             received: 0,
             patience_ms: 1_000_000,
@@ -124,7 +126,7 @@ impl Server {
             read_only: false,
             start: 1,
             now: self.served.now(),
-            credit: self.served.credit(),
+            credit: self.served.credit(session),
             identities: rights.identities,
             root: rights.root,
             eras: self.served.eras(),
@@ -143,9 +145,10 @@ impl Server {
         let (to_client, _) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, String::new(), Rights::TRUSTED, Arc::new(ToPeer(to_client)));
+        let welcome = self.welcome(&session);
         *client.wire.session.lock() = session;
         client.wire.is_cut.store(false, Ordering::Relaxed);
-        client.fs.begin_again(&self.welcome(id, Rights::TRUSTED));
+        client.fs.begin_again(&welcome);
     }
 }
 

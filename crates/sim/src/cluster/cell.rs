@@ -57,6 +57,11 @@ impl<T: Ord + Copy> Cell<T> {
         Self { now: value, or, author: None, own, since }
     }
 
+    /// The same, as nobody will change it any more.
+    pub fn frozen(&self) -> Self {
+        Self { or: self.or.clone(), ..Self::is(self.now) }
+    }
+
     /// All that it may be.
     pub fn possible(&self) -> impl Iterator<Item = T> {
         [self.now].into_iter().chain(self.or.iter().copied())

@@ -220,8 +220,8 @@ impl Director {
         self.world.baton.spawn(machine, "mount", move || {
             let client = Client::start(&world, number, machine, traits);
             *place.lock().expect("nobody panics here") = Some(Arc::clone(&client));
-            for seed in seeds.into_values() {
-                let mut program = Program::new(&world, &client, seed);
+            for (number, seed) in seeds {
+                let mut program = Program::new(&world, &client, seed, number == 0);
                 let running = Arc::clone(&running);
                 client.spawn("program", move || {
                     program.run(habits);
@@ -248,17 +248,29 @@ impl Director {
     fn finish(&mut self) {
         // What is healed just now shows within a session's time.
         self.world.baton.sleep(2 * (PATIENCE + MARGIN));
+        if self.world.can_be_full() {
+            self.everybody("makes room", Program::empty);
+        }
+        self.everybody("looks at everything", Program::finish);
+        if self.world.can_be_full() {
+            self.everybody("takes a share", Program::take_share);
+        }
+    }
+
+    /// Runs a program on each client, of which it is told the number.
+    fn everybody(&mut self, doing: &'static str, run: fn(&mut Program, u64)) {
+        let clients = self.posts.len() as u64;
         for number in 0..self.posts.len() {
             let Some(client) = self.client(number) else {
                 return self.world.baton.fail(&format!("client {number} cannot connect"));
             };
             let running = Arc::clone(&self.posts[number].running);
             running.store(1, Ordering::Relaxed);
-            let mut program = Program::new(&self.world, &client, self.rng.next_u64());
+            let mut program = Program::new(&self.world, &client, self.rng.next_u64(), true);
             let world = Arc::clone(&self.world);
-            world.baton.note(|| format!("client {number} looks at everything"));
+            world.baton.note(|| format!("client {number} {doing}"));
             client.spawn("last look", move || {
-                program.finish();
+                run(&mut program, clients);
                 running.fetch_sub(1, Ordering::Relaxed);
             });
         }

@@ -14,6 +14,9 @@ pub type Place = (u8, u8);
 /// The number of a file.
 pub type Number = u64;
 
+/// The number of a snapshot.
+pub type SnapshotNumber = u32;
+
 /// What must have been there for an extended attribute to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnlyIf {
@@ -88,6 +91,12 @@ pub enum Op {
         file: Number,
         grains: u32,
     },
+    /// Space is set aside, of pages, without bytes that could be told apart.
+    Reserve {
+        file: Number,
+        grain: u32,
+        count: u32,
+    },
     Chmod {
         file: Number,
         mode: u32,
@@ -128,6 +137,23 @@ pub enum Op {
         file: Number,
     },
     SyncAll,
+    /// What all files are now is kept.
+    Snapshot {
+        snapshot: SnapshotNumber,
+    },
+    RemoveSnapshot {
+        snapshot: SnapshotNumber,
+    },
+    /// A call that only reads, of what a snapshot has kept.
+    InSnapshot {
+        snapshot: SnapshotNumber,
+        op: Box<Op>,
+    },
+    /// All files are what a snapshot has kept, and what they were is kept in another one.
+    Rollback {
+        to: SnapshotNumber,
+        keep: SnapshotNumber,
+    },
     /// No call: the session is about to end, and what its client has changed by itself and not yet
     /// handed over is lost with it; also what was not durable, if the server has crashed since.
     Lost {
@@ -153,6 +179,7 @@ impl Op {
                 | Self::Read { .. }
                 | Self::Xattr { .. }
                 | Self::Xattrs { .. }
+                | Self::InSnapshot { .. }
         )
     }
 
@@ -165,6 +192,7 @@ impl Op {
             | Self::Append { file, .. }
             | Self::Read { file, .. }
             | Self::Resize { file, .. }
+            | Self::Reserve { file, .. }
             | Self::Chmod { file, .. }
             | Self::SetXattr { file, .. }
             | Self::RemoveXattr { file, .. }
@@ -173,6 +201,7 @@ impl Op {
             | Self::Lock { file, .. }
             | Self::Unlock { file, .. }
             | Self::Fsync { file } => Some(*file),
+            Self::InSnapshot { op, .. } => op.file(),
             _ => None,
         }
     }
@@ -189,6 +218,8 @@ pub enum Outcome {
     Exists,
     /// The file has no name any more, and is gone.
     Gone,
+    /// There is no such snapshot.
+    NoSnapshot,
     /// A file.
     Found(Number),
     /// A file that was made, or was there.
@@ -220,6 +251,8 @@ pub enum Outcome {
     Unknown,
     /// It was not done.
     Refused,
+    /// It was not done, as there was no room.
+    Full,
 }
 
 /// One call.

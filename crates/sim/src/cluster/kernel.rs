@@ -16,13 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
+use gabion_base::ids::SubvolId;
 use gabion_base::sync::RwLock;
 use gabion_base::time::Timestamp;
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Detail, Disposition, Error, IfExists, IfTaken, Leave,
-    OpenRequest, Privileges, RenameRequest, Result, Trust, WriteAt,
+    OpenRequest, Privileges, RenameRequest, Result, SpaceRequest, Trust, WriteAt,
 };
-use gabion_map::{FileId, Payload};
+use gabion_map::{FileId, MapError, Payload, Stop};
 use gabion_node::remote::{self, RemoteFs};
 use gabion_node::{Filesystem, Kept};
 
@@ -31,6 +32,7 @@ use super::baton::Baton;
 use super::directories::{Directories, Names};
 
 mod locks;
+mod snapshots;
 mod xattrs;
 
 /// Where threads wait for pages of kernels, from this place on.
@@ -55,13 +57,26 @@ enum Page {
     There(Arc<Vec<u8>>),
 }
 
+/// How often objects' attributes changed or were forgotten.
+#[derive(Clone, Default)]
+struct Versions {
+    /// How often all objects became others.
+    era: u64,
+    of: BTreeMap<FileId, u64>,
+}
+
+impl Versions {
+    fn get(&self, file: FileId) -> (u64, u64) {
+        (self.era, self.of.get(&file).copied().unwrap_or(0))
+    }
+}
+
 #[derive(Default)]
 struct Caches {
     epoch: u64,
     names: BTreeMap<(FileId, Vec<u8>), Option<FileId>>,
     attributes: BTreeMap<FileId, Attributes>,
-    /// How often an object's attributes changed or were forgotten.
-    versions: BTreeMap<FileId, u64>,
+    versions: Versions,
     pages: BTreeMap<PageKey, Page>,
     /// What no kernel keeps, but a broken one.
     xattrs: BTreeMap<(FileId, Vec<u8>), Vec<u8>>,
@@ -69,12 +84,12 @@ struct Caches {
 }
 
 impl Caches {
-    fn version(&self, file: FileId) -> u64 {
-        self.versions.get(&file).copied().unwrap_or(0)
+    fn version(&self, file: FileId) -> (u64, u64) {
+        self.versions.get(file)
     }
 
     fn forget_attributes(&mut self, file: FileId) {
-        *self.versions.entry(file).or_default() += 1;
+        *self.versions.of.entry(file).or_default() += 1;
         self.attributes.remove(&file);
     }
 }
@@ -159,6 +174,15 @@ impl remote::Kernel for Kernel {
         true
     }
 
+    fn renumber(&self, _: SubvolId) {
+        let mut caches = self.caches();
+        let era = caches.versions.era + 1;
+        *caches = Caches { epoch: caches.epoch + 1, ..Caches::default() };
+        caches.versions.era = era;
+        drop(caches);
+        self.baton.wake(self.place);
+    }
+
     fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
         if self.sabotage == Sabotage::KernelKeepsPages {
             return;
@@ -197,13 +221,13 @@ fn caller() -> Caller {
 /// What the kernel knew when it asked.
 struct Asked {
     epoch: u64,
-    version: u64,
+    version: (u64, u64),
 }
 
 impl Mount {
     fn asked(&self, file: Option<FileId>) -> Asked {
         let caches = self.kernel.caches();
-        let version = file.map_or(0, |file| caches.version(file));
+        let version = file.map_or((caches.versions.era, 0), |file| caches.version(file));
         Asked { epoch: caches.epoch, version }
     }
 
@@ -218,7 +242,7 @@ impl Mount {
     }
 
     /// The same for attributes. Of objects that were not known before, any version will do.
-    fn keep_attributes(&self, found: &Attributes, version: u64) {
+    fn keep_attributes(&self, found: &Attributes, version: (u64, u64)) {
         let file = found.file;
         let is_kept = self.fs.is_kept(Kept::Attributes(file));
         let mut caches = self.kernel.caches();
@@ -239,7 +263,7 @@ impl Mount {
     }
 
     /// Versions of everything, for answers that tell of objects that were not asked for.
-    fn versions(&self) -> BTreeMap<FileId, u64> {
+    fn versions(&self) -> Versions {
         self.kernel.caches().versions.clone()
     }
 
@@ -257,7 +281,7 @@ impl Mount {
             self.keep_name(dir, name, found.as_ref().map(|found| found.file), &asked);
         }
         if let Ok(Some(found)) = &found {
-            self.keep_attributes(found, versions.get(&found.file).copied().unwrap_or(0));
+            self.keep_attributes(found, versions.get(found.file));
         }
         self.fs.answered();
         Ok(found?.map(|found| found.file))
@@ -289,7 +313,7 @@ impl Mount {
             Ok((made, _)) => {
                 self.keep_name(dir, name, Some(made.file), &asked);
                 self.changed(&[dir]);
-                self.keep_attributes(made, versions.get(&made.file).copied().unwrap_or(0));
+                self.keep_attributes(made, versions.get(made.file));
             }
             Err(error) => self.doubt(error, dir, name),
         }
@@ -410,10 +434,10 @@ impl Mount {
         let entries = listing.as_ref().map_or(&[][..], |listing| &listing.entries);
         // The first two are the directory itself and its parent.
         for entry in entries.iter().skip(DOTS) {
-            let file = FileId::new(dir.subvol, entry.ino);
+            let file = self.fs.file(entry.ino);
             if let Some(attributes) = &entry.attributes {
                 self.keep_name(dir, entry.name(), Some(file), &asked);
-                self.keep_attributes(attributes, versions.get(&file).copied().unwrap_or(0));
+                self.keep_attributes(attributes, versions.get(file));
             }
             found.push((entry.name().to_vec(), file));
         }
@@ -421,21 +445,27 @@ impl Mount {
         self.fs.answered();
         let end = listing?.entries.last().map_or(0, |entry| entry.cookie);
         self.kernel.pause();
-        self.kernel.caches().directories.collect(dir, &found, end);
-        self.end_listing(dir, end)?;
+        let mut caches = self.kernel.caches();
+        if caches.versions.era == versions.era {
+            caches.directories.collect(dir, &found, end);
+        }
+        drop(caches);
+        self.end_listing(dir, end, versions.era)?;
         Ok(found)
     }
 
     /// Hears of a directory's end.
-    fn end_listing(&self, dir: FileId, end: u64) -> Result<()> {
+    fn end_listing(&self, dir: FileId, end: u64, era: u64) -> Result<()> {
         let rest = self.fs.readdir(&caller(), dir, end, ENTRIES_MAX, Detail::Names);
         let is_end = rest.as_ref().is_ok_and(|rest| rest.entries.is_empty());
         let is_kept = is_end && self.fs.is_kept(Kept::Listing(dir));
         self.fs.answered();
         self.kernel.pause();
-        if is_kept {
-            self.kernel.caches().directories.end(dir, end);
+        let mut caches = self.kernel.caches();
+        if is_kept && caches.versions.era == era {
+            caches.directories.end(dir, end);
         }
+        drop(caches);
         rest.map(drop)
     }
 
@@ -484,6 +514,25 @@ impl Mount {
         changed.map(drop)
     }
 
+    /// Sets space aside for a file, or takes it away.
+    pub fn reserve(
+        &self,
+        file: FileId,
+        request: SpaceRequest,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        let object = self.kernel.object(file);
+        let _own = object.write();
+        let keep = Privileges::Keep;
+        let reserved = self.fs.fallocate(&caller(), file, request, offset, length, keep);
+        if reserved.is_ok() {
+            self.changed(&[file]);
+        }
+        self.fs.answered();
+        reserved
+    }
+
     /// Writes past the pages; where, if the end is meant.
     pub fn write(&self, file: FileId, at: WriteAt, bytes: &[u8]) -> Result<u64> {
         let object = self.kernel.object(file);
@@ -496,6 +545,9 @@ impl Mount {
         };
         let _shared = is_inside.then(|| object.read());
         let _own = (!is_inside).then(|| object.write());
+        if self.kernel.sabotage == Sabotage::ImaginaryFullness && self.kernel.baton.draw(20) == 0 {
+            return Err(Error::Stop(Stop::Map(MapError::NoSpace)));
+        }
         let payload = Payload::Copied(bytes);
         let written = self.fs.write(&caller(), file, at, &payload, Privileges::Keep);
         if written.is_ok() {
@@ -517,7 +569,7 @@ impl Mount {
 
     /// A page, read together with those behind it, up to `ahead` of them, if it is not there.
     pub fn read_page(&self, file: FileId, page: u64, ahead: u64) -> Result<Arc<Vec<u8>>> {
-        let count = loop {
+        let (count, era) = loop {
             let mut caches = self.kernel.caches();
             match caches.pages.get(&(file, page)) {
                 Some(Page::There(bytes)) => return Ok(Arc::clone(bytes)),
@@ -528,7 +580,7 @@ impl Mount {
                     for more in 0..count as u64 {
                         caches.pages.insert((file, page + more), Page::Locked);
                     }
-                    break count;
+                    break (count, caches.versions.era);
                 }
             }
             drop(caches);
@@ -539,7 +591,9 @@ impl Mount {
         self.fs.record_reading(&caller(), file);
         {
             let mut caches = self.kernel.caches();
-            for (at, part) in (page..).zip(bytes.chunks(BLOCK_SIZE)) {
+            // Pages of objects that are others by now are nobody's.
+            let count = if caches.versions.era == era { count } else { 0 };
+            for (at, part) in (page..).zip(bytes.chunks(BLOCK_SIZE)).take(count) {
                 match read.is_ok() {
                     true => {
                         caches.pages.insert((file, at), Page::There(Arc::new(part.to_vec())));

@@ -23,9 +23,11 @@
 //! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
 //!
 //! Extended attributes and advisory locks are used in some of the worlds. The latter are judged by
-//! themselves (`locks`).
+//! themselves (`locks`). In others the disk becomes full (`programs`): no change that a client has
+//! answered may fail for that, and in the end all can write again. In others programs make
+//! snapshots, and roll back to them.
 //!
-//! Not here: directories that come and go, a full disk, and servers with faulty disks.
+//! Not here: directories that come and go, and servers with faulty disks.
 
 pub mod baton;
 mod cell;
@@ -59,7 +61,7 @@ use gabion_node::{LocalFs, Settings, format_filesystem};
 
 use self::baton::Baton;
 use self::faults::Director;
-use self::history::{History, Number, Place};
+use self::history::{History, Number, Place, SnapshotNumber};
 use self::network::Network;
 use crate::disk::SimDisk;
 use crate::image::Image;
@@ -74,6 +76,11 @@ pub const REVOKE_PATIENCE: Duration = Duration::from_secs(3);
 pub const DEADLINE: Duration = Duration::from_secs(8);
 /// The disk's length in blocks.
 const DISK_BLOCKS: u64 = 1 << 14;
+/// The same of one of which also many clients are promised parts, so that they change things by
+/// themselves.
+const LARGE_DISK_BLOCKS: u64 = 1 << 16;
+/// Files that take its space: as many as there are clients.
+const HOGS: u64 = 9;
 /// Directories and files that are there from the beginning, at most.
 const DIRS_MAX: u64 = 2;
 const FILES_MAX: u64 = 3;
@@ -122,6 +129,14 @@ pub enum Sabotage {
     NothingSaidAgain,
     /// A server that starts again does what clients say again in the order in which they come.
     NoOrder,
+    /// The server promises clients room for whatever they change.
+    EndlessCredit,
+    /// The server takes clients for standing still that do not.
+    SnapshotsAnyway,
+    /// A rollback is answered and not made.
+    RollbacksOfNothing,
+    /// Kernels say that the disk is full though they have asked nobody.
+    ImaginaryFullness,
 }
 
 /// What everybody knows.
@@ -135,6 +150,10 @@ pub struct World {
     subvol: SubvolId,
     dirs: Vec<FileId>,
     files: Vec<Number>,
+    /// Files that take the space of a disk that can become full: one for each client.
+    hogs: Vec<Number>,
+    /// Blocks that can be used of an empty disk.
+    room: u64,
     /// What clients may do: all that they ask for, whoever checks it.
     rights: Rights,
     /// Of a hundred calls, so many are about bytes.
@@ -143,6 +162,12 @@ pub struct World {
     has_xattrs: bool,
     /// Whether they use advisory locks.
     has_locks: bool,
+    /// Whether they make snapshots, and roll back to them.
+    has_snapshots: bool,
+    can_roll_back: bool,
+    /// Snapshots that there may be.
+    snapshots: Mutex<Vec<SnapshotNumber>>,
+    snapshots_made: AtomicU64,
     stamps: AtomicU64,
     owners: AtomicU64,
     sessions: AtomicU64,
@@ -152,6 +177,15 @@ pub struct World {
 impl World {
     fn new_stamp(&self) -> u32 {
         self.stamps.fetch_add(1, Ordering::Relaxed) as u32 + 1
+    }
+
+    /// Whether programs fill the disk.
+    fn can_be_full(&self) -> bool {
+        !self.hogs.is_empty()
+    }
+
+    fn new_snapshot(&self) -> SnapshotNumber {
+        self.snapshots_made.fetch_add(1, Ordering::Relaxed) as SnapshotNumber + 1
     }
 
     fn new_owner(&self) -> u32 {
@@ -217,13 +251,26 @@ struct Beginning {
     subvol: SubvolId,
     dirs: Vec<FileId>,
     files: Vec<Number>,
+    hogs: Vec<Number>,
+    /// Blocks that can be used.
+    room: u64,
 }
 
-/// Makes what every trial begins with, once.
-fn beginning() -> &'static Beginning {
-    static MADE: OnceLock<Beginning> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let disk = Arc::new(SimDisk::new(DISK_BLOCKS));
+impl Beginning {
+    /// Made once.
+    fn of(seed: u64) -> &'static Self {
+        static SMALL: OnceLock<Beginning> = OnceLock::new();
+        static LARGE: OnceLock<Beginning> = OnceLock::new();
+        static FULL: OnceLock<Beginning> = OnceLock::new();
+        match seed % 10 {
+            3 => FULL.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, HOGS)),
+            5 | 9 => LARGE.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, 0)),
+            _ => SMALL.get_or_init(|| Self::make(DISK_BLOCKS, 0)),
+        }
+    }
+
+    fn make(blocks: u64, hogs: u64) -> Self {
+        let disk = Arc::new(SimDisk::new(blocks));
         let options = FormatOptions {
             uuid: Uuid::from_random([7; 16]),
             label: "cluster".to_owned(),
@@ -249,19 +296,22 @@ fn beginning() -> &'static Beginning {
         };
         let dirs = (0..DIRS_MAX).map(dir).collect();
         let files = (0..FILES_MAX).map(file).collect();
+        let hogs = (FILES_MAX..FILES_MAX + hogs).map(file).collect();
+        let room = fs.map().space().available;
         fs.close().expect("a healthy disk");
-        Beginning { image: disk.image(), subvol: root.subvol, dirs, files }
-    })
+        Self { image: disk.image(), subvol: root.subvol, dirs, files, hogs, room }
+    }
 }
 
 /// Runs the trial of `seed`, in which `sabotage` is broken.
 pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
-    let beginning = beginning();
+    let beginning = Beginning::of(seed);
     let kept = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&kept);
     let ending = Baton::run(seed, move |baton| {
         let mut rng = Rng::new(seed ^ 0xc1a5_7e40);
-        let network = Arc::new(Network::new(Arc::clone(&baton), seed));
+        let has_snapshots = matches!(seed % 10, 5 | 9);
+        let network = Arc::new(Network::new(Arc::clone(&baton), seed, has_snapshots));
         let dirs = 1 + rng.below(DIRS_MAX) as usize;
         let files = 1 + rng.below(FILES_MAX) as usize;
         let world = Arc::new(World {
@@ -272,10 +322,16 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
             subvol: beginning.subvol,
             dirs: beginning.dirs[..dirs].to_vec(),
             files: beginning.files[..files].to_vec(),
+            hogs: beginning.hogs.clone(),
+            room: beginning.room,
             rights: [Rights::TRUSTED, Rights::CHECKED][rng.below(2) as usize],
             share_of_bytes: 20 + 20 * rng.below(4),
             has_xattrs: matches!(seed % 10, 0 | 6),
             has_locks: matches!(seed % 10, 6 | 8),
+            has_snapshots,
+            can_roll_back: seed % 10 == 9,
+            snapshots: Mutex::default(),
+            snapshots_made: AtomicU64::new(0),
             stamps: AtomicU64::new(0),
             owners: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
@@ -292,11 +348,12 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
     let events = world.history.events();
     let hidden = |(at, file): (usize, &Number)| -> (Place, Number) { ((HIDDEN, at as u8), *file) };
     let mut entries: BTreeMap<Place, Number> =
-        beginning.files.iter().enumerate().map(hidden).collect();
+        beginning.files.iter().chain(&beginning.hogs).enumerate().map(hidden).collect();
     for dir in 0..world.dirs.len() as u8 {
         entries.extend((0..NAMES).map(|name| ((dir, name), 0)));
     }
     locks::judge(&events).map_err(failed)?;
+    judge::judge_space(world.room, &world.hogs, &events).map_err(failed)?;
     let undecided = judge::judge(&entries, &events).map_err(failed)?;
     let answered = events.iter().filter(|event| event.responded.is_some()).count() as u64;
     let unknown = events.len() as u64 - answered;

@@ -17,6 +17,8 @@ use super::baton::Baton;
 /// How long one frame takes at most, in microseconds, mostly and rarely.
 const DELAY_MICROS: u64 = 2_000;
 const DELAY_MICROS_MAX: u64 = 200_000;
+/// Where some clients are far away, each of so many connections is slow.
+const SLOW_SHARE: u64 = 3;
 /// How long a connecting client waits for an answer.
 pub const CONNECT_PATIENCE: Duration = Duration::from_millis(600);
 /// Where the server waits for clients.
@@ -44,6 +46,8 @@ struct Lane {
 
 struct Connection {
     client: usize,
+    /// How long a frame takes at most, mostly, in microseconds.
+    delay: u64,
     /// What is on its way to the client, and to the server.
     lanes: [Lane; 2],
     is_broken: bool,
@@ -51,6 +55,8 @@ struct Connection {
 
 struct State {
     rng: Rng,
+    /// Whether some clients are far away.
+    has_slow: bool,
     connections: BTreeMap<ConnectionId, Connection>,
     last: ConnectionId,
     cut_off: BTreeSet<usize>,
@@ -77,9 +83,10 @@ fn place(id: ConnectionId) -> usize {
 
 impl Network {
     /// Without connections, and with nobody who listens.
-    pub fn new(baton: Arc<Baton>, seed: u64) -> Self {
+    pub fn new(baton: Arc<Baton>, seed: u64, has_slow: bool) -> Self {
         let state = State {
             rng: Rng::new(seed ^ 0x0e70_0000),
+            has_slow,
             connections: BTreeMap::new(),
             last: 0,
             cut_off: BTreeSet::new(),
@@ -106,7 +113,9 @@ impl Network {
         }
         state.last += 1;
         let id = state.last;
-        let connection = Connection { client, lanes: Default::default(), is_broken: false };
+        let is_slow = state.has_slow && state.rng.chance(1, SLOW_SHARE);
+        let delay = if is_slow { DELAY_MICROS_MAX } else { DELAY_MICROS };
+        let connection = Connection { client, delay, lanes: Default::default(), is_broken: false };
         state.connections.insert(id, connection);
         state.arrivals.push_back(id);
         drop(state);
@@ -129,9 +138,12 @@ impl Network {
         let other = if side == Side::Client { Side::Server } else { Side::Client };
         let now = self.baton.now();
         let mut state = self.state();
-        let range = if state.rng.chance(1, 50) { DELAY_MICROS_MAX } else { DELAY_MICROS };
-        let delay = Duration::from_micros(state.rng.below(range));
-        let Some(connection) = state.connections.get_mut(&id) else { return };
+        let is_late = state.rng.chance(1, 50);
+        let State { rng, connections, .. } = &mut *state;
+        let usual = connections.get(&id).map_or(DELAY_MICROS, |connection| connection.delay);
+        let delay = rng.below(if is_late { DELAY_MICROS_MAX } else { usual });
+        let delay = Duration::from_micros(delay);
+        let Some(connection) = connections.get_mut(&id) else { return };
         if connection.is_broken {
             return;
         }

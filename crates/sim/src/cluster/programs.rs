@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::rng::Rng;
 use gabion_fs::xattr::SetCondition;
 use gabion_fs::{
@@ -17,18 +17,24 @@ use super::history::{GRAIN, Number, OnlyIf, Op, Outcome, Place};
 use super::judge::{GRAINS_MAX, XATTRS};
 use super::{DEADLINE, NAMES, World};
 
+mod filling;
 mod locking;
+mod snapshots;
 
+use self::filling::{adds, is_lack_of_room};
 use self::locking::Locks;
 
 /// Grains in a page.
-const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
+pub const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
 /// Calls of a program at most.
 const CALLS_MAX: u64 = 50;
 /// Files that a program has open at most.
 const OPEN_MAX: usize = 2;
 /// No call may take longer: one may wait its turn for a deadline, and for its answer for another.
 const CALL_MAX: Duration = Duration::from_secs(2 * DEADLINE.as_secs() + 2);
+
+/// The same of what waits for all clients.
+const ERRAND_MAX: Duration = Duration::from_secs(60);
 
 /// A file that a program has open.
 struct Open {
@@ -54,9 +60,13 @@ pub struct Program {
     open: Vec<Open>,
     /// Locks that it may have.
     locks: Locks,
+    /// Whether it is the first one of its client.
+    is_first: bool,
     /// Files that it has seen.
     seen: Vec<Number>,
     only_reads: bool,
+    /// What it looks at: a snapshot, for the time of a call.
+    subvol: SubvolId,
     /// Its last call, which is what it makes again and again if it only reads.
     last: Option<Op>,
 }
@@ -92,11 +102,13 @@ fn stamps(bytes: &[u8]) -> std::result::Result<Vec<u32>, usize> {
 
 impl Program {
     /// One on `client`, whose choices follow from `seed`.
-    pub fn new(world: &Arc<World>, client: &Arc<Client>, seed: u64) -> Self {
+    pub fn new(world: &Arc<World>, client: &Arc<Client>, seed: u64, is_first: bool) -> Self {
         let (world, client) = (Arc::clone(world), Arc::clone(client));
         let (open, seen, last) = Default::default();
         let locks = Locks::of(world.new_owner());
-        Self { world, client, rng: Rng::new(seed), open, locks, seen, only_reads: false, last }
+        let rng = Rng::new(seed);
+        let (only_reads, subvol) = (false, world.subvol);
+        Self { world, client, rng, open, locks, is_first, seen, only_reads, subvol, last }
     }
 
     /// Makes calls, until everything is healed.
@@ -108,9 +120,12 @@ impl Program {
                 let rest = self.rng.below(habits.rest);
                 self.world.baton.sleep(Duration::from_millis(rest));
             }
-            match self.world.has_locks && self.rng.chance(1, 4) {
-                true => self.step_locks(),
-                false => self.step(),
+            if self.world.has_snapshots && self.rng.chance(1, 4) {
+                self.step_snapshots();
+            } else if self.world.has_locks && self.rng.chance(1, 4) {
+                self.step_locks();
+            } else if !(self.world.can_be_full() && self.rng.chance(1, 4) && self.step_space()) {
+                self.step();
             }
             made += 1;
         }
@@ -121,7 +136,7 @@ impl Program {
     }
 
     /// Looks at everything, and changes something. All of it has to succeed.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, _: u64) {
         for dir in 0..self.world.dirs.len() as u8 {
             self.make(Op::List { dir });
             let at = self.place();
@@ -139,6 +154,9 @@ impl Program {
                 self.lock_once(file);
             }
         }
+        if self.world.has_snapshots {
+            self.finish_snapshots();
+        }
         let file = self.file();
         let stamp = self.world.new_stamp();
         self.make(Op::Write { file, grain: 0, count: 1, stamp });
@@ -149,7 +167,8 @@ impl Program {
         let outcome = self.call(op.clone());
         // Of an fsync, the failure may be the news that something was lost.
         let may_fail = matches!(op, Op::Fsync { .. });
-        if matches!(outcome, Outcome::Unknown | Outcome::Refused) && !may_fail {
+        let is_made = !matches!(outcome, Outcome::Unknown | Outcome::Refused | Outcome::Full);
+        if !is_made && !may_fail {
             let number = self.client.number;
             let text = format!("after all was healed, on client {number}: {op:?} is {outcome:?}");
             self.world.baton.fail(&text);
@@ -157,11 +176,11 @@ impl Program {
     }
 
     fn id(&self, file: Number) -> FileId {
-        FileId::new(self.world.subvol, Ino(file))
+        FileId::new(self.subvol, Ino(file))
     }
 
     fn dir(&self, dir: u8) -> FileId {
-        self.world.dirs[usize::from(dir)]
+        FileId::new(self.subvol, self.world.dirs[usize::from(dir)].ino)
     }
 
     fn place(&mut self) -> Place {
@@ -326,7 +345,9 @@ impl Program {
         let number = self.client.number;
         self.world.baton.note(|| format!("client {number}: {op:?} -> {outcome:?} in {took:?}"));
         self.world.history.respond(call, self.client.latest_session(), outcome.clone());
-        if took > CALL_MAX {
+        let is_long =
+            matches!(op, Op::Snapshot { .. } | Op::RemoveSnapshot { .. } | Op::Rollback { .. });
+        if took > if is_long { ERRAND_MAX } else { CALL_MAX } {
             let text = format!("client {number}: {op:?} took {took:?} by its own clock");
             self.world.baton.fail(&text);
         }
@@ -341,11 +362,17 @@ impl Program {
             Error::WouldBlock => Outcome::Blocked,
             Error::Deadlock => Outcome::Circle,
             Error::Interrupted if matches!(op, Op::Lock { .. }) => Outcome::Refused,
+            // What was asked before a rollback is not done after it.
+            Error::Stale if self.world.can_roll_back && !op.only_reads() => Outcome::Refused,
             // Nobody saw to it that the file stays.
             Error::Stale if !self.is_kept_open(op) => Outcome::Gone,
-            // It was made by somebody who was lost with the server.
+            // It was made by somebody who was lost with the server, or everything was rolled back.
             Error::Stale if self.world.history.has_lost_by_crash() => Outcome::Gone,
+            Error::Stale if self.world.can_roll_back && op.only_reads() => Outcome::Gone,
             Error::Busy => Outcome::Refused,
+            error if self.world.can_be_full() && is_lack_of_room(error) && adds(op) => {
+                Outcome::Full
+            }
             error if is_trouble(error) => Outcome::Unknown,
             error => {
                 let number = self.client.number;
@@ -361,6 +388,7 @@ impl Program {
         let Some(file) = op.file() else { return false };
         let is_lasting = |open: &Open| open.session == self.client.latest_session();
         self.world.files.contains(&file)
+            || self.world.hogs.contains(&file)
             || self.open.iter().any(|open| open.file == file && is_lasting(open))
     }
 
@@ -397,6 +425,8 @@ impl Program {
             Op::SetXattr { .. } | Op::RemoveXattr { .. } => self.perform_xattr(op),
             Op::Xattr { .. } | Op::Xattrs { .. } => self.perform_xattr(op),
             Op::Lock { .. } | Op::Unlock { .. } => self.perform_lock(op),
+            Op::Snapshot { .. } | Op::RemoveSnapshot { .. } => self.perform_snapshots(op),
+            Op::Rollback { .. } | Op::InSnapshot { .. } => self.perform_snapshots(op),
             _ => self.perform_bytes(op),
         }
     }
@@ -471,6 +501,7 @@ impl Program {
                     }
                 }
             }
+            Op::Reserve { file, grain, count } => self.reserve(file, grain, count),
             Op::Resize { file, grains } => {
                 let size = Some((offset(grains), Privileges::Keep));
                 let changes = Changes { size, ..Changes::default() };

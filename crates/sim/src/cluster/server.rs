@@ -30,6 +30,8 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(3);
 /// How long what was done may be not durable.
 const ROUNDS: Duration = Duration::from_secs(4);
+/// What is promised by who does not count.
+const ENDLESS: u64 = 1 << 40;
 /// Memory of the filesystem.
 const MEMORY: u64 = 16 << 20;
 
@@ -83,7 +85,23 @@ impl Peer for Outbox {
         {
             return server.served.receive(&session, ToServer::Released(vec![*id]));
         }
+        if let (Sabotage::SnapshotsAnyway, ToClient::Freeze(number)) = (self.sabotage, &message)
+            && let Some(server) = self.server.upgrade()
+            && let Some(session) = self.session.get().and_then(Weak::upgrade)
+        {
+            return server.frozen(session, *number);
+        }
+        let message = match (self.sabotage, message) {
+            (Sabotage::EndlessCredit, ToClient::Applied { number, extents, .. }) => {
+                ToClient::Applied { number, extents, credit: ENDLESS }
+            }
+            (_, message) => message,
+        };
         self.pipe.send(message.encode());
+    }
+
+    fn cut(&self) {
+        self.pipe.close();
     }
 
     fn sent(&self) -> u64 {
@@ -152,6 +170,10 @@ impl Server {
         server.spawn("sessions", move || own.keep_sessions());
         let own = Arc::clone(&server);
         server.spawn("listener", move || own.listen());
+        if world.has_snapshots {
+            let own = Arc::clone(&server);
+            server.spawn("errands", move || own.served.keep_errands());
+        }
         let (own, baton) = (Arc::clone(&fs), Arc::clone(&world.baton));
         let report = move |error: &gabion_fs::Error| baton.fail(&format!("background: {error}"));
         let told = report.clone();
@@ -194,6 +216,12 @@ impl Server {
         }
     }
 
+    /// Takes a client for standing still. Who tells it to has the lock that this needs.
+    fn frozen(self: Arc<Self>, session: Arc<Session>, number: u64) {
+        let own = Arc::clone(&self);
+        self.spawn("frozen", move || own.served.receive(&session, ToServer::Frozen(number)));
+    }
+
     fn now(&self) -> Duration {
         self.world.baton.now()
     }
@@ -204,6 +232,11 @@ impl Server {
             self.end_grace_if_due();
             let links: Vec<_> = self.links.lock().values().cloned().collect();
             for link in links {
+                if link.session.is_over() {
+                    // It has ended with a rollback, and nothing was lost.
+                    self.links.lock().remove(&link.session.id());
+                    continue;
+                }
                 let mut owing = link.owing.lock();
                 match self.served.owes(&link.session) {
                     true => drop(owing.get_or_insert(self.now())),
@@ -365,11 +398,13 @@ impl Server {
             read_only: fs.is_read_only(),
             start: self.start,
             now: self.served.now(),
-            credit: self.served.credit(),
+            credit: match self.world.sabotage {
+                Sabotage::EndlessCredit => ENDLESS,
+                _ => self.served.credit(&link.session),
+            },
             identities: link.session.rights().identities,
             root: link.session.rights().root,
-            // Nothing is rolled back here.
-            eras: Vec::new(),
+            eras: self.served.eras(),
         };
         let frame = greeting(FrameKind::Welcome, &welcome.encode());
         self.world.network.send(connection, Side::Server, frame);

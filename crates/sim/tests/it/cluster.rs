@@ -97,7 +97,7 @@ fn a_server_that_asks_nobody_is_caught() {
 
 #[test]
 fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
-    is_caught(Sabotage::ReleasedAtOnce, 185, &[WRONG]);
+    is_caught(Sabotage::ReleasedAtOnce, 397, &[WRONG]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_server_that_changes_things_at_once_after_a_start_is_caught() {
 
 #[test]
 fn a_disk_that_does_not_flush_is_caught() {
-    is_caught(Sabotage::IgnoredFlushes, 9, &[WRONG]);
+    is_caught(Sabotage::IgnoredFlushes, 10, &[WRONG]);
 }
 
 #[test]
@@ -127,15 +127,35 @@ fn calls_without_an_answer_are_caught() {
 
 #[test]
 fn changes_that_never_reach_the_server_are_caught() {
-    is_caught(Sabotage::LostChanges, 13, &[WRONG]);
+    is_caught(Sabotage::LostChanges, 37, &[WRONG]);
 }
 
 #[test]
 fn changes_that_die_with_the_server_are_caught() {
-    is_caught(Sabotage::NothingSaidAgain, 7, &[WRONG]);
+    is_caught(Sabotage::NothingSaidAgain, 8, &[WRONG]);
 }
 
 #[test]
 fn changes_that_are_made_again_in_another_order_are_caught() {
     is_caught(Sabotage::NoOrder, 141, &[WRONG, "could not be made"]);
+}
+
+#[test]
+fn a_server_that_promises_more_room_than_there_is_is_caught() {
+    is_caught(Sabotage::EndlessCredit, 23, &["a change could not be made"]);
+}
+
+#[test]
+fn a_kernel_that_says_that_there_is_no_room_is_caught() {
+    is_caught(Sabotage::ImaginaryFullness, 183, &["there was room for it"]);
+}
+
+#[test]
+fn snapshots_for_which_nobody_stands_still_are_caught() {
+    is_caught(Sabotage::SnapshotsAnyway, 129, &[WRONG, "is of no moment"]);
+}
+
+#[test]
+fn rollbacks_that_are_not_made_are_caught() {
+    is_caught(Sabotage::RollbacksOfNothing, 9, &[WRONG]);
 }

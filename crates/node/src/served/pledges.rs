@@ -1,0 +1,244 @@
+//! Room that clients are told there is for what they change by themselves.
+//!
+//! ```text
+//!   credit told  --> so much is pledged: nobody else gets it         (map: space)
+//!   no room for a call, while some is pledged
+//!                --> each client: no credit any more, Freeze, Thaw; the call waits
+//!   Frozen       --> all that it changed before it knew is applied: nothing is pledged to it
+//!   nothing is pledged --> the call is made once more
+//! ```
+//!
+//! What a client has answered has to find room, however long ago it was told, and whoever has
+//! filled the disk since. On the other hand a disk is full only when nothing is left, and not when
+//! idle clients could have used the rest. So pledges hold until they are given up, and are given up
+//! when somebody needs them.
+//!
+//! A client is frozen and thawed at once: it does not stand still, but what it says in between
+//! ([`ToServer::Frozen`]) parts what it changed before from what it changes when it knows better.
+//! Numbers of such freezes are none of an instant's (`freezing`).
+//!
+//! Credits are not told anew with every little change of what is free. They are looked at when
+//! changes were applied, and with every round: so who had none, as the disk was full, has one when
+//! there is room again.
+//!
+//! [`ToServer::Frozen`]: gabion_link::message::ToServer::Frozen
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gabion_base::BLOCK_SIZE;
+use gabion_base::sync::Mutex;
+use gabion_fs::Error;
+use gabion_link::message::ToClient;
+use gabion_map::{MapError, Stop};
+
+use super::lane::CHANGE_BYTES;
+use super::{Changing, Job, Outcome, Request, Served, Session, Work};
+
+/// Bytes of changes of a client that may be not durable.
+const CREDIT_MAX: u64 = 128 << 20;
+/// With less, changes are not worth the trouble.
+const CREDIT_MIN: u64 = 4 << 20;
+/// What is promised to all clients together is this part of what is free.
+const CREDIT_SHARE: u64 = 4;
+/// Blocks that are pledged besides the bytes: an operation asks for a few more than it takes.
+const MARGIN: u64 = 64;
+/// Numbers of freezes that part what a client changes are from here on.
+const FENCES: u64 = 1 << 63;
+/// How often one call waits for what is pledged: meanwhile others may be told of a credit again.
+const WITHDRAWALS_MAX: u8 = 4;
+
+/// What one client was told.
+#[derive(Debug, Default)]
+pub(super) struct Pledge {
+    credit: u64,
+    /// Blocks that are kept for it.
+    blocks: u64,
+    /// When this comes back all that was changed under an earlier, greater credit is applied.
+    fence: Option<u64>,
+    /// The client has been greeted.
+    has_begun: bool,
+    is_over: bool,
+}
+
+/// What waits for pledges to be given up.
+#[derive(Default)]
+pub(super) struct Pledges {
+    waiting: Mutex<Vec<Request>>,
+    fences: AtomicU64,
+}
+
+impl Pledges {
+    /// Whether somebody needs what is pledged.
+    fn are_needed(&self) -> bool {
+        !self.waiting.lock().is_empty()
+    }
+}
+
+fn blocks_of(credit: u64) -> u64 {
+    match credit {
+        0 => 0,
+        credit => credit.div_ceil(BLOCK_SIZE as u64) + MARGIN,
+    }
+}
+
+impl Session {
+    /// Whether it has to say that it knows that there is less room.
+    pub(super) fn owes_fence(&self) -> bool {
+        self.pledge.lock().fence.is_some()
+    }
+
+    /// The credit that its client was told last.
+    pub(super) fn credit(&self) -> u64 {
+        self.pledge.lock().credit
+    }
+
+    /// Whether its client may change anything.
+    fn may_change(&self) -> bool {
+        self.rights.changing == Changing::Allowed
+    }
+}
+
+impl Served {
+    /// Bytes of changes of the session's client that may be not durable: what it was told, or is
+    /// to be told as the first thing. What they are about finds room.
+    pub fn credit(&self, session: &Session) -> u64 {
+        let mut pledge = session.pledge.lock();
+        pledge.has_begun = true;
+        if pledge.credit == 0 && pledge.fence.is_none() {
+            self.raise(&mut pledge, self.fair_credit(0));
+        }
+        pledge.credit
+    }
+
+    /// What a client should be told now that has so many blocks: an equal part, in whichever
+    /// subvolume it is used, also where a quota limits that.
+    fn fair_credit(&self, own: u64) -> u64 {
+        if self.fs.is_read_only() || self.pledges.are_needed() {
+            return 0;
+        }
+        let clients = self.sessions.read().len().max(1) as u64;
+        let room = self.fs.map().room_everywhere();
+        let objects = room.objects.map_or(u64::MAX, |left| left.saturating_mul(CHANGE_BYTES));
+        let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
+        let available = bytes(room.blocks).min(objects);
+        let pledged = self.fs.map().pledged().saturating_sub(own);
+        let left = bytes(self.fs.map().space().available.saturating_sub(pledged)) / 2;
+        let credit = (available / CREDIT_SHARE / clients).min(CREDIT_MAX).min(left);
+        if credit < CREDIT_MIN { 0 } else { credit }
+    }
+
+    /// Pledges more.
+    fn raise(&self, pledge: &mut Pledge, credit: u64) {
+        if pledge.is_over || credit <= pledge.credit {
+            return;
+        }
+        let blocks = blocks_of(credit);
+        self.fs.map().pledge(blocks as i64 - pledge.blocks as i64);
+        (pledge.credit, pledge.blocks) = (credit, blocks);
+    }
+
+    /// Tells a client what `message` makes of its credit, and of another one if it should have a
+    /// very different one.
+    pub(super) fn tell_credit(&self, session: &Session, message: impl FnOnce(u64) -> ToClient) {
+        let mut pledge = session.pledge.lock();
+        let fair = self.fair_credit(pledge.blocks);
+        if fair / 2 >= pledge.credit && pledge.fence.is_none() {
+            self.raise(&mut pledge, fair);
+        }
+        session.peer.send(message(pledge.credit));
+        if fair <= pledge.credit / 2 {
+            self.lower(session, &mut pledge, fair);
+        }
+    }
+
+    /// Tells a client of less room, unless it was told so or others are at a common instant.
+    fn lower(&self, session: &Session, pledge: &mut Pledge, credit: u64) {
+        if pledge.fence.is_some() || pledge.is_over {
+            return;
+        }
+        let fence = FENCES | self.pledges.fences.fetch_add(1, Ordering::Relaxed);
+        let applied = session.lane.lock().told();
+        let told = ToClient::Applied { number: applied, extents: Vec::new(), credit };
+        if self.freezing.part(session, fence, told) {
+            (pledge.credit, pledge.fence) = (credit, Some(fence));
+        }
+    }
+
+    /// A client has come to a fence.
+    pub(super) fn fenced(&self, session: &Session, fence: u64) {
+        let mut pledge = session.pledge.lock();
+        if pledge.fence != Some(fence) {
+            return;
+        }
+        pledge.fence = None;
+        let blocks = blocks_of(pledge.credit);
+        self.fs.map().pledge(blocks as i64 - pledge.blocks as i64);
+        pledge.blocks = blocks;
+        drop(pledge);
+        self.withdraw();
+    }
+
+    /// The session has ended: nothing is pledged to it any more.
+    pub(super) fn end_pledge(&self, session: &Session) {
+        let mut pledge = session.pledge.lock();
+        self.fs.map().pledge(-(pledge.blocks as i64));
+        *pledge = Pledge { is_over: true, ..Pledge::default() };
+        drop(pledge);
+        self.withdraw();
+    }
+
+    /// If there was no room for a call when so many blocks were `pledged`, it waits until nothing
+    /// is, and is made once more then; else it is given back.
+    pub(super) fn wait_for_pledged(
+        &self,
+        job: Request,
+        outcome: &Outcome,
+        pledged: u64,
+    ) -> Option<Request> {
+        let is_lack = matches!(outcome.result, Err(Error::Stop(Stop::Map(MapError::NoSpace))));
+        if !is_lack || pledged == 0 || job.withdrawals >= WITHDRAWALS_MAX {
+            return Some(job);
+        }
+        // What it holds meanwhile could be needed for what is waited for.
+        self.settle(|grants| grants.table.withdraw(job.request));
+        let (request, withdrawals) = (self.next_request(), job.withdrawals + 1);
+        self.pledges.waiting.lock().push(Request { request, withdrawals, ..job });
+        self.withdraw();
+        None
+    }
+
+    /// If somebody needs what is pledged, has clients give it up; if they have, goes on.
+    pub(super) fn withdraw(&self) {
+        if !self.pledges.are_needed() {
+            return;
+        }
+        for session in self.all_sessions() {
+            let mut pledge = session.pledge.lock();
+            if pledge.credit > 0 {
+                self.lower(&session, &mut pledge, 0);
+            }
+        }
+        if self.fs.map().pledged() == 0 {
+            let waiting = std::mem::take(&mut *self.pledges.waiting.lock());
+            waiting.into_iter().for_each(|job| (self.queue)(Job(Work::Call(job))));
+        }
+    }
+
+    /// Tells clients of other credits that should have very different ones.
+    pub(super) fn renew_credits(&self) {
+        self.withdraw();
+        for session in self.all_sessions() {
+            let is_due = {
+                let pledge = session.pledge.lock();
+                let fair = self.fair_credit(pledge.blocks);
+                let is_other = fair > 0 && fair / 2 >= pledge.credit;
+                is_other && pledge.has_begun && pledge.fence.is_none()
+            };
+            if is_due && session.may_change() {
+                let number = session.lane.lock().told();
+                let told = |credit| ToClient::Applied { number, extents: Vec::new(), credit };
+                self.tell_credit(&session, told);
+            }
+        }
+    }
+}

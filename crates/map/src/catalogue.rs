@@ -52,19 +52,30 @@ impl FromIterator<(SubvolId, SubvolRecord)> for Catalogue {
 
 impl Catalogue {
     pub(crate) fn insert(&mut self, id: SubvolId, record: SubvolRecord) {
+        self.insert_unnamed(id, record);
+        self.name(id);
+    }
+
+    /// The same, but that nobody finds it by its name yet.
+    pub(crate) fn insert_unnamed(&mut self, id: SubvolId, record: SubvolRecord) {
         if !record.is_there() {
             self.leaving.insert(id);
         }
-        match record.access {
-            Access::Writable => drop(self.writable.insert(id)),
-            Access::ReadOnly if record.is_there() && !record.extended.name.is_empty() => {
-                self.names.insert((record.origin, record.extended.name.clone()), id);
-            }
-            Access::ReadOnly => {}
+        if record.access == Access::Writable {
+            self.writable.insert(id);
         }
         let quota = record.extended.quota.filter(|_| record.access == Access::Writable);
         let usage = quota.map(|quota| Arc::new(Usage::new(&quota)));
         self.all.insert(id, Subvol { next_ino: record.next_ino.into(), record, usage });
+    }
+
+    /// From now on a snapshot is found by its name, if it has one.
+    pub(crate) fn name(&mut self, id: SubvolId) {
+        let Some(record) = self.all.get(&id).map(|subvol| &subvol.record) else { return };
+        let is_snapshot = record.access == Access::ReadOnly && record.is_there();
+        if is_snapshot && !record.extended.name.is_empty() {
+            self.names.insert((record.origin, record.extended.name.clone()), id);
+        }
     }
 
     /// To change anything of it but its name and whether it can be changed.

@@ -424,6 +424,8 @@ impl LocalMap {
         let view = self.view.load_full();
         let active = Arc::clone(&view.active);
         self.view.store(Arc::new(View { active, frozen: None, roots: Arc::new(roots) }));
+        let mut subvols = self.subvols.write();
+        frozen.edited.snapshots.iter().for_each(|(id, _)| subvols.name(*id));
     }
 
     /// Step 6: blocks that no root on disk references any more can be used again.

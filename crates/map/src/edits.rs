@@ -83,7 +83,8 @@ fn apply_edit(subvols: &mut Catalogue, txg: Txg, edit: &Edit, edited: &mut Edite
                 (source.newest_snapshot, source.newest_snapshot_birth) = (*id, txg);
             });
             if let Some(record) = made {
-                subvols.insert(*id, record);
+                // It is found by its name when it can be read.
+                subvols.insert_unnamed(*id, record);
                 edited.ids.push(*id);
                 edited.snapshots.push((*id, *of));
             }

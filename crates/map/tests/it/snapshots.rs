@@ -424,6 +424,31 @@ fn a_snapshot_has_all_that_completed_and_nothing_that_came_later() {
     assert_eq!(read(&map, old, 0, 30_000), vec![1; 10_000]);
 }
 
+#[test]
+fn a_snapshot_is_found_by_its_name_only_when_it_can_be_read() {
+    let map = open(&formatted(16_384));
+    write(&map, file(10), 0, &[1; 10_000]).expect("room");
+    map.sync().expect("a working disk");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..200 {
+                let name = format!("snapshot {number}");
+                map.create_snapshot(SUBVOL, name.as_bytes(), 0).expect("room");
+            }
+            is_over.store(true, Ordering::Release);
+        });
+        let mut next = 0;
+        while !is_over.load(Ordering::Acquire) {
+            let name = format!("snapshot {next}");
+            let Some(found) = map.find_snapshot(SUBVOL, name.as_bytes()) else { continue };
+            let old = FileId::new(found, Ino(10));
+            assert_eq!(read(&map, old, 0, 10_000), vec![1; 10_000], "{name}");
+            next += 1;
+        }
+    });
+}
+
 /// Counts the blocks that are read and written.
 struct Counting {
     disk: Arc<dyn Disk>,

@@ -142,7 +142,8 @@ fn a_standby_takes_over_when_the_server_is_killed_and_programs_see_a_pause() {
     let refused = flock(&wanted, FlockOperation::NonBlockingLockExclusive);
     assert_eq!(refused, Err(Errno::WOULDBLOCK));
     drop(locked);
-    flock(&wanted, FlockOperation::NonBlockingLockExclusive).unwrap();
+    // The kernel does not wait until it has told that the file is closed.
+    flock(&wanted, FlockOperation::LockExclusive).unwrap();
     drop(wanted);
     succeeds(unpacking);
     writer.await_more(20);

@@ -249,7 +249,8 @@ fn with_advice(failure: Failure, error: &ConnectError, addresses: &[String]) -> 
                 .to_owned()
         }
         ConnectError::Refused { refusal, .. } if refusal.text.contains("is not exported") => {
-            "Look at the --export options of `gabion serve` there.".to_owned()
+            "Look at the --export options of `gabion serve` there, and whether that folder is there."
+                .to_owned()
         }
         ConnectError::Refused { refusal, .. } if refusal.text.contains("another subvolume") => {
             "Mount the subvolume that it is in, or all of it.".to_owned()

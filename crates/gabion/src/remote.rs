@@ -249,7 +249,7 @@ fn with_advice(failure: Failure, error: &ConnectError, addresses: &[String]) -> 
                 .to_owned()
         }
         ConnectError::Refused { refusal, .. } if refusal.text.contains("is not exported") => {
-            "Look at the --export options of `gabion serve` there, and whether that folder is there."
+            "Look there whether it exists, and at the --export options of `gabion serve`."
                 .to_owned()
         }
         ConnectError::Refused { refusal, .. } if refusal.text.contains("another subvolume") => {

@@ -48,7 +48,6 @@ mod print;
 mod quotas;
 mod reach;
 mod remote;
-
 mod serve;
 mod size;
 mod snapshots;

@@ -231,22 +231,30 @@ impl LocalMap {
     /// by what the next commit may need.
     pub fn space(&self) -> SpaceReport {
         let layout = self.alloc.layout();
+        let due = self.space.due(self.uncommitted());
         let free = self.alloc.free();
         // Fixed structures and the reserve are no part of what can be filled.
         let first = layout.journal.0 + layout.journal_blocks;
         let fixed = first + 2 * (layout.groups - 1) + crate::layout::SLOTS_EACH_END;
         let total = layout.blocks.saturating_sub(fixed + 4 * layout.reserve_clusters);
-        let available =
-            self.space.available(free, self.uncommitted(), Claim::Pledged).max(0) as u64;
+        let available = self.space.available(due, free, Claim::Pledged).max(0) as u64;
         let available = available.min(total);
         let (objects, objects_left) = (None, None);
         SpaceReport { total, available, used: total - available, objects, objects_left }
     }
 
-    /// So many blocks more, or less, are pledged: no operation uses them but such as pay with slack
-    /// ([`LocalTxn::pay_with_slack`](crate::LocalTxn::pay_with_slack)).
-    pub fn pledge(&self, blocks: i64) {
-        self.space.pledge(blocks);
+    /// So many blocks and objects more, or less, are pledged: no operation uses them, of the disk or
+    /// of a quota, but such as were promised room
+    /// ([`LocalTxn::pay_from_pledged`](crate::LocalTxn::pay_from_pledged)).
+    pub fn pledge(&self, blocks: i64, objects: i64) {
+        self.space.pledge(blocks, objects);
+    }
+
+    /// Whether there is room for all that is pledged, in whichever subvolume it is used.
+    pub fn keeps_pledges(&self) -> bool {
+        let room = self.room_everywhere();
+        let objects = self.space.pledged_objects();
+        room.blocks >= self.pledged() && room.objects.is_none_or(|left| left as i64 >= objects)
     }
 
     /// Blocks that are pledged.

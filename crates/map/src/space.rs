@@ -38,6 +38,8 @@ pub struct Space {
     /// Blocks that were given out for promised bytes which still count as promised: counted twice.
     in_flight: CachePadded<AtomicI64>,
     pledged: CachePadded<AtomicI64>,
+    /// Objects that are pledged, of those that quotas leave.
+    pledged_objects: AtomicI64,
 }
 
 /// For whom there has to be room.
@@ -64,6 +66,17 @@ pub struct Uncommitted {
     pub nodes: u64,
 }
 
+/// What is due of the free blocks. It has to be looked at before they are counted: what is given out
+/// in between counts twice then. The other way around it would not count at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Due {
+    promised: i64,
+    /// Of what is promised, what was given out already: as it was before the rest was looked at, so
+    /// that what lands in between only seems to be on its way.
+    pub in_flight: i64,
+    growth: i64,
+}
+
 impl Uncommitted {
     /// Blocks that the trees may grow by.
     fn growth(&self) -> i64 {
@@ -81,8 +94,8 @@ impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
         let reserve = AtomicI64::new(reserve_blocks(layout));
-        let (promised, in_flight, pledged) = Default::default();
-        Self { reserve, promised, in_flight, pledged }
+        let (promised, in_flight, pledged, pledged_objects) = Default::default();
+        Self { reserve, promised, in_flight, pledged, pledged_objects }
     }
 
     /// The filesystem has this layout now.
@@ -94,20 +107,26 @@ impl Space {
         self.reserve.load(Ordering::Relaxed)
     }
 
-    /// Blocks that can still be promised; negative if the reserve has been touched.
-    pub fn available(&self, free: FreeBlocks, uncommitted: Uncommitted, claim: Claim) -> i64 {
+    /// What is due now.
+    pub fn due(&self, uncommitted: Uncommitted) -> Due {
+        let in_flight = self.in_flight.load(Ordering::Acquire);
         let promised = self.promised.load(Ordering::Acquire);
+        Due { promised, in_flight, growth: uncommitted.growth() }
+    }
+
+    /// Blocks that can still be promised; negative if the reserve has been touched.
+    pub fn available(&self, due: Due, free: FreeBlocks, claim: Claim) -> i64 {
         free.after_commit
-            - promised
-            - promised / BLOCKS_PER_ITEM_BLOCK
-            - uncommitted.growth()
+            - due.promised
+            - due.promised / BLOCKS_PER_ITEM_BLOCK
+            - due.growth
             - self.kept_from(claim)
     }
 
     /// Whether `blocks` could not be promised even if all writes under way had ended, a commit had
     /// come, and the trees had not grown at all.
-    pub fn is_hopeless(&self, free: FreeBlocks, blocks: u64, claim: Claim) -> bool {
-        let promised = self.promised.load(Ordering::Acquire) - self.in_flight();
+    pub fn is_hopeless(&self, due: Due, free: FreeBlocks, blocks: u64, claim: Claim) -> bool {
+        let promised = due.promised - due.in_flight;
         free.after_commit - self.kept_from(claim) - promised < blocks as i64
     }
 
@@ -125,10 +144,17 @@ impl Space {
         self.pledged.load(Ordering::Acquire)
     }
 
-    /// So many blocks more, or less, are pledged.
-    pub fn pledge(&self, blocks: i64) {
+    /// Objects that are pledged.
+    pub fn pledged_objects(&self) -> i64 {
+        self.pledged_objects.load(Ordering::Acquire)
+    }
+
+    /// So many blocks and objects more, or less, are pledged.
+    pub fn pledge(&self, blocks: i64, objects: i64) {
         let before = self.pledged.fetch_add(blocks, Ordering::AcqRel);
         assert!(before + blocks >= 0, "{blocks} of {before} pledged blocks are none");
+        let before = self.pledged_objects.fetch_add(objects, Ordering::AcqRel);
+        assert!(before + objects >= 0, "{objects} of {before} pledged objects are none");
     }
 
     /// Blocks were given out for bytes that are still promised.
@@ -142,14 +168,9 @@ impl Space {
         assert!(before >= blocks as i64, "{blocks} of {before} blocks in flight landed");
     }
 
-    /// Blocks that were given out for bytes that are still promised.
-    pub fn in_flight(&self) -> i64 {
-        self.in_flight.load(Ordering::Acquire)
-    }
-
     /// Blocks that must be free right now for a promise of `blocks` to be kept without a commit.
-    pub fn covers(&self, free: FreeBlocks, blocks: u64) -> bool {
-        free.now - self.reserve() / 2 > self.promised.load(Ordering::Acquire) + blocks as i64
+    pub fn covers(&self, due: Due, free: FreeBlocks, blocks: u64) -> bool {
+        free.now - self.reserve() / 2 > due.promised + blocks as i64
     }
 
     /// Promises blocks.
@@ -212,41 +233,44 @@ mod tests {
 
     fn space(reserve: i64) -> Space {
         let reserve = AtomicI64::new(reserve);
-        let (promised, in_flight, pledged) = Default::default();
-        Space { reserve, promised, in_flight, pledged }
+        let (promised, in_flight, pledged, pledged_objects) = Default::default();
+        Space { reserve, promised, in_flight, pledged, pledged_objects }
     }
 
     #[test]
     fn blocks_in_flight_are_no_reason_to_give_up() {
         let space = space(10);
         space.promise(60);
+        let due = || space.due(Uncommitted::default());
         let free = |blocks| FreeBlocks { now: blocks, after_commit: blocks };
-        assert!(!space.is_hopeless(free(100), 30, Claim::New));
-        assert!(space.is_hopeless(free(100), 31, Claim::New));
+        assert!(!space.is_hopeless(due(), free(100), 30, Claim::New));
+        assert!(space.is_hopeless(due(), free(100), 31, Claim::New));
         // The promised bytes get their blocks, and still count as promised.
         space.take_off(60);
-        assert!(!space.is_hopeless(free(40), 30, Claim::New));
-        assert!(space.available(free(40), Uncommitted::default(), Claim::New) < 30);
+        assert!(!space.is_hopeless(due(), free(40), 30, Claim::New));
+        assert!(space.available(due(), free(40), Claim::New) < 30);
         space.settle(60);
         space.land(60);
-        assert!(!space.is_hopeless(free(40), 30, Claim::New));
-        assert!(space.is_hopeless(free(40), 31, Claim::New));
+        assert!(!space.is_hopeless(due(), free(40), 30, Claim::New));
+        assert!(space.is_hopeless(due(), free(40), 31, Claim::New));
     }
 
     #[test]
     fn what_is_pledged_is_room_for_who_was_told_so_alone() {
         let space = space(10);
         let free = FreeBlocks { now: 100, after_commit: 100 };
-        space.pledge(60);
-        let available = |claim| space.available(free, Uncommitted::default(), claim);
+        space.pledge(60, 0);
+        let due = || space.due(Uncommitted::default());
+        let available = |claim| space.available(due(), free, claim);
         assert_eq!((available(Claim::New), available(Claim::Pledged)), (30, 90));
         assert!(
-            space.is_hopeless(free, 31, Claim::New) && !space.is_hopeless(free, 30, Claim::New)
+            space.is_hopeless(due(), free, 31, Claim::New)
+                && !space.is_hopeless(due(), free, 30, Claim::New)
         );
-        assert!(!space.is_hopeless(free, 90, Claim::Pledged));
-        assert!(!space.is_hopeless(free, 92, Claim::Again));
-        assert!(space.is_hopeless(free, 93, Claim::Again));
-        space.pledge(-60);
+        assert!(!space.is_hopeless(due(), free, 90, Claim::Pledged));
+        assert!(!space.is_hopeless(due(), free, 92, Claim::Again));
+        assert!(space.is_hopeless(due(), free, 93, Claim::Again));
+        space.pledge(-60, 0);
         assert_eq!(available(Claim::New), 90);
     }
 }

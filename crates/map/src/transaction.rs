@@ -176,23 +176,23 @@ impl LocalTxn<'_> {
 
     /// Stops unless `blocks` more can be promised.
     pub(crate) fn ensure_space(&mut self, blocks: u64) -> Result<(), Stop> {
-        // Before the free blocks are counted: what lands in between only seems to be on its way.
-        let commits_max = match self.map.space.in_flight() {
+        let due = self.map.space.due(self.map.uncommitted());
+        let commits_max = match due.in_flight {
             0 => COMMITS_FOR_SPACE,
             _ => COMMITS_IN_FLIGHT,
         };
         let free = self.map.alloc.free();
         let claim = match self.paying {
             Paying::Fully => Claim::New,
-            Paying::WithSlack | Paying::Already => Claim::Pledged,
+            Paying::FromPledged | Paying::Already => Claim::Pledged,
             Paying::Again => Claim::Again,
         };
-        let available = self.map.space.available(free, self.map.uncommitted(), claim);
+        let available = self.map.space.available(due, free, claim);
         let enough = available >= blocks as i64;
-        if enough && self.map.space.covers(free, blocks) {
+        if enough && self.map.space.covers(due, free, blocks) {
             return Ok(());
         }
-        if self.map.space.is_hopeless(free, blocks, claim) || self.commits >= commits_max {
+        if self.map.space.is_hopeless(due, free, blocks, claim) || self.commits >= commits_max {
             return Err(Stop::Map(MapError::NoSpace));
         }
         // Any stop will do: the driver looks at what is wanted first.
@@ -200,10 +200,9 @@ impl LocalTxn<'_> {
         Err(Stop::Map(MapError::NoSpace))
     }
 
-    /// The operation was done elsewhere, where there seemed to be room: it may use what is pledged,
-    /// and go a little over the quota.
-    pub fn pay_with_slack(&mut self) {
-        self.paying = Paying::WithSlack;
+    /// The operation was done elsewhere, where it was promised room: it may use what is pledged.
+    pub fn pay_from_pledged(&mut self) {
+        self.paying = Paying::FromPledged;
     }
 
     /// The operation is done again, as a crash has undone it.
@@ -240,7 +239,7 @@ impl LocalTxn<'_> {
             }
         }
         new.extend((at < to).then_some((at, to)));
-        state.owed.charge(&usage, &new, self.paying).map_err(|error| {
+        state.owed.charge(&usage, &new, self.map.terms(self.paying)).map_err(|error| {
             self.wait_for_usage(&usage);
             Stop::Map(error)
         })

@@ -70,6 +70,7 @@ impl Allocator {
         }
         self.layout.store(Arc::new(grown));
         self.free.fetch_add(free, Ordering::AcqRel);
+        self.after_commit.fetch_add(free, Ordering::AcqRel);
         self.clusters.fetch_add(clusters, Ordering::AcqRel);
     }
 }

@@ -65,8 +65,10 @@ pub struct Allocator {
     captured: AtomicU64,
     resident: AtomicUsize,
     free: AtomicI64,
+    /// With what is retired and not released: one number, so that nobody who looks during a release
+    /// misses what is on its way from the one to the other.
+    after_commit: AtomicI64,
     clusters: AtomicI64,
-    retiring: AtomicI64,
 }
 
 /// The groups that one table page lists.
@@ -144,8 +146,8 @@ impl Allocator {
             captured: AtomicU64::new(txg.0),
             resident: AtomicUsize::new(0),
             free: AtomicI64::new(free),
+            after_commit: AtomicI64::new(free),
             clusters: AtomicI64::new(clusters),
-            retiring: AtomicI64::new(0),
             layout: ArcSwap::from_pointee(layout),
         };
         for (index, page) in map.tables.lock()[0].iter().enumerate() {
@@ -162,7 +164,7 @@ impl Allocator {
     /// What is free.
     pub fn free(&self) -> FreeBlocks {
         let now = self.free.load(Ordering::Acquire);
-        FreeBlocks { now, after_commit: now + self.retiring.load(Ordering::Acquire) }
+        FreeBlocks { now, after_commit: self.after_commit.load(Ordering::Acquire) }
     }
 
     /// The bitmap of `group` as the last commit wrote it, read from disk.
@@ -235,7 +237,14 @@ impl Allocator {
         self.dirty.lock().insert(index);
     }
 
+    /// Blocks of a group were given out, or given back.
     fn account(&self, index: usize, group: &Group, delta: Delta) {
+        self.account_released(index, group, delta);
+        self.after_commit.fetch_add(delta.blocks, Ordering::AcqRel);
+    }
+
+    /// Blocks that the next commit would free are free.
+    fn account_released(&self, index: usize, group: &Group, delta: Delta) {
         self.hint(index, group.free() as u32, group.clusters() as u32);
         self.free.fetch_add(delta.blocks, Ordering::AcqRel);
         self.clusters.fetch_add(delta.clusters, Ordering::AcqRel);

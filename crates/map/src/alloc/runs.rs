@@ -124,7 +124,7 @@ impl Allocator {
             return Err(misuse(run, "it is freed, but not in use"));
         }
         self.retired.lock().entry(txg).or_default().push(run);
-        self.retiring.fetch_add(i64::from(run.count), Ordering::AcqRel);
+        self.after_commit.fetch_add(i64::from(run.count), Ordering::AcqRel);
         Ok(())
     }
 
@@ -151,8 +151,7 @@ impl Allocator {
                 return Err(misuse(*run, "it was freed twice"));
             }
             let delta = group.release(start, u64::from(run.count));
-            self.account(index, group, delta);
-            self.retiring.fetch_sub(i64::from(run.count), Ordering::AcqRel);
+            self.account_released(index, group, delta);
         }
         Ok(runs)
     }
@@ -257,6 +256,8 @@ fn misuse(run: Run, reason: &'static str) -> MapError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
     use crate::alloc::tests::allocator;
 
@@ -274,6 +275,40 @@ mod tests {
         assert_eq!(map.release(Txg(2)).expect("consistent"), vec![run]);
         assert_eq!(map.free(), before);
         assert!(map.retire(run, Txg(3)).is_err(), "freeing twice is refused");
+    }
+
+    #[test]
+    fn who_looks_during_a_release_misses_nothing_of_it() {
+        let (_, map) = allocator(1 << 16);
+        let all = map.free().after_commit;
+        // The release under way, or 0.
+        let releasing = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let looker = scope.spawn(|| {
+                loop {
+                    let now = releasing.load(Ordering::SeqCst);
+                    let after_commit = map.free().after_commit;
+                    match releasing.load(Ordering::SeqCst) {
+                        u64::MAX => return,
+                        then if now > 0 && then == now => assert_eq!(after_commit, all),
+                        _ => {}
+                    }
+                }
+            });
+            for txg in 1..1000 {
+                for _ in 0..256 {
+                    let run = map.allocate(Purpose::Data { count: 64, hint: 0 }).expect("room");
+                    map.own(run, Txg(txg)).expect("allocated");
+                    map.retire(run, Txg(txg)).expect("in use");
+                }
+                map.capture(Txg(txg), None).expect("a working disk");
+                releasing.store(txg, Ordering::SeqCst);
+                map.release(Txg(txg)).expect("consistent");
+                releasing.store(0, Ordering::SeqCst);
+            }
+            releasing.store(u64::MAX, Ordering::SeqCst);
+            looker.join().expect("nothing was missed");
+        });
     }
 
     #[test]

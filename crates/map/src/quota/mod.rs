@@ -5,6 +5,7 @@
 //! + one block for each object   as there are INODE items
 //! + blocks of accepted bytes    that no item has yet ([`Owed`])
 //! + what operations are about to add
+//! + what is pledged             to who may change something elsewhere, in whichever subvolume
 //! <= the limit
 //! ```
 //!
@@ -31,38 +32,44 @@ use crate::format::subvolume::{COUNT_MAX, Count, Most, Quota, Schedule};
 use crate::key::{Key, Kind};
 use crate::map::{LocalMap, SpaceReport};
 use crate::memtable::Change;
+use crate::space::Space;
 use crate::subvolumes::Refusal;
 
 use self::count::weigh;
 pub use self::owed::Owed;
 
-/// Blocks that those may go over a limit who have accepted something elsewhere, when there seemed
-/// to be room (128 MiB).
-const SLACK_BLOCKS: u64 = 32 << 10;
-/// The same of objects.
-const SLACK_OBJECTS: u64 = 8 << 10;
-
 /// Whether an operation keeps to the limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Paying {
-    /// Yes.
+    /// Yes, and leaves what is pledged.
     #[default]
     Fully,
-    /// It may go over them by a little: somebody was told already that it is done.
-    WithSlack,
-    /// The same, and what it adds was there before a crash.
+    /// Yes, and it may use what is pledged: somebody was told already that it is done.
+    FromPledged,
+    /// What it adds was there before a crash, within the limits. What was removed then may yet have
+    /// to be removed again.
     Again,
     /// It was charged before.
     Already,
 }
 
-impl Paying {
-    fn slack(self) -> Count {
-        match self {
-            Self::Fully => Count::default(),
-            Self::WithSlack | Self::Again => Count { blocks: SLACK_BLOCKS, objects: SLACK_OBJECTS },
-            Self::Already => Count { blocks: u64::MAX, objects: u64::MAX },
-        }
+/// What an operation has to leave of what the limits leave.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Terms<'a> {
+    /// What is pledged here.
+    leaves: Option<&'a Space>,
+    /// It has room, whatever there is.
+    is_admitted: bool,
+}
+
+impl Terms<'_> {
+    /// Blocks and objects.
+    fn left_alone(self) -> Count {
+        let number = |number: i64| number.max(0) as u64;
+        self.leaves.map_or(Count::default(), |space| Count {
+            blocks: number(space.pledged()),
+            objects: number(space.pledged_objects()),
+        })
     }
 }
 
@@ -100,15 +107,16 @@ impl State {
     }
 
     /// Whether so much more keeps to the limits. What makes less is always welcome.
-    fn admits(&self, delta: Delta, slack: Count) -> bool {
-        let fits = |most: Option<u64>, now: u64, more: i64, slack: u64| {
-            let most = most.map(|most| most.saturating_add(slack));
-            more <= 0 || most.is_none_or(|most| now.saturating_add(more as u64) <= most)
+    fn admits(&self, delta: Delta, left_alone: Count) -> bool {
+        let fits = |most: Option<u64>, now: u64, more: i64, left_alone: u64| {
+            let then = now.saturating_add(left_alone).saturating_add(more.max(0) as u64);
+            more <= 0 || most.is_none_or(|most| then <= most)
         };
         let blocks = delta.blocks.saturating_add(delta.objects);
+        let (has_blocks, has_objects) = (self.charged_blocks(), self.charged_objects());
         !self.is_counted
-            || fits(self.most.blocks, self.charged_blocks(), blocks, slack.blocks)
-                && fits(self.most.objects, self.charged_objects(), delta.objects, slack.objects)
+            || fits(self.most.blocks, has_blocks, blocks, left_alone.blocks)
+                && fits(self.most.objects, has_objects, delta.objects, left_alone.objects)
     }
 }
 
@@ -157,9 +165,10 @@ impl Usage {
     }
 
     /// Charges for what is about to be added, until it is released: blocks and objects.
-    fn take(&self, delta: Delta, paying: Paying) -> Result<(u64, u64), MapError> {
+    fn take(&self, delta: Delta, terms: Terms<'_>) -> Result<(u64, u64), MapError> {
         let mut state = self.state.lock();
-        if !state.admits(delta, paying.slack()) {
+        // Whoever pledges more looks at this state after that.
+        if !terms.is_admitted && !state.admits(delta, terms.left_alone()) {
             return Err(MapError::OverQuota);
         }
         let (blocks, objects) = (delta.blocks.max(0) as u64, delta.objects.max(0) as u64);
@@ -169,8 +178,8 @@ impl Usage {
     }
 
     /// The same, until what is returned is dropped.
-    fn reserve(self: &Arc<Self>, delta: Delta, paying: Paying) -> Result<Reserved, MapError> {
-        let (blocks, objects) = self.take(delta, paying)?;
+    fn reserve(self: &Arc<Self>, delta: Delta, terms: Terms<'_>) -> Result<Reserved, MapError> {
+        let (blocks, objects) = self.take(delta, terms)?;
         Ok(Reserved { usage: Arc::clone(self), blocks, objects })
     }
 
@@ -304,13 +313,17 @@ impl LocalMap {
         SpaceReport { total, available, used, objects, objects_left }
     }
 
-    /// What can be added, wherever it is: as little as in the subvolume whose quota leaves least.
+    /// What can be added, wherever it is: as little as in the subvolume whose quota leaves least. One
+    /// that is not counted yet leaves nothing for sure.
     pub fn room_everywhere(&self) -> Room {
         let mut room = Room { blocks: self.space().available, objects: None };
         let subvols = self.subvols.read();
         for (_, subvol) in subvols.writable().filter(|(_, subvol)| subvol.record.is_there()) {
             let Some(usage) = &subvol.usage else { continue };
-            let (_, left) = usage.left();
+            let left = match usage.count() {
+                Some(_) => usage.left().1,
+                None => Most { blocks: Some(0), objects: Some(0) },
+            };
             room.blocks = room.blocks.min(left.blocks.unwrap_or(u64::MAX));
             room.objects = match (room.objects, left.objects) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -318,6 +331,12 @@ impl LocalMap {
             };
         }
         room
+    }
+
+    /// What an operation that pays like this has to leave.
+    pub(crate) fn terms(&self, paying: Paying) -> Terms<'_> {
+        let leaves = (paying == Paying::Fully).then_some(&self.space);
+        Terms { leaves, is_admitted: matches!(paying, Paying::Again | Paying::Already) }
     }
 
     pub(crate) fn usage(&self, of: SubvolId) -> Option<Arc<Usage>> {
@@ -360,7 +379,9 @@ impl LocalMap {
         }
         let measured = self.measure(items).map_err(|error| (error, None))?;
         let charge = |(usage, delta): &(Arc<Usage>, Delta)| {
-            usage.reserve(*delta, paying).map_err(|error| (error, Some(Arc::clone(usage))))
+            usage
+                .reserve(*delta, self.terms(paying))
+                .map_err(|error| (error, Some(Arc::clone(usage))))
         };
         measured.iter().map(charge).collect()
     }
@@ -404,15 +425,15 @@ pub(super) mod tests {
     fn what_is_over_the_limit_is_refused_and_charges_nothing() {
         let usage = usage(10);
         let owed = Owed::default();
-        owed.charge(&usage, &[(0, 8)], Paying::Fully).expect("room");
-        assert!(owed.charge(&usage, &[(4, 11)], Paying::Fully).is_err());
+        owed.charge(&usage, &[(0, 8)], Terms::default()).expect("room");
+        assert!(owed.charge(&usage, &[(4, 11)], Terms::default()).is_err());
         assert_eq!(usage.left().1.blocks, Some(2));
-        owed.charge(&usage, &[(4, 10)], Paying::Fully).expect("room for two");
+        owed.charge(&usage, &[(4, 10)], Terms::default()).expect("room for two");
         assert_eq!(usage.left().1.blocks, Some(0));
-        // What takes no more is not refused, and neither is what was promised elsewhere.
-        owed.charge(&usage, &[(0, 10)], Paying::Fully).expect("nothing new");
-        owed.charge(&usage, &[(20, 30)], Paying::WithSlack).expect("slack");
-        assert!(owed.charge(&usage, &[(40, 40 + SLACK_BLOCKS)], Paying::WithSlack).is_err());
+        // What takes no more is not refused, and neither is what was there before.
+        owed.charge(&usage, &[(0, 10)], Terms::default()).expect("nothing new");
+        let again = Terms { is_admitted: true, ..Terms::default() };
+        owed.charge(&usage, &[(20, 30)], again).expect("there before");
     }
 
     #[test]
@@ -467,12 +488,12 @@ pub(super) mod tests {
     fn a_new_object_needs_a_block_and_an_object() {
         let usage = usage(1);
         let object = Delta { blocks: 0, objects: 1 };
-        let first = usage.reserve(object, Paying::Fully).expect("room for one");
-        assert!(usage.reserve(object, Paying::Fully).is_err());
+        let first = usage.reserve(object, Terms::default()).expect("room for one");
+        assert!(usage.reserve(object, Terms::default()).is_err());
         drop(first);
         usage.limit(Most { blocks: None, objects: Some(0) });
-        assert!(usage.reserve(object, Paying::Fully).is_err());
+        assert!(usage.reserve(object, Terms::default()).is_err());
         let swap = Delta { blocks: 100, objects: -1 };
-        assert!(usage.reserve(swap, Paying::Fully).is_ok());
+        assert!(usage.reserve(swap, Terms::default()).is_ok());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use gabion_base::sync::Mutex;
 
-use super::{Delta, Paying, Usage};
+use super::{Delta, Terms, Usage};
 use crate::error::MapError;
 
 /// Blocks of one file that are charged although no item has them: accepted bytes.
@@ -69,7 +69,7 @@ impl Owed {
         &self,
         usage: &Arc<Usage>,
         ranges: &[(u64, u64)],
-        paying: Paying,
+        terms: Terms<'_>,
     ) -> Result<(), MapError> {
         let mut owed = self.owed.lock();
         if !owed.usage.as_ref().is_some_and(|now| Arc::ptr_eq(now, usage)) {
@@ -79,7 +79,7 @@ impl Owed {
         let missing = ranges.iter().flat_map(|(from, to)| owed.missing(*from, *to));
         let missing: Vec<_> = missing.collect();
         let blocks = missing.iter().map(|(from, to)| (to - from) as i64).sum();
-        usage.take(Delta { blocks, objects: 0 }, paying)?;
+        usage.take(Delta { blocks, objects: 0 }, terms)?;
         owed.ranges.extend(missing);
         Ok(())
     }
@@ -127,7 +127,7 @@ mod tests {
             let (from, to) = (a.min(b), a.max(b) + 1);
             let charges = rng.chance(1, 2);
             match charges {
-                true => owed.charge(&usage, &[(from, to)], Paying::Fully).expect("room for all"),
+                true => owed.charge(&usage, &[(from, to)], Terms::default()).expect("room for all"),
                 false => owed.forget(from, to),
             }
             model[from as usize..(to as usize).min(300)].fill(charges);

@@ -99,7 +99,7 @@ impl Served {
             // Its client has told programs that it is done, as far as its credit went.
             match note {
                 Note::Change(_) | Note::CallAgain(..) if is_again => txn.pay_again(),
-                Note::Change(_) | Note::CallAgain(..) => txn.pay_with_slack(),
+                Note::Change(_) | Note::CallAgain(..) => txn.pay_from_pledged(),
                 Note::Call(_) | Note::Nothing => {}
             }
             if let Some(place) = place {

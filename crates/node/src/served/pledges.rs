@@ -1,7 +1,7 @@
 //! Room that clients are told there is for what they change by themselves.
 //!
 //! ```text
-//!   credit told  --> so much is pledged: nobody else gets it         (map: space)
+//!   credit told  --> so much is pledged: nobody else gets it         (map: space, quota)
 //!   no room for a call, while some is pledged
 //!                --> each client: no credit any more, Freeze, Thaw; the call waits
 //!   Frozen       --> all that it changed before it knew is applied: nothing is pledged to it
@@ -9,9 +9,10 @@
 //! ```
 //!
 //! What a client has answered has to find room, however long ago it was told, and whoever has
-//! filled the disk since. On the other hand a disk is full only when nothing is left, and not when
-//! idle clients could have used the rest. So pledges hold until they are given up, and are given up
-//! when somebody needs them.
+//! filled the disk or a quota since. On the other hand a disk is full only when nothing is left, and
+//! not when idle clients could have used the rest, and so is a quota. So pledges hold until they are
+//! given up, and are given up when somebody needs them. Whoever sets a quota waits for that, too:
+//! nothing that was answered is over it later.
 //!
 //! A client is frozen and thawed at once: it does not stand still, but what it says in between
 //! ([`ToServer::Frozen`]) parts what it changed before from what it changes when it knows better.
@@ -23,11 +24,12 @@
 //!
 //! [`ToServer::Frozen`]: gabion_link::message::ToServer::Frozen
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::sync::Mutex;
-use gabion_fs::Error;
+use gabion_base::sync::{Condvar, Mutex};
+use gabion_fs::{Error, Result};
 use gabion_link::message::ToClient;
 use gabion_map::{MapError, Stop};
 
@@ -46,13 +48,18 @@ const MARGIN: u64 = 64;
 const FENCES: u64 = 1 << 63;
 /// How often one call waits for what is pledged: meanwhile others may be told of a credit again.
 const WITHDRAWALS_MAX: u8 = 4;
+/// How long who sets a quota waits for what is pledged: longer than a session that does not answer
+/// lasts.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How often clients are told again meanwhile, which is put off during a common instant.
+const ASKED_EVERY: Duration = Duration::from_millis(500);
 
 /// What one client was told.
 #[derive(Debug, Default)]
 pub(super) struct Pledge {
     credit: u64,
-    /// Blocks that are kept for it.
-    blocks: u64,
+    /// What is kept for it: of a credit that is not less.
+    kept_for: u64,
     /// When this comes back all that was changed under an earlier, greater credit is applied.
     fence: Option<u64>,
     /// The client has been greeted.
@@ -64,20 +71,34 @@ pub(super) struct Pledge {
 #[derive(Default)]
 pub(super) struct Pledges {
     waiting: Mutex<Vec<Request>>,
+    /// Nothing was pledged any more, for a moment at least.
+    given_up: Condvar,
+    /// How many let nothing be pledged.
+    forbidding: AtomicUsize,
     fences: AtomicU64,
 }
 
 impl Pledges {
     /// Whether somebody needs what is pledged.
     fn are_needed(&self) -> bool {
-        !self.waiting.lock().is_empty()
+        self.forbidding.load(Ordering::SeqCst) > 0 || !self.waiting.lock().is_empty()
     }
 }
 
-fn blocks_of(credit: u64) -> u64 {
+/// Nothing is pledged until this is dropped.
+pub(super) struct Unpledged<'a>(&'a Served);
+
+impl Drop for Unpledged<'_> {
+    fn drop(&mut self) {
+        self.0.pledges.forbidding.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Blocks, and objects, that are kept for a credit.
+fn kept_for(credit: u64) -> (u64, u64) {
     match credit {
-        0 => 0,
-        credit => credit.div_ceil(BLOCK_SIZE as u64) + MARGIN,
+        0 => (0, 0),
+        credit => (credit.div_ceil(BLOCK_SIZE as u64) + MARGIN, credit.div_ceil(CHANGE_BYTES)),
     }
 }
 
@@ -110,7 +131,7 @@ impl Served {
         pledge.credit
     }
 
-    /// What a client should be told now that has so many blocks: an equal part, in whichever
+    /// What a client should be told now that was told so much: an equal part, in whichever
     /// subvolume it is used, also where a quota limits that.
     fn fair_credit(&self, own: u64) -> u64 {
         if self.fs.is_read_only() || self.pledges.are_needed() {
@@ -121,27 +142,41 @@ impl Served {
         let objects = room.objects.map_or(u64::MAX, |left| left.saturating_mul(CHANGE_BYTES));
         let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
         let available = bytes(room.blocks).min(objects);
-        let pledged = self.fs.map().pledged().saturating_sub(own);
-        let left = bytes(self.fs.map().space().available.saturating_sub(pledged)) / 2;
+        let pledged = self.fs.map().pledged().saturating_sub(kept_for(own).0);
+        let left = available.saturating_sub(bytes(pledged)) / 2;
         let credit = (available / CREDIT_SHARE / clients).min(CREDIT_MAX).min(left);
         if credit < CREDIT_MIN { 0 } else { credit }
     }
 
-    /// Pledges more.
+    /// Pledges more, if there is room for it.
     fn raise(&self, pledge: &mut Pledge, credit: u64) {
         if pledge.is_over || credit <= pledge.credit {
             return;
         }
-        let blocks = blocks_of(credit);
-        self.fs.map().pledge(blocks as i64 - pledge.blocks as i64);
-        (pledge.credit, pledge.blocks) = (credit, blocks);
+        let before = pledge.kept_for;
+        self.keep(pledge, credit);
+        // Whoever has taken room meanwhile did not see it; from here on everybody does.
+        if self.fs.map().keeps_pledges() && !self.pledges.are_needed() {
+            pledge.credit = credit;
+        } else {
+            self.keep(pledge, before);
+        }
+    }
+
+    /// Keeps what a credit needs instead of what was kept.
+    fn keep(&self, pledge: &mut Pledge, credit: u64) {
+        let (blocks, objects) = kept_for(credit);
+        let (blocks_before, objects_before) = kept_for(pledge.kept_for);
+        let more = |now: u64, before: u64| now as i64 - before as i64;
+        self.fs.map().pledge(more(blocks, blocks_before), more(objects, objects_before));
+        pledge.kept_for = credit;
     }
 
     /// Tells a client what `message` makes of its credit, and of another one if it should have a
     /// very different one.
     pub(super) fn tell_credit(&self, session: &Session, message: impl FnOnce(u64) -> ToClient) {
         let mut pledge = session.pledge.lock();
-        let fair = self.fair_credit(pledge.blocks);
+        let fair = self.fair_credit(pledge.kept_for);
         if fair / 2 >= pledge.credit && pledge.fence.is_none() {
             self.raise(&mut pledge, fair);
         }
@@ -171,9 +206,8 @@ impl Served {
             return;
         }
         pledge.fence = None;
-        let blocks = blocks_of(pledge.credit);
-        self.fs.map().pledge(blocks as i64 - pledge.blocks as i64);
-        pledge.blocks = blocks;
+        let credit = pledge.credit;
+        self.keep(&mut pledge, credit);
         drop(pledge);
         self.withdraw();
     }
@@ -181,7 +215,7 @@ impl Served {
     /// The session has ended: nothing is pledged to it any more.
     pub(super) fn end_pledge(&self, session: &Session) {
         let mut pledge = session.pledge.lock();
-        self.fs.map().pledge(-(pledge.blocks as i64));
+        self.keep(&mut pledge, 0);
         *pledge = Pledge { is_over: true, ..Pledge::default() };
         drop(pledge);
         self.withdraw();
@@ -195,7 +229,8 @@ impl Served {
         outcome: &Outcome,
         pledged: u64,
     ) -> Option<Request> {
-        let is_lack = matches!(outcome.result, Err(Error::Stop(Stop::Map(MapError::NoSpace))));
+        let lacks = |it: &MapError| matches!(it, MapError::NoSpace | MapError::OverQuota);
+        let is_lack = matches!(&outcome.result, Err(Error::Stop(Stop::Map(it))) if lacks(it));
         if !is_lack || pledged == 0 || job.withdrawals >= WITHDRAWALS_MAX {
             return Some(job);
         }
@@ -219,8 +254,32 @@ impl Served {
             }
         }
         if self.fs.map().pledged() == 0 {
-            let waiting = std::mem::take(&mut *self.pledges.waiting.lock());
+            let waiting = {
+                let mut waiting = self.pledges.waiting.lock();
+                self.pledges.given_up.notify_all();
+                std::mem::take(&mut *waiting)
+            };
             waiting.into_iter().for_each(|job| (self.queue)(Job(Work::Call(job))));
+        }
+    }
+
+    /// Has clients give up all that is pledged, and pledges nothing until what is returned is
+    /// dropped. `Busy`: one of them does not answer, and has not lost its session either.
+    pub(super) fn unpledge(&self) -> Result<Unpledged<'_>> {
+        let now = || self.fs.clock.monotonic();
+        let gives_up = now() + PATIENCE;
+        self.pledges.forbidding.fetch_add(1, Ordering::SeqCst);
+        let unpledged = Unpledged(self);
+        loop {
+            self.withdraw();
+            let mut waiting = self.pledges.waiting.lock();
+            if self.fs.map().pledged() == 0 {
+                return Ok(unpledged);
+            }
+            if now() >= gives_up || self.is_ending() {
+                return Err(Error::Busy);
+            }
+            self.pledges.given_up.wait_for(&mut waiting, ASKED_EVERY);
         }
     }
 
@@ -230,7 +289,7 @@ impl Served {
         for session in self.all_sessions() {
             let is_due = {
                 let pledge = session.pledge.lock();
-                let fair = self.fair_credit(pledge.blocks);
+                let fair = self.fair_credit(pledge.kept_for);
                 let is_other = fair > 0 && fair / 2 >= pledge.credit;
                 is_other && pledge.has_begun && pledge.fence.is_none()
             };

@@ -26,7 +26,11 @@ impl Served {
 
     pub(super) fn set_quota(&self, path: &[u8], most: Most) -> Result<Report> {
         let id = self.changeable_at(path)?;
+        // What clients have answered was promised room within other limits.
+        let unpledged = self.unpledge()?;
         self.fs.map().set_quota(id, most)?;
+        drop(unpledged);
+        self.renew_credits();
         let none = Quota { most: Most::default(), count: None };
         let quota = self.fs.map().quota(id).unwrap_or(none);
         let path = [b"/", &names(path).collect::<Vec<_>>().join(&b'/')[..]].concat();

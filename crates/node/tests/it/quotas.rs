@@ -2,6 +2,7 @@
 //! use.
 
 use gabion_fs::{Access, Error, IfExists, OpenRequest, Privileges, WriteAt};
+use gabion_link::errand::{Errand, Report};
 use gabion_map::format::subvolume::Most;
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
 use gabion_node::Filesystem;
@@ -90,20 +91,71 @@ impl RemoteSync for gabion_node::remote::RemoteFs {
 }
 
 #[test]
-fn what_a_client_was_answered_is_kept_when_the_quota_becomes_less() {
+fn a_quota_is_exact_though_an_idle_client_was_promised_room_in_it() {
     let server = Server::new();
     limit(&server.world, 40 * MIB);
-    let client = server.client();
+    let (idle, busy) = (server.client(), server.client());
+    let files = [idle.create("idle"), busy.create("busy")];
+    idle.write(files[0], WriteAt::Offset(0), &[1; CHUNK]);
+    idle.run(RemoteSync::synced);
+    assert!(server.world.fs.map().pledged() > 0, "nothing is promised");
+    // It is not refused anything, so nobody says that there is no room any more.
+    for offset in (0..39 * MIB).step_by(CHUNK) {
+        busy.write(files[1], WriteAt::Offset(offset), &[2; CHUNK]);
+    }
+    // What is answered here finds room, and what finds none is not answered.
+    let end = fill(&idle, files[0], CHUNK as u64);
+    idle.run(|fs| fs.fsync(files[0])).unwrap();
+    busy.run(|fs| fs.fsync(files[1])).unwrap();
+    assert_eq!(server.world.fs.stat(files[0]).unwrap().size, end);
+    let used = used(&server.world);
+    assert!(used <= 40 * MIB && used > 40 * MIB - CHUNK as u64, "{used}");
+}
+
+#[test]
+fn a_quota_of_objects_is_exact_though_an_idle_client_was_promised_some() {
+    let server = Server::new();
+    let most = Most { blocks: None, objects: Some(3000) };
+    server.world.fs.map().set_quota(server.world.root().subvol, most).unwrap();
+    let (idle, busy) = (server.client(), server.client());
+    idle.create("idle");
+    assert!(server.world.fs.map().pledged() > 0, "nothing is promised");
+    let make = |client: &Client, name: String| {
+        let (how, request) =
+            (IfExists::Fail, OpenRequest { access: Access::WRITE, truncate: None });
+        let name = name.as_bytes();
+        let made = client.run(|fs| fs.create(&caller(), client.root, name, 0o644, how, &request));
+        !is_over_quota(&made)
+    };
+    assert!((0..2990).all(|number| make(&busy, format!("busy {number}"))));
+    let made = (0..).take_while(|number| make(&idle, format!("idle {number}"))).count();
+    // Besides the root and the first file.
+    assert_eq!(made, 8);
+    idle.run(RemoteSync::synced);
+    busy.run(RemoteSync::synced);
+    let quota = server.world.fs.map().quota(server.world.root().subvol).unwrap();
+    assert_eq!(quota.count.unwrap().objects, 3000);
+}
+
+#[test]
+fn what_a_client_was_answered_is_counted_when_the_quota_becomes_less() {
+    let server = Server::new();
+    limit(&server.world, 40 * MIB);
+    let (client, other) = (server.client(), server.client());
     let file = client.create("file");
     client.run(RemoteSync::synced);
     let write = |chunk: u64| client.write(file, WriteAt::Offset(chunk * CHUNK as u64), &[5; CHUNK]);
     (0..48).for_each(write);
-    limit(&server.world, MIB);
-    write(48);
-    client.run(|fs| fs.fsync(file)).unwrap();
-    let end = 3 * MIB + CHUNK as u64;
-    assert_eq!(server.world.fs.stat(file).unwrap().size, end);
+    let most = Most { blocks: Some(MIB / 4096), objects: None };
+    let told = other.errand(Errand::SetQuota { path: Vec::new(), most });
+    let Report::Quotas { rows, .. } = told else { panic!("{told:?}") };
+    let counted = rows[0].quota.count.unwrap().charged() * 4096;
+    let end = 48 * CHUNK as u64;
+    assert!(counted >= end, "{counted}");
     assert_eq!(fill(&client, file, end), end);
+    client.run(|fs| fs.fsync(file)).unwrap();
+    assert_eq!(server.world.fs.stat(file).unwrap().size, end);
+    assert_eq!(used(&server.world), counted);
     let request = OpenRequest { access: Access::WRITE, truncate: None };
     let how = IfExists::Open;
     let made = client.run(|fs| fs.create(&caller(), client.root, b"more", 0o644, how, &request));

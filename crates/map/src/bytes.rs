@@ -209,6 +209,8 @@ impl LocalTxn<'_> {
         if let Some(state) = &known {
             self.ensure_unfenced(state)?;
         }
+        let map = self.map;
+        let held = map.space.hold(last - first);
         self.ensure_room(file, first, last)?;
         let size = self.extent(file)?.size;
         let mut repaired = None;
@@ -223,7 +225,8 @@ impl LocalTxn<'_> {
         let state = self.map.files.enter(file, size);
         if let Some(bytes) = repaired {
             let slice = BlockSlice::new(Blocks::from_bytes(&bytes));
-            self.map.accept(&state, size_now / BLOCK, &slice, InJournal::No);
+            map.space.promise(1);
+            map.accept(&state, size_now / BLOCK, &slice, InJournal::No);
         }
         let _range = state.ranges.lock(first * BLOCK, last * BLOCK, LockMode::Exclusive);
         let slice = match payload {
@@ -236,7 +239,8 @@ impl LocalTxn<'_> {
         };
         self.charge(&state, first, last)?;
         self.held.touch(file);
-        self.map.accept(&state, first, &slice, InJournal::No);
+        held.keep();
+        map.accept(&state, first, &slice, InJournal::No);
         if end > size_now {
             state.set_clear();
         }
@@ -244,10 +248,10 @@ impl LocalTxn<'_> {
         Ok(())
     }
 
-    /// Space for the blocks of a write, or a stop. Blocks that were set aside for the file need
-    /// none: writeback uses them in place.
+    /// Stops unless there is space for the blocks of a write, which are promised already. Blocks that
+    /// were set aside for the file need none: writeback uses them in place.
     fn ensure_room(&mut self, file: FileId, first: u64, last: u64) -> Result<(), Stop> {
-        let Err(stop) = self.ensure_space(last - first) else { return Ok(()) };
+        let Err(stop) = self.ensure_space(0) else { return Ok(()) };
         let mut at = first;
         while at < last {
             let Some(piece) = self.pieces(file, at, last, 1)?.pop() else { return Err(stop) };

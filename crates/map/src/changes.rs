@@ -200,13 +200,14 @@ impl LocalMap {
                 .map_or(size, |file| file.size);
             let state = self.files.enter(part.file, size);
             let slice = BlockSlice::new(Blocks::from_bytes(&part.bytes));
+            self.space.promise(slice.count() as u64);
             self.accept(&state, part.offset / BLOCK_SIZE as u64, &slice, InJournal::Yes);
         }
         Ok(())
     }
 
-    /// Takes `slice` as the bytes of a file from `block` on. Space must have been promised, or be
-    /// owed: what waits here is counted either way.
+    /// Takes `slice` as the bytes of a file from `block` on. Its blocks are promised until they are
+    /// written, or were replaced before.
     pub(crate) fn accept(
         &self,
         state: &FileState,
@@ -215,7 +216,6 @@ impl LocalMap {
         journaled: InJournal,
     ) {
         let count = slice.count() as u64;
-        self.space.promise(count);
         self.dirty_blocks.fetch_add(count, Ordering::AcqRel);
         state.account(count, 0);
         let mut replaced = 0;

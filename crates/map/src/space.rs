@@ -215,6 +215,11 @@ impl Held<'_> {
         self.blocks -= blocks;
         self.space.settle(blocks);
     }
+
+    /// They stay promised.
+    pub fn keep(mut self) {
+        self.blocks = 0;
+    }
 }
 
 impl Drop for Held<'_> {

@@ -437,6 +437,34 @@ fn writers_that_extend_a_file_beside_each_other_keep_all_bytes() {
 
 /// Together they want more than is free before the next commit, and less than after it.
 #[test]
+fn threads_that_fill_a_disk_together_are_promised_no_block_twice() {
+    const LENGTH: usize = 4 << 20;
+    let bytes = vec![7; LENGTH];
+    for round in 0..8 {
+        let disk = formatted(16_384);
+        let map = open(&disk);
+        let together = std::sync::Barrier::new(16);
+        let fill = |id| {
+            together.wait();
+            let mut end = 0;
+            let payload = || Payload::Copied(&bytes);
+            while map.transact(|txn| txn.write(file(id), end, payload())).is_ok() {
+                end += LENGTH as u64;
+            }
+            end
+        };
+        let fill = &fill;
+        let ends: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (10..26).map(|id| scope.spawn(move || fill(id))).collect();
+            threads.into_iter().map(|it| it.join().expect("no panic")).collect()
+        });
+        let synced = map.sync();
+        assert!(synced.is_ok(), "round {round}: {synced:?}, {ends:?}");
+        assert_exact(&map);
+    }
+}
+
+#[test]
 fn who_sets_space_aside_beside_another_one_gets_it_as_long_as_there_is_room_for_both() {
     const BLOCK: u64 = 4096;
     const LEFT: u64 = 3000;

@@ -501,10 +501,10 @@ impl Served {
             },
             None => None,
         };
-        let pledged = self.fs.map().pledged();
+        let pledging = self.pledging();
         match self.execute(&job) {
             Executed::Ended(outcome) => {
-                if let Some(job) = self.wait_for_pledged(job, &outcome, pledged) {
+                if let Some(job) = self.wait_for_pledged(job, &outcome, pledging) {
                     self.answer(&job, outcome);
                 }
             }

@@ -75,6 +75,8 @@ pub(super) struct Pledges {
     given_up: Condvar,
     /// How many let nothing be pledged.
     forbidding: AtomicUsize,
+    /// Counts pledges that were tried.
+    raises: AtomicU64,
     fences: AtomicU64,
 }
 
@@ -83,6 +85,13 @@ impl Pledges {
     fn are_needed(&self) -> bool {
         self.forbidding.load(Ordering::SeqCst) > 0 || !self.waiting.lock().is_empty()
     }
+}
+
+/// What was pledged at a moment.
+#[derive(Clone, Copy)]
+pub(super) struct Pledging {
+    raises: u64,
+    is_pledged: bool,
 }
 
 /// Nothing is pledged until this is dropped.
@@ -154,6 +163,7 @@ impl Served {
             return;
         }
         let before = pledge.kept_for;
+        self.pledges.raises.fetch_add(1, Ordering::SeqCst);
         self.keep(pledge, credit);
         // Whoever has taken room meanwhile did not see it; from here on everybody does.
         if self.fs.map().keeps_pledges() && !self.pledges.are_needed() {
@@ -221,17 +231,26 @@ impl Served {
         self.withdraw();
     }
 
-    /// If there was no room for a call when so many blocks were `pledged`, it waits until nothing
-    /// is, and is made once more then; else it is given back.
+    /// What [`wait_for_pledged`](Self::wait_for_pledged) has to know of a call that is made now.
+    pub(super) fn pledging(&self) -> Pledging {
+        let raises = self.pledges.raises.load(Ordering::SeqCst);
+        Pledging { raises, is_pledged: self.fs.map().pledged() > 0 }
+    }
+
+    /// If there was no room for a call, and something was pledged when it began or since, it waits
+    /// until nothing is, and is made once more then; else it is given back.
     pub(super) fn wait_for_pledged(
         &self,
         job: Request,
         outcome: &Outcome,
-        pledged: u64,
+        pledging: Pledging,
     ) -> Option<Request> {
         let lacks = |it: &MapError| matches!(it, MapError::NoSpace | MapError::OverQuota);
         let is_lack = matches!(&outcome.result, Err(Error::Stop(Stop::Map(it))) if lacks(it));
-        if !is_lack || pledged == 0 || job.withdrawals >= WITHDRAWALS_MAX {
+        if !is_lack || job.withdrawals >= WITHDRAWALS_MAX {
+            return Some(job);
+        }
+        if !pledging.is_pledged && pledging.raises == self.pledges.raises.load(Ordering::SeqCst) {
             return Some(job);
         }
         // What it holds meanwhile could be needed for what is waited for.

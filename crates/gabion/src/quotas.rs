@@ -47,7 +47,8 @@ pub fn told(target: &str, rows: Vec<QuotaRow>) -> Quotas {
         limit_objects: quota.most.objects,
         used_objects: quota.count.map(|count| count.objects),
     };
-    Quotas { target: target.to_owned(), quotas: rows.into_iter().map(row).collect() }
+    let quotas = rows.into_iter().map(row).collect();
+    Quotas { target: target.to_owned(), quotas, collects_writes: false }
 }
 
 /// The subvolume at this path of the filesystem, which must not be a snapshot.

@@ -44,7 +44,7 @@ use crate::control::wire::{
 use crate::failure::{Failure, Result, chain};
 use crate::growth;
 use crate::link::Connected;
-use crate::mount::{self, End, MountRequest, Mounted, Rollbacks, SystemClock};
+use crate::mount::{self, End, MountRequest, Mounted, Rollbacks, SystemClock, WritePolicy};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
@@ -261,6 +261,7 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
         superblock: fs.map().superblock(),
         notifier: mounted.notifier(),
         rollbacks: mounted.rollbacks(),
+        collects_writes: mounted.writes() == WritePolicy::Back,
         started: Instant::now(),
     };
     let sink = volumes::sink("gabion mount").ok();
@@ -417,7 +418,11 @@ fn attach(
         let mut request = MountRequest::new(plan.mountpoint.clone(), source.clone());
         request.flags = plan.settings.flags();
         request.users = plan.settings.users;
-        request.writes = plan.settings.policy.unwrap_or(request.writes);
+        request.writes = plan.settings.policy.unwrap_or(match fs.map().has_quotas() {
+            // Who goes over one shall hear it from write(2).
+            true => WritePolicy::Through,
+            false => request.writes,
+        });
         request.memory = plan.settings.cache.0 / 2;
         Mounted::prepare(Arc::clone(fs) as Arc<dyn Filesystem>, &request)
             .map(|mounted| (mounted, source))
@@ -483,6 +488,8 @@ struct Service {
     superblock: Superblock,
     notifier: Notifier,
     rollbacks: Rollbacks,
+    /// The kernel does, before the filesystem hears of them.
+    collects_writes: bool,
     started: Instant,
 }
 
@@ -572,7 +579,9 @@ impl Subject for Service {
         path: Option<&str>,
         action: &QuotaAction,
     ) -> std::result::Result<Quotas, String> {
-        quotas::act(&self.fs, &self.plan.target.name(), path, action)
+        let mut told = quotas::act(&self.fs, &self.plan.target.name(), path, action)?;
+        told.collects_writes = self.collects_writes;
+        Ok(told)
     }
 
     fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {

@@ -243,8 +243,8 @@ impl LocalMap {
         SpaceReport { total, available, used: total - available, objects, objects_left }
     }
 
-    /// So many blocks and objects more, or less, are pledged: no operation uses them, of the disk or
-    /// of a quota, but such as were promised room
+    /// So many blocks and objects more, or less, are pledged: no operation uses them, of the disk
+    /// or of a quota, but such as were promised room
     /// ([`LocalTxn::pay_from_pledged`](crate::LocalTxn::pay_from_pledged)).
     pub fn pledge(&self, blocks: i64, objects: i64) {
         self.space.pledge(blocks, objects);

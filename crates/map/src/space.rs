@@ -66,8 +66,8 @@ pub struct Uncommitted {
     pub nodes: u64,
 }
 
-/// What is due of the free blocks. It has to be looked at before they are counted: what is given out
-/// in between counts twice then. The other way around it would not count at all.
+/// What is due of the free blocks. It has to be looked at before they are counted: what is given
+/// out in between counts twice then. The other way around it would not count at all.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Due {
     promised: i64,

@@ -49,7 +49,12 @@ pub fn run(args: &keeping::Quota) -> Result<()> {
                     (None, None) => print::line(format_args!("{path}: no quota")),
                     _ => print::line(format_args!("{path}: {}", text(quota))),
                 }
-            })
+            })?;
+            if done.collects_writes && limit.is_some() {
+                print::line("Programs hear at close(2) or fsync(2) when it is used up.")?;
+                print::line("Once it is mounted again, write(2) tells them.")?;
+            }
+            Ok(())
         }
         QuotaCommand::List { subject, json: as_json } => {
             let lists = match subject {

@@ -24,6 +24,10 @@ pub struct Quotas {
     pub target: String,
     /// Those that are meant.
     pub quotas: Vec<Quota>,
+    /// Whether the kernel of this mount collects writes, so that programs hear of a quota that is
+    /// used up at close(2) or fsync(2).
+    #[serde(default)]
+    pub collects_writes: bool,
 }
 
 /// How much a subvolume may refer to, and how much it does.

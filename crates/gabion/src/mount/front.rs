@@ -80,6 +80,10 @@ impl Front {
         self.seeks.tell(notifier);
     }
 
+    pub(super) fn writes(&self) -> WritePolicy {
+        self.writes
+    }
+
     /// How closing the filesystem went, asked once.
     pub(super) fn take_closed(&self) -> Option<Result<()>> {
         self.closed.lock().take()

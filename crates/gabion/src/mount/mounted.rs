@@ -187,6 +187,11 @@ impl Mounted {
         self.device
     }
 
+    /// Who keeps bytes that were just written.
+    pub fn writes(&self) -> WritePolicy {
+        self.front.writes()
+    }
+
     fn start_background(&self, name: &str, run: BackgroundLoop) -> Result<(), Error> {
         let mountpoint = self.mountpoint.display().to_string();
         let last = Mutex::new(String::new());

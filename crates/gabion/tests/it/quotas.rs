@@ -129,6 +129,27 @@ fn what_the_kernel_collects_is_refused_at_the_sync() {
 }
 
 #[test]
+fn where_there_is_a_quota_write_says_that_it_is_used_up() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    fs::write(mnt.join("old"), "").unwrap();
+    let told = folder.gabion(&["quota", "set", "mnt", "4M"]).succeeded();
+    assert!(told.contains("mounted again"), "{told}");
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.mount("");
+    let told = folder.gabion(&["quota", "set", "mnt", "5M"]).succeeded();
+    assert!(!told.contains("mounted again"), "{told}");
+    let write = |name: &str, mib: usize| {
+        let file = File::options().write(true).create(true).truncate(false).open(mnt.join(name));
+        file.unwrap().write_all(&vec![1; mib * MIB])
+    };
+    write("old", 3).unwrap();
+    assert_eq!(errno(write("old", 6)), Errno::DQUOT);
+    assert_eq!(errno(write("new", 2)), Errno::DQUOT);
+}
+
+#[test]
 fn quotas_stay_and_can_be_set_where_nothing_is_mounted() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

@@ -257,6 +257,12 @@ impl LocalMap {
         Some(Quota { count: usage.count(), ..quota })
     }
 
+    /// Whether any subvolume has a quota.
+    pub fn has_quotas(&self) -> bool {
+        let subvols = self.subvols.read();
+        subvols.writable().any(|(_, subvol)| subvol.usage.is_some())
+    }
+
     /// Says which snapshots of a subvolume are made by themselves.
     pub fn set_schedule(&self, of: SubvolId, schedule: Option<Schedule>) -> Result<(), MapError> {
         let mut superblock = self.superblock.lock();
@@ -313,8 +319,8 @@ impl LocalMap {
         SpaceReport { total, available, used, objects, objects_left }
     }
 
-    /// What can be added, wherever it is: as little as in the subvolume whose quota leaves least. One
-    /// that is not counted yet leaves nothing for sure.
+    /// What can be added, wherever it is: as little as in the subvolume whose quota leaves least.
+    /// One that is not counted yet leaves nothing for sure.
     pub fn room_everywhere(&self) -> Room {
         let mut room = Room { blocks: self.space().available, objects: None };
         let subvols = self.subvols.read();

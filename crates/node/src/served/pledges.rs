@@ -9,10 +9,10 @@
 //! ```
 //!
 //! What a client has answered has to find room, however long ago it was told, and whoever has
-//! filled the disk or a quota since. On the other hand a disk is full only when nothing is left, and
-//! not when idle clients could have used the rest, and so is a quota. So pledges hold until they are
-//! given up, and are given up when somebody needs them. Whoever sets a quota waits for that, too:
-//! nothing that was answered is over it later.
+//! filled the disk or a quota since. On the other hand a disk is full only when nothing is left,
+//! and not when idle clients could have used the rest, and so is a quota. So pledges hold until
+//! they are given up, and are given up when somebody needs them. Whoever sets a quota waits for
+//! that, too: nothing that was answered is over it later.
 //!
 //! A client is frozen and thawed at once: it does not stand still, but what it says in between
 //! ([`ToServer::Frozen`]) parts what it changed before from what it changes when it knows better.

@@ -2,6 +2,7 @@
 
 mod background;
 mod costs;
+mod crowd;
 mod differences;
 mod files;
 mod kernels;

@@ -499,6 +499,9 @@ pub enum ToClient {
     Freeze(u64),
     /// The instant of that [`ToClient::Freeze`] is over.
     Thaw(u64),
+    /// In these subvolumes the client shall change nothing by itself, whatever its credit is: they
+    /// have little room. In all others it may, whatever was said before.
+    Tight(Vec<SubvolId>),
 }
 
 /// A lease with what it covers.

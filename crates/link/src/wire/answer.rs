@@ -1,6 +1,7 @@
 //! What servers say. The result of an answer stands last: bytes of a file are in it.
 
 use gabion_base::codec::{DecodeError, Put, Reader};
+use gabion_base::ids::SubvolId;
 use gabion_base::time::Timestamp;
 use gabion_fs::lock::Lock;
 use gabion_fs::{Attributes, Disposition, Error};
@@ -33,7 +34,8 @@ tagged! {
     7 => Witness(calls: Vec<Witness>),
     8 => Freeze(freeze: u64),
     9 => Thaw(freeze: u64),
-    10 => LocksLost(locks: Vec<Lock>)
+    10 => LocksLost(locks: Vec<Lock>),
+    11 => Tight(subvols: Vec<SubvolId>)
 }
 
 tagged! {

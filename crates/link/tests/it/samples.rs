@@ -472,6 +472,7 @@ pub fn to_client() -> Vec<ToClient> {
         },
         ToClient::Freeze(0x0102),
         ToClient::Thaw(0x0102),
+        ToClient::Tight(vec![SubvolId(1), SubvolId(0x0304)]),
     ];
     let reports = reports().into_iter().map(|report| ToClient::Answer {
         id: CallId(0x0a0b),

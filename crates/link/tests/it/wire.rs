@@ -511,6 +511,7 @@ fn to_client() -> impl Strategy<Value = ToClient> {
         1 => vec(witness(), 0..4).prop_map(ToClient::Witness),
         1 => any::<u64>().prop_map(ToClient::Freeze),
         1 => any::<u64>().prop_map(ToClient::Thaw),
+        1 => vec(any::<u32>().prop_map(SubvolId), 0..4).prop_map(ToClient::Tight),
         1 => vec(lock(), 0..4).prop_map(ToClient::LocksLost),
         1 => (any::<u64>(), time()).prop_map(|(received, now)| ToClient::Pong { received, now }),
         1 => (any::<u64>(), extents, any::<u64>()).prop_map(applied),

@@ -21,6 +21,7 @@
 mod count;
 mod owed;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gabion_base::ids::SubvolId;
@@ -91,6 +92,8 @@ struct State {
     blocks: i64,
     objects: i64,
     is_counted: bool,
+    /// What is pledged may be used here.
+    has_pledges: bool,
     /// Not in items yet.
     reserved_blocks: u64,
     reserved_objects: u64,
@@ -129,6 +132,7 @@ impl Usage {
             blocks: count.blocks as i64,
             objects: count.objects as i64,
             is_counted: quota.count.is_some(),
+            has_pledges: true,
             reserved_blocks: 0,
             reserved_objects: 0,
         };
@@ -168,7 +172,8 @@ impl Usage {
     fn take(&self, delta: Delta, terms: Terms<'_>) -> Result<(u64, u64), MapError> {
         let mut state = self.state.lock();
         // Whoever pledges more looks at this state after that.
-        if !terms.is_admitted && !state.admits(delta, terms.left_alone()) {
+        let left_alone = if state.has_pledges { terms.left_alone() } else { Count::default() };
+        if !terms.is_admitted && !state.admits(delta, left_alone) {
             return Err(MapError::OverQuota);
         }
         let (blocks, objects) = (delta.blocks.max(0) as u64, delta.objects.max(0) as u64);
@@ -194,6 +199,15 @@ impl Usage {
         let mut state = self.state.lock();
         state.blocks = state.blocks.saturating_add(delta.blocks);
         state.objects = state.objects.saturating_add(delta.objects);
+    }
+
+    /// What can be added for sure.
+    fn room(&self) -> Room {
+        let left = match self.count() {
+            Some(_) => self.left().1,
+            None => Most { blocks: Some(0), objects: Some(0) },
+        };
+        Room { blocks: left.blocks.unwrap_or(u64::MAX), objects: left.objects }
     }
 
     /// What can still be added: bytes in blocks, and objects if their number is limited.
@@ -319,18 +333,36 @@ impl LocalMap {
         SpaceReport { total, available, used, objects, objects_left }
     }
 
-    /// What can be added, wherever it is: as little as in the subvolume whose quota leaves least.
-    /// One that is not counted yet leaves nothing for sure.
+    /// What the quotas of subvolumes leave. One that is not counted yet leaves nothing for sure.
+    pub fn rooms(&self) -> Vec<(SubvolId, Room)> {
+        let subvols = self.subvols.read();
+        let limited = subvols.writable().filter_map(|(id, subvol)| {
+            subvol.record.is_there().then_some((id, subvol.usage.as_ref()?))
+        });
+        limited.map(|(id, usage)| (id, usage.room())).collect()
+    }
+
+    /// In these subvolumes nobody uses what is pledged, and in all others whoever it is pledged to
+    /// may. Nothing may be pledged while one of them becomes one of the others.
+    pub fn pledge_nothing_in(&self, subvols: &BTreeSet<SubvolId>) {
+        for (id, subvol) in self.subvols.read().writable() {
+            if let Some(usage) = &subvol.usage {
+                usage.state.lock().has_pledges = !subvols.contains(&id);
+            }
+        }
+    }
+
+    /// What can be added, wherever what is pledged may be used: as little as in the subvolume whose
+    /// quota leaves least.
     pub fn room_everywhere(&self) -> Room {
         let mut room = Room { blocks: self.space().available, objects: None };
         let subvols = self.subvols.read();
         for (_, subvol) in subvols.writable().filter(|(_, subvol)| subvol.record.is_there()) {
-            let Some(usage) = &subvol.usage else { continue };
-            let left = match usage.count() {
-                Some(_) => usage.left().1,
-                None => Most { blocks: Some(0), objects: Some(0) },
+            let Some(usage) = subvol.usage.as_ref().filter(|it| it.state.lock().has_pledges) else {
+                continue;
             };
-            room.blocks = room.blocks.min(left.blocks.unwrap_or(u64::MAX));
+            let left = usage.room();
+            room.blocks = room.blocks.min(left.blocks);
             room.objects = match (room.objects, left.objects) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),

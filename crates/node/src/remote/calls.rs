@@ -491,6 +491,7 @@ impl RemoteFs {
                 let extents = extents.into_iter().filter(is_final);
                 self.cache.write().update(extents);
             }
+            ToClient::Tight(subvols) => self.pending.set_tight(subvols),
             ToClient::Witness(calls) => self.pending.witnessed(calls),
             ToClient::Freeze(freeze) => self.freeze(freeze),
             ToClient::Thaw(freeze) => self.freezing.thaw(freeze),

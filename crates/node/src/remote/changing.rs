@@ -12,6 +12,7 @@
 //!
 //! The result of an operation that fails here is final, as all that it has looked at is leased.
 
+use gabion_base::ids::SubvolId;
 use gabion_fs::format::dirent::{self, Dirents};
 use gabion_fs::{Caller, Changes, Disposition, Error, OpenState, Result, Through, WriteAt};
 use gabion_link::change::{ChangeTxn, Lack};
@@ -69,7 +70,7 @@ impl RemoteFs {
         if self.is_for_server(&call) {
             return self.change_at_server(caller, call);
         }
-        let bytes = CHANGE_BYTES + payload(&call);
+        let (of, bytes) = (subvolume(&call), CHANGE_BYTES + payload(&call));
         // Whoever waits must not be waited for.
         self.gate.leave_own();
         let resizing = self.without_reads(&call);
@@ -77,7 +78,7 @@ impl RemoteFs {
         let bond = if has_pages { Bond::Leases } else { Bond::Server };
         let room = match bond {
             Bond::Leases | Bond::Pages => Room::Enough,
-            Bond::Server => self.pending.wait_for_room(bytes, self.settings.deadline),
+            Bond::Server => self.pending.wait_for_room(of, bytes, self.settings.deadline),
         };
         match room {
             Room::Enough => {}
@@ -104,7 +105,7 @@ impl RemoteFs {
                 Attempt::Crowded(left) => {
                     call = left;
                     self.gate.leave_own();
-                    match self.pending.wait_for_room(bytes, self.settings.deadline) {
+                    match self.pending.wait_for_room(of, bytes, self.settings.deadline) {
                         Room::Enough => continue,
                         Room::None => break,
                         Room::TimedOut => return Err(silent(self.settings.deadline)),
@@ -198,7 +199,7 @@ impl RemoteFs {
             return Ok(Attempt::Frozen(call));
         }
         // The server may have told so since, and been told here that that is known.
-        if bond == Bond::Server && !self.pending.has_room(bytes) {
+        if bond == Bond::Server && !self.pending.has_room(subvolume(&call), bytes) {
             return Ok(Attempt::Crowded(call));
         }
         let mut cache = self.cache.write();
@@ -493,6 +494,11 @@ fn mark_of_made(call: &Call) -> Mark {
 /// Whether the change may take a name from an object.
 fn is_removal(call: &Call) -> bool {
     matches!(call, Call::Unlink { .. } | Call::Rmdir { .. } | Call::Rename { .. })
+}
+
+/// Where the change is: all objects of one are in one subvolume.
+fn subvolume(call: &Call) -> SubvolId {
+    call.files().first().map_or(SubvolId(0), |file| file.subvol)
 }
 
 /// Bytes of a file that the change brings.

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use gabion_base::ids::SubvolId;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::{Caller, Error, Privileges, Result, WriteAt, Written};
 use gabion_link::cache::{Cache, CacheTxn};
@@ -349,7 +350,7 @@ impl RemoteFs {
         let length = payload.bytes().len();
         let written = Written { offset, length };
         self.gate.leave_own();
-        self.wait_for_some_room(CHANGE_BYTES + length as u64);
+        self.wait_for_some_room(file.subvol, CHANGE_BYTES + length as u64);
         // Nobody cuts the file meanwhile: others lack the leases, and the kernel waits for this.
         let end = {
             let cache = self.cache.read();
@@ -400,11 +401,11 @@ impl RemoteFs {
 
     /// Waits for room for a change, unless somebody waits for this thread, who may have it wait no
     /// longer. What the kernel has to hand over is bounded by the kernel.
-    fn wait_for_some_room(&self, bytes: u64) {
+    fn wait_for_some_room(&self, of: SubvolId, bytes: u64) {
         let begun = self.clock.monotonic();
         let is_patient = || self.clock.monotonic().saturating_sub(begun) < ROOM_PATIENCE;
         while !self.mapped.is_dropping() && !self.is_cut_off() && is_patient() {
-            if self.pending.wait_for_room(bytes, ROOM_GLANCE) != Room::TimedOut {
+            if self.pending.wait_for_room(of, bytes, ROOM_GLANCE) != Room::TimedOut {
                 return;
             }
         }

@@ -12,11 +12,11 @@
 //! All of them are kept until they are durable, and said again to a server that has lost them.
 //! How much may be kept is the server's word: it has room for that. Who makes more waits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_link::message::{CallId, Change, ChangeNumber, Witness};
 use gabion_map::FileId;
@@ -57,6 +57,8 @@ struct State {
     synced: Synced,
     bytes: u64,
     credit: u64,
+    /// Where the server makes all changes, whatever the credit is.
+    tight: BTreeSet<SubvolId>,
     /// The last change under way of each file that has any.
     touched: BTreeMap<FileId, ChangeNumber>,
     /// For new objects.
@@ -116,11 +118,11 @@ impl State {
 }
 
 impl Pending {
-    /// Waits until `bytes` more may be kept, for `patience` at most.
-    pub(super) fn wait_for_room(&self, bytes: u64, patience: Duration) -> Room {
+    /// Waits until `bytes` more of a subvolume may be kept, for `patience` at most.
+    pub(super) fn wait_for_room(&self, of: SubvolId, bytes: u64, patience: Duration) -> Room {
         let mut state = self.state.lock();
         loop {
-            if bytes > state.credit {
+            if bytes > state.credit || state.tight.contains(&of) {
                 return Room::None;
             }
             if state.bytes + bytes <= state.credit {
@@ -132,10 +134,10 @@ impl Pending {
         }
     }
 
-    /// Whether `bytes` more may be kept, now.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
+    /// Whether `bytes` more of a subvolume may be kept, now.
+    pub(super) fn has_room(&self, of: SubvolId, bytes: u64) -> bool {
         let state = self.state.lock();
-        state.bytes + bytes <= state.credit
+        state.bytes + bytes <= state.credit && !state.tight.contains(&of)
     }
 
     /// Takes a change that touches `files`, and gives it its number and place. It is kept as
@@ -271,6 +273,11 @@ impl Pending {
 
     pub(super) fn set_credit(&self, credit: u64) {
         self.state.lock().credit = credit;
+        self.fewer.notify_all();
+    }
+
+    pub(super) fn set_tight(&self, tight: Vec<SubvolId>) {
+        self.state.lock().tight = tight.into_iter().collect();
         self.fewer.notify_all();
     }
 

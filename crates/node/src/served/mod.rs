@@ -47,6 +47,7 @@ mod session;
 mod status;
 mod subtree;
 mod subvolumes;
+mod tight;
 mod times;
 mod witnesses;
 
@@ -79,6 +80,7 @@ use self::rivals::Rivals;
 use self::rounds::Rounds;
 pub use self::session::{Peer, Session};
 pub use self::status::ClientStatus;
+use self::tight::Tight;
 use self::times::Times;
 use self::witnesses::Witnesses;
 
@@ -188,6 +190,7 @@ pub struct Served {
     settling: Settling,
     freezing: Freezing,
     pledges: Pledges,
+    tight: Tight,
     errands: Errands,
     /// How often a directory may have got another parent.
     moves: AtomicU64,
@@ -244,6 +247,7 @@ impl Served {
             settling: Settling::default(),
             freezing: Freezing::default(),
             pledges: Pledges::default(),
+            tight: Tight::default(),
             errands: Errands::default(),
             moves: AtomicU64::new(0),
             queue,

@@ -34,14 +34,15 @@ use gabion_link::message::ToClient;
 use gabion_map::{MapError, Stop};
 
 use super::lane::CHANGE_BYTES;
+use super::tight::bytes_of;
 use super::{Changing, Job, Outcome, Request, Served, Session, Work};
 
 /// Bytes of changes of a client that may be not durable.
 const CREDIT_MAX: u64 = 128 << 20;
 /// With less, changes are not worth the trouble.
-const CREDIT_MIN: u64 = 4 << 20;
+pub(super) const CREDIT_MIN: u64 = 4 << 20;
 /// What is promised to all clients together is this part of what is free.
-const CREDIT_SHARE: u64 = 4;
+pub(super) const CREDIT_SHARE: u64 = 4;
 /// Blocks that are pledged besides the bytes: an operation asks for a few more than it takes.
 const MARGIN: u64 = 64;
 /// Numbers of freezes that part what a client changes are from here on.
@@ -60,6 +61,8 @@ pub(super) struct Pledge {
     credit: u64,
     /// What is kept for it: of a credit that is not less.
     kept_for: u64,
+    /// The version of what is tight that it was told.
+    tight: Option<u64>,
     /// When this comes back all that was changed under an earlier, greater credit is applied.
     fence: Option<u64>,
     /// The client has been greeted.
@@ -143,16 +146,13 @@ impl Served {
     /// What a client should be told now that was told so much: an equal part, in whichever
     /// subvolume it is used, also where a quota limits that.
     fn fair_credit(&self, own: u64) -> u64 {
-        if self.fs.is_read_only() || self.pledges.are_needed() {
+        if self.fs.is_read_only() || self.are_pledges_needed() {
             return 0;
         }
         let clients = self.sessions.read().len().max(1) as u64;
-        let room = self.fs.map().room_everywhere();
-        let objects = room.objects.map_or(u64::MAX, |left| left.saturating_mul(CHANGE_BYTES));
-        let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
-        let available = bytes(room.blocks).min(objects);
+        let available = bytes_of(self.fs.map().room_everywhere());
         let pledged = self.fs.map().pledged().saturating_sub(kept_for(own).0);
-        let left = available.saturating_sub(bytes(pledged)) / 2;
+        let left = available.saturating_sub(pledged.saturating_mul(BLOCK_SIZE as u64)) / 2;
         let credit = (available / CREDIT_SHARE / clients).min(CREDIT_MAX).min(left);
         if credit < CREDIT_MIN { 0 } else { credit }
     }
@@ -166,7 +166,8 @@ impl Served {
         self.pledges.raises.fetch_add(1, Ordering::SeqCst);
         self.keep(pledge, credit);
         // Whoever has taken room meanwhile did not see it; from here on everybody does.
-        if self.fs.map().keeps_pledges() && !self.pledges.are_needed() {
+        let is_known = || self.tight.is_known(pledge.tight);
+        if self.fs.map().keeps_pledges() && !self.are_pledges_needed() && is_known() {
             pledge.credit = credit;
         } else {
             self.keep(pledge, before);
@@ -182,10 +183,16 @@ impl Served {
         pledge.kept_for = credit;
     }
 
+    /// Whether nothing may be pledged for now.
+    fn are_pledges_needed(&self) -> bool {
+        self.pledges.are_needed() || self.tight.is_changing()
+    }
+
     /// Tells a client what `message` makes of its credit, and of another one if it should have a
     /// very different one.
     pub(super) fn tell_credit(&self, session: &Session, message: impl FnOnce(u64) -> ToClient) {
         let mut pledge = session.pledge.lock();
+        self.tell_tight(session, &mut pledge.tight);
         let fair = self.fair_credit(pledge.kept_for);
         if fair / 2 >= pledge.credit && pledge.fence.is_none() {
             self.raise(&mut pledge, fair);
@@ -245,8 +252,11 @@ impl Served {
         outcome: &Outcome,
         pledging: Pledging,
     ) -> Option<Request> {
-        let lacks = |it: &MapError| matches!(it, MapError::NoSpace | MapError::OverQuota);
-        let is_lack = matches!(&outcome.result, Err(Error::Stop(Stop::Map(it))) if lacks(it));
+        let is_lack = match &outcome.result {
+            Err(Error::Stop(Stop::Map(MapError::NoSpace))) => true,
+            Err(Error::Stop(Stop::Map(MapError::OverQuota))) => !self.tight.is_among(&job.call),
+            _ => false,
+        };
         if !is_lack || job.withdrawals >= WITHDRAWALS_MAX {
             return Some(job);
         }
@@ -263,7 +273,7 @@ impl Served {
 
     /// If somebody needs what is pledged, has clients give it up; if they have, goes on.
     pub(super) fn withdraw(&self) {
-        if !self.pledges.are_needed() {
+        if !self.are_pledges_needed() {
             return;
         }
         for session in self.all_sessions() {
@@ -273,6 +283,7 @@ impl Served {
             }
         }
         if self.fs.map().pledged() == 0 {
+            self.tighten();
             let waiting = {
                 let mut waiting = self.pledges.waiting.lock();
                 self.pledges.given_up.notify_all();
@@ -304,6 +315,7 @@ impl Served {
 
     /// Tells clients of other credits that should have very different ones.
     pub(super) fn renew_credits(&self) {
+        self.look_for_tight();
         self.withdraw();
         for session in self.all_sessions() {
             let is_due = {

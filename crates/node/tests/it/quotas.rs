@@ -6,8 +6,9 @@ use gabion_link::errand::{Errand, Report};
 use gabion_map::format::subvolume::Most;
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
 use gabion_node::Filesystem;
+use gabion_node::remote::RemoteFs;
 
-use crate::shared::{Client, Server, caller};
+use crate::shared::{Client, Server, await_that, caller};
 use crate::world::{MIB, World};
 
 const CHUNK: usize = 64 << 10;
@@ -84,7 +85,7 @@ trait RemoteSync {
     fn synced(&self);
 }
 
-impl RemoteSync for gabion_node::remote::RemoteFs {
+impl RemoteSync for RemoteFs {
     fn synced(&self) {
         self.syncfs().unwrap();
     }
@@ -160,6 +161,50 @@ fn what_a_client_was_answered_is_counted_when_the_quota_becomes_less() {
     let how = IfExists::Open;
     let made = client.run(|fs| fs.create(&caller(), client.root, b"more", 0o644, how, &request));
     assert!(is_over_quota(&made));
+}
+
+/// Makes a subvolume at the root with a quota of so many bytes; the root of it.
+fn limited_subvolume(client: &Client, name: &str, bytes: u64) -> FileId {
+    let path = name.as_bytes().to_vec();
+    client.errand(Errand::Subvolume { path: path.clone(), of: None, created: 1 });
+    let most = Most { blocks: Some(bytes / 4096), objects: None };
+    client.errand(Errand::SetQuota { path, most });
+    client.lookup(name).unwrap()
+}
+
+#[test]
+fn a_quota_that_is_nearly_used_up_has_nobody_wait_for_the_server_elsewhere() {
+    let server = Server::new();
+    let (client, _other) = (server.client(), server.client());
+    let home = limited_subvolume(&client, "home", MIB);
+    let make = |dir: FileId| {
+        let (how, request) =
+            (IfExists::Open, OpenRequest { access: Access::WRITE, truncate: None });
+        let make = |fs: &RemoteFs| fs.create(&caller(), dir, b"file", 0o644, how, &request);
+        client.run(make).unwrap().0.file
+    };
+    let (here, there) = (make(client.root), make(home));
+    let writes_alone = |file: FileId| {
+        let write = |client: &Client| client.write(file, WriteAt::Offset(0), &[1; CHUNK]);
+        client.calls(write).1 == 0
+    };
+    let await_room = |file: FileId| {
+        await_that(|| {
+            server.served.settle_round().unwrap();
+            writes_alone(file)
+        });
+    };
+    // Where there is room clients change things by themselves, though the quota leaves little.
+    await_room(here);
+    assert!(server.world.fs.map().pledged() > 0);
+    // In there the server does all, to the last block.
+    assert!(!writes_alone(there) && !writes_alone(there));
+    assert_eq!(fill(&client, there, 0), MIB - CHUNK as u64);
+    assert!(writes_alone(here));
+    // With more room it is as everywhere.
+    let most = Most { blocks: Some(1024 * MIB / 4096), objects: None };
+    client.errand(Errand::SetQuota { path: b"home".to_vec(), most });
+    await_room(there);
 }
 
 #[test]

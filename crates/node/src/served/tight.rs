@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   a quota leaves little --> nothing is pledged to anybody, for a moment      (`pledges`)
-//!                         --> the subvolume is tight: each client is told, and has its credit again
+//!                         --> the subvolume is tight: clients are told, and have credits again
 //!   it leaves enough again --> the same way back
 //! ```
 //!

@@ -3,7 +3,8 @@
 //! ```text
 //! free blocks (now + after the next commit)
 //!   - reserve                      only removal and commits may use it
-//!   - blocks promised to accepted bytes that are not written yet
+//!   - blocks promised to accepted bytes that are not written yet, and what items of them need
+//!   - blocks held for who is about to be given them
 //!   - growth of the trees by items that are not committed yet
 //!   = available to whoever makes good a pledge: what somebody else was told there is room for
 //!   - blocks that are pledged
@@ -37,6 +38,7 @@ pub struct Space {
     promised: CachePadded<AtomicI64>,
     /// Blocks that were given out for promised bytes which still count as promised: counted twice.
     in_flight: CachePadded<AtomicI64>,
+    held: CachePadded<AtomicI64>,
     pledged: CachePadded<AtomicI64>,
 }
 
@@ -81,8 +83,8 @@ impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
         let reserve = AtomicI64::new(reserve_blocks(layout));
-        let (promised, in_flight, pledged) = Default::default();
-        Self { reserve, promised, in_flight, pledged }
+        let (promised, in_flight, held, pledged) = Default::default();
+        Self { reserve, promised, in_flight, held, pledged }
     }
 
     /// The filesystem has this layout now.
@@ -100,6 +102,7 @@ impl Space {
         free.after_commit
             - promised
             - promised / BLOCKS_PER_ITEM_BLOCK
+            - self.held()
             - uncommitted.growth()
             - self.kept_from(claim)
     }
@@ -108,7 +111,7 @@ impl Space {
     /// come, and the trees had not grown at all.
     pub fn is_hopeless(&self, free: FreeBlocks, blocks: u64, claim: Claim) -> bool {
         let promised = self.promised.load(Ordering::Acquire) - self.in_flight();
-        free.after_commit - self.kept_from(claim) - promised < blocks as i64
+        free.after_commit - self.kept_from(claim) - promised - self.held() < blocks as i64
     }
 
     /// What is no room for this claim, of what could be used.
@@ -149,7 +152,8 @@ impl Space {
 
     /// Blocks that must be free right now for a promise of `blocks` to be kept without a commit.
     pub fn covers(&self, free: FreeBlocks, blocks: u64) -> bool {
-        free.now - self.reserve() / 2 > self.promised.load(Ordering::Acquire) + blocks as i64
+        let wanted = self.promised.load(Ordering::Acquire) + self.held() + blocks as i64;
+        free.now - self.reserve() / 2 > wanted
     }
 
     /// Promises blocks.
@@ -163,10 +167,14 @@ impl Space {
         assert!(before >= blocks as i64, "{blocks} of {before} promised blocks settled");
     }
 
-    /// Promises blocks to who is about to be given them, until they were, or this is dropped.
+    /// Holds blocks for who is about to be given them, until they were, or this is dropped.
     pub fn hold(&self, blocks: u64) -> Held<'_> {
-        self.promise(blocks);
+        self.held.fetch_add(blocks as i64, Ordering::AcqRel);
         Held { space: self, blocks }
+    }
+
+    fn held(&self) -> i64 {
+        self.held.load(Ordering::Acquire)
     }
 
     /// Blocks that are promised.
@@ -192,13 +200,13 @@ impl Held<'_> {
     pub fn given(&mut self, blocks: u64) {
         let blocks = blocks.min(self.blocks);
         self.blocks -= blocks;
-        self.space.settle(blocks);
+        self.space.held.fetch_sub(blocks as i64, Ordering::AcqRel);
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.space.settle(self.blocks);
+        self.space.held.fetch_sub(self.blocks as i64, Ordering::AcqRel);
     }
 }
 
@@ -212,8 +220,8 @@ mod tests {
 
     fn space(reserve: i64) -> Space {
         let reserve = AtomicI64::new(reserve);
-        let (promised, in_flight, pledged) = Default::default();
-        Space { reserve, promised, in_flight, pledged }
+        let (promised, in_flight, held, pledged) = Default::default();
+        Space { reserve, promised, in_flight, held, pledged }
     }
 
     #[test]

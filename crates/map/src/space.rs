@@ -3,7 +3,8 @@
 //! ```text
 //! free blocks (now + after the next commit)
 //!   - reserve                      only removal and commits may use it
-//!   - blocks promised to accepted bytes that are not written yet
+//!   - blocks promised to accepted bytes that are not written yet, and what items of them need
+//!   - blocks held for who is about to be given them
 //!   - growth of the trees by items that are not committed yet
 //!   = available to whoever makes good a pledge: what somebody else was told there is room for
 //!   - blocks that are pledged
@@ -37,6 +38,7 @@ pub struct Space {
     promised: CachePadded<AtomicI64>,
     /// Blocks that were given out for promised bytes which still count as promised: counted twice.
     in_flight: CachePadded<AtomicI64>,
+    held: CachePadded<AtomicI64>,
     pledged: CachePadded<AtomicI64>,
     /// Objects that are pledged, of those that quotas leave.
     pledged_objects: AtomicI64,
@@ -74,6 +76,8 @@ pub struct Due {
     /// Of what is promised, what was given out already: as it was before the rest was looked at, so
     /// that what lands in between only seems to be on its way.
     pub in_flight: i64,
+    /// Held becomes promised before it is no longer held.
+    held: i64,
     growth: i64,
 }
 
@@ -94,8 +98,8 @@ impl Space {
     /// No promises yet.
     pub fn new(layout: &Layout) -> Self {
         let reserve = AtomicI64::new(reserve_blocks(layout));
-        let (promised, in_flight, pledged, pledged_objects) = Default::default();
-        Self { reserve, promised, in_flight, pledged, pledged_objects }
+        let (promised, in_flight, held, pledged, pledged_objects) = Default::default();
+        Self { reserve, promised, in_flight, held, pledged, pledged_objects }
     }
 
     /// The filesystem has this layout now.
@@ -110,8 +114,9 @@ impl Space {
     /// What is due now.
     pub fn due(&self, uncommitted: Uncommitted) -> Due {
         let in_flight = self.in_flight.load(Ordering::Acquire);
+        let held = self.held.load(Ordering::Acquire);
         let promised = self.promised.load(Ordering::Acquire);
-        Due { promised, in_flight, growth: uncommitted.growth() }
+        Due { promised, in_flight, held, growth: uncommitted.growth() }
     }
 
     /// Blocks that can still be promised; negative if the reserve has been touched.
@@ -119,6 +124,7 @@ impl Space {
         free.after_commit
             - due.promised
             - due.promised / BLOCKS_PER_ITEM_BLOCK
+            - due.held
             - due.growth
             - self.kept_from(claim)
     }
@@ -126,8 +132,8 @@ impl Space {
     /// Whether `blocks` could not be promised even if all writes under way had ended, a commit had
     /// come, and the trees had not grown at all.
     pub fn is_hopeless(&self, due: Due, free: FreeBlocks, blocks: u64, claim: Claim) -> bool {
-        let promised = due.promised - due.in_flight;
-        free.after_commit - self.kept_from(claim) - promised < blocks as i64
+        let wanted = due.promised - due.in_flight + due.held + blocks as i64;
+        free.after_commit - self.kept_from(claim) < wanted
     }
 
     /// What is no room for this claim, of what could be used.
@@ -170,7 +176,7 @@ impl Space {
 
     /// Blocks that must be free right now for a promise of `blocks` to be kept without a commit.
     pub fn covers(&self, due: Due, free: FreeBlocks, blocks: u64) -> bool {
-        free.now - self.reserve() / 2 > due.promised + blocks as i64
+        free.now - self.reserve() / 2 > due.promised + due.held + blocks as i64
     }
 
     /// Promises blocks.
@@ -184,9 +190,9 @@ impl Space {
         assert!(before >= blocks as i64, "{blocks} of {before} promised blocks settled");
     }
 
-    /// Promises blocks to who is about to be given them, until they were, or this is dropped.
+    /// Holds blocks for who is about to be given them, until they were, or this is dropped.
     pub fn hold(&self, blocks: u64) -> Held<'_> {
-        self.promise(blocks);
+        self.held.fetch_add(blocks as i64, Ordering::AcqRel);
         Held { space: self, blocks }
     }
 
@@ -213,18 +219,18 @@ impl Held<'_> {
     pub fn given(&mut self, blocks: u64) {
         let blocks = blocks.min(self.blocks);
         self.blocks -= blocks;
-        self.space.settle(blocks);
+        self.space.held.fetch_sub(blocks as i64, Ordering::AcqRel);
     }
 
-    /// They stay promised.
-    pub fn keep(mut self) {
-        self.blocks = 0;
+    /// They are promised from now on.
+    pub fn promise(self) {
+        self.space.promise(self.blocks);
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.space.settle(self.blocks);
+        self.space.held.fetch_sub(self.blocks as i64, Ordering::AcqRel);
     }
 }
 
@@ -238,8 +244,8 @@ mod tests {
 
     fn space(reserve: i64) -> Space {
         let reserve = AtomicI64::new(reserve);
-        let (promised, in_flight, pledged, pledged_objects) = Default::default();
-        Space { reserve, promised, in_flight, pledged, pledged_objects }
+        let (promised, in_flight, held, pledged, pledged_objects) = Default::default();
+        Space { reserve, promised, in_flight, held, pledged, pledged_objects }
     }
 
     #[test]

@@ -435,6 +435,17 @@ fn writers_that_extend_a_file_beside_each_other_keep_all_bytes() {
     }
 }
 
+#[test]
+fn what_is_said_to_be_available_can_be_set_aside_at_once() {
+    const LEFT: u64 = 16;
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    let all = map.space().available - LEFT;
+    map.transact(|txn| txn.allocate(file(10), 0, all * 4096)).expect("space");
+    assert!(map.space().available <= LEFT);
+    assert_exact(&map);
+}
+
 /// Together they want more than is free before the next commit, and less than after it.
 #[test]
 fn threads_that_fill_a_disk_together_are_promised_no_block_twice() {

@@ -34,8 +34,6 @@ pub(super) enum Fault {
     Coordinator(usize, Reach),
     /// The host is down.
     Host(usize),
-    /// The claim ends some time after its holder has died.
-    Claim,
     /// Two disks have changed places.
     Exchanged,
     /// A disk of another volume is at the place of a member.
@@ -183,8 +181,6 @@ impl Director {
         self.world.has_volume[host].store(0, Ordering::Relaxed);
         peer.set_reach(Reach::None);
         self.world.baton.crash(1 + host);
-        let soon = self.delay(Duration::from_secs(2));
-        self.under_way.push((self.now() + soon, Fault::Claim));
     }
 
     /// The next fault.
@@ -239,7 +235,7 @@ impl Director {
                 self.peers[host].iter().for_each(|peer| peer.set_reach(reach));
             }
             Fault::Host(host) => self.crash(host),
-            Fault::Claim | Fault::Exchanged | Fault::Stranger => {}
+            Fault::Exchanged | Fault::Stranger => {}
         }
         self.under_way.push((self.now() + time, fault));
     }
@@ -269,11 +265,6 @@ impl Director {
             Fault::Host(host) => {
                 if self.peers[host].is_none() && self.peers[1 - host].is_none() {
                     self.start(host);
-                }
-            }
-            Fault::Claim => {
-                if self.peers.iter().all(Option::is_none) {
-                    self.world.coordinator.expire_claim(VOLUME);
                 }
             }
             Fault::Exchanged => self.exchange_back(),

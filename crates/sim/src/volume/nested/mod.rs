@@ -246,11 +246,13 @@ fn made(baton: &Arc<Baton>, seed: u64, layout: &str, sabotage: Sabotage) -> Worl
         copy_patience: Duration::from_secs(3),
         busy_blocks_per_second: 4000 + rng.below(10_000),
     };
+    let members = members.collect();
+    let lease = Duration::from_millis(500 + rng.below(2500));
     World {
         baton: Arc::clone(baton),
-        ether: Ether::new(seed, members.collect(), sabotage),
+        ether: Ether::new(seed, members, sabotage),
         judge: Mutex::default(),
-        coordinator: MemCoordinator::new(),
+        coordinator: MemCoordinator::with_lease(lease),
         options,
         slots: OnceLock::new(),
         more_slots: OnceLock::new(),

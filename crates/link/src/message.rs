@@ -259,8 +259,8 @@ pub enum Call {
         /// What else would be.
         prefetch: Prefetch,
     },
-    /// Numbers for that many objects, which nobody else gets: the first of them.
-    Numbers { count: u32 },
+    /// Numbers for that many objects of a subvolume, which nobody else gets: the first of them.
+    Numbers { of: SubvolId, count: u32 },
     /// Bytes.
     Read { file: FileId, offset: u64, length: u32, lease: ReadLease },
     /// To write bytes.

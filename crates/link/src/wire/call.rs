@@ -128,7 +128,7 @@ tagged! {
     18 => Seek { file: FileId, offset: u64, target: SeekTarget },
     19 => Sync { file: Option<FileId> },
     20 => Space { of: SubvolId },
-    24 => Numbers { count: u32 },
+    24 => Numbers { of: SubvolId, count: u32 },
     21 => Lock { lock: Lock, wait: Wait },
     22 => Unlock { file: FileId, class: LockClass, owner: u64, range: LockRange },
     23 => TestLock { lock: Lock };

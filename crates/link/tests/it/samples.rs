@@ -220,7 +220,7 @@ fn calls_for_the_rest() -> Vec<Call> {
     vec![
         Call::Acquire { needed, welcome: vec![], prefetch: Prefetch::Names },
         Call::Acquire { needed: vec![], welcome, prefetch: Prefetch::Children },
-        Call::Numbers { count: 2048 },
+        Call::Numbers { of: SubvolId(1), count: 2048 },
         Call::Setattr { file: FILE, changes: changes() },
         Call::Setattr { file: FILE, changes: Changes::default() },
         set(SetCondition::Always, SetGroupBit::Keep),

@@ -256,7 +256,7 @@ fn call_for_the_rest() -> impl Strategy<Value = Call> {
     prop_oneof![
         (vec((range(), mode()), 0..5), vec((range(), mode()), 0..3), prefetch)
             .prop_map(|(needed, welcome, prefetch)| Call::Acquire { needed, welcome, prefetch }),
-        any::<u32>().prop_map(|count| Call::Numbers { count }),
+        any::<[u32; 2]>().prop_map(|[of, count]| Call::Numbers { of: SubvolId(of), count }),
         (file(), changes()).prop_map(|(file, changes)| Call::Setattr { file, changes }),
         (file(), name(), bytes(XATTR_BYTES_MAX), condition, set_group).prop_map(
             |(file, name, value, condition, set_group)| Call::SetXattr {

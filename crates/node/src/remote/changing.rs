@@ -126,7 +126,7 @@ impl RemoteFs {
             attempt += 1;
             match lack {
                 Lack::Server => break,
-                Lack::Number => self.fetch_numbers()?,
+                Lack::Number => self.fetch_numbers(of)?,
                 Lack::Leases(missing) => {
                     if !self.acquire_for_change(caller, &call, &mut needed, missing)? {
                         break;
@@ -208,7 +208,8 @@ impl RemoteFs {
         if !missing.is_empty() {
             return Ok(Attempt::Lacks(Lack::Leases(missing), call));
         }
-        let number = if may_make(&call) { self.pending.number() } else { None };
+        let of = subvolume(&call);
+        let number = if may_make(&call) { self.pending.number(of) } else { None };
         let mut txn = ChangeTxn::new(&cache, number);
         let answer = match operate(&mut txn, &ctx, &call, &opens) {
             Ok((answer, _)) => answer,
@@ -218,7 +219,7 @@ impl RemoteFs {
         let changed = txn.into_changed();
         let made = changed.made.map(|file| file.ino);
         if made.is_some() {
-            self.pending.take_number();
+            self.pending.take_number(of);
         }
         let mut files = changed.apply(&mut cache);
         // What is new is found by nobody before the server is told of it, or it could be told of
@@ -355,10 +356,10 @@ impl RemoteFs {
         wants
     }
 
-    fn fetch_numbers(&self) -> Result<()> {
-        match self.call(&Caller::superuser(), Call::Numbers { count: NUMBERS })? {
+    fn fetch_numbers(&self, of: SubvolId) -> Result<()> {
+        match self.call(&Caller::superuser(), Call::Numbers { of, count: NUMBERS })? {
             Answer::Number(first) => {
-                self.pending.give_numbers(first..first + u64::from(NUMBERS));
+                self.pending.give_numbers(of, first..first + u64::from(NUMBERS));
                 Ok(())
             }
             _ => Err(nonsense()),

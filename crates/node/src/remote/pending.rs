@@ -26,6 +26,8 @@ use super::synced::Synced;
 
 /// Calls of others that are remembered: more than are done between two rounds.
 const WITNESSED_MAX: usize = 16_384;
+/// Subvolumes for which there are numbers.
+const SERIES_MAX: usize = 64;
 /// Bytes of files that are kept of what the server has done. It makes them durable before.
 const CALLS_BYTES_MAX: u64 = 256 << 20;
 
@@ -61,8 +63,8 @@ struct State {
     tight: BTreeSet<SubvolId>,
     /// The last change under way of each file that has any.
     touched: BTreeMap<FileId, ChangeNumber>,
-    /// For new objects.
-    numbers: Range<u64>,
+    /// For new objects, of few subvolumes.
+    numbers: BTreeMap<SubvolId, Range<u64>>,
 }
 
 /// What is under way.
@@ -265,7 +267,7 @@ impl Pending {
     /// are not ours any more.
     pub(super) fn all_again(&self) -> (Vec<Change>, Vec<(CallId, Change)>) {
         let mut state = self.state.lock();
-        state.numbers = 0..0;
+        state.numbers.clear();
         let changes = state.entries.iter().map(|entry| entry.change.clone()).collect();
         let calls = state.calls.iter().map(|(id, change)| (*id, change.clone())).collect();
         (changes, calls)
@@ -336,18 +338,22 @@ impl Pending {
         state.entries.len() + state.calls.len()
     }
 
-    /// The next number for a new object, if there is one. It is not taken.
-    pub(super) fn number(&self) -> Option<Ino> {
-        self.state.lock().numbers.clone().next().map(Ino)
+    /// The next number for a new object of a subvolume, if there is one. It is not taken.
+    pub(super) fn number(&self, of: SubvolId) -> Option<Ino> {
+        self.state.lock().numbers.get(&of)?.clone().next().map(Ino)
     }
 
     /// The number is an object's.
-    pub(super) fn take_number(&self) {
-        self.state.lock().numbers.next();
+    pub(super) fn take_number(&self, of: SubvolId) {
+        self.state.lock().numbers.get_mut(&of).and_then(Iterator::next);
     }
 
     /// These numbers are this client's.
-    pub(super) fn give_numbers(&self, numbers: Range<u64>) {
-        self.state.lock().numbers = numbers;
+    pub(super) fn give_numbers(&self, of: SubvolId, numbers: Range<u64>) {
+        let given = &mut self.state.lock().numbers;
+        if given.len() >= SERIES_MAX {
+            given.pop_first();
+        }
+        given.insert(of, numbers);
     }
 }

@@ -10,7 +10,6 @@ use gabion_link::range::KeyRange;
 use gabion_map::{FileId, LockMode};
 
 use crate::numbering;
-use crate::operation::may_make;
 use crate::snapshots::{self, SNAPSHOTS_NAME};
 use crate::subvolumes::entry_file;
 
@@ -90,25 +89,23 @@ impl RemoteFs {
         listing
     }
 
-    /// Whether only the server can make the change: it gives no numbers for other subvolumes, and
-    /// knows whether there is a directory of snapshots.
+    /// Whether only the server can make the change: it knows whether there is a directory of
+    /// snapshots.
     pub(super) fn is_for_server(&self, call: &Call) -> bool {
         let named = |parent: &FileId, name: &[u8]| parent.ino == ROOT && name == SNAPSHOTS_NAME;
-        let is_away = may_make(call) && call.files().iter().any(|file| !self.is_home(*file));
-        is_away
-            || match call {
-                Call::Create { parent, name, .. }
-                | Call::Mknod { parent, name, .. }
-                | Call::Mkdir { parent, name, .. }
-                | Call::Symlink { parent, name, .. }
-                | Call::Link { parent, name, .. }
-                | Call::Unlink { parent, name }
-                | Call::Rmdir { parent, name } => named(parent, name),
-                Call::Rename { source_parent, source_name, target_parent, target_name, .. } => {
-                    named(source_parent, source_name) || named(target_parent, target_name)
-                }
-                _ => false,
+        match call {
+            Call::Create { parent, name, .. }
+            | Call::Mknod { parent, name, .. }
+            | Call::Mkdir { parent, name, .. }
+            | Call::Symlink { parent, name, .. }
+            | Call::Link { parent, name, .. }
+            | Call::Unlink { parent, name }
+            | Call::Rmdir { parent, name } => named(parent, name),
+            Call::Rename { source_parent, source_name, target_parent, target_name, .. } => {
+                named(source_parent, source_name) || named(target_parent, target_name)
             }
+            _ => false,
+        }
     }
 
     /// Fails if an object of one subvolume would get a name in another one.

@@ -53,7 +53,7 @@ impl Served {
             Call::Read { file, offset, length, lease } => {
                 self.read(job, *file, *offset, *length, *lease)
             }
-            Call::Numbers { count } => plain(self.numbers(&job.session, *count)),
+            Call::Numbers { of, count } => plain(self.numbers(&job.session, *of, *count)),
             Call::Sync { file } => {
                 let synced = match file {
                     Some(file) => self.sync_file(*file),

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use gabion_base::ids::SubvolId;
 use gabion_fs::{Caller, Context, Error, Result};
 use gabion_link::message::{Call, Change, ChangeNumber, ToClient, ToServer, Witness};
 use gabion_link::range::KeyRange;
@@ -57,7 +58,7 @@ pub(super) struct Lane {
     /// The request of the change at the head, if it had to wait.
     parked: Option<RequestId>,
     /// Numbers that the client may give to new objects.
-    pub(super) numbers: VecDeque<Range<u64>>,
+    pub(super) numbers: VecDeque<(SubvolId, Range<u64>)>,
 }
 
 impl Lane {
@@ -303,13 +304,6 @@ impl Served {
             return Err(Error::Stale);
         }
         self.permit(session, caller, &change.call)?;
-        if change.made.is_some()
-            && !is_again
-            && change.call.files().iter().any(|it| it.subvol != self.subvolume_of(&session.rights))
-        {
-            // Numbers are given for that subvolume.
-            return Err(Error::InvalidArgument);
-        }
         let Some(made) = change.made else {
             let makes = may_make(&change.call) && !matches!(change.call, Call::Create { .. });
             return if makes { Err(Error::InvalidArgument) } else { Ok(()) };
@@ -317,8 +311,12 @@ impl Served {
         if is_again {
             return Ok(());
         }
-        let numbers = &session.lane.lock().numbers;
-        match numbers.iter().any(|series| series.contains(&made.0)) {
+        let parents = change.call.files();
+        let is_given = |(of, series): &(SubvolId, Range<u64>)| {
+            parents.iter().all(|parent| parent.subvol == *of) && series.contains(&made.0)
+        };
+        // Mostly of those that were given last.
+        match session.lane.lock().numbers.iter().rev().any(is_given) {
             true => Ok(()),
             false => Err(Error::InvalidArgument),
         }

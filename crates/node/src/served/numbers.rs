@@ -1,9 +1,11 @@
 //! Numbers for objects that clients make by themselves.
 
-use gabion_base::ids::Ino;
+use gabion_base::ids::{Ino, SubvolId};
 use gabion_fs::{Error, Result};
 use gabion_link::message::Answer;
 
+use super::lane::CHANGE_BYTES;
+use super::pledges::CREDIT_MAX;
 use super::{Served, Session, ledger};
 use crate::local::LocalFs;
 
@@ -11,9 +13,9 @@ use crate::local::LocalFs;
 const NUMBERS_MAX: u32 = 4096;
 /// More numbers for objects than clients can be given between two commits.
 const NUMBERS_SKIPPED: u64 = 1 << 24;
-/// Series of numbers that a session may have in part: more than one only if it has asked for
-/// the next before it was through with the last.
-const SERIES_MAX: usize = 16;
+/// Series of numbers that a session may have in part. Even if each change that is under way takes
+/// one of another series, it was not forgotten.
+const SERIES_MAX: usize = 2 * (CREDIT_MAX / CHANGE_BYTES) as usize;
 
 impl LocalFs {
     /// Makes room beside clients of a server that has died, before somebody else than the next one
@@ -44,16 +46,18 @@ impl Served {
         self.fs.skip_numbers()
     }
 
-    /// Gives the client numbers that nobody else gets.
-    pub(super) fn numbers(&self, session: &Session, count: u32) -> Result<Answer> {
+    /// Gives the client numbers of a subvolume that nobody else gets.
+    pub(super) fn numbers(&self, session: &Session, of: SubvolId, count: u32) -> Result<Answer> {
         if count == 0 || count > NUMBERS_MAX {
             return Err(Error::InvalidArgument);
         }
+        if session.rights.subvolume.is_some_and(|own| own != of) {
+            return Err(Error::Stale);
+        }
         let count = u64::from(count);
-        let first = self.fs.map().reserve_inodes(self.subvolume_of(&session.rights), count);
-        let Ino(first) = first.map_err(Error::from)?;
+        let Ino(first) = self.fs.map().reserve_inodes(of, count).map_err(Error::from)?;
         let mut lane = session.lane.lock();
-        lane.numbers.push_back(first..first + count);
+        lane.numbers.push_back((of, first..first + count));
         if lane.numbers.len() > SERIES_MAX {
             lane.numbers.pop_front();
         }

@@ -38,7 +38,7 @@ use super::tight::bytes_of;
 use super::{Changing, Job, Outcome, Request, Served, Session, Work};
 
 /// Bytes of changes of a client that may be not durable.
-const CREDIT_MAX: u64 = 128 << 20;
+pub(super) const CREDIT_MAX: u64 = 128 << 20;
 /// With less, changes are not worth the trouble.
 pub(super) const CREDIT_MIN: u64 = 4 << 20;
 /// What is promised to all clients together is this part of what is free.

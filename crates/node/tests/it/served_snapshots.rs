@@ -1,5 +1,6 @@
 //! Snapshots, clones and subvolumes of a filesystem that clients use meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,6 +13,7 @@ use gabion_fs::{
 use gabion_link::errand::{DeltaPlace, DeltaRow, Errand, Report, SnapshotRow};
 use gabion_map::{FileId, Payload};
 use gabion_node::Stretch;
+use gabion_node::remote::RemoteFs;
 
 use crate::shared::{Client, Server, caller, rename};
 
@@ -257,6 +259,36 @@ fn clones_and_subvolumes_are_folders_of_all_clients() {
     assert!(matches!(b.at("dir/clone"), Err(Error::NotFound)));
     assert!(b.run(|fs| fs.stat(clone)).is_err());
     b.run(|fs| fs.rmdir(&caller(), b.root, b"dir")).unwrap();
+}
+
+#[test]
+fn files_in_a_subvolume_are_made_without_asking_for_each() {
+    let server = Server::new();
+    let client = server.client();
+    for name in ["one", "two"] {
+        client.errand(Errand::Subvolume { path: name.into(), of: None, created: 1 });
+    }
+    let dirs = ["one", "two"].map(|name| client.lookup(name).unwrap());
+    let make = |dir: FileId, name: &str| {
+        let (how, request) =
+            (IfExists::Fail, OpenRequest { access: Access::WRITE, truncate: None });
+        let make = |fs: &RemoteFs| fs.create(&caller(), dir, name.as_bytes(), 0o644, how, &request);
+        client.run(make).unwrap().0.file
+    };
+    dirs.iter().for_each(|dir| _ = make(*dir, "first"));
+    let (made, calls) = client.calls(|_| {
+        let names = (0..100).map(|number| format!("{number}"));
+        names.flat_map(|name| dirs.map(|dir| make(dir, &name))).collect::<Vec<_>>()
+    });
+    assert_eq!(calls, 0);
+    client.run(|fs| fs.syncfs()).unwrap();
+    let numbers: BTreeSet<FileId> = made.iter().copied().collect();
+    assert_eq!(numbers.len(), 200);
+    let other = server.client();
+    for (dir, file) in dirs.iter().cycle().zip(&made).take(6) {
+        assert_eq!(dir.subvol, file.subvol);
+        assert_eq!(other.names(*dir).len(), 101);
+    }
 }
 
 #[test]

@@ -95,6 +95,8 @@ impl Pledges {
 pub(super) struct Pledging {
     raises: u64,
     is_pledged: bool,
+    /// The version of what is tight.
+    tight: u64,
 }
 
 /// Nothing is pledged until this is dropped.
@@ -241,7 +243,8 @@ impl Served {
     /// What [`wait_for_pledged`](Self::wait_for_pledged) has to know of a call that is made now.
     pub(super) fn pledging(&self) -> Pledging {
         let raises = self.pledges.raises.load(Ordering::SeqCst);
-        Pledging { raises, is_pledged: self.fs.map().pledged() > 0 }
+        let tight = self.tight.version();
+        Pledging { raises, is_pledged: self.fs.map().pledged() > 0, tight }
     }
 
     /// If there was no room for a call, and something was pledged when it began or since, it waits
@@ -254,7 +257,9 @@ impl Served {
     ) -> Option<Request> {
         let is_lack = match &outcome.result {
             Err(Error::Stop(Stop::Map(MapError::NoSpace))) => true,
-            Err(Error::Stop(Stop::Map(MapError::OverQuota))) => !self.tight.is_among(&job.call),
+            Err(Error::Stop(Stop::Map(MapError::OverQuota))) => {
+                !self.tight.has_been_among(&job.call, pledging.tight)
+            }
             _ => false,
         };
         if !is_lack || job.withdrawals >= WITHDRAWALS_MAX {

@@ -41,10 +41,14 @@ impl Tight {
         self.state.lock().next.is_some()
     }
 
-    /// Whether all that the call is about is tight.
-    pub(super) fn is_among(&self, call: &Call) -> bool {
+    pub(super) fn version(&self) -> u64 {
+        self.state.lock().version
+    }
+
+    /// Whether all that the call is about is tight, and has been since this version.
+    pub(super) fn has_been_among(&self, call: &Call, version: u64) -> bool {
         let state = self.state.lock();
-        call.files().iter().all(|file| state.now.contains(&file.subvol))
+        state.version == version && call.files().iter().all(|file| state.now.contains(&file.subvol))
     }
 
     /// Whether a client that was told this version knows it all.

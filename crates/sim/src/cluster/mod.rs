@@ -23,8 +23,9 @@
 //! Broken on purpose ([`Sabotage`]), each promise is seen to be broken.
 //!
 //! Extended attributes and advisory locks are used in some of the worlds. The latter are judged by
-//! themselves (`locks`). In others the disk becomes full (`programs`): no change that a client has
-//! answered may fail for that, and in the end all can write again. In others programs make
+//! themselves (`locks`). In others the disk becomes full, or a quota is used up (`programs`): no
+//! change that a client has answered may fail for that, nothing goes over the quota, and in the end
+//! all can write again. In others programs make
 //! snapshots, and roll back to them.
 //!
 //! Not here: directories that come and go, and servers with faulty disks.
@@ -54,6 +55,7 @@ use std::time::Duration;
 use gabion_base::ids::{SubvolId, Uuid};
 use gabion_base::rng::Rng;
 use gabion_fs::{Caller, FileType};
+use gabion_map::format::subvolume::Most;
 use gabion_map::open::FormatOptions;
 use gabion_map::{FileId, Limits, OpenMode};
 use gabion_node::served::Rights;
@@ -262,14 +264,21 @@ impl Beginning {
         static SMALL: OnceLock<Beginning> = OnceLock::new();
         static LARGE: OnceLock<Beginning> = OnceLock::new();
         static FULL: OnceLock<Beginning> = OnceLock::new();
+        static LIMITED: OnceLock<Beginning> = OnceLock::new();
         match seed % 10 {
-            3 => FULL.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, HOGS)),
-            5 | 9 => LARGE.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, 0)),
-            _ => SMALL.get_or_init(|| Self::make(DISK_BLOCKS, 0)),
+            3 if seed / 10 % 2 == 0 => {
+                FULL.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, HOGS, Most::default()))
+            }
+            3 => LIMITED.get_or_init(|| {
+                let most = Most { blocks: Some(LARGE_DISK_BLOCKS / 4 * 3), objects: None };
+                Self::make(LARGE_DISK_BLOCKS, HOGS, most)
+            }),
+            5 | 9 => LARGE.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, 0, Most::default())),
+            _ => SMALL.get_or_init(|| Self::make(DISK_BLOCKS, 0, Most::default())),
         }
     }
 
-    fn make(blocks: u64, hogs: u64) -> Self {
+    fn make(blocks: u64, hogs: u64, most: Most) -> Self {
         let disk = Arc::new(SimDisk::new(blocks));
         let options = FormatOptions {
             uuid: Uuid::from_random([7; 16]),
@@ -297,7 +306,8 @@ impl Beginning {
         let dirs = (0..DIRS_MAX).map(dir).collect();
         let files = (0..FILES_MAX).map(file).collect();
         let hogs = (FILES_MAX..FILES_MAX + hogs).map(file).collect();
-        let room = fs.map().space().available;
+        fs.map().set_quota(root.subvol, most).expect("a healthy disk");
+        let room = fs.map().space_of(root.subvol).available;
         fs.close().expect("a healthy disk");
         Self { image: disk.image(), subvol: root.subvol, dirs, files, hogs, room }
     }

@@ -117,6 +117,7 @@ impl Peer for Outbox {
 pub struct Server {
     world: Arc<World>,
     machine: MachineId,
+    fs: Arc<LocalFs>,
     served: Arc<Served>,
     start: u64,
     jobs: Arc<Jobs>,
@@ -154,6 +155,7 @@ impl Server {
         let server = Arc::new(Self {
             world: Arc::clone(world),
             machine,
+            fs: Arc::clone(&fs),
             served: Arc::new(served),
             start,
             jobs,
@@ -202,6 +204,20 @@ impl Server {
             {
                 self.world.baton.fail(&format!("a round: {error}"));
             }
+            self.check_quota();
+        }
+    }
+
+    /// Nothing goes over the quota, but where what somebody had given back came again with a crash.
+    fn check_quota(&self) {
+        let quota = self.fs.map().quota(self.world.subvol);
+        let Some((most, count)) = quota.and_then(|it| Some((it.most.blocks?, it.count?))) else {
+            return;
+        };
+        let is_known = !self.served.is_recovering() && !self.world.history.has_lost_by_crash();
+        if is_known && count.charged() > most {
+            let charged = count.charged();
+            self.world.baton.fail(&format!("{charged} blocks are used, and {most} may be"));
         }
     }
 

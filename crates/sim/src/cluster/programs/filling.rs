@@ -1,4 +1,4 @@
-//! What programs do to a disk that becomes full.
+//! What programs do to a disk that becomes full, or to a quota that is used up.
 //!
 //! Each client has a hog, a file that its first program sets space aside for: as much as there is,
 //! in ever smaller parts, so that there is not room for a single block then. Later it gives all of
@@ -17,7 +17,7 @@ const CALLS_MAX: usize = 60;
 
 /// Whether there was no room.
 pub(super) fn is_lack_of_room(error: &Error) -> bool {
-    matches!(error, Error::Stop(Stop::Map(MapError::NoSpace)))
+    matches!(error, Error::Stop(Stop::Map(MapError::NoSpace | MapError::OverQuota)))
 }
 
 /// Whether a call may fail for lack of room: it adds something.

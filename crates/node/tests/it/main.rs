@@ -3,6 +3,7 @@
 mod background;
 mod costs;
 mod crowd;
+mod crowded_clients;
 mod differences;
 mod files;
 mod kernels;

@@ -32,7 +32,12 @@ pub struct Server {
 
 impl Server {
     pub fn new() -> Self {
-        let world = World::new(64 << 20);
+        Self::with_disk(64 << 20)
+    }
+
+    /// On a disk of so many bytes.
+    pub fn with_disk(bytes: u64) -> Self {
+        let world = World::new(bytes);
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let sender = jobs.clone();
         let fs = Arc::clone(&world.fs);

@@ -34,6 +34,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Runs the command.
 pub fn run(args: &args::Umount) -> Result<()> {
     let mount = find(&args.mountpoint)?;
+    check_ours(&mount)?;
     if mounts::life(&mount) == Life::Dead {
         mounts::bury(&mount)?;
         eprintln!(
@@ -64,6 +65,18 @@ fn find(mountpoint: &Path) -> Result<Mount> {
         None => Err(Failure::new(format!("nothing is mounted at {name}"))
             .next("To see what is mounted: gabion status")),
     }
+}
+
+/// Fails if the kernel would not have us unmount it.
+fn check_ours(mount: &Mount) -> Result<()> {
+    let (user, owner) = (rustix::process::geteuid(), folder::owner(mount));
+    if user.is_root() || user.as_raw() == owner {
+        return Ok(());
+    }
+    let name = mount.mountpoint.display();
+    let owner = if owner == 0 { "root".to_owned() } else { format!("user {owner}") };
+    Err(Failure::new(format!("{name} was mounted by {owner}, who alone can unmount it, and root"))
+        .next(format!("As root: gabion umount {name}")))
 }
 
 /// The daemon of a mount that is going to end.

@@ -1,7 +1,7 @@
 //! Mounting, unmounting, and what daemons that were killed leave behind.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -169,6 +169,41 @@ fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
     drop(elsewhere);
     daemon.await_end();
     folder.mount("");
+}
+
+#[test]
+fn a_second_interrupt_says_who_has_the_mount_in_another_namespace() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mountpoint = folder.join("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let mut program = Command::new(GABION);
+    program.args(["mount", "--foreground", "disk.img", "mnt"]).current_dir(folder.path());
+    let mut program = Running(program.stderr(Stdio::piped()).spawn().unwrap());
+    while folder.mountpoints().is_empty() {
+        std::thread::yield_now();
+    }
+    fs::write(mountpoint.join("file"), "content").unwrap();
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", "echo ready; read -r _"]);
+    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut elsewhere = Running(unshare.spawn().unwrap());
+    let process = elsewhere.0.id();
+    let mut said = String::new();
+    BufReader::new(elsewhere.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    program.signal(Signal::INT);
+    while !folder.mountpoints().is_empty() {
+        std::thread::yield_now();
+    }
+    program.signal(Signal::INT);
+    let mut said = String::new();
+    program.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains(&format!("process {process} (sh)")), "{said}");
+    assert!(said.contains("mount namespace of its own") && !said.contains("open"), "{said}");
+    assert_eq!(program.0.wait().unwrap().code(), Some(1));
+    drop(elsewhere);
+    folder.mount("");
+    assert_eq!(fs::read(mountpoint.join("file")).unwrap(), b"content");
 }
 
 #[test]

@@ -405,7 +405,15 @@ fn open_disk(target: &Path, settings: &Settings, act: &str) -> Result<FileDisk> 
         thread::sleep(UNSEEN_GLANCE);
         opened = open();
     }
-    opened.map_err(|error| not_opened(&format!("cannot {act}"), target, &error))
+    opened.map_err(|error| {
+        let failure = not_opened(&format!("cannot {act}"), target, &error);
+        match error {
+            OpenError::Io { source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem => {
+                failure.next("It can be read only: gabion mount -o ro, or gabion serve --read-only")
+            }
+            _ => failure,
+        }
+    })
 }
 
 fn mounted_elsewhere(target: &Path, user: &str, daemon: u32, act: &str) -> Failure {

@@ -29,8 +29,8 @@ pub fn kept_name(time: &str, is_taken: impl Fn(&[u8]) -> bool) -> String {
     names.find(|name| !is_taken(name.as_bytes())).unwrap_or(first)
 }
 
-/// Why `of` cannot become what its snapshot `to` is, which is called `name`: a subvolume that stands
-/// in it would have no name there. One that has none as it is loses nothing.
+/// Why `of` cannot become what its snapshot `to` is, which is called `name`: a subvolume that
+/// stands in it would have no name there. One that has none as it is loses nothing.
 pub fn left_without_name(
     map: &LocalMap,
     of: SubvolId,

@@ -211,8 +211,8 @@ impl Origin {
         self.act(SnapshotAction::Create { name: name.to_owned() }).map(|_| ())
     }
 
-    /// The subvolumes that stand in it, by their paths from its root: they are not in its snapshots.
-    /// Who may not know of them is told of none.
+    /// The subvolumes that stand in it, by their paths from its root: they are not in its
+    /// snapshots. Who may not know of them is told of none.
     pub fn inner_subvolumes(&self) -> Vec<String> {
         let (own, all) = match self {
             Self::Mounted { within, .. } => {

@@ -68,6 +68,21 @@ fn what_cannot_be_served_is_told_as_that() {
     serve(&at, "disk.img").failed(1, &[&at, "Address already in use"]);
 }
 
+#[test]
+fn what_can_only_be_read_is_told_how() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    let image = folder.image();
+    ["fixed", "mnt"].iter().for_each(|name| fs::create_dir(folder.join(name)).unwrap());
+    fs::rename(image, folder.join("fixed/disk.img")).unwrap();
+    for options in [&["--bind", "fixed", "fixed"][..], &["-o", "remount,ro,bind", "fixed"]] {
+        folder.run(Command::new("mount").args(options)).succeeded();
+    }
+    let outcome = folder.gabion(&["mount", "fixed/disk.img", "mnt"]);
+    outcome.failed(1, &["Read-only file system", "gabion mount -o ro"]);
+    folder.gabion(&["mount", "-o", "ro", "fixed/disk.img", "mnt"]).succeeded();
+    folder.gabion(&["umount", "mnt"]).succeeded();
+}
+
 /// Offers files of the folder, by those names.
 fn target(folder: &Folder, names: &[&str]) -> (Running, Vec<String>) {
     let mut program = Command::new(GABION);
@@ -178,8 +193,8 @@ fn shells_complete_every_command() {
         assert!(script.contains("passphrase-file"), "{shell}");
     }
     folder.gabion(&["completions", "cmd"]).failed(2, &["bash", "zsh", "fish"]);
-    let complete = "source <(\"$0\" completions bash); COMP_WORDS=(gabion volume re); COMP_CWORD=2; \
-        _gabion gabion re volume; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let complete = "source <(\"$0\" completions bash); COMP_WORDS=(gabion volume re); \
+        COMP_CWORD=2; _gabion gabion re volume; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let outcome = folder.run(Command::new("bash").args(["-c", complete, GABION]));
     let offered = outcome.succeeded();
     let offered: Vec<_> = offered.lines().collect();

@@ -6,8 +6,9 @@
 //! 4. Wait for the end of the daemon's process: only then are its locks gone, too. It does not come
 //!    while the filesystem is mounted in another mount namespace; then that is said.
 //!
-//! A daemon that cannot be asked, for any reason but that we may not, is told as a failure: the
-//! mount is gone, but nobody knows whether all of it is on the disk.
+//! A daemon that does not answer keeps the mount of a block device, as unmounting would wait for
+//! it. One that cannot be asked otherwise, for any reason but that we may not, is told as a
+//! failure: the mount is gone, but nobody knows whether all of it is on the disk.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -44,6 +45,12 @@ pub fn run(args: &args::Umount) -> Result<()> {
         return Ok(());
     }
     let daemon = Daemon::of(&mount);
+    if let Err(error) = &daemon
+        && error.kind() == ErrorKind::WouldBlock
+        && mount.fstype.starts_with("fuseblk")
+    {
+        return Err(silent(&mount));
+    }
     unmount(&mount.mountpoint, Unmount::Plain).map_err(|error| not_unmounted(&mount, &error))?;
     match daemon {
         Ok(daemon) => daemon.await_end(&mount),
@@ -135,6 +142,18 @@ impl Daemon {
                 .next("What had been synced is safe: the next mount replays the journal.")),
         }
     }
+}
+
+/// The kernel waits for the daemon of a block device without an end, and nothing could stop that.
+fn silent(mount: &Mount) -> Failure {
+    let name = mount.mountpoint.display();
+    let process = Connection::open(mount).ok().and_then(|connection| connection.peer());
+    let process = process.map_or_else(String::new, |pid| format!(" {pid}"));
+    let text = format!("the daemon of {name} does not answer: it is not unmounted");
+    Failure::new(text).next(format!(
+        "It hangs, or was stopped: see to process{process} and to its disk. When it was killed, \
+         gabion umount {name} cleans up; what had been synced is safe."
+    ))
 }
 
 fn not_awaited(mount: &Mount, error: &io::Error) -> Failure {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use gabion_fuse::mountinfo::find;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use crate::volumes::stage::Stage;
 use crate::world::{Folder, GABION, Outcome, Running};
@@ -221,6 +221,21 @@ fn umount_tells_if_it_cannot_await_the_daemon() {
     assert_eq!(folder.mountpoints(), [] as [std::path::PathBuf; 0]);
     daemon.await_end();
     folder.gabion(&["scrub", "disk.img"]).succeeded();
+}
+
+#[test]
+fn umount_does_not_wait_for_a_daemon_that_was_stopped() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mountpoint = folder.mount("");
+    let pid = folder.daemon().pid;
+    kill_process(pid, Signal::STOP).unwrap();
+    let outcome = folder.gabion(&["umount", "mnt"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    let process = format!("process {}", pid.as_raw_nonzero());
+    outcome.failed(1, &["does not answer", "not unmounted", &process]);
+    assert_eq!(folder.mountpoints(), [mountpoint]);
+    folder.gabion(&["umount", "mnt"]).succeeded();
 }
 
 #[test]

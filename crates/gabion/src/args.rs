@@ -8,7 +8,7 @@ pub mod volumes;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::backup::{Backup, Backups, Restore, Verify};
 use self::sharing::{Clients, Evict, Invite, Join, Leases, Locks, Serve};
@@ -66,6 +66,8 @@ pub enum Command {
     Events(Events),
     /// Show the structures on a device or in an image, for people who debug
     Inspect(Inspect),
+    /// Print what a shell needs to complete these commands
+    Completions(Completions),
     /// Let other machines mount a filesystem, until Ctrl-C
     Serve(Serve),
     /// Let another machine join what is served here: print a line for it
@@ -244,6 +246,25 @@ pub enum Structure {
     Alloc,
     /// The journal's records since the last commit
     Journal,
+}
+
+/// Arguments of `gabion completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// For which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Shells that complete commands.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// Fish.
+    Fish,
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ impl Subject for Service {
             pid: process::id(),
             clients: self.sessions.served().clients().len() as u64,
         };
-        let status = state::of_map(self.fs.map(), &self.superblock, &self.target, None);
+        let status = state::of_fs(&self.fs, &self.superblock, &self.target, None);
         Status { served: Some(served), ..status }
     }
 

@@ -78,6 +78,15 @@ impl Failure {
         self
     }
 
+    /// The same for a command that was not asked whether there is damage.
+    #[must_use]
+    pub fn as_failed(self) -> Self {
+        match self.exit {
+            Exit::Damaged => self.exit(Exit::Failed),
+            _ => self,
+        }
+    }
+
     /// What to end with.
     pub fn code(&self) -> Exit {
         self.exit

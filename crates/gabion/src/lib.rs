@@ -3,6 +3,7 @@
 //! ```text
 //! args -> cmd::* -> mkfs, inspect                  on the device or image itself
 //!                -> mount -> serve -> mount        the daemon: disk, map, files, FUSE
+//!                -> completions                    of the command line itself
 //!                -> up -> supervisor               processes of the program that end with it
 //!                -> status, scrub, grow, umount    ask the daemon through control
 //!                -> snapshot, clone, subvolume,    the same, or open what nobody has in use:
@@ -42,6 +43,7 @@ pub mod mount;
 mod mounts;
 mod offering;
 mod options;
+mod outside;
 mod patience;
 pub mod places;
 mod print;
@@ -100,6 +102,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Undelete(args) => cmd::undelete::run(args),
         Command::Events(args) => cmd::events::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Completions(args) => cmd::completions::run(args),
         Command::Serve(args) => cmd::serve::run(args),
         Command::Invite(args) => cmd::invite::run(args),
         Command::Join(args) => cmd::join::run(args),

@@ -15,10 +15,12 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use gabion_host::file_disk::{self, FileDisk};
 use gabion_map::removal::Removing;
 use gabion_map::{Limits, OpenMode};
 use gabion_node::LocalFs;
 
+use crate::cmd::mkfs;
 use crate::cmd::status::{self, Subject, User};
 use crate::failure::{Failure, Result, chain};
 use crate::mount::SystemClock;
@@ -55,6 +57,7 @@ impl Location {
             ))
             .next("To see what is mounted: gabion status. In what is not, say disk.img:/PATH."));
         }
+        check_no_plain_file(text)?;
         Ok(Self { filesystem: status::subject(text)?, path: String::new() })
     }
 
@@ -95,6 +98,24 @@ impl Location {
             _ => false,
         }
     }
+}
+
+/// Fails if it is a file of a mounted filesystem, and no image of another one.
+fn check_no_plain_file(text: &Path) -> Result<()> {
+    let is_within = || -> Result<bool> {
+        let real = text.canonicalize().ok();
+        let folder = real.as_deref().and_then(Path::parent);
+        Ok(folder.map(mounts::containing).transpose()?.flatten().is_some())
+    };
+    let is_image = || {
+        let disk = FileDisk::open(text, file_disk::OpenMode::ReadOnlyShared);
+        disk.is_ok_and(|disk| mkfs::found(&disk).is_ok_and(|found| found.is_some()))
+    };
+    if !text.is_file() || !is_within()? || is_image() {
+        return Ok(());
+    }
+    let what = format!("{} is a file in a mounted filesystem, and no image", text.display());
+    Err(Failure::new(what).next("Say a mountpoint, or the folder of a subvolume below one."))
 }
 
 /// Fails unless both, which the paths say, are in one filesystem.

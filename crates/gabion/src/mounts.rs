@@ -185,8 +185,12 @@ pub fn users(mountpoint: &Path) -> Vec<String> {
 /// A program that sees the filesystem mounted in a mount namespace of its own, as in a container:
 /// there it stays when it is unmounted here.
 pub fn user_elsewhere(mount: &Mount) -> Option<String> {
-    let device = mount.device;
-    elsewhere(move |other| other.device == device)
+    user_of_device_elsewhere(mount.device)
+}
+
+/// The same for the mount with this device number.
+pub fn user_of_device_elsewhere(device: (u32, u32)) -> Option<String> {
+    elsewhere(move |mount| mount.device == device)
 }
 
 /// Such a program for our filesystem in this image or device, which is mounted nowhere here.
@@ -237,6 +241,12 @@ fn is_waiting(pid: u32) -> bool {
 fn process_name(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("process {pid} ({})", name.trim_end())
+}
+
+/// Whether the process offers disks to NBD clients, which does not end by itself.
+pub fn is_target(pid: u32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(b"target")
 }
 
 /// Reads links only, which asks the kernel and not the filesystem.

@@ -383,6 +383,7 @@ impl Subject for Service {
             available_bytes: bytes(available),
             txg: 0,
             subvolumes: 1,
+            tried_again: problem.is_some(),
             problem,
             mount: Some(mount),
             served: None,

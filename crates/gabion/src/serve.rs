@@ -106,6 +106,14 @@ pub struct Daemon {
     device: (u32, u32),
 }
 
+/// How far a mount that was asked to end is.
+struct Leaving {
+    /// How often it was.
+    asked: u32,
+    /// Nobody used it here when it was unmounted for that.
+    is_unmounted: bool,
+}
+
 /// What is behind a mount.
 enum Behind {
     Disk(Storage, Arc<LocalFs>),
@@ -138,14 +146,11 @@ impl Daemon {
             let watcher = thread::Builder::new().name("watcher".to_owned());
             let watcher = watcher.spawn_scoped(scope, || self.watch(&waker));
             let watcher = watcher.map_err(|error| Failure::of("cannot start a thread", &error))?;
-            let mut asked = 0;
+            let mut leaving = Leaving { asked: 0, is_unmounted: false };
             loop {
                 match signals.wait() {
                     Ok(Wake::Woken) => break,
-                    Ok(wake) => {
-                        asked += 1;
-                        self.leave(wake, asked);
-                    }
+                    Ok(wake) => self.leave(wake, &mut leaving),
                     Err(error) => return Err(Failure::of("cannot wait for signals", &error)),
                 }
             }
@@ -166,25 +171,25 @@ impl Daemon {
         ended
     }
 
-    /// Takes the mount away because a signal asked for it, for the `asked`th time.
-    fn leave(&self, wake: Wake, asked: u32) {
+    /// Takes the mount away because a signal asked for it.
+    fn leave(&self, wake: Wake, leaving: &mut Leaving) {
+        leaving.asked += 1;
         let mountpoint = &self.plan.mountpoint;
         let ours = |mount: &mountinfo::Mount| mount.device == self.device;
         if !mounts::at(mountpoint).is_ok_and(|mount| mount.as_ref().is_some_and(ours)) {
             // Out of the tree already, or covered by another mount.
-            if asked > 1 {
-                self.sync();
-                eprintln!("gabion: ended with files open; all that was written is kept");
-                process::exit(1);
-            }
+            self.leave_unmounted(leaving);
             return;
         }
         let name = mountpoint.display();
         let busy = match unmount(mountpoint, Unmount::Plain) {
-            Ok(()) => return,
+            Ok(()) => {
+                leaving.is_unmounted = true;
+                return;
+            }
             Err(error) => chain(&error),
         };
-        if asked > 1 {
+        if leaving.asked > 1 {
             eprintln!("gabion: {busy}; its users get errors now, all that they wrote is kept");
             self.sync();
             let _ = unmount(mountpoint, Unmount::Force);
@@ -199,6 +204,26 @@ impl Daemon {
             self.sync();
             let _ = unmount(mountpoint, Unmount::Lazy);
         }
+    }
+
+    /// The same once it is not seen here any more: whoever asks again does not wait for the end.
+    fn leave_unmounted(&self, leaving: &Leaving) {
+        let users = match (leaving.asked, leaving.is_unmounted) {
+            (..=1, _) => return,
+            (_, false) => "somebody has files open".to_owned(),
+            (_, true) => match mounts::user_of_device_elsewhere(self.device) {
+                Some(user) => format!("{user} has it in a mount namespace of its own"),
+                // Nobody uses it: what is left is written, which may take as long as its disk does.
+                None if leaving.asked == 2 => {
+                    eprintln!("gabion: it is unmounted, and ends when all of it is written");
+                    return;
+                }
+                None => "it has not come to its end".to_owned(),
+            },
+        };
+        self.sync();
+        eprintln!("gabion: {users}; ended all the same, all that was written is kept");
+        process::exit(1);
     }
 
     fn sync(&self) {
@@ -246,7 +271,7 @@ fn cannot(plan: &Plan, cause: &dyn std::error::Error) -> Failure {
 }
 
 fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Subject>)> {
-    let storage = Storage::open(place, &plan.settings)?;
+    let storage = Storage::open(place, &plan.settings, "mount")?;
     let fs = open_fs(storage.disk(), &plan.settings).map_err(|error| cannot(plan, &error))?;
     // Whoever had it from a server begins anew: from here it is changed without them.
     fs.forget_sessions().map_err(|error| cannot(plan, &error))?;
@@ -280,12 +305,12 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// Opens what is at `place`.
-    pub fn open(place: &Place, settings: &Settings) -> Result<Self> {
+    /// Opens what is at `place`, to `act` with it: "mount", "serve".
+    pub fn open(place: &Place, settings: &Settings, act: &str) -> Result<Self> {
         match &place.volume {
-            None => Ok(Self::File(Arc::new(open_disk(&place.path, settings)?))),
+            None => Ok(Self::File(Arc::new(open_disk(&place.path, settings, act)?))),
             Some(name) => {
-                let surroundings = volumes::surroundings(None, "gabion mount")?;
+                let surroundings = volumes::surroundings(None, &format!("gabion {act}"))?;
                 Self::of_volume(place, volumes::open(name, &surroundings)?)
             }
         }
@@ -342,7 +367,7 @@ impl Storage {
 
 /// Opens the disk. If another of our daemons has just lost its mount, waits until it has ended. One
 /// that was killed may hold the disk for a moment when it is not seen any more.
-fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
+fn open_disk(target: &Path, settings: &Settings, act: &str) -> Result<FileDisk> {
     let mode = match settings.access {
         Access::ReadWrite => OpenMode::ReadWrite,
         Access::ReadOnly => OpenMode::ReadOnly,
@@ -353,13 +378,14 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
         Err(OpenError::InUse { holder: Some(holder), .. })
             if holder.name.as_deref() == Some("gabion")
                 && mounts::of_target(target)?.is_none()
-                && !is_served(target) =>
+                && !is_served(target)
+                && !mounts::is_target(holder.pid) =>
         {
             if let Some(end) = patience::End::of(holder.pid)
                 && !end.within(AT_ONCE)
             {
                 if let Some(user) = mounts::user_of_target_elsewhere(target) {
-                    return Err(mounted_elsewhere(target, &user, holder.pid));
+                    return Err(mounted_elsewhere(target, &user, holder.pid, act));
                 }
                 eprintln!("gabion: waiting for {holder} to release {}", target.display());
                 end.within(DISK_PATIENCE);
@@ -380,14 +406,22 @@ fn open_disk(target: &Path, settings: &Settings) -> Result<FileDisk> {
         thread::sleep(UNSEEN_GLANCE);
         opened = open();
     }
-    opened.map_err(|error| not_opened("cannot mount", target, &error))
+    opened.map_err(|error| {
+        let failure = not_opened(&format!("cannot {act}"), target, &error);
+        match error {
+            OpenError::Io { source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem => {
+                failure.next("It can be read only: gabion mount -o ro, or gabion serve --read-only")
+            }
+            _ => failure,
+        }
+    })
 }
 
-fn mounted_elsewhere(target: &Path, user: &str, daemon: u32) -> Failure {
+fn mounted_elsewhere(target: &Path, user: &str, daemon: u32, act: &str) -> Failure {
     let name = target.display();
     let text =
         format!("{name} is unmounted here, but {user} has it in a mount namespace of its own");
-    Failure::new(format!("cannot mount: {text}"))
+    Failure::new(format!("cannot {act}: {text}"))
         .next(format!("End that one, and process {daemon} will end, too."))
 }
 
@@ -524,7 +558,7 @@ impl Subject for Service {
             disk: self.storage.describe(),
         };
         let target = self.plan.target.name();
-        state::of_map(self.fs.map(), &self.superblock, &target, Some(mount))
+        state::of_fs(&self.fs, &self.superblock, &target, Some(mount))
     }
 
     fn scrub(

@@ -43,9 +43,10 @@ impl fmt::Display for Size {
         }
         let value = self.0 as f64 / (1_u64 << (10 * unit)) as f64;
         let name = UNITS[unit];
-        if value.fract() == 0.0 || value >= 100.0 {
+        // What would be rounded to one digit more has one digit less behind the point.
+        if value.fract() == 0.0 || value >= 99.95 {
             write!(f, "{value:.0} {name}")
-        } else if value >= 10.0 {
+        } else if value >= 9.995 {
             write!(f, "{value:.1} {name}")
         } else {
             write!(f, "{value:.2} {name}")
@@ -89,6 +90,8 @@ mod tests {
             (1536, "1.50 KiB"),
             (64 << 30, "64 GiB"),
             (19_922_944, "19 MiB"),
+            (104_849_408, "100 MiB"),
+            (10_485_000, "10.0 MiB"),
             (20_000_000, "19.1 MiB"),
             (200_000_000, "191 MiB"),
             (u64::MAX, "16 EiB"),

@@ -160,11 +160,8 @@ impl Acting<'_> {
     /// What is to be done to roll back.
     fn rollback(&self, name: &str) -> Result<Rollback, String> {
         let to = self.find(name)?;
-        if let Some(subvol) = left_without_name(self.map, self.of, to).map_err(text)? {
-            return Err(format!(
-                "the subvolume {} stands in it and has no name in {name}: move or delete it first",
-                subvol.0
-            ));
+        if let Some(reason) = left_without_name(self.map, self.of, to, name).map_err(text)? {
+            return Err(reason);
         }
         let now = clock::coarse_now().seconds;
         let is_taken = |name: &[u8]| self.map.find_snapshot(self.of, name).is_some();
@@ -226,6 +223,7 @@ pub fn act_on_subvolumes(
             (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
         }
         SubvolumeAction::Rename { from, to } => {
+            find_subvolume(fs, from)?;
             let moved = fs.rename_subvolume(from.as_bytes(), to.as_bytes());
             let moved = moved.map_err(|error| format!("/{from} to /{to}: {}", text(error)));
             let (was, is) = moved?;
@@ -233,6 +231,7 @@ pub fn act_on_subvolumes(
             (vec![row(is.subvol, Some(to.clone()))], changed)
         }
         SubvolumeAction::Delete { path } => {
+            find_subvolume(fs, path)?;
             let gone = fs.delete_subvolume(path.as_bytes());
             let gone = gone.map_err(|error| format!("/{path}: {}", text(error)))?;
             (vec![row(gone.subvol, Some(path.clone()))], vec![named(gone.parent, path)])

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gabion_base::BLOCK_SIZE;
 use gabion_map::LocalMap;
 use gabion_map::format::superblock::Superblock;
+use gabion_node::LocalFs;
 
 use crate::control::wire::{MountStatus, ServedStatus, StandbyStatus, Status};
 use crate::date;
@@ -32,9 +33,24 @@ pub fn of_map(
         txg: map.activity().committed.0,
         subvolumes: map.subvolumes().len() as u64,
         problem: map.stopped(),
+        tried_again: false,
         mount,
         served: None,
         standby: None,
+    }
+}
+
+/// The state of a filesystem in use.
+pub fn of_fs(
+    fs: &LocalFs,
+    superblock: &Superblock,
+    target: &str,
+    mount: Option<MountStatus>,
+) -> Status {
+    let status = of_map(fs.map(), superblock, target, mount);
+    match fs.refusal().filter(|_| status.problem.is_none()) {
+        Some(refusal) => Status { problem: Some(refusal), tried_again: true, ..status },
+        None => status,
     }
 }
 
@@ -50,6 +66,7 @@ pub fn text(status: &Status) -> String {
         label => format!(" {label:?}"),
     };
     let state = match (&status.problem, &status.mount) {
+        (Some(_), _) if status.tried_again => "CANNOT WRITE AT PRESENT",
         (Some(_), _) => "STOPPED WRITING",
         (None, Some(mount)) if mount.access == "ro" => "mounted read-only",
         (None, Some(_)) => "mounted",
@@ -60,21 +77,19 @@ pub fn text(status: &Status) -> String {
     let _ = writeln!(text, "{place}: Gabion filesystem{label}, {state}");
     if let Some(problem) = &status.problem {
         let _ = writeln!(text, "  problem    {problem}");
-        let _ = writeln!(text, "             unmount it, see to the disk, and mount it again");
+        let next = match status.tried_again {
+            true => "it goes on by itself when that is over; what waits is in memory until then",
+            false => "unmount it, see to the disk, and mount it again",
+        };
+        let _ = writeln!(text, "             {next}");
     }
     let _ = writeln!(text, "  target     {}", status.target);
     let _ = match status.created.as_str() {
         "" => writeln!(text, "  uuid       {}", status.uuid),
         created => writeln!(text, "  uuid       {}, made {created}", status.uuid),
     };
-    let percent = 100.0 * status.used_bytes as f64 / (status.total_bytes as f64).max(1.0);
-    let _ = writeln!(
-        text,
-        "  space      {} used of {} ({percent:.0} %), {} available",
-        Size(status.used_bytes),
-        Size(status.total_bytes),
-        Size(status.available_bytes),
-    );
+    let Status { used_bytes: used, total_bytes: total, available_bytes: available, .. } = *status;
+    let _ = writeln!(text, "{}", space_line(used, total, available));
     if let Some(served) = &status.served {
         let ServedStatus { address, pid, clients } = served;
         let clients = if *clients == 1 { "1 client".into() } else { format!("{clients} clients") };
@@ -85,6 +100,13 @@ pub fn text(status: &Status) -> String {
         mount_text(mount, &mut text);
     }
     text
+}
+
+/// The line that tells how much is in use, in bytes.
+pub fn space_line(used: u64, total: u64, available: u64) -> String {
+    let percent = 100.0 * used as f64 / (total as f64).max(1.0);
+    let (used, total, available) = (Size(used), Size(total), Size(available));
+    format!("  space      {used} used of {total} ({percent:.0} %), {available} available")
 }
 
 fn standby_text(status: &Status, standby: &StandbyStatus) -> String {

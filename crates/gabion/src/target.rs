@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gabion_base::disk::Disk;
+use gabion_fuse::mountinfo::Mount;
 use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 
 use crate::clients;
@@ -57,19 +58,38 @@ pub fn not_opened(what: &str, target: &Path, error: &OpenError) -> Failure {
         OpenError::Io { .. } => None,
     };
     if let Some(mount) = mount {
-        let mountpoint = mount.mountpoint.display();
-        return failure.next(format!(
-            "It is mounted at {mountpoint}; to unmount it: gabion umount {mountpoint}"
-        ));
+        return mounted(failure, &mount);
     }
     match error {
-        OpenError::InUse { .. } => match served_at(target) {
-            Some(address) => failure.next(format!(
-                "It is served here; to mount that: gabion mount gabion://{address}/ MOUNTPOINT"
-            )),
-            None => failure,
-        },
+        OpenError::InUse { holder: Some(holder), .. } if mounts::is_target(holder.pid) => {
+            failure.next("It is offered to NBD clients; to have it here, end that gabion target.")
+        }
+        OpenError::InUse { .. } => served(failure, target),
         _ => failure,
+    }
+}
+
+/// Says how to come to what somebody has in use, if that is on this machine: at `path`, and
+/// `target` is what people call it.
+pub fn used(failure: Failure, target: &Path, path: &Path) -> Failure {
+    match mounts::of_target(path) {
+        Ok(Some(mount)) => mounted(failure, &mount),
+        _ => served(failure, target),
+    }
+}
+
+fn mounted(failure: Failure, mount: &Mount) -> Failure {
+    let mountpoint = mount.mountpoint.display();
+    failure
+        .next(format!("It is mounted at {mountpoint}; to unmount it: gabion umount {mountpoint}"))
+}
+
+fn served(failure: Failure, target: &Path) -> Failure {
+    match served_at(target) {
+        Some(address) => failure.next(format!(
+            "It is served here; to mount that: gabion mount gabion://{address}/ MOUNTPOINT"
+        )),
+        None => failure,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Volumes as the commands know them: by name, with the coordinator of this machine or another one.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -213,6 +214,10 @@ fn is_claimed(error: &VolumeError) -> bool {
 pub fn not_opened(name: &str, error: &VolumeError) -> Failure {
     let failure = Failure::of(format!("cannot open volume {name}"), error);
     match error {
+        error if is_claimed(error) => match Place::of_volume(name) {
+            Ok(place) => target::used(failure, Path::new(name), &place.path),
+            Err(_) => failure,
+        },
         VolumeError::Register(RegisterError::Absent(_)) => {
             failure.next("To see which there are: gabion volume list")
         }
@@ -220,6 +225,17 @@ pub fn not_opened(name: &str, error: &VolumeError) -> Failure {
             failure.next(format!("To see its members: gabion volume status {name}"))
         }
         _ => failure,
+    }
+}
+
+/// Says that no volume was meant, either, where a name could be that of one and nothing is there.
+pub fn or_volume(failure: Failure, place: &Place, error: &io::Error) -> Failure {
+    let can_be_volume = place.path.to_str().is_some_and(|name| unfit_name(name).is_none());
+    match error.kind() == io::ErrorKind::NotFound && can_be_volume {
+        true => failure.next(
+            "There is no volume of this name, either. To see which there are: gabion volume list",
+        ),
+        false => failure,
     }
 }
 

@@ -73,4 +73,16 @@ impl FilesystemWatcher for Watcher {
         let event = FilesystemEvent::StoppedWriting { reason: reason.to_owned() };
         self.publish(event, &format!("stopped writing: {reason}"));
     }
+
+    fn refused(&self, reason: Option<&str>) {
+        match reason {
+            Some(reason) => {
+                let event = FilesystemEvent::WritesRefused { reason: reason.to_owned() };
+                self.publish(event, &format!("its disk does not take what is written: {reason}"));
+            }
+            None => {
+                self.publish(FilesystemEvent::WritesAgain {}, "its disk takes what is written");
+            }
+        }
+    }
 }

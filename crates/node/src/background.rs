@@ -27,6 +27,7 @@ impl LocalFs {
     pub fn keep_committed(&self, report: &dyn Fn(&Error)) {
         let told = |outcome: Result<(), MapError>| {
             if let Err(error) = outcome {
+                self.note_refusal(&error);
                 report(&error.into());
             }
         };
@@ -43,7 +44,11 @@ impl LocalFs {
             let age = self.clock.monotonic().saturating_sub(committed);
             if pressure.commit || age >= interval {
                 if can_write {
-                    told(self.map.commit().map(drop));
+                    let committed = self.map.commit().map(drop);
+                    if committed.is_ok() {
+                        self.forget_refusal();
+                    }
+                    told(committed);
                 }
                 committed = self.clock.monotonic();
             }
@@ -51,6 +56,25 @@ impl LocalFs {
                 is_stopped = true;
                 self.tell_stopped(&reason);
             }
+        }
+    }
+
+    /// The disk has not taken something, and is asked again.
+    fn note_refusal(&self, error: &MapError) {
+        if let MapError::Disk(error) = error
+            && self.map.check_writable().is_ok()
+        {
+            let reason = error.to_string();
+            if self.refusal.lock().replace(reason.clone()).is_none() {
+                self.tell_refused(Some(&reason));
+            }
+        }
+    }
+
+    /// The disk has taken all that there was.
+    fn forget_refusal(&self) {
+        if self.refusal.lock().take().is_some() {
+            self.tell_refused(None);
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gabion_base::disk::Disk;
 use gabion_base::ids::{Ino, SubvolId};
+use gabion_base::sync::Mutex;
 use gabion_fs::{
     AtimePolicy, AtimeRules, Attributes, Caller, Context, Error, OpenState, ROOT, Result,
 };
@@ -68,6 +69,8 @@ pub struct LocalFs {
     pub(crate) reaper: Reaper,
     pub(crate) is_ending: AtomicBool,
     pub(crate) scheduler: Scheduler,
+    /// Why the disk did not take what was written last.
+    pub(crate) refusal: Mutex<Option<String>>,
     locks: Locks,
     root: FileId,
     seed: u64,
@@ -109,6 +112,7 @@ impl LocalFs {
             reaper: Reaper::new(),
             is_ending: AtomicBool::new(false),
             scheduler: Scheduler::default(),
+            refusal: Mutex::default(),
             locks: Locks::new(LOCKS_MAX),
             root,
             seed,
@@ -133,6 +137,12 @@ impl LocalFs {
     /// Whether nothing may be changed.
     pub fn is_read_only(&self) -> bool {
         self.map.mode() == OpenMode::ReadOnly
+    }
+
+    /// Why the disk did not take the bytes of files that were written to it last. They are kept,
+    /// and tried again: if it takes them, nothing is lost.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().clone()
     }
 
     /// The advisory locks.

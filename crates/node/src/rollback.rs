@@ -29,12 +29,25 @@ pub fn kept_name(time: &str, is_taken: impl Fn(&[u8]) -> bool) -> String {
     names.find(|name| !is_taken(name.as_bytes())).unwrap_or(first)
 }
 
-/// A subvolume that stands in `of`, and would have no name there if that was what `to` is.
-pub fn left_without_name(map: &LocalMap, of: SubvolId, to: SubvolId) -> Result<Option<SubvolId>> {
+/// Why `of` cannot become what its snapshot `to` is, which is called `name`: a subvolume that
+/// stands in it would have no name there. One that has none as it is loses nothing.
+pub fn left_without_name(
+    map: &LocalMap,
+    of: SubvolId,
+    to: SubvolId,
+    name: &str,
+) -> Result<Option<String>> {
     for (id, record) in map.subvolumes() {
         let stands_there = record.access == Access::Writable && record.parent == of && id != of;
-        if stands_there && path_of_entry(map, to, id)?.is_none() {
-            return Ok(Some(id));
+        if !stands_there || path_of_entry(map, to, id)?.is_some() {
+            continue;
+        }
+        if let Some(path) = path_of_entry(map, of, id)? {
+            let path = String::from_utf8_lossy(&path);
+            return Ok(Some(format!(
+                "the subvolume {path:?} stands in it and has no name in {name}: move or delete it \
+                 first"
+            )));
         }
     }
     Ok(None)

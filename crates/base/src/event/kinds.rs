@@ -288,6 +288,13 @@ kinds! {
             /// Why.
             reason = "reason": String,
         }
+        /// The disk does not take bytes of files; they are kept, and tried again.
+        WritesRefused = "filesystem-writes-refused" {
+            /// Why.
+            reason = "reason": String,
+        }
+        /// The disk has taken what it had refused.
+        WritesAgain = "filesystem-writes-again" {}
         /// It is served, and clients of an earlier start of the server may live still.
         ServedAgain = "filesystem-served-again" {
             /// How long they are waited for at most, in milliseconds.

@@ -336,6 +336,18 @@ fn filesystem(event: &FilesystemEvent) -> Answers {
             "It can be read; what was not synced before may be missing after the next mount.",
             "Unmount it, see to the disk, and mount it again.",
         ),
+        FilesystemEvent::WritesRefused { reason } => answers(
+            Severity::Critical,
+            format!("its disk does not take what is written: {reason}"),
+            "It waits in memory and is tried again; what is not synced is lost if that ends now.",
+            "See to the disk, or make room where the image is; it then goes on by itself.",
+        ),
+        FilesystemEvent::WritesAgain {} => answers(
+            Severity::Note,
+            "its disk has taken what it had refused".to_owned(),
+            "All that was written is on the disk.",
+            NOTHING,
+        ),
         FilesystemEvent::ServedAgain { patience_ms } => answers(
             Severity::Note,
             format!("served again; clients of before are waited for, {patience_ms} ms at most"),

@@ -24,7 +24,7 @@ pub struct Backup {
     #[arg(long)]
     pub incremental: bool,
     /// Read at most so much in a second
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
     pub rate: Option<Size>,
     #[command(flatten)]
     pub secrets: Secrets,
@@ -34,6 +34,13 @@ pub struct Backup {
     pub subject: PathBuf,
     /// Where to: a folder, a file, s3://BUCKET/PREFIX, gabion://HOST/FOLDER; - for standard output
     pub to: PathBuf,
+}
+
+fn rate(text: &str) -> Result<Size, String> {
+    match text.parse()? {
+        Size(0) => Err("nothing would ever be read; leave it out for as fast as possible".into()),
+        rate => Ok(rate),
+    }
 }
 
 /// Arguments of `gabion restore`.

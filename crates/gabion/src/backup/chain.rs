@@ -5,7 +5,7 @@ use gabion_backup::{Secret, Stream, Tree};
 use super::store::{Bytes, Shelf};
 use super::streams::{Found, is_named, of_stream};
 use crate::date;
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 
 /// More streams than this are no chain that anybody restores.
 const STREAMS_MAX: usize = 60_000;
@@ -56,6 +56,7 @@ pub fn members<'f>(found: &'f [Found], last: &'f Found) -> Result<Vec<&'f Found>
                 "{} builds upon backup {base}, which is not there or not complete",
                 of.path
             ))
+            .exit(Exit::Damaged)
             .next("Put it into the same place; its name does not matter.")
         })?;
         files.push(below);

@@ -23,7 +23,7 @@ use gabion_volume::volume::Volume;
 
 use super::delta;
 use crate::cmd::status::{Subject, User};
-use crate::control::wire::{Reply, Request, Snapshot, SnapshotAction, Status};
+use crate::control::wire::{Reply, Request, Snapshot, SnapshotAction, Status, SubvolumeAction};
 use crate::failure::{Failure, Result};
 use crate::locations::Location;
 use crate::mount::SystemClock;
@@ -209,6 +209,34 @@ impl Origin {
             synced.map_err(|error| Failure::of(format!("cannot sync {}", self.name()), &error))?;
         }
         self.act(SnapshotAction::Create { name: name.to_owned() }).map(|_| ())
+    }
+
+    /// The subvolumes that stand in it, by their paths from its root: they are not in its
+    /// snapshots. Who may not know of them is told of none.
+    pub fn inner_subvolumes(&self) -> Vec<String> {
+        let (own, all) = match self {
+            Self::Mounted { within, .. } => {
+                let action = SubvolumeAction::List;
+                let replies = self.ask(Request::Subvolumes { action });
+                let Some(Reply::Subvolumes(found)) = replies.ok().and_then(|mut all| all.pop())
+                else {
+                    return Vec::new();
+                };
+                let paths = found.subvolumes.into_iter().filter_map(|found| found.path);
+                (format!("/{within}"), paths.collect::<Vec<_>>())
+            }
+            Self::Stored { fs, of, .. } => {
+                let found = fs.subvolumes().unwrap_or_default();
+                let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
+                let own = found.iter().find(|(id, _)| id == of);
+                let own = own.and_then(|(_, path)| path.as_ref()).map_or_else(String::new, text);
+                (own, found.iter().filter_map(|(_, path)| path.as_ref()).map(text).collect())
+            }
+        };
+        let own = Path::new(&own);
+        let inner = all.iter().filter_map(|path| Path::new(path).strip_prefix(own).ok());
+        let inner = inner.filter(|path| !path.as_os_str().is_empty());
+        inner.map(|path| path.display().to_string().trim_start_matches('/').to_owned()).collect()
     }
 
     /// Keeps a snapshot from being removed.

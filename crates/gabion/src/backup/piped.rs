@@ -89,7 +89,7 @@ pub fn verify(
             last = Some(header.stream);
             tree.check(header.root)
         });
-        let checked = checked.map_err(|error| failed(error).exit(Exit::Damaged));
+        let checked = checked.map_err(failed);
         let (objects, bytes) = checked?;
         each(&path, objects, bytes)?;
     }

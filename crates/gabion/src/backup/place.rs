@@ -73,6 +73,12 @@ impl Place {
             return Ok(());
         }
         let shown = path.display();
+        if let Some(parent) = path.parent()
+            && let Err(error) = fs::metadata(parent)
+        {
+            let what = format!("cannot restore to {shown}: {}", parent.display());
+            return Err(Failure::of(what, &error));
+        }
         Err(Failure::new(format!("{shown} is on no Gabion filesystem that is mounted"))
             .next("Mount it first, or say --to-directory if another filesystem is meant."))
     }

@@ -24,7 +24,7 @@ impl Progress {
                         {binary_bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
         let began = Instant::now();
-        Self { bar, rate: rate.filter(|rate| *rate > 0), began, due: began }
+        Self { bar, rate, began, due: began }
     }
 
     /// So many more bytes have passed. Waits if that was too fast.

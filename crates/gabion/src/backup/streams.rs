@@ -6,7 +6,7 @@ use std::path::Path;
 use gabion_backup::{Error, Header, ReadAt, StreamId, reader};
 
 use super::store::{self, Shelf};
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 
 /// A stream that was found.
 #[derive(Clone, Debug)]
@@ -86,9 +86,27 @@ pub fn all(shelf: &dyn Shelf) -> Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Whether it is the stream that is wrong, and not its secret, this program, or what it is kept in.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Unfinished(_)
+        | Error::Damaged { .. }
+        | Error::Senseless { .. }
+        | Error::NotTheNext => true,
+        Error::Io { .. }
+        | Error::NotABackup
+        | Error::Version(_)
+        | Error::Locked(_)
+        | Error::WrongSecret(_)
+        | Error::Cipher(_)
+        | Error::TooLarge { .. } => false,
+    }
+}
+
 /// What is wrong with a stream.
 pub fn of_stream(path: &str, error: &Error) -> Failure {
     let failure = Failure::of(path, error);
+    let failure = if is_damage(error) { failure.exit(Exit::Damaged) } else { failure };
     match error {
         Error::Locked(what) => {
             let option = if *what == "passphrase" { "--passphrase-file" } else { "--key-file" };

@@ -34,7 +34,7 @@ pub fn run(args: &Backup) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
     let to = Destination::of(&args.to)?;
     let origin = Origin::open(&args.subject)?;
-    let done = save(args, &origin, &to, secret.as_ref());
+    let done = save(args, &origin, &to, secret.as_ref()).map_err(Failure::as_failed);
     let closed = origin.close();
     let text = done?;
     closed?;
@@ -99,14 +99,19 @@ fn save(
         (None, true) => "went on saving",
         (Some(_), true) => "went on saving what has changed",
     };
-    Ok(format!(
+    let saved = format!(
         "{}: {what}: {} objects, {} of files in {} at {path}, in {:.1} s",
         origin.name(),
         totals.objects,
         Size(totals.bytes),
         Size(length),
         time.as_secs_f64()
-    ))
+    );
+    let left_out = origin.inner_subvolumes().into_iter().map(|path| {
+        let path = print::printable(&path);
+        format!("\n{}: the subvolume {path} is not in it, and is saved by itself", origin.name())
+    });
+    Ok(saved + &left_out.collect::<String>())
 }
 
 /// Begins a new stream.

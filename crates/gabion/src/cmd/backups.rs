@@ -7,7 +7,7 @@ use super::status::json;
 use crate::args::backup::Backups;
 use crate::backup::streams::{Found, Streams};
 use crate::date;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::print;
 use crate::size::Size;
 
@@ -34,7 +34,7 @@ struct Row {
 
 /// Runs the command.
 pub fn run(args: &Backups) -> Result<()> {
-    let Streams { found, named, .. } = Streams::of(&args.from)?;
+    let Streams { found, named, .. } = Streams::of(&args.from).map_err(Failure::as_failed)?;
     let found = named.map_or(found, |named| vec![named]);
     let rows: Vec<Row> = found.iter().map(row).collect();
     if args.json {

@@ -166,7 +166,7 @@ fn give_to_user(disk: Arc<dyn Disk>, superblock: &Superblock) -> gabion_fs::Resu
 }
 
 /// What is on the disk, in words.
-fn found(disk: &FileDisk) -> StdResult<Option<String>, Box<dyn Error>> {
+pub fn found(disk: &FileDisk) -> StdResult<Option<String>, Box<dyn Error>> {
     if let Some(signature) = disk.signature()? {
         return Ok(Some(signature.to_string()));
     }

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod backups;
 pub mod clients;
+pub mod completions;
 pub mod events;
 pub mod evict;
 pub mod grow;

@@ -24,7 +24,7 @@ use crate::print;
 use crate::remote::RemoteTarget;
 use crate::serve::{Daemon, Plan, Target};
 use crate::supervisor;
-use crate::volumes::Place;
+use crate::volumes::{self, Place};
 
 /// Whether the command returns when the mount is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,8 +155,9 @@ fn plan_remote(target: RemoteTarget, mountpoint: &Path, settings: Settings) -> R
 pub fn plan_at(mut place: Place, mountpoint: &Path, settings: Settings) -> Result<Plan> {
     let target = place.name();
     mounts::bury_dead(&place.path, mountpoint)?;
-    place.path = place.path.canonicalize().map_err(|error| {
-        Failure::of(format!("cannot mount {target}: {}", place.path.display()), &error)
+    let found = place.path.canonicalize();
+    place.path = found.map_err(|error| {
+        volumes::or_volume(Failure::of(format!("cannot mount {target}"), &error), &place, &error)
     })?;
     let mountpoint = free_folder(&target, mountpoint)?;
     Ok(Plan { target: Target::Here(place), mountpoint, settings })

@@ -20,6 +20,10 @@ use crate::size::Size;
 
 /// Runs the command.
 pub fn run(args: &Restore) -> Result<()> {
+    restore(args).map_err(Failure::as_failed)
+}
+
+fn restore(args: &Restore) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
     let Streams { shelf, found, named } = match piped::is_meant(&args.from) {
         true => {

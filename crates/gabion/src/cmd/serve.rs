@@ -41,6 +41,9 @@ use crate::watching;
 /// How long ending the background waits before it wakes it again.
 const WAKE_AGAIN: Duration = Duration::from_millis(2);
 
+/// What an address looks like.
+const SAY_WHERE: &str = "Say HOST:PORT, as in 0.0.0.0:7777.";
+
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 128;
 
@@ -62,7 +65,8 @@ pub fn run(args: &sharing::Serve) -> Result<()> {
     let cannot = |cause: &dyn std::error::Error| {
         Failure::of(format!("cannot serve {}", args.target.display()), cause)
     };
-    place.path = place.path.canonicalize().map_err(|error| cannot(&error))?;
+    let found = place.path.canonicalize();
+    place.path = found.map_err(|error| volumes::or_volume(cannot(&error), &place, &error))?;
     let address = listener.local_addr().map_err(|error| cannot(&error))?;
     let plain = args.insecure || address.ip().is_loopback() && acceptor.is_none();
     let needs_authority = !plain && acceptor.is_none();
@@ -142,7 +146,7 @@ fn open(
             let text = format!("{} is no volume: no other server can have it", place.name());
             return Err(Failure::new(text).exit(Exit::Usage));
         }
-        let storage = Storage::open(place, settings)?;
+        let storage = Storage::open(place, settings, "serve")?;
         return Ok(Some(Opened { storage, tenure: None, coordinator: None, has_waited: false }));
     };
     let surroundings = volumes::surroundings(args.coordinator.as_deref(), "gabion serve")?;
@@ -263,7 +267,7 @@ fn bind(args: &sharing::Serve) -> Result<TcpListener> {
     let addresses = args
         .listen
         .to_socket_addrs()
-        .map_err(|error| cannot_listen(args, &error).exit(Exit::Usage))?;
+        .map_err(|error| cannot_listen(args, &error).next(SAY_WHERE).exit(Exit::Usage))?;
     let mut last = io::Error::other("the name has no address");
     for address in addresses {
         match bound(address) {

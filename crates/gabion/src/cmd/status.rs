@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gabion_fuse::mountinfo::Mount;
 use gabion_map::{Limits, LocalMap, OpenMode};
+use serde::Serialize;
 
 use crate::args;
 use crate::clients;
@@ -13,6 +14,7 @@ use crate::control::client::Connection;
 use crate::control::wire::{Reply, Request, Status};
 use crate::failure::{Failure, Result};
 use crate::mounts::{self, Life};
+use crate::outside::Outside;
 use crate::print;
 use crate::state;
 use crate::target::open_still;
@@ -86,8 +88,8 @@ impl User {
 pub fn run(args: &args::Status) -> Result<()> {
     match &args.subject {
         Some(subject) => {
-            let status = one(subject)?;
-            print::line(if args.json { json(&status) } else { state::text(&status) })
+            let known = one(subject)?;
+            print::line(if args.json { json(&known) } else { known.text() })
         }
         None => all(args.json),
     }
@@ -115,7 +117,7 @@ fn all(as_json: bool) -> Result<()> {
     } else if statuses.is_empty() && failed.is_none() {
         print::line("no Gabion filesystem is mounted")?;
     } else if !statuses.is_empty() {
-        print::line(statuses.iter().map(state::text).collect::<Vec<_>>().join("\n\n"))?;
+        print::line(statuses.iter().map(Known::text).collect::<Vec<_>>().join("\n\n"))?;
     }
     failed.map_or(Ok(()), Err)
 }
@@ -125,7 +127,26 @@ pub fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string_pretty(value).expect("numbers and text can always be written")
 }
 
-fn one(path: &Path) -> Result<Status> {
+/// What is known of a filesystem.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Known {
+    /// All that there is to tell.
+    All(Box<Status>),
+    /// What is told to everybody.
+    Outside(Outside),
+}
+
+impl Known {
+    fn text(&self) -> String {
+        match self {
+            Self::All(status) => state::text(status),
+            Self::Outside(outside) => outside.text(),
+        }
+    }
+}
+
+fn one(path: &Path) -> Result<Known> {
     match subject(path)? {
         Subject::InUse(user) => of_user(&user),
         Subject::Target(place) => match clients::standby(&place) {
@@ -133,10 +154,11 @@ fn one(path: &Path) -> Result<Status> {
                 let failed = |error| {
                     Failure::of(format!("cannot talk to the standby for {}", place.name()), &error)
                 };
-                ask(connection).map_err(failed)?
+                Ok(Known::All(Box::new(ask(connection).map_err(failed)??)))
             }
             None => with_map(&place, "gabion status", |map| {
-                Ok(state::of_map(map, &map.superblock(), &place.name(), None))
+                let status = state::of_map(map, &map.superblock(), &place.name(), None);
+                Ok(Known::All(Box::new(status)))
             }),
         },
     }
@@ -149,8 +171,9 @@ pub fn subject(path: &Path) -> Result<Subject> {
     }
     let name = path.display();
     let place = Place::of(path)?;
-    let metadata = std::fs::metadata(&place.path)
-        .map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
+    let metadata = std::fs::metadata(&place.path).map_err(|error| {
+        volumes::or_volume(Failure::of(format!("cannot look at {name}"), &error), &place, &error)
+    })?;
     if metadata.is_dir() {
         return Err(Failure::new(format!("no Gabion filesystem is mounted at {name}"))
             .next("To see what is mounted: gabion status"));
@@ -181,9 +204,17 @@ pub fn with_map<T>(
     }
 }
 
-fn of_user(user: &User) -> Result<Status> {
-    let asked = user.connect().and_then(ask);
-    asked.map_err(|error| user.unreachable(&error))?
+fn of_user(user: &User) -> Result<Known> {
+    let error = match user.connect().and_then(ask) {
+        Ok(status) => return Ok(Known::All(Box::new(status?))),
+        Err(error) => error,
+    };
+    match user {
+        User::Mount(mount) if error.kind() == ErrorKind::PermissionDenied => {
+            Outside::of(mount).map(Known::Outside).ok_or_else(|| gone(mount))
+        }
+        _ => Err(user.unreachable(&error)),
+    }
 }
 
 /// What somebody answers, or why nobody does.
@@ -196,11 +227,16 @@ fn ask(mut connection: Connection) -> io::Result<Result<Status>> {
     })
 }
 
+fn gone(mount: &Mount) -> Failure {
+    let mountpoint = mount.mountpoint.display();
+    Failure::new(format!("the daemon of {mountpoint} is gone"))
+        .next(format!("To clean up: gabion umount {mountpoint}"))
+}
+
 fn unreachable(mount: &Mount, error: &io::Error) -> Failure {
     let mountpoint = mount.mountpoint.display();
     match mounts::life(mount) {
-        Life::Dead => Failure::new(format!("the daemon of {mountpoint} is gone"))
-            .next(format!("To clean up: gabion umount {mountpoint}")),
+        Life::Dead => gone(mount),
         Life::Serving => {
             let what = format!("cannot talk to the daemon of {mountpoint}");
             match error.kind() {

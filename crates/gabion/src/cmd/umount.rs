@@ -6,8 +6,9 @@
 //! 4. Wait for the end of the daemon's process: only then are its locks gone, too. It does not come
 //!    while the filesystem is mounted in another mount namespace; then that is said.
 //!
-//! A daemon that cannot be asked, for any reason but that we may not, is told as a failure: the
-//! mount is gone, but nobody knows whether all of it is on the disk.
+//! A daemon that does not answer keeps the mount of a block device, as unmounting would wait for
+//! it. One that cannot be asked otherwise, for any reason but that we may not, is told as a
+//! failure: the mount is gone, but nobody knows whether all of it is on the disk.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -34,6 +35,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Runs the command.
 pub fn run(args: &args::Umount) -> Result<()> {
     let mount = find(&args.mountpoint)?;
+    check_ours(&mount)?;
     if mounts::life(&mount) == Life::Dead {
         mounts::bury(&mount)?;
         eprintln!(
@@ -43,6 +45,12 @@ pub fn run(args: &args::Umount) -> Result<()> {
         return Ok(());
     }
     let daemon = Daemon::of(&mount);
+    if let Err(error) = &daemon
+        && error.kind() == ErrorKind::WouldBlock
+        && mount.fstype.starts_with("fuseblk")
+    {
+        return Err(silent(&mount));
+    }
     unmount(&mount.mountpoint, Unmount::Plain).map_err(|error| not_unmounted(&mount, &error))?;
     match daemon {
         Ok(daemon) => daemon.await_end(&mount),
@@ -64,6 +72,18 @@ fn find(mountpoint: &Path) -> Result<Mount> {
         None => Err(Failure::new(format!("nothing is mounted at {name}"))
             .next("To see what is mounted: gabion status")),
     }
+}
+
+/// Fails if the kernel would not have us unmount it.
+fn check_ours(mount: &Mount) -> Result<()> {
+    let (user, owner) = (rustix::process::geteuid(), folder::owner(mount));
+    if user.is_root() || user.as_raw() == owner {
+        return Ok(());
+    }
+    let name = mount.mountpoint.display();
+    let owner = if owner == 0 { "root".to_owned() } else { format!("user {owner}") };
+    Err(Failure::new(format!("{name} was mounted by {owner}, who alone can unmount it, and root"))
+        .next(format!("As root: gabion umount {name}")))
 }
 
 /// The daemon of a mount that is going to end.
@@ -122,6 +142,18 @@ impl Daemon {
                 .next("What had been synced is safe: the next mount replays the journal.")),
         }
     }
+}
+
+/// The kernel waits for the daemon of a block device without an end, and nothing could stop that.
+fn silent(mount: &Mount) -> Failure {
+    let name = mount.mountpoint.display();
+    let process = Connection::open(mount).ok().and_then(|connection| connection.peer());
+    let process = process.map_or_else(String::new, |pid| format!(" {pid}"));
+    let text = format!("the daemon of {name} does not answer: it is not unmounted");
+    Failure::new(text).next(format!(
+        "It hangs, or was stopped: see to process{process} and to its disk. When it was killed, \
+         gabion umount {name} cleans up; what had been synced is safe."
+    ))
 }
 
 fn not_awaited(mount: &Mount, error: &io::Error) -> Failure {

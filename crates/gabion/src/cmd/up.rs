@@ -20,9 +20,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use gabion_base::BLOCK_SIZE;
 use gabion_block::record::Layout;
 use gabion_host::file_disk::create_image;
 use gabion_host::signals::{Signals, Wake};
+use gabion_map::MapError;
+use gabion_map::layout::BLOCKS_MIN;
 use gabion_volume::create::{Content, Occupied, create};
 use gabion_volume::layout::{self, Kind};
 use gabion_volume::register;
@@ -58,6 +61,7 @@ pub fn run(args: &args::Up) -> Result<()> {
         return Err(Failure::new(format!("{data} has a filesystem with two copies already"))
             .next("Leave --single out to use it, or name another folder: --data DIR"));
     }
+    check(args)?;
     if args.single || has_one {
         frugality::restart(frugality::Keep::Nothing);
         let signals = mount::signals()?;
@@ -91,6 +95,26 @@ pub fn run(args: &args::Up) -> Result<()> {
     told?;
     let (mountpoints, data) = (listed(&mountpoints), args.data.display());
     print::line(unmounted(&mountpoints, &format!("{data}/a.img and {data}/b.img")))
+}
+
+/// Fails before anything is made if that could be used for nothing.
+fn check(args: &args::Up) -> Result<()> {
+    let blocks = args.size.0 / BLOCK_SIZE as u64;
+    if blocks < BLOCKS_MIN {
+        let error = MapError::TooSmall { blocks, minimum: BLOCKS_MIN };
+        return Err(Failure::of(format!("{} cannot be the size", args.size), &error));
+    }
+    let mountpoints = if args.single { vec![args.mountpoint.clone()] } else { mountpoints(args)? };
+    for mountpoint in mountpoints {
+        // What is mounted there may hang, or be dead.
+        if mounts::at(&mountpoint)?.is_none()
+            && fs::metadata(&mountpoint).is_ok_and(|found| !found.is_dir())
+        {
+            return Err(Failure::new(format!("{} is not a directory", mountpoint.display()))
+                .next("Name another place to mount at: gabion up MOUNTPOINT"));
+        }
+    }
+    Ok(())
 }
 
 /// What was made, and what to try.

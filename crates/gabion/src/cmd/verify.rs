@@ -27,7 +27,7 @@ pub fn run(args: &Verify) -> Result<()> {
         return Err(Failure::new(format!("there is no backup in {}", shelf.name())));
     }
     let mut progress = Progress::new(wanted.iter().map(|found| found.length).sum(), None);
-    let mut bad = 0;
+    let (mut bad, mut unread) = (0, 0);
     for found_one in &wanted {
         let path = &found_one.path;
         if !found_one.is_complete && wanted.len() > 1 {
@@ -46,16 +46,23 @@ pub fn run(args: &Verify) -> Result<()> {
                 print::line(format!("{path}: whole: {objects} objects, {bytes}"))?;
             }
             Err(failure) => {
-                bad += 1;
+                match failure.code() {
+                    Exit::Damaged => bad += 1,
+                    _ => unread += 1,
+                }
                 progress.say(&failure.to_string());
             }
         }
     }
     progress.end();
-    match bad {
-        0 => Ok(()),
-        1 => Err(Failure::new("a backup cannot be restored").exit(Exit::Damaged)),
-        bad => Err(Failure::new(format!("{bad} backups cannot be restored")).exit(Exit::Damaged)),
+    match (bad, unread) {
+        (0, 0) => Ok(()),
+        (0, 1) => Err(Failure::new("a backup could not be read")),
+        (0, unread) => Err(Failure::new(format!("{unread} backups could not be read"))),
+        (1, _) => Err(Failure::new("a backup cannot be restored").exit(Exit::Damaged)),
+        (bad, _) => {
+            Err(Failure::new(format!("{bad} backups cannot be restored")).exit(Exit::Damaged))
+        }
     }
 }
 

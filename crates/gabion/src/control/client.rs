@@ -55,6 +55,12 @@ impl Connection {
         Ok(Self { lines: BufReader::new(stream) })
     }
 
+    /// The process at the other end.
+    pub fn peer(&self) -> Option<i32> {
+        let peer = rustix::net::sockopt::socket_peercred(self.lines.get_ref()).ok()?;
+        Some(peer.pid.as_raw_nonzero().get())
+    }
+
     /// Asks for something. No reply may take longer than `patience`.
     pub fn ask(&mut self, request: Request, patience: Duration) -> io::Result<()> {
         let stream = self.lines.get_mut();

@@ -57,10 +57,14 @@ pub fn own_socket(device: (u32, u32)) -> io::Result<PathBuf> {
 
 /// The socket of a mount, whoever mounted it.
 pub fn socket_of(mount: &Mount) -> PathBuf {
+    of_user(owner(mount)).join(socket_name(mount.device))
+}
+
+/// The user who mounted it.
+pub fn owner(mount: &Mount) -> u32 {
     let options = mount.super_options.split(',');
     let mut uids = options.filter_map(|option| option.strip_prefix("user_id="));
-    let uid = uids.next().and_then(|uid| uid.parse().ok()).unwrap_or(0);
-    of_user(uid).join(socket_name(mount.device))
+    uids.next().and_then(|uid| uid.parse().ok()).unwrap_or(0)
 }
 
 /// The file that daemons in the background write to, together.

@@ -144,8 +144,11 @@ pub struct Status {
     pub txg: u64,
     /// The number of subvolumes, snapshots included.
     pub subvolumes: u64,
-    /// Why nothing is written any more, after an error; usually null.
+    /// Why nothing is written, after an error; usually null.
     pub problem: Option<String>,
+    /// Whether it goes on by itself when the problem goes away, and nothing is lost then.
+    #[serde(default)]
+    pub tried_again: bool,
     /// Its mount; null if it is not mounted.
     pub mount: Option<MountStatus>,
     /// How it is served; null if it is not.

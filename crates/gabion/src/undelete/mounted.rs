@@ -28,6 +28,19 @@ const CHUNK: usize = 1 << 30;
 /// Files as the kernel shows them.
 pub struct Mounted;
 
+/// The same path without "..": what those lead to must be there.
+fn without_steps_back(path: &Path) -> Result<PathBuf> {
+    let parts: Vec<_> = path.components().collect();
+    let Some(last) = parts.iter().rposition(|part| *part == Component::ParentDir) else {
+        return Ok(path.to_owned());
+    };
+    let (back, rest) = parts.split_at(last + 1);
+    let back: PathBuf = back.iter().collect();
+    let real = back.canonicalize();
+    let real = real.map_err(|error| Failure::of(back.display(), &error));
+    Ok(rest.iter().fold(real?, |real, part| real.join(part)))
+}
+
 impl Files for Mounted {
     fn shown(&self, path: &Path) -> String {
         path.display().to_string()
@@ -35,11 +48,7 @@ impl Files for Mounted {
 
     fn real(&self, path: &Path) -> Result<PathBuf> {
         let failed = |error: io::Error| Failure::of(path.display(), &error);
-        let absolute = std::path::absolute(path).map_err(failed)?;
-        if absolute.components().any(|part| part == Component::ParentDir) {
-            return Err(Failure::new(format!("{} has \"..\" in it", path.display()))
-                .next("Say the path without it."));
-        }
+        let absolute = without_steps_back(&std::path::absolute(path).map_err(failed)?)?;
         // The last part is meant itself, also if it is a link.
         let Some(name) = absolute.file_name() else { return Ok(absolute) };
         let mut missing = PathBuf::from(name);

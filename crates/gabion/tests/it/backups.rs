@@ -364,18 +364,29 @@ fn a_subvolume_is_saved_by_itself() {
     folder.gabion(&["subvolume", "create", "mnt/dir/sub"]).succeeded();
     fs::write(mnt.join("dir/sub/file"), "in the subvolume").unwrap();
     fs::create_dir(folder.join("store")).unwrap();
-    folder.gabion(&["backup", "mnt/dir/sub", "store"]).succeeded();
+    folder.gabion(&["subvolume", "create", "mnt/dir/sub/inner"]).succeeded();
+    let said = folder.gabion(&["backup", "mnt/dir/sub", "store"]).succeeded();
+    let left_out =
+        |path: &str| format!("the subvolume {path} is not in it, and is saved by itself");
+    assert!(said.contains(&left_out("inner")) && said.lines().count() == 2, "{said}");
+    folder.gabion(&["subvolume", "delete", "--yes", "mnt/dir/sub/inner"]).succeeded();
     fs::write(mnt.join("dir/sub/file"), "changed").unwrap();
     folder.gabion(&["backup", "--incremental", "mnt/dir/sub", "store"]).succeeded();
     folder.gabion(&["restore", "--to-directory", "store", "sub"]).succeeded();
     assert_eq!(survey(&folder.join("sub")).len(), 2);
     assert_eq!(fs::read(folder.join("sub/file")).unwrap(), b"changed");
-    // What it is in is saved without it.
-    folder.gabion(&["backup", "mnt", "whole"]).succeeded();
+    // What it is in is saved without it, which is said.
+    let said = folder.gabion(&["backup", "mnt", "whole"]).succeeded();
+    assert!(said.contains(&left_out("dir/sub")), "{said}");
     folder.gabion(&["restore", "--to-directory", "whole", "tree"]).succeeded();
     assert!(folder.join("tree/dir/below/deep").is_dir());
     assert!(!folder.join("tree/dir/sub").exists());
     folder.gabion(&["backup", "mnt/dir", "no"]).failed(1, &["dir"]);
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    let said = folder.gabion(&["backup", "disk.img", "unused"]).succeeded();
+    assert!(said.contains(&left_out("dir/sub")), "{said}");
+    let said = folder.gabion(&["backup", "disk.img:/dir/sub", "part"]).succeeded();
+    assert!(!said.contains("is not in it"), "{said}");
 }
 
 #[test]
@@ -586,6 +597,10 @@ fn a_passphrase_opens_what_it_has_closed() {
     folder.gabion(&restore).failed(1, &["--passphrase-file"]);
     let wrong = ["--passphrase-file", "other phrase"];
     folder.gabion(&[&restore, &wrong[..]].concat()).failed(1, &["does not open it"]);
+    // A lacking secret is no damage.
+    folder.gabion(&["verify", "store"]).failed(1, &["--passphrase-file", "2 backups could not be"]);
+    let outcome = folder.gabion(&[&["verify", "store"], &wrong[..]].concat());
+    outcome.failed(1, &["does not open it", "could not be read"]);
     folder.gabion(&[&["verify", "store"], &phrase[..]].concat()).succeeded();
     folder.gabion(&[&restore, &phrase[..]].concat()).succeeded();
     assert_same(&wanted, &folder.join("tree"));

@@ -162,6 +162,48 @@ fn a_filesystem_that_cannot_write_any_more_is_an_event() {
 }
 
 #[test]
+fn an_image_that_has_outgrown_its_disk_is_told_of_and_goes_on_when_there_is_room() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    for name in ["small", "mnt"] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+    }
+    let below = |options: &str| {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "small"]).arg(folder.join("small"));
+        folder.run(&mut mount).succeeded();
+    };
+    below("size=24M");
+    folder.gabion(&["mkfs", "--size", "64M", "small/disk.img"]).succeeded();
+    folder.gabion(&["mount", "-o", "commit=1", "small/disk.img", "mnt"]).succeeded();
+    let bytes: Vec<u8> = (0..32 << 20).map(|at: u32| (at >> 12) as u8).collect();
+    let file = File::create(folder.join("mnt/file")).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    file.sync_all().unwrap_err();
+    let told = || events(&folder, &["--json"]).succeeded();
+    let await_event = |name: &str| {
+        let began = Instant::now();
+        while !told().contains(name) {
+            assert!(began.elapsed() < PATIENCE, "{}", told());
+        }
+    };
+    await_event("filesystem-writes-refused");
+    let status = folder.status("mnt");
+    assert!(status["problem"].as_str().unwrap().contains("No space left"), "{status:#}");
+    assert_eq!(status["tried_again"], true);
+    let text = folder.gabion(&["status", "mnt"]).succeeded();
+    assert!(text.contains("CANNOT WRITE AT PRESENT"), "{text}");
+    below("remount,size=80M");
+    await_event("filesystem-writes-again");
+    assert_eq!(folder.status("mnt")["problem"], Value::Null);
+    assert_eq!(told().matches("filesystem-writes-refused").count(), 1);
+    file.sync_all().unwrap();
+    drop(file);
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.gabion(&["mount", "small/disk.img", "mnt"]).succeeded();
+    assert!(std::fs::read(folder.join("mnt/file")).unwrap() == bytes, "it is not what was written");
+}
+
+#[test]
 fn what_happens_elsewhere_is_not_shown() {
     let (folder, other) = (Folder::new(), Folder::new());
     let publishers = [publisher(&folder), publisher(&other)];

@@ -15,6 +15,7 @@ mod hostile;
 mod joining;
 mod link_limits;
 mod mapped;
+mod misuse;
 mod mount8;
 mod mount_files;
 mod mount_locks;

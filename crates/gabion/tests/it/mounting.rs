@@ -1,13 +1,13 @@
 //! Mounting, unmounting, and what daemons that were killed leave behind.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use gabion_fuse::mountinfo::find;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use crate::volumes::stage::Stage;
 use crate::world::{Folder, GABION, Outcome, Running};
@@ -172,6 +172,41 @@ fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
 }
 
 #[test]
+fn a_second_interrupt_says_who_has_the_mount_in_another_namespace() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mountpoint = folder.join("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let mut program = Command::new(GABION);
+    program.args(["mount", "--foreground", "disk.img", "mnt"]).current_dir(folder.path());
+    let mut program = Running(program.stderr(Stdio::piped()).spawn().unwrap());
+    while folder.mountpoints().is_empty() {
+        std::thread::yield_now();
+    }
+    fs::write(mountpoint.join("file"), "content").unwrap();
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", "echo ready; read -r _"]);
+    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut elsewhere = Running(unshare.spawn().unwrap());
+    let process = elsewhere.0.id();
+    let mut said = String::new();
+    BufReader::new(elsewhere.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    program.signal(Signal::INT);
+    while !folder.mountpoints().is_empty() {
+        std::thread::yield_now();
+    }
+    program.signal(Signal::INT);
+    let mut said = String::new();
+    program.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains(&format!("process {process} (sh)")), "{said}");
+    assert!(said.contains("mount namespace of its own") && !said.contains("open"), "{said}");
+    assert_eq!(program.0.wait().unwrap().code(), Some(1));
+    drop(elsewhere);
+    folder.mount("");
+    assert_eq!(fs::read(mountpoint.join("file")).unwrap(), b"content");
+}
+
+#[test]
 fn umount_tells_if_it_cannot_await_the_daemon() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
@@ -186,6 +221,21 @@ fn umount_tells_if_it_cannot_await_the_daemon() {
     assert_eq!(folder.mountpoints(), [] as [std::path::PathBuf; 0]);
     daemon.await_end();
     folder.gabion(&["scrub", "disk.img"]).succeeded();
+}
+
+#[test]
+fn umount_does_not_wait_for_a_daemon_that_was_stopped() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mountpoint = folder.mount("");
+    let pid = folder.daemon().pid;
+    kill_process(pid, Signal::STOP).unwrap();
+    let outcome = folder.gabion(&["umount", "mnt"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    let process = format!("process {}", pid.as_raw_nonzero());
+    outcome.failed(1, &["does not answer", "not unmounted", &process]);
+    assert_eq!(folder.mountpoints(), [mountpoint]);
+    folder.gabion(&["umount", "mnt"]).succeeded();
 }
 
 #[test]

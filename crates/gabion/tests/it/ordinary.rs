@@ -1,4 +1,4 @@
-//! Users other than root, who mount through `fusermount3`.
+//! Users other than root, who mount through `fusermount3`, and see what others have mounted.
 
 use std::process::Command;
 
@@ -38,4 +38,29 @@ fn an_ordinary_user_makes_mounts_and_unmounts() {
     let said = outcome.succeeded();
     assert!(said.contains("sync(2) does not reach the daemon"), "{said}");
     assert!(said.ends_with("\nkept\n"), "{said}");
+}
+
+#[test]
+fn an_ordinary_user_sees_of_a_mount_of_root_what_the_kernel_tells_and_leaves_it() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    folder.mount("");
+    let text = "gabion status; gabion status --json ../mnt >json; cat json; \
+        gabion umount ../mnt 2>said && exit 1; cat said; \
+        gabion scrub ../mnt 2>&1 && exit 1; true";
+    let Some(outcome) = script(&folder, text) else { return };
+    let said = outcome.succeeded();
+    let mountpoint = folder.join("mnt");
+    let shown = mountpoint.display();
+    assert!(said.contains(&format!("{shown}: Gabion filesystem, mounted\n")), "{said}");
+    assert!(said.contains(" available\n  kernel     fuseblk of /dev/loop"), "{said}");
+    assert!(said.contains("is told to root and to who mounted it"), "{said}");
+    assert!(
+        said.contains("\"access\": \"rw\"") && said.contains("\"available_bytes\": "),
+        "{said}"
+    );
+    assert!(!said.contains("pid"), "{said}");
+    assert!(said.contains("was mounted by root, who alone can unmount it"), "{said}");
+    assert!(said.contains("Only root and who mounted it can."), "{said}");
+    assert_eq!(folder.mountpoints(), [mountpoint]);
 }

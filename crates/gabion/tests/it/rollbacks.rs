@@ -119,7 +119,8 @@ fn a_subvolume_is_rolled_back_and_the_rest_goes_on() {
     assert_eq!(fs::read(mnt.join("beside")).unwrap(), b"goes on");
     // A rollback takes no subvolume's name away, and leaves what is in it alone.
     folder.gabion(&["subvolume", "create", "mnt/later"]).succeeded();
-    folder.gabion(&["snapshot", "rollback", "mnt", "one"]).failed(1, &["has no name in one"]);
+    let refused = "the subvolume \"later\" stands in it and has no name in one";
+    folder.gabion(&["snapshot", "rollback", "mnt", "one"]).failed(1, &[refused]);
     folder.gabion(&["subvolume", "delete", "--yes", "mnt/later"]).succeeded();
     fs::write(mnt.join("sub/file"), "three").unwrap();
     roll_back(&folder, "mnt", "one");

@@ -38,7 +38,10 @@ fn move_about(folder: &Folder, name: &str, mnt: &Path, seen: &Path) {
     };
     refused("c", "c/d/c", "stand in itself");
     refused("c", "dir", "exists");
-    refused("dir", "e", "");
+    refused("dir", "e", "/dir is not the root of a subvolume");
+    let delete = |path: &str| folder.gabion(&["subvolume", "delete", "--yes", &at(path)]);
+    delete("dir").failed(1, &["/dir is not the root of a subvolume"]);
+    delete("absent").failed(1, &["no such file"]);
     let busy = fs::rename(mnt.join("c"), mnt.join("e")).unwrap_err();
     assert_eq!(busy.raw_os_error(), Some(Errno::BUSY.raw_os_error()));
     assert_eq!(fs::read(seen.join("c/d/file")).unwrap(), b"a");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::{Daemon, Folder, GABION, Running};
+use crate::world::{Daemon, Folder, GABION, Running, names};
 
 /// How long something may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -291,5 +291,20 @@ fn up_comes_back_after_it_was_killed() {
     assert_eq!(fs::read_to_string(folder.join("gabion-mnt-2/file")).unwrap(), "there");
     fs::write(folder.join("gabion-mnt/file"), "changed").unwrap();
     assert_eq!(fs::read_to_string(folder.join("gabion-mnt-2/file")).unwrap(), "changed");
+    interrupt(running, lines);
+}
+
+#[test]
+fn what_cannot_be_made_leaves_nothing_in_the_way() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    for arguments in [&["up", "--size", "1M"][..], &["up", "--size", "1M", "--single"]] {
+        folder.gabion(arguments).failed(1, &["1 MiB cannot be the size", "at least 16 MiB"]);
+    }
+    fs::write(folder.join("gabion-mnt-2"), "content").unwrap();
+    folder.gabion(&["up"]).failed(1, &["gabion-mnt-2 is not a directory", "gabion up MOUNTPOINT"]);
+    assert_eq!(names(folder.path()), ["gabion-mnt-2"]);
+    fs::remove_file(folder.join("gabion-mnt-2")).unwrap();
+    let (running, lines, _) = up(&folder, &["--size", "16M"]);
+    fs::write(folder.join("gabion-mnt/file"), "content").unwrap();
     interrupt(running, lines);
 }

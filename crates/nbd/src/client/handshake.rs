@@ -118,7 +118,7 @@ fn refused(head: &OptionReplyHead, words: &[u8]) -> io::Error {
     };
     let words = String::from_utf8_lossy(words);
     let text = match &*words {
-        "" => format!("the server refuses: {reason}"),
+        words if words.is_empty() || words == reason => format!("the server refuses: {reason}"),
         words => format!("the server refuses: {reason} ({words})"),
     };
     io::Error::other(text)

@@ -34,6 +34,10 @@ pub trait FilesystemWatcher: Send + Sync {
 
     /// Nothing more is written until it is mounted again, because something could not be.
     fn stopped(&self, reason: &str);
+
+    /// The disk refuses bytes of files, which are kept and tried again; or takes them again, if
+    /// there is no reason any more.
+    fn refused(&self, reason: Option<&str>);
 }
 
 /// Who makes and removes snapshots: the filesystem itself, or the server for all its clients.
@@ -128,6 +132,13 @@ impl LocalFs {
     pub(crate) fn tell_stopped(&self, reason: &str) {
         if let Some(watcher) = self.scheduler.watcher.get() {
             watcher.stopped(reason);
+        }
+    }
+
+    /// The disk refuses what is written, or does not any more.
+    pub(crate) fn tell_refused(&self, reason: Option<&str>) {
+        if let Some(watcher) = self.scheduler.watcher.get() {
+            watcher.refused(reason);
         }
     }
 
@@ -232,6 +243,10 @@ mod tests {
 
         fn stopped(&self, reason: &str) {
             panic!("{reason}");
+        }
+
+        fn refused(&self, reason: Option<&str>) {
+            panic!("{reason:?}");
         }
     }
 

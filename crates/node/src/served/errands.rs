@@ -61,6 +61,11 @@ pub(super) struct Errands {
     pub(super) rollbacks: Mutex<VecDeque<(Errand, Report)>>,
 }
 
+/// That something else than a subvolume is at `path`.
+fn no_subvolume(path: &[u8]) -> Error {
+    failure(format!("/{} is not the root of a subvolume", String::from_utf8_lossy(path)))
+}
+
 /// Where a subvolume stands or shall stand.
 struct Place<'p> {
     parent: FileId,
@@ -321,7 +326,7 @@ impl Served {
             Err(Error::NotFound) if is_again => {
                 return Ok(Report::Subvolumes { rows: Vec::new(), more: false });
             }
-            Ok(_) => return Err(failure("it is no subvolume".to_owned())),
+            Ok(_) => return Err(no_subvolume(path)),
             Err(error) => return Err(error),
         };
         let ids = self.fs.removable(subvol)?;
@@ -342,7 +347,7 @@ impl Served {
             Err(Error::NotFound) if is_again && there.is_ok() => {
                 return Ok(subvolume_report(there?.subvol, to));
             }
-            Ok(_) => return Err(failure("it is no subvolume".to_owned())),
+            Ok(_) => return Err(no_subvolume(from)),
             Err(error) => return Err(error),
         };
         match there {

@@ -46,12 +46,9 @@ impl Served {
             return self.told(kept);
         }
         let to = self.find_snapshot(of, name)?;
-        if let Some(subvol) = left_without_name(self.fs.map(), of, to)? {
-            let name = String::from_utf8_lossy(name);
-            return Err(failure(format!(
-                "the subvolume {} stands in it and has no name in {name}: move or delete it first",
-                subvol.0
-            )));
+        let shown = String::from_utf8_lossy(name);
+        if let Some(reason) = left_without_name(self.fs.map(), of, to, &shown)? {
+            return Err(failure(reason));
         }
         // What is written before need not be while nobody may do anything.
         self.settle_round()?;

@@ -126,6 +126,10 @@ impl FilesystemWatcher for Counter {
     fn stopped(&self, reason: &str) {
         panic!("{reason}");
     }
+
+    fn refused(&self, reason: Option<&str>) {
+        panic!("{reason:?}");
+    }
 }
 
 #[test]

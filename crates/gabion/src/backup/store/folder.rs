@@ -59,6 +59,12 @@ impl Folder {
             return Err(Failure::new(format!("{} is there already", path.display()))
                 .next("Name a file that is not there, or a folder."));
         }
+        if is_folder_by_name(path) {
+            let shown = path.display();
+            return Err(Failure::new(format!("there is no folder {shown}")).next(format!(
+                "Make it: mkdir {shown}. For a file of that name leave out the slash at the end."
+            )));
+        }
         let absolute = std::path::absolute(path).map_err(failed)?;
         match (absolute.parent(), absolute.file_name()) {
             (Some(parent), Some(name)) => {
@@ -157,6 +163,12 @@ impl Store for Folder {
         let removed = fs::remove_file(self.path.join(name));
         removed.map_err(|error| Failure::of(format!("cannot remove {}", self.path(name)), &error))
     }
+}
+
+/// Whether a path can be that of a folder only, as it ends with a slash.
+fn is_folder_by_name(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
 /// The name of a stream that is not complete.

@@ -36,7 +36,7 @@ pub(super) fn create(args: &VolumeCreate, given: Option<&str>) -> Result<()> {
     let layout = layout::of_parts(kind, parts);
     let surroundings = volumes::surroundings(given, "gabion volume")?;
     let record = create::create(&args.name, layout, content, occupied(args.force), &surroundings)
-        .map_err(|error| not_created(&args.name, &error))?;
+        .map_err(|error| not_created("make", &args.name, &error))?;
     let blocks = record.layout.blocks().unwrap_or_default();
     let size = Size(blocks.saturating_mul(BLOCK_SIZE as u64));
     let name = &args.name;
@@ -44,8 +44,9 @@ pub(super) fn create(args: &VolumeCreate, given: Option<&str>) -> Result<()> {
     print::line(format!("To use it: gabion mkfs {name} && gabion mount {name} MOUNTPOINT"))
 }
 
-pub(super) fn not_created(name: &str, error: &CreateError) -> Failure {
-    let failure = Failure::of(format!("cannot make volume {name}"), error);
+/// Why members cannot be had, for which one was asked to `act`: "make", "add to".
+pub(super) fn not_created(act: &str, name: &str, error: &CreateError) -> Failure {
+    let failure = Failure::of(format!("cannot {act} volume {name}"), error);
     match error {
         CreateError::Occupied { .. } => {
             failure.next("If nobody needs that any more, say --force. It is destroyed then.")

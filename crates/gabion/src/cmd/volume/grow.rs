@@ -93,7 +93,7 @@ fn append(
     }
     let content = if args.equal { Content::Equal } else { Content::Unknown };
     let part = prepare_part(record, parsed(text)?, content, occupied(args.force), surroundings)
-        .map_err(|error| not_created(name, &error))?;
+        .map_err(|error| not_created("grow", name, &error))?;
     register::change(&*surroundings.coordinator, name, |record| {
         if record.append.is_some() {
             return Err(is_growing());

@@ -109,7 +109,7 @@ fn prepare(
     let on = parsed(text)?;
     let text = layout::text(&on);
     let on = prepare_part(record, on, Content::Unknown, occupied, surroundings)
-        .map_err(|error| not_created(name, &error))?;
+        .map_err(|error| not_created("add to", name, &error))?;
     let needed = record.layout.blocks_of_copies(mirror).map_or(0, |(_, grows_to)| grows_to);
     if on.blocks().is_none_or(|blocks| blocks < needed) {
         return Err(Failure::new(format!("{text} is smaller than the other copies of {name}")));

@@ -229,7 +229,7 @@ fn copies_are_those_of_the_part_that_has_the_block() {
     let mut all = [9; 12 * BLOCK_SIZE];
     tried.read_copy(2, BlockAddr(0), &mut all).unwrap();
     let firsts: Vec<_> = all.chunks(BLOCK_SIZE).map(|block| block[0]).collect();
-    assert_eq!(firsts, [0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 2, 2]);
+    assert_eq!(firsts, [0, 0, 0, 0, 0, 0, 2, 3, 0, 0, 4, 5]);
     let good = BlockSlice::new(bytes(1, 7));
     let repair = |copy, addr| tried.repair_copy(copy, BlockAddr(addr), &block, good.clone());
     assert_eq!(repair(1, 0).unwrap(), Repair::Impossible);

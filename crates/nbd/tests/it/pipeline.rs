@@ -123,9 +123,13 @@ fn what_one_client_has_in_flight_is_bounded() {
     let disk = Together::new(usize::MAX);
     let _server = serve(&folder, disk.clone());
     let client = open(&folder);
-    let tickets: Vec<_> = (0..400).map(|at| client.submit(write(at, pattern(at, 1, 6)))).collect();
     thread::scope(|scope| {
-        let answered = scope.spawn(|| tickets.into_iter().for_each(|it| drop(it.wait().unwrap())));
+        // What the server does not read fills the socket, so that the client waits.
+        let answered = scope.spawn(|| {
+            let write = |at| client.submit(write(at, pattern(at, 1, 6)));
+            let tickets: Vec<_> = (0..400).map(write).collect();
+            tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+        });
         while !answered.is_finished() {
             let count = disk.held.lock().len();
             if count >= IN_FLIGHT_MAX || disk.most.load(Ordering::Relaxed) >= IN_FLIGHT_MAX {

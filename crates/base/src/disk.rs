@@ -24,6 +24,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::BLOCK_SIZE;
+use crate::batch;
 use crate::buffer::{BlockSlice, Blocks};
 use crate::ids::BlockAddr;
 use crate::sync::{Condvar, Mutex};
@@ -210,6 +211,8 @@ impl Ticket {
             Flight::Shared(slot) => slot,
             Flight::Deferred(complete) => return complete(),
         };
+        // Of which this request may be a part.
+        batch::settle();
         let mut state = slot.state.lock();
         while matches!(*state, Progress::Pending) {
             slot.done.wait(&mut state);
@@ -337,11 +340,19 @@ pub trait Disk: Send + Sync {
         1
     }
 
-    /// Reads one block from copy `copy` and waits; from the only one if there is no other. For
-    /// whoever knows by a checksum that what [`Disk::read`] returned is wrong.
-    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+    /// Starts to read `count` blocks from copy `copy`; from the only one if there is no other. For
+    /// whoever can tell by checksums which copy is right.
+    fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
         assert!(copy < self.copies(), "copy {copy} of {}", self.copies());
-        self.read(addr, into)
+        self.submit(DiskRequest::Read { addr, count })
+    }
+
+    /// Reads whole blocks from copy `copy` and waits; see [`Disk::submit_copy`].
+    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+        assert!(into.len().is_multiple_of(BLOCK_SIZE), "a read of {} bytes", into.len());
+        let read = self.submit_copy(copy, addr, into.len() / BLOCK_SIZE).wait()?;
+        into.copy_from_slice(read.expect("a read completes with blocks").bytes());
+        Ok(())
     }
 
     /// Replaces the block at `addr` of copy `copy` by `good`, but only if it still is `bad`; no

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod buffer;
 pub mod checksum;
 pub mod codec;

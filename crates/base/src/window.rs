@@ -105,9 +105,11 @@ impl Disk for Window {
         self.disk.copies()
     }
 
-    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        self.check(&DiskRequest::Read { addr, count: 1 })?;
-        self.disk.read_copy(copy, addr.plus(self.start), into)
+    fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
+        if let Err(error) = self.check(&DiskRequest::Read { addr, count }) {
+            return Ticket::ready(Err(error));
+        }
+        self.disk.submit_copy(copy, addr.plus(self.start), count)
     }
 
     fn repair_copy(

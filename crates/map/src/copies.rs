@@ -42,7 +42,7 @@ pub fn right_copy<T, E>(
     }
     for copy in 0..disk.copies() {
         let mut blocks = Blocks::zeroed(count);
-        let read = read_copy(disk, copy, addr, blocks.bytes_mut());
+        let read = disk.read_copy(copy, addr, blocks.bytes_mut());
         let blocks = BlockSlice::new(blocks);
         if let (Ok(()), Ok(right)) = (read, decode(&blocks)) {
             mend(disk, addr, &blocks);
@@ -55,32 +55,23 @@ pub fn right_copy<T, E>(
 /// Makes all copies of the blocks at `addr` be `right`. Gives how many blocks were put right. A
 /// copy that cannot be read or written is the device's own concern.
 pub fn mend(disk: &dyn Disk, addr: BlockAddr, right: &BlockSlice) -> u64 {
-    let mut mended = 0;
-    for copy in 0..disk.copies() {
-        for index in 0..right.count() {
-            let part = right.part(index, 1);
-            let addr = addr.plus(index as u64);
-            let mut found = vec![0; BLOCK_SIZE];
-            if disk.read_copy(copy, addr, &mut found).is_err() || found == part.bytes() {
-                continue;
-            }
-            let repaired = disk.repair_copy(copy, addr, &found, part);
-            mended += u64::from(matches!(repaired, Ok(Repair::Repaired)));
-        }
-    }
-    mended
+    (0..disk.copies()).map(|copy| mend_copy(disk, copy, addr, right)).sum()
 }
 
-fn read_copy(
-    disk: &dyn Disk,
-    copy: usize,
-    addr: BlockAddr,
-    into: &mut [u8],
-) -> Result<(), DiskError> {
-    for (index, block) in into.chunks_mut(BLOCK_SIZE).enumerate() {
-        disk.read_copy(copy, addr.plus(index as u64), block)?;
+/// The same for one copy.
+pub fn mend_copy(disk: &dyn Disk, copy: usize, addr: BlockAddr, right: &BlockSlice) -> u64 {
+    let mut mended = 0;
+    for index in 0..right.count() {
+        let part = right.part(index, 1);
+        let addr = addr.plus(index as u64);
+        let mut found = vec![0; BLOCK_SIZE];
+        if disk.read_copy(copy, addr, &mut found).is_err() || found == part.bytes() {
+            continue;
+        }
+        let repaired = disk.repair_copy(copy, addr, &found, part);
+        mended += u64::from(matches!(repaired, Ok(Repair::Repaired)));
     }
-    Ok(())
+    mended
 }
 
 #[cfg(test)]
@@ -113,8 +104,8 @@ mod tests {
             2
         }
 
-        fn read_copy(&self, copy: usize, at: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-            self.0[copy].read(at, into)
+        fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
+            self.0[copy].submit(DiskRequest::Read { addr, count })
         }
 
         fn repair_copy(

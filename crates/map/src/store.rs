@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use gabion_base::buffer::BlockSlice;
 use gabion_base::disk::Disk;
 use gabion_base::ids::{SubvolId, Uuid};
 use gabion_base::sync::RwLock;
@@ -83,10 +84,19 @@ impl NodeCache {
 
     /// Reads and verifies a node, past the cache.
     pub fn read(&self, ptr: NodePtr, level: u8) -> Result<Arc<Node>, MapError> {
+        let decode = |blocks: &BlockSlice| self.verify(ptr, level, blocks);
+        copies::read_right(&*self.disk, ptr.addr, NODE_BLOCKS, decode)
+    }
+
+    /// The node in `blocks`, if it is the one that `ptr` points to.
+    pub fn verify(
+        &self,
+        ptr: NodePtr,
+        level: u8,
+        blocks: &BlockSlice,
+    ) -> Result<Arc<Node>, MapError> {
         let expected = Expected { ptr, uuid: self.uuid, owner: None, level };
-        copies::read_right(&*self.disk, ptr.addr, NODE_BLOCKS, |blocks| {
-            Ok(Arc::new(Node::decode(blocks.clone(), &expected)?))
-        })
+        Ok(Arc::new(Node::decode(blocks.clone(), &expected)?))
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gabion_base::disk::{Disk, DiskError, DiskRequest, DiskResult};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, DiskResult, Ticket};
 use gabion_base::ids::BlockAddr;
 
 /// The bit of `state` that says that the gate is closed; below it are the requests in flight.
@@ -46,15 +46,32 @@ impl Gate {
 
     /// Starts a request and has `next` called with its outcome.
     pub fn send(&self, request: DiskRequest, next: impl FnOnce(DiskResult) + Send + 'static) {
-        let (operation, addr) = (request.operation(), request.extent().0);
+        let what = (request.operation(), request.extent().0);
+        self.start(what, |disk| disk.submit(request), next);
+    }
+
+    /// Starts to read from a copy that the disk keeps, and has `next` called with the outcome.
+    pub fn read_copy(
+        &self,
+        (copy, addr, count): (usize, BlockAddr, usize),
+        next: impl FnOnce(DiskResult) + Send + 'static,
+    ) {
+        self.start(("read", addr), |disk| disk.submit_copy(copy, addr, count), next);
+    }
+
+    fn start(
+        &self,
+        (operation, addr): (&'static str, BlockAddr),
+        submit: impl FnOnce(&dyn Disk) -> Ticket,
+        next: impl FnOnce(DiskResult) + Send + 'static,
+    ) {
         let before = self.state.fetch_add(1, Ordering::AcqRel);
         if before & CLOSED != 0 {
             self.state.fetch_sub(1, Ordering::AcqRel);
             return next(Err(not_connected(self.disk.name(), operation, addr)));
         }
         let state = Arc::clone(&self.state);
-        let ticket = self.disk.submit(request);
-        ticket.then(move |outcome| {
+        submit(&*self.disk).then(move |outcome| {
             state.fetch_sub(1, Ordering::AcqRel);
             next(outcome);
         });
@@ -88,7 +105,6 @@ pub fn not_connected(device: Arc<str>, operation: &'static str, addr: BlockAddr)
 mod tests {
     use std::sync::mpsc;
 
-    use gabion_base::disk::Ticket;
     use gabion_base::sync::Mutex;
 
     use super::*;

@@ -267,8 +267,8 @@ impl Disk for Volume {
         self.root.copies()
     }
 
-    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        self.root.read_copy(copy, addr, into)
+    fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
+        self.root.submit_copy(copy, addr, count)
     }
 
     fn repair_copy(

@@ -101,7 +101,7 @@ impl Mirror {
         self.roster.give_up(copy);
         self.scans.remove(&copy);
         self.is_given_up(copy);
-        self.reading[copy.at()] = 0;
+        self.balance.forget(copy);
         self.outputs.push_back(Output::Detach(copy));
         let notice = Notice::Stale { copy, reason: reason.into() };
         self.outputs.push_back(Output::Notice(notice));

@@ -118,8 +118,7 @@ impl Mirror {
             return;
         }
         if let Work::Read { .. } = flight.work {
-            let reading = &mut self.reading[sent.copy.at()];
-            *reading = reading.saturating_sub(1);
+            self.balance.end(sent.copy);
         }
         match result {
             Err(DiskError::Fenced { reason, .. }) => return self.fence(reason),

@@ -36,7 +36,7 @@ impl Answer {
 
 /// A request that concerns one copy.
 pub(super) enum One {
-    /// Read a block, as it is there.
+    /// Read blocks, as they are there.
     Read { id: RequestId },
     /// Replace a block if it is bad.
     Repair { id: RequestId, copy: CopyIndex, addr: BlockAddr, bad: BlockSlice, good: BlockSlice },
@@ -104,14 +104,20 @@ impl Mirror {
         }
     }
 
-    pub(super) fn handle_read_copy(&mut self, id: RequestId, copy: CopyIndex, addr: BlockAddr) {
+    pub(super) fn handle_read_copy(
+        &mut self,
+        id: RequestId,
+        copy: CopyIndex,
+        addr: BlockAddr,
+        count: usize,
+    ) {
         if self.fenced.is_some() || !self.roster.in_sync().contains(copy) {
             let reason = format!("{copy} is not in sync");
             let result = Err(self.timed_out("read", addr, reason));
             return self.outputs.push_back(Output::Complete { id, result });
         }
         let flight = self.start(Work::One(One::Read { id }), None);
-        let request = DiskRequest::Read { addr: addr.plus(METADATA_BLOCKS), count: 1 };
+        let request = DiskRequest::Read { addr: addr.plus(METADATA_BLOCKS), count };
         self.send(flight, copy, request);
     }
 
@@ -184,18 +190,14 @@ impl Mirror {
         }
     }
 
-    /// Reads from the copy that has least to do; from none if all have been tried.
+    /// Reads from one copy; from none if all have been tried.
     fn read_somewhere(&mut self, id: FlightId) {
         let flight = self.flights.get_mut(&id).expect("it is under way");
         let Work::Read { addr, count, tried, .. } = &flight.work else { return };
         let left = self.roster.in_sync().without(*tried);
-        // Whoever reads one thing after the other meets one copy, which knows what comes next.
-        let load = |copy: &CopyIndex| (self.reading[copy.at()], *copy != self.last_read);
-        let Some(copy) = left.iter().min_by_key(load) else { return };
-        self.last_read = copy;
+        let Some(copy) = self.balance.begin(left, addr.0, *count as u64) else { return };
         let request = DiskRequest::Read { addr: addr.plus(METADATA_BLOCKS), count: *count };
         flight.attempt += 1;
-        self.reading[copy.at()] += 1;
         self.send(id, copy, request);
     }
 

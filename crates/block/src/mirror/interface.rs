@@ -49,14 +49,16 @@ pub enum Input {
         /// The request.
         request: DiskRequest,
     },
-    /// Read one block from this copy.
+    /// Read from this copy. The blocks are within the mirror's.
     ReadCopy {
         /// How the answer is to be named.
         id: RequestId,
         /// The copy.
         copy: CopyIndex,
-        /// The block.
+        /// The first block.
         addr: BlockAddr,
+        /// How many.
+        count: usize,
     },
     /// Replace one block of this copy if it is what it is expected to be.
     RepairCopy {

@@ -27,8 +27,10 @@
 //! | `roster`: whom to trust               | `attendance`: copies come and go        |
 //! | `regions`: what is settled            | `resync`: copies catch up, are compared |
 //! | `scan`: which blocks are next in that | `growth`: the mirror becomes longer     |
+//! | `balance`: which copy is read         |                                         |
 
 mod attendance;
+mod balance;
 mod bitmaps;
 mod flight;
 mod foreground;
@@ -51,6 +53,7 @@ pub use self::bitmaps::{Loaded, blank_pages};
 pub use self::interface::{Compared, CopyStatus, Input, Notice, Options, Order, Output, RequestId};
 pub use self::roster::Trust;
 
+use self::balance::Balance;
 use self::bitmaps::Bitmaps;
 use self::flight::{Flight, Work};
 use self::foreground::Request;
@@ -108,10 +111,7 @@ pub struct Mirror {
     attach_again: [Duration; crate::copies::COPIES_MAX],
     scans: BTreeMap<CopyIndex, Scan>,
     comparing: Option<Scan>,
-    /// Reads in flight of each copy.
-    reading: [u32; crate::copies::COPIES_MAX],
-    /// The copy that was asked last.
-    last_read: CopyIndex,
+    balance: Balance,
     /// When the owner has last asked for something.
     busy_at: Duration,
     /// Whether it was said that the last copy fails.
@@ -163,8 +163,7 @@ impl Mirror {
             attach_again: [Duration::ZERO; crate::copies::COPIES_MAX],
             scans: BTreeMap::new(),
             comparing: None,
-            reading: [0; crate::copies::COPIES_MAX],
-            last_read: CopyIndex(0),
+            balance: Balance::default(),
             busy_at: Duration::ZERO,
             last_fails: false,
             growth: None,
@@ -178,7 +177,9 @@ impl Mirror {
         self.now = self.now.max(now);
         match input {
             Input::Request { id, request } => self.handle_request(id, request),
-            Input::ReadCopy { id, copy, addr } => self.handle_read_copy(id, copy, addr),
+            Input::ReadCopy { id, copy, addr, count } => {
+                self.handle_read_copy(id, copy, addr, count);
+            }
             Input::RepairCopy { id, copy, addr, bad, good } => {
                 self.handle_repair_copy(id, copy, addr, bad, good);
             }
@@ -237,7 +238,7 @@ impl Mirror {
         self.roster.all().map(status).collect()
     }
 
-    /// Copies that can be asked for a block by [`Input::ReadCopy`].
+    /// Copies that can be asked for blocks by [`Input::ReadCopy`].
     pub fn readable(&self) -> CopySet {
         self.roster.in_sync()
     }

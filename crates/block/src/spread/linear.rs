@@ -8,7 +8,7 @@ use gabion_base::ids::BlockAddr;
 use gabion_base::sync::ReadMostly;
 
 use super::pieces::{Piece, Run, flush_all, submit_pieces};
-use super::{most_copies, read_one, repair_one};
+use super::{most_copies, repair_one, submit_copy_of};
 
 /// Disks one after the other.
 pub struct Linear {
@@ -81,6 +81,25 @@ fn part_of(parts: &[Part], addr: u64) -> Option<&Part> {
     parts.get(after)
 }
 
+/// What each part gets of a request, which is within the device.
+fn pieces<'a>(parts: &'a [Part], request: &DiskRequest) -> Vec<Piece<'a>> {
+    let (addr, count) = request.extent();
+    let (from, to) = (addr.0, addr.0 + count);
+    let first = parts.partition_point(|part| part.start + part.blocks <= from);
+    let touched = parts[first..].iter().take_while(|part| part.start < to);
+    let pieces = touched.filter(|part| part.blocks > 0).map(|part| {
+        let (start, end) = (from.max(part.start), to.min(part.start + part.blocks));
+        Piece {
+            disk: &part.disk,
+            addr: BlockAddr(start - part.start),
+            count: end - start,
+            run: Run { first: start - from, length: end - start, period: 0 },
+            lead: end - start,
+        }
+    });
+    pieces.collect()
+}
+
 impl Disk for Linear {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
@@ -98,32 +117,21 @@ impl Disk for Linear {
         if let DiskRequest::Flush = request {
             return flush_all(parts.iter().map(|part| &part.disk));
         }
-        let (addr, count) = request.extent();
-        let (from, to) = (addr.0, addr.0 + count);
-        let first = parts.partition_point(|part| part.start + part.blocks <= from);
-        let touched = parts[first..].iter().take_while(|part| part.start < to);
-        let pieces = touched.filter(|part| part.blocks > 0).map(|part| {
-            let (start, end) = (from.max(part.start), to.min(part.start + part.blocks));
-            Piece {
-                disk: &part.disk,
-                addr: BlockAddr(start - part.start),
-                count: end - start,
-                run: Run { first: start - from, length: end - start, period: 0 },
-                lead: end - start,
-            }
-        });
-        submit_pieces(&request, pieces.collect())
+        submit_pieces(&request, pieces(&parts, &request), |disk, piece| disk.submit(piece))
     }
 
     fn copies(&self) -> usize {
         most_copies(self.parts().iter().map(|part| &part.disk))
     }
 
-    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
+    fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
         let parts = self.parts();
-        DiskRequest::Read { addr, count: 1 }.check(&self.name, end(&parts))?;
-        let part = part_of(&parts, addr.0).expect("the block is within the device");
-        read_one(&*part.disk, copy, BlockAddr(addr.0 - part.start), into)
+        let request = DiskRequest::Read { addr, count };
+        if let Err(error) = request.check(&self.name, end(&parts)) {
+            return Ticket::ready(Err(error));
+        }
+        let submit = |disk: &dyn Disk, piece| submit_copy_of(disk, copy, &piece);
+        submit_pieces(&request, pieces(&parts, &request), submit)
     }
 
     fn repair_copy(

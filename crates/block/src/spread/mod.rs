@@ -27,7 +27,7 @@ mod stripe;
 use std::sync::Arc;
 
 use gabion_base::buffer::BlockSlice;
-use gabion_base::disk::{Disk, DiskError, Repair};
+use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
 use gabion_base::ids::BlockAddr;
 
 pub use linear::Linear;
@@ -38,13 +38,10 @@ fn most_copies<'a>(disks: impl Iterator<Item = &'a Arc<dyn Disk>>) -> usize {
     disks.map(|disk| disk.copies()).max().unwrap_or(1)
 }
 
-fn read_one(
-    disk: &dyn Disk,
-    copy: usize,
-    addr: BlockAddr,
-    into: &mut [u8],
-) -> Result<(), DiskError> {
-    disk.read_copy(copy.min(disk.copies() - 1), addr, into)
+/// Starts to read a copy of what is on one part, or the last one if it keeps fewer.
+fn submit_copy_of(disk: &dyn Disk, copy: usize, read: &DiskRequest) -> Ticket {
+    let (addr, count) = read.extent();
+    disk.submit_copy(copy.min(disk.copies() - 1), addr, count as usize)
 }
 
 fn repair_one(

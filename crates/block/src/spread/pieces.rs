@@ -73,9 +73,14 @@ fn cut(parts: &[BlockSlice], (start, length): (usize, usize)) -> Vec<BlockSlice>
     taken
 }
 
-pub(super) fn submit_pieces(request: &DiskRequest, pieces: Vec<Piece<'_>>) -> Ticket {
+/// Has `submit` start the piece of a request that each disk gets.
+pub(super) fn submit_pieces(
+    request: &DiskRequest,
+    pieces: Vec<Piece<'_>>,
+    submit: impl Fn(&dyn Disk, DiskRequest) -> Ticket,
+) -> Ticket {
     if let [piece] = &*pieces {
-        return piece.disk.submit(piece.request(request));
+        return submit(&**piece.disk, piece.request(request));
     }
     let blocks = match request {
         DiskRequest::Read { count, .. } => Some(Blocks::zeroed(*count)),
@@ -84,7 +89,7 @@ pub(super) fn submit_pieces(request: &DiskRequest, pieces: Vec<Piece<'_>>) -> Ti
     let (ticket, gathering) = Gathering::start(pieces.len(), blocks);
     for piece in pieces {
         let (gathering, stretches) = (Arc::clone(&gathering), piece.stretches());
-        let part = piece.disk.submit(piece.request(request));
+        let part = submit(&**piece.disk, piece.request(request));
         part.then(move |outcome| gathering.arrived(outcome, stretches));
     }
     ticket

@@ -7,7 +7,7 @@ use gabion_base::disk::{Disk, DiskError, DiskRequest, Repair, Ticket};
 use gabion_base::ids::BlockAddr;
 
 use super::pieces::{Piece, Run, flush_all, submit_pieces};
-use super::{most_copies, read_one, repair_one};
+use super::{most_copies, repair_one, submit_copy_of};
 
 /// Disks that take turns.
 pub struct Stripe {
@@ -35,6 +35,25 @@ impl Stripe {
         row * self.chunk_blocks + chunk
     }
 
+    /// What each part gets of a request, which is within the device.
+    fn pieces(&self, request: &DiskRequest) -> Vec<Piece<'_>> {
+        let (addr, count) = request.extent();
+        let (from, to) = (addr.0, addr.0 + count);
+        let pieces = self.disks.iter().zip(0..).filter_map(|(disk, part)| {
+            let (start, end) = (self.before(part, from), self.before(part, to));
+            let chunk = self.chunk_blocks;
+            let whole = start / chunk * self.row_blocks() + part * chunk + start % chunk;
+            (start < end).then(|| Piece {
+                disk,
+                addr: BlockAddr(start),
+                count: end - start,
+                run: Run { first: whole - from, length: chunk, period: self.row_blocks() },
+                lead: chunk - start % chunk,
+            })
+        });
+        pieces.collect()
+    }
+
     /// Which part a block is on, and where.
     fn place(&self, addr: BlockAddr) -> (&dyn Disk, BlockAddr) {
         let part = addr.0 % self.row_blocks() / self.chunk_blocks;
@@ -59,31 +78,20 @@ impl Disk for Stripe {
         if let DiskRequest::Flush = request {
             return flush_all(self.disks.iter());
         }
-        let (addr, count) = request.extent();
-        let (from, to) = (addr.0, addr.0 + count);
-        let pieces = self.disks.iter().zip(0..).filter_map(|(disk, part)| {
-            let (start, end) = (self.before(part, from), self.before(part, to));
-            let chunk = self.chunk_blocks;
-            let whole = start / chunk * self.row_blocks() + part * chunk + start % chunk;
-            (start < end).then(|| Piece {
-                disk,
-                addr: BlockAddr(start),
-                count: end - start,
-                run: Run { first: whole - from, length: chunk, period: self.row_blocks() },
-                lead: chunk - start % chunk,
-            })
-        });
-        submit_pieces(&request, pieces.collect())
+        submit_pieces(&request, self.pieces(&request), |disk, piece| disk.submit(piece))
     }
 
     fn copies(&self) -> usize {
         most_copies(self.disks.iter())
     }
 
-    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        DiskRequest::Read { addr, count: 1 }.check(&self.name, self.blocks())?;
-        let (disk, addr) = self.place(addr);
-        read_one(disk, copy, addr, into)
+    fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
+        let request = DiskRequest::Read { addr, count };
+        if let Err(error) = request.check(&self.name, self.blocks()) {
+            return Ticket::ready(Err(error));
+        }
+        let submit = |disk: &dyn Disk, piece| submit_copy_of(disk, copy, &piece);
+        submit_pieces(&request, self.pieces(&request), submit)
     }
 
     fn repair_copy(

@@ -70,9 +70,8 @@ impl Disk for Late {
         3
     }
 
-    fn read_copy(&self, copy: usize, _: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        into.fill(copy as u8);
-        Ok(())
+    fn submit_copy(&self, copy: usize, _: BlockAddr, count: usize) -> Ticket {
+        Ticket::ready(Ok(Some(bytes(count as u64, copy as u8))))
     }
 
     fn repair_copy(
@@ -227,6 +226,10 @@ fn copies_are_those_of_the_part_that_has_the_block() {
     assert_eq!(block[0], 0, "there is only one");
     tried.read_copy(2, BlockAddr(4 + 6), &mut block).unwrap();
     assert_eq!(block[0], 2);
+    let mut all = [9; 12 * BLOCK_SIZE];
+    tried.read_copy(2, BlockAddr(0), &mut all).unwrap();
+    let firsts: Vec<_> = all.chunks(BLOCK_SIZE).map(|block| block[0]).collect();
+    assert_eq!(firsts, [0, 0, 0, 0, 0, 0, 2, 3, 0, 0, 4, 5]);
     let good = BlockSlice::new(bytes(1, 7));
     let repair = |copy, addr| tried.repair_copy(copy, BlockAddr(addr), &block, good.clone());
     assert_eq!(repair(1, 0).unwrap(), Repair::Impossible);

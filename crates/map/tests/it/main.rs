@@ -8,6 +8,7 @@ mod hostile;
 mod image;
 mod local;
 mod quotas;
+mod scrubbing;
 mod snapshots;
 mod tree;
 mod tree_diff;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
+use gabion_base::batch::{self, Batch};
 use gabion_base::disk::DiskRequest;
 use gabion_base::sync::Mutex;
 use rustix::time::{ClockId, clock_gettime};
@@ -54,7 +55,7 @@ pub(super) fn connect(uri: &Uri, options: &ClientOptions) -> Result<Connected, N
             },
         )?;
     stream.set_patience(None, None)?;
-    Ok(Connected { stream, terms, writer: Mutex::new(()) })
+    Ok(Connected { stream, terms, writer: Mutex::new(()), outbox: Mutex::default() })
 }
 
 /// Says what it means for a handshake that the connection ended or was silent.
@@ -176,7 +177,12 @@ fn replay(shared: &Shared, connected: &Connected) -> Result<(), NoConnection> {
 /// Reads replies until that is no longer possible, or makes no sense any more.
 fn listen(shared: &Shared, connected: &Connected, answered: &mut u64) -> NoConnection {
     let mut answers = Answers::new(&connected.stream, connected.terms.replies);
+    let _batch = Batch::begin();
     loop {
+        if !answers.has_answer() {
+            // The server may be silent for long.
+            batch::settle();
+        }
         let asked = |cookie| shared.state.lock().table.request(cookie).map(asked);
         match answers.next(asked) {
             Ok((_, Answer::Failed(ErrorCode::Shutdown, _))) => {

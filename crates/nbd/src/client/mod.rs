@@ -1,10 +1,13 @@
 //! An export of any NBD server as a [`Disk`], which survives the loss of its connection.
 //!
 //! ```text
-//!   submit     table: add -> send, on the caller's thread          -> ticket
-//!   link       connect -> replay -> read replies: table: remove    -> tickets, again and again
+//!   submit     table: add -> outbox -> send, on the caller's thread -> ticket
+//!   link       connect -> replay -> read replies: table: remove     -> tickets, again and again
 //!   deadline   table: remove what is too old, and cut the connection off
 //! ```
+//!
+//! Requests that are submitted in a [batch] are sent together, and replies that have come together
+//! are a batch of answers.
 //!
 //! - **Connection lost**: the link connects again, waiting a little longer each time, and
 //!   everything unanswered is sent again, as often as needed until its deadline. Blocks can be
@@ -42,8 +45,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
+use gabion_base::batch;
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, Ticket};
-use gabion_base::sync::{Condvar, Mutex};
+use gabion_base::sync::{Condvar, Mutex, MutexGuard};
 use thiserror::Error;
 
 pub use crate::wire::name::Medium;
@@ -53,7 +57,7 @@ use self::table::{Gather, Pending, Table, pieces};
 use crate::address::Uri;
 use crate::stream::Stream;
 use crate::wire::name::Claim;
-use crate::wire::request::{Command, Request};
+use crate::wire::request::{Command, REQUEST_BYTES, Request};
 use crate::wire::{command_flag, export_flag};
 
 /// How a client behaves.
@@ -159,6 +163,8 @@ struct Connected {
     stream: Stream,
     terms: Terms,
     writer: Mutex<()>,
+    /// Requests that are in the table and not sent yet. Who has the writer sends all of them.
+    outbox: Mutex<Vec<(u64, DiskRequest)>>,
 }
 
 impl Client {
@@ -295,7 +301,12 @@ impl Shared {
         if is_write(&request) {
             let until = |state: &State| self.hopeless_from(state).unwrap_or(deadline).min(deadline);
             while !state.table.has_room() && Instant::now() < until(&state) {
+                MutexGuard::unlocked(&mut state, batch::settle);
                 self.flush_by_itself(&mut state);
+                if !state.table.own_flush {
+                    // It was answered before anybody could wait for that.
+                    continue;
+                }
                 let until = until(&state);
                 state.waiting += 1;
                 self.changed.wait_until(&mut state, until);
@@ -319,8 +330,8 @@ impl Shared {
         }
         drop(state);
         if let Some(connected) = connected {
-            // If that fails the link finds out, and sends it again.
-            let _ = connected.send(cookie, &request);
+            connected.outbox.lock().push((cookie, request));
+            batch::put_off(connected);
         }
     }
 
@@ -343,7 +354,7 @@ impl Shared {
     }
 
     /// Starts a flush that nobody waits for, so that what is kept can be let go.
-    fn flush_by_itself(&self, state: &mut gabion_base::sync::MutexGuard<'_, State>) {
+    fn flush_by_itself(&self, state: &mut MutexGuard<'_, State>) {
         if state.table.own_flush {
             return;
         }
@@ -355,7 +366,7 @@ impl Shared {
         let cookie = state.table.add(Pending { request, gather, index: 0, since, deadline });
         if let Link::Up(connected) = &state.link {
             let connected = Arc::clone(connected);
-            gabion_base::sync::MutexGuard::unlocked(state, || {
+            MutexGuard::unlocked(state, || {
                 let _ = connected.send(cookie, &DiskRequest::Flush);
             });
         }
@@ -394,7 +405,7 @@ impl Shared {
                     // Whatever it says now, it could not be told whose answer it is.
                     connected.stream.shutdown(Shutdown::Both);
                 }
-                gabion_base::sync::MutexGuard::unlocked(&mut state, || {
+                MutexGuard::unlocked(&mut state, || {
                     for (pending, error) in failed {
                         pending.gather.complete(pending.index, Err(error));
                     }
@@ -458,26 +469,50 @@ impl Connected {
     /// Sends a request with its data. Waits for the peer, at most until the deadline of whatever
     /// is the oldest, because the connection is cut off then.
     fn send(&self, cookie: u64, request: &DiskRequest) -> io::Result<()> {
-        let (addr, count) = request.extent();
-        let (command, flags) = match request {
-            DiskRequest::Read { .. } => (Command::Read, 0),
-            DiskRequest::Write { durability: Durability::Cached, .. } => (Command::Write, 0),
-            DiskRequest::Write { durability: Durability::Fua, .. } => {
-                (Command::Write, command_flag::FUA)
-            }
-            DiskRequest::Flush => (Command::Flush, 0),
-            DiskRequest::Discard { .. } => (Command::Trim, 0),
-            // Zeros that take their space: whoever wants it back discards.
-            DiskRequest::WriteZeroes { .. } => (Command::WriteZeroes, command_flag::NO_HOLE),
-        };
-        let length = (count * BLOCK_SIZE as u64) as u32;
-        let command = command.number();
-        let head = Request { flags, command, cookie, offset: addr.byte_offset(), length }.encode();
-        let mut parts = vec![IoSlice::new(&head)];
-        if let DiskRequest::Write { parts: data, .. } = request {
-            parts.extend(data.iter().map(|part| IoSlice::new(part.bytes())));
-        }
         let _writer = self.writer.lock();
+        self.write(&[(cookie, request)])
+    }
+
+    /// Writes requests side by side.
+    fn write(&self, requests: &[(u64, &DiskRequest)]) -> io::Result<()> {
+        let heads: Vec<_> = requests.iter().map(|(cookie, it)| head(*cookie, it)).collect();
+        let mut parts = Vec::with_capacity(2 * heads.len());
+        for (head, (_, request)) in heads.iter().zip(requests) {
+            parts.push(IoSlice::new(head));
+            if let DiskRequest::Write { parts: data, .. } = request {
+                parts.extend(data.iter().map(|part| IoSlice::new(part.bytes())));
+            }
+        }
         self.stream.write_parts(&mut parts)
     }
+}
+
+impl batch::Work for Connected {
+    /// Sends what is in the outbox.
+    fn run(&self) {
+        let _writer = self.writer.lock();
+        let requests = std::mem::take(&mut *self.outbox.lock());
+        let requests: Vec<_> = requests.iter().map(|(cookie, it)| (*cookie, it)).collect();
+        // If that fails the link finds out, and sends them again.
+        let _ = self.write(&requests);
+    }
+}
+
+/// What stands before the data of a request.
+fn head(cookie: u64, request: &DiskRequest) -> [u8; REQUEST_BYTES] {
+    let (addr, count) = request.extent();
+    let (command, flags) = match request {
+        DiskRequest::Read { .. } => (Command::Read, 0),
+        DiskRequest::Write { durability: Durability::Cached, .. } => (Command::Write, 0),
+        DiskRequest::Write { durability: Durability::Fua, .. } => {
+            (Command::Write, command_flag::FUA)
+        }
+        DiskRequest::Flush => (Command::Flush, 0),
+        DiskRequest::Discard { .. } => (Command::Trim, 0),
+        // Zeros that take their space: whoever wants it back discards.
+        DiskRequest::WriteZeroes { .. } => (Command::WriteZeroes, command_flag::NO_HOLE),
+    };
+    let length = (count * BLOCK_SIZE as u64) as u32;
+    let command = command.number();
+    Request { flags, command, cookie, offset: addr.byte_offset(), length }.encode()
 }

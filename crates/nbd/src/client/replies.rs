@@ -87,6 +87,25 @@ impl<'a> Answers<'a> {
         }
     }
 
+    /// Whether an answer, or its last chunk, has come in whole: to take it nobody is waited for.
+    pub(super) fn has_answer(&self) -> bool {
+        let come = self.input.buffer();
+        let Some(head) = come.first_chunk().and_then(|head| ReplyHead::decode(head).ok()) else {
+            return false;
+        };
+        let wanted = match head {
+            // Data may follow, of which only who has asked knows the length.
+            ReplyHead::Simple { .. } if self.replies == Replies::Simple => return false,
+            ReplyHead::Simple { .. } => REPLY_BYTES,
+            ReplyHead::Chunk { flags, .. } if flags & FLAG_DONE == 0 => return false,
+            ReplyHead::Chunk { .. } => match come[REPLY_BYTES..].first_chunk() {
+                Some(length) => CHUNK_BYTES + u32::from_be_bytes(*length) as usize,
+                None => return false,
+            },
+        };
+        come.len() >= wanted
+    }
+
     fn simple(&mut self, cookie: u64, error: u32, asked: Asked) -> io::Result<Answer> {
         if self.partial.contains_key(&cookie) {
             return Err(strange("a reply begins in chunks and ends without"));
@@ -216,6 +235,28 @@ mod tests {
         assert!(answer(&reply::hole(7, 4096, 4096)).is_ok());
         assert!(answer(&reply::hole(8, 4096, 4096)).is_err());
         assert!(answer(&reply::simple(None, 7)).is_err());
+    }
+
+    #[test]
+    fn an_answer_has_come_when_nothing_of_it_is_missing() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::unix(ours);
+        let mut answers = Answers::new(&stream, Replies::Structured);
+        let data = [&reply::data_head(7, 4096, 4096)[..], &[1; 4096]].concat();
+        let mut next = |bytes: &[u8]| {
+            (&theirs).write_all(bytes).unwrap();
+            let asked = |cookie| Some((cookie == 7).then_some((4096, 4096)));
+            let (cookie, _) = answers.next(asked).unwrap();
+            (cookie, answers.has_answer())
+        };
+        let done = |cookie| reply::simple(None, cookie);
+        assert_eq!(next(&[&done(1)[..], &done(2)].concat()), (1, true));
+        assert_eq!(next(&[]), (2, false), "there is nothing");
+        assert_eq!(next(&[&done(3)[..], &data[..19]].concat()), (3, false), "of what length?");
+        assert_eq!(next(&[&data[19..], &data[..4123]].concat()), (7, false), "a byte is missing");
+        assert_eq!(next(&[&data[4123..], &data].concat()), (7, true));
+        let half = reply::chunk_head(0, chunk::NONE, 7, 0);
+        assert_eq!(next(&half), (7, false), "it is not the last");
     }
 
     proptest! {

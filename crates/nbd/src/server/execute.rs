@@ -144,14 +144,15 @@ pub(super) fn execute(
         }
         _ => None,
     };
-    let durability = match request.flags & command_flag::FUA {
-        0 => Durability::Cached,
-        _ => Durability::Fua,
-    };
+    let durability = durability(request);
     let disk = &*export.disk;
     match command {
         Command::Read => {
             let (addr, count, _) = span(request);
+            if export.is_pipelined {
+                let read = disk.submit(DiskRequest::Read { addr, count }).wait()?;
+                return Ok(outcome(read, pool));
+            }
             let mut buffer = pool.take(count);
             disk.read(addr, buffer.bytes_mut())?;
             return Ok(Outcome::Read(buffer));
@@ -181,6 +182,46 @@ pub(super) fn execute(
         Command::Cache | Command::Disconnect => {}
     }
     Ok(Outcome::Done)
+}
+
+/// What has come out of a request that was submitted.
+pub(super) fn outcome(blocks: Option<Blocks>, pool: &Arc<Pool>) -> Outcome {
+    match blocks {
+        Some(blocks) => Outcome::Read(Buffer::adopt(blocks, pool)),
+        None => Outcome::Done,
+    }
+}
+
+/// What a small request is to the disk, if it can be submitted as it is: a write of whole blocks,
+/// which comes with its data, a read or a flush.
+pub(super) fn as_submitted(
+    command: Command,
+    request: &Request,
+    data: &mut Option<Buffer>,
+) -> Option<DiskRequest> {
+    let (addr, count, within) = span(request);
+    match command {
+        Command::Read => Some(DiskRequest::Read { addr, count }),
+        Command::Flush => Some(DiskRequest::Flush),
+        Command::Write if within == 0 && request.length as usize == count * BLOCK_SIZE => {
+            let part = whole(data.take()?);
+            Some(DiskRequest::Write { addr, parts: vec![part], durability: durability(request) })
+        }
+        _ => None,
+    }
+}
+
+/// Memory of blocks is whole blocks on a block boundary, so there is nothing to copy.
+fn whole(data: Buffer) -> BlockSlice {
+    let copied = |data: Buffer| BlockSlice::new(Blocks::from_bytes(data.bytes()));
+    BlockSlice::adopt(data).unwrap_or_else(copied)
+}
+
+fn durability(request: &Request) -> Durability {
+    match request.flags & command_flag::FUA {
+        0 => Durability::Cached,
+        _ => Durability::Fua,
+    }
 }
 
 fn flush_if(durability: Durability, disk: &dyn Disk) -> Result<(), DiskError> {
@@ -215,10 +256,7 @@ fn write(
             data.bytes_mut()[end..].copy_from_slice(&edge.bytes()[tail..]);
         }
     }
-    // Memory of blocks is whole blocks on a block boundary, so there is nothing to copy.
-    let part = BlockSlice::adopt(data)
-        .unwrap_or_else(|data| BlockSlice::new(Blocks::from_bytes(data.bytes())));
-    export.disk.write(addr, part, durability)
+    export.disk.write(addr, whole(data), durability)
 }
 
 /// Whole blocks by the disk, their edges as writes.

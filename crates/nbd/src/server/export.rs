@@ -26,6 +26,8 @@ pub struct Export {
     pub(super) name: String,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) permission: Permission,
+    /// Whether small requests are submitted together rather than done by a thread each.
+    pub(super) is_pipelined: bool,
     /// What `disk` is the data of, if it has a header.
     pub(super) medium: Option<Arc<Medium>>,
     /// Shared by all connections, as they may write to one block.
@@ -38,13 +40,20 @@ impl Export {
     pub fn new(name: impl Into<String>, disk: Arc<dyn Disk>, permission: Permission) -> Self {
         let name = name.into();
         let (ranges, teller) = (Ranges::default(), Teller::default());
-        Self { name, disk, permission, medium: None, ranges, teller }
+        Self { name, disk, permission, is_pipelined: false, medium: None, ranges, teller }
     }
 
     /// Offers the data of `medium` as `name`, to be written to by who holds its epoch.
     pub fn of_medium(name: impl Into<String>, medium: Medium, permission: Permission) -> Self {
         let disk = Arc::clone(medium.data()) as Arc<dyn Disk>;
         Self { medium: Some(Arc::new(medium)), ..Self::new(name, disk, permission) }
+    }
+
+    /// Has small requests in flight on the disk without a thread for each: for a disk that is
+    /// elsewhere, which then gets many at once.
+    #[must_use]
+    pub fn pipelined(self) -> Self {
+        Self { is_pipelined: true, ..self }
     }
 
     /// Has administrators told of clients and of the disk's errors.

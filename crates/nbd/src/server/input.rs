@@ -9,7 +9,7 @@
 use std::io::{self, Read};
 
 use crate::stream::{Stream, is_timeout};
-use crate::wire::request::REQUEST_BYTES;
+use crate::wire::request::{Command, REQUEST_BYTES, Request};
 
 /// What is read at once, for many small requests.
 const INPUT_BYTES: usize = 64 << 10;
@@ -29,6 +29,19 @@ impl Input {
     /// Whether a request can be read without waiting for the client; not so its data.
     pub(super) fn has_request(&self) -> bool {
         self.end - self.start >= REQUEST_BYTES
+    }
+
+    /// Whether a request can be read without waiting for the client, with its data.
+    pub(super) fn has_whole_request(&self) -> bool {
+        let come = &self.buffer[self.start..self.end];
+        let head = come.first_chunk().and_then(|head| Request::decode(head).ok());
+        head.is_some_and(|request| {
+            let data = match Command::of(request.command) {
+                Some(Command::Write) => request.length as usize,
+                _ => 0,
+            };
+            come.len() >= REQUEST_BYTES + data
+        })
     }
 
     /// Fills `into`; false if the client has ended before its first byte.

@@ -19,6 +19,7 @@ pub mod handshake;
 mod input;
 mod listen;
 mod pace;
+mod pipeline;
 mod pool;
 mod ranges;
 mod room;

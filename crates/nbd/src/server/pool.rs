@@ -53,6 +53,11 @@ impl Pool {
 }
 
 impl Buffer {
+    /// Memory from elsewhere, which goes to a pool.
+    pub(super) fn adopt(blocks: Blocks, pool: &Arc<Pool>) -> Self {
+        Self { blocks: Some(blocks), pool: Arc::clone(pool) }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         self.blocks.as_ref().map_or(&[], Blocks::bytes)
     }

@@ -53,6 +53,29 @@ pub(super) struct Held<'a> {
 }
 
 impl Ranges {
+    /// Lets somebody write to the blocks from `start` up to `end` until [`Ranges::leave`], if that
+    /// is possible now.
+    pub(super) fn try_share(&self, start: u64, end: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        let entry = Entry { id: state.next, start, end, sharing: Sharing::Shared };
+        if state.entries.iter().any(|other| other.conflicts(&entry)) {
+            return None;
+        }
+        state.next += 1;
+        state.entries.push(entry);
+        Some(entry.id)
+    }
+
+    /// Ends what [`Ranges::try_share`] has begun.
+    pub(super) fn leave(&self, id: u64) {
+        let mut state = self.state.lock();
+        // Keeps the order, which the waiting depends on.
+        state.entries.retain(|entry| entry.id != id);
+        if state.waiters > 0 {
+            self.released.notify_all();
+        }
+    }
+
     /// Waits until the blocks from `start` up to `end` may be written to.
     pub(super) fn enter(&self, start: u64, end: u64, sharing: Sharing) -> Held<'_> {
         let mut state = self.state.lock();
@@ -71,12 +94,7 @@ impl Ranges {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut state = self.ranges.state.lock();
-        // Keeps the order, which the waiting depends on.
-        state.entries.retain(|entry| entry.id != self.id);
-        if state.waiters > 0 {
-            self.ranges.released.notify_all();
-        }
+        self.ranges.leave(self.id);
     }
 }
 
@@ -91,6 +109,8 @@ mod tests {
     fn whole_blocks_are_shared_and_parts_of_them_are_not() {
         let ranges = Ranges::default();
         let whole = ranges.enter(0, 4, Sharing::Shared);
+        let shared = ranges.try_share(3, 5).expect("such writers share");
+        ranges.leave(shared);
         drop(ranges.enter(2, 3, Sharing::Shared));
         drop(ranges.enter(4, 5, Sharing::Alone));
         let (sender, receiver) = mpsc::channel();
@@ -104,6 +124,7 @@ mod tests {
                 thread::yield_now();
             }
             assert!(receiver.try_recv().is_err());
+            assert_eq!(ranges.try_share(3, 4), None, "somebody waits for it");
             drop(whole);
             assert_eq!(receiver.recv(), Ok("part"));
         });

@@ -4,7 +4,8 @@
 //! answer has been sent. One alone always finds room, however long it is: what a single request
 //! may have is bounded elsewhere.
 
-use gabion_base::sync::{Condvar, Mutex};
+use gabion_base::batch;
+use gabion_base::sync::{Condvar, Mutex, MutexGuard};
 
 /// Data of one client's requests that is in memory: room for two of the largest.
 const BYTES_MAX: usize = 64 << 20;
@@ -20,6 +21,9 @@ impl Room {
     /// Waits for room for so many bytes. Only one thread may do that at a time.
     pub(super) fn take(&self, bytes: usize) {
         let mut taken = self.taken.lock();
+        if *taken > 0 && *taken + bytes > BYTES_MAX {
+            MutexGuard::unlocked(&mut taken, batch::settle);
+        }
         while *taken > 0 && *taken + bytes > BYTES_MAX {
             self.freed.wait(&mut taken);
         }

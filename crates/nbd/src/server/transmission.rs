@@ -16,24 +16,29 @@
 //! together as soon as the client has sent no more. How fast it is shows in what was done before;
 //! a single request that takes long ends it.
 //!
-//! Bounds: the [`Room`] for data and [`THREADS_MAX`] requests for each client; beyond them nothing
-//! more is read from it.
+//! Where the disk is elsewhere ([`Export::pipelined`](super::Export::pipelined)), small requests are
+//! submitted with the turn, all that have come in one batch, and answered as [`Pipeline`] says.
+//!
+//! Bounds: the [`Room`] for data, and for each client [`THREADS_MAX`] requests and those of the
+//! pipeline; beyond them nothing more is read from it.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
+use gabion_base::batch::{self, Batch};
 use gabion_base::event::TargetEvent;
 use gabion_base::sync::Mutex;
 
 use super::answer::Answer;
-use super::execute::{Cause, Refusal, admit, execute, span};
+use super::execute::{Cause, Outcome, Refusal, admit, as_submitted, execute, outcome, span};
 use super::handshake::Session;
 use super::input::Input;
 use super::pace::{Paces, Small};
+use super::pipeline::{self, Done, Pipeline, Writing};
 use super::pool::{Buffer, Pool};
 use super::room::Room;
 use crate::stream::Stream;
@@ -58,6 +63,8 @@ pub(super) struct Transmission<'a> {
     room: Room,
     pool: Arc<Pool>,
     paces: Paces,
+    /// If there is a thread for its answers.
+    pipeline: OnceLock<Arc<Pipeline>>,
     /// It was told that the client's epoch is not the newest any more.
     told_fence: AtomicBool,
 }
@@ -97,6 +104,7 @@ impl<'a> Transmission<'a> {
             room: Room::default(),
             pool: Arc::default(),
             paces: Paces::new(),
+            pipeline: OnceLock::new(),
             told_fence: AtomicBool::new(false),
         }
     }
@@ -105,7 +113,27 @@ impl<'a> Transmission<'a> {
     /// done.
     pub(super) fn run(&self) {
         // Ends when all threads have.
-        thread::scope(|scope| self.work(scope));
+        thread::scope(|scope| {
+            let export = &self.session.export;
+            if export.is_pipelined && export.medium.is_none() {
+                self.start_pipeline(scope);
+            }
+            self.work(scope);
+            if let Some(pipeline) = self.pipeline.get() {
+                pipeline.end();
+            }
+        });
+    }
+
+    /// Without a thread for the answers, requests are done by a thread each.
+    fn start_pipeline<'s>(&'s self, scope: &'s thread::Scope<'s, '_>) {
+        let pipeline = Arc::new(Pipeline::default());
+        let replied = Arc::clone(&pipeline);
+        let thread = thread::Builder::new().name("nbd replies".into());
+        let reply = move || replied.reply(|done| self.send_all(done));
+        if thread.spawn_scoped(scope, reply).is_ok() {
+            let _ = self.pipeline.set(pipeline);
+        }
     }
 
     /// The life of each thread of a connection.
@@ -140,6 +168,9 @@ impl<'a> Transmission<'a> {
 
     /// Does what is quick, up to the last request that has been read. Gives what is not.
     fn work_off(&self, turn: &mut Turn, mut job: Job) -> io::Result<Option<Job>> {
+        if let Some(pipeline) = self.pipeline.get() {
+            return Ok(self.submit_all(pipeline, turn, job));
+        }
         while self.is_quick(&job) {
             let bytes = job.bytes;
             for part in self.done(job).parts() {
@@ -158,6 +189,64 @@ impl<'a> Transmission<'a> {
             };
         }
         self.send_output(turn).map(|()| Some(job))
+    }
+
+    /// Submits what is small. Gives what is not; nothing if the client has ended.
+    fn submit_all(&self, pipeline: &Arc<Pipeline>, turn: &mut Turn, mut job: Job) -> Option<Job> {
+        let _batch = Batch::begin();
+        loop {
+            if let Some(job) = self.submit(pipeline, job) {
+                return Some(job);
+            }
+            if !turn.input.has_whole_request() {
+                // The client may be silent for long.
+                batch::settle();
+            }
+            let Some(next) = self.next(turn) else {
+                turn.ended = true;
+                return None;
+            };
+            job = next;
+        }
+    }
+
+    /// Submits a request if it is small and can be submitted as it is, or gives it back.
+    fn submit(&self, pipeline: &Arc<Pipeline>, mut job: Job) -> Option<Job> {
+        let command = match (&job.verdict, job.small()) {
+            (Ok(command), Some(_)) => *command,
+            _ => return Some(job),
+        };
+        let export = &self.session.export;
+        let mut writing = None;
+        if command == Command::Write {
+            writing = Writing::begin(export, &job.request);
+            if writing.is_none() {
+                return Some(job);
+            }
+        }
+        let Some(submitted) = as_submitted(command, &job.request, &mut job.data) else {
+            return Some(job);
+        };
+        pipeline.start(&*export.disk, submitted, (job.request, job.bytes, writing));
+        None
+    }
+
+    /// Answers requests of the pipeline.
+    fn send_all(&self, done: Vec<Done>) {
+        let bytes = done.iter().map(|done| done.bytes).sum();
+        let answers = done.into_iter().map(|Done { request, result, .. }| {
+            let done = result.map(|blocks| outcome(blocks, &self.pool)).map_err(Refusal::from);
+            self.answer(&request, done)
+        });
+        let answers: Vec<_> = answers.collect();
+        let writer = self.writer.lock();
+        let sent = pipeline::write_all(self.stream, &answers);
+        drop((writer, answers));
+        self.room.leave(bytes);
+        if sent.is_err() {
+            // Nobody takes replies any more, so nothing more must be read.
+            self.stream.shutdown(Shutdown::Both);
+        }
     }
 
     fn is_quick(&self, job: &Job) -> bool {
@@ -238,13 +327,17 @@ impl<'a> Transmission<'a> {
         let start = Instant::now();
         let done =
             verdict.and_then(|command| execute(command, &request, data, &self.session, &self.pool));
-        if let Err(refusal) = &done {
-            self.tell(&refusal.cause);
-        }
         if let Some(kind) = small {
             self.paces.record(kind, start.elapsed());
         }
-        Answer::new(&request, done, self.session.replies)
+        self.answer(&request, done)
+    }
+
+    fn answer(&self, request: &Request, done: Result<Outcome, Refusal>) -> Answer {
+        if let Err(refusal) = &done {
+            self.tell(&refusal.cause);
+        }
+        Answer::new(request, done, self.session.replies)
     }
 
     /// Tells administrators why something was not done.

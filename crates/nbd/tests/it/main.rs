@@ -5,6 +5,7 @@ mod epochs;
 mod foreign;
 mod hostile;
 mod losses;
+mod pipeline;
 mod serving;
 mod telling;
 mod tls;

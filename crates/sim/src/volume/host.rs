@@ -425,7 +425,7 @@ impl World {
         if let Some(request) = request {
             self.answer(life, Input::Request { id, request });
         } else if let Some((copy, addr)) = of_copy {
-            self.answer(life, Input::ReadCopy { id, copy, addr });
+            self.answer(life, Input::ReadCopy { id, copy, addr, count: 1 });
         }
     }
 

@@ -73,7 +73,7 @@ impl World {
         for copy in copies {
             let Some(session) = self.session(life) else { return };
             let id = session.look(copy, addr, moment, now);
-            self.answer(life, Input::ReadCopy { id, copy, addr: BlockAddr(addr) });
+            self.answer(life, Input::ReadCopy { id, copy, addr: BlockAddr(addr), count: 1 });
         }
     }
 

@@ -220,25 +220,25 @@ impl Disk for MirrorDisk {
         self.gates().iter().map(kept).sum()
     }
 
-    fn read_copy(&self, copy: usize, addr: BlockAddr, into: &mut [u8]) -> Result<(), DiskError> {
-        assert!(into.len() == BLOCK_SIZE, "{} B", into.len());
-        let gone = || Err(not_connected(self.name(), "read", addr));
-        let copy = match self.place(copy) {
-            Place::Own(copy) => copy,
+    fn submit_copy(&self, copy: usize, addr: BlockAddr, count: usize) -> Ticket {
+        let read = DiskRequest::Read { addr, count };
+        if let Err(error) = read.check(&self.shared.name, self.shared.blocks()) {
+            return Ticket::ready(Err(error));
+        }
+        let (ticket, completion) = Ticket::pair();
+        match self.place(copy) {
+            Place::Own(copy) => self.shared.request(|state, id| {
+                state.requests.insert(id, completion);
+                (Input::ReadCopy { id, copy, addr, count }, ())
+            }),
             Place::Within(gate, within, _) => {
-                let read = |disk: &dyn Disk| disk.read_copy(within, on_copies(addr), into);
-                return gate.pass(read).unwrap_or_else(gone);
+                gate.read_copy((within, on_copies(addr), count), |outcome| {
+                    completion.complete(outcome);
+                });
             }
-            Place::Nowhere => return gone(),
-        };
-        let ticket = self.shared.request(|state, id| {
-            let (ticket, completion) = Ticket::pair();
-            state.requests.insert(id, completion);
-            (Input::ReadCopy { id, copy, addr }, ticket)
-        });
-        let blocks = ticket.wait()?.expect("a read completes with blocks");
-        into.copy_from_slice(blocks.bytes());
-        Ok(())
+            Place::Nowhere => completion.complete(Err(not_connected(self.name(), "read", addr))),
+        }
+        ticket
     }
 
     /// A copy within a copy is put right by the mirror that it is of, and what is in no mirror

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use gabion_base::batch;
 use gabion_base::disk::{Completion, Disk, DiskError, DiskRequest, DiskResult, Repair};
 use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::{Condvar, Mutex, MutexGuard, Queue, now, spawn};
@@ -139,6 +140,9 @@ impl Shared {
         enter: impl FnOnce(&mut State, RequestId) -> (Input, T),
     ) -> T {
         let mut state = self.state.lock();
+        if state.requests.len() >= REQUESTS_MAX {
+            MutexGuard::unlocked(&mut state, batch::settle);
+        }
         while state.requests.len() >= REQUESTS_MAX {
             self.room.wait(&mut state);
         }

@@ -20,7 +20,7 @@ pub(super) fn export(name: &str, args: &Offering, given: Option<&str>) -> Result
     let surroundings = volumes::surroundings(given, "gabion volume export")?;
     let volume = Arc::new(volumes::open(name, &surroundings)?);
     let disk = Arc::clone(&volume) as Arc<dyn Disk>;
-    let exports = Exports::new(vec![Export::new(name, disk, Permission::ReadWrite)]);
+    let exports = Exports::new(vec![Export::new(name, disk, Permission::ReadWrite).pipelined()]);
     let stopped = offering::offer(exports, &[name], args, tls, &signals)?;
     if let Stopped::CutOff(clients) = stopped {
         eprintln!("gabion: requests of {clients} clients did not end in time");

@@ -16,6 +16,7 @@ use gabion_fuse::{
 use gabion_map::FileId;
 use gabion_node::Kept;
 
+use super::cached_names::Move;
 use super::front::{Ask, ended, failed, refuse};
 use super::kernel::FOREVER;
 use super::{Coherence, Locking, encode};
@@ -146,9 +147,28 @@ impl Ask<'_> {
             },
         };
         let renamed = self.fs.rename(&self.caller, &request);
+        if renamed.is_ok() && self.coherence == Coherence::Shared {
+            self.kernel_moves(&request);
+        }
         if ended(reply, renamed) == Outcome::Gone {
             self.unseen(self.file);
             self.unseen(new_parent);
+        }
+    }
+
+    /// The kernel is going to move what it keeps of the names.
+    fn kernel_moves(&self, request: &RenameRequest<'_>) {
+        let from = (request.source_parent, request.source_name);
+        let to = (request.target_parent, request.target_name);
+        let moved = |from, to: (FileId, _)| Move {
+            from,
+            to,
+            node: self.node_of(to.0),
+            is_leased: self.is_leased(to.0, to.1),
+        };
+        match request.if_taken {
+            IfTaken::Exchange => self.names.moved(&[moved(from, to), moved(to, from)]),
+            IfTaken::Replace | IfTaken::Fail => self.names.moved(&[moved(from, to)]),
         }
     }
 

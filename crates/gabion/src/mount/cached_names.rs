@@ -19,6 +19,9 @@
 //! second at most: then there is a new epoch all the same, as a name that is not true is worse
 //! than a mount that is gone.
 //!
+//! In a directory in which names are lost all the time none is kept for a while. That saves epochs,
+//! each of which takes all names from the kernel, and also a mount that is just being made.
+//!
 //! What is mounted in the daemon's own namespace is known at once. In those of other processes, as
 //! containers are, it is looked for now and then: there is nothing that would tell.
 
@@ -48,6 +51,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it takes at most until programs have made use of what their kernel was told. Before
 /// that an expired name could be taken for a new one.
 const SETTLING: Duration = Duration::from_millis(100);
+/// Losses of kept names that make a directory busy, with no longer than that between two of them.
+const BUSY_LOSSES: u32 = 4;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// How long it is busy after the last loss of a name.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+/// Directories of which losses are remembered.
+const LOSSES_MAX: usize = 1024;
 /// How often other namespaces are looked at, while the kernel keeps names.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 /// Names that are expired between two looks at what is wanted first.
@@ -77,6 +87,7 @@ struct Kernel {
 struct State {
     /// What the kernel may keep, by the numbers by which it knows the directories.
     kept: BTreeMap<Name, NodeId>,
+    losses: BTreeMap<FileId, Loss>,
     /// The names on the ways to what is mounted on the filesystem, and those in other namespaces.
     ways: [BTreeSet<OsString>; 2],
     /// Since when something is known to be mounted on it, if something is.
@@ -88,7 +99,36 @@ struct State {
     is_expiring: bool,
 }
 
+/// That names of a directory were lost.
+struct Loss {
+    last: Instant,
+    /// Soon after each other.
+    count: u32,
+}
+
 impl State {
+    fn is_busy(&self, dir: FileId) -> bool {
+        let is_busy = |loss: &Loss| loss.count >= BUSY_LOSSES && loss.last.elapsed() < BUSY_FOR;
+        self.losses.get(&dir).is_some_and(is_busy)
+    }
+
+    /// Names of a directory are no longer true. `is_kept`: also some that the kernel keeps.
+    fn lose(&mut self, dir: FileId, is_kept: bool) {
+        let was_busy = self.is_busy(dir);
+        if !is_kept && !was_busy {
+            return;
+        }
+        if self.losses.len() >= LOSSES_MAX && !self.losses.contains_key(&dir) {
+            self.losses.clear();
+        }
+        let loss = self.losses.entry(dir).or_insert(Loss { last: Instant::now(), count: 0 });
+        loss.count = match was_busy || loss.last.elapsed() < BUSY_PAUSE {
+            true => loss.count.saturating_add(1),
+            false => 1,
+        };
+        loss.last = Instant::now();
+    }
+
     fn keeps(&self, ranges: &[KeyRange]) -> bool {
         ranges.iter().any(|range| self.within(range).next().is_some())
     }
@@ -156,32 +196,46 @@ impl CachedNames {
                 state.begin_epoch(&kernel.notifier);
             }
         }
-        let may_keep = state.mounted.is_none();
+        let may_keep = state.mounted.is_none() && !state.is_busy(dir);
         if may_keep {
             state.kept.insert(name, node);
         }
         may_keep
     }
 
-    /// The kernel is going to move what it keeps, each from one name to the other, and keeps it
-    /// there just as long. `is_leased`: it may.
-    pub(super) fn moved(&self, moves: &[Move<'_>]) {
-        let Some(kernel) = self.kernel.get() else { return };
-        let own = |dir: FileId, name: &[u8]| (dir, position(name, kernel.seed), Box::from(name));
+    /// The kernel is going to move what it keeps from one name to another, in a directory that it
+    /// knows as `node`, and keeps it there just as long. False: it keeps nothing.
+    pub(super) fn moved(&self, from: (FileId, &[u8]), to: (FileId, &[u8]), node: NodeId) -> bool {
+        let Some(kernel) = self.kernel.get() else { return false };
+        let place = |(dir, name): (FileId, &[u8])| (dir, position(name, kernel.seed), name.into());
         let mut state = self.state.lock();
-        let is_kept = |it: &&Move<'_>| state.kept.contains_key(&own(it.from.0, it.from.1));
-        let moves: Vec<&Move<'_>> = moves.iter().filter(is_kept).collect();
-        if state.mounted.is_none() && moves.iter().any(|it| !it.is_leased) {
-            return state.begin_epoch(&kernel.notifier);
+        let is_kept = state.kept.contains_key(&place(from));
+        if is_kept {
+            state.kept.insert(place(to), node);
         }
-        for it in moves {
-            state.kept.insert(own(it.to.0, it.to.1), it.node);
+        is_kept
+    }
+
+    /// Nobody will tell when what the kernel moves is no longer true. While something is mounted it
+    /// is expired soon, as all the rest.
+    pub(super) fn forget_moved(&self) {
+        let Some(kernel) = self.kernel.get() else { return };
+        let mut state = self.state.lock();
+        if state.mounted.is_none() {
+            state.begin_epoch(&kernel.notifier);
         }
     }
 
     /// Names in these ranges are no longer true, and no answer that says so is on its way any more.
     /// True: the kernel has forgotten all names.
     pub fn forget(self: &Arc<Self>, ranges: &[KeyRange]) -> bool {
+        let mut state = self.state.lock();
+        let mut dirs: BTreeMap<FileId, bool> = BTreeMap::new();
+        for range in ranges {
+            *dirs.entry(range.file()).or_default() |= state.within(range).next().is_some();
+        }
+        dirs.into_iter().for_each(|(dir, is_kept)| state.lose(dir, is_kept));
+        drop(state);
         self.forget_if(ranges, |state| state.keeps(ranges))
     }
 
@@ -299,16 +353,6 @@ impl CachedNames {
             self.expired.notify_all();
         }
     }
-}
-
-/// What the kernel moves from one name to another.
-pub(super) struct Move<'a> {
-    pub(super) from: (FileId, &'a [u8]),
-    pub(super) to: (FileId, &'a [u8]),
-    /// By which the kernel knows the directory of the other name.
-    pub(super) node: NodeId,
-    /// Whether the kernel will be told when the other name is no longer true.
-    pub(super) is_leased: bool,
 }
 
 /// Watches what is mounted, so that names are expired before somebody has to wait for it. Nobody

@@ -291,10 +291,12 @@ impl Ask<'_> {
 
     /// How long the kernel may take a name in the directory that is asked of for what it was told.
     pub(super) fn name_ttl(&self, name: &[u8]) -> Duration {
-        let is_kept = self.is_leased(self.file, name)
+        let is_leased = || self.is_leased(self.file, name);
+        // Once more when it is noted: whoever loses the lease after that finds the note.
+        let is_kept = is_leased()
             && match self.coherence {
                 Coherence::Alone => true,
-                Coherence::Shared => self.names.keep(self.file, self.node, name),
+                Coherence::Shared => self.names.keep(self.file, self.node, name) && is_leased(),
             };
         ttl(is_kept)
     }

@@ -16,7 +16,6 @@ use gabion_fuse::{
 use gabion_map::FileId;
 use gabion_node::Kept;
 
-use super::cached_names::Move;
 use super::front::{Ask, ended, failed, refuse};
 use super::kernel::FOREVER;
 use super::{Coherence, Locking, encode};
@@ -81,6 +80,10 @@ impl Ask<'_> {
         match found {
             Err(Error::NotFound) => {
                 reply.entry_absent(self.name_ttl(name));
+            }
+            // The kernel would take away what is mounted there.
+            Err(error) if errno(&error) == libc::EIO && self.names.leads_to_mount(name) => {
+                refuse(reply, libc::EINTR);
             }
             found => {
                 self.entry(name, found, reply);
@@ -158,17 +161,17 @@ impl Ask<'_> {
 
     /// The kernel is going to move what it keeps of the names.
     fn kernel_moves(&self, request: &RenameRequest<'_>) {
-        let from = (request.source_parent, request.source_name);
-        let to = (request.target_parent, request.target_name);
-        let moved = |from, to: (FileId, _)| Move {
-            from,
-            to,
-            node: self.node_of(to.0),
-            is_leased: self.is_leased(to.0, to.1),
+        let source = (request.source_parent, request.source_name);
+        let target = (request.target_parent, request.target_name);
+        let moves = |from, to: (FileId, &[u8])| {
+            let is_kept = self.names.moved(from, to, self.node_of(to.0));
+            if is_kept && !self.is_leased(to.0, to.1) {
+                self.names.forget_moved();
+            }
         };
-        match request.if_taken {
-            IfTaken::Exchange => self.names.moved(&[moved(from, to), moved(to, from)]),
-            IfTaken::Replace | IfTaken::Fail => self.names.moved(&[moved(from, to)]),
+        moves(source, target);
+        if request.if_taken == IfTaken::Exchange {
+            moves(target, source);
         }
     }
 

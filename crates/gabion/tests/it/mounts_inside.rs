@@ -9,10 +9,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
 use crate::guard::mounts_below;
-use crate::shared::{Shared, Stopped, in_background, sh};
+use crate::shared::{Shared, Stopped, in_background, sh, succeeds};
 use crate::walks::{make_tree, walk, walk_without};
 use crate::world::Running;
 
@@ -99,7 +99,7 @@ fn what_is_mounted_in_a_mount_stays_whatever_others_change_beside_it() {
             });
         }
         let rounds = || {
-            for round in 0..60 {
+            for round in 0..25 {
                 for dir in ["top", "top/deep", "top/deep/er"] {
                     let (there, here) = (a.join(dir), b.join(dir));
                     let [one, two] = ["one", "two"].map(|name| format!("{name}-{round}"));
@@ -136,11 +136,14 @@ fn what_is_mounted_while_others_change_names_stays_too() {
     let (a, b) = shared.two();
     sh(&a, "mkdir -p dir/inside");
     let dir = b.join("dir");
-    let mut change = in_background(
-        &a.join("dir"),
-        "while sleep 0.001; do mkdir one; mv one two; rmdir two; echo > file; rm file; done",
+    let go = shared.folder.join("go");
+    fs::write(&go, "").unwrap();
+    let script = format!(
+        "while test -e '{}'; do mkdir one; mv one two; rmdir two; echo > file; rm file; done",
+        go.display()
     );
-    for round in 0..40 {
+    let change = in_background(&a.join("dir"), &script);
+    for round in 0..25 {
         for name in ["one", "two", "file"] {
             let _ = fs::metadata(dir.join(name));
         }
@@ -152,8 +155,8 @@ fn what_is_mounted_while_others_change_names_stays_too() {
         }
         inside.unmount();
     }
-    change.signal(Signal::TERM);
-    change.0.wait().unwrap();
+    fs::remove_file(&go).unwrap();
+    succeeds(change);
     assert_eq!(walk(&a.join("dir")), walk(&dir));
     shared.finish(&["a", "b"]);
 }
@@ -216,27 +219,36 @@ fn what_is_mounted_stays_of_use_while_the_server_is_away() {
     let Some(shared) = Shared::new() else { return };
     let a = shared.mount("a");
     let b = shared.mount_with("b", "deadline=4");
-    sh(&a, "mkdir -p top/inside; echo bytes > top/file");
+    sh(&a, "mkdir -p top/inside top/second; echo bytes > top/file");
     let inside = Inside::tmpfs(&b.join("top/inside"));
-    assert_eq!(fs::read(b.join("top/file")).unwrap(), b"bytes\n");
+    await_that(|| is_asked(shared.daemon("b"), b.join("top/file")));
+    assert!(inside.is_there());
+    let second = Inside::tmpfs(&b.join("top/second"));
     let stopped = shared.stop_server();
-    let begin = Instant::now();
     // Until the session is over by its client's clock, and what was cached is forgotten.
-    while fs::metadata(b.join("top/file")).is_ok() {
-        assert!(begin.elapsed() < PATIENCE);
-        thread::sleep(Duration::from_millis(20));
-    }
+    await_that(|| fs::metadata(b.join("top/file")).is_err());
     assert!(inside.is_there());
     fs::write(inside.0.join("written"), "without the server").unwrap();
     assert_eq!(walk(&inside.0), 3);
-    drop(stopped);
-    while fs::metadata(b.join("top/file")).is_err() {
-        assert!(begin.elapsed() < PATIENCE);
+    // Where nobody has been since it was mounted, nobody knows the way.
+    if let Err(error) = fs::metadata(second.0.join("mark")) {
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
     }
+    drop(stopped);
+    await_that(|| fs::metadata(b.join("top/file")).is_ok());
     fs::remove_file(a.join("top/file")).unwrap();
     assert!(!is_seen(&b.join("top"), "file"));
     inside.unmount();
+    second.unmount();
     shared.finish(&["a", "b"]);
+}
+
+#[track_caller]
+fn await_that(mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE);
+    }
 }
 
 /// Whether somebody has to be asked what a name stands for.
@@ -269,10 +281,7 @@ fn what_is_mounted_in_a_namespace_of_another_process_stays() {
     let mut container = Running(
         command.current_dir(&b).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap(),
     );
-    let begin = Instant::now();
-    while !is_asked(daemon, b.join("dir/file")) {
-        assert!(begin.elapsed() < PATIENCE, "nobody has found it");
-    }
+    await_that(|| is_asked(daemon, b.join("dir/file")));
     for round in 0..30 {
         let name = format!("name-{round}");
         assert!(!is_seen(&b.join("dir"), &name));
@@ -285,8 +294,6 @@ fn what_is_mounted_in_a_namespace_of_another_process_stays() {
     assert!(told.ends_with("stays\n"), "{told}");
     assert!(container.0.wait().unwrap().success());
     // When that is over names are kept again.
-    while is_asked(daemon, b.join("dir/file")) {
-        assert!(begin.elapsed() < PATIENCE, "nobody has seen it go");
-    }
+    await_that(|| !is_asked(daemon, b.join("dir/file")));
     shared.finish(&["a", "b"]);
 }

@@ -2,21 +2,19 @@
 //!
 //! A kernel that is told of an error where it asks what a name stands for takes away what is
 //! mounted there or below. What is mounted has nothing to do with the server, and shall be of use
-//! without it. So what the names on its way stood for last is answered from memory then; what is
-//! in the folders on the way is not.
+//! without it, and to those who are refused by it. So what the names on its way stood for last is
+//! answered from memory then; what is in the folders on the way is not.
 
 use std::collections::BTreeMap;
 
 use gabion_base::sync::Mutex;
-use gabion_fs::{Attributes, Error, Result, errno};
+use gabion_fs::{Attributes, Error, Result};
 use gabion_map::FileId;
 
 use super::RemoteFs;
 
 /// Names that are remembered. With more of them it begins anew.
 const NAMES_MAX: usize = 1024;
-/// What an operation ends with that the server does not answer.
-const EIO: i32 = 5;
 
 /// What names stood for last.
 #[derive(Default)]
@@ -60,11 +58,10 @@ impl RemoteFs {
         let found = look_up();
         match &found {
             Ok(found) => self.ways.found(parent, name, found),
-            Err(error) if errno(error) == EIO => {
-                return self.ways.find(parent, name).map_or(found, Ok);
+            Err(Error::NotFound | Error::NotDirectory | Error::Stale) => {
+                self.ways.missed(parent, name);
             }
-            Err(Error::NotFound) => self.ways.missed(parent, name),
-            Err(_) => {}
+            Err(_) => return self.ways.find(parent, name).map_or(found, Ok),
         }
         found
     }

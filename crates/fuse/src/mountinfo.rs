@@ -116,7 +116,8 @@ impl MountTable {
         Ok(ready[0].revents().contains(PollFlags::PRI))
     }
 
-    /// Waits until that is so, but no longer than `most`. False: `end` was closed at its other side.
+    /// Waits until that is so, but no longer than `most`. False: `end` was closed at its other
+    /// side.
     pub fn wait(&self, end: BorrowedFd<'_>, most: Duration) -> io::Result<bool> {
         let most = Timespec::try_from(most).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut ready =

@@ -43,8 +43,8 @@ use gabion_map::FileId;
 
 use crate::mounts::mounts_elsewhere;
 
-/// What is noted of a name, with its place in the map, in bytes.
-const NAME_BYTES: u64 = 128;
+/// Memory of the mount for each name that is noted at most, in bytes: one takes some eighty.
+const NAME_BYTES: u64 = 256;
 const NAMES_MIN: u64 = 4096;
 /// How long a name that is not true any more may wait for being expired.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -60,6 +60,8 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 const LOSSES_MAX: usize = 1024;
 /// How often other namespaces are looked at, while the kernel keeps names.
 const ELSEWHERE: Duration = Duration::from_secs(1);
+/// How much longer than a look the time between two of them is at least.
+const ELSEWHERE_PART: u32 = 100;
 /// Names that are expired between two looks at what is wanted first.
 const AT_ONCE: usize = 256;
 
@@ -367,16 +369,62 @@ impl Watch {
         let table = MountTable::open();
         let run = move || {
             let Ok(table) = table else { return };
-            let mut looked = Instant::now();
+            let (mut looked, mut pause) = (Instant::now(), ELSEWHERE);
             while table.wait(ended.as_fd(), ELSEWHERE).unwrap_or(false) {
                 names.has_mounts();
-                if looked.elapsed() >= ELSEWHERE {
+                if looked.elapsed() >= pause {
+                    let begun = Instant::now();
                     names.look_elsewhere();
                     looked = Instant::now();
+                    pause = ELSEWHERE.max((looked - begun) * ELSEWHERE_PART);
                 }
             }
         };
         thread::Builder::new().name("gabion-mounts".to_owned()).spawn(run)?;
         Ok(Self { _end: end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::ids::{Ino, SubvolId};
+    use gabion_map::Kind;
+
+    use super::*;
+
+    fn dir(number: u64) -> FileId {
+        FileId::new(SubvolId(1), Ino(number))
+    }
+
+    #[test]
+    fn a_name_is_lost_with_ranges_that_it_is_in() {
+        let mut state = State::default();
+        for (number, at, name) in [(5, 32, "a"), (5, 32, "b"), (5, 64, "c"), (7, 96, "d")] {
+            state.kept.insert((dir(number), at, name.as_bytes().into()), NodeId(number));
+        }
+        let key = |number, at| KeyRange::key(dir(number).key(Kind::DIRENT, at));
+        let names = |range: KeyRange| {
+            let names = state.within(&range).map(|((_, _, name), _)| name.clone());
+            String::from_utf8(names.collect::<Vec<_>>().concat()).unwrap()
+        };
+        assert_eq!(names(key(5, 32)), "ab");
+        assert_eq!((names(key(5, 48)), names(key(7, 32))), Default::default());
+        assert_eq!(names(KeyRange::names(dir(5))), "abc");
+        assert_eq!(names(KeyRange::everything(dir(7))), "d");
+        assert_eq!(names(KeyRange::attributes(dir(5))), "");
+        state.wanted.push(key(5, 64));
+        assert_eq!(state.some(), [((dir(5), 64, b"c"[..].into()), NodeId(5))]);
+        assert_eq!(state.some().len(), 4);
+    }
+
+    #[test]
+    fn a_directory_is_busy_when_kept_names_are_lost_one_after_the_other() {
+        let mut state = State::default();
+        (0..2 * BUSY_LOSSES).for_each(|_| state.lose(dir(5), false));
+        assert!(!state.is_busy(dir(5)));
+        (1..BUSY_LOSSES).for_each(|_| state.lose(dir(5), true));
+        assert!(!state.is_busy(dir(5)));
+        state.lose(dir(5), true);
+        assert!(state.is_busy(dir(5)) && !state.is_busy(dir(7)));
     }
 }

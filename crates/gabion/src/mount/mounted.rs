@@ -213,8 +213,8 @@ impl Mounted {
         self.session.notifier()
     }
 
-    /// Begins to note which names the kernel keeps, for whoever is going to tell it that they are no
-    /// longer true. `seed` says where names are in directories.
+    /// Begins to note which names the kernel keeps, for whoever is going to tell it that they are
+    /// no longer true. `seed` says where names are in directories.
     pub fn note_names(&mut self, seed: u64) -> Result<Arc<CachedNames>, Error> {
         let names = self.front.names();
         self.watch = Some(names.begin(self.notifier(), self.device, seed).map_err(Error::Thread)?);

@@ -7,20 +7,31 @@
 //! ```
 //! Space, tab, newline, backslash and `#` are written as three octal digits after a backslash.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 /// One mount of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The mount's number, unique while it lives.
     pub id: u32,
+    /// The number of the mount that it is mounted on.
+    pub parent: u32,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Device number of the filesystem: major and minor.
     pub device: (u32, u32),
+    /// What of the filesystem is mounted: a path from its root.
+    pub root: PathBuf,
     /// For instance `fuse.gabion`.
     pub fstype: String,
     /// What was given as source: a device or a name.
@@ -59,6 +70,61 @@ pub fn below(mountpoint: &Path) -> io::Result<Option<Mount>> {
     let is_below =
         |of: &Mount| of.mountpoint != mountpoint && of.mountpoint.starts_with(mountpoint);
     Ok(mounts()?.into_iter().rfind(is_below))
+}
+
+/// The names on the ways from the root of the filesystem with this device number to what is mounted
+/// on its directories and files, wherever it is mounted itself, or a part of it. None: nothing is,
+/// unless on the root.
+pub fn names_to_mounts(device: (u32, u32), mounts: &[Mount]) -> BTreeSet<OsString> {
+    let of_it = mounts.iter().filter(|mount| mount.device == device);
+    let of_it: BTreeMap<u32, &Mount> = of_it.map(|mount| (mount.id, mount)).collect();
+    let on_it = mounts.iter().filter_map(|mount| Some((of_it.get(&mount.parent)?, mount)));
+    let ways = on_it.filter_map(|(parent, mount)| {
+        let rest = mount.mountpoint.strip_prefix(&parent.mountpoint).ok()?;
+        Some(parent.root.components().chain(rest.components()))
+    });
+    let names = ways.flatten().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// What is mounted in the namespace of the thread that opened it, and whether that has changed.
+pub struct MountTable {
+    file: File,
+}
+
+impl MountTable {
+    /// That of this thread.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { file: File::open("/proc/thread-self/mountinfo")? })
+    }
+
+    /// All mounts, as [`mounts`] tells them.
+    pub fn mounts(&self) -> io::Result<Vec<Mount>> {
+        let (mut file, mut text) = (&self.file, Vec::new());
+        file.rewind()?;
+        file.read_to_end(&mut text)?;
+        Ok(parse(&text))
+    }
+
+    /// Whether something was mounted or unmounted since this was last asked.
+    pub fn has_changed(&self) -> io::Result<bool> {
+        let mut ready = [PollFd::new(&self.file, PollFlags::PRI)];
+        retry_on_intr(|| poll(&mut ready, Some(&Timespec::default())))?;
+        Ok(ready[0].revents().contains(PollFlags::PRI))
+    }
+
+    /// Waits until that is so, but no longer than `most`. False: `end` was closed at its other
+    /// side.
+    pub fn wait(&self, end: BorrowedFd<'_>, most: Duration) -> io::Result<bool> {
+        let most = Timespec::try_from(most).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut ready =
+            [PollFd::new(&self.file, PollFlags::PRI), PollFd::new(&end, PollFlags::empty())];
+        retry_on_intr(|| poll(&mut ready, Some(&most)))?;
+        Ok(ready[1].revents().is_empty())
+    }
 }
 
 /// Symbolic links to a mountpoint that are followed one after the other.
@@ -118,10 +184,10 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mut text = || fields.next().map(|field| String::from_utf8_lossy(field).into_owned());
-    let (id, _parent, device) = (text()?, text()?, text()?);
+    let (id, parent, device) = (text()?, text()?, text()?);
     let (major, minor) = device.split_once(':')?;
-    let _root = fields.next()?;
-    let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
+    let mut path = || Some(PathBuf::from(OsString::from_vec(unescape(fields.next()?))));
+    let (root, mountpoint) = (path()?, path()?);
     let options = String::from_utf8_lossy(fields.next()?).into_owned();
     fields.find(|field| *field == b"-")?;
     let fstype = String::from_utf8(unescape(fields.next()?)).ok()?;
@@ -129,8 +195,10 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let super_options = String::from_utf8_lossy(fields.next()?).into_owned();
     Some(Mount {
         id: id.parse().ok()?,
+        parent: parent.parse().ok()?,
         mountpoint,
         device: (major.parse().ok()?, minor.parse().ok()?),
+        root,
         fstype,
         source,
         options,
@@ -184,11 +252,35 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b\\c"));
+        assert_eq!((mounts[0].id, mounts[0].parent), (36, 35));
         assert_eq!(mounts[0].source, "vol\tx");
         assert_eq!(mounts[0].super_options, "rw,user_id=0");
         assert_eq!(mounts[0].connection(), 98);
         assert!(mounts[0].is_fuse() && mounts[1].is_fuse());
         assert_eq!(mounts[1].connection(), 7 << 20 | 3);
+    }
+
+    #[test]
+    fn the_ways_to_what_is_mounted_on_a_filesystem_begin_at_its_root() {
+        let text = |rest: &str| {
+            format!(
+                "20 20 0:1 / / rw - rootfs rootfs rw\n\
+                 36 20 0:98 / /mnt rw - fuse.gabion volume rw\n\
+                 37 20 0:98 /sub /elsewhere rw - fuse.gabion volume rw\n\
+                 38 20 0:50 /x /mnt2 rw - tmpfs tmpfs rw\n{rest}"
+            )
+        };
+        let names = |rest| {
+            let names = names_to_mounts((0, 98), &parse(text(rest).as_bytes()));
+            names.into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(names(""), none);
+        assert_eq!(names("39 38 0:51 / /mnt2/a rw - tmpfs tmpfs rw\n"), none);
+        assert_eq!(names("39 36 0:51 / /mnt rw - tmpfs tmpfs rw\n"), none);
+        assert_eq!(names("39 36 0:51 / /mnt/a/b rw - tmpfs tmpfs rw\n"), ["a", "b"]);
+        assert_eq!(names("39 37 0:51 / /elsewhere/a rw - tmpfs tmpfs rw\n"), ["a", "sub"]);
+        assert_eq!(names("39 36 0:98 /x /mnt/bound rw - fuse.gabion volume rw\n"), ["bound"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! A mount is *dead* when its daemon is gone: nobody listens at its control socket any more, and
 //! the kernel answers ENOTCONN. Only then is it safe to take it away without asking.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -208,6 +209,16 @@ fn elsewhere(is_it: impl Fn(&Mount) -> bool + Send + 'static) -> Option<String> 
             && mountinfo::mounts_of(pid).is_ok_and(|mounts| mounts.iter().any(&is_it))
     };
     search(1, sees).pop().map(process_name)
+}
+
+/// What `read` makes of the mounts of each namespace that is not our own, as far as some process is
+/// in it that we may look at. May wait for any process.
+pub fn mounts_elsewhere<T>(read: impl Fn(Vec<Mount>) -> T) -> Vec<T> {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let mut seen: BTreeSet<PathBuf> = namespace("thread-self").into_iter().collect();
+    let others = processes()
+        .filter(|pid| namespace(&pid.to_string()).is_some_and(|there| seen.insert(there)));
+    others.filter_map(|pid| mountinfo::mounts_of(pid).ok()).map(read).collect()
 }
 
 /// The first processes, at most `most`, for which `is_it` is true.

@@ -21,7 +21,7 @@ use gabion_host::{clock, memory};
 use gabion_link::errand::Errand;
 use gabion_link::message::RefusalReason;
 use gabion_link::wire::TARGET_BYTES_MAX;
-use gabion_node::remote::{Kernel, LockLossTeller, LossKeeper, RemoteFs, RemoteSettings};
+use gabion_node::remote::{LockLossTeller, LossKeeper, RemoteFs, RemoteSettings};
 use gabion_node::{Clock, Filesystem};
 
 use crate::addresses;
@@ -163,10 +163,10 @@ pub fn start(
     request.memory = settings.cache.0 / 2;
     request.coherence = Coherence::Shared;
     let mounted = Mounted::prepare(Arc::clone(&fs) as Arc<dyn Filesystem>, &request);
-    let mounted = mounted.map_err(|error| cannot(&error))?;
-    let kernel: Arc<dyn Kernel> =
-        Arc::new(NotifiedKernel::new(mounted.notifier(), fs.root(), mounted.rollbacks().eras()));
-    fs.set_kernel(kernel);
+    let mut mounted = mounted.map_err(|error| cannot(&error))?;
+    let names = mounted.note_names(fs.seed()).map_err(|error| cannot(&error))?;
+    let (notifier, eras) = (mounted.notifier(), mounted.rollbacks().eras());
+    fs.set_kernel(Arc::new(NotifiedKernel::new(notifier, names, fs.root(), eras)));
     let service = Service {
         target: target.clone(),
         mountpoint: mountpoint.to_owned(),

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use gabion_base::ids::SubvolId;
 use gabion_fs::ROOT;
 use gabion_fuse::{ByteRange, NodeId, Notifier};
+use gabion_link::range::KeyRange;
 use gabion_map::FileId;
 use gabion_node::Eras;
 use gabion_node::remote::Kernel;
+
+use crate::mount::CachedNames;
 
 /// From this version of Linux on, to have a name expired waits for who lists its directory only if
 /// the name is cached.
@@ -19,6 +22,7 @@ const ANY_NAME: &[u8] = b".";
 /// mount is gone, is as good.
 pub struct NotifiedKernel {
     notifier: Notifier,
+    names: Arc<CachedNames>,
     /// What the kernel knows as its root, whatever its number is.
     root: FileId,
     eras: Arc<Eras>,
@@ -27,12 +31,13 @@ pub struct NotifiedKernel {
 }
 
 impl NotifiedKernel {
-    /// For the mount of `notifier`, whose root is `root`, and which knows objects as `eras` says.
-    pub fn new(notifier: Notifier, root: FileId, eras: Arc<Eras>) -> Self {
+    /// For the mount of `notifier`, which keeps `names`, whose root is `root`, and which knows
+    /// objects as `eras` says.
+    pub fn new(notifier: Notifier, names: Arc<CachedNames>, root: FileId, eras: Arc<Eras>) -> Self {
         // Older kernels do not know it (Linux 6.16 does).
         let can_forget_names = notifier.inc_epoch().is_ok();
         let waits_for_any_name = release() < WAITS_FOR_KNOWN_NAMES;
-        Self { notifier, root, eras, can_forget_names, waits_for_any_name }
+        Self { notifier, names, root, eras, can_forget_names, waits_for_any_name }
     }
 
     fn node(&self, file: FileId) -> NodeId {
@@ -51,13 +56,23 @@ impl Kernel for NotifiedKernel {
         let _ = self.notifier.inval_attr(self.node(file));
     }
 
-    fn forget_names(&self) {
-        // Names are looked up again before their next use; here that costs no message.
-        let _ = self.notifier.inc_epoch();
+    fn forget_names(&self, ranges: &[KeyRange]) -> bool {
+        self.names.forget(ranges)
+    }
+
+    fn forget_all_names(&self) {
+        self.names.forget_all();
     }
 
     fn forget_name(&self, parent: FileId, name: &[u8]) {
-        let _ = self.notifier.inval_entry(self.node(parent), name);
+        // What is mounted below would go with it.
+        if !self.names.has_mounts() {
+            let _ = self.notifier.inval_entry(self.node(parent), name);
+        }
+    }
+
+    fn leads_to_mount(&self, name: &[u8]) -> bool {
+        self.names.leads_to_mount(name)
     }
 
     fn can_forget_names(&self) -> bool {

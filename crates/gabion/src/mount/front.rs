@@ -10,6 +10,7 @@ use gabion_fuse::{Handler, InitReply, KernelOffer, NodeId, Notifier, Op, Outcome
 use gabion_map::FileId;
 use gabion_node::{Eras, Filesystem, Kept};
 
+use super::cached_names::CachedNames;
 use super::descriptions::Descriptions;
 use super::kernel::{FOREVER, init_reply};
 use super::refused::Refused;
@@ -25,6 +26,7 @@ pub(super) struct Front {
     writes: WritePolicy,
     /// For requests under way, in bytes.
     memory: u64,
+    names: Arc<CachedNames>,
     descriptions: Arc<Descriptions>,
     refused: Arc<Refused>,
     seeks: Arc<Seeks>,
@@ -43,6 +45,7 @@ impl Front {
             Coherence::Shared => (WritePolicy::Through, Locking::Filesystem),
         };
         let fs: Weak<dyn Filesystem> = Arc::downgrade(fs);
+        let names = Arc::new(CachedNames::new(memory));
         let descriptions = Arc::default();
         let (eras, closed) = Default::default();
         let refused = Arc::new(Refused::new(request.mountpoint.clone()));
@@ -54,6 +57,7 @@ impl Front {
             locking,
             writes,
             memory,
+            names,
             descriptions,
             refused,
             seeks,
@@ -66,6 +70,11 @@ impl Front {
     /// By which numbers the kernel knows objects.
     pub(super) fn eras(&self) -> &Arc<Eras> {
         &self.eras
+    }
+
+    /// The names that the kernel keeps.
+    pub(super) fn names(&self) -> &Arc<CachedNames> {
+        &self.names
     }
 
     /// Does something while no request is handled; those that come wait.
@@ -99,6 +108,7 @@ pub(super) struct Ask<'a> {
     pub(super) caller: Caller,
     /// The process or thread that asks.
     pub(super) process: u32,
+    pub(super) names: &'a Arc<CachedNames>,
     pub(super) descriptions: &'a Arc<Descriptions>,
     pub(super) refused: &'a Arc<Refused>,
     pub(super) seeks: &'a Arc<Seeks>,
@@ -144,6 +154,7 @@ impl Handler for Front {
             locking: self.locking,
             caller: encode::caller(&request, umask, self.coherence),
             process: request.pid,
+            names: &self.names,
             descriptions: &self.descriptions,
             refused: &self.refused,
             seeks: &self.seeks,
@@ -284,17 +295,29 @@ impl Ask<'_> {
 
     /// How long the kernel may take a name in the directory that is asked of for what it was told.
     pub(super) fn name_ttl(&self, name: &[u8]) -> Duration {
-        self.ttl(Kept::Name { dir: self.file, name })
+        let is_leased = || self.is_leased(self.file, name);
+        // Once more when it is noted: whoever loses the lease after that finds the note.
+        let is_kept = is_leased()
+            && match self.coherence {
+                Coherence::Alone => true,
+                Coherence::Shared => self.names.keep(self.file, self.node, name) && is_leased(),
+            };
+        ttl(is_kept)
     }
 
     /// How long the kernel may keep attributes that it was told.
     pub(super) fn attributes_ttl(&self, file: FileId) -> Duration {
-        self.ttl(Kept::Attributes(file))
+        ttl(self.fs.is_kept(Kept::Attributes(file)))
     }
 
-    fn ttl(&self, subject: Kept<'_>) -> Duration {
-        if self.fs.is_kept(subject) { FOREVER } else { Duration::ZERO }
+    /// Whether the filesystem will tell when what a name stands for is no longer true.
+    pub(super) fn is_leased(&self, dir: FileId, name: &[u8]) -> bool {
+        self.fs.is_kept(Kept::Name { dir, name })
     }
+}
+
+fn ttl(is_kept: bool) -> Duration {
+    if is_kept { FOREVER } else { Duration::ZERO }
 }
 
 /// Answers with the error.

@@ -25,7 +25,8 @@
 //!
 //! - Names and attributes are cached without end where the filesystem says that it will tell when
 //!   they are no longer true, and else not at all. It tells through [`Mounted::notifier`], once the
-//!   request is answered, which it learns on the thread that handled it.
+//!   request is answered, which it learns on the thread that handled it; of names through
+//!   [`CachedNames`], as they are not cached while something is mounted on the filesystem.
 //! - All files and directories are opened and closed, and locks are the filesystem's. Listings are
 //!   not cached, and the kernel collects no writes: it would take its own size and times for true.
 //! - A file that is open for writing is read and written past the page cache; one that is open for
@@ -44,6 +45,7 @@
 //! itself.
 
 mod bytes;
+mod cached_names;
 mod descriptions;
 mod encode;
 mod front;
@@ -58,6 +60,7 @@ mod rollbacks;
 mod seeks;
 mod system_clock;
 
+pub use cached_names::CachedNames;
 pub use mounted::{End, Error, MountRequest, Mounted};
 pub use rollbacks::Rollbacks;
 pub use system_clock::SystemClock;

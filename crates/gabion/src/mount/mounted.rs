@@ -13,6 +13,7 @@ use gabion_fuse::{Config, Notifier, PAYLOAD_MAX, Session, SessionError};
 use gabion_node::{BackgroundLoop, Filesystem};
 use thiserror::Error;
 
+use super::cached_names::{CachedNames, Watch};
 use super::front::Front;
 use super::kernel::lift_limits;
 use super::rollbacks::Rollbacks;
@@ -132,6 +133,7 @@ pub struct Mounted {
     device: (u32, u32),
     mountpoint: PathBuf,
     background: Mutex<Vec<JoinHandle<()>>>,
+    watch: Option<Watch>,
 }
 
 impl Mounted {
@@ -168,6 +170,7 @@ impl Mounted {
             device: (0, 0),
             mountpoint: request.mountpoint.clone(),
             background: Mutex::default(),
+            watch: None,
         };
         for (name, run) in Arc::clone(&mounted.fs).background() {
             mounted.start_background(name, run)?;
@@ -213,6 +216,14 @@ impl Mounted {
     /// Tells the kernel what it caches in vain.
     pub fn notifier(&self) -> Notifier {
         self.session.notifier()
+    }
+
+    /// Begins to note which names the kernel keeps, for whoever is going to tell it that they are
+    /// no longer true. `seed` says where names are in directories.
+    pub fn note_names(&mut self, seed: u64) -> Result<Arc<CachedNames>, Error> {
+        let names = self.front.names();
+        self.watch = Some(names.begin(self.notifier(), self.device, seed).map_err(Error::Thread)?);
+        Ok(Arc::clone(names))
     }
 
     /// Sees to it that the kernel goes on from nothing that a rollback has made untrue.

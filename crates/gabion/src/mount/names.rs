@@ -81,6 +81,10 @@ impl Ask<'_> {
             Err(Error::NotFound) => {
                 reply.entry_absent(self.name_ttl(name));
             }
+            // The kernel would take away what is mounted there.
+            Err(error) if errno(&error) == libc::EIO && self.names.leads_to_mount(name) => {
+                refuse(reply, libc::EINTR);
+            }
             found => {
                 self.entry(name, found, reply);
             }
@@ -146,9 +150,28 @@ impl Ask<'_> {
             },
         };
         let renamed = self.fs.rename(&self.caller, &request);
+        if renamed.is_ok() && self.coherence == Coherence::Shared {
+            self.kernel_moves(&request);
+        }
         if ended(reply, renamed) == Outcome::Gone {
             self.unseen(self.file);
             self.unseen(new_parent);
+        }
+    }
+
+    /// The kernel is going to move what it keeps of the names.
+    fn kernel_moves(&self, request: &RenameRequest<'_>) {
+        let source = (request.source_parent, request.source_name);
+        let target = (request.target_parent, request.target_name);
+        let moves = |from, to: (FileId, &[u8])| {
+            let is_kept = self.names.moved(from, to, self.node_of(to.0));
+            if is_kept && !self.is_leased(to.0, to.1) {
+                self.names.forget_moved();
+            }
+        };
+        moves(source, target);
+        if request.if_taken == IfTaken::Exchange {
+            moves(target, source);
         }
     }
 

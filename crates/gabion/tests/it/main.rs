@@ -23,6 +23,7 @@ mod mount_shared;
 mod mount_sync;
 mod mount_world;
 mod mounting;
+mod mounts_inside;
 mod offline;
 mod ordinary;
 mod quotas;

@@ -26,7 +26,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Lists everything and looks at its attributes: how many there are.
-fn walk(dir: &Path) -> usize {
+pub fn walk(dir: &Path) -> usize {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let below = entries.map(|path| match fs::symlink_metadata(&path).unwrap().is_dir() {
         true => walk(&path),
@@ -35,7 +35,7 @@ fn walk(dir: &Path) -> usize {
     1 + below.sum::<usize>()
 }
 
-fn make_tree(top: &Path) -> usize {
+pub fn make_tree(top: &Path) -> usize {
     for branch in 0..6 {
         let dir = top.join(format!("branch-{branch}/twig"));
         fs::create_dir_all(&dir).unwrap();
@@ -47,7 +47,7 @@ fn make_tree(top: &Path) -> usize {
 }
 
 /// Walks while `daemon` stands still; nothing if somebody was asked.
-fn walk_without(daemon: Pid, top: PathBuf) -> Option<usize> {
+pub fn walk_without(daemon: Pid, top: PathBuf) -> Option<usize> {
     let stopped = Stopped::new(daemon);
     let (tell, walked) = mpsc::channel();
     let walker = thread::spawn(move || tell.send(walk(&top)));

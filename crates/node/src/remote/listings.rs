@@ -251,7 +251,11 @@ impl RemoteFs {
     pub(super) fn unseen(&self, dir: FileId) {
         self.doubt_listing(dir);
         if let Some(kernel) = self.kernel.lock().clone() {
-            self.revocations.later(Box::new(move || kernel.forget_names()));
+            let names = KeyRange::names(dir);
+            let forget = move || {
+                kernel.forget_names(&[names]);
+            };
+            self.revocations.later(Box::new(forget));
         }
     }
 

@@ -49,6 +49,7 @@ mod subvolumes;
 mod synced;
 mod unsynced;
 mod vanishing;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,6 +90,7 @@ use self::revocations::Revocations;
 use self::server_time::ServerTime;
 use self::unsynced::Unsynced;
 use self::vanishing::{Held, Removals};
+use self::ways::Ways;
 
 /// Where messages to the server go. They arrive once, in the order in which they were sent, or the
 /// session ends.
@@ -106,14 +108,23 @@ pub trait Kernel: Send + Sync {
     /// Attributes of an object are no longer true. Does not wait.
     fn forget_attributes(&self, file: FileId);
 
-    /// Names are no longer true. Does not wait.
-    fn forget_names(&self);
+    /// Names in these ranges are no longer true. True: it has forgotten all the others, too. Waits
+    /// for nobody, or for a moment after something was mounted in the filesystem.
+    fn forget_names(&self, ranges: &[KeyRange]) -> bool;
+
+    /// The same of all names.
+    fn forget_all_names(&self);
 
     /// One name of a directory is no longer true. Waits for whoever changes names of it.
     fn forget_name(&self, parent: FileId, name: &[u8]);
 
     /// Whether [`Kernel::forget_names`] can be relied on. Where not, the kernel keeps no names.
     fn can_forget_names(&self) -> bool;
+
+    /// Whether names like this are on the way to something that is mounted on the filesystem.
+    fn leads_to_mount(&self, _name: &[u8]) -> bool {
+        false
+    }
 
     /// The bytes `from..to` are no longer true. Waits for READs of them.
     fn forget_bytes(&self, file: FileId, from: u64, to: u64);
@@ -225,6 +236,7 @@ pub struct RemoteFs {
     life: Mutex<Life>,
     revived: Condvar,
     last: Mutex<LastKnown>,
+    ways: Ways,
     unsynced: Unsynced,
     losses: Losses,
     lock_losses: LockLosses,
@@ -284,6 +296,7 @@ impl RemoteFs {
             life: Mutex::new(Life { start: welcome.start, ..Life::default() }),
             revived: Condvar::new(),
             last: Mutex::default(),
+            ways: Ways::default(),
             unsynced: Unsynced::default(),
             losses: Losses::default(),
             lock_losses: LockLosses::default(),
@@ -334,6 +347,11 @@ impl RemoteFs {
     /// The root directory.
     pub fn root(&self) -> FileId {
         FileId::new(self.identity.subvol, self.identity.root)
+    }
+
+    /// Where names are in directories.
+    pub fn seed(&self) -> u64 {
+        self.identity.seed
     }
 
     /// The filesystem's identity.
@@ -454,7 +472,7 @@ impl RemoteFs {
     /// Has the kernel forget all of the objects that the ranges are of.
     fn kernel_forgets(&self, ranges: &[KeyRange]) {
         let Some(kernel) = self.kernel.lock().clone() else { return };
-        kernel.forget_names();
+        kernel.forget_all_names();
         let mut files: Vec<FileId> = ranges.iter().map(|range| range.file()).collect();
         files.dedup();
         // Pages last: to drop them takes longest.

@@ -81,6 +81,10 @@ impl RemoteFs {
 
     /// The object that `name` stands for.
     pub fn lookup(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
+        self.on_the_way(parent, name, || self.look_up(caller, parent, name))
+    }
+
+    fn look_up(&self, caller: &Caller, parent: FileId, name: &[u8]) -> Result<Attributes> {
         let ctx = self.context(caller);
         self.places.wait_for_moves(parent, name);
         let found = self.read_items(caller, Prefetch::Names, |txn| {
@@ -116,6 +120,9 @@ impl RemoteFs {
             if let Some(root) = self.last.lock().root.clone() {
                 return Ok(root);
             }
+        }
+        if let Some(found) = self.is_on_a_way(file) {
+            return Ok(found);
         }
         let caller = Caller::superuser();
         let found = self.read_items(&caller, Prefetch::Names, |txn| gabion_fs::stat(txn, file))?;

@@ -217,11 +217,11 @@ impl RemoteFs {
 
     fn kernel_forgets_items(&self, ranges: &[KeyRange]) {
         let Some(kernel) = self.kernel.lock().clone() else { return };
-        let has_names = |range: &KeyRange| {
+        let has_names = |range: &&KeyRange| {
             range.first().kind <= Kind::DIRENT && range.last().kind >= Kind::DIRENT
         };
-        if ranges.iter().any(has_names) {
-            kernel.forget_names();
+        let names: Vec<KeyRange> = ranges.iter().filter(has_names).copied().collect();
+        if !names.is_empty() && kernel.forget_names(&names) {
             self.kernel_lists_anew();
         }
         let has_attributes = |range: &&KeyRange| range.first().kind == Kind::INODE;

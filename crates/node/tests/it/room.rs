@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::sync::Mutex;
 use gabion_link::message::ToClient;
+use gabion_link::range::KeyRange;
 use gabion_map::{FileId, Kind};
 use gabion_node::remote::{Kernel, RemoteFs};
 use gabion_node::served::{Rights, Served, Session};
@@ -96,7 +97,11 @@ impl Kernel for Late {
         }
     }
 
-    fn forget_names(&self) {}
+    fn forget_names(&self, _: &[KeyRange]) -> bool {
+        true
+    }
+
+    fn forget_all_names(&self) {}
 
     fn forget_name(&self, _: FileId, _: &[u8]) {}
 

@@ -14,6 +14,7 @@ use gabion_fs::{
 };
 use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{SessionId, ToClient, ToServer, Welcome};
+use gabion_link::range::KeyRange;
 use gabion_link::wire::PAYLOAD_BYTES_MAX;
 use gabion_map::{FileId, Payload};
 use gabion_node::Clock;
@@ -240,7 +241,13 @@ impl Kernel for FakeKernel {
         self.attributes.lock().insert(file);
     }
 
-    fn forget_names(&self) {
+    fn forget_names(&self, ranges: &[KeyRange]) -> bool {
+        assert!(ranges.iter().all(|range| range.overlaps(&KeyRange::names(range.file()))));
+        self.names.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn forget_all_names(&self) {
         self.names.fetch_add(1, Ordering::Relaxed);
     }
 

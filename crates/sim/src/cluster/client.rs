@@ -107,7 +107,8 @@ impl Client {
             RemoteSettings { deadline: DEADLINE, objects_max, ..RemoteSettings::default() };
         let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock) as _, wire));
         let (baton, can_forget) = (Arc::clone(&world.baton), traits.can_forget_names);
-        let kernel = Arc::new(Kernel::new(baton, number, can_forget, world.sabotage));
+        let kernel =
+            Arc::new(Kernel::new(baton, number, (can_forget, welcome.seed), world.sabotage));
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn remote::Kernel>);
         let own = Arc::clone(world);
         fs.set_report(Box::new(move |text| own.reported(number, text)));

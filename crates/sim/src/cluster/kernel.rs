@@ -19,11 +19,13 @@ use gabion_base::BLOCK_SIZE;
 use gabion_base::ids::SubvolId;
 use gabion_base::sync::RwLock;
 use gabion_base::time::Timestamp;
+use gabion_fs::format::dirent;
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Detail, Disposition, Error, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, RenameRequest, Result, SpaceRequest, Trust, WriteAt,
 };
-use gabion_map::{FileId, MapError, Payload, Stop};
+use gabion_link::range::KeyRange;
+use gabion_map::{FileId, Kind, MapError, Payload, Stop};
 use gabion_node::remote::{self, RemoteFs};
 use gabion_node::{Filesystem, Kept};
 
@@ -101,6 +103,8 @@ pub struct Kernel {
     /// Where threads wait for locks.
     locks: usize,
     can_forget_names: bool,
+    /// Of the positions of names.
+    seed: u64,
     sabotage: Sabotage,
     caches: Mutex<Caches>,
     /// The locks of directories and files.
@@ -112,12 +116,12 @@ impl Kernel {
     pub fn new(
         baton: Arc<Baton>,
         client: usize,
-        can_forget_names: bool,
+        (can_forget_names, seed): (bool, u64),
         sabotage: Sabotage,
     ) -> Self {
         let (caches, objects) = Default::default();
         let (place, locks) = (PLACES + client, LOCK_PLACES + client);
-        Self { baton, place, locks, can_forget_names, sabotage, caches, objects }
+        Self { baton, place, locks, can_forget_names, seed, sabotage, caches, objects }
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
@@ -142,7 +146,18 @@ impl remote::Kernel for Kernel {
         }
     }
 
-    fn forget_names(&self) {
+    /// No more than it is told to: what else is true has to stay so.
+    fn forget_names(&self, ranges: &[KeyRange]) -> bool {
+        if self.sabotage != Sabotage::KernelKeepsNames {
+            self.caches().names.retain(|(dir, name), _| {
+                let key = dir.key(Kind::DIRENT, dirent::position(name, self.seed));
+                !ranges.iter().any(|range| range.contains(key))
+            });
+        }
+        false
+    }
+
+    fn forget_all_names(&self) {
         if self.sabotage != Sabotage::KernelKeepsNames {
             let mut caches = self.caches();
             caches.epoch += 1;

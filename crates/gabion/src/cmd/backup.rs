@@ -61,11 +61,12 @@ fn save(
 ) -> Result<String> {
     let (filesystem, used) = origin.identity()?;
     let place = to.tag();
-    let resumed = resume(args, origin, to, secret, filesystem)?;
+    let follows = args.incremental && !is_first(origin, to, filesystem)?;
+    let resumed = resume(follows, origin, to, secret, filesystem)?;
     let is_resumed = resumed.is_some();
     let job = match resumed {
         Some(job) => job,
-        None => begin(args, origin, to, secret, filesystem)?,
+        None => begin(follows, origin, to, secret, filesystem)?,
     };
     let (snapshot, base) = (job.snapshot.clone(), job.base.clone());
     let written = read(args, origin, job, used);
@@ -94,6 +95,7 @@ fn save(
         }
     }
     let what = match (base, is_resumed) {
+        (None, false) if args.incremental => "saved all, as the first there",
         (None, false) => "saved",
         (Some(_), false) => "saved what has changed",
         (None, true) => "went on saving",
@@ -114,16 +116,32 @@ fn save(
     Ok(saved + &left_out.collect::<String>())
 }
 
-/// Begins a new stream.
+/// Whether nothing of this was ever saved there: so there is nothing that could be followed, and
+/// nothing that was lost.
+fn is_first(origin: &Origin, to: &Destination, filesystem: [u8; 16]) -> Result<bool> {
+    // Of what went to standard output nobody knows where it is.
+    if matches!(to, Destination::Output) {
+        return Ok(false);
+    }
+    // Those that are not held are of such as were cut off.
+    if origin.snapshots(&to.tag())?.iter().any(|(_, held)| *held) {
+        return Ok(false);
+    }
+    let name = origin.name().into_bytes();
+    let is_of_it = |header: &Header| header.filesystem == filesystem && header.origin == name;
+    Ok(!to.streams()?.iter().any(|found| is_of_it(&found.header)))
+}
+
+/// Begins a new stream, which builds upon the last one if it `follows` that.
 fn begin(
-    args: &Backup,
+    follows: bool,
     origin: &Origin,
     to: &Destination,
     secret: Option<&Secret>,
     filesystem: [u8; 16],
 ) -> Result<Job> {
     let place = to.tag();
-    let base = match args.incremental {
+    let base = match follows {
         true => Some(base(origin, to, secret, filesystem)?),
         false => None,
     };
@@ -226,7 +244,7 @@ fn base(
 
 /// Takes up a stream that was cut off, if there is one whose snapshot is still there.
 fn resume(
-    args: &Backup,
+    follows: bool,
     origin: &Origin,
     to: &Destination,
     secret: Option<&Secret>,
@@ -266,7 +284,7 @@ fn resume(
         }
         let snapshot = snapshot_name(&place, header.stream);
         let base = header.base.map(|base| snapshot_name(&place, base));
-        let is_wanted = base.is_some() == args.incremental;
+        let is_wanted = base.is_some() == follows;
         let can_follow = base.as_ref().is_none_or(|base| has(base, true));
         if !is_wanted || !can_follow || !has(&snapshot, false) {
             continue;

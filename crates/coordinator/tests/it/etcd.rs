@@ -80,6 +80,27 @@ fn a_replacement_whose_answer_was_lost_is_a_success_if_it_is_there() {
 }
 
 #[test]
+fn a_claim_whose_answers_were_all_lost_is_let_go_of() {
+    let server = EtcdServer::start();
+    let relay = Relay::to(server.port());
+    let url = format!("etcd://127.0.0.1:{}", relay.port());
+    // The lease would last for longer than the test.
+    let patience = Patience { call: Duration::from_secs(3), lease_seconds: 600 };
+    let coordinator = Etcd::new(&url, patience).unwrap();
+    let other = server.coordinator();
+    relay.set(Way::LosesTransactions);
+    thread::scope(|scope| {
+        let claiming = scope.spawn(|| coordinator.claim("tank", "me").err());
+        while other.holder("tank").unwrap().is_none() {
+            assert!(!claiming.is_finished(), "nothing was claimed");
+        }
+        let error = claiming.join().unwrap();
+        assert!(matches!(error, Some(CoordinatorError::Unavailable { .. })), "{error:?}");
+    });
+    assert_eq!(other.released("tank", Duration::from_secs(20)), Ok(None));
+}
+
+#[test]
 fn all_goes_on_after_a_crash_of_etcd() {
     let mut server = EtcdServer::start();
     let coordinator = server.coordinator();

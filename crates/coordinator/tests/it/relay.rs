@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -13,7 +14,12 @@ pub enum Way {
     Silent,
     /// The next answer is lost together with its connection; then the way is good.
     LosesAnAnswer,
+    /// Transactions are heard, and all answers to them are lost with their connections.
+    LosesTransactions,
 }
+
+/// What a request for a transaction has in its first line.
+const TRANSACTION: &[u8] = b"/v3/kv/txn ";
 
 pub struct Relay {
     port: u16,
@@ -37,9 +43,10 @@ impl Relay {
                     (client.try_clone().unwrap(), server.try_clone().unwrap(), false),
                     (server, client, true),
                 ];
+                let asks = Arc::new(AtomicBool::new(false));
                 for (from, to, is_answers) in pairs {
-                    let way = Arc::clone(&of_thread);
-                    thread::spawn(move || pass(from, to, &way, is_answers));
+                    let (way, asks) = (Arc::clone(&of_thread), Arc::clone(&asks));
+                    thread::spawn(move || pass((from, to), &way, is_answers, &asks));
                 }
             }
         });
@@ -59,9 +66,20 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>, is_answers: bool) {
+/// Passes on what one side says. `asks` is whether a transaction was asked for last.
+fn pass(
+    (mut from, mut to): (TcpStream, TcpStream),
+    way: &Mutex<Way>,
+    is_answers: bool,
+    asks: &AtomicBool,
+) {
     let mut bytes = [0; 65536];
     while let Ok(length @ 1..) = from.read(&mut bytes) {
+        if !is_answers && bytes[..length].starts_with(b"POST ") {
+            let head = &bytes[..length.min(80)];
+            let is_one = head.windows(TRANSACTION.len()).any(|part| part == TRANSACTION);
+            asks.store(is_one, Ordering::Release);
+        }
         let mut way = way.lock().unwrap();
         match *way {
             Way::Silent => continue,
@@ -69,7 +87,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>, is_answers: bo
                 *way = Way::Good;
                 break;
             }
-            Way::Good | Way::LosesAnAnswer => {}
+            Way::LosesTransactions if is_answers && asks.load(Ordering::Acquire) => break,
+            Way::Good | Way::LosesAnAnswer | Way::LosesTransactions => {}
         }
         drop(way);
         if to.write_all(&bytes[..length]).is_err() {

@@ -34,6 +34,8 @@ pub struct Traits {
     pub can_forget_names: bool,
     /// Objects that it keeps leases on.
     pub objects_max: usize,
+    /// Whether its kernel takes its time to forget, as one does that waits for what is locked.
+    pub forgets_slowly: bool,
 }
 
 struct ToPipe {
@@ -106,9 +108,9 @@ impl Client {
         let settings =
             RemoteSettings { deadline: DEADLINE, objects_max, ..RemoteSettings::default() };
         let fs = Arc::new(RemoteFs::new(&welcome, settings, Arc::clone(&clock) as _, wire));
-        let (baton, can_forget) = (Arc::clone(&world.baton), traits.can_forget_names);
-        let kernel =
-            Arc::new(Kernel::new(baton, number, (can_forget, welcome.seed), world.sabotage));
+        let baton = Arc::clone(&world.baton);
+        let kernel = Kernel::new(baton, number, (traits, welcome.seed), world.sabotage);
+        let kernel = Arc::new(kernel);
         fs.set_kernel(Arc::clone(&kernel) as Arc<dyn remote::Kernel>);
         let own = Arc::clone(world);
         fs.set_report(Box::new(move |text| own.reported(number, text)));
@@ -300,6 +302,7 @@ impl Client {
                 self.life().pings.push((sent, now));
             }
             let is_alive = fs.is_alive();
+            self.mount.kernel.hurry(!is_alive);
             if was_alive && !is_alive {
                 self.world.baton.note(|| format!("client {}: the server is silent", self.number));
                 fs.forget_everything();

@@ -87,6 +87,7 @@ impl Director {
                 pace: 900 + self.rng.below(200) as u32,
                 can_forget_names: self.rng.chance(3, 4),
                 objects_max: [3, 1000][self.rng.below(2) as usize],
+                forgets_slowly: self.world.has_slow_kernels,
             };
             let (client, running) = Default::default();
             self.posts.push(Post { traits, machine: 0, client, running });

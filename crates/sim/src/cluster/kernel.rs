@@ -12,27 +12,27 @@
 //! - A request is answered when the kernel has done with it what it does.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
-use gabion_base::ids::SubvolId;
 use gabion_base::sync::RwLock;
 use gabion_base::time::Timestamp;
-use gabion_fs::format::dirent;
 use gabion_fs::{
     Access, Attributes, Caller, Changes, Detail, Disposition, Error, IfExists, IfTaken, Leave,
     OpenRequest, Privileges, RenameRequest, Result, SpaceRequest, Trust, WriteAt,
 };
-use gabion_link::range::KeyRange;
-use gabion_map::{FileId, Kind, MapError, Payload, Stop};
-use gabion_node::remote::{self, RemoteFs};
+use gabion_map::{FileId, MapError, Payload, Stop};
+use gabion_node::remote::RemoteFs;
 use gabion_node::{Filesystem, Kept};
 
 use super::Sabotage;
 use super::baton::Baton;
+use super::client::Traits;
 use super::directories::{Directories, Names};
 
+mod forgetting;
 mod locks;
 mod snapshots;
 mod xattrs;
@@ -102,9 +102,11 @@ pub struct Kernel {
     place: usize,
     /// Where threads wait for locks.
     locks: usize,
-    can_forget_names: bool,
+    traits: Traits,
     /// Of the positions of names.
     seed: u64,
+    /// Whether it has to forget at once.
+    is_in_haste: AtomicBool,
     sabotage: Sabotage,
     caches: Mutex<Caches>,
     /// The locks of directories and files.
@@ -116,12 +118,12 @@ impl Kernel {
     pub fn new(
         baton: Arc<Baton>,
         client: usize,
-        (can_forget_names, seed): (bool, u64),
+        (traits, seed): (Traits, u64),
         sabotage: Sabotage,
     ) -> Self {
-        let (caches, objects) = Default::default();
+        let (is_in_haste, caches, objects) = Default::default();
         let (place, locks) = (PLACES + client, LOCK_PLACES + client);
-        Self { baton, place, locks, can_forget_names, seed, sabotage, caches, objects }
+        Self { baton, place, locks, traits, seed, is_in_haste, sabotage, caches, objects }
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
@@ -136,87 +138,6 @@ impl Kernel {
     fn object(&self, file: FileId) -> Arc<RwLock<()>> {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(objects.entry(file).or_default())
-    }
-}
-
-impl remote::Kernel for Kernel {
-    fn forget_attributes(&self, file: FileId) {
-        if self.sabotage != Sabotage::KernelKeepsAttributes {
-            self.caches().forget_attributes(file);
-        }
-    }
-
-    /// No more than it is told to: what else is true has to stay so.
-    fn forget_names(&self, ranges: &[KeyRange]) -> bool {
-        if self.sabotage != Sabotage::KernelKeepsNames {
-            self.caches().names.retain(|(dir, name), _| {
-                let key = dir.key(Kind::DIRENT, dirent::position(name, self.seed));
-                !ranges.iter().any(|range| range.contains(key))
-            });
-        }
-        false
-    }
-
-    fn forget_all_names(&self) {
-        if self.sabotage != Sabotage::KernelKeepsNames {
-            let mut caches = self.caches();
-            caches.epoch += 1;
-            caches.names.clear();
-        }
-    }
-
-    fn forget_name(&self, parent: FileId, name: &[u8]) {
-        let object = self.object(parent);
-        let _own = object.write();
-        self.caches().names.remove(&(parent, name.to_vec()));
-    }
-
-    fn can_forget_names(&self) -> bool {
-        self.can_forget_names
-    }
-
-    fn forget_listing(&self, dir: FileId) -> bool {
-        if self.sabotage == Sabotage::KernelKeepsListings {
-            return true;
-        }
-        let mut caches = self.caches();
-        caches.forget_attributes(dir);
-        caches.directories.drop_page(dir)
-    }
-
-    fn await_listings(&self, dir: FileId, _: Option<&[u8]>) -> bool {
-        drop(self.object(dir).write());
-        true
-    }
-
-    fn renumber(&self, _: SubvolId) {
-        let mut caches = self.caches();
-        let era = caches.versions.era + 1;
-        *caches = Caches { epoch: caches.epoch + 1, ..Caches::default() };
-        caches.versions.era = era;
-        drop(caches);
-        self.baton.wake(self.place);
-    }
-
-    fn forget_bytes(&self, file: FileId, from: u64, to: u64) {
-        if self.sabotage == Sabotage::KernelKeepsPages {
-            return;
-        }
-        self.caches().forget_attributes(file);
-        let end = to.div_ceil(PAGE);
-        let range = (file, from / PAGE)..(file, end);
-        let keys: Vec<PageKey> = self.caches().pages.range(range).map(|(key, _)| *key).collect();
-        for key in keys {
-            loop {
-                let mut caches = self.caches();
-                if !matches!(caches.pages.get(&key), Some(Page::Locked)) {
-                    caches.pages.remove(&key);
-                    break;
-                }
-                drop(caches);
-                self.baton.wait(self.place, LOOK);
-            }
-        }
     }
 }
 

@@ -40,8 +40,12 @@ const TRIALS: u64 = 200;
 /// Something is broken on purpose; one of the seeds must end with one of these complaints. The
 /// first is one that is known to; if it does not any more, others follow.
 fn is_caught(sabotage: Sabotage, first: u64, complaints: &[&str]) {
+    let all = match env::var("GABION_SEED").map(|seed| seed.parse().expect("a number")) {
+        Ok(seed) => seed..=seed,
+        Err(_) => first..=first + TRIALS,
+    };
     let mut found = Vec::new();
-    for seed in first..first + TRIALS {
+    for seed in all {
         if let Err(failure) = run(seed, sabotage) {
             if complaints.iter().any(|complaint| failure.violation.contains(complaint)) {
                 eprintln!("{sabotage:?} is caught by seed {seed}");
@@ -97,7 +101,7 @@ fn a_server_that_asks_nobody_is_caught() {
 
 #[test]
 fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
-    is_caught(Sabotage::ReleasedAtOnce, 397, &[WRONG]);
+    is_caught(Sabotage::ReleasedAtOnce, 10, &[WRONG]);
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn a_kernel_that_says_that_there_is_no_room_is_caught() {
 
 #[test]
 fn snapshots_for_which_nobody_stands_still_are_caught() {
-    is_caught(Sabotage::SnapshotsAnyway, 129, &[WRONG, "is of no moment"]);
+    is_caught(Sabotage::SnapshotsAnyway, 142, &[WRONG, "is of no moment"]);
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Failure {
 
     /// The same for a command that was not asked whether there is damage.
     #[must_use]
-    pub fn as_failed(self) -> Self {
+    pub fn without_damage(self) -> Self {
         match self.exit {
             Exit::Damaged => self.exit(Exit::Failed),
             _ => self,

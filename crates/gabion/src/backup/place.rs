@@ -73,7 +73,8 @@ impl Place {
             return Ok(());
         }
         let shown = path.display();
-        if let Some(parent) = path.parent()
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        if let Some(parent) = parent
             && let Err(error) = fs::metadata(parent)
         {
             let what = format!("cannot restore to {shown}: {}", parent.display());

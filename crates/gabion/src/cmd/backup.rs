@@ -34,7 +34,7 @@ pub fn run(args: &Backup) -> Result<()> {
     let secret = secrets::of(&args.secrets)?;
     let to = Destination::of(&args.to)?;
     let origin = Origin::open(&args.subject)?;
-    let done = save(args, &origin, &to, secret.as_ref()).map_err(Failure::as_failed);
+    let done = save(args, &origin, &to, secret.as_ref()).map_err(Failure::without_damage);
     let closed = origin.close();
     let text = done?;
     closed?;

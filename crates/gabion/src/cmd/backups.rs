@@ -34,7 +34,7 @@ struct Row {
 
 /// Runs the command.
 pub fn run(args: &Backups) -> Result<()> {
-    let Streams { found, named, .. } = Streams::of(&args.from).map_err(Failure::as_failed)?;
+    let Streams { found, named, .. } = Streams::of(&args.from).map_err(Failure::without_damage)?;
     let found = named.map_or(found, |named| vec![named]);
     let rows: Vec<Row> = found.iter().map(row).collect();
     if args.json {

@@ -20,7 +20,7 @@ use crate::size::Size;
 
 /// Runs the command.
 pub fn run(args: &Restore) -> Result<()> {
-    restore(args).map_err(Failure::as_failed)
+    restore(args).map_err(Failure::without_damage)
 }
 
 fn restore(args: &Restore) -> Result<()> {

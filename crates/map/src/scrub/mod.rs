@@ -10,7 +10,8 @@
 //! last key in the newer state, so that it never holds much space back. What it finds is collected,
 //! not fatal: a scrub ends at the end.
 //!
-//! Many reads are in flight: leaves ahead of the walk, and data behind it (`data`). Both are bounded.
+//! Many reads are in flight: leaves ahead of the walk, and data behind it (`data`). Both are
+//! bounded.
 
 mod data;
 mod reads;

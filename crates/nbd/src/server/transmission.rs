@@ -16,8 +16,8 @@
 //! together as soon as the client has sent no more. How fast it is shows in what was done before;
 //! a single request that takes long ends it.
 //!
-//! Where the disk is elsewhere ([`Export::pipelined`](super::Export::pipelined)), small requests are
-//! submitted with the turn, all that have come in one batch, and answered as [`Pipeline`] says.
+//! Where the disk is elsewhere ([`Export::pipelined`](super::Export::pipelined)), small requests
+//! are submitted with the turn, all that have come in one batch, and answered as [`Pipeline`] says.
 //!
 //! Bounds: the [`Room`] for data, and for each client [`THREADS_MAX`] requests and those of the
 //! pipeline; beyond them nothing more is read from it.

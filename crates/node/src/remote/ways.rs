@@ -16,10 +16,13 @@ use super::RemoteFs;
 /// Names that are remembered. With more of them it begins anew.
 const NAMES_MAX: usize = 1024;
 
+/// A name in a directory.
+type Name = (FileId, Box<[u8]>);
+
 /// What names stood for last.
 #[derive(Default)]
 pub(super) struct Ways {
-    known: Mutex<BTreeMap<(FileId, Box<[u8]>), Attributes>>,
+    known: Mutex<BTreeMap<Name, Attributes>>,
 }
 
 impl Ways {

@@ -268,7 +268,7 @@ impl Beginning {
         static FULL: OnceLock<Beginning> = OnceLock::new();
         static LIMITED: OnceLock<Beginning> = OnceLock::new();
         match seed % 10 {
-            3 if seed / 10 % 2 == 0 => {
+            3 if (seed / 10).is_multiple_of(2) => {
                 FULL.get_or_init(|| Self::make(LARGE_DISK_BLOCKS, HOGS, Most::default()))
             }
             3 => LIMITED.get_or_init(|| {

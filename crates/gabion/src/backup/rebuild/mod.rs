@@ -58,7 +58,7 @@ pub struct Rebuilding<'c> {
     lost: AtomicU64,
     /// The first thing that went wrong.
     failure: Mutex<Option<Failure>>,
-    has_failed: AtomicBool,
+    hwithout_damage: AtomicBool,
 }
 
 /// An object that is to be made, where, and what it may have there that nobody gave to it.
@@ -74,7 +74,7 @@ impl<'c> Rebuilding<'c> {
             sharing: Sharing::new(tree),
             lost: AtomicU64::new(0),
             failure: Mutex::new(None),
-            has_failed: AtomicBool::new(false),
+            hwithout_damage: AtomicBool::new(false),
         }
     }
 
@@ -122,7 +122,7 @@ impl<'c> Rebuilding<'c> {
         let mut made: HashMap<u64, PathBuf> = HashMap::new();
         let mut waiting = vec![(ino, path.to_owned())];
         while let Some((ino, path)) = waiting.pop() {
-            if self.has_failed.load(Ordering::Relaxed) {
+            if self.hwithout_damage.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let object = self.tree.object(ino).map_err(senseless)?;
@@ -152,12 +152,12 @@ impl<'c> Rebuilding<'c> {
     }
 
     fn serve(&self, (object, path, inherited): Task<'_>) {
-        if self.has_failed.load(Ordering::Relaxed) {
+        if self.hwithout_damage.load(Ordering::Relaxed) {
             return;
         }
         if let Err(error) = self.make(object, &path, inherited) {
             self.failure.lock().get_or_insert(unmade(&path, error));
-            self.has_failed.store(true, Ordering::Relaxed);
+            self.hwithout_damage.store(true, Ordering::Relaxed);
         }
     }
 

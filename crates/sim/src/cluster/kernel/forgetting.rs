@@ -18,7 +18,7 @@ use crate::cluster::Sabotage;
 
 /// How long a slow kernel may take to forget, in microseconds. It is less than what a server's
 /// margin leaves when the clock of a client is slow, and it looks at it late.
-const LINGER_MAX: u64 = 80_000;
+const LINGER_MAX: u64 = 30_000;
 
 impl Kernel {
     /// Whether nothing may take its time.
@@ -29,7 +29,7 @@ impl Kernel {
     /// What a slow kernel does before it forgets.
     fn linger(&self) {
         let is_slow = self.traits.forgets_slowly && !self.is_in_haste.load(Ordering::Relaxed);
-        if is_slow && self.baton.draw(2) == 0 {
+        if is_slow && self.baton.draw(4) == 0 {
             self.baton.sleep(Duration::from_micros(self.baton.draw(LINGER_MAX)));
         }
     }

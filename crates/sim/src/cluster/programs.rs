@@ -30,8 +30,9 @@ pub const PAGE_GRAINS: u32 = (BLOCK_SIZE / GRAIN) as u32;
 const CALLS_MAX: u64 = 50;
 /// Files that a program has open at most.
 const OPEN_MAX: usize = 2;
-/// No call may take longer: one may wait its turn for a deadline, and for its answer for another.
-const CALL_MAX: Duration = Duration::from_secs(2 * DEADLINE.as_secs() + 2);
+/// No call may take longer: one may wait its turn for as long as another one asks the server twice,
+/// and for its answer for one more deadline.
+const CALL_MAX: Duration = Duration::from_secs(3 * DEADLINE.as_secs() + 2);
 
 /// The same of what waits for all clients.
 const ERRAND_MAX: Duration = Duration::from_secs(60);

@@ -366,6 +366,6 @@ fn threads_that_share_what_little_room_there_is_lose_nothing_and_see_what_they_d
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let first = number("GABION_SEED").unwrap_or(1);
     let seeds =
-        number("GABION_SEEDS").unwrap_or(if number("GABION_SEED").is_some() { 1 } else { 5 });
+        number("GABION_SEEDS").unwrap_or(if number("GABION_SEED").is_some() { 1 } else { 3 });
     (first..first + seeds).for_each(crowd);
 }

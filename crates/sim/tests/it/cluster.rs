@@ -17,7 +17,7 @@ fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
 #[test]
 fn machines_that_share_a_filesystem_see_one_filesystem() {
     let (mut answered, mut unknown, mut undecided) = (0, 0, 0);
-    let seeds = seeds(120);
+    let seeds = seeds(90);
     let count = seeds.clone().count() as u64;
     for seed in seeds {
         let summary = run(seed, Sabotage::Nothing).unwrap_or_else(|failure| panic!("{failure}"));

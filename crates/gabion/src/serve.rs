@@ -15,6 +15,8 @@
 //!   written; being terminated takes the mount out of the tree and waits for its users.
 //! - Whatever happens, the process never touches its own mount, where it would wait for itself.
 
+mod service;
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,35 +25,25 @@ use std::{process, thread};
 
 use gabion_base::disk::{Disk, DiskError};
 use gabion_fuse::mount::{MountError, Source, Unmount, unmount};
-use gabion_fuse::{ByteRange, Notifier, mountinfo};
+use gabion_fuse::mountinfo;
 use gabion_host::file_disk::{Claim, FileDisk, Kind, OpenError, OpenMode, OpenOptions};
 use gabion_host::loop_device::{LoopAccess, LoopDevice};
-use gabion_host::memory;
 use gabion_host::signals::{Signals, Wake, Waker};
-use gabion_map::format::superblock::Superblock;
-use gabion_map::{FileId, Limits};
+use gabion_map::Limits;
 use gabion_node::{Filesystem, LocalFs};
 use gabion_volume::volume::Volume;
 
-use crate::check;
+use self::service::Service;
 use crate::clients;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
-use crate::control::wire::{
-    Allocation, Grown, MountStatus, Progress, QuotaAction, Quotas, Reply, Report, SnapshotAction,
-    Status, SubvolumeAction, Subvolumes,
-};
 use crate::failure::{Failure, Result, chain};
-use crate::growth;
 use crate::link::Connected;
-use crate::mount::{self, End, MountRequest, Mounted, Rollbacks, SystemClock, WritePolicy};
+use crate::mount::{self, End, MountRequest, Mounted, SystemClock, WritePolicy};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
-use crate::quotas;
 use crate::remote::{self, RemoteTarget};
-use crate::snapshots;
-use crate::state;
 use crate::target::not_opened;
 use crate::volumes::{self, Place};
 use crate::watching;
@@ -278,17 +270,7 @@ fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Su
     let fs = Arc::new(fs);
     let (mounted, source) = attach(&fs, storage.kind(), place, plan)
         .map_err(|error| with_advice(cannot(plan, &error), &error))?;
-    let service = Service {
-        plan: plan.clone(),
-        fs: Arc::clone(&fs),
-        storage: storage.clone(),
-        source,
-        superblock: fs.map().superblock(),
-        notifier: mounted.notifier(),
-        rollbacks: mounted.rollbacks(),
-        collects_writes: mounted.writes() == WritePolicy::Back,
-        started: Instant::now(),
-    };
+    let service = Service::new(plan, &fs, &storage, (&mounted, source));
     let sink = volumes::sink("gabion mount").ok();
     let kernel = Some((mounted.notifier(), mounted.rollbacks()));
     watching::watch(&fs, plan.target.name(), kernel, sink);
@@ -510,115 +492,4 @@ fn with_advice(failure: Failure, error: &mount::Error) -> Failure {
 /// The kernel itself claims a device that it mounts; who cannot have it do that must claim it.
 fn claim() -> Claim {
     if rustix::process::geteuid().is_root() { Claim::Shared } else { Claim::Exclusive }
-}
-
-/// What the control socket tells about.
-struct Service {
-    plan: Plan,
-    fs: Arc<LocalFs>,
-    storage: Storage,
-    source: Source,
-    /// As of the start.
-    superblock: Superblock,
-    notifier: Notifier,
-    rollbacks: Rollbacks,
-    /// The kernel does, before the filesystem hears of them.
-    collects_writes: bool,
-    started: Instant,
-}
-
-impl Service {
-    /// Has the kernel forget what it keeps of a directory; it may not have any of it.
-    fn listing_changed(&self, directory: FileId) {
-        let node = self.rollbacks.node(directory);
-        let _ = self.notifier.inval_inode(node, ByteRange::All);
-    }
-}
-
-impl Subject for Service {
-    fn status(&self) -> Status {
-        let activity = self.fs.map().activity();
-        let (kind, source) = match &self.source {
-            Source::BlockDevice { path, .. } => ("fuseblk", path.display().to_string()),
-            Source::Name(name) => ("fuse", name.clone()),
-        };
-        let access = if self.fs.is_read_only() { "ro" } else { "rw" };
-        let mount = MountStatus {
-            mountpoint: self.plan.mountpoint.display().to_string(),
-            access: access.to_owned(),
-            source,
-            kind: kind.to_owned(),
-            sync_reaches_daemon: kind == "fuseblk",
-            pid: process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            cache_bytes: self.plan.settings.cache.0,
-            resident_bytes: memory::resident_bytes().unwrap_or(0),
-            unwritten_bytes: activity.dirty_bytes,
-            uncommitted_bytes: activity.item_bytes,
-            disk: self.storage.describe(),
-        };
-        let target = self.plan.target.name();
-        state::of_fs(&self.fs, &self.superblock, &target, Some(mount))
-    }
-
-    fn scrub(
-        &self,
-        watch: &mut dyn FnMut(&Progress) -> std::ops::ControlFlow<()>,
-    ) -> std::result::Result<Report, String> {
-        check::scrub_in_use(&self.fs, &self.plan.target.name(), watch)
-    }
-
-    fn audit(&self) -> std::result::Result<Allocation, String> {
-        check::audit_in_use(&self.fs, &self.plan.target.name())
-    }
-
-    fn snapshots(
-        &self,
-        path: Option<&str>,
-        action: &SnapshotAction,
-    ) -> std::result::Result<Vec<Reply>, String> {
-        let of = snapshots::find_subvolume(&self.fs, path.unwrap_or_default())?;
-        let name = self.plan.target.name();
-        let done = match action {
-            SnapshotAction::Rollback { name: to } => {
-                snapshots::roll_back(&self.fs, &self.rollbacks, &name, of, to)
-            }
-            SnapshotAction::Create { .. } => {
-                // What is written before need not be while everybody waits.
-                self.fs.syncfs().map_err(|error| chain(&error))?;
-                let create = || snapshots::act(self.fs.map(), &name, of, action);
-                self.rollbacks.at_rest(create)
-            }
-            action => snapshots::act(self.fs.map(), &name, of, action),
-        };
-        self.listing_changed(self.fs.snapshots_directory(of));
-        if matches!(action, SnapshotAction::Schedule { set: Some(_) }) {
-            self.fs.schedule_changed();
-        }
-        done
-    }
-
-    fn subvolumes(&self, action: &SubvolumeAction) -> std::result::Result<Subvolumes, String> {
-        let name = self.plan.target.name();
-        let (subvolumes, changed) = snapshots::act_on_subvolumes(&self.fs, &name, action)?;
-        for (parent, name) in changed {
-            let _ = self.notifier.inval_entry(self.rollbacks.node(parent), name.as_bytes());
-            self.listing_changed(parent);
-        }
-        Ok(subvolumes)
-    }
-
-    fn quotas(
-        &self,
-        path: Option<&str>,
-        action: &QuotaAction,
-    ) -> std::result::Result<Quotas, String> {
-        let mut told = quotas::act(&self.fs, &self.plan.target.name(), path, action)?;
-        told.collects_writes = self.collects_writes;
-        Ok(told)
-    }
-
-    fn grow(&self, to_bytes: Option<u64>) -> std::result::Result<Grown, String> {
-        growth::grow(self.fs.map(), self.storage.file(), &self.plan.target.name(), to_bytes)
-    }
 }

@@ -28,6 +28,7 @@ use gabion_node::{BackgroundLoop, Filesystem, Kept, LocalFs, LockEnd, Reader};
 use rustix::fs::syncfs;
 
 use crate::mount_world::{BACK, Kind, SHARED, USUAL, World};
+use crate::world::await_tick;
 
 /// How long bytes wait for their times.
 const BYTES_HELD_MAX: Duration = Duration::from_secs(20);
@@ -148,8 +149,8 @@ impl Filesystem for Witness {
     ) -> Result<Written> {
         let begun = Instant::now();
         while self.1.holds_bytes.load(Ordering::Relaxed) && begun.elapsed() < BYTES_HELD_MAX {
-            // Longer than a tick of the clock, also when the times have just been told.
-            thread::sleep(Duration::from_millis(20));
+            // Also when the times have just been told.
+            await_tick();
             if self.1.times_told.load(Ordering::Relaxed) {
                 break;
             }
@@ -344,7 +345,7 @@ fn bytes_that_arrive_late_leave_the_times_that_programs_were_told() {
     testimony.times_told.store(false, Ordering::Relaxed);
     testimony.holds_bytes.store(true, Ordering::Relaxed);
     // In the tick of the file's making there were no new times to tell.
-    thread::sleep(Duration::from_millis(20));
+    await_tick();
     file.write_all_at(&[1; 8192], 0).unwrap();
     let times = |found: fs::Metadata| (found.modified().unwrap(), found.ctime_nsec());
     let told = times(fs::metadata(&path).unwrap());

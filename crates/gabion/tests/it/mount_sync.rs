@@ -2,8 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::thread;
-use std::time::Duration;
 
 use gabion_base::time::Timestamp;
 use gabion_fs::Caller;
@@ -11,6 +9,7 @@ use gabion_node::LocalFs;
 use rustix::fs::{sync, syncfs};
 
 use crate::mount_world::{BACK, BLOCK_DEVICE, USUAL, World};
+use crate::world::await_tick;
 
 fn content(fs: &LocalFs, name: &str) -> Option<Vec<u8>> {
     let caller = Caller::superuser();
@@ -40,8 +39,7 @@ fn what_is_synced_has_the_time_that_was_told() {
     let Some(world) = World::new(BACK) else { return };
     let file = File::create(world.path("file")).unwrap();
     file.sync_all().unwrap();
-    // Longer than a tick of the clock.
-    thread::sleep(Duration::from_millis(20));
+    await_tick();
     file.write_all_at(b"later", 0).unwrap();
     let told = file.metadata().unwrap();
     file.sync_data().unwrap();

@@ -10,7 +10,7 @@ use gabion_fuse::mountinfo::find;
 use rustix::process::{Signal, kill_process};
 
 use crate::volumes::stage::Stage;
-use crate::world::{Folder, GABION, Outcome, Running};
+use crate::world::{Folder, GABION, Outcome, Running, await_that};
 
 fn write_durably(path: std::path::PathBuf, bytes: &[u8]) {
     let mut file = File::create(path).unwrap();
@@ -146,21 +146,27 @@ fn a_busy_mount_stays_and_its_user_is_named() {
     folder.gabion(&["umount", "mnt"]).succeeded();
 }
 
+/// A process that has what is mounted now in a namespace of its own. It ends with the pipe that it
+/// reads from.
+fn in_another_namespace() -> Running {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", "echo ready; read -r _"]);
+    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut elsewhere = Running(unshare.spawn().unwrap());
+    let mut said = String::new();
+    BufReader::new(elsewhere.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "ready\n");
+    elsewhere
+}
+
 #[test]
 fn a_mount_that_lives_on_in_another_namespace_is_told_of() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
     folder.mount("");
     let daemon = folder.daemon();
-    // It ends with the pipe that it reads from.
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "sh", "-c", "echo ready; read -r _"]);
-    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut elsewhere = Running(unshare.spawn().unwrap());
+    let elsewhere = in_another_namespace();
     let process = elsewhere.0.id();
-    let mut said = String::new();
-    BufReader::new(elsewhere.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said, "ready\n");
     let outcome = folder.gabion(&["umount", "mnt"]);
     let name = format!("process {process} (sh)");
     outcome.failed(1, &["unmounted here", &name, "namespace", "goes on there"]);
@@ -180,21 +186,12 @@ fn a_second_interrupt_says_who_has_the_mount_in_another_namespace() {
     let mut program = Command::new(GABION);
     program.args(["mount", "--foreground", "disk.img", "mnt"]).current_dir(folder.path());
     let mut program = Running(program.stderr(Stdio::piped()).spawn().unwrap());
-    while folder.mountpoints().is_empty() {
-        std::thread::yield_now();
-    }
+    await_that(|| !folder.mountpoints().is_empty());
     fs::write(mountpoint.join("file"), "content").unwrap();
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "sh", "-c", "echo ready; read -r _"]);
-    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut elsewhere = Running(unshare.spawn().unwrap());
+    let elsewhere = in_another_namespace();
     let process = elsewhere.0.id();
-    let mut said = String::new();
-    BufReader::new(elsewhere.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
     program.signal(Signal::INT);
-    while !folder.mountpoints().is_empty() {
-        std::thread::yield_now();
-    }
+    await_that(|| folder.mountpoints().is_empty());
     program.signal(Signal::INT);
     let mut said = String::new();
     program.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();

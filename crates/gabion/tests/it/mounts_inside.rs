@@ -5,19 +5,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Pid;
 
 use crate::guard::mounts_below;
-use crate::shared::{Shared, Stopped, in_background, sh, succeeds};
-use crate::walks::{make_tree, walk, walk_without};
-use crate::world::Running;
-
-/// How long something may take that comes by itself, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::shared::{Shared, in_background, sh, succeeds};
+use crate::walks::{make_tree, walk, walk_without, without};
+use crate::world::{Running, await_that};
 
 /// Something that is mounted, with a file by which it is known.
 struct Inside(PathBuf);
@@ -243,24 +239,9 @@ fn what_is_mounted_stays_of_use_while_the_server_is_away() {
     shared.finish(&["a", "b"]);
 }
 
-#[track_caller]
-fn await_that(mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < PATIENCE);
-    }
-}
-
 /// Whether somebody has to be asked what a name stands for.
 fn is_asked(daemon: Pid, path: PathBuf) -> bool {
-    let stopped = Stopped::new(daemon);
-    let (tell, told) = mpsc::channel();
-    let looker = thread::spawn(move || tell.send(fs::metadata(&path).is_ok()));
-    let is_asked = told.recv_timeout(Duration::from_millis(500)).is_err();
-    drop(stopped);
-    // Who was too late has nobody to tell.
-    let _ = looker.join().unwrap();
-    is_asked
+    without(daemon, Duration::from_millis(500), move || fs::metadata(&path).is_ok()).is_none()
 }
 
 #[test]

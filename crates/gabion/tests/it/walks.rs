@@ -46,16 +46,25 @@ pub fn make_tree(top: &Path) -> usize {
     1 + 6 * 22
 }
 
+/// Does something while `daemon` stands still; nothing if that has not come to its end.
+pub fn without<T: Send + 'static>(
+    daemon: Pid,
+    patience: Duration,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let stopped = Stopped::new(daemon);
+    let (tell, told) = mpsc::channel();
+    let runner = thread::spawn(move || tell.send(run()));
+    let done = told.recv_timeout(patience).ok();
+    drop(stopped);
+    // Who was too late has nobody to tell.
+    let _ = runner.join().unwrap();
+    done
+}
+
 /// Walks while `daemon` stands still; nothing if somebody was asked.
 pub fn walk_without(daemon: Pid, top: PathBuf) -> Option<usize> {
-    let stopped = Stopped::new(daemon);
-    let (tell, walked) = mpsc::channel();
-    let walker = thread::spawn(move || tell.send(walk(&top)));
-    let count = walked.recv_timeout(PATIENCE).ok();
-    drop(stopped);
-    // Who was cut short has nobody to tell.
-    let _ = walker.join().unwrap();
-    count
+    without(daemon, PATIENCE, move || walk(&top))
 }
 
 #[test]

@@ -6,8 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use gabion_host::clock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -267,4 +269,24 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// How long a test waits for what has to come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+#[track_caller]
+pub fn await_that(mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "it does not become so");
+        thread::yield_now();
+    }
+}
+
+/// Waits until the clock that the kernel takes times of files from has gone on.
+#[track_caller]
+pub fn await_tick() {
+    let before = clock::coarse_now();
+    await_that(|| clock::coarse_now() != before);
 }

@@ -96,12 +96,6 @@ impl Pipeline {
         });
     }
 
-    /// Nothing more will be started.
-    pub(super) fn end(&self) {
-        self.state.lock().ended = true;
-        self.filled.notify_one();
-    }
-
     /// Has `send` send answers, as many as there are at a time, until all has been answered after
     /// the end.
     pub(super) fn reply(&self, mut send: impl FnMut(Vec<Done>)) {
@@ -120,6 +114,16 @@ impl Pipeline {
             state.in_flight -= count;
             self.emptied.notify_one();
         }
+    }
+}
+
+/// When this is dropped nothing more will be started.
+pub(super) struct Ending<'a>(pub(super) &'a Pipeline);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().ended = true;
+        self.0.filled.notify_one();
     }
 }
 

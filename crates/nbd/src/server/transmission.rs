@@ -38,7 +38,7 @@ use super::execute::{Cause, Outcome, Refusal, admit, as_submitted, execute, outc
 use super::handshake::Session;
 use super::input::Input;
 use super::pace::{Paces, Small};
-use super::pipeline::{self, Done, Pipeline, Writing};
+use super::pipeline::{self, Done, Ending, Pipeline, Writing};
 use super::pool::{Buffer, Pool};
 use super::room::Room;
 use crate::stream::Stream;
@@ -118,10 +118,9 @@ impl<'a> Transmission<'a> {
             if export.is_pipelined && export.medium.is_none() {
                 self.start_pipeline(scope);
             }
+            // Also if this thread panics: else the one for the answers would wait for ever.
+            let _end = self.pipeline.get().map(|pipeline| Ending(pipeline));
             self.work(scope);
-            if let Some(pipeline) = self.pipeline.get() {
-                pipeline.end();
-            }
         });
     }
 

@@ -198,8 +198,9 @@ impl RemoteFs {
         if bond != Bond::Pages && self.freezing.is_frozen() {
             return Ok(Attempt::Frozen(call));
         }
+        let of = subvolume(&call);
         // The server may have told so since, and been told here that that is known.
-        if bond == Bond::Server && !self.pending.has_room(subvolume(&call), bytes) {
+        if bond == Bond::Server && !self.pending.has_room(of, bytes) {
             return Ok(Attempt::Crowded(call));
         }
         let mut cache = self.cache.write();
@@ -208,7 +209,6 @@ impl RemoteFs {
         if !missing.is_empty() {
             return Ok(Attempt::Lacks(Lack::Leases(missing), call));
         }
-        let of = subvolume(&call);
         let number = if may_make(&call) { self.pending.number(of) } else { None };
         let mut txn = ChangeTxn::new(&cache, number);
         let answer = match operate(&mut txn, &ctx, &call, &opens) {

@@ -351,8 +351,10 @@ impl Pending {
     /// These numbers are this client's.
     pub(super) fn give_numbers(&self, of: SubvolId, numbers: Range<u64>) {
         let given = &mut self.state.lock().numbers;
+        given.retain(|_, left| !left.is_empty());
         if given.len() >= SERIES_MAX {
-            given.pop_first();
+            // The first one is mostly that which is mounted.
+            given.pop_last();
         }
         given.insert(of, numbers);
     }

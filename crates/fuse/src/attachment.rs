@@ -69,8 +69,18 @@ impl Attachment {
 
     /// Puts it into the tree, unless it is there.
     pub fn make(&mut self) -> Result<(), MountError> {
+        self.put(MoveMountFlags::empty())
+    }
+
+    /// The same, but beneath what is mounted there: it is seen once that is unmounted. EINVAL if
+    /// nothing is mounted there, or the kernel is older than 6.5.
+    pub fn make_beneath(&mut self) -> Result<(), MountError> {
+        self.put(MoveMountFlags::MOVE_MOUNT_BENEATH)
+    }
+
+    fn put(&mut self, flags: MoveMountFlags) -> Result<(), MountError> {
         let Some(tree) = &self.tree else { return Ok(()) };
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        let flags = flags | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         let moved = move_mount(tree, "", CWD, &self.mountpoint, flags);
         moved.map_err(|errno| self.failed(errno.into()))?;
         // As long as it is open it is in use.

@@ -363,6 +363,30 @@ pub fn unmount(mountpoint: &Path, how: Unmount) -> Result<(), MountError> {
     })
 }
 
+/// What the kernel says of a mount that is to expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Somebody uses it, or something is mounted on it.
+    InUse,
+    /// Nobody uses it. If that stays so until it is asked again, it is unmounted then.
+    Marked,
+    /// Nobody has used it since it was asked before, and now it is unmounted.
+    Unmounted,
+}
+
+/// Whether somebody uses what is mounted uppermost at exactly this path. Root only.
+pub fn expire(mountpoint: &Path) -> Result<Expiry, MountError> {
+    let target = c_string(mountpoint.as_os_str())?;
+    match unmount_apart(&target, libc::UMOUNT_NOFOLLOW | libc::MNT_EXPIRE) {
+        Ok(()) => Ok(Expiry::Unmounted),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EBUSY) => Ok(Expiry::InUse),
+            Some(libc::EAGAIN) => Ok(Expiry::Marked),
+            _ => Err(MountError::Unmount { mountpoint: mountpoint.to_owned(), error }),
+        },
+    }
+}
+
 /// Calls umount2(2) in a process of its own, without our descriptors. On a block device the call
 /// waits for whoever serves the mount. If that is this process, and it is killed meanwhile, a
 /// thread of it in that call would keep the connection open that it waits for, for ever.

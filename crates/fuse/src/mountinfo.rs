@@ -55,7 +55,8 @@ impl Mount {
     }
 }
 
-/// All mounts that this thread sees, in the order in which they cover each other.
+/// All mounts that this thread sees, in the order in which they were made. Mostly a later one covers
+/// an earlier one; but one may be put beneath another, too.
 pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
@@ -152,9 +153,15 @@ enum Looked {
     Nothing,
 }
 
+/// Of those at this path, the one on which none of the others is mounted.
+fn uppermost<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let here: Vec<&Mount> = mounts.iter().filter(|mount| mount.mountpoint == path).collect();
+    here.iter().rev().find(|mount| here.iter().all(|other| other.parent != mount.id)).copied()
+}
+
 fn look(path: &Path) -> io::Result<Looked> {
     let mounts = mounts()?;
-    let at = |path: &Path| mounts.iter().rev().find(|mount| mount.mountpoint == path).cloned();
+    let at = |path: &Path| uppermost(&mounts, path).cloned();
     if let Some(found) = at(path) {
         return Ok(Looked::Mount(Box::new(found)));
     }
@@ -281,6 +288,22 @@ mod tests {
         assert_eq!(names("39 36 0:51 / /mnt/a/b rw - tmpfs tmpfs rw\n"), ["a", "b"]);
         assert_eq!(names("39 37 0:51 / /elsewhere/a rw - tmpfs tmpfs rw\n"), ["a", "sub"]);
         assert_eq!(names("39 36 0:98 /x /mnt/bound rw - fuse.gabion volume rw\n"), ["bound"]);
+    }
+
+    #[test]
+    fn the_uppermost_may_have_been_there_before_what_is_beneath_it() {
+        let found = |lines: [&str; 2]| {
+            let mounts = parse(format!("{}\n{}\n", lines[0], lines[1]).as_bytes());
+            uppermost(&mounts, Path::new("/mnt")).map(|mount| mount.source.clone())
+        };
+        let [old, beneath] = [
+            "44 45 0:50 / /mnt rw - fuse.gabion old rw",
+            "45 27 0:51 / /mnt rw - fuse.gabion beneath rw",
+        ];
+        assert_eq!(found([old, beneath]).unwrap(), "old");
+        assert_eq!(found([beneath, old]).unwrap(), "old");
+        assert_eq!(found([old, old]).unwrap(), "old");
+        assert!(uppermost(&[], Path::new("/mnt")).is_none());
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn told(target: &str, rows: Vec<QuotaRow>) -> Quotas {
         used_objects: quota.count.map(|count| count.objects),
     };
     let quotas = rows.into_iter().map(row).collect();
-    Quotas { target: target.to_owned(), quotas, collects_writes: false }
+    Quotas { target: target.to_owned(), quotas, collects_writes: false, renewed_after: None }
 }
 
 /// The subvolume at this path of the filesystem, which must not be a snapshot.

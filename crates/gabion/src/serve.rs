@@ -4,6 +4,7 @@
 //! start:  disk (locked) -> map -> loop device -> mount -> control socket -> mount appears
 //! run:    until somebody unmounts, or a signal has it unmounted here
 //! end:    scrubs stop -> all is written -> those who wait are told -> the process ends
+//!         (or, with the first quota, is started again: see `renewal.rs`)
 //! ```
 //!
 //! - The kernel lets sync(2) through to a daemon only if the source is a block device. An image
@@ -15,6 +16,7 @@
 //!   written; being terminated takes the mount out of the tree and waits for its users.
 //! - Whatever happens, the process never touches its own mount, where it would wait for itself.
 
+mod renewal;
 mod service;
 
 use std::io::ErrorKind;
@@ -33,13 +35,14 @@ use gabion_map::Limits;
 use gabion_node::{Filesystem, LocalFs};
 use gabion_volume::volume::Volume;
 
+use self::renewal::Renewal;
 use self::service::Service;
 use crate::clients;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::failure::{Failure, Result, chain};
 use crate::link::Connected;
-use crate::mount::{self, End, MountRequest, Mounted, SystemClock, WritePolicy};
+use crate::mount::{self, Curtain, End, MountRequest, Mounted, SystemClock, WritePolicy};
 use crate::mounts;
 use crate::options::{Access, Settings};
 use crate::patience;
@@ -96,6 +99,15 @@ pub struct Daemon {
     server: Server,
     /// Device number of the mount.
     device: (u32, u32),
+    renewal: Option<Arc<Renewal>>,
+}
+
+/// A filesystem that is served, and not seen yet.
+struct Started {
+    behind: Behind,
+    mounted: Mounted,
+    subject: Arc<dyn Subject>,
+    renewal: Option<Arc<Renewal>>,
 }
 
 /// How far a mount that was asked to end is.
@@ -115,26 +127,45 @@ enum Behind {
 impl Daemon {
     /// Opens, begins to serve and mounts.
     pub fn start(plan: Plan) -> Result<Self> {
-        let (behind, mut mounted, subject) = match &plan.target {
-            Target::Here(place) => start_here(place, &plan)?,
+        let started = match &plan.target {
+            Target::Here(place) => {
+                start_here(Storage::open(place, &plan.settings, "mount")?, place, &plan)?
+            }
             Target::Remote(target) => {
                 let started = remote::start(target, &plan.mountpoint, &plan.settings)?;
                 let (connected, mounted, subject) = started;
-                (Behind::Server(connected), mounted, subject)
+                Started { behind: Behind::Server(connected), mounted, subject, renewal: None }
             }
         };
+        let mut daemon = Self::listen(plan, started)?;
+        daemon.mounted.attach().map_err(|error| cannot(&daemon.plan, &error))?;
+        Ok(daemon)
+    }
+
+    fn listen(plan: Plan, started: Started) -> Result<Self> {
+        let Started { behind, mounted, subject, renewal } = started;
         let device = mounted.device();
         let server = folder::own_socket(device).and_then(|socket| Server::start(&socket, subject));
         let server =
             server.map_err(|error| Failure::of("cannot listen for other commands", &error))?;
-        mounted.attach().map_err(|error| cannot(&plan, &error))?;
-        Ok(Self { plan, behind, mounted, server, device })
+        Ok(Self { plan, behind, mounted, server, device, renewal })
     }
 
     /// Serves until the mount is gone, then writes what is left.
-    pub fn run(self, signals: &Signals) -> Result<()> {
+    pub fn run(mut self, signals: &Signals) -> Result<()> {
+        loop {
+            let ended = self.serve(signals)?;
+            match self.renewal.as_ref().and_then(|renewal| renewal.take()) {
+                Some(curtain) if ended.is_ok() => self = self.renew(curtain)?,
+                _ => return self.finish(ended),
+            }
+        }
+    }
+
+    /// Serves until the mount is gone.
+    fn serve(&self, signals: &Signals) -> Result<std::result::Result<End, mount::Error>> {
         let waker = signals.waker();
-        let ended = thread::scope(|scope| {
+        thread::scope(|scope| {
             let watcher = thread::Builder::new().name("watcher".to_owned());
             let watcher = watcher.spawn_scoped(scope, || self.watch(&waker));
             let watcher = watcher.map_err(|error| Failure::of("cannot start a thread", &error))?;
@@ -147,8 +178,23 @@ impl Daemon {
                 }
             }
             Ok(watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
-        self.finish(ended)
+        })
+    }
+
+    /// Mounts the filesystem again, in the place that the curtain covers.
+    fn renew(self, curtain: Curtain) -> Result<Self> {
+        let Self { plan, behind, mounted, server, renewal, .. } = self;
+        drop(mounted);
+        let (Behind::Disk(storage, _), Target::Here(place)) = (&behind, &plan.target) else {
+            unreachable!("only what is on a disk of this machine is mounted anew");
+        };
+        let started = start_here(storage.clone(), place, &plan)?;
+        let mut daemon = Self::listen(plan, started)?;
+        server.hand_over(&daemon.server);
+        daemon.mounted.attach_beneath().map_err(|error| cannot(&daemon.plan, &error))?;
+        drop(curtain);
+        renewal.inspect(|renewal| renewal.done());
+        Ok(daemon)
     }
 
     /// Waits for the end of the mount, and has [`Daemon::run`] notice it.
@@ -228,6 +274,9 @@ impl Daemon {
 
     /// Tells those who wait how it went.
     fn finish(self, ended: std::result::Result<End, mount::Error>) -> Result<()> {
+        if let Some(renewal) = self.renewal {
+            renewal.over();
+        }
         let problem = match ended {
             Ok(End::Failed(errno)) => {
                 let error = std::io::Error::from_raw_os_error(errno);
@@ -262,19 +311,21 @@ fn cannot(plan: &Plan, cause: &dyn std::error::Error) -> Failure {
     Failure::of(format!("cannot mount {target} at {mountpoint}"), cause)
 }
 
-fn start_here(place: &Place, plan: &Plan) -> Result<(Behind, Mounted, Arc<dyn Subject>)> {
-    let storage = Storage::open(place, &plan.settings, "mount")?;
+fn start_here(storage: Storage, place: &Place, plan: &Plan) -> Result<Started> {
     let fs = open_fs(storage.disk(), &plan.settings).map_err(|error| cannot(plan, &error))?;
     // Whoever had it from a server begins anew: from here it is changed without them.
     fs.forget_sessions().map_err(|error| cannot(plan, &error))?;
     let fs = Arc::new(fs);
     let (mounted, source) = attach(&fs, storage.kind(), place, plan)
         .map_err(|error| with_advice(cannot(plan, &error), &error))?;
-    let service = Service::new(plan, &fs, &storage, (&mounted, source));
+    let by_default = mounted.writes() == WritePolicy::Back && plan.settings.policy.is_none();
+    let renewal = by_default.then(|| Renewal::new(plan, mounted.device()));
+    let service = Service::new(plan, &fs, &storage, (&mounted, source), renewal.clone());
     let sink = volumes::sink("gabion mount").ok();
     let kernel = Some((mounted.notifier(), mounted.rollbacks()));
     watching::watch(&fs, plan.target.name(), kernel, sink);
-    Ok((Behind::Disk(storage, fs), mounted, Arc::new(service)))
+    let behind = Behind::Disk(storage, fs);
+    Ok(Started { behind, mounted, subject: Arc::new(service), renewal })
 }
 
 /// What a filesystem is on.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gabion_fuse::mount::{
-    Attachment, MountFlags, MountOptions, Source, Unmount, mount, prepare, unmount,
+    Attachment, Expiry, MountFlags, MountOptions, Source, Unmount, expire, mount, prepare, unmount,
 };
 use gabion_fuse::mountinfo::find;
 use gabion_fuse::{Config, End, Session};
@@ -61,6 +61,39 @@ fn what_is_not_attached_ends_with_its_attachment() {
     let (mut attachment, session, _) = prepared(&absent, &Source::Name("memory".to_owned()));
     assert!(attachment.make().is_err() && !attachment.is_made());
     attachment.give_up();
+    assert_eq!(session.wait(), End::Unmounted);
+}
+
+#[test]
+fn what_is_beneath_is_seen_when_what_covers_it_is_gone() {
+    let at = Mountpoint::new();
+    let source = |name: &str| Source::Name(name.to_owned());
+    let (mut beneath, other, _) = prepared(at.path(), &source("beneath"));
+    assert!(beneath.make_beneath().is_err(), "there is nothing that it could be beneath");
+    let (mut above, session, _) = prepared(at.path(), &source("above"));
+    above.make().unwrap();
+    beneath.make_beneath().unwrap();
+    assert_eq!(find(at.path()).unwrap().unwrap().source, "above");
+    unmount(at.path(), Unmount::Plain).unwrap();
+    assert_eq!(session.wait(), End::Unmounted);
+    assert_eq!(find(at.path()).unwrap().unwrap().source, "beneath");
+    unmount(at.path(), Unmount::Plain).unwrap();
+    assert_eq!(other.wait(), End::Unmounted);
+}
+
+#[test]
+fn a_mount_expires_that_nobody_uses() {
+    let at = Mountpoint::new();
+    let (mut attachment, session, _) = prepared(at.path(), &Source::Name("memory".to_owned()));
+    assert!(expire(at.path()).is_err(), "nothing is mounted");
+    attachment.make().unwrap();
+    let user = fs::File::open(at.path()).unwrap();
+    assert_eq!(expire(at.path()).unwrap(), Expiry::InUse);
+    drop(user);
+    assert_eq!(expire(at.path()).unwrap(), Expiry::Marked);
+    fs::read_dir(at.path()).unwrap();
+    assert_eq!(expire(at.path()).unwrap(), Expiry::Marked);
+    assert_eq!(expire(at.path()).unwrap(), Expiry::Unmounted);
     assert_eq!(session.wait(), End::Unmounted);
 }
 

@@ -50,11 +50,10 @@ pub fn run(args: &keeping::Quota) -> Result<()> {
                     _ => print::line(format_args!("{path}: {}", text(quota))),
                 }
             })?;
-            if done.collects_writes && limit.is_some() {
-                print::line("Programs hear at close(2) or fsync(2) when it is used up.")?;
-                print::line("Once it is mounted again, write(2) tells them.")?;
+            match done.collects_writes && limit.is_some() {
+                true => print_when_told(&done),
+                false => Ok(()),
             }
-            Ok(())
         }
         QuotaCommand::List { subject, json: as_json } => {
             let lists = match subject {
@@ -67,6 +66,19 @@ pub fn run(args: &keeping::Quota) -> Result<()> {
                 (false, lists) => lists.iter().try_for_each(print_list),
             }
         }
+    }
+}
+
+/// Says when programs are told that the quota is used up, where write(2) does not tell yet.
+fn print_when_told(done: &Quotas) -> Result<()> {
+    print::line("Programs hear at close(2) or fsync(2) when it is used up.")?;
+    match &done.renewed_after {
+        Some(users) => {
+            let users = if users.is_empty() { "somebody".to_owned() } else { users.join(", ") };
+            print::line(format_args!("The mount is in use by {users}."))?;
+            print::line("Once nobody uses it for a moment, write(2) tells them.")
+        }
+        None => print::line("Once it is mounted again, write(2) tells them."),
     }
 }
 

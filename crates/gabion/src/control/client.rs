@@ -31,21 +31,26 @@ pub fn is_listening(mount: &Mount) -> bool {
 
 impl Connection {
     /// Connects to the daemon of a mount. Waits for a moment for one that is about to listen: what
-    /// `fusermount3` mounts can be seen before.
+    /// `fusermount3` mounts can be seen before, and a mount may just be exchanged for another one.
     pub fn open(mount: &Mount) -> io::Result<Self> {
-        let socket = folder::socket_of(mount);
+        let mut mount = mount.clone();
         let began = Instant::now();
         loop {
-            let error = match Self::at(&socket) {
+            let error = match Self::at(&folder::socket_of(&mount)) {
                 Ok(connection) => return Ok(connection),
                 Err(error) => error,
             };
             let is_early =
                 matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
-            if !is_early || began.elapsed() > START || mounts::life(mount) == Life::Dead {
+            if !is_early || began.elapsed() > START || mounts::life(&mount) == Life::Dead {
                 return Err(error);
             }
             thread::sleep(GLANCE);
+            if let Ok(Some(now)) = mounts::at(&mount.mountpoint)
+                && mounts::is_gabion(&now)
+            {
+                mount = now;
+            }
         }
     }
 

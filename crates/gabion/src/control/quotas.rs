@@ -28,6 +28,9 @@ pub struct Quotas {
     /// used up at close(2) or fsync(2).
     #[serde(default)]
     pub collects_writes: bool,
+    /// Who uses this mount, as far as can be seen, if it does that only until nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed_after: Option<Vec<String>>,
 }
 
 /// How much a subvolume may refer to, and how much it does.

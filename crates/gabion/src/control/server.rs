@@ -142,6 +142,12 @@ impl Server {
         self.shared.ending.store(true, Ordering::Release);
     }
 
+    /// Ends without a word to those that wait for the end, who are waited for by `next` from now on.
+    pub fn hand_over(self, next: &Self) {
+        self.prepare_end();
+        next.shared.waiting.lock().append(&mut self.shared.waiting.lock());
+    }
+
     /// Takes no more connections, and tells those that wait how it ended.
     pub fn end(self, problem: Option<String>) {
         self.prepare_end();

@@ -46,6 +46,7 @@
 
 mod bytes;
 mod cached_names;
+mod curtain;
 mod descriptions;
 mod encode;
 mod front;
@@ -61,6 +62,7 @@ mod seeks;
 mod system_clock;
 
 pub use cached_names::CachedNames;
+pub use curtain::Curtain;
 pub use mounted::{End, Error, MountRequest, Mounted};
 pub use rollbacks::Rollbacks;
 pub use system_clock::SystemClock;

@@ -20,7 +20,7 @@ use super::rollbacks::Rollbacks;
 use super::{Coherence, Locking, Users, WritePolicy};
 
 /// The filesystem's type, after `fuse.` or `fuseblk.`.
-const SUBTYPE: &str = "gabion";
+pub(super) const SUBTYPE: &str = "gabion";
 /// Threads that wait for requests.
 const READERS: usize = 2;
 /// Threads that stay for each processor, to be called when the others are busy.
@@ -183,6 +183,11 @@ impl Mounted {
     /// Shows it at its mountpoint.
     pub fn attach(&mut self) -> Result<(), Error> {
         Ok(self.attachment.make()?)
+    }
+
+    /// Puts it beneath what is mounted at its mountpoint.
+    pub fn attach_beneath(&mut self) -> Result<(), Error> {
+        Ok(self.attachment.make_beneath()?)
     }
 
     /// The device number of the filesystem, major and minor.

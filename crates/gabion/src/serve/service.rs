@@ -11,6 +11,7 @@ use gabion_map::FileId;
 use gabion_map::format::superblock::Superblock;
 use gabion_node::LocalFs;
 
+use super::renewal::{Outcome, Renewal};
 use super::{Plan, Storage};
 use crate::check;
 use crate::control::server::Subject;
@@ -35,7 +36,9 @@ pub(super) struct Service {
     superblock: Superblock,
     notifier: Notifier,
     rollbacks: Rollbacks,
-    /// The kernel does, before the filesystem hears of them.
+    /// If the kernel collects writes before the filesystem hears of them, and nobody has asked for
+    /// that: how it ends.
+    renewal: Option<Arc<Renewal>>,
     collects_writes: bool,
     started: Instant,
 }
@@ -47,6 +50,7 @@ impl Service {
         fs: &Arc<LocalFs>,
         storage: &Storage,
         (mounted, source): (&Mounted, Source),
+        renewal: Option<Arc<Renewal>>,
     ) -> Self {
         Self {
             plan: plan.clone(),
@@ -56,6 +60,7 @@ impl Service {
             superblock: fs.map().superblock(),
             notifier: mounted.notifier(),
             rollbacks: mounted.rollbacks(),
+            renewal,
             collects_writes: mounted.writes() == WritePolicy::Back,
             started: Instant::now(),
         }
@@ -148,6 +153,15 @@ impl Subject for Service {
     ) -> std::result::Result<Quotas, String> {
         let mut told = quotas::act(&self.fs, &self.plan.target.name(), path, action)?;
         told.collects_writes = self.collects_writes;
+        if let (true, Some(renewal)) = (self.fs.map().has_quotas(), &self.renewal)
+            && matches!(action, QuotaAction::Set { .. })
+        {
+            match renewal.ask() {
+                Outcome::Done => told.collects_writes = false,
+                Outcome::InUse(users) => told.renewed_after = Some(users),
+                Outcome::Impossible => {}
+            }
+        }
         Ok(told)
     }
 

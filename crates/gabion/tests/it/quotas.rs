@@ -4,14 +4,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use serde_json::Value;
 
-use crate::world::Folder;
+use crate::world::{Folder, await_that};
 
 const MIB: usize = 1 << 20;
 
@@ -129,17 +131,32 @@ fn what_the_kernel_collects_is_refused_at_the_sync() {
 }
 
 #[test]
-fn where_there_is_a_quota_write_says_that_it_is_used_up() {
+fn with_the_first_quota_write_says_that_it_is_used_up() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
     let mnt = folder.mount("");
-    fs::write(mnt.join("old"), "").unwrap();
-    let told = folder.gabion(&["quota", "set", "mnt", "4M"]).succeeded();
-    assert!(told.contains("mounted again"), "{told}");
-    folder.gabion(&["umount", "mnt"]).succeeded();
-    folder.mount("");
-    let told = folder.gabion(&["quota", "set", "mnt", "5M"]).succeeded();
-    assert!(!told.contains("mounted again"), "{told}");
+    fs::write(mnt.join("old"), "before").unwrap();
+    // Whoever comes while the mount is exchanged for another one waits for that.
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(fs::read(mnt.join("old")).unwrap(), b"before");
+                assert_eq!(fs::read_dir(&mnt).unwrap().count(), 1);
+                fs::write(mnt.join("new"), "x").unwrap();
+                fs::remove_file(mnt.join("new")).unwrap();
+                statvfs(&mnt).unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let told = folder.gabion(&["quota", "set", "mnt", "5M"]).succeeded();
+        // It may have been in use each time that it was looked at.
+        await_that(|| !collects_writes(&folder));
+        is_over.store(true, Ordering::Relaxed);
+        user.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert!(told.contains("of 5 MiB"), "{told}");
+    });
+    fs::remove_file(mnt.join("old")).unwrap();
     let write = |name: &str, mib: usize| {
         let file = File::options().write(true).create(true).truncate(false).open(mnt.join(name));
         file.unwrap().write_all(&vec![1; mib * MIB])
@@ -178,7 +195,7 @@ fn quotas_stay_and_can_be_set_where_nothing_is_mounted() {
 fn what_had_no_room_when_the_kernel_handed_it_over_stops_no_command() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
-    let mnt = folder.mount("");
+    let mnt = folder.mount("writeback");
     folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
     folder.gabion(&["quota", "set", "mnt/home", "1M"]).succeeded();
     let overflow = |name: &str| {
@@ -197,7 +214,7 @@ fn what_had_no_room_when_the_kernel_handed_it_over_stops_no_command() {
 fn what_is_mounted_in_a_filesystem_stays_when_somebody_goes_over_a_quota() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();
-    let mnt = folder.mount("");
+    let mnt = folder.mount("writeback");
     folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
     folder.gabion(&["quota", "set", "mnt/home", "1M"]).succeeded();
     fs::create_dir(mnt.join("below")).unwrap();
@@ -226,4 +243,46 @@ fn what_can_have_no_quota_is_named() {
     set("mnt/absent", "1G").failed(1, &["absent"]);
     set("mnt", "much").failed(2, &["not a size"]);
     folder.gabion(&["quota", "list", "absent.img"]).failed(1, &["absent.img"]);
+}
+
+/// Whether the kernel of the mount does.
+fn collects_writes(folder: &Folder) -> bool {
+    let text = folder.gabion(&["quota", "list", "--json", "mnt"]).succeeded();
+    serde_json::from_str::<Value>(&text).unwrap()["collects_writes"] == true
+}
+
+#[test]
+fn a_mount_in_use_is_exchanged_once_nobody_uses_it() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let mut file = File::create(mnt.join("file")).unwrap();
+    let told = folder.gabion(&["quota", "set", "mnt", "5M"]).succeeded();
+    let user = format!("in use by process {}", process::id());
+    assert!(told.contains(&user) && told.contains("Once nobody uses it"), "{told}");
+    assert!(collects_writes(&folder));
+    file.write_all(b"kept").unwrap();
+    drop(file);
+    await_that(|| !collects_writes(&folder));
+    assert_eq!(fs::read(mnt.join("file")).unwrap(), b"kept");
+    assert_eq!(fill(&mnt.join("file"), 6), Err((4, Errno::DQUOT)));
+    folder.gabion(&["umount", "mnt"]).succeeded();
+}
+
+#[test]
+fn a_mount_that_is_unmounted_while_it_is_in_use_elsewhere_is_not_exchanged() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let other = folder.join("other");
+    fs::create_dir(&other).unwrap();
+    rustix::mount::mount_bind(&mnt, &other).unwrap();
+    let told = folder.gabion(&["quota", "set", "mnt", "5M"]).succeeded();
+    assert!(told.contains("in use by the mount at"), "{told}");
+    let daemon = folder.daemon();
+    rustix::mount::unmount(&mnt, UnmountFlags::empty()).unwrap();
+    rustix::mount::unmount(&other, UnmountFlags::empty()).unwrap();
+    daemon.await_end();
+    folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
+    assert_eq!(fs::read_dir(&mnt).unwrap().count(), 0);
 }

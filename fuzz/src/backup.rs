@@ -49,7 +49,7 @@ pub fn targets() -> Vec<Target> {
 
 fn locks() -> Vec<Lock> {
     let (salt, key) = ([1; 16], [2; 60]);
-    let passphrase = Lock::Passphrase { memory: 65_536, passes: 3, lanes: 1, salt, key };
+    let passphrase = Lock::Passphrase { memory: 65_536, passes: 3, lanes: 4, salt, key };
     vec![Lock::Open, passphrase, Lock::KeyFile { salt, key }]
 }
 

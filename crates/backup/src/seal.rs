@@ -22,8 +22,8 @@ use crate::format::header::{Lock, SEALED_KEY};
 const MEMORY: u32 = 64 << 10;
 /// And in passes over it.
 const PASSES: u32 = 3;
-/// And in lanes.
-const LANES: u32 = 1;
+/// And in lanes, which several processors share.
+const LANES: u32 = 4;
 const KEY: usize = 32;
 const TAG: usize = 16;
 /// The least that a key file may have, in bytes.

@@ -154,16 +154,21 @@ impl Daemon {
     /// Serves until the mount is gone, then writes what is left.
     pub fn run(mut self, signals: &Signals) -> Result<()> {
         loop {
-            let ended = self.serve(signals)?;
+            let (ended, leaving) = self.serve(signals)?;
             match self.renewal.as_ref().and_then(|renewal| renewal.take()) {
-                Some(curtain) if ended.is_ok() => self = self.renew(curtain)?,
+                Some(curtain) if ended.is_ok() && leaving.asked == 0 => {
+                    self = self.renew(curtain)?
+                }
                 _ => return self.finish(ended),
             }
         }
     }
 
-    /// Serves until the mount is gone.
-    fn serve(&self, signals: &Signals) -> Result<std::result::Result<End, mount::Error>> {
+    /// Serves until the mount is gone. Gives how that went, and whether somebody asked for it.
+    fn serve(
+        &self,
+        signals: &Signals,
+    ) -> Result<(std::result::Result<End, mount::Error>, Leaving)> {
         let waker = signals.waker();
         thread::scope(|scope| {
             let watcher = thread::Builder::new().name("watcher".to_owned());
@@ -177,7 +182,8 @@ impl Daemon {
                     Err(error) => return Err(Failure::of("cannot wait for signals", &error)),
                 }
             }
-            Ok(watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            let ended = watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((ended, leaving))
         })
     }
 

@@ -1,8 +1,8 @@
 //! The daemon's end of the control socket.
 //!
-//! One thread accepts, and each connection has one more, up to a bound. None of them is waited for
-//! when the daemon ends: whatever they still do is of interest only to a command that can see the
-//! connection close.
+//! One thread accepts, until the server is gone, and each connection has one more, up to a bound. None
+//! of them is waited for when the daemon ends: whatever they still do is of interest only to a command
+//! that can see the connection close.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -103,6 +103,7 @@ pub struct Server {
     /// Device and inode of the socket: the mount's number, after which it is named, may be another
     /// mount's when this one ends.
     identity: Option<(u64, u64)>,
+    listener: Arc<UnixListener>,
     shared: Arc<Shared>,
 }
 
@@ -121,7 +122,7 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = Arc::new(UnixListener::bind(path)?);
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         let shared = Arc::new(Shared {
             subject,
@@ -130,7 +131,8 @@ impl Server {
             waiting: Mutex::default(),
         });
         let (path, identity) = (path.to_owned(), identity(path));
-        let server = Self { path, identity, shared: Arc::clone(&shared) };
+        let server =
+            Self { path, identity, listener: Arc::clone(&listener), shared: Arc::clone(&shared) };
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || accept(&listener, &shared))?;
@@ -164,6 +166,8 @@ impl Drop for Server {
         if self.identity.is_some() && identity(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
+        // Its thread, which has the subject, sees the end.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
     }
 }
 
@@ -174,7 +178,11 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Err(_) => continue,
+        };
         if shared.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
             shared.connections.fetch_sub(1, Ordering::AcqRel);
             continue;

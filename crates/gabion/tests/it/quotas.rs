@@ -264,6 +264,14 @@ fn a_mount_in_use_is_exchanged_once_nobody_uses_it() {
     file.write_all(b"kept").unwrap();
     drop(file);
     await_that(|| !collects_writes(&folder));
+    // Nothing of the other one is left, but for who listens to this one.
+    let tasks = format!("/proc/{}/task", folder.daemon().pid.as_raw_nonzero());
+    let is_control =
+        |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "control\n");
+    await_that(|| {
+        let tasks = fs::read_dir(&tasks).unwrap();
+        tasks.filter(|task| is_control(&task.as_ref().unwrap().path())).count() == 1
+    });
     assert_eq!(fs::read(mnt.join("file")).unwrap(), b"kept");
     assert_eq!(fill(&mnt.join("file"), 6), Err((4, Errno::DQUOT)));
     folder.gabion(&["umount", "mnt"]).succeeded();

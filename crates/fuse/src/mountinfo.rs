@@ -77,18 +77,33 @@ pub fn below(mountpoint: &Path) -> io::Result<Option<Mount>> {
 /// on its directories and files, wherever it is mounted itself, or a part of it. None: nothing is,
 /// unless on the root.
 pub fn names_to_mounts(device: (u32, u32), mounts: &[Mount]) -> BTreeSet<OsString> {
+    let ways = ways_to_mounts(device, mounts);
+    let names = ways.iter().flat_map(|(way, _)| way.components());
+    let names = names.filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// What is mounted on a directory or file of the filesystem with this device number that is at or
+/// below `path`, from its root. What covers all of the filesystem is not meant.
+pub fn standing_in<'a>(device: (u32, u32), path: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
+    let ways = ways_to_mounts(device, mounts);
+    let stands = |way: &Path| way.starts_with(path) && way != Path::new("/");
+    ways.into_iter().rev().find(|(way, _)| stands(way)).map(|(_, mount)| mount)
+}
+
+/// From the root of the filesystem with this device number to each mount on it.
+fn ways_to_mounts(device: (u32, u32), mounts: &[Mount]) -> Vec<(PathBuf, &Mount)> {
     let of_it = mounts.iter().filter(|mount| mount.device == device);
     let of_it: BTreeMap<u32, &Mount> = of_it.map(|mount| (mount.id, mount)).collect();
     let on_it = mounts.iter().filter_map(|mount| Some((of_it.get(&mount.parent)?, mount)));
     let ways = on_it.filter_map(|(parent, mount)| {
         let rest = mount.mountpoint.strip_prefix(&parent.mountpoint).ok()?;
-        Some(parent.root.components().chain(rest.components()))
+        Some((parent.root.join(rest), mount))
     });
-    let names = ways.flatten().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        _ => None,
-    });
-    names.collect()
+    ways.collect()
 }
 
 /// What is mounted in the namespace of the thread that opened it, and whether that has changed.
@@ -288,6 +303,18 @@ mod tests {
         assert_eq!(names("39 36 0:51 / /mnt/a/b rw - tmpfs tmpfs rw\n"), ["a", "b"]);
         assert_eq!(names("39 37 0:51 / /elsewhere/a rw - tmpfs tmpfs rw\n"), ["a", "sub"]);
         assert_eq!(names("39 36 0:98 /x /mnt/bound rw - fuse.gabion volume rw\n"), ["bound"]);
+        let stands = |path: &str, rest| {
+            let mounts = parse(text(rest).as_bytes());
+            let found = standing_in((0, 98), Path::new(path), &mounts);
+            found.map(|mount| mount.mountpoint.display().to_string())
+        };
+        assert_eq!(stands("/", ""), None);
+        assert_eq!(stands("/", "39 36 0:51 / /mnt rw - tmpfs tmpfs rw\n"), None);
+        let inside = "39 37 0:51 / /elsewhere/a rw - tmpfs tmpfs rw\n";
+        for (path, is_there) in [("/", true), ("/sub", true), ("/sub/a", true), ("/sub/b", false)] {
+            assert_eq!(stands(path, inside).is_some(), is_there, "{path}");
+        }
+        assert_eq!(stands("/sub", "39 36 0:51 / /mnt/sub2 rw - tmpfs tmpfs rw\n"), None);
     }
 
     #[test]

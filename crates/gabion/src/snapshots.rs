@@ -1,6 +1,7 @@
 //! Snapshots of an open filesystem, in the words of the control protocol.
 
 use std::error::Error;
+use std::path::{Path, PathBuf};
 
 use gabion_base::ids::SubvolId;
 use gabion_host::clock;
@@ -53,22 +54,30 @@ pub fn find_subvolume(fs: &LocalFs, path: &str) -> Result<SubvolId, String> {
     })
 }
 
-/// Rolls the subvolume `of` of a filesystem back that is mounted here.
+/// Rolls the subvolume `of`, which is at `path`, of a filesystem back that is mounted here.
 pub fn roll_back(
     fs: &LocalFs,
     rollbacks: &Rollbacks,
     target: &str,
-    of: SubvolId,
+    (of, path): (SubvolId, &str),
     name: &str,
 ) -> Result<Vec<Reply>, String> {
     let acting = Acting { map: fs.map(), target, of };
     let Rollback { to, keep_as, now } = acting.rollback(name)?;
-    rollbacks.check().map_err(|error| format!("unmount it first: {error}"))?;
+    let place = match of == fs.root().subvol {
+        true => None,
+        false => Some(fs.resolve(path.as_bytes()).map_err(text)?),
+    };
+    let from_root = match place {
+        Some(_) => Path::new("/").join(path.trim_matches('/')),
+        None => PathBuf::from("/"),
+    };
+    rollbacks.check(&from_root)?;
     let roll_back = || {
         let done = fs.roll_back(of, to, keep_as.as_bytes(), now)?;
         Ok::<_, gabion_fs::Error>((done.kept, done.known))
     };
-    let kept = rollbacks.run(of, roll_back).map_err(text)?;
+    let kept = rollbacks.run(of, place, roll_back).map_err(text)?;
     Ok(vec![acting.tell(kept)?])
 }
 

@@ -233,7 +233,7 @@ impl Mounted {
 
     /// Sees to it that the kernel goes on from nothing that a rollback has made untrue.
     pub fn rollbacks(&self) -> Rollbacks {
-        Rollbacks::new(&self.fs, &self.front, self.session.notifier())
+        Rollbacks::new(&self.fs, &self.front, self.session.notifier(), self.device)
     }
 
     /// Unmounts. `Unmount::Plain` fails if it is in use; the others cannot wait for what the kernel

@@ -3,15 +3,19 @@
 //! 1. No request is being handled, and those that come wait.
 //! 2. The filesystem is rolled back, and its objects are known by other numbers from then on: what
 //!    the kernel asks about an earlier number is refused (ESTALE), bytes that it hands over, too.
-//! 3. Requests go on. The kernel looks all names up again, and drops what it has of objects that it
-//!    knew before, so that programs that have them open are told.
+//! 3. Requests go on. The kernel drops the name of the subvolume, with all that it knows below that,
+//!    or looks all names up again if it is the mount's root. And it drops what it has of objects that
+//!    it knew before, so that programs that have them open are told.
 //!
-//! The third step waits for requests, so nobody does it who handles one.
+//! The third step waits for requests, so nobody does it who handles one. It takes away what is mounted
+//! below those names, so nobody does it either where something is.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use gabion_base::ids::SubvolId;
+use gabion_fuse::mountinfo::{self, standing_in};
 use gabion_fuse::{ByteRange, NodeId, Notifier};
 use gabion_map::FileId;
 use gabion_node::{Eras, Filesystem};
@@ -24,11 +28,17 @@ pub struct Rollbacks {
     fs: Weak<dyn Filesystem>,
     front: Arc<Front>,
     notifier: Notifier,
+    device: (u32, u32),
 }
 
 impl Rollbacks {
-    pub(super) fn new(fs: &Arc<dyn Filesystem>, front: &Arc<Front>, notifier: Notifier) -> Self {
-        Self { fs: Arc::downgrade(fs), front: Arc::clone(front), notifier }
+    pub(super) fn new(
+        fs: &Arc<dyn Filesystem>,
+        front: &Arc<Front>,
+        notifier: Notifier,
+        device: (u32, u32),
+    ) -> Self {
+        Self { fs: Arc::downgrade(fs), front: Arc::clone(front), notifier, device }
     }
 
     /// The number by which the kernel knows an object now.
@@ -47,13 +57,22 @@ impl Rollbacks {
         Arc::clone(self.front.eras())
     }
 
-    /// Fails if this kernel would go on with names that are no longer true, or the mount has seen
-    /// as many rollbacks as it can.
-    pub fn check(&self) -> io::Result<()> {
-        self.notifier.inc_epoch()?;
+    /// Why the subvolume at `path`, from the root, cannot be rolled back: something is mounted in it;
+    /// this kernel would go on with names that are no longer true; or the mount has seen as many
+    /// rollbacks as it can.
+    pub fn check(&self, path: &Path) -> Result<(), String> {
+        let unmount = |error: &io::Error| format!("unmount it first: {error}");
+        let mounts = mountinfo::mounts().map_err(|error| unmount(&error))?;
+        if let Some(mount) = standing_in(self.device, path, &mounts) {
+            let mountpoint = mount.mountpoint.display();
+            return Err(format!("{mountpoint} is mounted in it: unmount that first"));
+        }
+        if path == Path::new("/") {
+            self.notifier.inc_epoch().map_err(|error| unmount(&error))?;
+        }
         match self.front.eras().has_more() {
             true => Ok(()),
-            false => Err(io::Error::other("it was rolled back too often")),
+            false => Err(unmount(&io::Error::other("it was rolled back too often"))),
         }
     }
 
@@ -63,10 +82,12 @@ impl Rollbacks {
         self.front.alone(run)
     }
 
-    /// Has `run` roll `of` back. It gives, among others, the objects that the kernel knows of it.
+    /// Has `run` roll `of` back, whose name this is and the directory that it is in; none if it is the
+    /// root. It gives, among others, the objects that the kernel knows of it.
     pub fn run<T, E>(
         &self,
         of: SubvolId,
+        name: Option<(FileId, &[u8])>,
         run: impl FnOnce() -> Result<(T, Vec<FileId>), E>,
     ) -> Result<T, E> {
         let (done, known) = self.front.alone(|| {
@@ -76,7 +97,10 @@ impl Rollbacks {
             Ok((done, known))
         })?;
         // Of a mount that is gone nothing is left to be forgotten.
-        let _ = self.notifier.inc_epoch();
+        let _ = match name {
+            Some((directory, name)) => self.notifier.inval_entry(self.node(directory), name),
+            None => self.notifier.inc_epoch(),
+        };
         let root = NodeId(gabion_fs::ROOT.0);
         for node in known.into_iter().chain([root]) {
             let _ = self.notifier.inval_inode(node, ByteRange::All);

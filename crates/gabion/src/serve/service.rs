@@ -115,11 +115,12 @@ impl Subject for Service {
         path: Option<&str>,
         action: &SnapshotAction,
     ) -> std::result::Result<Vec<Reply>, String> {
-        let of = snapshots::find_subvolume(&self.fs, path.unwrap_or_default())?;
+        let path = path.unwrap_or_default();
+        let of = snapshots::find_subvolume(&self.fs, path)?;
         let name = self.plan.target.name();
         let done = match action {
             SnapshotAction::Rollback { name: to } => {
-                snapshots::roll_back(&self.fs, &self.rollbacks, &name, of, to)
+                snapshots::roll_back(&self.fs, &self.rollbacks, &name, (of, path), to)
             }
             SnapshotAction::Create { .. } => {
                 // What is written before need not be while everybody waits.

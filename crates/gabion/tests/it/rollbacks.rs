@@ -129,6 +129,36 @@ fn a_subvolume_is_rolled_back_and_the_rest_goes_on() {
     folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
 }
 
+/// The kernel would take it away, and whoever writes there would write into the folder below.
+#[test]
+fn nothing_is_rolled_back_in_which_something_is_mounted() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    folder.gabion(&["mkfs", "--size", "64M", "other.img"]).succeeded();
+    for sub in ["mnt/one", "mnt/two"] {
+        folder.gabion(&["subvolume", "create", sub]).succeeded();
+        folder.gabion(&["snapshot", "create", sub, "first"]).succeeded();
+        fs::write(folder.join(sub).join("later"), "").unwrap();
+    }
+    folder.gabion(&["snapshot", "create", "mnt", "first"]).succeeded();
+    fs::create_dir(mnt.join("one/below")).unwrap();
+    folder.gabion(&["mount", "other.img", "mnt/one/below"]).succeeded();
+    fs::write(mnt.join("one/below/file"), "there").unwrap();
+    let inside = mnt.join("one/below").canonicalize().unwrap();
+    let told = format!("{} is mounted in it: unmount that first", inside.display());
+    for of in ["mnt", "mnt/one"] {
+        folder.gabion(&["snapshot", "rollback", of, "first"]).failed(1, &[&told]);
+    }
+    // Elsewhere it does no harm.
+    roll_back(&folder, "mnt/two", "first");
+    assert_eq!(names(&mnt.join("two")), [""; 0]);
+    assert_eq!(fs::read(mnt.join("one/below/file")).unwrap(), b"there");
+    folder.gabion(&["umount", "mnt/one/below"]).succeeded();
+    roll_back(&folder, "mnt/one", "first");
+    assert_eq!(names(&mnt.join("one")), [""; 0]);
+}
+
 #[test]
 fn rollbacks_beside_writers_leave_what_the_snapshot_has() {
     let Some(folder) = Folder::for_mounts() else { return };

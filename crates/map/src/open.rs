@@ -217,9 +217,34 @@ fn newest(disk: &dyn Disk) -> Result<Superblock, MapError> {
     Ok(newest.clone())
 }
 
+/// What is read of a filesystem that is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UpTo {
+    /// What the journal has, too.
+    Journal,
+    /// What the last commit has.
+    Commit,
+}
+
 impl LocalMap {
     /// Opens the filesystem on `disk` and replays its journal.
     pub fn open(disk: Arc<dyn Disk>, mode: OpenMode, limits: Limits) -> Result<Self, MapError> {
+        Self::open_up_to(UpTo::Journal, disk, mode, limits)
+    }
+
+    /// Opens what the last commit has, to be read while somebody else may change the filesystem.
+    /// Snapshots can be relied upon for as long as nobody removes them. All else is used again in
+    /// time, and then fails its checksums; that may happen to this call, too.
+    pub fn open_beside(disk: Arc<dyn Disk>, limits: Limits) -> Result<Self, MapError> {
+        Self::open_up_to(UpTo::Commit, disk, OpenMode::ReadOnly, limits)
+    }
+
+    fn open_up_to(
+        up_to: UpTo,
+        disk: Arc<dyn Disk>,
+        mode: OpenMode,
+        limits: Limits,
+    ) -> Result<Self, MapError> {
         let superblock = newest(&*disk)?;
         let uuid = superblock.uuid;
         let unknown = superblock.read_only_compatible & !READ_ONLY_COMPATIBLE;
@@ -277,6 +302,9 @@ impl LocalMap {
             subvols,
             superblock,
         });
+        if up_to == UpTo::Commit {
+            return Ok(map);
+        }
         let mut batches = 0_u64;
         let next = replay(&*disk, uuid, &layout, start, |batch| {
             batches += 1;

@@ -6,6 +6,7 @@
 //!     source   what is in one                      chain    some streams, one upon the other
 //!       mounted   as files of a mount              rebuild  the tree, under a name of its own
 //!       stored    as items of a map                place    its name, when it is complete
+//!       beside    the same, of what is mounted
 //!     ahead    source -> objects and bytes, several at a time
 //!     save     those -> stream
 //!     destination   a place, or standard output piped    streams from standard input
@@ -15,6 +16,7 @@
 //! What a stream is made of is in `gabion-backup`; what a difference is, in `gabion-node`.
 
 pub mod ahead;
+pub mod beside;
 pub mod chain;
 pub mod delta;
 pub mod destination;

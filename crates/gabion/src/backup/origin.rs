@@ -21,7 +21,7 @@ use gabion_map::removal::Removing;
 use gabion_node::{Delta, LocalFs, Settings};
 use gabion_volume::volume::Volume;
 
-use super::delta;
+use super::{beside, delta};
 use crate::cmd::status::{Subject, User};
 use crate::control::wire::{Reply, Request, Snapshot, SnapshotAction, Status, SubvolumeAction};
 use crate::failure::{Failure, Result};
@@ -136,16 +136,29 @@ impl Origin {
                 let used = fs.space().used.saturating_mul(BLOCK_SIZE as u64);
                 Ok((fs.map().superblock().uuid.0, used))
             }
-            Self::Mounted { .. } => match self.ask(Request::Status)?.pop() {
-                Some(Reply::Status(status)) => {
-                    let Status { uuid, used_bytes, .. } = *status;
-                    let uuid = Uuid::parse(&uuid);
-                    let uuid = uuid.ok_or_else(|| Failure::new("the daemon names no identity"))?;
-                    Ok((uuid.0, used_bytes))
-                }
-                other => Err(unexpected(other)),
-            },
+            Self::Mounted { .. } => {
+                let Status { uuid, used_bytes, .. } = *self.status()?;
+                let uuid = Uuid::parse(&uuid);
+                let uuid = uuid.ok_or_else(|| Failure::new("the daemon names no identity"))?;
+                Ok((uuid.0, used_bytes))
+            }
         }
+    }
+
+    /// What the daemon tells of it.
+    fn status(&self) -> Result<Box<Status>> {
+        match self.ask(Request::Status)?.pop() {
+            Some(Reply::Status(status)) => Ok(status),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The snapshot `name`, past the mount, if it is one and that can be.
+    pub fn beside(&self, name: &str) -> Option<LocalFs> {
+        let Self::Mounted { .. } = self else { return None };
+        let snapshots = self.list().ok()?;
+        let snapshot = snapshots.iter().find(|snapshot| snapshot.name == name)?;
+        beside::open(&*self.status().ok()?, snapshot)
     }
 
     fn ask(&self, request: Request) -> Result<Vec<Reply>> {
@@ -194,12 +207,15 @@ impl Origin {
 
     /// All snapshots, oldest first, and whether they are held.
     pub fn all_snapshots(&self) -> Result<Vec<(String, bool)>> {
-        let mut replies = self.act(SnapshotAction::List)?;
-        let Some(Reply::Snapshots(found)) = replies.pop() else {
-            return Err(unexpected(replies.pop()));
-        };
-        let all = found.snapshots.into_iter();
+        let all = self.list()?.into_iter();
         Ok(all.map(|Snapshot { name, held, .. }| (name, held)).collect())
+    }
+
+    fn list(&self) -> Result<Vec<Snapshot>> {
+        match self.act(SnapshotAction::List)?.pop() {
+            Some(Reply::Snapshots(found)) => Ok(found.snapshots),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Makes a snapshot of everything that programs have written by now.

@@ -1,4 +1,5 @@
-//! A snapshot as items of a map: on an image, a device or a volume that nobody has in use.
+//! A snapshot as items of a map: on an image, a device or a volume that nobody has in use, or beside
+//! who has it in use.
 
 use std::ops::Range;
 
@@ -29,6 +30,11 @@ impl<'f> Stored<'f> {
         let found = fs.map().find_snapshot(of, name.as_bytes());
         let found = found.ok_or_else(|| Failure::new(format!("there is no snapshot {name:?}")))?;
         Ok(Self { fs, root: FileId::new(found, ROOT) })
+    }
+
+    /// What `fs` is, which is a snapshot.
+    pub fn all_of(fs: &'f LocalFs) -> Self {
+        Self { fs, root: fs.root() }
     }
 }
 

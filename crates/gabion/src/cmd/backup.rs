@@ -328,10 +328,16 @@ fn read(
     }
     let progress_of = &mut progress;
     let writer = match origin {
-        Origin::Mounted { dir, .. } => {
-            let source = &Mounted::new(at(dir, &snapshot))?;
-            all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
-        }
+        Origin::Mounted { dir, .. } => match origin.beside(&snapshot) {
+            Some(fs) => {
+                let source = &Stored::all_of(&fs);
+                all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
+            }
+            None => {
+                let source = &Mounted::new(at(dir, &snapshot))?;
+                all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?
+            }
+        },
         Origin::Stored { fs, of, .. } => {
             let source = &Stored::new(fs, *of, &snapshot)?;
             all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?

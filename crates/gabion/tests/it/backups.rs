@@ -1,5 +1,6 @@
 //! Backups and restorations of mounted filesystems and of images, as users meet them.
 
+mod beside;
 #[cfg(feature = "s3")]
 mod bucket;
 #[cfg(feature = "s3")]

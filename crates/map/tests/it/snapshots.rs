@@ -15,7 +15,7 @@ use gabion_map::format::subvolume::{Hold, Most};
 use gabion_map::removal::Removing;
 use gabion_map::subvolumes::Refusal;
 use gabion_map::tree::Diff;
-use gabion_map::{FileId, Key, Kind, LocalMap, MapError, Stop, Txn};
+use gabion_map::{FileId, Key, Kind, Limits, LocalMap, MapError, Stop, Txn};
 
 use super::local::{Model, assert_exact, file, format_on, open, random_step, read, write};
 
@@ -399,6 +399,41 @@ fn bytes_on_their_way_end_with_their_subvolume() {
     remove_all(&map);
     assert!(map.space().available > space.available);
     assert_exact(&map);
+    drop(map);
+    assert_exact(&open(&disk));
+}
+
+/// As backups do. What the last commit has besides is used again, which opening may meet, too.
+#[test]
+fn a_snapshot_is_read_beside_who_goes_on_writing() {
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    let bytes = |ino: u64| vec![ino as u8; 40_000];
+    (10..60).for_each(|ino| write(&map, file(ino), 0, &bytes(ino)).expect("room"));
+    let snapshot = map.create_snapshot(SUBVOL, b"one", 0).expect("room");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for ino in 10..14 {
+            let (map, stop) = (&map, &stop);
+            scope.spawn(move || write_all_the_time(map, ino, stop));
+        }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                map.commit().expect("room");
+            }
+        });
+        for _ in 0..20 {
+            let limits = Limits::within(4 << 20);
+            let open = || LocalMap::open_beside(Arc::clone(&disk), limits).ok();
+            let beside = std::iter::repeat_with(open).take(1000).flatten().next().expect("a lull");
+            for ino in 10..60 {
+                let old = FileId::new(snapshot, Ino(ino));
+                assert_eq!(read(&beside, old, 0, 50_000), bytes(ino), "{ino}");
+            }
+            assert!(matches!(beside.check_writable(), Err(MapError::ReadOnly)));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
     drop(map);
     assert_exact(&open(&disk));
 }

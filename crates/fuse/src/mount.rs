@@ -188,6 +188,15 @@ pub enum MountError {
         #[source]
         error: io::Error,
     },
+    /// What programs have written below a mount cannot be had.
+    #[error("cannot sync {}", mountpoint.display())]
+    Sync {
+        /// Where.
+        mountpoint: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
     /// The program that mounts for ordinary users failed.
     #[error("{FUSERMOUNT} failed: {0}")]
     Fusermount(String),
@@ -387,20 +396,42 @@ pub fn expire(mountpoint: &Path) -> Result<Expiry, MountError> {
     }
 }
 
-/// Calls umount2(2) in a process of its own, without our descriptors. On a block device the call
-/// waits for whoever serves the mount. If that is this process, and it is killed meanwhile, a
-/// thread of it in that call would keep the connection open that it waits for, for ever.
+/// Has the kernel hand over all that programs have written below this mountpoint, whatever errors it
+/// meets. Whoever serves the mount may call this, but not from a thread that handles requests.
+pub fn hand_over(mountpoint: &Path) -> Result<(), MountError> {
+    let target = c_string(mountpoint.as_os_str())?;
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: the path is NUL-terminated and outlives the calls, and only system calls are made.
+    let synced = apart(|| unsafe {
+        match libc::open(target.as_ptr(), flags) {
+            -1 => -1,
+            mount => libc::syncfs(mount),
+        }
+    });
+    synced.map_err(|error| MountError::Sync { mountpoint: mountpoint.to_owned(), error })
+}
+
+/// Calls umount2(2) where nothing of ours is open: on a block device the call waits for whoever serves
+/// the mount. If that is this process, and it is killed meanwhile, a thread of it in that call would
+/// keep the connection open that it waits for, for ever.
 fn unmount_apart(target: &CStr, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    apart(|| unsafe { libc::umount2(target.as_ptr(), flags) })
+}
+
+/// Calls `run` in a process of its own, without our descriptors. It makes system calls only, on memory
+/// that was there before, and gives what the failed one or the last one gave.
+fn apart(run: impl FnOnce() -> libc::c_int) -> io::Result<()> {
     // SAFETY: the child makes system calls only, on memory that was there before.
     let child = unsafe { libc::fork() };
     if child < 0 {
         return Err(io::Error::last_os_error());
     }
     if child == 0 {
-        // SAFETY: as above; the path is NUL-terminated, and _exit runs no destructors.
+        // SAFETY: as above, and _exit runs no destructors.
         unsafe {
             libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
-            let status = match libc::umount2(target.as_ptr(), flags) {
+            let status = match run() {
                 0 => 0,
                 _ => *libc::__errno_location(),
             };

@@ -328,8 +328,12 @@ fn start_here(storage: Storage, place: &Place, plan: &Plan) -> Result<Started> {
     let renewal = by_default.then(|| Renewal::new(plan, mounted.device()));
     let service = Service::new(plan, &fs, &storage, (&mounted, source), renewal.clone());
     let sink = volumes::sink("gabion mount").ok();
-    let kernel = Some((mounted.notifier(), mounted.rollbacks()));
-    watching::watch(&fs, plan.target.name(), kernel, sink);
+    let kernel = watching::Kernel {
+        place: (plan.mountpoint.clone(), mounted.device()),
+        notifier: mounted.notifier(),
+        rollbacks: mounted.rollbacks(),
+    };
+    watching::watch(&fs, plan.target.name(), Some(kernel), sink);
     let behind = Behind::Disk(storage, fs);
     Ok(Started { behind, mounted, subject: Arc::new(service), renewal })
 }

@@ -1,13 +1,15 @@
 //! Snapshots that are made by themselves, as users meet them.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::world::{Folder, names};
+use crate::world::{Folder, Running, names};
 
 /// How long a daemon may take to make what is due.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,4 +64,27 @@ fn a_mount_makes_the_snapshots_of_its_schedules() {
     folder.mount("");
     await_count(&all, 3);
     folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
+}
+
+/// The kernel has it, and would keep it for half a minute.
+#[test]
+fn a_snapshot_of_a_schedule_has_what_programs_had_written_before() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("writeback");
+    // Nobody else has it open: to close it would hand it over.
+    let script = "import sys\nfile = open('mnt/file', 'wb', 0)\nfile.write(b'7' * 2**20)\n\
+                  print(flush=True)\nsys.stdin.read()";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).current_dir(folder.path());
+    let child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut writer = Running(child);
+    writer.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    folder.gabion(&["snapshot", "schedule", "mnt", "daily=7"]).succeeded();
+    let all = mnt.join(".snapshots");
+    let made = await_count(&all, 1);
+    let found = fs::read(all.join(&made[0]).join("file")).unwrap();
+    assert!(found == vec![b'7'; 1 << 20], "{} bytes", found.len());
+    drop(writer);
+    folder.gabion(&["umount", "mnt"]).succeeded();
 }

@@ -26,6 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who wants to know what a filesystem does by itself.
 pub trait FilesystemWatcher: Send + Sync {
+    /// A snapshot is about to be made: whoever keeps back what programs have written hands it over.
+    fn hand_over(&self) {}
+
+    /// Calls `make`, which makes the snapshot, at an instant at which nothing is changed.
+    fn at_rest(&self, make: &mut dyn FnMut()) {
+        make();
+    }
+
     /// The snapshots of a subvolume are others now.
     fn changed(&self, of: SubvolId);
 
@@ -72,8 +80,18 @@ impl SnapshotMaker for LocalFs {
     }
 
     fn make(&self, of: SubvolId, name: &[u8], created: i64) -> Result<(), Error> {
-        self.map.create_snapshot(of, name, created)?;
-        Ok(())
+        let mut made = Ok(());
+        let mut make = || made = self.map.create_snapshot(of, name, created).map(drop);
+        match self.scheduler.watcher.get() {
+            Some(watcher) => {
+                watcher.hand_over();
+                // What is written before need not be while everybody waits.
+                self.map.sync()?;
+                watcher.at_rest(&mut make);
+            }
+            None => make(),
+        }
+        Ok(made?)
     }
 
     fn remove(&self, _of: SubvolId, old: &[(SubvolId, Vec<u8>)]) -> Result<(), Error> {

@@ -18,6 +18,7 @@ use gabion_backup::format::record::PIECE_MAX;
 use gabion_backup::{Digest, Hash, Object};
 use gabion_node::Stretch;
 
+use super::abreast::{self, read_piece};
 use super::source::{Bytes, Reading, Source};
 use crate::failure::{Failure, Result};
 
@@ -256,32 +257,48 @@ impl<S: Source, F: Fn(&Object, u64) -> Option<u64>> Reader<'_, S, F> {
         outbox: &mut Outbox<'_>,
     ) -> Outcome {
         let bytes = self.source.open(node, Reading::Whole)?;
-        let mut at = range.start;
-        while at < range.end {
-            let Some(data) = bytes.data(at)?.filter(|data| data.start < range.end) else { break };
-            let (mut from, end) = (data.start.max(at), data.end.min(range.end));
-            while from < end {
-                let to = piece_end(from, end);
-                let piece = read_piece(bytes.as_ref(), from..to)?;
-                if (piece.len() as u64) < to - from {
-                    let text = format!("object {ino} has become shorter");
-                    return Err(Failure::new(text).into());
-                }
-                outbox.put_piece(from, piece)?;
-                from = to;
+        let is_long = range.end - range.start >= abreast::LENGTH_MIN;
+        let mut pieces = pieces(bytes.as_ref(), range);
+        let mut put = |range: Range<u64>, piece: Vec<u8>| {
+            if (piece.len() as u64) < range.end - range.start {
+                let text = format!("object {ino} has become shorter");
+                return Err(Failure::new(text).into());
             }
-            at = end.max(at + 1);
+            outbox.put_piece(range.start, piece)
+        };
+        if is_long && !self.source.reads_ahead() {
+            return abreast::read(self.source, node, pieces, put);
         }
-        Ok(())
+        pieces.try_for_each(|range| {
+            let range = range?;
+            put(range.clone(), read_piece(bytes.as_ref(), range)?)
+        })
     }
+}
+
+/// The pieces of a range that are no holes.
+fn pieces(bytes: &dyn Bytes, range: Range<u64>) -> impl Iterator<Item = Result<Range<u64>>> {
+    let mut data = range.start..range.start;
+    std::iter::from_fn(move || {
+        if data.is_empty() {
+            let next = match bytes.data(data.end) {
+                Ok(next) => next?,
+                Err(failure) => return Some(Err(failure)),
+            };
+            // It may tell of what was before, too.
+            data = next.start.max(data.end)..next.end.min(range.end);
+            if data.is_empty() {
+                return None;
+            }
+        }
+        let piece = data.start..piece_end(data.start, data.end);
+        data.start = piece.end;
+        Some(Ok(piece))
+    })
 }
 
 /// Pieces end where they would in any other file: equal parts are found so.
 fn piece_end(at: u64, end: u64) -> u64 {
     const PIECE: u64 = PIECE_MAX as u64;
     end.min((at / PIECE + 1) * PIECE)
-}
-
-fn read_piece(bytes: &dyn Bytes, range: Range<u64>) -> Result<Vec<u8>> {
-    bytes.read(range.start, (range.end - range.start) as usize)
 }

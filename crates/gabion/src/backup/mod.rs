@@ -8,6 +8,7 @@
 //!       stored    as items of a map                place    its name, when it is complete
 //!       beside    the same, of what is mounted
 //!     ahead    source -> objects and bytes, several at a time
+//!     abreast  the same with pieces of one object
 //!     save     those -> stream
 //!     destination   a place, or standard output piped    streams from standard input
 //!                        store    places for streams: folders and others
@@ -15,6 +16,7 @@
 //!
 //! What a stream is made of is in `gabion-backup`; what a difference is, in `gabion-node`.
 
+pub mod abreast;
 pub mod ahead;
 pub mod beside;
 pub mod chain;

@@ -82,6 +82,11 @@ impl Source for Mounted {
         Ok(Some((object, stat.stx_nlink.into())))
     }
 
+    fn reads_ahead(&self) -> bool {
+        // The kernel sees to that.
+        true
+    }
+
     fn open<'s>(&'s self, path: &PathBuf, reading: Reading) -> Result<Box<dyn Bytes + 's>> {
         let file = reach(path).and_then(File::open).map_err(|error| unreadable(path, &error))?;
         if reading == Reading::Parts {

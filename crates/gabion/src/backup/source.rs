@@ -12,7 +12,7 @@ const INODES: u64 = 1 << 40;
 /// A snapshot that can be read. Nothing in it ever changes.
 pub trait Source: Sync {
     /// How it finds an object again.
-    type Node: Clone + Send;
+    type Node: Clone + Send + Sync;
 
     /// The root directory.
     fn root(&self) -> Result<Self::Node>;
@@ -26,6 +26,9 @@ pub trait Source: Sync {
     /// An object and the number of its names. Its content is told to be fresh. Nothing if it
     /// belongs to another subvolume.
     fn object(&self, node: &Self::Node) -> Result<Option<(Object, u64)>>;
+
+    /// Whether whoever reads a file in order finds the next bytes in memory.
+    fn reads_ahead(&self) -> bool;
 
     /// Opens a regular file.
     fn open<'s>(&'s self, node: &Self::Node, reading: Reading) -> Result<Box<dyn Bytes + 's>>;

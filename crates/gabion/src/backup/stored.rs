@@ -84,6 +84,10 @@ impl Source for Stored<'_> {
         read().map(Some).map_err(|error| unreadable(*file, &error))
     }
 
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
     fn open<'s>(&'s self, file: &FileId, _reading: Reading) -> Result<Box<dyn Bytes + 's>> {
         Ok(Box::new(OpenFile { fs: self.fs, file: *file }))
     }

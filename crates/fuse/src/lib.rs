@@ -43,6 +43,7 @@ mod probe;
 mod reply;
 mod request;
 mod session;
+mod unmount;
 mod wake;
 
 pub use attr::{Attr, Entry, ExtendedAttr, OpenFlags, Opened, Statfs};

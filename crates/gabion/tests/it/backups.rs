@@ -2,6 +2,8 @@
 
 #[cfg(feature = "s3")]
 mod bucket;
+mod choosing;
+mod full;
 #[cfg(feature = "s3")]
 mod objects;
 mod pipes;

@@ -52,7 +52,11 @@ pub fn map_errno(error: &MapError) -> i32 {
             Refusal::Absent => libc::ENOENT,
             Refusal::NameTaken(_) => libc::EEXIST,
             Refusal::BadName(_) | Refusal::NoSnapshot | Refusal::InItself => libc::EINVAL,
-            Refusal::Held(_) | Refusal::HasClones(_) | Refusal::HasSnapshots => libc::EBUSY,
+            Refusal::Held(_)
+            | Refusal::HasClones(_)
+            | Refusal::RolledBackTo(_)
+            | Refusal::HasSnapshots
+            | Refusal::HasSubvolumes => libc::EBUSY,
         },
         _ => libc::EIO,
     }

@@ -120,7 +120,7 @@ fn end(done: failure::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("gabion: {failure}");
+            print::notice(failure.to_string());
             failure.code().into()
         }
     }

@@ -51,6 +51,7 @@ impl Location {
             return Ok(Self { filesystem: Subject::InUse(User::Mount(mount)), path });
         }
         if is_absent(text) && Place::of(text)?.volume.is_none() {
+            check_folder(text)?;
             return Err(Failure::new(format!(
                 "{} is neither in a mounted Gabion filesystem, nor a device, an image or a volume",
                 text.display()
@@ -105,7 +106,7 @@ fn check_no_plain_file(text: &Path) -> Result<()> {
     let is_within = || -> Result<bool> {
         let real = text.canonicalize().ok();
         let folder = real.as_deref().and_then(Path::parent);
-        Ok(folder.map(mounts::containing).transpose()?.flatten().is_some())
+        Ok(folder.map(mounts::of_path).transpose()?.flatten().is_some())
     };
     let is_image = || {
         let disk = FileDisk::open(text, file_disk::OpenMode::ReadOnlyShared);
@@ -116,6 +117,17 @@ fn check_no_plain_file(text: &Path) -> Result<()> {
     }
     let what = format!("{} is a file in a mounted filesystem, and no image", text.display());
     Err(Failure::new(what).next("Say a mountpoint, or the folder of a subvolume below one."))
+}
+
+/// Fails if the folder is not there that a path would be in.
+fn check_folder(text: &Path) -> Result<()> {
+    let folder = text.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder.map(|folder| (folder, fs::metadata(folder))) {
+        Some((folder, Err(error))) => {
+            Err(Failure::of(format!("{}: {}", text.display(), folder.display()), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails unless both, which the paths say, are in one filesystem.

@@ -76,12 +76,29 @@ pub fn at(mountpoint: &Path) -> Result<Option<Mount>> {
 }
 
 /// Our mount that the folder `path` is in, and its path from there; nothing if it is no folder.
-/// Looks at the path: its daemon must be alive.
+/// Looks at the path: its daemon must be alive. Fails if that path is no UTF-8, as daemons are told
+/// paths in that only.
 pub fn containing(path: &Path) -> Result<Option<(Mount, String)>> {
+    let Some((mount, within)) = around(path)? else { return Ok(None) };
+    match within.into_os_string().into_string() {
+        Ok(within) => Ok(Some((mount, within))),
+        Err(_) => {
+            let what = format!("{} has a name in it that is not UTF-8", path.display());
+            Err(Failure::new(what).next("Rename it first: this command cannot say such names."))
+        }
+    }
+}
+
+/// Our mount that the folder `path` is in.
+pub fn of_path(path: &Path) -> Result<Option<Mount>> {
+    Ok(around(path)?.map(|(mount, _)| mount))
+}
+
+fn around(path: &Path) -> Result<Option<(Mount, PathBuf)>> {
     let absolute =
         std::path::absolute(path).map_err(|error| Failure::of(path.display(), &error))?;
     if let Some(mount) = at(&absolute)?.filter(is_gabion) {
-        return Ok(Some((mount, String::new())));
+        return Ok(Some((mount, PathBuf::new())));
     }
     // What is there is named by its real path; what is to be made, by that of its folder.
     let real = absolute.canonicalize().or_else(|error| match absolute.file_name() {
@@ -94,8 +111,9 @@ pub fn containing(path: &Path) -> Result<Option<(Mount, String)>> {
     }
     for above in real.ancestors() {
         let Some(mount) = at(above)? else { continue };
-        let within = real.strip_prefix(above).ok().and_then(Path::to_str);
-        return Ok(within.filter(|_| is_gabion(&mount)).map(|within| (mount, within.to_owned())));
+        let within = real.strip_prefix(above).ok();
+        let within = within.filter(|_| is_gabion(&mount)).map(Path::to_owned);
+        return Ok(within.map(|within| (mount, within)));
     }
     Ok(None)
 }

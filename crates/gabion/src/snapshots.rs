@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use gabion_base::ids::SubvolId;
 use gabion_host::clock;
-use gabion_map::format::item::SubvolRecord;
+use gabion_map::format::item::{Access, SubvolRecord};
 use gabion_map::format::subvolume::{Hold, Schedule};
 use gabion_map::{FileId, LocalMap};
-use gabion_node::{Change, LocalFs, differences, kept_name, left_without_name};
+use gabion_node::{Change, LocalFs, SNAPSHOTS_NAME, differences, kept_name, left_without_name};
+use rustix::io::Errno;
 
 use crate::backup;
 use crate::control::wire::{
@@ -32,6 +33,9 @@ pub fn act(
     action: &SnapshotAction,
 ) -> Result<Vec<Reply>, String> {
     let acting = Acting { map, target, of };
+    if map.access(of) == Some(Access::ReadOnly) {
+        return Err("that is a snapshot, which has none itself".to_owned());
+    }
     let replies = match action {
         SnapshotAction::List => vec![acting.list()],
         SnapshotAction::Create { name } => vec![acting.create(name)?],
@@ -49,7 +53,9 @@ pub fn act(
 /// The subvolume whose root is at `path`, or the snapshot.
 pub fn find_subvolume(fs: &LocalFs, path: &str) -> Result<SubvolId, String> {
     fs.subvolume_of(path.as_bytes()).map_err(|error| match error {
-        gabion_fs::Error::InvalidArgument => format!("/{path} is not the root of a subvolume"),
+        gabion_fs::Error::InvalidArgument => {
+            format!("/{path} is not the root of a subvolume; gabion subvolume list shows which are")
+        }
         error => format!("/{path}: {}", chain(&error)),
     })
 }
@@ -222,13 +228,14 @@ pub fn act_on_subvolumes(
         }
         SubvolumeAction::Create { path } => {
             let made = fs.create_subvolume(path.as_bytes());
-            let made = made.map_err(|error| format!("/{path}: {}", text(error)))?;
+            let made = made.map_err(|error| format!("/{path}: {}", at_path(path, error)))?;
             (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
         }
         SubvolumeAction::Clone { from, path } => {
             let of = find_subvolume(fs, from)?;
             let made = fs.clone_snapshot(of, path.as_bytes());
-            let made = made.map_err(|error| format!("/{from} to /{path}: {}", text(error)))?;
+            let failed = |error| format!("/{from} to /{path}: {}", at_path(path, error));
+            let made = made.map_err(failed)?;
             (vec![row(made.subvol, Some(path.clone()))], vec![named(made.parent, path)])
         }
         SubvolumeAction::Rename { from, to } => {
@@ -247,6 +254,15 @@ pub fn act_on_subvolumes(
         }
     };
     Ok((Subvolumes { target: target.to_owned(), subvolumes: rows }, changed))
+}
+
+/// Why something could not be made at `path`.
+fn at_path(path: &str, error: gabion_fs::Error) -> String {
+    let is_in_snapshot = path.split('/').any(|name| name.as_bytes() == SNAPSHOTS_NAME);
+    match is_in_snapshot && gabion_fs::errno(&error) == Errno::ROFS.raw_os_error() {
+        true => "nothing can be made in a snapshot, or beside those that are there".to_owned(),
+        false => text(error),
+    }
 }
 
 fn text(error: impl Error) -> String {

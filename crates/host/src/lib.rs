@@ -11,6 +11,7 @@
 //! | [`signature`]   | what is on a device now, and how to take it off                     |
 //! | [`loop_device`] | a block device's name for an image file                             |
 //! | [`clock`]       | the system's clocks                                                 |
+//! | [`closing`]     | the end of a file, and what its filesystem says to that             |
 //! | [`random`]      | the system's random bytes                                           |
 //! | [`events`]      | the log of events, and telling who follows it                       |
 //! | [`daemon`]      | leaving the terminal, and telling it how the start went             |
@@ -18,6 +19,7 @@
 //! | [`memory`]      | how much memory this process has in use                             |
 
 pub mod clock;
+pub mod closing;
 pub mod daemon;
 pub mod events;
 pub mod file_disk;

@@ -56,6 +56,12 @@ pub enum Refusal {
     /// Subvolumes were cloned from it.
     #[error("the snapshot {0:?} has clones; remove them first")]
     HasClones(String),
+    /// A subvolume was rolled back to it.
+    #[error("the snapshot {0:?} was rolled back to, and is needed by what came of that")]
+    RolledBackTo(String),
+    /// Other subvolumes stand in it.
+    #[error("another subvolume stands in it; remove that first")]
+    HasSubvolumes,
     /// It has snapshots that shall stay.
     #[error("it has snapshots; remove them first, or together with it")]
     HasSnapshots,
@@ -290,11 +296,16 @@ impl LocalMap {
         let subvols = self.subvols.read();
         let there = subvols.iter().filter(|(_, subvol)| subvol.record.is_there());
         let stay = there.filter(|(id, _)| !ids.contains(id));
-        let (mut bases, mut origins) = (BTreeSet::new(), BTreeSet::new());
+        let (mut bases, mut cloned, mut origins) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for record in stay.map(|(_, subvol)| &subvol.record) {
             bases.insert(record.extended.base);
-            if record.access == Access::ReadOnly {
-                origins.insert(record.origin);
+            match record.access {
+                Access::ReadOnly => drop(origins.insert(record.origin)),
+                Access::Writable if record.extended.chain == SubvolId(0) => {
+                    cloned.insert(record.extended.base);
+                }
+                Access::Writable => {}
             }
         }
         for id in &ids {
@@ -303,8 +314,11 @@ impl LocalMap {
             if record.extended.hold == Hold::Held {
                 return Err(Refusal::Held(record.name()));
             }
-            if bases.contains(id) {
+            if cloned.contains(id) {
                 return Err(Refusal::HasClones(record.name()));
+            }
+            if bases.contains(id) {
+                return Err(Refusal::RolledBackTo(record.name()));
             }
             if origins.contains(id) {
                 return Err(Refusal::HasSnapshots);

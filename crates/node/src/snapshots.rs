@@ -140,7 +140,8 @@ impl LocalFs {
         let root = FileId::new(dir.subvol, ROOT);
         for (at, name, file) in [(DOT, &b"."[..], dir), (DOT_DOT, b"..", root)] {
             if cookie < at && entries.len() < limit {
-                entries.push(Listed::new(file.ino, FileType::Directory, at, name));
+                // No number may be 0: programs take such an entry for none.
+                entries.push(Listed::new(self.number(file), FileType::Directory, at, name));
             }
         }
         let snapshots = self.map.snapshots(dir.subvol);

@@ -237,7 +237,7 @@ impl LocalFs {
     pub(crate) fn removable(&self, subvol: SubvolId) -> Result<Vec<SubvolId>> {
         let records = self.map.subvolumes();
         if records.iter().any(|(_, it)| it.access == Access::Writable && it.parent == subvol) {
-            return Err(Error::NotEmpty);
+            return Err(MapError::from(Refusal::HasSubvolumes).into());
         }
         let is_its = |it: &gabion_map::format::item::SubvolRecord| {
             it.access == Access::ReadOnly && it.origin == subvol

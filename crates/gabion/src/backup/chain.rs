@@ -1,9 +1,11 @@
 //! Some streams, each upon the one before it: the files of one moment.
 
+use std::collections::BTreeSet;
+
 use gabion_backup::{Secret, Stream, Tree};
 
 use super::store::{Bytes, Shelf};
-use super::streams::{Found, is_named, of_stream};
+use super::streams::{DIGITS_MIN, Found, is_named, of_stream};
 use crate::date;
 use crate::failure::{Exit, Failure, Result};
 
@@ -23,6 +25,10 @@ pub fn choose(found: &[Found], named: Option<Found>, at: Option<&str>) -> Result
         let mut fits = found.iter().filter(|found| is_named(found.header.stream, at));
         return match (fits.next(), fits.next()) {
             (Some(found), None) => Ok(found.clone()),
+            (None, _) if at.len() < DIGITS_MIN => {
+                Err(Failure::new(format!("{at:?} is too short to name a backup"))
+                    .next(format!("Give at least {DIGITS_MIN} digits of its number.")))
+            }
             (None, _) => Err(Failure::new(format!("there is no backup {at}"))
                 .next("To see which there are: gabion backups FROM")),
             (Some(_), Some(_)) => Err(Failure::new(format!("{at} begins several numbers"))
@@ -35,11 +41,37 @@ pub fn choose(found: &[Found], named: Option<Found>, at: Option<&str>) -> Result
     let complete = || found.iter().filter(|found| found.is_complete);
     let newest = complete().next_back();
     let newest = newest.ok_or_else(|| Failure::new("there is no complete backup"))?;
-    match complete().all(|found| found.header.filesystem == newest.header.filesystem) {
-        true => Ok(newest.clone()),
-        false => Err(Failure::new("there are backups of several filesystems")
-            .next("Choose one with --at; to see them: gabion backups FROM")),
+    let several = match () {
+        () if complete().any(|found| found.header.filesystem != newest.header.filesystem) => {
+            "filesystems"
+        }
+        () if !is_of_one(found, newest) => "subvolumes",
+        () => return Ok(newest.clone()),
+    };
+    Err(Failure::new(format!("there are backups of several {several}"))
+        .next("Choose one with --at; to see them: gabion backups FROM"))
+}
+
+/// Whether all complete streams are of one subvolume. One may be called by several names, as it was
+/// mounted here and there: a stream that builds upon another one says that both are the same.
+fn is_of_one(found: &[Found], newest: &Found) -> bool {
+    let mut names = BTreeSet::from([&newest.header.origin]);
+    loop {
+        let before = names.len();
+        for upper in found {
+            let lower = found.iter().find(|lower| Some(lower.header.stream) == upper.header.base);
+            let Some(lower) = lower else { continue };
+            let both = [&lower.header.origin, &upper.header.origin];
+            if both.iter().any(|name| names.contains(name)) {
+                names.extend(both);
+            }
+        }
+        if names.len() == before {
+            break;
+        }
     }
+    let mut complete = found.iter().filter(|found| found.is_complete);
+    complete.all(|found| names.contains(&found.header.origin))
 }
 
 /// `last` and all that it builds upon, the full one at the end.

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::source::{Bytes, Reading, Source, subvolume, within};
 use crate::failure::{Failure, Result};
+use crate::print;
 use crate::reach::reach;
 
 /// The longest list of names of extended attributes, and the longest value, in bytes.
@@ -129,7 +130,7 @@ impl Bytes for OpenFile {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::of(format!("cannot read {}", path.display()), error)
+    Failure::of(format!("cannot read {}", print::path(path)), error)
 }
 
 fn stat(path: &Path) -> io::Result<Statx> {

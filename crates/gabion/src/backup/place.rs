@@ -2,20 +2,23 @@
 //! its own when it is complete.
 //!
 //! ```text
-//!   nothing is at PATH             made as .NAME.restoring-STREAM beside it, then renamed
+//!   nothing is at PATH             made as .NAME.restoring-STREAM beside it, then renamed; what is
+//!                                  no directory is made in a directory of that name
 //!   an empty directory is there    made as .restoring-STREAM in it, then moved up entry by entry;
 //!                                  as long as that directory is there, it is not complete
 //! ```
 //!
-//! Who is stopped can go on: what has been made under that name is kept, as far as it is whole.
+//! Who is stopped can go on: what has been made under that name is kept, as far as it is whole. It
+//! is locked meanwhile, as two could not tell what of it the other one is just making.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{Object, StreamId};
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::dress::{Inherited, dress};
@@ -25,9 +28,28 @@ use crate::mounts;
 /// A place for a tree.
 pub struct Place {
     path: PathBuf,
-    /// Where it is made.
-    pub scratch: PathBuf,
+    /// The directory that it is made in or as.
+    scratch: PathBuf,
     is_within: bool,
+    kind: Kind,
+}
+
+/// What kind of filesystem a place is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Tells of each file, when it is closed, that it had no room for it.
+    Gabion,
+    /// May tell it in the end only, of all files.
+    Other,
+}
+
+/// A place that is being used, by nobody else.
+pub struct Site {
+    place: Place,
+    /// Where the object is to be made.
+    pub object: PathBuf,
+    /// Holds the lock.
+    _scratch: File,
 }
 
 impl Place {
@@ -37,7 +59,7 @@ impl Place {
         let shown = path.display();
         let failed = |error: io::Error| Failure::of(format!("cannot restore to {shown}"), &error);
         let path = std::path::absolute(path).map_err(failed)?;
-        Self::check(&path, anywhere)?;
+        let kind = Self::check(&path, anywhere)?;
         let short = &stream.to_string()[..8];
         let within = path.join(format!(".restoring-{short}"));
         match fs::symlink_metadata(&path) {
@@ -49,7 +71,7 @@ impl Place {
                             .next("Name a path where nothing is, or an empty directory."));
                     }
                 }
-                Ok(Self { path, scratch: within, is_within: true })
+                Ok(Self { path, scratch: within, is_within: true, kind })
             }
             Ok(_) => Err(Failure::new(format!("{shown} is there already"))
                 .next("Name a path where nothing is, or an empty directory.")),
@@ -61,16 +83,18 @@ impl Place {
                 scratch.push(name);
                 scratch.push(format!(".restoring-{short}"));
                 let scratch = path.with_file_name(scratch);
-                Ok(Self { path, scratch, is_within: false })
+                Ok(Self { path, scratch, is_within: false, kind })
             }
             Err(error) => Err(failed(error)),
         }
     }
 
     /// Fails unless `path` is on Gabion, or may be `anywhere`.
-    pub fn check(path: &Path, anywhere: bool) -> Result<()> {
-        if anywhere || mounts::containing(path)?.is_some() {
-            return Ok(());
+    fn check(path: &Path, anywhere: bool) -> Result<Kind> {
+        match mounts::of_path(path)? {
+            Some(_) => return Ok(Kind::Gabion),
+            None if anywhere => return Ok(Kind::Other),
+            None => {}
         }
         let shown = path.display();
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
@@ -84,21 +108,123 @@ impl Place {
             .next("Mount it first, or say --to-directory if another filesystem is meant."))
     }
 
+    /// Fails unless something can be restored to `path`, whatever it will be.
+    pub fn check_path(path: &Path, anywhere: bool) -> Result<()> {
+        Self::check(path, anywhere).map(drop)
+    }
+
+    /// The folder that it is in when it has its name.
+    fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !self.is_within => parent,
+            _ => &self.path,
+        }
+    }
+
+    /// Begins to restore an object here, if nobody else does.
+    pub fn begin(self, root: &Object) -> Result<Site> {
+        let is_directory = root.attributes.is_directory();
+        if self.is_within && !is_directory {
+            return Err(Failure::new(format!("{} is a directory", self.path.display()))
+                .next("Name a path where nothing is for a file."));
+        }
+        let failed = |error: io::Error| {
+            Failure::of(format!("cannot restore to {}", self.scratch.display()), &error)
+        };
+        // What could not be written before this began is not to be told in its end.
+        let was_kept = settle(self.folder(), self.kind);
+        let is_new = match DirBuilder::new().mode(0o700).create(&self.scratch) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(failed(error)),
+        };
+        let scratch = locked(&self.scratch)?;
+        if !is_new && was_kept.is_err() && self.kind == Kind::Other {
+            // Of what was made before something may be missing, and nobody knows what.
+            empty(&self.scratch).map_err(failed)?;
+        }
+        let name = self.path.file_name().unwrap_or(OsStr::new("restored"));
+        let object = if is_directory { self.scratch.clone() } else { self.scratch.join(name) };
+        Ok(Site { place: self, object, _scratch: scratch })
+    }
+}
+
+/// The directory `scratch`, which was there just now, locked.
+fn locked(scratch: &Path) -> Result<File> {
+    let failed =
+        |error: io::Error| Failure::of(format!("cannot restore to {}", scratch.display()), &error);
+    let busy = || {
+        let what = format!("another restoration is making {}", scratch.display());
+        Failure::new(what).next("Wait until it is done, or stop it.")
+    };
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits() as i32;
+    let file = match File::options().read(true).custom_flags(flags).open(scratch) {
+        // Whoever had made it has given it its name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(busy()),
+        opened => opened.map_err(failed)?,
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Err(busy()),
+        // Not every filesystem has locks.
+        Err(_) | Ok(()) => {}
+    }
+    let (found, locked) = (fs::symlink_metadata(scratch), file.metadata().map_err(failed)?);
+    match found.is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino())) {
+        true => Ok(file),
+        false => Err(busy()),
+    }
+}
+
+/// Removes all that is in a directory.
+fn empty(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes what was written in the filesystem of a folder durable.
+fn settle(folder: &Path, kind: Kind) -> io::Result<()> {
+    match kind {
+        // What others had no room for is told to them.
+        Kind::Gabion => mounts::hand_over(folder)?,
+        Kind::Other => rustix::fs::syncfs(File::open(folder)?)?,
+    }
+    // Where syncfs(2) reaches nobody, at least the names.
+    File::open(folder)?.sync_all()
+}
+
+impl Site {
     /// Whether the tree's root has to become a directory that is there.
-    pub fn is_directory(&self) -> bool {
-        self.is_within
+    fn is_within(&self) -> bool {
+        self.place.is_within
     }
 
     /// Makes what was restored durable and gives it its name. `root` is what the tree's root is.
     pub fn finish(&self, root: &Object) -> Result<()> {
+        let Place { path, scratch, kind, .. } = &self.place;
         let failed = |error: io::Error| {
-            let what = format!("{} is restored, and cannot be named", self.scratch.display());
+            let what = format!("{} is restored, and cannot be named", scratch.display());
             Failure::of(what, &error)
         };
-        let parent = self.path.parent().unwrap_or(Path::new("/"));
-        let folder = if self.is_within { &*self.path } else { parent };
-        let folder = File::open(folder).map_err(failed)?;
-        rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))?;
+        let folder = self.place.folder();
+        match (settle(folder, *kind), kind) {
+            (Ok(()), _) => {}
+            (Err(error), Kind::Gabion) => return Err(failed(error)),
+            (Err(error), Kind::Other) => {
+                // Nobody knows what of it is not there.
+                let what = format!("not all of {} could be written", scratch.display());
+                let failure = Failure::of(what, &error);
+                return Err(match empty(scratch) {
+                    Ok(()) => failure.next("It was removed: run it again."),
+                    Err(_) => failure.next("Remove it, and run it again."),
+                });
+            }
+        }
         let rename = |from: &Path, to: &Path| {
             match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
                 // Not every filesystem has it.
@@ -106,16 +232,19 @@ impl Place {
                 renamed => renamed.map_err(|error| failed(error.into())),
             }
         };
-        if self.is_within {
-            for entry in fs::read_dir(&self.scratch).map_err(failed)? {
+        if self.is_within() {
+            for entry in fs::read_dir(scratch).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                rename(&entry.path(), &self.path.join(entry.file_name()))?;
+                rename(&entry.path(), &path.join(entry.file_name()))?;
             }
-            fs::remove_dir(&self.scratch).map_err(failed)?;
-            dress(root, &self.path, Inherited::MayBe).map_err(failed)?;
+            fs::remove_dir(scratch).map_err(failed)?;
+            dress(root, path, Inherited::MayBe).map_err(failed)?;
         } else {
-            rename(&self.scratch, &self.path)?;
+            rename(&self.object, path)?;
+            if self.object != *scratch {
+                fs::remove_dir(scratch).map_err(failed)?;
+            }
         }
-        rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))
+        settle(folder, *kind).map_err(failed)
     }
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::print;
+
 /// A bar on standard error, which is hidden where that is no terminal.
 pub struct Progress {
     bar: ProgressBar,
@@ -47,7 +49,7 @@ impl Progress {
 
     /// Says something beside the bar.
     pub fn say(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("gabion: {text}"));
+        self.bar.suspend(|| print::notice(text));
     }
 
     /// How long it has taken.

@@ -1,7 +1,10 @@
 //! Reads a source into a stream: all of it, or what has changed.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use gabion_backup::format::record::Content;
 use gabion_backup::scan::Kept;
@@ -13,6 +16,7 @@ use super::ahead::{self, Part, Taken, Wanted};
 use super::progress::Progress;
 use super::source::Source;
 use crate::failure::{Failure, Result};
+use crate::print;
 
 /// Stretches of one reading at most.
 const GROUP: usize = 16;
@@ -115,7 +119,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
         let (object, from) = match taken.next().transpose()? {
             Some(Part::Object(object, from)) => (object, from),
             _ => {
-                let name = String::from_utf8_lossy(&name).into_owned();
+                let name = print::path(Path::new(OsStr::from_bytes(&name)));
                 self.progress.say(&format!("{name} is another subvolume and is left out"));
                 return Ok(());
             }

@@ -7,6 +7,10 @@ use gabion_backup::{Error, Header, ReadAt, StreamId, reader};
 
 use super::store::{self, Shelf};
 use crate::failure::{Exit, Failure, Result};
+use crate::print;
+
+/// So many digits of a stream's number name it.
+pub const DIGITS_MIN: usize = 4;
 
 /// A stream that was found.
 #[derive(Clone, Debug)]
@@ -51,7 +55,7 @@ impl Streams {
 /// Whether the stream is named by this beginning of its number, or by its snapshot.
 pub fn is_named(stream: StreamId, text: &str) -> bool {
     let text = text.rsplit('-').next().unwrap_or_default();
-    text.len() >= 4 && stream.to_string().starts_with(&text.to_ascii_lowercase())
+    text.len() >= DIGITS_MIN && stream.to_string().starts_with(&text.to_ascii_lowercase())
 }
 
 /// Looks at one stream.
@@ -79,7 +83,7 @@ pub fn all(shelf: &dyn Shelf) -> Result<Vec<Found>> {
         match look_at(shelf, &name)? {
             Ok(stream) => found.push(stream),
             Err(Error::NotABackup) => {}
-            Err(error) => eprintln!("gabion: {}", of_stream(&shelf.path(&name), &error)),
+            Err(error) => print::notice(of_stream(&shelf.path(&name), &error)),
         }
     }
     found.sort_by(|a, b| (a.header.created, &a.name).cmp(&(b.header.created, &b.name)));

@@ -39,7 +39,7 @@ pub fn run(args: &Backup) -> Result<()> {
     let text = done?;
     closed?;
     match to {
-        Destination::Output => eprintln!("gabion: {text}"),
+        Destination::Output => print::notice(text),
         _ => print::line(text)?,
     }
     Ok(())
@@ -90,7 +90,7 @@ fn save(
         if old != snapshot {
             // It may have a clone by now, and costs nothing but space.
             if let Err(failure) = origin.remove(&old) {
-                eprintln!("gabion: the snapshot {old} is not needed any more: {failure}");
+                print::notice(format!("the snapshot {old} is not needed any more: {failure}"));
             }
         }
     }
@@ -278,7 +278,8 @@ fn resume(
             // So nobody can ever go on with it; but another subvolume has snapshots of its own.
             let is_ours = header.origin == origin.name().into_bytes();
             if is_ours && store.take_up(&name).and_then(|_| store.remove(&name)).is_ok() {
-                eprintln!("gabion: {path} was not complete and its snapshot is gone: removed");
+                let what = "was not complete and its snapshot is gone: removed";
+                print::notice(format!("{path} {what}"));
             }
             continue;
         }

@@ -50,6 +50,8 @@ type Shown = StdResult<(), Stop>;
 enum Stop {
     Output(io::Error),
     Map(MapError),
+    /// There is none of what was asked for.
+    Absent(String),
 }
 
 impl From<io::Error> for Stop {
@@ -77,6 +79,8 @@ pub fn run(args: &Inspect) -> Result<()> {
         // Whoever reads has seen enough.
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(Stop::Output(error)) => Err(Failure::of("cannot print", &error)),
+        Err(Stop::Absent(what)) => Err(Failure::new(format!("{}: {what}", args.target.display()))
+            .next("What a commit has not written yet is not there; sync(1) makes one.")),
         Err(Stop::Map(error)) => {
             let exit = match error {
                 MapError::Corrupt { .. } | MapError::BadItem { .. } => Exit::Damaged,
@@ -208,7 +212,7 @@ impl Image<'_> {
             from = behind.and_then(|(key, _)| key.successor()).filter(|key| *key <= last);
         }
         if count == 0 {
-            writeln!(out, "{id} has no {ino} in {}", self.superblock.txg)?;
+            return Err(Stop::Absent(format!("{id} has no {ino} in {}", self.superblock.txg)));
         }
         Ok(())
     }

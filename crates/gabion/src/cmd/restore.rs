@@ -28,7 +28,7 @@ fn restore(args: &Restore) -> Result<()> {
     let Streams { shelf, found, named } = match piped::is_meant(&args.from) {
         true => {
             // Much may come before it is known what it is.
-            Place::check(&args.path, args.to_directory)?;
+            Place::check_path(&args.path, args.to_directory)?;
             let mut progress = Progress::new(0, None);
             let kept = piped::keep(&args.path, secret.as_ref(), &mut progress)?;
             progress.end();
@@ -46,16 +46,13 @@ fn restore(args: &Restore) -> Result<()> {
     let (objects, bytes) = tree.size(ino).map_err(|error| Failure::new(error.to_string()))?;
     let root = tree.object(ino).map_err(|error| Failure::new(error.to_string()))?;
     let place = Place::of(&args.path, last.header.stream, args.to_directory)?;
-    if place.is_directory() && !root.attributes.is_directory() {
-        return Err(Failure::new(format!("{} is a directory", args.path.display()))
-            .next("Name a path where nothing is for a file."));
-    }
+    let site = place.begin(root)?;
     let progress = Progress::new(bytes, None);
     // Objects are made with the permissions that they are to have.
     rustix::process::umask(Mode::empty());
     let rebuilding = Rebuilding::new(&chain, &tree, &progress);
-    let losses = rebuilding.run(ino, &place.scratch)?;
-    place.finish(root)?;
+    let losses = rebuilding.run(ino, &site.object)?;
+    site.finish(root)?;
     let time = progress.end();
     if losses.attributes > 0 {
         let count = losses.attributes;
@@ -63,7 +60,7 @@ fn restore(args: &Restore) -> Result<()> {
     }
     print::line(format!(
         "{}: restored {objects} objects, {} of files, from {}, in {:.1} s",
-        args.path.display(),
+        print::path(&args.path),
         Size(bytes),
         chain.name(),
         time.as_secs_f64()

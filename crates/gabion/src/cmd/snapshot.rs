@@ -23,6 +23,9 @@ use crate::volumes::Place;
 /// How long a daemon may take: as long as a commit with all that waits to be written.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What whoever is asked says of a snapshot that is not there.
+const ABSENT: &str = "there is no snapshot";
+
 /// Runs the command.
 pub fn run(args: &Snapshot) -> Result<()> {
     let (subject, action, as_json) = asked(&args.command)?;
@@ -110,7 +113,13 @@ fn of_user(user: &User, path: String, action: &SnapshotAction) -> Result<Vec<Rep
     };
     let replies = ask().map_err(|error| user.unreachable(&error))?;
     match replies.last() {
-        Some(Reply::Error { message }) => Err(Failure::new(format!("{}: {message}", user.name()))),
+        Some(Reply::Error { message }) => {
+            let failure = Failure::new(format!("{}: {message}", user.name()));
+            Err(match message.contains(ABSENT) {
+                true => failure.next("To see those that are there: gabion snapshot list"),
+                false => failure,
+            })
+        }
         _ => Ok(replies),
     }
 }
@@ -137,6 +146,7 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
     let target = &snapshots.target;
     for snapshot in &snapshots.snapshots {
         let name = print::printable(&snapshot.name);
+        let target = print::printable(target);
         print::line(match action {
             SnapshotAction::List => {
                 let held = if snapshot.held { "  held" } else { "" };
@@ -149,6 +159,7 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
             SnapshotAction::Hold { .. } => format!("{target}: the snapshot {name} is held"),
             SnapshotAction::Release { .. } => format!("{target}: the snapshot {name} is released"),
             SnapshotAction::Rollback { name: to } => {
+                let to = print::printable(to);
                 format!("{target}: rolled back to {to}; what it was is the snapshot {name}")
             }
             SnapshotAction::Diff { .. }

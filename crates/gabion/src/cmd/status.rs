@@ -124,7 +124,24 @@ fn all(as_json: bool) -> Result<()> {
 
 /// A value as JSON for people and programs.
 pub fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string_pretty(value).expect("numbers and text can always be written")
+    let text = serde_json::to_string_pretty(value).expect("numbers and text can always be written");
+    escaped(text)
+}
+
+/// JSON as well, but without what JSON may have in it and terminals obey: DEL and the C1 codes.
+fn escaped(json: String) -> String {
+    let is_plain = |letter: char| letter == '\n' || !letter.is_control();
+    if json.chars().all(is_plain) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match is_plain(letter) {
+            true => text.push(letter),
+            false => text.push_str(&format!("\\u{:04x}", u32::from(letter))),
+        }
+    }
+    text
 }
 
 /// What is known of a filesystem.

@@ -25,7 +25,7 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
         SubvolumeCommand::Create { path } => {
             let at = below_root(path)?;
             act(&at.filesystem, SubvolumeAction::Create { path: at.path })?;
-            print::line(format_args!("{}: made a subvolume", path.display()))
+            print::line(format_args!("{}: made a subvolume", print::path(path)))
         }
         SubvolumeCommand::List { path, json: as_json } => {
             let found = act(&Location::of(path)?.filesystem, SubvolumeAction::List)?;
@@ -41,7 +41,7 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
             let (old, new) = (below_root(from)?, below_root(to)?);
             locations::check_beside((from, &old), (to, &new))?;
             act(&old.filesystem, SubvolumeAction::Rename { from: old.path, to: new.path })?;
-            print::line(format_args!("{}: moved to {}", from.display(), to.display()))
+            print::line(format_args!("{}: moved to {}", print::path(from), print::path(to)))
         }
         SubvolumeCommand::Delete { path, yes } => {
             let at = below_root(path)?;
@@ -54,7 +54,7 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
                 .exit(Exit::Usage));
             }
             act(&at.filesystem, SubvolumeAction::Delete { path: at.path })?;
-            print::line(format_args!("{}: removed the subvolume", path.display()))
+            print::line(format_args!("{}: removed the subvolume", print::path(path)))
         }
     }
 }
@@ -64,7 +64,7 @@ pub fn clone(args: &args::Clone) -> Result<()> {
     let (from, to) = (Location::of(&args.snapshot)?, below_root(&args.path)?);
     locations::check_beside((&args.snapshot, &from), (&args.path, &to))?;
     act(&to.filesystem, SubvolumeAction::Clone { from: from.path, path: to.path })?;
-    let (snapshot, path) = (args.snapshot.display(), args.path.display());
+    let (snapshot, path) = (print::path(&args.snapshot), print::path(&args.path));
     print::line(format_args!("{path}: made a clone of {snapshot}"))
 }
 

@@ -94,7 +94,7 @@ fn act(
     let shown = args.to.as_deref().unwrap_or(&args.path);
     Ok(vec![format!(
         "{}: restored from the snapshot {}, {}",
-        shown.display(),
+        print::path(shown),
         print::printable(&version.snapshot),
         what(version)
     )])

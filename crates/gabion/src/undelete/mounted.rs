@@ -66,8 +66,7 @@ impl Files for Mounted {
     }
 
     fn top(&self, dir: &Path) -> Option<PathBuf> {
-        let (mount, _) = mounts::containing(dir).ok()??;
-        Some(mount.mountpoint)
+        Some(mounts::of_path(dir).ok()??.mountpoint)
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {

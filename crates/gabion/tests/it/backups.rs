@@ -3,6 +3,8 @@
 mod beside;
 #[cfg(feature = "s3")]
 mod bucket;
+mod choosing;
+mod full;
 #[cfg(feature = "s3")]
 mod objects;
 mod pipes;

@@ -39,6 +39,7 @@ mod shared;
 mod shared_admin;
 mod shared_failures;
 mod snapshots;
+mod strange_names;
 mod subvolume_names;
 mod target;
 mod times;

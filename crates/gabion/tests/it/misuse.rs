@@ -191,6 +191,7 @@ fn shells_complete_every_command() {
             assert!(script.contains(command), "{shell}: {command}");
         }
         assert!(script.contains("passphrase-file"), "{shell}");
+        assert!(!script.contains("with-parent"), "{shell}: it is in no help, either");
     }
     folder.gabion(&["completions", "cmd"]).failed(2, &["bash", "zsh", "fish"]);
     let complete = "source <(\"$0\" completions bash); COMP_WORDS=(gabion volume re); \

@@ -48,6 +48,39 @@ fn a_snapshot_of_a_mount_has_what_programs_wrote_before_and_nothing_later() {
 }
 
 #[test]
+fn the_folder_of_snapshots_lists_itself_as_any_other_does() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    folder.mount("");
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    let listed = folder.run(Command::new("ls").args(["-a", "mnt/.snapshots"])).succeeded();
+    assert_eq!(listed, ".\n..\none\n");
+}
+
+#[test]
+fn why_a_snapshot_cannot_be_removed_is_told() {
+    let folder = Folder::new();
+    folder.image();
+    let fails = |words: &str, parts: &[&str]| {
+        folder.gabion(&words.split(' ').collect::<Vec<_>>()).failed(1, parts);
+    };
+    let run = |words: &str| folder.gabion(&words.split(' ').collect::<Vec<_>>()).succeeded();
+    for name in ["one", "two"] {
+        run(&format!("snapshot create disk.img {name}"));
+    }
+    run("snapshot rollback disk.img one");
+    fails("snapshot delete disk.img one", &["was rolled back to"]);
+    run("clone disk.img:/.snapshots/two disk.img:/work");
+    fails("snapshot delete disk.img two", &["has clones; remove them first"]);
+    fails("snapshot delete disk.img three", &["no snapshot \"three\""]);
+    fails("snapshot create disk.img:/.snapshots/two x", &["is a snapshot, which has none"]);
+    fails("subvolume create disk.img:/.snapshots/x", &["nothing can be made in a snapshot"]);
+    fails("snapshot list disk.img:/absent", &["/absent: no such file"]);
+    let nowhere = ["absent/folder/volume", "absent/folder: No such file"];
+    fails("subvolume create absent/folder/volume", &nowhere);
+}
+
+#[test]
 fn the_kernel_sees_snapshots_come_and_go() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

@@ -27,6 +27,7 @@ use std::thread;
 use crossbeam_channel::{Sender, bounded};
 use gabion_backup::{Object, Tree};
 use gabion_base::sync::Mutex;
+use gabion_host::closing;
 
 use self::segments::Segments;
 use self::sharing::Sharing;
@@ -34,6 +35,7 @@ use super::chain::Chain;
 use super::dress::{Inherited, dress, make_node, own, strip};
 use super::progress::Progress;
 use crate::failure::{Failure, Result};
+use crate::print;
 use crate::reach::reach;
 
 /// Threads that make files: each waits for the filesystem most of the time.
@@ -58,7 +60,7 @@ pub struct Rebuilding<'c> {
     lost: AtomicU64,
     /// The first thing that went wrong.
     failure: Mutex<Option<Failure>>,
-    hwithout_damage: AtomicBool,
+    has_failed: AtomicBool,
 }
 
 /// An object that is to be made, where, and what it may have there that nobody gave to it.
@@ -74,7 +76,7 @@ impl<'c> Rebuilding<'c> {
             sharing: Sharing::new(tree),
             lost: AtomicU64::new(0),
             failure: Mutex::new(None),
-            hwithout_damage: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -122,7 +124,7 @@ impl<'c> Rebuilding<'c> {
         let mut made: HashMap<u64, PathBuf> = HashMap::new();
         let mut waiting = vec![(ino, path.to_owned())];
         while let Some((ino, path)) = waiting.pop() {
-            if self.hwithout_damage.load(Ordering::Relaxed) {
+            if self.has_failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let object = self.tree.object(ino).map_err(senseless)?;
@@ -152,12 +154,12 @@ impl<'c> Rebuilding<'c> {
     }
 
     fn serve(&self, (object, path, inherited): Task<'_>) {
-        if self.hwithout_damage.load(Ordering::Relaxed) {
+        if self.has_failed.load(Ordering::Relaxed) {
             return;
         }
         if let Err(error) = self.make(object, &path, inherited) {
             self.failure.lock().get_or_insert(unmade(&path, error));
-            self.hwithout_damage.store(true, Ordering::Relaxed);
+            self.has_failed.store(true, Ordering::Relaxed);
         }
     }
 
@@ -227,7 +229,9 @@ impl<'c> Rebuilding<'c> {
         if end != object.attributes.size {
             file.set_len(object.attributes.size)?;
         }
-        Ok(())
+        // Where the kernel collects writes, it says now that there was no room for them. Only then
+        // may the file get its time: who goes on takes it for whole by that.
+        Ok(closing::close(file)?)
     }
 
     fn dress(
@@ -276,10 +280,12 @@ fn unmade(path: &Path, error: Unmade) -> Failure {
         Unmade::Stream(failure) => return failure,
         Unmade::Io(error) => error,
     };
-    let failure = Failure::of(format!("cannot restore {}", path.display()), &error);
+    let failure = Failure::of(format!("cannot restore {}", print::path(path)), &error);
     match error.kind() {
         io::ErrorKind::PermissionDenied => failure.next("Only root can give files to others."),
-        io::ErrorKind::StorageFull => failure.next("Make room, and run it again: it goes on."),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            failure.next("Make room, and run it again: it goes on.")
+        }
         _ => failure,
     }
 }

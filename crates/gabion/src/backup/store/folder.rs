@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{ReadAt, StreamId};
-use rustix::fs::FlockOperation;
+use rustix::fs::{Advice, FlockOperation};
 
 use super::{EXTENSION, Opened, Shelf, Store, Unfinished, Upload};
 use crate::failure::{Failure, Result};
@@ -156,7 +156,9 @@ impl Store for Folder {
         let whole = name.as_encoded_bytes().strip_suffix(PARTIAL.as_bytes());
         let whole = whole.map_or(name, |_| Path::new(name).file_stem().unwrap_or(name));
         let path = self.path.join(whole);
-        Ok(Box::new(Begun { file: FileAt(locked(file, &partial)?), path, partial }))
+        let file = locked(file, &partial)?;
+        drop_unwritten(&file);
+        Ok(Box::new(Begun { file: FileAt(file), path, partial }))
     }
 
     fn remove(&self, name: &OsStr) -> Result<()> {
@@ -185,6 +187,15 @@ fn locked(file: File, path: &Path) -> Result<File> {
         Err(_) => Err(Failure::new(format!("another backup is writing to {}", path.display()))
             .next("Wait until it is done, or stop it.")),
     }
+}
+
+/// Has the kernel forget what it shows of a file. For what was written and could not be stored it
+/// goes on showing that, and nobody who opens the file now is told: it must be read from where it
+/// is stored.
+fn drop_unwritten(file: &File) {
+    // A failure was that of whoever wrote it. What is not there now will be found missing.
+    let _ = file.sync_all();
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
 fn not_continued(path: &Path, error: &io::Error) -> Failure {

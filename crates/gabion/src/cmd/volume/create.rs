@@ -41,6 +41,9 @@ pub(super) fn create(args: &VolumeCreate, given: Option<&str>) -> Result<()> {
     let size = Size(blocks.saturating_mul(BLOCK_SIZE as u64));
     let name = &args.name;
     print::line(format!("{name}: made a volume of {size}, {}", record.uuid))?;
+    if args.mirror.len() == 1 {
+        print::line("It has one copy of everything only. To add another one: gabion volume add")?;
+    }
     print::line(format!("To use it: gabion mkfs {name} && gabion mount {name} MOUNTPOINT"))
 }
 

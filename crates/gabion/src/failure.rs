@@ -71,6 +71,14 @@ impl Failure {
         self
     }
 
+    /// The same with `name` in place of `other`, by which users do not know it.
+    #[must_use]
+    pub fn called(mut self, other: &str, name: &str) -> Self {
+        self.what = self.what.replace(other, name);
+        self.next = self.next.map(|next| next.replace(other, name));
+        self
+    }
+
     /// What to end with instead of [`Exit::Failed`].
     #[must_use]
     pub fn exit(mut self, exit: Exit) -> Self {

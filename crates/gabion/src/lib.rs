@@ -44,6 +44,7 @@ mod mounts;
 mod offering;
 mod options;
 mod outside;
+mod own_mount;
 mod patience;
 pub mod places;
 mod print;

@@ -59,7 +59,7 @@ pub struct Restore {
     pub secrets: Secrets,
     /// A backup, or a place with some: a folder, s3://BUCKET/PREFIX, gabion://HOST/FOLDER; or -
     pub from: PathBuf,
-    /// What to make: a path where nothing is, or an empty directory
+    /// What to make: a path where nothing is, or an empty directory; or TARGET:/PATH
     pub path: PathBuf,
 }
 

@@ -119,7 +119,11 @@ fn mount(target: &Path, mountpoint: &Path, settings: Settings, ground: Ground) -
     match ground {
         Ground::Fore => in_foreground(plan, &signals()?, || Ok(())),
         Ground::Child => {
-            supervisor::end_with_parent(Signal::KILL)?;
+            // What is on a disk of this machine ends in order; for what is not there is no time.
+            supervisor::end_with_parent(match plan.target {
+                Target::Here(_) => Signal::TERM,
+                Target::Remote(_) => Signal::KILL,
+            })?;
             let mountpoint = plan.mountpoint.display().to_string();
             in_foreground(plan, &signals()?, || print::line(mountpoint))
         }

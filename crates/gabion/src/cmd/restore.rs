@@ -1,7 +1,7 @@
 //! `gabion restore`: makes a tree of files of a backup.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gabion_backup::Tree;
 use rustix::fs::Mode;
@@ -14,23 +14,76 @@ use crate::backup::progress::Progress;
 use crate::backup::rebuild::Rebuilding;
 use crate::backup::secrets;
 use crate::backup::streams::Streams;
+use crate::cmd::status::{Subject, User};
 use crate::failure::{Failure, Result};
+use crate::locations::Location;
+use crate::own_mount::OwnMount;
 use crate::print;
 use crate::size::Size;
 
 /// Runs the command.
 pub fn run(args: &Restore) -> Result<()> {
-    restore(args).map_err(Failure::without_damage)
+    let to = Destination::of(&args.path)?;
+    let restored = restore(args, &to.path()).map_err(Failure::without_damage);
+    let (text, ended) = match to {
+        Destination::Path(_) => (restored?, Ok(())),
+        Destination::Stored { mount, target, .. } => {
+            let (inside, name) = (mount.path().display().to_string(), format!("{target}:/"));
+            let folder = format!("{inside}/");
+            let called = |failure: Failure| failure.called(&folder, &name).called(&inside, &name);
+            let ended = mount.end();
+            let text = restored.map_err(called)?;
+            (text.replace(&folder, &name).replace(&inside, &name), ended)
+        }
+    };
+    ended?;
+    print::line(text)
 }
 
-fn restore(args: &Restore) -> Result<()> {
+/// Where the files are to go.
+enum Destination {
+    /// A path of this machine.
+    Path(PathBuf),
+    /// A path in what nobody has in use, which is mounted for this command.
+    Stored { mount: OwnMount, target: String, path: String },
+}
+
+impl Destination {
+    fn of(path: &Path) -> Result<Self> {
+        let Some(Location { filesystem, path: within }) = Location::within_target(path)? else {
+            return Ok(Self::Path(path.to_owned()));
+        };
+        match filesystem {
+            Subject::InUse(User::Mount(mount)) => Ok(Self::Path(mount.mountpoint.join(within))),
+            Subject::InUse(User::Server { name, .. }) => {
+                Err(Failure::new(format!("{name} is served and not mounted here"))
+                    .next("Mount it, and name a path below the mountpoint."))
+            }
+            Subject::Target(place) => {
+                let (mount, target) = (OwnMount::start(&place)?, place.name());
+                Ok(Self::Stored { mount, target, path: within })
+            }
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::Stored { mount, path, .. } if path.is_empty() => mount.path().to_owned(),
+            Self::Stored { mount, path, .. } => mount.path().join(path),
+        }
+    }
+}
+
+/// Makes the files at `path`. Gives what is to be said about it.
+fn restore(args: &Restore, path: &Path) -> Result<String> {
     let secret = secrets::of(&args.secrets)?;
     let Streams { shelf, found, named } = match piped::is_meant(&args.from) {
         true => {
             // Much may come before it is known what it is.
-            Place::check_path(&args.path, args.to_directory)?;
+            Place::check_path(path, args.to_directory)?;
             let mut progress = Progress::new(0, None);
-            let kept = piped::keep(&args.path, secret.as_ref(), &mut progress)?;
+            let kept = piped::keep(path, secret.as_ref(), &mut progress)?;
             progress.end();
             kept
         }
@@ -45,7 +98,7 @@ fn restore(args: &Restore) -> Result<()> {
     };
     let (objects, bytes) = tree.size(ino).map_err(|error| Failure::new(error.to_string()))?;
     let root = tree.object(ino).map_err(|error| Failure::new(error.to_string()))?;
-    let place = Place::of(&args.path, last.header.stream, args.to_directory)?;
+    let place = Place::of(path, last.header.stream, args.to_directory)?;
     let site = place.begin(root)?;
     let progress = Progress::new(bytes, None);
     // Objects are made with the permissions that they are to have.
@@ -58,9 +111,9 @@ fn restore(args: &Restore) -> Result<()> {
         let count = losses.attributes;
         eprintln!("gabion: {count} extended attributes were left out: there is no room for them");
     }
-    print::line(format!(
+    Ok(format!(
         "{}: restored {objects} objects, {} of files, from {}, in {:.1} s",
-        print::path(&args.path),
+        print::path(path),
         Size(bytes),
         chain.name(),
         time.as_secs_f64()

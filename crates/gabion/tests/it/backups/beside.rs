@@ -1,4 +1,5 @@
-//! What is mounted is saved from its image, or through its mount where that cannot be read.
+//! What is mounted is saved from its image, or through its mount where that cannot be read; and an
+//! image that is not mounted is restored to.
 
 use std::fs;
 
@@ -60,4 +61,34 @@ fn a_mount_is_saved_past_itself_or_through_itself() {
     folder.gabion(&["umount", "mnt"]).succeeded();
     mount(&folder);
     folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
+}
+
+#[test]
+fn a_backup_is_restored_to_an_image_that_nobody_has_in_use() {
+    let Some(folder) = planted() else { return };
+    let wanted = survey(&folder.join("mnt"));
+    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    folder.gabion(&["mkfs", "--size", "256M", "other.img"]).succeeded();
+    let restore = |more: &[&str]| folder.gabion(&[&["restore", "full.gabion"], more].concat());
+    let text = restore(&["other.img:/", "--only", "dir"]).succeeded();
+    assert!(text.starts_with("other.img:/: restored"), "{text}");
+    restore(&["other.img:/"]).failed(1, &["other.img:/ is not empty"]);
+    restore(&["other.img:/absent/tree"]).failed(1, &["other.img:/absent", "No such file"]);
+    restore(&["other.img:/tree"]).succeeded();
+    folder.gabion(&["scrub", "--allocation", "other.img"]).succeeded();
+    // It is nowhere any more.
+    assert_eq!(folder.mountpoints(), [folder.join("mnt")]);
+    let at = folder.join("other");
+    fs::create_dir(&at).unwrap();
+    folder.gabion(&["mount", "other.img", "other"]).succeeded();
+    assert_same(&wanted, &at.join("tree"));
+    // Who has it mounted has it made there.
+    restore(&["other.img:/again"]).succeeded();
+    assert_same(&wanted, &at.join("again"));
+    // A whole filesystem may be as large as it is.
+    folder.gabion(&["umount", "other"]).succeeded();
+    folder.gabion(&["mkfs", "--force", "--size", "256M", "other.img"]).succeeded();
+    restore(&["other.img:/"]).succeeded();
+    folder.gabion(&["mount", "other.img", "other"]).succeeded();
+    assert_same(&wanted, &at);
 }

@@ -47,6 +47,11 @@ impl Progress {
         self.bar.inc(bytes);
     }
 
+    /// There are so many bytes in all.
+    pub fn expect(&self, total: u64) {
+        self.bar.set_length(total);
+    }
+
     /// Says something beside the bar.
     pub fn say(&self, text: &str) {
         self.bar.suspend(|| print::notice(text));

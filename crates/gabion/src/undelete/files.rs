@@ -3,12 +3,16 @@
 //! Paths are absolute. Nothing here follows a symbolic link in the last part of one.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use gabion_backup::Attributes;
 
 use crate::failure::Result;
+
+/// Bytes that are copied at once.
+pub const CHUNK: u64 = 64 << 20;
 
 /// The name and the value of an extended attribute.
 pub type Xattr = (Vec<u8>, Vec<u8>);
@@ -54,8 +58,15 @@ pub trait Files {
     /// Makes a symbolic link with the target of another one.
     fn copy_symlink(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Makes a file with the bytes and the holes of another one, for nobody but its owner yet.
-    fn copy_file(&self, from: &Path, to: &Path, length: u64) -> io::Result<()>;
+    /// Makes a file with the bytes and the holes of another one, for nobody but its owner yet. Tells
+    /// of bytes that are done.
+    fn copy_file(
+        &self,
+        from: &Path,
+        to: &Path,
+        length: u64,
+        passed: &mut dyn FnMut(u64),
+    ) -> io::Result<()>;
 
     /// Gives an object one more name.
     fn link(&self, first: &Path, to: &Path) -> io::Result<()>;
@@ -83,6 +94,10 @@ pub trait Files {
 
     /// Sets the times of last reading and writing.
     fn set_times(&self, path: &Path, to: &Attributes) -> io::Result<()>;
+
+    /// Keeps others out of a folder who ask for the same, until it is dropped. `WouldBlock`: one of
+    /// them has come before.
+    fn claim(&self, folder: &Path) -> io::Result<Option<File>>;
 
     /// Whether there is a folder at a path.
     fn is_folder(&self, path: &Path) -> bool {

@@ -16,12 +16,16 @@ mod files;
 mod mounted;
 mod stored;
 
-use std::io;
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+
+use gabion_base::checksum::crc64;
 
 pub use self::files::{Files, Stat};
 pub use self::mounted::Mounted;
 pub use self::stored::{Stored, changing};
+use crate::backup::progress::Progress;
 use crate::failure::{Failure, Result};
 
 /// What the folder of the snapshots of a subvolume is called.
@@ -134,13 +138,23 @@ impl Lost<'_> {
         names.join(", ")
     }
 
-    /// Makes `to` what a version is, all of it or nothing. There must be nothing.
+    /// Makes `to` what a version is, all of it or nothing. There must be nothing. A folder that was
+    /// begun by one who was stopped is gone on with.
     pub fn restore(&self, version: &Version, to: &Path) -> Result<()> {
         self.check_free(to)?;
-        let folders = if to == self.path { self.folders(version) } else { Vec::new() };
+        // Beside it under another name, until it is whole.
+        let unfinished = self.unfinished(version, to);
+        let folders = match to == self.path {
+            true => self.folders(version, &unfinished),
+            false => Vec::new(),
+        };
         let mut made = Vec::new();
-        let restored = self.restore_in(version, to, &folders, &mut made);
+        let restored = self.restore_in(version, (to, &unfinished), &folders, &mut made);
         let Err(copy::Error { path, error }) = restored else { return Ok(()) };
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let what = format!("{} is just being restored by somebody else", self.files.shown(to));
+            return Err(Failure::new(what).next("Wait until that has ended."));
+        }
         // What was made is empty.
         made.into_iter().rev().for_each(|path| drop(self.files.remove_folder(path)));
         if error.kind() == io::ErrorKind::AlreadyExists {
@@ -155,28 +169,37 @@ impl Lost<'_> {
     }
 
     /// Makes `folders` (as they were, and where they are to be), notes them in `made`, and restores
-    /// a version to `to` in the last one.
+    /// a version to `to` in the last one, as `unfinished` until it is whole.
     fn restore_in<'a>(
         &self,
         version: &Version,
-        to: &Path,
+        (to, unfinished): (&Path, &Path),
         folders: &'a [(PathBuf, PathBuf)],
         made: &mut Vec<&'a Path>,
     ) -> std::result::Result<(), copy::Error> {
         let files = self.files;
         for (_, folder) in folders {
-            copy::make_folder(files, folder)?;
+            // One that was stopped may have made it.
+            if !files.is_folder(folder) {
+                copy::make_folder(files, folder)?;
+            }
             made.push(folder);
         }
-        // Beside it under another name, until it is whole.
-        let unfinished = self.unfinished(to);
-        let copied = copy::copy(files, &version.path, &unfinished).and_then(|()| {
-            let named = files.rename(&unfinished, to);
+        let claim = self.claim(version, unfinished)?;
+        let progress = Progress::new(0, None);
+        if io::stderr().is_terminal() {
+            progress.expect(copy::bytes(files, &version.path)?);
+        }
+        let mut copying = copy::Copying::new(files, &progress);
+        let copied = copying.copy(&version.path, unfinished).and_then(|()| {
+            let named = files.rename(unfinished, to);
             named.map_err(|error| copy::Error { path: to.to_owned(), error })
         });
+        progress.end();
         if copied.is_err() {
-            copy::remove(files, &unfinished);
+            copy::remove(files, unfinished);
         }
+        drop(claim);
         copied?;
         // The innermost first: each change of one changes the times of the one above.
         let mut folders = folders.iter().rev();
@@ -204,23 +227,61 @@ impl Lost<'_> {
     }
 
     /// The folders above that are gone, too, the outermost first: as the snapshot has them, and
-    /// where they were.
-    fn folders(&self, version: &Version) -> Vec<(PathBuf, PathBuf)> {
+    /// where they were. So are those that one who was stopped has made for `unfinished`.
+    fn folders(&self, version: &Version, unfinished: &Path) -> Vec<(PathBuf, PathBuf)> {
         let depth = self.within.components().count();
         let above = self.path.ancestors().zip(version.path.ancestors()).take(depth).skip(1);
-        let missing = above.take_while(|(path, _)| !self.files.is_folder(path));
+        let goes_on = self.files.is_folder(unfinished);
+        let mut only = unfinished;
+        let missing = above.take_while(|(path, _)| {
+            let is_made = goes_on && self.is_made_for(path, only);
+            only = path;
+            is_made || !self.files.is_folder(path)
+        });
         let mut folders: Vec<_> =
             missing.map(|(path, was)| (was.to_owned(), path.to_owned())).collect();
         folders.reverse();
         folders
     }
 
-    /// A name beside `to` that nobody has.
-    fn unfinished(&self, to: &Path) -> PathBuf {
+    /// Whether it is a folder as they are made here, with nothing else in it.
+    fn is_made_for(&self, folder: &Path, only: &Path) -> bool {
+        let is_new = |stat: Stat| stat.attributes.mode & 0o7777 == 0o700;
+        let names = self.files.names(folder).unwrap_or_default();
+        names.iter().map(|name| &**name).eq(only.file_name())
+            && self.files.stat(folder).is_ok_and(is_new)
+    }
+
+    /// The name beside `to` that a folder has until it is whole, which tells what it becomes of what;
+    /// for anything else one that nobody has.
+    fn unfinished(&self, version: &Version, to: &Path) -> PathBuf {
+        if version.stat.attributes.is_directory() {
+            let name = to.file_name().unwrap_or(OsStr::new(""));
+            let [name, path] = [name, version.path.as_os_str()].map(OsStr::as_encoded_bytes);
+            let number = crc64(&[path, b"\0", name].concat());
+            return to.with_file_name(format!(".undelete-{number:016x}"));
+        }
         let process = std::process::id();
         let mut names = (0..).map(|number: u64| format!(".undelete-{process}-{number}"));
         let free = |path: &PathBuf| self.files.stat(path).is_err();
         let paths = names.by_ref().map(|name| to.with_file_name(name));
         paths.take(1000).find(free).unwrap_or_else(|| to.with_file_name(".undelete"))
+    }
+
+    /// Makes the folder that is not finished, if it is one, and keeps others out of it.
+    fn claim(
+        &self,
+        version: &Version,
+        unfinished: &Path,
+    ) -> std::result::Result<Option<std::fs::File>, copy::Error> {
+        if !version.stat.attributes.is_directory() {
+            return Ok(None);
+        }
+        match copy::make_folder(self.files, unfinished) {
+            Err(copy::Error { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        let claimed = self.files.claim(unfinished);
+        claimed.map_err(|error| copy::Error { path: unfinished.to_owned(), error })
     }
 }

@@ -5,25 +5,24 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use gabion_backup::{Attributes, Time};
 use rustix::fs::{
-    AtFlags, CWD, Mode, RenameFlags, SeekFrom, StatxFlags, Timespec, Timestamps, XattrFlags,
+    AtFlags, CWD, FlockOperation, Mode, RenameFlags, SeekFrom, StatxFlags, Timespec, Timestamps,
+    XattrFlags,
 };
 use rustix::io::Errno;
 
-use super::files::{Files, Stat, Xattr};
+use super::files::{CHUNK, Files, Stat, Xattr};
 use super::is_absent;
 use crate::backup::{dress, mounted};
 use crate::failure::{Failure, Result};
 use crate::mounts;
 use crate::reach::reach;
-
-/// Bytes that are asked for at once.
-const CHUNK: usize = 1 << 30;
 
 /// Files as the kernel shows them.
 pub struct Mounted;
@@ -101,7 +100,13 @@ impl Files for Mounted {
         std::os::unix::fs::symlink(fs::read_link(reach(from)?)?, reach(to)?)
     }
 
-    fn copy_file(&self, from: &Path, to: &Path, length: u64) -> io::Result<()> {
+    fn copy_file(
+        &self,
+        from: &Path,
+        to: &Path,
+        length: u64,
+        passed: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         let source = File::open(reach(from)?)?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
@@ -111,7 +116,7 @@ impl Files for Mounted {
         // From data to data, so that holes stay holes.
         while let Some(start) = seek(&source, SeekFrom::Data(end))? {
             end = seek(&source, SeekFrom::Hole(start))?.unwrap_or(length);
-            copy_range(&source, &target, start, end)?;
+            copy_range(&source, &target, start..end, passed)?;
         }
         Ok(())
     }
@@ -155,6 +160,15 @@ impl Files for Mounted {
         let times = Timestamps { last_access: time(to.read), last_modification: time(to.written) };
         Ok(rustix::fs::utimensat(CWD, &*reach(path)?, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
+
+    fn claim(&self, folder: &Path) -> io::Result<Option<File>> {
+        let folder = File::open(reach(folder)?)?;
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::WouldBlock.into()),
+            // Not every filesystem has locks.
+            Ok(()) | Err(_) => Ok(Some(folder)),
+        }
+    }
 }
 
 /// The next data or hole; `None`: there is none.
@@ -166,15 +180,21 @@ fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
     }
 }
 
-fn copy_range(source: &File, target: &File, from: u64, to: u64) -> io::Result<()> {
-    let (mut read, mut write) = (from, from);
-    while read < to {
-        let length = (to - read).min(CHUNK as u64) as usize;
+fn copy_range(
+    source: &File,
+    target: &File,
+    range: Range<u64>,
+    passed: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let (mut read, mut write) = (range.start, range.start);
+    while read < range.end {
+        let length = (range.end - read).min(CHUNK) as usize;
         let (place, goal) = (Some(&mut read), Some(&mut write));
         match rustix::fs::copy_file_range(source, place, target, goal, length) {
             // It has become shorter, which nothing in a snapshot does.
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(count) => passed(count as u64),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

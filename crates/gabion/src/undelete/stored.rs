@@ -3,6 +3,7 @@
 //! The path is that in the filesystem, and symbolic links in it are not followed.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use gabion_map::FileId;
 use gabion_map::txn::SeekTarget;
 use gabion_node::LocalFs;
 
-use super::files::{Files, Stat, Xattr};
+use super::files::{CHUNK, Files, Stat, Xattr};
 use crate::backup::stored;
 use crate::failure::{Failure, Result};
 
@@ -119,7 +120,12 @@ impl Stored<'_> {
     }
 
     /// Gives a file that is empty the bytes and the holes of another one.
-    fn fill(&self, source: FileId, target: FileId, length: u64) -> io::Result<()> {
+    fn fill(
+        &self,
+        (source, target): (FileId, FileId),
+        length: u64,
+        passed: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         let size = Some((length, Privileges::Keep));
         let sized = self.fs.setattr(&CALLER, target, &Changes { size, ..Changes::default() });
         sized.map_err(told)?;
@@ -136,13 +142,16 @@ impl Stored<'_> {
                     source_offset: at,
                     target,
                     target_offset: at,
-                    length: end - at,
+                    length: (end - at).min(CHUNK),
                 };
                 let copied = self.fs.copy_range(&CALLER, &request, Privileges::Keep);
                 match copied.map_err(told)? {
                     // It has become shorter, which nothing in a snapshot does.
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    count => at += count,
+                    count => {
+                        at += count;
+                        passed(count);
+                    }
                 }
             }
         }
@@ -199,13 +208,19 @@ impl Files for Stored<'_> {
         self.made(self.fs.symlink(&CALLER, dir, name, &target))
     }
 
-    fn copy_file(&self, from: &Path, to: &Path, length: u64) -> io::Result<()> {
+    fn copy_file(
+        &self,
+        from: &Path,
+        to: &Path,
+        length: u64,
+        passed: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         let source = self.file(from)?;
         let (dir, name) = self.resolve(to)?;
         let request = OpenRequest { access: Access::WRITE, truncate: None };
         let made = self.fs.create(&CALLER, dir, name, FILE, IfExists::Fail, &request);
         let (made, _) = made.map_err(told)?;
-        let filled = self.fill(source, made.file, length);
+        let filled = self.fill((source, made.file), length, passed);
         self.fs.release(made.file);
         self.fs.forget(made.file, 1);
         filled
@@ -264,5 +279,10 @@ impl Files for Stored<'_> {
         let time = |time: Time| SetTime::At(Timestamp::new(time.seconds, time.nanoseconds));
         let (atime, mtime) = (Some(time(to.read)), Some(time(to.written)));
         self.change(path, &Changes { atime, mtime, ..Changes::default() })
+    }
+
+    fn claim(&self, _folder: &Path) -> io::Result<Option<File>> {
+        // Nobody else has it open.
+        Ok(None)
     }
 }

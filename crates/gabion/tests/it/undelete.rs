@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::served_snapshots::Site;
 use crate::volumes::stage::Stage;
-use crate::world::{Folder, GABION, names};
+use crate::world::{Folder, GABION, Running, await_that, names};
 
 fn age(path: &Path, seconds: i64) {
     let time = Timespec { tv_sec: 1_600_000_000 + seconds, tv_nsec: 123_456_789 };
@@ -438,4 +438,57 @@ fn what_is_gone_comes_back_on_a_volume_that_nobody_has_in_use() {
     assert_eq!(fs::read(&letter).unwrap(), b"dear");
     host.gabion(&["scrub", "--allocation", "tank"]).succeeded();
     host.unmount();
+}
+
+/// Of the only folder of a copy that is not finished, once so many names are in it.
+fn unfinished(dir: &Path, least: usize) -> Option<PathBuf> {
+    let names = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
+    let mut begun = names.filter(|path| path.display().to_string().contains(".undelete-"));
+    let path = begun.next()?;
+    fs::read_dir(&path).is_ok_and(|entries| entries.count() >= least).then_some(path)
+}
+
+#[test]
+fn who_is_killed_goes_on_where_he_was() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let dir = mnt.join("home");
+    fs::create_dir(&dir).unwrap();
+    plant(&dir);
+    let many = dir.join("letters");
+    for number in 0..800 {
+        fs::write(many.join(format!("{number}")), format!("{number}")).unwrap();
+        if number % 3 == 0 {
+            fs::hard_link(many.join(format!("{number}")), many.join(format!("{number}-"))).unwrap();
+        }
+    }
+    for path in [&many, &dir] {
+        fs::set_permissions(path, Permissions::from_mode(0o710)).unwrap();
+        age(path, 7);
+    }
+    let was = seen(&dir);
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::remove_dir_all(&dir).unwrap();
+    let mut command = Command::new(GABION);
+    command.args(["undelete", "mnt/home/letters"]).current_dir(folder.path());
+    let mut first = Running(command.spawn().unwrap());
+    await_that(|| unfinished(&dir, 40).is_some());
+    // Nobody does the same at the same time.
+    let busy = "is just being restored by somebody else";
+    folder.gabion(&["undelete", "mnt/home/letters"]).failed(1, &["mnt/home/letters", busy]);
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    let begun = unfinished(&dir, 40).expect("it was not so fast");
+    let inode = |path: PathBuf| fs::symlink_metadata(path).unwrap().ino();
+    let whole: Vec<_> = names(&begun).into_iter().take(30).collect();
+    let kept: Vec<_> = whole.iter().map(|name| inode(begun.join(name))).collect();
+    assert_eq!(names(&dir).len(), 1);
+    folder.gabion(&["undelete", "mnt/home/letters"]).succeeded();
+    assert_eq!(seen(&dir), was);
+    // All but the last one that had been begun were whole.
+    let again = whole.iter().map(|name| inode(many.join(name)));
+    let others = again.zip(&kept).filter(|(again, kept)| again != *kept).count();
+    assert!(others <= 1, "{others} of 30 were made again");
+    folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
 }

@@ -457,7 +457,7 @@ fn who_is_killed_goes_on_where_he_was() {
     fs::create_dir(&dir).unwrap();
     plant(&dir);
     let many = dir.join("letters");
-    for number in 0..800 {
+    for number in 0..300 {
         fs::write(many.join(format!("{number}")), format!("{number}")).unwrap();
         if number % 3 == 0 {
             fs::hard_link(many.join(format!("{number}")), many.join(format!("{number}-"))).unwrap();

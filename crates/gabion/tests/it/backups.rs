@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::SeekFrom;
 use serde_json::Value;
 
-use crate::world::{Folder, GABION};
+use crate::world::{Folder, GABION, GLANCE};
 
 /// Pieces of files are shared by blocks of this size.
 const BLOCK: usize = 4096;
@@ -549,6 +549,7 @@ fn a_restoration_that_was_killed_goes_on_and_is_never_taken_for_whole() {
             child.kill().unwrap();
             killed = true;
         }
+        std::thread::sleep(GLANCE);
     }
     if killed {
         assert!(!folder.join("tree").exists());

@@ -14,7 +14,7 @@ use gabion_nbd::medium::Medium;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
 use gabion_nbd::wire::name::Claim;
 
-use crate::world::{Folder, Foreign, assert_pattern, pattern};
+use crate::world::{Folder, Foreign, GLANCE, assert_pattern, pattern};
 
 const BLOCKS: u64 = 256 + 64;
 
@@ -162,7 +162,7 @@ impl Gated {
 
     fn wait_for(&self, waiting: usize) {
         while self.waiting.load(Ordering::SeqCst) < waiting {
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     }
 }

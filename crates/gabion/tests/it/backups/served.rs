@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{assert_same, kill_when, noise, program, snapshots, survey};
 use crate::shared::Shared;
-use crate::world::{Folder, names};
+use crate::world::{Folder, names, rest};
 
 /// A server with a folder for backups, and the mount `local` of another filesystem.
 fn prepared() -> Option<(Shared, String)> {
@@ -100,6 +100,7 @@ fn a_backup_to_a_server_that_was_killed_goes_on_where_it_was() {
         }
         assert!(begun.elapsed() < Duration::from_secs(100), "{again:?}");
         again.failed(1, &["another backup is writing to"]);
+        rest();
     };
     assert!(text.contains("went on saving"), "{text}");
     folder.gabion(&["restore", "--to-directory", &place, "tree"]).succeeded();

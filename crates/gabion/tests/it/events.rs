@@ -174,9 +174,10 @@ fn an_image_that_has_outgrown_its_disk_is_told_of_and_goes_on_when_there_is_room
         folder.run(&mut mount).succeeded();
     };
     below("size=24M");
-    folder.gabion(&["mkfs", "--size", "64M", "small/disk.img"]).succeeded();
-    folder.gabion(&["mount", "-o", "commit=1", "small/disk.img", "mnt"]).succeeded();
     let bytes: Vec<u8> = (0..32 << 20).map(|at: u32| (at >> 12) as u8).collect();
+    folder.gabion(&["mkfs", "--size", "64M", "small/disk.img"]).succeeded();
+    // It is the bytes that find no room: no commit begins while they are being written.
+    folder.gabion(&["mount", "-o", "commit=4", "small/disk.img", "mnt"]).succeeded();
     let file = File::create(folder.join("mnt/file")).unwrap();
     file.write_all_at(&bytes, 0).unwrap();
     file.sync_all().unwrap_err();

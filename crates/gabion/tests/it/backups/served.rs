@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{assert_same, kill_when, noise, program, snapshots, survey};
+use super::killed::{kill_when, program};
+use super::snapshots;
+use super::trees::{assert_same, noise, survey};
 use crate::shared::Shared;
 use crate::world::{Folder, names, rest};
 

@@ -10,6 +10,9 @@ use gabion_coordinator::{Etcd, Patience};
 use crate::etcd_server::{EtcdServer, PATIENCE, coordinator_at, free_port};
 use crate::relay::{Relay, Way};
 
+/// How long a test rests between two questions.
+const GLANCE: Duration = Duration::from_millis(10);
+
 #[test]
 fn the_next_endpoint_is_asked_when_one_fails() {
     let server = EtcdServer::start();
@@ -133,6 +136,7 @@ fn a_silent_holder_knows_that_it_has_lost_before_another_has_the_claim() {
     while started.elapsed() < Duration::from_secs(4) {
         assert!(claim.is_held());
         assert!(other.claim("tank", "the other").is_err());
+        thread::sleep(GLANCE);
     }
     relay.set(Way::Silent);
     let taken = loop {
@@ -142,6 +146,7 @@ fn a_silent_holder_knows_that_it_has_lost_before_another_has_the_claim() {
             Err(other) => panic!("{other}"),
         }
         assert!(started.elapsed() < Duration::from_secs(30), "the claim ends");
+        thread::sleep(GLANCE);
     };
     assert!(!claim.is_held());
     relay.set(Way::Good);

@@ -174,7 +174,7 @@ fn threads_that_were_needed_rest_and_two_wait_for_requests() {
             assert_eq!(child.wait().unwrap().code(), Some(1));
         }
         while threads() != (6, 2) {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
     assert_eq!(errno(&mounted.path("absent")), Some(libc::ENOENT));

@@ -5,24 +5,24 @@ mod beside;
 mod bucket;
 mod choosing;
 mod full;
+mod killed;
 #[cfg(feature = "s3")]
 mod objects;
 mod pipes;
 mod random;
 mod served;
+mod trees;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::fs::SeekFrom;
 use serde_json::Value;
 
+use self::trees::{assert_same, noise, plant, see, share, survey};
 use crate::world::{Folder, GABION};
 
 /// Pieces of files are shared by blocks of this size.
@@ -32,135 +32,6 @@ const BLOCK: usize = 4096;
 #[track_caller]
 fn run(folder: &Folder, program: &str, arguments: &[&str]) -> String {
     folder.run(Command::new(program).args(arguments)).succeeded()
-}
-
-/// Bytes that do not pack, the same for the same seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    gabion_base::rng::Rng::new(seed).fill(&mut bytes);
-    bytes
-}
-
-/// Makes some of everything that a tree can hold.
-fn plant(folder: &Folder, root: &str) {
-    let top = folder.join(root);
-    fs::create_dir_all(top.join("dir/below/deep")).unwrap();
-    for number in 0..50 {
-        let path = top.join(format!("dir/below/file {number}"));
-        fs::write(path, noise(number, number as usize * 997)).unwrap();
-    }
-    fs::write(top.join("linked"), "once").unwrap();
-    fs::hard_link(top.join("linked"), top.join("dir/its other name")).unwrap();
-    fs::write(top.join(std::ffi::OsStr::from_bytes(b"\xff\xfe\n")), "no text").unwrap();
-    symlink("a target that is not there", top.join("dangling")).unwrap();
-    run(folder, "mkfifo", &[&format!("{root}/fifo")]);
-    run(folder, "mknod", &[&format!("{root}/null"), "c", "1", "3"]);
-    run(folder, "mknod", &[&format!("{root}/block"), "b", "259", "70000"]);
-    std::os::unix::net::UnixListener::bind(top.join("socket")).unwrap();
-    let sparse = File::create(top.join("sparse")).unwrap();
-    sparse.write_all_at(&[7; 3 * BLOCK], 5 << 20).unwrap();
-    sparse.set_len(900 << 30).unwrap();
-    fs::write(top.join("large"), noise(99, 3_000_000)).unwrap();
-    std::os::unix::fs::chown(top.join("large"), Some(12345), Some(4_000_000_000)).unwrap();
-    fs::set_permissions(top.join("large"), fs::Permissions::from_mode(0o4711)).unwrap();
-    fs::set_permissions(top.join("dir"), fs::Permissions::from_mode(0o3770)).unwrap();
-    run(folder, "setfattr", &["-n", "user.key", "-v", "value", &format!("{root}/large")]);
-    run(folder, "setfattr", &["-n", "trusted.key", "-v", "0x00ff", &format!("{root}/dir")]);
-    run(folder, "setfacl", &["-m", "u:77:rw,g:78:r", &format!("{root}/linked")]);
-    run(folder, "setfacl", &["-d", "-m", "u:77:rx", &format!("{root}/dir/below")]);
-    let old = "1969-12-31 23:59:59.123456789Z";
-    run(folder, "touch", &["-h", "-d", old, &format!("{root}/dangling")]);
-    run(folder, "touch", &["-d", "2040-02-03 04:05:06.000000007Z", &format!("{root}/dir")]);
-}
-
-/// Lets two files share the blocks of `large`.
-fn share(root: &Path) {
-    let from = File::open(root.join("large")).unwrap();
-    let to = File::create(root.join("shared")).unwrap();
-    let mut left = from.metadata().unwrap().len() as usize;
-    while left > 0 {
-        left -= rustix::fs::copy_file_range(&from, None, &to, None, left).unwrap();
-    }
-}
-
-/// All that can be seen of an object.
-fn see(path: &Path, firsts: &mut BTreeMap<u64, PathBuf>, name: &Path) -> String {
-    let stat = fs::symlink_metadata(path).unwrap();
-    let kind = stat.file_type();
-    let mut seen = format!(
-        "{:o} {} {} {:x} {}.{:09}",
-        stat.mode(),
-        stat.uid(),
-        stat.gid(),
-        stat.rdev(),
-        stat.mtime(),
-        stat.mtime_nsec()
-    );
-    if !kind.is_dir() {
-        let first = firsts.entry(stat.ino()).or_insert_with(|| name.to_owned());
-        seen += &format!(" {} {}", stat.nlink(), first.display());
-    }
-    if kind.is_symlink() {
-        seen += &format!(" {:?}", fs::read_link(path).unwrap());
-    }
-    let mut names = vec![0; 65536];
-    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
-    let mut names: Vec<_> = names[..length].split(|byte| *byte == 0).collect();
-    names.sort();
-    for name in names.into_iter().filter(|name| !name.is_empty()) {
-        let mut value = [0; 1000];
-        let key = std::ffi::OsStr::from_bytes(name);
-        let length = rustix::fs::lgetxattr(path, key, &mut value[..]).unwrap();
-        seen += &format!(" {key:?}={:?}", &value[..length]);
-    }
-    if kind.is_file() {
-        seen += &format!(" {} {:?}", stat.len(), data(path, stat.len()));
-    }
-    seen
-}
-
-/// Where a file has data, by blocks, and what it is.
-fn data(path: &Path, length: u64) -> Vec<(u64, u64, u64)> {
-    let file = File::open(path).unwrap();
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < length {
-        let Ok(from) = rustix::fs::seek(&file, SeekFrom::Data(at)) else { break };
-        at = rustix::fs::seek(&file, SeekFrom::Hole(from)).unwrap();
-        let mut bytes = vec![0; (at - from) as usize];
-        file.read_exact_at(&mut bytes, from).unwrap();
-        found.push((from, at, gabion_base::checksum::crc64(&bytes)));
-    }
-    found
-}
-
-/// All that can be seen of a tree, by paths. A directory of snapshots is not listed.
-fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
-    let mut seen = BTreeMap::new();
-    let mut firsts = BTreeMap::new();
-    let mut waiting = vec![PathBuf::new()];
-    while let Some(name) = waiting.pop() {
-        let path = root.join(&name);
-        if fs::symlink_metadata(&path).unwrap().is_dir() {
-            let entries = fs::read_dir(&path).unwrap();
-            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            waiting.extend(names.into_iter().rev().map(|entry| name.join(entry)));
-        }
-        let text = see(&path, &mut firsts, &name);
-        seen.insert(name, text);
-    }
-    seen
-}
-
-#[track_caller]
-fn assert_same(wanted: &BTreeMap<PathBuf, String>, found: &Path) {
-    let found = survey(found);
-    for (path, wanted) in wanted {
-        assert_eq!(found.get(path), Some(wanted), "{}", path.display());
-    }
-    let extra: Vec<_> = found.keys().filter(|path| !wanted.contains_key(*path)).collect();
-    assert!(extra.is_empty(), "{extra:?}");
 }
 
 /// Mounts `disk.img` at `mnt` so that the kernel keeps no times back: those that it has not told
@@ -465,100 +336,6 @@ fn a_pipe_takes_a_backup_and_its_differences() {
     drop(child.stdout.take());
     assert!(!child.wait().unwrap().success());
     assert_eq!(snapshots(&folder, "mnt"), before);
-}
-
-/// Starts a backup, and kills it when it has come so far.
-fn kill_when(command: &mut Command, has_come: impl Fn() -> bool) {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let begun = Instant::now();
-    while !has_come() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "it never got so far");
-        assert!(child.try_wait().unwrap().is_none(), "it ended before");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
-/// The program, in a folder.
-fn program(folder: &Folder, arguments: &[&str]) -> Command {
-    let mut command = Command::new(GABION);
-    command.args(arguments).env("GABION_STATE", folder.join("state")).current_dir(folder.path());
-    command
-}
-
-/// Starts a backup that is slow, and kills it when its file is so long.
-fn kill_at(folder: &Folder, arguments: &[&str], partial: &Path, length: u64) {
-    let is_there = || fs::metadata(partial).map_or(0, |found| found.len()) >= length;
-    kill_when(&mut program(folder, arguments), is_there);
-}
-
-#[test]
-fn a_backup_that_was_killed_goes_on_where_it_was() {
-    let Some(folder) = Folder::for_mounts() else { return };
-    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
-    let mnt = mount(&folder);
-    fs::write(mnt.join("first"), noise(1, 10 << 20)).unwrap();
-    fs::write(mnt.join("large"), noise(2, 50 << 20)).unwrap();
-    fs::write(mnt.join("sparse"), noise(3, 1000)).unwrap();
-    let wanted = survey(&mnt);
-    fs::write(folder.join("key"), noise(4, 32)).unwrap();
-    let slow = ["backup", "--rate", "8M", "--key-file", "key", "mnt", "full.gabion"];
-    let partial = folder.join("full.gabion.partial");
-    // In the middle of the large file. Only one can go on with it at a time.
-    kill_at(&folder, &slow, &partial, 28 << 20);
-    let file = File::open(&partial).unwrap();
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    folder.gabion(&slow).failed(1, &["another backup is writing to", "full.gabion.partial"]);
-    drop(file);
-    let row = &backups(&folder, "full.gabion.partial")[0];
-    assert_eq!(row["complete"], false);
-    let refused = ["restore", "--to-directory", "--key-file", "key", "full.gabion.partial", "no"];
-    folder.gabion(&refused).failed(1, &["not complete"]);
-    // What is saved is what was there when it began.
-    fs::write(mnt.join("first"), "other bytes").unwrap();
-    let length = fs::metadata(&partial).unwrap().len();
-    kill_at(&folder, &slow, &partial, length + (4 << 20));
-    let text = folder.gabion(&["backup", "--key-file", "key", "mnt", "full.gabion"]).succeeded();
-    assert!(text.contains("went on saving"), "{text}");
-    assert!(!partial.exists());
-    folder.gabion(&["verify", "--key-file", "key", "full.gabion"]).succeeded();
-    let restore = ["restore", "--to-directory", "--key-file", "key", "full.gabion", "tree"];
-    folder.gabion(&restore).succeeded();
-    assert_same(&wanted, &folder.join("tree"));
-    assert_eq!(snapshots(&folder, "mnt").len(), 1);
-}
-
-#[test]
-fn a_restoration_that_was_killed_goes_on_and_is_never_taken_for_whole() {
-    let Some(folder) = Folder::for_mounts() else { return };
-    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
-    let mnt = mount(&folder);
-    for number in 0..40 {
-        fs::write(mnt.join(format!("{number}")), noise(number, 1 << 20)).unwrap();
-    }
-    fs::hard_link(mnt.join("7"), mnt.join("seven")).unwrap();
-    let wanted = survey(&mnt);
-    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
-    let id = backups(&folder, "full.gabion")[0]["stream"].as_str().unwrap()[..8].to_owned();
-    let scratch = folder.join(&format!(".tree.restoring-{id}"));
-    let restore = ["restore", "--to-directory", "full.gabion", "tree"];
-    let mut child = Command::new(GABION).args(restore).current_dir(folder.path()).spawn().unwrap();
-    let begun = Instant::now();
-    let mut killed = false;
-    while child.try_wait().unwrap().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(120));
-        if fs::read_dir(&scratch).map_or(0, Iterator::count) > 10 {
-            child.kill().unwrap();
-            killed = true;
-        }
-    }
-    if killed {
-        assert!(!folder.join("tree").exists());
-        folder.gabion(&restore).succeeded();
-    }
-    assert!(!scratch.exists());
-    assert_same(&wanted, &folder.join("tree"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use gabion_host::events::Publisher;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::world::{Folder, GABION, Outcome, Running};
+use crate::world::{Folder, GABION, Outcome, Running, rest};
 
 /// How long an event may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -155,6 +155,7 @@ fn a_filesystem_that_cannot_write_any_more_is_an_event() {
         assert!(began.elapsed() < PATIENCE, "{}", told());
         // Something that a commit has to write.
         let _ = File::create(folder.join("mnt/other"));
+        rest();
     }
     assert!(folder.status("mnt")["problem"].is_string());
     folder.gabion(&["umount", "mnt"]).failed(1, &["not all of it could be written"]);
@@ -173,9 +174,10 @@ fn an_image_that_has_outgrown_its_disk_is_told_of_and_goes_on_when_there_is_room
         folder.run(&mut mount).succeeded();
     };
     below("size=24M");
-    folder.gabion(&["mkfs", "--size", "64M", "small/disk.img"]).succeeded();
-    folder.gabion(&["mount", "-o", "commit=1", "small/disk.img", "mnt"]).succeeded();
     let bytes: Vec<u8> = (0..32 << 20).map(|at: u32| (at >> 12) as u8).collect();
+    folder.gabion(&["mkfs", "--size", "64M", "small/disk.img"]).succeeded();
+    // It is the bytes that find no room: no commit begins while they are being written.
+    folder.gabion(&["mount", "-o", "commit=4", "small/disk.img", "mnt"]).succeeded();
     let file = File::create(folder.join("mnt/file")).unwrap();
     file.write_all_at(&bytes, 0).unwrap();
     file.sync_all().unwrap_err();
@@ -184,6 +186,7 @@ fn an_image_that_has_outgrown_its_disk_is_told_of_and_goes_on_when_there_is_room
         let began = Instant::now();
         while !told().contains(name) {
             assert!(began.elapsed() < PATIENCE, "{}", told());
+            rest();
         }
     };
     await_event("filesystem-writes-refused");

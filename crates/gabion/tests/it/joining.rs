@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::wiretap::Wiretap;
-use crate::world::{Folder, GABION, Outcome, Running};
+use crate::world::{Folder, GABION, GLANCE, Outcome, Running};
 
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -224,8 +224,8 @@ fn an_invitation_works_once_and_not_after_its_end() {
     let short = host.invite(&["--expires", "1s"]);
     let (front, expires) = short.rsplit_once(':').unwrap();
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(expires.parse().unwrap());
-    while SystemTime::now() < end {
-        thread::yield_now();
+    while let Ok(left) = end.duration_since(SystemTime::now()) {
+        thread::sleep(left);
     }
     other.gabion(&["join", &short, "mnt"]).failed(1, &["has ended", "gabion invite TARGET"]);
     // The end is not believed in from the line.
@@ -367,7 +367,7 @@ fn an_encrypted_connection_that_breaks_is_made_again_and_costs_a_pause() {
             let before = tap.amount();
             while tap.amount() < before + 200_000 {
                 assert!(began.elapsed() < PATIENCE && !writer.is_finished());
-                thread::yield_now();
+                thread::sleep(GLANCE);
             }
             cut += tap.cut();
         }

@@ -18,7 +18,7 @@ use gabion_tls::to_pem;
 use rustix::process::Signal;
 
 use crate::raw::{PATIENCE, Raw, call_of};
-use crate::world::{Folder, GABION, Running};
+use crate::world::{Folder, GABION, GLANCE, Running, rest};
 
 const SPACE: Call = Call::Space { of: SubvolId(1) };
 
@@ -110,6 +110,7 @@ fn a_client_that_asks_without_end_is_not_read_any_more_and_others_are() {
     while let Err(error) = other.ask(mkdir(&other, b"one")) {
         assert!(matches!(error, Error::Exists), "{error}");
         assert!(began.elapsed() < PATIENCE);
+        rest();
     }
     drop((flood, other));
     stop(server);
@@ -131,7 +132,7 @@ fn who_does_not_say_what_it_has_heard_of_loses_its_session() {
         if asked.and_then(|()| raw.frame()).is_err() {
             break;
         }
-        thread::sleep(Duration::from_millis(20));
+        rest();
     }
     assert!(began.elapsed() > Duration::from_secs(25), "it was not given time");
     let log = || fs::read_to_string(folder.join("state/events/log.jsonl")).unwrap();
@@ -142,7 +143,7 @@ fn who_does_not_say_what_it_has_heard_of_loses_its_session() {
     };
     while !is_told() {
         assert!(began.elapsed() < 2 * PATIENCE, "{}", log());
-        thread::sleep(Duration::from_millis(50));
+        rest();
     }
     // Others are served.
     let mut other = Raw::greeted(&address, None, "other");
@@ -166,6 +167,7 @@ fn strangers_that_say_nothing_leave_room_for_others() {
     let began = Instant::now();
     while silent.iter().filter(is_closed).count() < 72 {
         assert!(began.elapsed() < PATIENCE);
+        rest();
     }
     assert!(silent.iter().filter(|raw| !is_closed(raw)).count() > 0);
     drop(silent);
@@ -176,6 +178,7 @@ fn strangers_that_say_nothing_leave_room_for_others() {
         if let Ok(raw) = raw.greet("good") {
             break raw;
         }
+        rest();
     };
     assert!(matches!(raw.ask(SPACE), Ok(Answer::Space { .. })));
     stop(server);
@@ -297,7 +300,7 @@ fn a_hundred_clients_cost_the_server_no_thread_each() {
         let mut most = Vec::new();
         while !workers.iter().all(|worker| worker.is_finished()) {
             most = std::cmp::max_by_key(most, threads(), Vec::len);
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
         most
     });

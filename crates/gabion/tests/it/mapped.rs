@@ -5,13 +5,12 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::shared::Shared;
-use crate::world::Running;
+use crate::world::{Running, rest};
 
 /// How long something may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -324,7 +323,7 @@ fn what_a_mount_has_stored_and_loses_with_its_session_is_kept_aside() {
             Some(line) => break serde_json::from_str::<Value>(line).unwrap(),
             None => assert!(began.elapsed() < PATIENCE, "{events}"),
         }
-        thread::yield_now();
+        rest();
     };
     let lost = PathBuf::from(event["folder"].as_str().unwrap());
     let inode = fs::metadata(a.join("file")).unwrap().ino();

@@ -28,7 +28,7 @@ use gabion_node::{BackgroundLoop, Filesystem, Kept, LocalFs, LockEnd, Reader};
 use rustix::fs::syncfs;
 
 use crate::mount_world::{BACK, Kind, SHARED, USUAL, World};
-use crate::world::await_tick;
+use crate::world::{GLANCE, await_that, await_tick};
 
 /// How long bytes wait for their times.
 const BYTES_HELD_MAX: Duration = Duration::from_secs(20);
@@ -320,9 +320,7 @@ fn a_local_change_whose_maker_was_killed_meanwhile_is_seen() {
     }
     let held = testimony.making.lock();
     let mut maker = Command::new("mkdir").arg(&path).spawn().unwrap();
-    while !testimony.is_making.load(Ordering::Relaxed) {
-        thread::yield_now();
-    }
+    await_that(|| testimony.is_making.load(Ordering::Relaxed));
     maker.kill().unwrap();
     maker.wait().unwrap();
     assert_eq!(seen(), (0, false));
@@ -330,7 +328,7 @@ fn a_local_change_whose_maker_was_killed_meanwhile_is_seen() {
     let begin = Instant::now();
     while seen() != (1, true) {
         assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", seen());
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
 }
 

@@ -15,7 +15,7 @@ fn spoil(folder: &Folder, name: &str) {
     let mut block = [0; 4096];
     for at in (DATA_START..MEMBER_BYTES).step_by(4096) {
         file.read_exact_at(&mut block, at).unwrap();
-        if block.iter().any(|byte| *byte != 0) {
+        if block != [0; 4096] {
             block[1000] ^= 0x10;
             file.write_all_at(&block, at).unwrap();
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-use crate::world::{Folder, GABION, Running};
+use crate::world::{Folder, GABION, GLANCE, Running};
 
 /// A served filesystem with its mounts.
 pub struct Shared {
@@ -310,7 +310,7 @@ impl Locker {
         let began = Instant::now();
         while !fs::read_to_string(&call).unwrap().contains(&waits) {
             assert!(began.elapsed() < Duration::from_secs(60));
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::world::{Folder, GABION, Running};
+use crate::world::{Folder, GABION, Running, rest};
 
 /// How long a client may take to begin or end a session, or to tell what is open.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ impl Served {
                 return;
             }
             assert!(began.elapsed() < PATIENCE, "{clients}");
-            thread::yield_now();
+            rest();
         }
     }
 
@@ -115,6 +115,7 @@ fn who_mounts_what_is_served_here_is_told_where_at_once() {
     let outcome = served.folder.gabion(&["mount", "disk.img", "other"]);
     assert!(!outcome.stderr.contains("waiting for"), "{}", outcome.stderr);
     outcome.failed(1, &["in use", "It is served here", &served.uri]);
+    served.folder.gabion(&["umount", "mnt"]).succeeded();
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn locks_can_be_seen_also_those_that_are_waited_for() {
             break locks;
         }
         assert!(began.elapsed() < PATIENCE, "{locks}");
-        thread::yield_now();
+        rest();
     };
     let client: Value = served.session().unwrap().into();
     let inode = |path: &PathBuf| Value::from(path.metadata().unwrap().ino());
@@ -290,7 +291,7 @@ fn what_happens_to_clients_is_told() {
             return events;
         }
         assert!(began.elapsed() < PATIENCE, "{wanted} is not among {text}");
-        thread::yield_now();
+        rest();
     };
     let connected = &told(&served, "client-connected", 1)[0];
     let session = served.session().unwrap();
@@ -447,6 +448,8 @@ fn a_quota_is_set_at_the_server_and_holds_at_its_clients() {
     folder.gabion(&["quota", "set", "disk.img", "none"]).succeeded();
     file.write_all_at(&chunk, 20 << 20).unwrap();
     file.sync_all().unwrap();
+    drop(file);
+    folder.gabion(&["umount", "mnt"]).succeeded();
 }
 
 #[test]
@@ -463,7 +466,7 @@ fn a_server_makes_the_snapshots_of_its_schedule() {
     let began = Instant::now();
     while count() < 2 {
         assert!(began.elapsed() < PATIENCE, "there is no snapshot");
-        thread::sleep(Duration::from_millis(20));
+        rest();
     }
     let list = fs::read_dir(served.mountpoint.join(".snapshots")).unwrap();
     let snapshots: Vec<_> = list.map(|snapshot| snapshot.unwrap().path()).collect();

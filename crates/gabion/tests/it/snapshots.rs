@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::rollbacks::Stop;
-use crate::world::{Folder, names};
+use crate::world::{Folder, GLANCE, names};
 
 fn errno<T: std::fmt::Debug>(outcome: std::io::Result<T>) -> Option<i32> {
     outcome.unwrap_err().raw_os_error()
@@ -165,7 +165,7 @@ fn bytes_that_a_program_could_write_into_a_snapshot_are_refused_and_shown_to_nob
                 break;
             }
             assert!(begun.elapsed().as_secs() < 30, "{} bytes", found.len());
-            std::thread::yield_now();
+            thread::sleep(GLANCE);
         }
         folder.gabion(&["umount", "mnt"]).succeeded();
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::{Daemon, Folder, GABION, Running, names};
+use crate::world::{Daemon, Folder, GABION, Running, names, rest};
 
 /// How long something may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,6 +78,7 @@ fn await_volume(folder: &Folder, arguments: &[&str], wanted: impl Fn(&str) -> bo
             return text;
         }
         assert!(began.elapsed() < PATIENCE, "{text}");
+        rest();
     }
 }
 
@@ -182,6 +183,7 @@ fn up_brings_back_a_server_and_a_mount_that_were_killed() {
             break;
         }
         assert!(began.elapsed() < PATIENCE, "{output:?}");
+        rest();
     }
     assert_eq!(fs::read_to_string(folder.join("gabion-mnt-2/file")).unwrap(), "there");
     let killed = daemon(&folder, "gabion-mnt-2");
@@ -190,6 +192,7 @@ fn up_brings_back_a_server_and_a_mount_that_were_killed() {
     let began = Instant::now();
     while fs::read_to_string(folder.join("gabion-mnt-2/other")).is_err() {
         assert!(began.elapsed() < PATIENCE, "the mount is not made again");
+        rest();
     }
     assert_ne!(daemon(&folder, "gabion-mnt-2"), killed);
     // Who is unmounted by somebody else stays so, and the other one goes on.
@@ -265,6 +268,7 @@ fn up_does_not_tear_a_busy_mount_from_its_user() {
     let began = Instant::now();
     while folder.mountpoints() != [folder.join("gabion-mnt")] {
         assert!(began.elapsed() < PATIENCE, "{:?}", folder.mountpoints());
+        rest();
     }
     drop(file);
     interrupt(running, lines);

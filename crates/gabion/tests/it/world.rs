@@ -259,7 +259,7 @@ impl Running {
             let stat = fs::read_to_string(task.unwrap().path().join("stat"));
             stat.is_ok_and(|stat| is_stopped(&stat))
         }) {
-            std::thread::yield_now();
+            thread::sleep(GLANCE);
         }
     }
 }
@@ -273,6 +273,10 @@ impl Drop for Running {
 
 /// How long a test waits for what has to come.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it rests between two looks at what is near, and at what a program has to be asked for.
+/// Who looks all the time keeps those from their work that it waits for.
+pub const GLANCE: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(20);
 
 /// Waits until something is so.
 #[track_caller]
@@ -280,8 +284,13 @@ pub fn await_that(mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE, "it does not become so");
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
+}
+
+/// Rests before a program is asked once more.
+pub fn rest() {
+    thread::sleep(REST);
 }
 
 /// Waits until the clock that the kernel takes times of files from has gone on.

@@ -7,6 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::MIB;
 use crate::program::{Running, attempt, program, run};
@@ -105,7 +107,7 @@ fn postgresql_starts_from_backups_that_were_made_under_load() {
         // Between two backups something has to happen.
         let before = committed.last().copied().unwrap_or(0);
         while history() < before + 20 {
-            std::thread::yield_now();
+            thread::sleep(Duration::from_millis(50));
         }
         committed.push(history());
         let mut save = gabion("backup");

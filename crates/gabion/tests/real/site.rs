@@ -284,7 +284,7 @@ pub fn kill_all(pids: &[Pid]) {
     }
     for pid in pids {
         while !is_dead(*pid) {
-            thread::yield_now();
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -1,371 +1,32 @@
 //! Whatever is said is understood as it was meant: any values of any message, there and back.
 
+mod calls;
+mod values;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use gabion_base::ids::{Ino, SubvolId, Uuid};
-use gabion_base::time::Timestamp;
-use gabion_fs::create::Linkable;
-use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
-use gabion_fs::permission::Access;
-use gabion_fs::xattr::{SetCondition, SetGroupBit};
-use gabion_fs::{
-    Attributes, Caller, Changes, Disposition, Error, FileType, Groups, IfExists, IfTaken, Leave,
-    OpenRequest, Privileges, SetTime, SizeRule, SpaceRequest, Through, Trust, WriteAt,
+use gabion_fs::{Attributes, Caller, Disposition, Error, Privileges, WriteAt};
+use gabion_link::message::{
+    Answer, Call, CallId, Change, ChangeNumber, Era, Grant, Hello, Prefetch, Refusal,
+    RefusalReason, SessionId, ToClient, ToServer, Welcome, Witness,
 };
-use gabion_map::format::subvolume::{Count, Most, Quota, Schedule};
+use gabion_link::table::{Keep, RevokeId};
+use gabion_link::wire::{
+    DATA_BYTES_MAX, FrameKind, Header, NAME_BYTES_MAX, TARGET_BYTES_MAX, TEXT_BYTES_MAX,
+};
 use gabion_map::key::INO_END;
-use gabion_map::txn::{SeekTarget, Value};
-use gabion_map::{FileId, Key, Kind, LockMode, MapError};
+use gabion_map::txn::Value;
+use gabion_map::{FileId, Key, Kind, MapError};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
 
-use gabion_link::errand::{DifferenceRow, Errand, QuotaRow, Report, SnapshotRow, SubvolumeRow};
-use gabion_link::identities::{Identities, Squash};
-use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, Era, Grant, Hello, Prefetch, ReadLease, Refusal,
-    RefusalReason, SessionId, ToClient, ToServer, Welcome, Witness,
+use self::calls::{call, report};
+use self::values::{
+    access, bytes, caller, file, identities, key, lock, mode, one, range, time, value,
 };
-use gabion_link::range::KeyRange;
-use gabion_link::table::{Keep, RevokeId};
-use gabion_link::wire::{
-    DATA_BYTES_MAX, FrameKind, GROUPS_MAX, Header, NAME_BYTES_MAX, TARGET_BYTES_MAX,
-    TEXT_BYTES_MAX, XATTR_BYTES_MAX,
-};
-
-/// One of `choices`.
-fn one<T: Clone + Debug + 'static>(choices: &[T]) -> impl Strategy<Value = T> + Clone + use<T> {
-    select(choices.to_vec())
-}
-
-fn file() -> impl Strategy<Value = FileId> {
-    (any::<u32>(), 0..1_u64 << 63).prop_map(|(subvol, ino)| FileId::new(SubvolId(subvol), Ino(ino)))
-}
-
-fn key() -> impl Strategy<Value = Key> {
-    (file(), 1..=u8::MAX, any::<u64>()).prop_map(|(file, kind, at)| file.key(Kind(kind), at))
-}
-
-fn range() -> impl Strategy<Value = KeyRange> {
-    (key(), 1..=u8::MAX, any::<u64>()).prop_map(|(one, kind, at)| {
-        let other = one.file().key(Kind(kind), at);
-        KeyRange::new(one.min(other), one.max(other)).expect("of one object, in order")
-    })
-}
-
-fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
-    // Long ones are rare, but there are some.
-    prop_oneof![20 => vec(any::<u8>(), 0..40), 1 => any::<u8>().prop_map(move |b| vec![b; max])]
-}
-
-fn name() -> impl Strategy<Value = Vec<u8>> {
-    bytes(NAME_BYTES_MAX)
-}
-
-fn value() -> impl Strategy<Value = Value> {
-    bytes(gabion_map::txn::VALUE_LENGTH_MAX).prop_map(Value::from)
-}
-
-fn time() -> impl Strategy<Value = Timestamp> {
-    (any::<i64>(), 0..1_000_000_000_u32).prop_map(|(s, nanos)| Timestamp::new(s, nanos))
-}
-
-fn privileges() -> impl Strategy<Value = Privileges> + Clone {
-    one(&[Privileges::Keep, Privileges::Clear])
-}
-
-fn caller() -> impl Strategy<Value = Caller> {
-    let few = vec(any::<u32>(), 0..9);
-    let groups = prop_oneof![20 => few, 1 => any::<u32>().prop_map(|gid| vec![gid; GROUPS_MAX])];
-    let trust = one(&[Trust::CheckedByKernel, Trust::CheckHere]);
-    (any::<[u32; 3]>(), groups, trust).prop_map(|([uid, gid, umask], groups, trust)| Caller {
-        uid,
-        gid,
-        groups: Groups::new(&groups),
-        umask,
-        trust,
-    })
-}
-
-fn access() -> impl Strategy<Value = Access> {
-    (0..8_u32).prop_map(|bits| Access::from_bits(bits).expect("it is below 8"))
-}
-
-fn identities() -> impl Strategy<Value = Identities> {
-    let trust = one(&[Trust::CheckedByKernel, Trust::CheckHere]);
-    let squash = one(&[Squash::Nobody, Squash::Root, Squash::All]);
-    (trust, squash, any::<[u32; 2]>()).prop_map(|(trust, squash, [uid, gid])| Identities {
-        trust,
-        squash,
-        uid,
-        gid,
-    })
-}
-
-fn lock_class() -> impl Strategy<Value = LockClass> {
-    one(&[LockClass::Posix, LockClass::OpenFile, LockClass::Flock])
-}
-
-fn lock_range() -> impl Strategy<Value = LockRange> {
-    any::<(u64, u64)>().prop_map(|(a, b)| LockRange::new(a.min(b), a.max(b)).expect("in order"))
-}
-
-fn lock() -> impl Strategy<Value = Lock> {
-    let strength = one(&[Strength::Shared, Strength::Exclusive]);
-    let parts = (file(), lock_class(), any::<(u64, u64)>(), any::<u32>(), strength, lock_range());
-    parts.prop_map(|(file, class, (client, number), pid, strength, range)| {
-        let owner = LockOwner { client, number };
-        Lock { file, class, owner, pid, strength, range }
-    })
-}
-
-fn changes() -> impl Strategy<Value = Changes> {
-    let set_time = || prop_oneof![Just(SetTime::Now), time().prop_map(SetTime::At)];
-    let owners = any::<(Option<u32>, Option<u32>, Option<u32>)>();
-    let size = option::of((any::<u64>(), privileges()));
-    let times = (option::of(set_time()), option::of(set_time()), option::of(time()));
-    let through = one(&[Through::Name, Through::Handle]);
-    (owners, size, times, through).prop_map(|(owners, size, (atime, mtime, ctime), through)| {
-        let (permissions, uid, gid) = owners;
-        Changes { permissions, uid, gid, size, atime, mtime, ctime, through }
-    })
-}
-
-fn call_for_bytes() -> impl Strategy<Value = Call> {
-    let at = prop_oneof![Just(WriteAt::End), any::<u64>().prop_map(WriteAt::Offset)];
-    let lease = one(&[ReadLease::None, ReadLease::AtOnce, ReadLease::InTurn]);
-    let request = one(&[
-        SpaceRequest::Allocate(SizeRule::Extend),
-        SpaceRequest::Allocate(SizeRule::Keep),
-        SpaceRequest::Punch,
-        SpaceRequest::Zero(SizeRule::Extend),
-        SpaceRequest::Zero(SizeRule::Keep),
-        SpaceRequest::Collapse,
-        SpaceRequest::Insert,
-    ]);
-    let target = one(&[SeekTarget::Data, SeekTarget::Hole]);
-    prop_oneof![
-        (file(), any::<u64>(), any::<u32>(), lease)
-            .prop_map(|(file, offset, length, lease)| Call::Read { file, offset, length, lease }),
-        (file(), at, privileges(), bytes(DATA_BYTES_MAX)).prop_map(
-            |(file, at, privileges, bytes)| {
-                let bytes = Arc::new(bytes);
-                Call::Write { file, at, privileges, bytes }
-            }
-        ),
-        (file(), request, any::<(u64, u64)>(), privileges()).prop_map(
-            |(file, request, (offset, length), privileges)| Call::Fallocate {
-                file,
-                request,
-                offset,
-                length,
-                privileges
-            }
-        ),
-        (file(), file(), any::<[u64; 3]>(), privileges()).prop_map(
-            |(source, target, [source_offset, target_offset, length], privileges)| Call::Copy {
-                source,
-                source_offset,
-                target,
-                target_offset,
-                length,
-                privileges
-            }
-        ),
-        (file(), any::<u64>(), target).prop_map(|(file, offset, target)| Call::Seek {
-            file,
-            offset,
-            target
-        }),
-        option::of(file()).prop_map(|file| Call::Sync { file }),
-        any::<u32>().prop_map(|of| Call::Space { of: SubvolId(of) }),
-    ]
-}
-
-fn call_for_names() -> impl Strategy<Value = Call> {
-    let if_exists = one(&[IfExists::Open, IfExists::Fail]);
-    let access = access();
-    let request = (access, option::of(privileges()))
-        .prop_map(|(access, truncate)| OpenRequest { access, truncate });
-    let file_type = one(&[
-        FileType::Fifo,
-        FileType::CharDevice,
-        FileType::Directory,
-        FileType::BlockDevice,
-        FileType::Regular,
-        FileType::Symlink,
-        FileType::Socket,
-    ]);
-    let linkable = one(&[Linkable::Yes, Linkable::No]);
-    let if_taken = one(&[IfTaken::Replace, IfTaken::Fail, IfTaken::Exchange]);
-    let leave = one(&[Leave::Nothing, Leave::Whiteout]);
-    let numbers = || any::<(u32, u32)>();
-    prop_oneof![
-        (file(), name(), any::<u32>(), if_exists, request).prop_map(
-            |(parent, name, permissions, if_exists, request)| Call::Create {
-                parent,
-                name,
-                permissions,
-                if_exists,
-                request
-            }
-        ),
-        (file(), any::<u32>(), linkable).prop_map(|(parent, permissions, linkable)| {
-            Call::Tmpfile { parent, permissions, linkable }
-        }),
-        (file(), name(), file_type, numbers()).prop_map(
-            |(parent, name, file_type, (permissions, rdev))| Call::Mknod {
-                parent,
-                name,
-                file_type,
-                permissions,
-                rdev
-            }
-        ),
-        (file(), name(), any::<u32>()).prop_map(|(parent, name, permissions)| Call::Mkdir {
-            parent,
-            name,
-            permissions
-        }),
-        (file(), name(), bytes(TARGET_BYTES_MAX))
-            .prop_map(|(parent, name, target)| Call::Symlink { parent, name, target }),
-        (file(), file(), name()).prop_map(|(file, parent, name)| Call::Link { file, parent, name }),
-        (file(), name()).prop_map(|(parent, name)| Call::Unlink { parent, name }),
-        (file(), name()).prop_map(|(parent, name)| Call::Rmdir { parent, name }),
-        (file(), name(), file(), name(), if_taken, leave).prop_map(
-            |(source_parent, source_name, target_parent, target_name, if_taken, leave)| {
-                Call::Rename {
-                    source_parent,
-                    source_name,
-                    target_parent,
-                    target_name,
-                    if_taken,
-                    leave,
-                }
-            }
-        ),
-    ]
-}
-
-fn call_for_the_rest() -> impl Strategy<Value = Call> {
-    let prefetch = one(&[Prefetch::Names, Prefetch::Children]);
-    let condition = one(&[SetCondition::Always, SetCondition::Absent, SetCondition::Present]);
-    let set_group = one(&[SetGroupBit::Keep, SetGroupBit::Clear]);
-    prop_oneof![
-        (vec((range(), mode()), 0..5), vec((range(), mode()), 0..3), prefetch)
-            .prop_map(|(needed, welcome, prefetch)| Call::Acquire { needed, welcome, prefetch }),
-        any::<[u32; 2]>().prop_map(|[of, count]| Call::Numbers { of: SubvolId(of), count }),
-        (file(), changes()).prop_map(|(file, changes)| Call::Setattr { file, changes }),
-        (file(), name(), bytes(XATTR_BYTES_MAX), condition, set_group).prop_map(
-            |(file, name, value, condition, set_group)| Call::SetXattr {
-                file,
-                name,
-                value,
-                condition,
-                set_group
-            }
-        ),
-        (file(), name()).prop_map(|(file, name)| Call::RemoveXattr { file, name }),
-        (lock(), one(&[Wait::Yes, Wait::No])).prop_map(|(lock, wait)| Call::Lock { lock, wait }),
-        (file(), lock_class(), any::<u64>(), lock_range())
-            .prop_map(|(file, class, owner, range)| Call::Unlock { file, class, owner, range }),
-        lock().prop_map(|lock| Call::TestLock { lock }),
-        errand().prop_map(Call::Run),
-    ]
-}
-
-fn path() -> impl Strategy<Value = Vec<u8>> {
-    vec(any::<u8>(), 0..600)
-}
-
-fn subvolume() -> impl Strategy<Value = SubvolId> + Clone {
-    any::<u32>().prop_map(SubvolId)
-}
-
-fn errand() -> impl Strategy<Value = Errand> {
-    prop_oneof![
-        (path(), subvolume()).prop_map(|(path, after)| Errand::Snapshots { path, after }),
-        (path(), name(), any::<i64>()).prop_map(|(path, name, created)| Errand::Snapshot {
-            path,
-            name,
-            created
-        }),
-        (path(), vec(name(), 0..5))
-            .prop_map(|(path, names)| Errand::RemoveSnapshots { path, names }),
-        (path(), name(), any::<bool>()).prop_map(|(path, name, is_held)| Errand::Hold {
-            path,
-            name,
-            is_held
-        }),
-        (path(), name(), name(), any::<u64>()).prop_map(|(path, from, to, skip)| Errand::Compare {
-            path,
-            from,
-            to,
-            skip
-        }),
-        subvolume().prop_map(|after| Errand::Subvolumes { after }),
-        (path(), option::of(path()), any::<i64>())
-            .prop_map(|(path, of, created)| Errand::Subvolume { path, of, created }),
-        path().prop_map(|path| Errand::RemoveSubvolume { path }),
-        (path(), name(), name(), any::<i64>()).prop_map(|(path, name, keep_as, created)| {
-            Errand::Rollback { path, name, keep_as, created }
-        }),
-        (path(), path()).prop_map(|(from, to)| Errand::RenameSubvolume { from, to }),
-        subvolume().prop_map(|after| Errand::Quotas { after }),
-        (path(), most()).prop_map(|(path, most)| Errand::SetQuota { path, most }),
-        path().prop_map(|path| Errand::Schedule { path }),
-        (path(), keep()).prop_map(|(path, keep)| Errand::SetSchedule { path, keep }),
-    ]
-}
-
-fn most() -> impl Strategy<Value = Most> {
-    let number = || option::of(any::<u64>());
-    (number(), number()).prop_map(|(blocks, objects)| Most { blocks, objects })
-}
-
-fn keep() -> impl Strategy<Value = Schedule> {
-    any::<[u16; 4]>().prop_map(|[hourly, daily, weekly, monthly]| Schedule {
-        hourly,
-        daily,
-        weekly,
-        monthly,
-    })
-}
-
-fn report() -> impl Strategy<Value = Report> {
-    let row = (subvolume(), name(), any::<i64>(), any::<bool>())
-        .prop_map(|(id, name, created, is_held)| SnapshotRow { id, name, created, is_held });
-    let of_subvolume =
-        (subvolume(), option::of(path())).prop_map(|(id, path)| SubvolumeRow { id, path });
-    let difference = prop_oneof![
-        path().prop_map(DifferenceRow::Added),
-        path().prop_map(DifferenceRow::Removed),
-        path().prop_map(DifferenceRow::Changed),
-        (path(), path()).prop_map(|(from, to)| DifferenceRow::Renamed { from, to }),
-    ];
-    let count = any::<[u64; 2]>().prop_map(|[blocks, objects]| Count { blocks, objects });
-    let quota = (most(), option::of(count)).prop_map(|(most, count)| Quota { most, count });
-    let limited = (subvolume(), option::of(path()), quota).prop_map(|(id, path, quota)| QuotaRow {
-        id,
-        path,
-        quota,
-    });
-    prop_oneof![
-        (vec(limited, 0..4), any::<bool>()).prop_map(|(rows, more)| Report::Quotas { rows, more }),
-        keep().prop_map(|keep| Report::Schedule { keep }),
-        (vec(row, 0..4), any::<bool>()).prop_map(|(rows, more)| Report::Snapshots { rows, more }),
-        (vec(of_subvolume, 0..4), any::<bool>())
-            .prop_map(|(rows, more)| Report::Subvolumes { rows, more }),
-        (vec(difference, 0..4), any::<bool>())
-            .prop_map(|(rows, more)| Report::Differences { rows, more }),
-    ]
-}
-
-fn mode() -> impl Strategy<Value = LockMode> + Clone {
-    one(&[LockMode::Shared, LockMode::Exclusive])
-}
 
 fn change() -> impl Strategy<Value = Change> {
     let made = option::of((0..INO_END).prop_map(Ino));
@@ -383,10 +44,6 @@ fn witness() -> impl Strategy<Value = Witness> {
         let (session, call) = (SessionId(session), CallId(call));
         Witness { session, call, order, now, made }
     })
-}
-
-fn call() -> impl Strategy<Value = Call> {
-    prop_oneof![call_for_bytes(), call_for_names(), call_for_the_rest()]
 }
 
 fn to_server() -> impl Strategy<Value = ToServer> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use gabion_base::disk::{Disk, DiskError, DiskRequest, Durability, MemDisk, Ticket};
 use gabion_base::ids::{BlockAddr, Uuid};
@@ -14,7 +15,7 @@ use gabion_nbd::medium::Medium;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
 use gabion_nbd::wire::name::Claim;
 
-use crate::world::{Folder, Foreign, assert_pattern, pattern};
+use crate::world::{Folder, Foreign, GLANCE, assert_pattern, pattern};
 
 const BLOCKS: u64 = 256 + 64;
 
@@ -162,7 +163,7 @@ impl Gated {
 
     fn wait_for(&self, waiting: usize) {
         while self.waiting.load(Ordering::SeqCst) < waiting {
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     }
 }
@@ -214,9 +215,8 @@ fn no_older_write_takes_effect_after_a_new_epoch_was_granted() {
             let folder = &folder;
             scope.spawn(move || sender.send(open(folder, "disk?epoch=2&holder=b").unwrap()));
             tickets.extend((8..16).map(submit));
-            for _ in 0..200 * round {
-                thread::yield_now();
-            }
+            // On a busy machine it takes its time to yield, and the claim does not wait for long.
+            thread::sleep(Duration::from_micros(100 * round));
             assert!(granted.try_recv().is_err(), "writes are in flight");
             disk.open();
         });

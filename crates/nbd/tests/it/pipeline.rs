@@ -17,7 +17,7 @@ use gabion_base::sync::Mutex;
 use gabion_nbd::client::{Client, ClientOptions};
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server, Stopped};
 
-use crate::world::{Folder, assert_pattern, exercise, pattern};
+use crate::world::{Folder, GLANCE, assert_pattern, exercise, pattern};
 
 /// A server's bound for one client.
 const IN_FLIGHT_MAX: usize = 128;
@@ -151,7 +151,7 @@ fn a_server_that_ends_answers_what_is_in_flight() {
     let client = open(&folder);
     let tickets: Vec<_> = (0..8).map(|at| client.submit(write(at, pattern(at, 1, 7)))).collect();
     while disk.held.lock().len() < 8 {
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
     let stopped = thread::spawn(move || server.stop(Duration::from_secs(20)));
     disk.let_go();

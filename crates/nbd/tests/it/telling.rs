@@ -12,7 +12,7 @@ use gabion_nbd::client::{Client, ClientOptions, Epoch};
 use gabion_nbd::medium::Medium;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
 
-use crate::world::{Folder, pattern};
+use crate::world::{Folder, GLANCE, pattern};
 
 #[derive(Default)]
 struct Events(Mutex<Vec<TargetEvent>>);
@@ -32,7 +32,7 @@ impl Events {
         let began = Instant::now();
         while self.0.lock().len() < count {
             assert!(began.elapsed() < Duration::from_secs(20), "{:?}", self.0.lock());
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
         self.0.lock().clone()
     }

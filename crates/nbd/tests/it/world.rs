@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use gabion_base::BLOCK_SIZE;
 use gabion_base::buffer::{BlockSlice, Blocks};
@@ -16,6 +17,9 @@ use gabion_nbd::address::{Address, Uri};
 use gabion_nbd::client::Client;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// How long a test rests between two looks at what it waits for: others need the processors.
+pub const GLANCE: Duration = Duration::from_millis(1);
 
 /// What a machine without the programs of others is told.
 pub const NEEDED: &str = "\nneeded: apt-get install nbdkit libnbd-bin qemu-utils";
@@ -121,7 +125,7 @@ impl Foreign {
         let pid = loop {
             match fs::read_to_string(folder.join("pid")) {
                 Ok(text) if text.ends_with('\n') => break text.trim().parse().unwrap(),
-                _ => std::thread::yield_now(),
+                _ => std::thread::sleep(GLANCE),
             }
         };
         fs::remove_file(folder.join("pid")).unwrap();
@@ -140,7 +144,7 @@ impl Foreign {
         pidfd_send_signal(&self.pidfd, signal).unwrap();
         // Its threads stop one after the other, and may answer until then.
         while signal == Signal::STOP && !self.is_stopped() {
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gabion_map::OpenMode;
 use gabion_node::Settings;
 
-use crate::shared::await_that;
+use crate::shared::{GLANCE, await_that};
 use crate::world::{MIB, World};
 
 /// Runs both loops while `body` does, and waits for their ends.
@@ -20,7 +20,7 @@ fn with_loops(world: &World, body: impl FnOnce()) {
         // A loop that was just about to wait misses a single call.
         while loops.iter().any(|thread| !thread.is_finished()) {
             world.fs.end_background();
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     });
 }

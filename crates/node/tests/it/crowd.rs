@@ -20,6 +20,7 @@ use gabion_map::format::subvolume::Most;
 use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
 use gabion_node::{Filesystem, Settings};
 
+use crate::shared::GLANCE;
 use crate::world::{MIB, World};
 
 const THREADS: usize = 6;
@@ -344,7 +345,7 @@ fn crowd(seed: u64) {
         let disturbed = disturber.join();
         while loops.iter().any(|thread| !thread.is_finished()) {
             world.fs.end_background();
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
         assert!(ends.iter().all(Result::is_ok) && disturbed.is_ok(), "seed {seed}");
     });

@@ -9,7 +9,7 @@ use gabion_fs::{Changes, Privileges, WriteAt};
 use gabion_link::message::{ChangeNumber, ToClient};
 use gabion_node::{Filesystem, Kept};
 
-use crate::shared::{Server, await_that, caller, rename};
+use crate::shared::{GLANCE, Server, await_that, caller, rename};
 
 #[test]
 fn a_kernel_forgets_by_which_name_it_knew_a_folder_that_others_have_moved() {
@@ -26,7 +26,7 @@ fn a_kernel_forgets_by_which_name_it_knew_a_folder_that_others_have_moved() {
     let began = std::time::Instant::now();
     while *b.kernel.places.lock() != [(b.root, "old".to_owned())] {
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", b.kernel.places.lock());
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
     // What it has moved itself it knows.
     b.run(|fs| fs.rename(&caller(), &rename(b.root, "new", "newest"))).unwrap();

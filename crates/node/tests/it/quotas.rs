@@ -8,7 +8,7 @@ use gabion_map::{FileId, MapError, OpenMode, Payload, Stop};
 use gabion_node::Filesystem;
 use gabion_node::remote::RemoteFs;
 
-use crate::shared::{Client, Server, await_that, caller};
+use crate::shared::{Client, GLANCE, Server, await_that, caller};
 use crate::world::{MIB, World};
 
 const CHUNK: usize = 64 << 10;
@@ -246,7 +246,7 @@ fn what_a_crash_has_kept_from_being_counted_is_counted_in_the_background() {
     std::thread::scope(|scope| {
         scope.spawn(|| world.fs.keep_reaped(&|error| panic!("{error}")));
         while world.fs.map().quota(of).unwrap().count.is_none() {
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
         world.fs.end_background();
     });

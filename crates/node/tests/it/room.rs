@@ -14,7 +14,7 @@ use gabion_map::{FileId, Kind};
 use gabion_node::remote::{Kernel, RemoteFs};
 use gabion_node::served::{Rights, Served, Session};
 
-use crate::shared::{Client, PATIENCE, Server};
+use crate::shared::{Client, GLANCE, PATIENCE, Server};
 
 const LIMIT: usize = 50;
 const FILES: usize = 20 * LIMIT;
@@ -39,7 +39,7 @@ fn what_a_client_reads_or_makes_does_not_make_it_grow_without_end() {
         while leases() > 4 * LIMIT {
             assert!(began.elapsed() < PATIENCE, "{} leases", leases());
             a.fs.ping();
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     };
     await_few();
@@ -140,6 +140,6 @@ fn an_operation_that_needs_more_than_there_is_room_for_comes_to_its_end() {
     let began = Instant::now();
     while client.fs.cached().0 > 2 * LIMIT {
         assert!(began.elapsed() < PATIENCE, "{} ranges", client.fs.cached().0);
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
 }

@@ -9,6 +9,7 @@ use gabion_map::OpenMode;
 use gabion_map::format::subvolume::{Hold, Schedule};
 use gabion_node::FilesystemWatcher;
 
+use crate::shared::GLANCE;
 use crate::world::{MIB, World};
 
 const HOUR: u64 = 3600;
@@ -142,11 +143,11 @@ fn a_new_schedule_is_followed_at_once_in_the_background() {
         schedule(&world, 1, 1);
         while counter.0.load(Ordering::Relaxed) == 0 {
             world.fs.schedule_changed();
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
         while !background.is_finished() {
             world.fs.end_background();
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
     });
     assert_eq!(counter.0.load(Ordering::Relaxed), 1);

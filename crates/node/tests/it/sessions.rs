@@ -10,7 +10,7 @@ use gabion_link::message::{Answer, Call, CallId, ChangeNumber, SessionId, ToClie
 use gabion_map::FileId;
 use gabion_node::served::{Job, Rights, Served};
 
-use crate::shared::{Server, ToPeer, caller};
+use crate::shared::{Server, ToPeer, await_that, caller};
 use crate::world::World;
 
 #[test]
@@ -191,9 +191,7 @@ fn whoever_asks_the_server_without_a_request_of_the_kernel_holds_up_no_revocatio
     assert!(b.run(|fs| fs.lock(lock, Wait::Yes, end)).is_some());
     a.run(|fs| fs.unlock(file, class, owner, range)).unwrap();
     ended.recv().unwrap();
-    while !server.world.fs.locks().held().is_empty() {
-        thread::yield_now();
-    }
+    await_that(|| server.world.fs.locks().held().is_empty());
     see_and_change(b"2");
 }
 

@@ -288,16 +288,17 @@ impl Drop for Client {
     }
 }
 
-/// Somebody whose kernel has checked permissions.
 /// How long something may take that happens at once on a machine that has time for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long who waits for it rests between two looks: others need the processors.
+pub const GLANCE: Duration = Duration::from_micros(200);
 
 #[track_caller]
 pub fn await_that(mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "it does not become so");
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
 }
 

@@ -4,6 +4,8 @@ use std::env;
 
 use gabion_sim::cluster::{Sabotage, run};
 
+use crate::processor;
+
 /// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
 fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
@@ -16,6 +18,7 @@ fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
 
 #[test]
 fn machines_that_share_a_filesystem_see_one_filesystem() {
+    processor::stay_on_one();
     let (mut answered, mut unknown, mut undecided) = (0, 0, 0);
     let seeds = seeds(90);
     let count = seeds.clone().count() as u64;
@@ -44,6 +47,7 @@ fn is_caught(sabotage: Sabotage, first: u64, complaints: &[&str]) {
         Ok(seed) => seed..=seed,
         Err(_) => first..=first + TRIALS,
     };
+    processor::stay_on_one();
     let mut found = Vec::new();
     for seed in all {
         if let Err(failure) = run(seed, sabotage) {

@@ -7,5 +7,6 @@ mod forest;
 mod gabion;
 mod host;
 mod nested;
+mod processor;
 mod toy;
 mod volume;

@@ -5,10 +5,12 @@ use std::env;
 use gabion_sim::volume::Sabotage;
 use gabion_sim::volume::nested::run;
 
+use crate::processor;
 use crate::volume::seeds;
 
 #[test]
 fn nested_volumes_keep_their_promises() {
+    processor::stay_on_one();
     for seed in seeds(4) {
         let summary = run(seed, Sabotage::Nothing).unwrap_or_else(|failure| panic!("{failure}"));
         if env::var("GABION_SEEDS").is_ok() {
@@ -27,6 +29,7 @@ fn is_caught(sabotage: Sabotage, first: u64, complaints: &[&str]) {
         Ok(seed) => seed..=seed,
         Err(_) => first..=first + 40,
     };
+    processor::stay_on_one();
     let mut found = Vec::new();
     for seed in all {
         if let Err(failure) = run(seed, sabotage) {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use gabion_base::BLOCK_SIZE;
@@ -26,6 +27,8 @@ use gabion_volume::volume::Volume;
 
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test that waits rests between two looks: others need the processors.
+const GLANCE: Duration = Duration::from_millis(1);
 /// Bytes of a member.
 const MEMBER_BYTES: u64 = 32 << 20;
 
@@ -150,7 +153,7 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "{what} did not come");
-        std::thread::yield_now();
+        thread::sleep(GLANCE);
     }
 }
 

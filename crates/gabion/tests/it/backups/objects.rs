@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::bucket::{Store, names};
-use super::{assert_same, kill_when, mount, noise, planted, snapshots, survey};
+use super::killed::kill_when;
+use super::trees::{assert_same, noise, survey};
+use super::{mount, planted, snapshots};
 use crate::world::Folder;
 
 const PLACE: &str = "s3://shelf/backups/home";

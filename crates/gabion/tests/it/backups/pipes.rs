@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
-use super::{assert_same, planted, survey};
+use super::planted;
+use super::trees::{assert_same, survey};
 use crate::world::{Folder, GABION, Outcome};
 
 /// Runs gabion with what `script` prints as its standard input.
@@ -103,7 +104,7 @@ fn a_pipe_that_breaks_or_lies_is_refused_with_the_place_and_leaves_nothing() {
 fn a_pipe_needs_room_beside_what_is_made() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
-    fs::write(super::mount(&folder).join("noise"), super::noise(8, 30 << 20)).unwrap();
+    fs::write(super::mount(&folder).join("noise"), super::trees::noise(8, 30 << 20)).unwrap();
     folder.gabion(&["backup", "mnt", "one"]).succeeded();
     folder.gabion(&["mkfs", "--size", "24M", "small.img"]).succeeded();
     fs::create_dir(folder.join("small")).unwrap();

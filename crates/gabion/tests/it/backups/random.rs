@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use gabion_base::rng::Rng;
 use rustix::fs::FallocateFlags;
 
-use super::{assert_same, backups, mount, other, survey};
+use super::trees::{assert_same, survey};
+use super::{backups, mount, other};
 use crate::world::Folder;
 
 /// The longest file, in bytes.

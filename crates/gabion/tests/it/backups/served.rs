@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{assert_same, kill_when, noise, program, snapshots, survey};
+use super::killed::{kill_when, program};
+use super::snapshots;
+use super::trees::{assert_same, noise, survey};
 use crate::shared::Shared;
-use crate::world::{Folder, names};
+use crate::world::{Folder, names, rest};
 
 /// A server with a folder for backups, and the mount `local` of another filesystem.
 fn prepared() -> Option<(Shared, String)> {
@@ -100,6 +102,7 @@ fn a_backup_to_a_server_that_was_killed_goes_on_where_it_was() {
         }
         assert!(begun.elapsed() < Duration::from_secs(100), "{again:?}");
         again.failed(1, &["another backup is writing to"]);
+        rest();
     };
     assert!(text.contains("went on saving"), "{text}");
     folder.gabion(&["restore", "--to-directory", &place, "tree"]).succeeded();

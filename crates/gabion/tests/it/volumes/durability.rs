@@ -4,10 +4,9 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use super::stage::{Stage, Target};
-use crate::world::Running;
+use crate::world::{Running, await_that};
 
 /// A target under strace, which writes to `NAME.trace` what the target does to disks.
 fn traced(stage: &Stage, name: &str, cache: &str) -> Target {
@@ -97,9 +96,7 @@ fn fail_next_syncs(stage: &Stage, process: u32) -> Running {
         let status = fs::read_to_string(task.unwrap().path().join("status"));
         status.is_ok_and(|status| status.contains(&traced))
     };
-    while !tasks().all(is_traced) {
-        thread::yield_now();
-    }
+    await_that(|| tasks().all(is_traced));
     strace
 }
 

@@ -39,6 +39,8 @@ use crate::site::{
 
 /// How long something may take that has to come, on a busy machine. Sessions end in a few seconds.
 pub const PATIENCE: Duration = Duration::from_secs(40);
+/// How long who waits for it rests between two looks, so that those can work who do it.
+pub const GLANCE: Duration = Duration::from_millis(2);
 
 /// Where server and mounts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::fs::FlockOperation;
 
-use super::cluster::{AtEnd, Cluster, PATIENCE, Place, Setup};
+use super::cluster::{AtEnd, Cluster, GLANCE, PATIENCE, Place, Setup};
 use crate::program::{Running, run, script};
 use crate::site::gabion;
 
@@ -26,6 +26,7 @@ fn persist<T>(mut action: impl FnMut() -> io::Result<T>) -> T {
             Ok(done) => return done,
             Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
         }
+        thread::sleep(GLANCE);
     }
 }
 
@@ -67,7 +68,7 @@ impl<'a> Look<'a> {
         while count.load(Ordering::Acquire) == 0 {
             assert!(began.elapsed() < PATIENCE, "{}: no look {way}", self.what);
             assert_eq!(self.stale.load(Ordering::Acquire), 0, "{}: stale", self.what);
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     }
 }
@@ -227,6 +228,7 @@ fn what_a_machine_loses_as_it_is_cut_off_is_kept_at_it() {
     let events = || run(gabion("events").arg("--json").env("GABION_STATE", cluster.state()));
     while !events().contains("client-changes-lost") {
         assert!(began.elapsed() < PATIENCE, "nothing is told: {}", events());
+        thread::sleep(GLANCE);
     }
     let [folder] = lost(&cluster).try_into().unwrap();
     let text = fs::read_to_string(folder.join("changes.txt")).unwrap();

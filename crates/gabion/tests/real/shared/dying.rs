@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use super::cluster::{AtEnd, Cluster, PATIENCE, Place};
+use super::cluster::{AtEnd, Cluster, GLANCE, PATIENCE, Place};
 use crate::databases::{Journal, rows, writer};
 use crate::program::{Running, run, script};
 use crate::site::is_long;
@@ -61,7 +61,7 @@ impl Work {
         let (before, began) = (self.count.load(Ordering::Acquire), Instant::now());
         while self.count.load(Ordering::Acquire) < before + more {
             assert!(began.elapsed() < PATIENCE, "no more is done in {}", self.folder.display());
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
     }
 }
@@ -156,7 +156,7 @@ fn counters_under_locks_are_exact_though_the_server_is_killed_meanwhile() {
         let began = Instant::now();
         while counted(&cluster) < MACHINES * count * kill / (kills + 1) {
             assert!(began.elapsed() < PATIENCE, "nobody counts any more");
-            thread::yield_now();
+            thread::sleep(GLANCE);
         }
         cluster.kill_server();
         cluster.start_server();

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use super::cluster::{Cluster, PATIENCE, Place, Setup};
+use super::cluster::{Cluster, GLANCE, PATIENCE, Place, Setup};
 use crate::program::script;
 
 /// Operations give up soon, so that it is seen that they do: sooner than a session ends.
@@ -60,6 +60,7 @@ impl Probe {
                 return byte;
             }
             assert!(began.elapsed() < PATIENCE, "nothing can be had through the mapping");
+            thread::sleep(GLANCE);
         }
     }
 }
@@ -82,7 +83,7 @@ fn write(path: &Path, offset: u64, byte: u8) {
             Ok(()) => return,
             Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
         }
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
 }
 

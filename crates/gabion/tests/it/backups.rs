@@ -9,6 +9,7 @@ mod objects;
 mod pipes;
 mod random;
 mod served;
+mod together;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -121,7 +121,10 @@ fn check_no_plain_file(text: &Path) -> Result<()> {
 
 /// Fails if the folder is not there that a path would be in.
 fn check_folder(text: &Path) -> Result<()> {
-    let folder = text.parent().filter(|folder| !folder.as_os_str().is_empty());
+    // What is not there may be a target with a path in it, too.
+    let is_plain =
+        !text.as_os_str().as_encoded_bytes().windows(2).any(|at| at == WITHIN.as_bytes());
+    let folder = text.parent().filter(|folder| is_plain && !folder.as_os_str().is_empty());
     match folder.map(|folder| (folder, fs::metadata(folder))) {
         Some((folder, Err(error))) => {
             Err(Failure::of(format!("{}: {}", text.display(), folder.display()), &error))

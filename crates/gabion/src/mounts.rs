@@ -48,6 +48,11 @@ pub fn is_gabion(mount: &Mount) -> bool {
     matches!(kind, Some(("fuse" | "fuseblk", SUBTYPE)))
 }
 
+/// Whether sync(2) and syncfs(2) reach the daemon: the kernel sends them to what is on a device.
+pub fn is_synced(mount: &Mount) -> bool {
+    mount.fstype.starts_with("fuseblk.")
+}
+
 /// All of ours, in the order in which they were mounted.
 pub fn all() -> Result<Vec<Mount>> {
     let mut mounts = mountinfo::mounts().map_err(unreadable)?;

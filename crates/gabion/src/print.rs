@@ -22,7 +22,9 @@ pub fn line(text: impl Display) -> Result<()> {
 
 /// Says something on standard error, as this program.
 pub fn notice(text: impl Display) {
-    eprintln!("gabion: {}", harmless(&text.to_string()));
+    // In one call, as several programs may be saying something.
+    let line = format!("gabion: {}\n", harmless(&text.to_string()));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// What others have put into a text, with all that would do something to a terminal or begin a line

@@ -16,6 +16,7 @@ use gabion_fs::{ROOT, Result, subvolume};
 use gabion_map::tree::{Diff, Difference, Tree};
 use gabion_map::{FileId, Key, Kind, LocalMap, MapError};
 
+use crate::stretches::{self, Run};
 use crate::together::together;
 
 /// Directories that a path may have: more are no path but a damaged tree.
@@ -66,6 +67,7 @@ pub fn differences(map: &LocalMap, old: SubvolId, new: SubvolId) -> Result<Vec<C
     while let Some(difference) = diff.next()? {
         found.take(&difference)?;
     }
+    found.end_file();
     found.changes(old, new)
 }
 
@@ -90,9 +92,24 @@ struct Found {
     changed: BTreeSet<Ino>,
     /// Objects that only the newer has.
     made: BTreeSet<Ino>,
+    /// The file whose DATA items are being gathered, in both trees.
+    file: Option<Ino>,
+    old: Vec<Run>,
+    new: Vec<Run>,
 }
 
 impl Found {
+    /// All DATA items of a file that differ were gathered. They differ, too, where only somebody
+    /// else has the same blocks now, as after a copy of the file.
+    fn end_file(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        if !stretches::changed(&self.old, &self.new).is_empty() {
+            self.changed.insert(file);
+        }
+        self.old.clear();
+        self.new.clear();
+    }
+
     fn take(&mut self, difference: &Difference<'_>) -> Result<()> {
         let Difference { key, old, new } = *difference;
         let bad = |source| MapError::BadItem { key, source };
@@ -123,7 +140,17 @@ impl Found {
                     self.changed.insert(key.ino);
                 }
             }
-            Kind::FILE | Kind::DATA | Kind::SYMLINK | Kind::XATTR => {
+            Kind::DATA if self.changed.contains(&key.ino) => {}
+            Kind::DATA => {
+                if self.file != Some(key.ino) {
+                    self.end_file();
+                    self.file = Some(key.ino);
+                }
+                let run = |value| stretches::run(key.at, value).map_err(bad);
+                self.old.extend(old.map(run).transpose()?);
+                self.new.extend(new.map(run).transpose()?);
+            }
+            Kind::FILE | Kind::SYMLINK | Kind::XATTR => {
                 self.changed.insert(key.ino);
             }
             _ => {}

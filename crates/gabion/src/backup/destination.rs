@@ -59,7 +59,7 @@ impl Destination {
     /// Streams here that are complete, oldest first; none of standard output.
     pub fn streams(&self) -> Result<Vec<Found>> {
         let Self::Store { store, .. } = self else { return Ok(Vec::new()) };
-        let found = streams::all(&**store)?;
+        let (found, _) = streams::all(&**store)?;
         Ok(found.into_iter().filter(|found| found.is_complete).collect())
     }
 

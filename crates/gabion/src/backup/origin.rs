@@ -3,8 +3,10 @@
 //!
 //! Each backup has a snapshot of its own, whose name says which place it went to and which stream
 //! it is: `backup-PLACE-STREAM`. It is held when the stream is complete, and then the next one to
-//! that place can begin there. So a snapshot that is not held is one of a backup that did not end.
+//! that place can begin there. So a snapshot that is not held is one of a backup that did not end;
+//! if it is locked, that is under way.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use gabion_map::Limits;
 use gabion_map::removal::Removing;
 use gabion_node::{Delta, LocalFs, Settings};
 use gabion_volume::volume::Volume;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::{beside, delta};
 use crate::cmd::status::{Subject, User};
@@ -253,6 +257,24 @@ impl Origin {
         let inner = all.iter().filter_map(|path| Path::new(path).strip_prefix(own).ok());
         let inner = inner.filter(|path| !path.as_os_str().is_empty());
         inner.map(|path| path.display().to_string().trim_start_matches('/').to_owned()).collect()
+    }
+
+    /// Tells other backups of this that a snapshot is being read, as long as the answer lives.
+    /// Fails if another one says so; what nobody else has in use needs no word.
+    pub fn read(&self, snapshot: &str) -> Result<Option<File>> {
+        let Self::Mounted { dir, .. } = self else { return Ok(None) };
+        let failed = |error: io::Error| {
+            Failure::of(format!("cannot use the snapshot {snapshot} of {}", self.name()), &error)
+        };
+        let root = File::open(dir.join(".snapshots").join(snapshot)).map_err(failed)?;
+        match rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(root)),
+            Err(Errno::WOULDBLOCK) => {
+                Err(Failure::new(format!("another backup of {} reads {snapshot}", self.name()))
+                    .next("Wait until it is done, or stop it."))
+            }
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     /// Keeps a snapshot from being removed.

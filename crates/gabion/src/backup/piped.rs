@@ -24,7 +24,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::progress::Progress;
 use super::store::{Opened, Shelf};
-use super::streams::{Found, Streams, of_stream};
+use super::streams::{Found, Streams, Unknown, of_stream};
 use crate::failure::{Exit, Failure, Result};
 
 /// What the command line calls standard input.
@@ -132,7 +132,7 @@ pub fn keep(path: &Path, secret: Option<&Secret>, progress: &mut Progress) -> Re
     // Whether there was room is sometimes told late.
     tee.spool.as_ref().map_or(Ok(()), File::sync_data).map_err(|error| no_room(&error))?;
     found.sort_by_key(|found| found.header.created);
-    Ok(Streams { shelf: Box::new(piped), found, named: None })
+    Ok(Streams { shelf: Box::new(piped), found, named: None, unknown: Unknown::default() })
 }
 
 /// A file without a name, in the folder that `path` is or will be in.

@@ -22,6 +22,7 @@ use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::dress::{Inherited, dress};
+use super::rebuild::Durability;
 use crate::failure::{Failure, Result};
 use crate::mounts;
 
@@ -39,6 +40,8 @@ pub struct Place {
 enum Kind {
     /// Tells of each file, when it is closed, that it had no room for it.
     Gabion,
+    /// The same, but syncfs(2) does not reach its daemon.
+    Unsynced,
     /// May tell it in the end only, of all files.
     Other,
 }
@@ -92,7 +95,8 @@ impl Place {
     /// Fails unless `path` is on Gabion, or may be `anywhere`.
     fn check(path: &Path, anywhere: bool) -> Result<Kind> {
         match mounts::of_path(path)? {
-            Some(_) => return Ok(Kind::Gabion),
+            Some(mount) if mounts::is_synced(&mount) => return Ok(Kind::Gabion),
+            Some(_) => return Ok(Kind::Unsynced),
             None if anywhere => return Ok(Kind::Other),
             None => {}
         }
@@ -163,10 +167,10 @@ fn locked(scratch: &Path) -> Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(busy()),
         opened => opened.map_err(failed)?,
     };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Err(busy()),
-        // Not every filesystem has locks.
-        Err(_) | Ok(()) => {}
+    // Not every filesystem has locks, so another error is none of ours.
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    if locked == Err(Errno::WOULDBLOCK) {
+        return Err(busy());
     }
     let (found, locked) = (fs::symlink_metadata(scratch), file.metadata().map_err(failed)?);
     match found.is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino())) {
@@ -191,7 +195,7 @@ fn empty(dir: &Path) -> io::Result<()> {
 fn settle(folder: &Path, kind: Kind) -> io::Result<()> {
     match kind {
         // What others had no room for is told to them.
-        Kind::Gabion => mounts::hand_over(folder)?,
+        Kind::Gabion | Kind::Unsynced => mounts::hand_over(folder)?,
         Kind::Other => rustix::fs::syncfs(File::open(folder)?)?,
     }
     // Where syncfs(2) reaches nobody, at least the names.
@@ -204,6 +208,14 @@ impl Site {
         self.place.is_within
     }
 
+    /// Who has to make the bytes of files durable.
+    pub fn durability(&self) -> Durability {
+        match self.place.kind {
+            Kind::Unsynced => Durability::EachFile,
+            Kind::Gabion | Kind::Other => Durability::InTheEnd,
+        }
+    }
+
     /// Makes what was restored durable and gives it its name. `root` is what the tree's root is.
     pub fn finish(&self, root: &Object) -> Result<()> {
         let Place { path, scratch, kind, .. } = &self.place;
@@ -214,7 +226,7 @@ impl Site {
         let folder = self.place.folder();
         match (settle(folder, *kind), kind) {
             (Ok(()), _) => {}
-            (Err(error), Kind::Gabion) => return Err(failed(error)),
+            (Err(error), Kind::Gabion | Kind::Unsynced) => return Err(failed(error)),
             (Err(error), Kind::Other) => {
                 // Nobody knows what of it is not there.
                 let what = format!("not all of {} could be written", scratch.display());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use gabion_backup::{Error, Header, ReadAt, StreamId, reader};
 
-use super::store::{self, Shelf};
+use super::store::{self, EXTENSION, PARTIAL, Shelf};
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 
@@ -35,6 +35,17 @@ pub struct Streams {
     pub found: Vec<Found>,
     /// The one that is meant, if one is.
     pub named: Option<Found>,
+    /// What else is there.
+    pub unknown: Unknown,
+}
+
+/// Streams that do not say what they are. They were told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// They are damaged where they should.
+    pub damaged: usize,
+    /// They could not be read there, or this program does not understand them.
+    pub unread: usize,
 }
 
 impl Streams {
@@ -42,13 +53,16 @@ impl Streams {
     pub fn of(from: &Path) -> Result<Self> {
         let (shelf, name) = store::shelf(from)?;
         let Some(name) = name else {
-            let found = all(&*shelf)?;
-            return Ok(Self { shelf, found, named: None });
+            let (found, unknown) = all(&*shelf)?;
+            return Ok(Self { shelf, found, named: None, unknown });
         };
         let one = look(&*shelf, &name)?;
         // A full one needs none of its neighbours.
-        let found = if one.header.base.is_some() { all(&*shelf)? } else { vec![one.clone()] };
-        Ok(Self { shelf, found, named: Some(one) })
+        let (found, unknown) = match one.header.base {
+            Some(_) => all(&*shelf)?,
+            None => (vec![one.clone()], Unknown::default()),
+        };
+        Ok(Self { shelf, found, named: Some(one), unknown })
     }
 }
 
@@ -60,10 +74,12 @@ pub fn is_named(stream: StreamId, text: &str) -> bool {
 
 /// Looks at one stream.
 pub fn look(shelf: &dyn Shelf, name: &OsStr) -> Result<Found> {
-    look_at(shelf, name)?.map_err(|error| of_stream(&shelf.path(name), &error))
+    let (_, found) = look_at(shelf, name)?;
+    found.map_err(|error| of_stream(&shelf.path(name), &error))
 }
 
-fn look_at(shelf: &dyn Shelf, name: &OsStr) -> Result<std::result::Result<Found, Error>> {
+/// What is there by this name, and whether its place takes that for finished.
+fn look_at(shelf: &dyn Shelf, name: &OsStr) -> Result<(bool, std::result::Result<Found, Error>)> {
     let opened = shelf.open(name)?;
     let bytes = &opened.bytes;
     let look = || -> std::result::Result<Found, Error> {
@@ -73,21 +89,31 @@ fn look_at(shelf: &dyn Shelf, name: &OsStr) -> Result<std::result::Result<Found,
         let (name, path) = (name.to_owned(), shelf.path(name));
         Ok(Found { name, path, header, length, is_complete })
     };
-    Ok(look())
+    Ok((opened.is_finished, look()))
 }
 
-/// All streams at a place, oldest first.
-pub fn all(shelf: &dyn Shelf) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
+/// All streams at a place, oldest first; and those of which it is not known which they are.
+pub fn all(shelf: &dyn Shelf) -> Result<(Vec<Found>, Unknown)> {
+    let (mut found, mut unknown) = (Vec::new(), Unknown::default());
     for name in shelf.names()? {
-        match look_at(shelf, &name)? {
+        let has_end = |end: &str| name.as_encoded_bytes().ends_with(end.as_bytes());
+        let (is_finished, stream) = look_at(shelf, &name)?;
+        match stream {
             Ok(stream) => found.push(stream),
-            Err(Error::NotABackup) => {}
-            Err(error) => print::notice(of_stream(&shelf.path(&name), &error)),
+            Err(Error::NotABackup) if !has_end(EXTENSION) => {}
+            Err(error) => {
+                print::notice(of_stream(&shelf.path(&name), &error));
+                match is_damage(&error) || matches!(error, Error::NotABackup) {
+                    // Of one that was only begun that is no wonder.
+                    _ if !is_finished || has_end(PARTIAL) => {}
+                    true => unknown.damaged += 1,
+                    false => unknown.unread += 1,
+                }
+            }
         }
     }
     found.sort_by(|a, b| (a.header.created, &a.name).cmp(&(b.header.created, &b.name)));
-    Ok(found)
+    Ok((found, unknown))
 }
 
 /// Whether it is the stream that is wrong, and not its secret, this program, or what it is kept in.

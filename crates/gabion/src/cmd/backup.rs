@@ -1,5 +1,6 @@
 //! `gabion backup`: saves a filesystem, from a snapshot that is made for it.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,6 +52,8 @@ struct Job {
     base: Option<String>,
     writer: Writer<Box<dyn Upload>>,
     known: Known,
+    /// Tells other backups that this one is under way.
+    sign: Option<File>,
 }
 
 fn save(
@@ -64,11 +67,13 @@ fn save(
     let follows = args.incremental && !is_first(origin, to, filesystem)?;
     let resumed = resume(follows, origin, to, secret, filesystem)?;
     let is_resumed = resumed.is_some();
-    let job = match resumed {
+    let mut job = match resumed {
         Some(job) => job,
         None => begin(follows, origin, to, secret, filesystem)?,
     };
     let (snapshot, base) = (job.snapshot.clone(), job.base.clone());
+    let _sign = job.sign.take();
+    let older = origin.snapshots(&place)?;
     let written = read(args, origin, job, used);
     let (upload, totals, length, time) = match written {
         Ok(written) => written,
@@ -86,8 +91,10 @@ fn save(
         None => failure,
     })?;
     origin.hold(&snapshot)?;
-    for (old, _) in origin.snapshots(&place)? {
-        if old != snapshot {
+    // What another one has made meanwhile, or reads and has not come to its end, is left to that.
+    for (old, is_held) in origin.snapshots(&place)? {
+        let is_older = old != snapshot && older.iter().any(|(found, _)| *found == old);
+        if is_older && (is_held || origin.read(&old).is_ok()) {
             // It may have a clone by now, and costs nothing but space.
             if let Err(failure) = origin.remove(&old) {
                 print::notice(format!("the snapshot {old} is not needed any more: {failure}"));
@@ -155,7 +162,8 @@ fn begin(
     let snapshot = snapshot_name(&place, stream);
     let upload = to.begin(stream, created.seconds)?;
     origin.create(&snapshot)?;
-    let begun = root_of(origin, &snapshot).and_then(|root| {
+    let begun = origin.read(&snapshot).and_then(|sign| {
+        let root = root_of(origin, &snapshot)?;
         let header = Header {
             stream,
             base: base.as_ref().map(|base| base.stream),
@@ -167,17 +175,17 @@ fn begin(
             lock: base.as_ref().map_or(Lock::Open, |base| base.lock.clone()),
             hash: Hash::default(),
         };
-        Writer::begin(upload, header, secret).map_err(unwritten)
+        Ok((Writer::begin(upload, header, secret).map_err(unwritten)?, sign))
     });
-    let writer = match begun {
-        Ok(writer) => writer,
+    let (writer, sign) = match begun {
+        Ok(begun) => begun,
         Err(failure) => {
             origin.remove(&snapshot)?;
             return Err(failure);
         }
     };
     let known = Known::default();
-    Ok(Job { snapshot, base: base.map(|base| base.snapshot), writer, known })
+    Ok(Job { snapshot, base: base.map(|base| base.snapshot), writer, known, sign })
 }
 
 fn root_of(origin: &Origin, snapshot: &str) -> Result<u64> {
@@ -291,11 +299,12 @@ fn resume(
             continue;
         }
         let begun = store.take_up(&name)?;
+        let sign = origin.read(&snapshot)?;
         let kept = scan(begun.bytes(), secret).map_err(|error| of_stream(&path, &error))?;
         let known = Known::of(&kept);
         let upload = begun.go_on(kept.length)?;
         let writer = Writer::resume(upload, kept).map_err(unwritten)?;
-        return Ok(Some(Job { snapshot, base, writer, known }));
+        return Ok(Some(Job { snapshot, base, writer, known, sign }));
     }
     Ok(None)
 }

@@ -13,7 +13,7 @@ use crate::backup::place::Place;
 use crate::backup::progress::Progress;
 use crate::backup::rebuild::Rebuilding;
 use crate::backup::secrets;
-use crate::backup::streams::Streams;
+use crate::backup::streams::{Streams, Unknown};
 use crate::cmd::status::{Subject, User};
 use crate::failure::{Failure, Result};
 use crate::locations::Location;
@@ -78,7 +78,7 @@ impl Destination {
 /// Makes the files at `path`. Gives what is to be said about it.
 fn restore(args: &Restore, path: &Path) -> Result<String> {
     let secret = secrets::of(&args.secrets)?;
-    let Streams { shelf, found, named } = match piped::is_meant(&args.from) {
+    let Streams { shelf, found, named, unknown } = match piped::is_meant(&args.from) {
         true => {
             // Much may come before it is known what it is.
             Place::check_path(path, args.to_directory)?;
@@ -89,6 +89,11 @@ fn restore(args: &Restore, path: &Path) -> Result<String> {
         }
         false => Streams::of(&args.from)?,
     };
+    if unknown != Unknown::default() && named.is_none() && args.at.is_none() {
+        let what = "what cannot be read there may be the newest backup";
+        return Err(Failure::new(what)
+            .next("Choose one with --at; to see those that are whole: gabion backups FROM"));
+    }
     let last = chain::choose(&found, named, args.at.as_deref())?;
     let chain = Chain::open(&*shelf, &found, &last, secret.as_ref())?;
     let (tree, ..) = chain.tree()?;
@@ -103,7 +108,7 @@ fn restore(args: &Restore, path: &Path) -> Result<String> {
     let progress = Progress::new(bytes, None);
     // Objects are made with the permissions that they are to have.
     rustix::process::umask(Mode::empty());
-    let rebuilding = Rebuilding::new(&chain, &tree, &progress);
+    let rebuilding = Rebuilding::new(&chain, &tree, &progress, site.durability());
     let losses = rebuilding.run(ino, &site.object)?;
     site.finish(root)?;
     let time = progress.end();

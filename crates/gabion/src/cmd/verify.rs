@@ -7,7 +7,7 @@ use crate::backup::chain::Chain;
 use crate::backup::piped;
 use crate::backup::progress::Progress;
 use crate::backup::secrets;
-use crate::backup::streams::{Streams, of_stream};
+use crate::backup::streams::{Streams, Unknown, of_stream};
 use crate::failure::{Exit, Failure, Result};
 use crate::print;
 use crate::size::Size;
@@ -18,16 +18,17 @@ pub fn run(args: &Verify) -> Result<()> {
     if piped::is_meant(&args.from) {
         return verify_pipe(secret.as_ref());
     }
-    let Streams { shelf, found, named } = Streams::of(&args.from)?;
-    let wanted = match named {
-        Some(named) => vec![named],
-        None => found.clone(),
+    let Streams { shelf, found, named, unknown } = Streams::of(&args.from)?;
+    // What one stream does not need is not asked for.
+    let (wanted, unknown) = match named {
+        Some(named) => (vec![named], Unknown::default()),
+        None => (found.clone(), unknown),
     };
-    if wanted.is_empty() {
+    if wanted.is_empty() && unknown == Unknown::default() {
         return Err(Failure::new(format!("there is no backup in {}", shelf.name())));
     }
     let mut progress = Progress::new(wanted.iter().map(|found| found.length).sum(), None);
-    let (mut bad, mut unread) = (0, 0);
+    let Unknown { damaged: mut bad, mut unread } = unknown;
     for found_one in &wanted {
         let path = &found_one.path;
         if !found_one.is_complete && wanted.len() > 1 {

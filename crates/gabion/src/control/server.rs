@@ -1,8 +1,9 @@
 //! The daemon's end of the control socket.
 //!
-//! One thread accepts, until the server is gone, and each connection has one more, up to a bound. None
-//! of them is waited for when the daemon ends: whatever they still do is of interest only to a command
-//! that can see the connection close.
+//! One thread accepts, until the server is gone, and each connection has one more, up to a bound; who
+//! comes when all are in use waits for a moment, and is told if that was not enough. None of them is
+//! waited for when the daemon ends: whatever they still do is of interest only to a command that can
+//! see the connection close.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,11 +12,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gabion_base::sync::Mutex;
+use gabion_base::sync::{Condvar, Mutex};
 
 use super::wire::{
     Allocation, Clients, Ended, Evicted, Grown, Invited, Leases, Locks, Progress, QuotaAction,
@@ -26,6 +27,8 @@ use super::wire::{
 const CONNECTIONS_MAX: usize = 32;
 /// The longest request line, in bytes.
 const LINE_BYTES_MAX: u64 = 16 << 10;
+/// How long one waits for another one to end, when there are so many.
+const TURN: Duration = Duration::from_secs(10);
 /// How long a connection may be silent, and how long it may leave a reply unread.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a daemon says that has no clients.
@@ -109,7 +112,9 @@ pub struct Server {
 
 struct Shared {
     subject: Arc<dyn Subject>,
-    connections: AtomicUsize,
+    connections: Mutex<usize>,
+    /// One of them has ended.
+    ended: Condvar,
     ending: AtomicBool,
     /// Connections that wait for the end.
     waiting: Mutex<Vec<UnixStream>>,
@@ -126,7 +131,8 @@ impl Server {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         let shared = Arc::new(Shared {
             subject,
-            connections: AtomicUsize::new(0),
+            connections: Mutex::new(0),
+            ended: Condvar::new(),
             ending: AtomicBool::new(false),
             waiting: Mutex::default(),
         });
@@ -178,24 +184,46 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
-        let stream = match stream {
+        let mut stream = match stream {
             Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             Err(_) => continue,
         };
-        if shared.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
-            shared.connections.fetch_sub(1, Ordering::AcqRel);
+        if !shared.begin(TURN) {
+            let message = format!("{CONNECTIONS_MAX} other commands are at it; try it again");
+            let _ = stream.set_write_timeout(Some(PROGRESS_INTERVAL));
+            let _ = send(&mut stream, &Reply::Error { message });
             continue;
         }
         let of_thread = Arc::clone(shared);
         let started = thread::Builder::new().name("control".to_owned()).spawn(move || {
             // An error means that the other side is gone or makes no sense: nobody to tell.
             let _ = converse(&of_thread, stream);
-            of_thread.connections.fetch_sub(1, Ordering::AcqRel);
+            of_thread.end();
         });
         if started.is_err() {
-            shared.connections.fetch_sub(1, Ordering::AcqRel);
+            shared.end();
         }
+    }
+}
+
+impl Shared {
+    /// Counts one more connection, if there is room for it within `patience`.
+    fn begin(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut connections = self.connections.lock();
+        while *connections >= CONNECTIONS_MAX {
+            if self.ended.wait_until(&mut connections, deadline).timed_out() {
+                return false;
+            }
+        }
+        *connections += 1;
+        true
+    }
+
+    fn end(&self) {
+        *self.connections.lock() -= 1;
+        self.ended.notify_one();
     }
 }
 

@@ -11,6 +11,7 @@ mod objects;
 mod pipes;
 mod random;
 mod served;
+mod together;
 mod trees;
 
 use std::collections::BTreeMap;

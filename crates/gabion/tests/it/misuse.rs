@@ -121,7 +121,8 @@ fn what_cannot_be_done_with_a_volume_is_told_by_its_name() {
     let outcome = folder.gabion(&["volume", "create", "tank", "--mirror", &absent]);
     assert_eq!(outcome.stderr.matches("there is no such export").count(), 1, "{outcome:?}");
     outcome.failed(1, &["cannot make volume tank"]);
-    folder.gabion(&["volume", "create", "tank", "--mirror", &uris[0]]).succeeded();
+    let said = folder.gabion(&["volume", "create", "tank", "--mirror", &uris[0]]).succeeded();
+    assert!(said.contains("one copy of everything only"), "{said}");
     let outcome = folder.gabion(&["volume", "add", "tank", &uris[0]]);
     outcome.failed(1, &["cannot add to volume tank", "is a member of volume tank already"]);
     folder.gabion(&["mkfs", "tank"]).succeeded();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gabion_base::disk::{Disk, DiskRequest, MemDisk, Ticket};
 use gabion_base::ids::SubvolId;
-use gabion_fs::{Changes, FileType, SetTime};
+use gabion_fs::{Changes, CopyRequest, FileType, Privileges, SetTime};
 use gabion_map::{Limits, OpenMode};
 use gabion_node::{Change, Delta, LocalFs, Settings, Stretch, delta, delta_from, differences};
 
@@ -114,6 +114,26 @@ fn a_difference_comes_in_parts_that_are_the_whole_together() {
     assert_eq!(parts, 10);
     touched.sort_by(|a, b| a.path.cmp(&b.path));
     assert_eq!(touched, whole.touched);
+}
+
+#[test]
+fn what_was_only_copied_is_no_difference() {
+    let world = World::new(64 * MIB);
+    let World { fs, caller, .. } = &world;
+    let bytes = vec![7; 100_000];
+    let (source, target) = (world.file("source", &bytes), world.file("target", b""));
+    let old = fs.map().create_snapshot(world.root().subvol, b"old", 0).unwrap();
+    let (source_offset, target_offset, length) = (8192, 0, 40_960);
+    let copy = CopyRequest { source, source_offset, target, target_offset, length };
+    assert_eq!(fs.copy_range(caller, &copy, Privileges::Keep).unwrap(), length);
+    let new = fs.map().create_snapshot(world.root().subvol, b"new", 0).unwrap();
+    let changed = Change::Changed(b"target".to_vec());
+    assert_eq!(differences(fs.map(), old, new).unwrap(), [changed]);
+    // One block of what both have is written, and the times stay.
+    world.write(source, 8192, b"y");
+    let newest = fs.map().create_snapshot(world.root().subvol, b"newest", 0).unwrap();
+    let changed = Change::Changed(b"source".to_vec());
+    assert_eq!(differences(fs.map(), new, newest).unwrap(), [changed]);
 }
 
 #[test]

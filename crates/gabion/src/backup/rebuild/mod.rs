@@ -50,8 +50,18 @@ pub struct Losses {
     pub attributes: u64,
 }
 
+/// When bytes of files have to be made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Whoever names the tree does it for all of them.
+    InTheEnd,
+    /// With each file, as nothing does it for all.
+    EachFile,
+}
+
 /// A restoration under way.
 pub struct Rebuilding<'c> {
+    durability: Durability,
     tree: &'c Tree,
     progress: &'c Progress,
     segments: Segments<'c>,
@@ -68,8 +78,14 @@ type Task<'t> = (&'t Object, PathBuf, Inherited);
 
 impl<'c> Rebuilding<'c> {
     /// Prepares to make files of `tree`, the tree of `chain`.
-    pub fn new(chain: &'c Chain, tree: &'c Tree, progress: &'c Progress) -> Self {
+    pub fn new(
+        chain: &'c Chain,
+        tree: &'c Tree,
+        progress: &'c Progress,
+        durability: Durability,
+    ) -> Self {
         Self {
+            durability,
             tree,
             progress,
             segments: Segments::new(chain),
@@ -228,6 +244,9 @@ impl<'c> Rebuilding<'c> {
         }
         if end != object.attributes.size {
             file.set_len(object.attributes.size)?;
+        }
+        if self.durability == Durability::EachFile {
+            file.sync_data()?;
         }
         // Where the kernel collects writes, it says now that there was no room for them. Only then
         // may the file get its time: who goes on takes it for whole by that.

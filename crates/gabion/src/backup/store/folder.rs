@@ -12,11 +12,8 @@ use std::path::{Path, PathBuf};
 use gabion_backup::{ReadAt, StreamId};
 use rustix::fs::{Advice, FlockOperation};
 
-use super::{EXTENSION, Opened, Shelf, Store, Unfinished, Upload};
+use super::{EXTENSION, Opened, PARTIAL, Shelf, Store, Unfinished, Upload};
 use crate::failure::{Failure, Result};
-
-/// What the name of a stream ends with that is not complete.
-pub(super) const PARTIAL: &str = ".partial";
 
 /// A folder.
 pub struct Folder {

@@ -30,6 +30,9 @@ use crate::remote::RemoteTarget;
 /// What the name of a stream ends with that a store has chosen.
 pub const EXTENSION: &str = ".gabion";
 
+/// What the name of a stream in a folder ends with that is not complete.
+pub const PARTIAL: &str = ".partial";
+
 /// A place that streams are read from.
 pub trait Shelf {
     /// What people call it.

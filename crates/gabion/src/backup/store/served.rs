@@ -20,9 +20,9 @@ use gabion_fs::{
 use gabion_map::{FileId, Payload};
 use gabion_node::{Filesystem, Reader};
 
-use super::folder::{PARTIAL, partial};
+use super::folder::partial;
 use super::window::Window;
-use super::{EXTENSION, Opened, Shelf, Store, Unfinished, Upload};
+use super::{EXTENSION, Opened, PARTIAL, Shelf, Store, Unfinished, Upload};
 use crate::failure::{Failure, Result};
 use crate::link::Connected;
 use crate::remote::{self, RemoteTarget};

@@ -41,6 +41,8 @@ pub struct Troubles {
     pub rival: AtomicU32,
     /// The part with this number does not get through; none if it is 0.
     pub held: AtomicU32,
+    /// How often it was asked for the names at a place, which is no trouble yet.
+    pub listings: AtomicU32,
 }
 
 /// A store that ends with this.
@@ -134,6 +136,10 @@ async fn serve(listener: TcpListener, root: PathBuf, service: S3Service, trouble
                 }
                 if troubles.is_skewed.load(Ordering::Relaxed) {
                     return Ok(refusal(403, "RequestTimeTooSkewed"));
+                }
+                let query = request.uri().query().unwrap_or_default();
+                if query.contains("list-type") && !query.contains(".gabion") {
+                    troubles.listings.fetch_add(1, Ordering::Relaxed);
                 }
                 let is_put = request.method() == "PUT";
                 let is_part = |number: &AtomicU32| {

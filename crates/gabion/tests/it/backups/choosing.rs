@@ -27,6 +27,37 @@ fn of_several_subvolumes_at_one_place_none_is_taken_unasked() {
 }
 
 #[test]
+fn a_backup_that_does_not_say_what_it_is_is_damage() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let gabion = |words: &str| folder.gabion(&words.split(' ').collect::<Vec<_>>());
+    fs::create_dir(folder.join("place")).unwrap();
+    gabion("backup mnt place/1.gabion").succeeded();
+    fs::write(mnt.join("file"), "later").unwrap();
+    gabion("backup mnt place/2.gabion").succeeded();
+    fs::write(folder.join("place/notes"), "no backup at all").unwrap();
+    gabion("verify place").succeeded();
+    let newest = folder.join("place/2.gabion");
+    let whole = fs::read(&newest).unwrap();
+    let mut flipped = whole.clone();
+    flipped[40] ^= 1;
+    for (bytes, part) in [(&flipped[..], "the header"), (&b""[..], "not a backup")] {
+        fs::write(&newest, bytes).unwrap();
+        gabion("verify place").failed(4, &["place/2.gabion", part, "cannot be restored"]);
+        // The one before is no answer to who wants the newest.
+        gabion("restore --to-directory place tree").failed(1, &["may be the newest", "--at"]);
+        gabion("verify place/1.gabion").succeeded();
+    }
+    fs::write(&newest, whole).unwrap();
+    // Of one that was begun that is no wonder.
+    fs::write(folder.join("place/3.gabion.partial"), "GABIONBK").unwrap();
+    gabion("verify place").succeeded();
+    gabion("restore --to-directory place tree").succeeded();
+    assert_eq!(fs::read_to_string(folder.join("tree/file")).unwrap(), "later");
+}
+
+#[test]
 fn one_filesystem_by_two_names_is_one() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

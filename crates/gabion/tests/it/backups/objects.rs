@@ -40,9 +40,12 @@ fn a_bucket_keeps_a_chain_of_backups_that_restores_each_of_its_moments() {
     // The first is of everything, whatever is said.
     let text = store.gabion(&folder, &["backup", "--incremental", "mnt", PLACE]).succeeded();
     assert!(text.contains(PLACE), "{text}");
+    let listings = &store.troubles.listings;
+    assert_eq!(listings.swap(0, Ordering::Relaxed), 1, "a place may have many names");
     fs::rename(mnt.join("dir"), mnt.join("moved")).unwrap();
     File::options().write(true).open(mnt.join("large")).unwrap().write_all_at(&[1; 9], 77).unwrap();
     store.gabion(&folder, &["backup", "--incremental", "mnt", PLACE]).succeeded();
+    assert_eq!(listings.load(Ordering::Relaxed), 1);
     let second = survey(&mnt);
     assert!(snapshots(&folder, "mnt").iter().all(|(_, held)| *held));
 

@@ -23,7 +23,7 @@ mod upload;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use gabion_backup::format::parts::{Parts, WHOLE, WHOLE_MAX, part_name, part_of_name};
 use gabion_backup::{ReadAt, StreamId, reader};
@@ -41,6 +41,8 @@ pub const SCHEME: &str = "s3://";
 /// A bucket, or all below a prefix in it.
 pub struct Bucket {
     objects: Arc<Objects>,
+    /// The names of streams, as they were when somebody first asked: a command looks once.
+    names: OnceLock<Vec<OsString>>,
 }
 
 impl Bucket {
@@ -64,7 +66,7 @@ impl Bucket {
             return Err(wrong("a name in it is empty or consists of dots"));
         }
         let objects = Objects::open(bucket, prefix)?;
-        Ok((Self { objects: Arc::new(objects) }, name))
+        Ok((Self { objects: Arc::new(objects), names: OnceLock::new() }, name))
     }
 
     /// What is there of a stream: how long each object is, by name.
@@ -118,9 +120,13 @@ impl Shelf for Bucket {
     }
 
     fn names(&self) -> Result<Vec<OsString>> {
+        if let Some(names) = self.names.get() {
+            return Ok(names.clone());
+        }
         let mut names = self.objects.folders()?;
         names.retain(|name| name.ends_with(EXTENSION));
-        Ok(names.into_iter().map(OsString::from).collect())
+        let names: Vec<_> = names.into_iter().map(OsString::from).collect();
+        Ok(self.names.get_or_init(|| names).clone())
     }
 
     fn open(&self, name: &OsStr) -> Result<Opened> {

@@ -103,6 +103,12 @@ impl Ask<'_> {
                 if self.coherence == Coherence::Alone && is_kept {
                     self.refused.add(self.node);
                 }
+                if self.coherence == Coherence::Alone
+                    && from_page_cache
+                    && matches!(errno, libc::ENOSPC | libc::EDQUOT)
+                {
+                    self.shortages.add((self.file, self.node), errno);
+                }
                 match errno {
                     // fsync(2) would be told of a quota, but close(2) knows only two reasons why
                     // collected bytes failed: this, and that the disk is broken.

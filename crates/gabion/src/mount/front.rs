@@ -15,6 +15,7 @@ use super::descriptions::Descriptions;
 use super::kernel::{FOREVER, init_reply};
 use super::refused::Refused;
 use super::seeks::Seeks;
+use super::shortages::Shortages;
 use super::{Coherence, Locking, MountRequest, WritePolicy, encode};
 
 /// A filesystem as the kernel sees it.
@@ -30,6 +31,7 @@ pub(super) struct Front {
     descriptions: Arc<Descriptions>,
     refused: Arc<Refused>,
     seeks: Arc<Seeks>,
+    shortages: Shortages,
     eras: Arc<Eras>,
     /// Had by each request that is being handled, so that a rollback has none beside it.
     passage: Arc<ReadMostly<()>>,
@@ -61,6 +63,7 @@ impl Front {
             descriptions,
             refused,
             seeks,
+            shortages: Shortages::default(),
             eras,
             passage,
             closed,
@@ -86,6 +89,7 @@ impl Front {
     /// Whom to tell what the kernel has in vain.
     pub(super) fn tell(&self, notifier: Notifier) {
         self.refused.tell(notifier.clone());
+        self.shortages.tell(notifier.clone());
         self.seeks.tell(notifier);
     }
 
@@ -112,6 +116,7 @@ pub(super) struct Ask<'a> {
     pub(super) descriptions: &'a Arc<Descriptions>,
     pub(super) refused: &'a Arc<Refused>,
     pub(super) seeks: &'a Arc<Seeks>,
+    pub(super) shortages: &'a Shortages,
     pub(super) eras: &'a Eras,
     pub(super) node: NodeId,
     pub(super) file: FileId,
@@ -158,6 +163,7 @@ impl Handler for Front {
             descriptions: &self.descriptions,
             refused: &self.refused,
             seeks: &self.seeks,
+            shortages: &self.shortages,
             eras: &self.eras,
             node: request.node,
             file,
@@ -210,7 +216,7 @@ impl Ask<'_> {
     fn dispatch(&self, op: Op<'_>, reply: Reply) {
         match op {
             Op::Lookup { name } => self.lookup(name, reply),
-            Op::Getattr { .. } => self.getattr(reply),
+            Op::Getattr { handle } => self.getattr(handle, reply),
             Op::Statx { .. } => self.statx(reply),
             Op::Setattr(setattr) => self.setattr(&setattr, reply),
             Op::Readlink => self.readlink(reply),
@@ -307,7 +313,7 @@ impl Ask<'_> {
 
     /// How long the kernel may keep attributes that it was told.
     pub(super) fn attributes_ttl(&self, file: FileId) -> Duration {
-        ttl(self.fs.is_kept(Kept::Attributes(file)))
+        ttl(self.fs.is_kept(Kept::Attributes(file)) && !self.shortages.has(file))
     }
 
     /// Whether the filesystem will tell when what a name stands for is no longer true.

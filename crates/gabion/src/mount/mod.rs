@@ -59,6 +59,7 @@ mod objects;
 mod refused;
 mod rollbacks;
 mod seeks;
+mod shortages;
 mod system_clock;
 
 pub use cached_names::CachedNames;

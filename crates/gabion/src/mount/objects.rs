@@ -4,11 +4,14 @@ use gabion_base::BLOCK_SIZE;
 use gabion_fs::format::dirent::NAME_LENGTH_MAX;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{OpenRequest, errno};
-use gabion_fuse::{Outcome, Release, Reply, Setattr, Statfs};
+use gabion_fuse::{Handle, Outcome, Release, Reply, Setattr, Statfs};
 use gabion_map::FileId;
 
 use super::front::{Ask, done, failed, refuse};
 use super::{Locking, encode};
+
+/// With fewer blocks left there is no room still for what found none.
+const SHORT: u64 = 512;
 
 /// Whether a file that was opened so can be mapped, and its pages changed.
 fn can_map_and_change(flags: u32) -> bool {
@@ -16,7 +19,13 @@ fn can_map_and_change(flags: u32) -> bool {
 }
 
 impl Ask<'_> {
-    pub(super) fn getattr(&self, reply: Reply) {
+    pub(super) fn getattr(&self, handle: Option<Handle>, reply: Reply) {
+        if handle.is_some()
+            && let Some(errno) = self.shortages.take(self.file, self.process)
+            && self.fs.space(self.file).is_ok_and(|space| space.available < SHORT)
+        {
+            return refuse(reply, errno);
+        }
         match self.fs.stat(self.file) {
             Ok(found) => {
                 reply.attr(&encode::attr(&found, self.number()), self.attributes_ttl(self.file))

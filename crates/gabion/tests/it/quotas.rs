@@ -294,3 +294,41 @@ fn a_mount_that_is_unmounted_while_it_is_in_use_elsewhere_is_not_exchanged() {
     folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
     assert_eq!(fs::read_dir(&mnt).unwrap().count(), 0);
 }
+
+/// Without that `cat /dev/zero > file` would never end.
+#[test]
+fn who_goes_on_writing_is_told_by_write_when_there_was_no_room() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.gabion(&["mkfs", "--size", "64M", "disk.img"]).succeeded();
+    let mnt = folder.mount("writeback");
+    for (limit, errno) in [(None, Errno::NOSPC), (Some("5M"), Errno::DQUOT)] {
+        if let Some(limit) = limit {
+            folder.gabion(&["quota", "set", "mnt", limit]).succeeded();
+        }
+        let path = mnt.join("file");
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create(true).open(&path).unwrap();
+        // The kernel has room for it, and does not ask.
+        (0..150).for_each(|_| file.write_all(&vec![1; MIB]).unwrap());
+        // Others have it hand over what it has.
+        folder.gabion(&["quota", "list", "mnt"]).succeeded();
+        let end = file.metadata().unwrap().len();
+        assert_eq!(file.read_at(&mut [0; 10], end).unwrap(), 0, "who reads is told nothing");
+        let told = self::errno(file.write(&[1; 10]));
+        assert_eq!(told, errno);
+        drop(file);
+        fs::remove_file(&path).unwrap();
+        folder.gabion(&["quota", "list", "mnt"]).succeeded();
+    }
+    folder.gabion(&["quota", "set", "mnt", "none"]).succeeded();
+    // Where there is room again it is not told later.
+    let mut file = File::create(mnt.join("file")).unwrap();
+    (0..100).for_each(|_| file.write_all(&vec![1; MIB]).unwrap());
+    folder.gabion(&["quota", "list", "mnt"]).succeeded();
+    file.set_len(0).unwrap();
+    folder.gabion(&["quota", "list", "mnt"]).succeeded();
+    file.write_at(b"once more", 0).unwrap();
+    let _ = file.sync_all();
+    file.write_at(b"and again", 0).unwrap();
+    file.sync_all().unwrap();
+}

@@ -2,11 +2,13 @@
 
 mod beside_commits;
 mod decoders;
+
 mod golden;
 mod grow;
 mod hostile;
 mod image;
 mod local;
+mod prefetching;
 mod quotas;
 mod scrubbing;
 mod snapshots;

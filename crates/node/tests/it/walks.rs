@@ -132,7 +132,7 @@ enum Order {
 
 #[test]
 fn a_walk_through_many_directories_in_one_costs_few_messages_from_either_end() {
-    const DIRECTORIES: usize = 200;
+    const DIRECTORIES: usize = 600;
     let server = Server::new();
     let maker = server.client();
     for number in 0..DIRECTORIES {

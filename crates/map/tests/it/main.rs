@@ -2,13 +2,11 @@
 
 mod beside_commits;
 mod decoders;
-
 mod golden;
 mod grow;
 mod hostile;
 mod image;
 mod local;
-mod prefetching;
 mod quotas;
 mod scrubbing;
 mod snapshots;

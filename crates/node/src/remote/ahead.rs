@@ -10,8 +10,8 @@
 //!   known (found in what was listed or fetched) --> asked for --> fetched --> listed
 //! ```
 //!
-//! What is fetched so is leased only if nobody stands against it: it is a guess. So is the order: of
-//! the directories in one, the walk comes to the first one first, or to the last one if it has
+//! What is fetched so is leased only if nobody stands against it: it is a guess. So is the order:
+//! of the directories in one, the walk comes to the first one first, or to the last one if it has
 //! begun so.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -207,19 +207,23 @@ impl LeaseTable {
     /// Holds `range` for the request, unless somebody stands against that. A request's first hold
     /// makes it known.
     pub fn try_hold(&mut self, id: RequestId, client: ClientId, want: Want) -> bool {
-        let (range, mode) = want;
         let request =
             self.requests.entry(id).or_insert_with(|| Request::new(client, RequestKind::Other));
-        let is_held = |(held, how): &Want| held.covers(&range) && *how >= mode;
-        if request.holds.iter().any(is_held) {
+        let arrival = request.arrival.unwrap_or(u64::MAX);
+        if self.is_held(id, &want) {
             return true;
         }
-        let arrival = request.arrival.unwrap_or(u64::MAX);
         if !self.is_free(id, client, arrival, &want) {
             return false;
         }
         self.hold(id, want);
         true
+    }
+
+    /// Whether the request holds all of `want`. Requests hold many objects, and few hold one.
+    fn is_held(&self, id: RequestId, (range, mode): &Want) -> bool {
+        let holds = self.objects.get(&range.file()).map_or(&[][..], |object| &object.holds);
+        holds.iter().any(|(holder, held, how)| *holder == id && held.covers(range) && how >= mode)
     }
 
     fn hold(&mut self, id: RequestId, want: Want) {
@@ -294,8 +298,7 @@ impl LeaseTable {
         let Some(request) = self.requests.get(&id) else { return Vec::new() };
         let client = request.client;
         for (range, mode) in grants {
-            let is_held = |(held, how): &Want| held.covers(range) && how >= mode;
-            assert!(request.holds.iter().any(is_held), "{range:?} of {:?}", request.holds);
+            assert!(self.is_held(id, &(*range, *mode)), "{range:?} of {:?}", request.holds);
         }
         for (range, mode) in grants {
             let object = self.objects.entry(range.file()).or_default();

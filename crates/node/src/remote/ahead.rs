@@ -10,9 +10,11 @@
 //!   known (found in what was listed or fetched) --> asked for --> fetched --> listed
 //! ```
 //!
-//! What is fetched so is leased only if nobody stands against it: it is a guess.
+//! What is fetched so is leased only if nobody stands against it: it is a guess. So is the order:
+//! of the directories in one, the walk comes to the first one first, or to the last one if it has
+//! begun so.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,8 @@ use gabion_map::{FileId, Kind, LockMode};
 
 use super::RemoteFs;
 
-/// Directories that were listed last: the parents of those that a walk comes to.
+/// Directories with others in them that were listed last: the parents of those that a walk comes
+/// to.
 const LISTED_MAX: usize = 64;
 /// From this many directories in a row on it is a walk.
 const STEPS: u32 = 2;
@@ -50,9 +53,29 @@ enum Stage {
     Fetched,
 }
 
+/// What is in a directory that was listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Directories,
+    /// Nothing that a walk could go on with.
+    NoDirectories,
+}
+
+/// A directory with others in it that was listed.
+struct Listed {
+    dir: FileId,
+    /// Those in it are known.
+    is_spread: bool,
+}
+
 #[derive(Default)]
 struct State {
-    listed: VecDeque<FileId>,
+    /// Those in which something was listed most recently are the last ones.
+    listed: VecDeque<Listed>,
+    /// It is the last directory of several that is listed first.
+    is_backward: bool,
+    /// Some that were known are not any more.
+    is_cut: bool,
     /// Directories in a row that were found in those that were listed before them.
     steps: u32,
     /// How often in a row nothing came that was asked for.
@@ -68,7 +91,11 @@ impl State {
     /// What the next call is to ask for.
     fn next_batch(&mut self, cache: &Cache) -> Vec<FileId> {
         let mut batch = Vec::new();
-        while batch.len() < BATCH && self.ahead.len() < AHEAD_MAX {
+        if self.ahead.len() + BATCH > AHEAD_MAX {
+            // Not one by one, each time that one is listed.
+            return batch;
+        }
+        while batch.len() < BATCH {
             let Some(dir) = self.known.pop_front() else { break };
             if self.ahead.contains_key(&dir) || cache.covers(&KeyRange::names(dir)) {
                 continue;
@@ -87,10 +114,45 @@ impl State {
             false => {
                 self.in_vain = (self.in_vain + 1).min(IN_VAIN_MAX);
                 self.steps = 0;
-                self.known.clear();
+                self.forget_known();
             }
         }
         self.come_to(below);
+    }
+
+    fn forget_known(&mut self) {
+        self.known.clear();
+        self.is_cut = false;
+        self.listed.iter_mut().for_each(|listed| listed.is_spread = false);
+    }
+
+    /// A walk goes on with what is in the last one of what was listed, and then in those before it.
+    /// What is in each is added once.
+    fn spread(&mut self, cache: &Cache) {
+        if self.is_cut && self.known.is_empty() {
+            self.forget_known();
+        }
+        let mut next = Vec::new();
+        for index in (0..self.listed.len()).rev() {
+            if self.listed[index].is_spread {
+                continue;
+            }
+            self.listed[index].is_spread = true;
+            let mut dirs = subdirectories(cache, self.listed[index].dir);
+            if let [first, .., last] = dirs[..] {
+                let is_there = |dir: FileId| cache.covers(&KeyRange::names(dir));
+                match (is_there(first), is_there(last)) {
+                    (true, false) => self.is_backward = false,
+                    (false, true) => self.is_backward = true,
+                    _ => {}
+                }
+            }
+            if self.is_backward {
+                dirs.reverse();
+            }
+            next.extend(dirs);
+        }
+        self.come_to(next);
     }
 
     /// The walk goes on below these, before all else that is known.
@@ -98,6 +160,7 @@ impl State {
         for dir in dirs.into_iter().rev() {
             self.known.push_front(dir);
         }
+        self.is_cut |= self.known.len() > KNOWN_MAX;
         self.known.truncate(KNOWN_MAX);
     }
 }
@@ -122,16 +185,25 @@ impl Ahead {
     }
 
     /// Somebody has listed a directory of this parent. Whether that is a step of a walk.
-    fn has_listed(&self, dir: FileId, parent: Option<FileId>) -> bool {
+    fn has_listed(&self, dir: FileId, parent: Option<FileId>, content: Content) -> bool {
         let mut state = self.state.lock();
-        let is_below = parent.is_some_and(|parent| state.listed.contains(&parent));
-        state.steps = if is_below { state.steps + 1 } else { 0 };
-        if !is_below {
-            state.known.clear();
-            state.ahead.retain(|_, stage| *stage == Stage::AskedFor);
+        let of_parent = parent
+            .and_then(|parent| state.listed.iter().position(|listed| listed.dir == parent))
+            .and_then(|index| state.listed.remove(index));
+        match of_parent {
+            Some(parent) => {
+                state.steps += 1;
+                state.listed.push_back(parent);
+            }
+            None => {
+                state.steps = 0;
+                state.forget_known();
+                state.ahead.retain(|_, stage| *stage == Stage::AskedFor);
+            }
         }
-        if !state.listed.contains(&dir) {
-            state.listed.push_back(dir);
+        let is_new = state.listed.iter().all(|listed| listed.dir != dir);
+        if is_new && content == Content::Directories {
+            state.listed.push_back(Listed { dir, is_spread: false });
         }
         if state.listed.len() > LISTED_MAX {
             state.listed.pop_front();
@@ -167,18 +239,15 @@ impl RemoteFs {
     pub(super) fn has_listed(&self, caller: &Caller, dir: FileId) {
         let cache = self.cache.read();
         let parent = parent(&cache, dir);
-        if !self.ahead.has_listed(dir, parent) {
+        let content = match subdirectories(&cache, dir).is_empty() {
+            true => Content::NoDirectories,
+            false => Content::Directories,
+        };
+        if !self.ahead.has_listed(dir, parent, content) {
             return;
         }
-        let siblings = parent.map_or_else(Vec::new, |parent| subdirectories(&cache, parent));
-        let below = subdirectories(&cache, dir);
+        self.ahead.state.lock().spread(&cache);
         drop(cache);
-        {
-            let mut state = self.ahead.state.lock();
-            let known: BTreeSet<FileId> = state.known.iter().copied().collect();
-            state.known.extend(siblings.into_iter().filter(|dir| !known.contains(dir)));
-            state.come_to(below);
-        }
         self.fetch_ahead(caller);
     }
 
@@ -209,23 +278,24 @@ impl RemoteFs {
         }
     }
 
-    /// If something has come, has another thread go on below it.
-    pub(super) fn go_on_ahead_later(&self) {
-        if !self.ahead.state.lock().come.is_empty() {
-            // Each time that it has done something it looks.
-            self.revocations.later(Box::new(|| {}));
-        }
-    }
-
     /// Goes on below what has come.
     pub(super) fn go_on_ahead(&self) {
         let come = std::mem::take(&mut self.ahead.state.lock().come);
         for (caller, batch) in come {
             let cache = self.cache.read();
             let is_there = batch.iter().any(|dir| cache.covers(&KeyRange::names(*dir)));
-            let below = batch.iter().flat_map(|dir| subdirectories(&cache, *dir)).collect();
+            let mut state = self.ahead.state.lock();
+            let is_backward = state.is_backward;
+            let below = batch.iter().flat_map(|dir| {
+                let mut dirs = subdirectories(&cache, *dir);
+                if is_backward {
+                    dirs.reverse();
+                }
+                dirs
+            });
+            state.has_come(is_there, below.collect());
+            drop(state);
             drop(cache);
-            self.ahead.state.lock().has_come(is_there, below);
             self.fetch_ahead(&caller);
         }
     }

@@ -476,7 +476,7 @@ impl RemoteFs {
                     }
                     Some(Waiter::Told(told)) => {
                         (told.end)(result.map(drop));
-                        self.go_on_ahead_later();
+                        self.go_on_ahead();
                     }
                 }
             }

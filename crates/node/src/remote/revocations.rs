@@ -158,7 +158,6 @@ impl RemoteFs {
                 }
                 Later::Refused(refused) => self.changes_failed(refused),
             }
-            self.go_on_ahead();
             self.answered();
         }
     }

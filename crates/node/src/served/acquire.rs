@@ -45,6 +45,13 @@ impl Found {
         self.grants.push(Grant { range, mode, items });
     }
 
+    /// The item at `key`, if it is told.
+    fn item(&self, key: Key) -> Option<&(Key, Value)> {
+        let grant = self.grants.iter().find(|grant| grant.range.contains(key))?;
+        let index = grant.items.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        Some(&grant.items[index])
+    }
+
     fn is_full(&self) -> bool {
         self.bytes >= BYTES_MAX
     }
@@ -85,7 +92,7 @@ impl Served {
         }
         let is_welcome = |want: &&Want| self.may_have(job, want) && grip.try_hold(**want);
         wide.extend(welcome.iter().filter(is_welcome));
-        let told = self.tell(&mut grip, &wide, needed.len(), prefetch);
+        let told = self.tell(&mut grip, &wide, needed, prefetch);
         // What was found in a subvolume that was removed meanwhile may be anything.
         if needed.iter().any(|(range, _)| self.is_removed(range.file())) {
             return Executed::Ended(Outcome::plain(Err(Error::Stale)));
@@ -133,12 +140,13 @@ impl Served {
         inode.and_then(|value| Inode::decode(&value).ok()).ok_or(Error::Stale)
     }
 
-    /// The first `needed` of `wants` are there, or there is an error.
+    /// The first of `wants`, which are those that are `needed` or more, are there, or there is an
+    /// error.
     fn tell(
         &self,
         grip: &mut Grip<'_>,
         wants: &[Want],
-        needed: usize,
+        needed: &[Want],
         prefetch: Prefetch,
     ) -> Result<Found> {
         let mut found = Found::default();
@@ -152,38 +160,39 @@ impl Served {
                 _ => self.tell_attributes(want.0.file(), want.1, &mut found),
             };
             match told {
-                Err(error) if index < needed => return Err(error),
+                Err(error) if index < needed.len() => return Err(error),
                 _ => {}
             }
         }
-        if prefetch == Prefetch::Children {
-            self.tell_children(grip, needed, &mut found)?;
+        match prefetch {
+            Prefetch::Children => self.tell_children(grip, needed.len(), &mut found)?,
+            Prefetch::Names => self.tell_sought(grip, needed, &mut found)?,
         }
         Ok(found)
     }
 
-    /// What the names in `found` stand for. Those who changed some of it are waited for, as the
-    /// client would have to ask for each of them.
-    fn tell_children(&self, grip: &mut Grip<'_>, needed: usize, found: &mut Found) -> Result<()> {
-        let children = children(&found.grants).into_iter();
-        let wants = children.map(KeyRange::attributes);
-        let wants = wants.filter(|range| !grip.owns(range)).map(|range| (range, LockMode::Shared));
-        let wants: Vec<Want> = wants.take(NAMES_MAX).collect();
-        let mut is_denied = false;
-        // Nobody waits for what is a guess.
-        let waits = if needed > 0 { CHILDREN_MAX } else { 0 };
-        for want in wants.iter().take(waits) {
-            is_denied |= grip.ensure(*want).is_err();
-        }
-        if is_denied {
-            return Err(Error::Stop(Stop::Lease));
-        }
-        for (range, mode) in wants {
+    /// What the names stand for that were asked for one by one to be looked at: whoever looks for a
+    /// name looks at its object next.
+    fn tell_sought(&self, grip: &Grip<'_>, needed: &[Want], found: &mut Found) -> Result<()> {
+        let is_sought = |(range, mode): &&Want| {
+            let is_one = range.first() == range.last();
+            range.kind() == Some(Kind::DIRENT) && is_one && *mode == LockMode::Shared
+        };
+        let sought = needed.iter().filter(is_sought);
+        let items = sought.filter_map(|(range, _)| found.item(range.first()));
+        let objects = items.flat_map(|(key, value)| objects(*key, value)).collect();
+        self.tell_guessed(grip, objects, found)
+    }
+
+    /// The attributes of objects that probably are looked at next, as far as nobody minds.
+    fn tell_guessed(&self, grip: &Grip<'_>, objects: Vec<FileId>, found: &mut Found) -> Result<()> {
+        for file in objects {
             if found.is_full() {
                 break;
             }
-            if grip.try_hold((range, mode)) {
-                match self.tell_attributes(range.file(), mode, found) {
+            let range = KeyRange::attributes(file);
+            if !grip.owns(&range) && grip.try_hold((range, LockMode::Shared)) {
+                match self.tell_attributes(file, LockMode::Shared, found) {
                     // Nobody has asked for it yet.
                     Ok(()) | Err(Error::AttributeTooLarge | Error::Stale) => {}
                     Err(error) => return Err(error),
@@ -191,6 +200,24 @@ impl Served {
             }
         }
         Ok(())
+    }
+
+    /// What the names in `found` stand for. Those who changed some of it are waited for, as the
+    /// client would have to ask for each of them.
+    fn tell_children(&self, grip: &mut Grip<'_>, needed: usize, found: &mut Found) -> Result<()> {
+        let mut children = children(&found.grants);
+        children.retain(|file| !grip.owns(&KeyRange::attributes(*file)));
+        children.truncate(NAMES_MAX);
+        let mut is_denied = false;
+        // Nobody waits for what is a guess.
+        let waits = if needed > 0 { CHILDREN_MAX } else { 0 };
+        for file in children.iter().take(waits) {
+            is_denied |= grip.ensure((KeyRange::attributes(*file), LockMode::Shared)).is_err();
+        }
+        if is_denied {
+            return Err(Error::Stop(Stop::Lease));
+        }
+        self.tell_guessed(grip, children, found)
     }
 
     fn tell_names(&self, (range, mode): Want, found: &mut Found) -> Result<()> {
@@ -258,10 +285,17 @@ fn children(grants: &[Grant]) -> Vec<FileId> {
     let mut children = Vec::new();
     let names = grants.iter().flat_map(|grant| &grant.items);
     for (key, value) in names.filter(|(key, _)| key.kind == Kind::DIRENT) {
-        let Ok(mut entries) = Dirents::decode(value) else { continue };
-        while let Ok(Some(entry)) = entries.next_object() {
-            children.push(FileId::new(key.subvol, entry.ino));
-        }
+        children.extend(objects(*key, value));
     }
     children
+}
+
+/// The objects that the names of an item stand for.
+fn objects(key: Key, value: &Value) -> Vec<FileId> {
+    let mut objects = Vec::new();
+    let Ok(mut entries) = Dirents::decode(value) else { return objects };
+    while let Ok(Some(entry)) = entries.next_object() {
+        objects.push(FileId::new(key.subvol, entry.ino));
+    }
+    objects
 }

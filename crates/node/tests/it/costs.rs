@@ -69,6 +69,32 @@ fn a_walk_costs_one_message_for_each_directory() {
 }
 
 #[test]
+fn a_path_costs_one_message_for_each_of_its_names() {
+    let server = Server::new();
+    let maker = server.client();
+    let mut dir = maker.root;
+    let mut dirs = Vec::new();
+    for name in ["one", "two", "three"] {
+        dir = maker.run(|fs| fs.mkdir(&caller(), dir, name.as_bytes(), 0o755)).unwrap().file;
+        dirs.push((name, dir));
+    }
+    maker.run(|fs| fs.syncfs()).unwrap();
+    // What its maker has exclusively nobody else gets unless he asks for it.
+    server.end(&maker);
+    let other = server.client();
+    let follow = |client: &Client| {
+        let mut parent = client.root;
+        for (name, dir) in &dirs {
+            let found = client.run(|fs| fs.lookup(&caller(), parent, name.as_bytes())).unwrap();
+            assert_eq!(found.file, *dir);
+            parent = found.file;
+        }
+    };
+    assert_eq!(other.calls(follow).1, 3);
+    assert_eq!(other.calls(follow).1, 0);
+}
+
+#[test]
 fn what_is_made_and_written_in_a_new_directory_costs_no_call_for_each_file() {
     const FILES: usize = 500;
     let server = Server::new();

@@ -123,6 +123,41 @@ fn a_walk_costs_far_fewer_messages_than_it_lists_directories() {
     assert_eq!(other.calls(|other| walk(other, other.root)), (count, 0));
 }
 
+/// In what order somebody walks through what is in a directory.
+#[derive(Clone, Copy)]
+enum Order {
+    FirstToLast,
+    LastToFirst,
+}
+
+#[test]
+fn a_walk_through_many_directories_in_one_costs_few_messages_from_either_end() {
+    const DIRECTORIES: usize = 600;
+    let server = Server::new();
+    let maker = server.client();
+    for number in 0..DIRECTORIES {
+        let dir = make_directory(&maker, maker.root, &format!("branch-{number}"));
+        make_file(&maker, dir, "leaf");
+    }
+    maker.run(|fs| fs.syncfs()).unwrap();
+    server.end(&maker);
+    for order in [Order::FirstToLast, Order::LastToFirst] {
+        let other = server.client();
+        let (count, calls) = other.calls(|other| {
+            let mut names = other.names(other.root);
+            if let Order::LastToFirst = order {
+                names.reverse();
+            }
+            let find = |name: &String| {
+                other.run(|fs| fs.lookup(&caller(), other.root, name.as_bytes())).unwrap().file
+            };
+            names.iter().map(|name| other.names(find(name)).len()).sum::<usize>()
+        });
+        assert_eq!(count, DIRECTORIES);
+        assert!(calls <= DIRECTORIES as u64 / 6, "{calls} calls");
+    }
+}
+
 #[test]
 fn what_others_have_to_themselves_is_not_taken_by_a_guess() {
     let server = Server::new();

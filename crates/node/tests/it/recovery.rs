@@ -34,8 +34,13 @@ pub struct Server {
     revoked: (Sender<Revoked>, Receiver<Revoked>),
     /// Who is told to stand still says so at once.
     frozen: (Sender<Frozen>, Receiver<Frozen>),
+    /// Has the next answer wait on its way.
+    detour: Arc<Mutex<Option<Detour>>>,
     sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
 }
+
+/// Says that the answer has come by, and waits until the other end is gone.
+type Detour = (Sender<()>, Receiver<()>);
 
 type Revoked = (SessionId, RevokeId);
 type Frozen = (SessionId, u64);
@@ -45,8 +50,9 @@ impl Server {
         let (sender, jobs) = unbounded();
         let queue = Box::new(move |job| drop(sender.send(job)));
         let served = Served::new(Arc::clone(&world.fs), 1, queue).unwrap();
-        let sessions = Mutex::default();
-        Self { world, served, jobs, revoked: unbounded(), frozen: unbounded(), sessions }
+        let (revoked, frozen) = (unbounded(), unbounded());
+        let (detour, sessions) = (Arc::default(), Mutex::default());
+        Self { world, served, jobs, revoked, frozen, detour, sessions }
     }
 
     pub fn new() -> Self {
@@ -108,8 +114,30 @@ impl Server {
     fn peer(&self, number: u64) -> (Arc<Heard>, Receiver<ToClient>) {
         let (others, heard) = unbounded();
         let (session, revoked) = (SessionId(number), self.revoked.0.clone());
-        let frozen = self.frozen.0.clone();
-        (Arc::new(Heard { session, revoked, frozen, others }), heard)
+        let (frozen, detour) = (self.frozen.0.clone(), Arc::clone(&self.detour));
+        (Arc::new(Heard { session, revoked, frozen, detour, others }), heard)
+    }
+
+    /// Has the next answer wait on its way: it has come by when there is something to be received,
+    /// and goes on when what is sent from is dropped.
+    fn detour(&self) -> (Receiver<()>, Sender<()>) {
+        let ((came_by, coming), (end, until)) = (unbounded(), unbounded());
+        *self.detour.lock() = Some((came_by, until));
+        (coming, end)
+    }
+
+    /// Does something that is answered, and makes everything durable while the answer is on its
+    /// way.
+    fn with_a_round_before_the_answer<T>(&self, run: impl FnOnce() -> T) -> T {
+        let (coming, end) = self.detour();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                coming.recv().unwrap();
+                self.served.settle_round().unwrap();
+                drop(end);
+            });
+            run()
+        })
     }
 
     fn content(&self, name: &str) -> String {
@@ -122,11 +150,18 @@ struct Heard {
     session: SessionId,
     revoked: Sender<Revoked>,
     frozen: Sender<Frozen>,
+    detour: Arc<Mutex<Option<Detour>>>,
     others: Sender<ToClient>,
 }
 
 impl Peer for Heard {
     fn send(&self, message: ToClient) {
+        if let ToClient::Answer { .. } = message
+            && let Some((came_by, until)) = self.detour.lock().take()
+        {
+            came_by.send(()).unwrap();
+            assert!(until.recv().is_err());
+        }
         let _ = match message {
             ToClient::Revoke { id, .. } => self.revoked.send((self.session, id)).is_ok(),
             ToClient::Freeze(freeze) => self.frozen.send((self.session, freeze)).is_ok(),
@@ -347,6 +382,55 @@ fn what_one_client_has_synced_is_not_replaced_by_what_another_one_says_again() {
     assert_eq!(server.content("file"), "abbc");
 }
 
+/// Opens a file, and cuts it.
+fn open_and_cut(parent: FileId, name: &str) -> Call {
+    Call::Create {
+        parent,
+        name: name.into(),
+        permissions: 0o644,
+        if_exists: IfExists::Open,
+        request: OpenRequest { access: Access::WRITE, truncate: Some(Privileges::Keep) },
+    }
+}
+
+#[test]
+fn a_file_that_another_one_has_cut_when_it_opened_it_stays_cut() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let first = a.write(file, 0, b"aaaa");
+    b.done(open_and_cut(before.world.root(), "file"));
+    b.sync(file);
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made, &first]);
+    a.has_recovered();
+    // The other one does not come.
+    server.served.stop_waiting();
+    server.run();
+    assert_eq!(server.content("file"), "");
+}
+
+#[test]
+fn a_file_that_was_cut_when_it_was_opened_stays_cut_though_the_answer_was_lost() {
+    let before = Server::new();
+    let mut a = before.begin(1);
+    let (file, made) = a.create("file");
+    let first = a.write(file, 0, b"aaaa");
+    let (id, call) = (a.next_id(), open_and_cut(before.world.root(), "file"));
+    a.ask_as(id, call.clone()).0.unwrap();
+    let (other, other_made) = a.create("other");
+    // What was done before is in the journal with it.
+    a.sync(other);
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made, &first, &other_made]);
+    a.say(ToServer::Call { id, caller: Caller::superuser(), call, after: ChangeNumber(0) });
+    a.has_recovered();
+    assert!(a.answer(id).0.is_ok());
+    assert_eq!(server.content("file"), "");
+}
+
 /// Holds a round up that goes on, behind its sync and before it forgets anything, until `until`
 /// ends.
 fn hold_round_up(server: &Server, is_held: &Sender<()>, until: &Receiver<()>) {
@@ -418,6 +502,104 @@ fn bytes_that_were_moved_since_are_not_written_again_where_they_were() {
     a.say_again(&[&made, &written, &moved, &last, &other_made]);
     a.has_recovered();
     assert_eq!(server.content("file"), format!("{}3", "2".repeat(4096)));
+}
+
+#[test]
+fn what_a_round_has_not_told_is_not_written_again_over_what_was_moved_since() {
+    let before = Server::new();
+    let mut a = before.begin(1);
+    let (file, made) = a.create("file");
+    let text = [[b'1'; 4096], [b'2'; 4096]].concat();
+    let written = before.with_a_round_before_the_answer(|| a.write(file, 0, &text));
+    let (request, privileges) = (SpaceRequest::Collapse, Privileges::Keep);
+    let moved = a.done(Call::Fallocate { file, request, offset: 0, length: 4096, privileges });
+    a.sync(file);
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made, &written, &moved]);
+    a.has_recovered();
+    assert_eq!(server.content("file"), "2".repeat(4096));
+}
+
+/// The note of how far the bytes are in the map is needed as long as changes may be said again
+/// that are older.
+#[test]
+fn what_a_round_has_not_told_is_not_written_again_over_what_another_one_has_synced_since() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let (file, made) = a.create("file");
+    let first = before.with_a_round_before_the_answer(|| a.write(file, 0, b"aaaa"));
+    b.write(file, 1, b"bb");
+    b.sync(file);
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&made, &first]);
+    a.has_recovered();
+    // The other one does not come.
+    server.served.stop_waiting();
+    server.run();
+    assert_eq!(server.content("file"), "abba");
+}
+
+#[test]
+fn bytes_that_were_copied_and_not_shared_are_there_after_a_crash() {
+    for is_answered in [true, false] {
+        let before = Server::new();
+        let mut a = before.begin(1);
+        let ((source, made), (target, target_made)) = (a.create("source"), a.create("target"));
+        let written = a.write(source, 0, b"0123456789");
+        let (source_offset, target_offset, length) = (3, 0, 4);
+        let privileges = Privileges::Keep;
+        let copy = Call::Copy { source, source_offset, target, target_offset, length, privileges };
+        let copied = a.done(copy.clone());
+        assert_eq!(copied.answer, Answer::Number(4));
+        let later = a.write(source, 0, b"xxxxxxxxxx");
+        let (other, other_made) = a.create("other");
+        // What was done before is in the journal with it.
+        a.sync(other);
+        let server = before.after_crash();
+        let a = server.resume(1);
+        a.say_again(&[&made, &target_made, &written, &later, &other_made]);
+        match is_answered {
+            true => a.say_again(&[&copied]),
+            false => a.say(ToServer::Call {
+                id: copied.id,
+                caller: Caller::superuser(),
+                call: copy,
+                after: ChangeNumber(0),
+            }),
+        }
+        a.has_recovered();
+        assert_eq!(server.content("target"), "3456");
+        assert_eq!(server.content("source"), "xxxxxxxxxx");
+    }
+}
+
+/// A server that waits for nobody when it starts gives changes places behind those that were noted.
+#[test]
+fn what_was_noted_of_sessions_that_are_over_keeps_nothing_from_being_written_again() {
+    let first = Server::new();
+    let (mut a, mut b) = (first.begin(1), first.begin(2));
+    let (file, _) = a.create("file");
+    for _ in 0..20 {
+        a.write(file, 0, b"aaaa");
+        b.write(file, 1, b"bb");
+    }
+    b.sync(file);
+    first.served.end(&a.session);
+    first.served.end(&b.session);
+    let second = first.after_crash();
+    assert!(!second.served.is_recovering());
+    let mut c = second.begin(3);
+    let written = c.write(file, 0, b"cccc");
+    let (other, made) = c.create("other");
+    // What was done before is in the journal with it.
+    c.sync(other);
+    let third = second.after_crash();
+    let c = third.resume(3);
+    c.say_again(&[&written, &made]);
+    c.has_recovered();
+    assert_eq!(third.content("file"), "cccc");
 }
 
 #[test]

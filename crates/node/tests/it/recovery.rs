@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use gabion_base::ids::Ino;
@@ -16,7 +16,8 @@ use gabion_fs::{
 };
 use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, Prefetch, SessionId, ToClient, ToServer, Witness,
+    Answer, Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, SessionId, ToClient, ToServer,
+    Witness,
 };
 use gabion_link::range::KeyRange;
 use gabion_link::table::RevokeId;
@@ -502,6 +503,40 @@ fn bytes_that_were_moved_since_are_not_written_again_where_they_were() {
     a.say_again(&[&made, &written, &moved, &last, &other_made]);
     a.has_recovered();
     assert_eq!(server.content("file"), format!("{}3", "2".repeat(4096)));
+}
+
+/// Else those who read all the time, side by side, would keep everybody from changing anything.
+#[test]
+fn a_snapshot_does_not_wait_for_who_only_reads() {
+    let server = Server::new();
+    let mut client = server.begin(1);
+    let (file, _) = client.create("file");
+    let (id, (coming, end)) = (client.next_id(), server.detour());
+    let errand = Errand::Snapshot { path: Vec::new(), name: b"one".to_vec(), created: 77 };
+    let is_made = thread::scope(|scope| {
+        let read = Call::Read { file, offset: 0, length: 1, lease: ReadLease::None };
+        let (server, client) = (&server, &client);
+        scope.spawn(move || {
+            client.say(ToServer::Call {
+                id,
+                caller: Caller::superuser(),
+                call: read,
+                after: ChangeNumber(0),
+            })
+        });
+        coming.recv().unwrap();
+        let made = scope.spawn(|| server.served.run_errand(&errand));
+        let begun = Instant::now();
+        while !made.is_finished() && begun.elapsed() < Duration::from_secs(10) {
+            server.run();
+            thread::yield_now();
+        }
+        let is_made = made.is_finished();
+        drop(end);
+        made.join().unwrap().unwrap();
+        is_made
+    });
+    assert!(is_made, "it has waited until somebody had read");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use gabion_base::ids::Ino;
@@ -16,8 +16,7 @@ use gabion_fs::{
 };
 use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{
-    Answer, Call, CallId, Change, ChangeNumber, Prefetch, ReadLease, SessionId, ToClient, ToServer,
-    Witness,
+    Answer, Call, CallId, Change, ChangeNumber, Prefetch, SessionId, ToClient, ToServer, Witness,
 };
 use gabion_link::range::KeyRange;
 use gabion_link::table::RevokeId;
@@ -29,7 +28,7 @@ use crate::world::World;
 /// A server whose calls run when it is told.
 pub struct Server {
     pub world: World,
-    served: Served,
+    pub served: Served,
     jobs: Receiver<Job>,
     /// What is revoked is given back at once.
     revoked: (Sender<Revoked>, Receiver<Revoked>),
@@ -64,7 +63,7 @@ impl Server {
         Self::on(self.world.after_crash(OpenMode::ReadWrite))
     }
 
-    fn run(&self) {
+    pub fn run(&self) {
         loop {
             if let Ok(job) = self.jobs.try_recv() {
                 self.served.run(job);
@@ -86,7 +85,7 @@ impl Server {
         Client { server: self, session, heard, calls: 100 * number, witnessed }
     }
 
-    fn begin(&self, number: u64) -> Client<'_> {
+    pub fn begin(&self, number: u64) -> Client<'_> {
         self.begin_as(number, Rights::TRUSTED)
     }
 
@@ -98,7 +97,7 @@ impl Server {
         self.client(number, session, heard)
     }
 
-    fn resume(&self, number: u64) -> Client<'_> {
+    pub fn resume(&self, number: u64) -> Client<'_> {
         self.resume_as(number, Rights::TRUSTED)
     }
 
@@ -121,7 +120,7 @@ impl Server {
 
     /// Has the next answer wait on its way: it has come by when there is something to be received,
     /// and goes on when what is sent from is dropped.
-    fn detour(&self) -> (Receiver<()>, Sender<()>) {
+    pub fn detour(&self) -> (Receiver<()>, Sender<()>) {
         let ((came_by, coming), (end, until)) = (unbounded(), unbounded());
         *self.detour.lock() = Some((came_by, until));
         (coming, end)
@@ -129,7 +128,7 @@ impl Server {
 
     /// Does something that is answered, and makes everything durable while the answer is on its
     /// way.
-    fn with_a_round_before_the_answer<T>(&self, run: impl FnOnce() -> T) -> T {
+    pub fn with_a_round_before_the_answer<T>(&self, run: impl FnOnce() -> T) -> T {
         let (coming, end) = self.detour();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -141,7 +140,7 @@ impl Server {
         })
     }
 
-    fn content(&self, name: &str) -> String {
+    pub fn content(&self, name: &str) -> String {
         let file = self.world.lookup(name).unwrap().file;
         String::from_utf8(self.world.read(file)).unwrap()
     }
@@ -182,14 +181,14 @@ impl Peer for Heard {
 
 /// What was done of a call: what its client keeps.
 pub struct Kept {
-    id: CallId,
+    pub id: CallId,
     change: Change,
     pub answer: Answer,
 }
 
 pub struct Client<'s> {
     server: &'s Server,
-    session: Arc<Session>,
+    pub session: Arc<Session>,
     heard: Receiver<ToClient>,
     calls: u64,
     witnessed: Mutex<Vec<Witness>>,
@@ -201,13 +200,13 @@ impl Client<'_> {
         self.server.run();
     }
 
-    fn ask_as(&self, id: CallId, call: Call) -> (Result<Answer>, u64, Option<Timestamp>) {
+    pub fn ask_as(&self, id: CallId, call: Call) -> (Result<Answer>, u64, Option<Timestamp>) {
         let (caller, after) = (Caller::superuser(), ChangeNumber(0));
         self.say(ToServer::Call { id, caller, call, after });
         self.answer(id)
     }
 
-    fn answer(&self, id: CallId) -> (Result<Answer>, u64, Option<Timestamp>) {
+    pub fn answer(&self, id: CallId) -> (Result<Answer>, u64, Option<Timestamp>) {
         loop {
             match self.heard.try_recv().expect("an answer") {
                 ToClient::Answer { id: of, result, order, done, .. } if of == id => {
@@ -219,7 +218,7 @@ impl Client<'_> {
         }
     }
 
-    fn next_id(&mut self) -> CallId {
+    pub fn next_id(&mut self) -> CallId {
         self.calls += 1;
         CallId(self.calls)
     }
@@ -246,7 +245,7 @@ impl Client<'_> {
         self.ask_as(id, Call::Acquire { needed, welcome, prefetch }).0.unwrap();
     }
 
-    fn create(&mut self, name: &str) -> (FileId, Kept) {
+    pub fn create(&mut self, name: &str) -> (FileId, Kept) {
         let kept = self.done(create(self.server.world.root(), name));
         let Answer::Made(made, _) = &kept.answer else { panic!("{:?}", kept.answer) };
         (made.file, kept)
@@ -383,55 +382,6 @@ fn what_one_client_has_synced_is_not_replaced_by_what_another_one_says_again() {
     assert_eq!(server.content("file"), "abbc");
 }
 
-/// Opens a file, and cuts it.
-fn open_and_cut(parent: FileId, name: &str) -> Call {
-    Call::Create {
-        parent,
-        name: name.into(),
-        permissions: 0o644,
-        if_exists: IfExists::Open,
-        request: OpenRequest { access: Access::WRITE, truncate: Some(Privileges::Keep) },
-    }
-}
-
-#[test]
-fn a_file_that_another_one_has_cut_when_it_opened_it_stays_cut() {
-    let before = Server::new();
-    let (mut a, mut b) = (before.begin(1), before.begin(2));
-    let (file, made) = a.create("file");
-    let first = a.write(file, 0, b"aaaa");
-    b.done(open_and_cut(before.world.root(), "file"));
-    b.sync(file);
-    let server = before.after_crash();
-    let a = server.resume(1);
-    a.say_again(&[&made, &first]);
-    a.has_recovered();
-    // The other one does not come.
-    server.served.stop_waiting();
-    server.run();
-    assert_eq!(server.content("file"), "");
-}
-
-#[test]
-fn a_file_that_was_cut_when_it_was_opened_stays_cut_though_the_answer_was_lost() {
-    let before = Server::new();
-    let mut a = before.begin(1);
-    let (file, made) = a.create("file");
-    let first = a.write(file, 0, b"aaaa");
-    let (id, call) = (a.next_id(), open_and_cut(before.world.root(), "file"));
-    a.ask_as(id, call.clone()).0.unwrap();
-    let (other, other_made) = a.create("other");
-    // What was done before is in the journal with it.
-    a.sync(other);
-    let server = before.after_crash();
-    let a = server.resume(1);
-    a.say_again(&[&made, &first, &other_made]);
-    a.say(ToServer::Call { id, caller: Caller::superuser(), call, after: ChangeNumber(0) });
-    a.has_recovered();
-    assert!(a.answer(id).0.is_ok());
-    assert_eq!(server.content("file"), "");
-}
-
 /// Holds a round up that goes on, behind its sync and before it forgets anything, until `until`
 /// ends.
 fn hold_round_up(server: &Server, is_held: &Sender<()>, until: &Receiver<()>) {
@@ -503,138 +453,6 @@ fn bytes_that_were_moved_since_are_not_written_again_where_they_were() {
     a.say_again(&[&made, &written, &moved, &last, &other_made]);
     a.has_recovered();
     assert_eq!(server.content("file"), format!("{}3", "2".repeat(4096)));
-}
-
-/// Else those who read all the time, side by side, would keep everybody from changing anything.
-#[test]
-fn a_snapshot_does_not_wait_for_who_only_reads() {
-    let server = Server::new();
-    let mut client = server.begin(1);
-    let (file, _) = client.create("file");
-    let (id, (coming, end)) = (client.next_id(), server.detour());
-    let errand = Errand::Snapshot { path: Vec::new(), name: b"one".to_vec(), created: 77 };
-    let is_made = thread::scope(|scope| {
-        let read = Call::Read { file, offset: 0, length: 1, lease: ReadLease::None };
-        let (server, client) = (&server, &client);
-        scope.spawn(move || {
-            client.say(ToServer::Call {
-                id,
-                caller: Caller::superuser(),
-                call: read,
-                after: ChangeNumber(0),
-            })
-        });
-        coming.recv().unwrap();
-        let made = scope.spawn(|| server.served.run_errand(&errand));
-        let begun = Instant::now();
-        while !made.is_finished() && begun.elapsed() < Duration::from_secs(10) {
-            server.run();
-            thread::yield_now();
-        }
-        let is_made = made.is_finished();
-        drop(end);
-        made.join().unwrap().unwrap();
-        is_made
-    });
-    assert!(is_made, "it has waited until somebody had read");
-}
-
-#[test]
-fn what_a_round_has_not_told_is_not_written_again_over_what_was_moved_since() {
-    let before = Server::new();
-    let mut a = before.begin(1);
-    let (file, made) = a.create("file");
-    let text = [[b'1'; 4096], [b'2'; 4096]].concat();
-    let written = before.with_a_round_before_the_answer(|| a.write(file, 0, &text));
-    let (request, privileges) = (SpaceRequest::Collapse, Privileges::Keep);
-    let moved = a.done(Call::Fallocate { file, request, offset: 0, length: 4096, privileges });
-    a.sync(file);
-    let server = before.after_crash();
-    let a = server.resume(1);
-    a.say_again(&[&made, &written, &moved]);
-    a.has_recovered();
-    assert_eq!(server.content("file"), "2".repeat(4096));
-}
-
-/// The note of how far the bytes are in the map is needed as long as changes may be said again
-/// that are older.
-#[test]
-fn what_a_round_has_not_told_is_not_written_again_over_what_another_one_has_synced_since() {
-    let before = Server::new();
-    let (mut a, mut b) = (before.begin(1), before.begin(2));
-    let (file, made) = a.create("file");
-    let first = before.with_a_round_before_the_answer(|| a.write(file, 0, b"aaaa"));
-    b.write(file, 1, b"bb");
-    b.sync(file);
-    let server = before.after_crash();
-    let a = server.resume(1);
-    a.say_again(&[&made, &first]);
-    a.has_recovered();
-    // The other one does not come.
-    server.served.stop_waiting();
-    server.run();
-    assert_eq!(server.content("file"), "abba");
-}
-
-#[test]
-fn bytes_that_were_copied_and_not_shared_are_there_after_a_crash() {
-    for is_answered in [true, false] {
-        let before = Server::new();
-        let mut a = before.begin(1);
-        let ((source, made), (target, target_made)) = (a.create("source"), a.create("target"));
-        let written = a.write(source, 0, b"0123456789");
-        let (source_offset, target_offset, length) = (3, 0, 4);
-        let privileges = Privileges::Keep;
-        let copy = Call::Copy { source, source_offset, target, target_offset, length, privileges };
-        let copied = a.done(copy.clone());
-        assert_eq!(copied.answer, Answer::Number(4));
-        let later = a.write(source, 0, b"xxxxxxxxxx");
-        let (other, other_made) = a.create("other");
-        // What was done before is in the journal with it.
-        a.sync(other);
-        let server = before.after_crash();
-        let a = server.resume(1);
-        a.say_again(&[&made, &target_made, &written, &later, &other_made]);
-        match is_answered {
-            true => a.say_again(&[&copied]),
-            false => a.say(ToServer::Call {
-                id: copied.id,
-                caller: Caller::superuser(),
-                call: copy,
-                after: ChangeNumber(0),
-            }),
-        }
-        a.has_recovered();
-        assert_eq!(server.content("target"), "3456");
-        assert_eq!(server.content("source"), "xxxxxxxxxx");
-    }
-}
-
-/// A server that waits for nobody when it starts gives changes places behind those that were noted.
-#[test]
-fn what_was_noted_of_sessions_that_are_over_keeps_nothing_from_being_written_again() {
-    let first = Server::new();
-    let (mut a, mut b) = (first.begin(1), first.begin(2));
-    let (file, _) = a.create("file");
-    for _ in 0..20 {
-        a.write(file, 0, b"aaaa");
-        b.write(file, 1, b"bb");
-    }
-    b.sync(file);
-    first.served.end(&a.session);
-    first.served.end(&b.session);
-    let second = first.after_crash();
-    assert!(!second.served.is_recovering());
-    let mut c = second.begin(3);
-    let written = c.write(file, 0, b"cccc");
-    let (other, made) = c.create("other");
-    // What was done before is in the journal with it.
-    c.sync(other);
-    let third = second.after_crash();
-    let c = third.resume(3);
-    c.say_again(&[&written, &made]);
-    c.has_recovered();
-    assert_eq!(third.content("file"), "cccc");
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn scan<R: ReadAt + ?Sized>(source: &R, secret: Option<&Secret>) -> Result<K
                     break;
                 }
                 records.into_iter().for_each(|record| kept.take(record));
-                kept.entries.clone_from(&entries);
+                kept.entries.extend_from_slice(&entries[kept.entries.len()..]);
                 kept.length = at;
             }
             Kind::Index | Kind::End => break,

@@ -3,7 +3,8 @@
 
 use gabion_base::ids::Ino;
 use gabion_fs::{
-    Attributes, Context, CopyRequest, Disposition, Error, Opens, RenameRequest, Result, Unnamed,
+    Attributes, Changes, Context, CopyRequest, Disposition, Error, Opens, RenameRequest, Result,
+    Through, Unnamed, WriteAt,
 };
 use gabion_link::message::{Answer, Call};
 use gabion_map::{FileId, Payload, Txn};
@@ -64,6 +65,37 @@ pub(crate) fn made_by(call: &Call, answer: &Answer) -> Option<Ino> {
     match answer {
         Answer::Made(made, Disposition::Created) => Some(made.file.ino),
         Answer::Object(made) if may_make(call) => Some(made.file.ino),
+        _ => None,
+    }
+}
+
+/// The operation as it comes to the same if it is done once more, whatever there is then: at the
+/// offset that it had, and on the object that it found. Openings are told by themselves.
+pub(crate) fn resolved(call: Call, answer: &Answer) -> Call {
+    match (call, answer) {
+        (Call::Write { file, privileges, bytes, .. }, Answer::Written { offset, .. }) => {
+            Call::Write { file, at: WriteAt::Offset(*offset), privileges, bytes }
+        }
+        (Call::Create { request, .. }, Answer::Made(found, Disposition::Opened)) => {
+            let size = request.truncate.map(|privileges| (0, privileges));
+            let changes = Changes { size, through: Through::Handle, ..Changes::default() };
+            Call::Setattr { file: found.file, changes }
+        }
+        (call, _) => call,
+    }
+}
+
+/// The file whose bytes an operation has changed, or what decides how many there are.
+pub(crate) fn written_by(call: &Call, answer: &Answer) -> Option<FileId> {
+    match (call, answer) {
+        (Call::Write { file, .. } | Call::Fallocate { file, .. }, _) => Some(*file),
+        (Call::Copy { target, .. }, _) => Some(*target),
+        (Call::Setattr { file, changes }, _) if changes.size.is_some() => Some(*file),
+        (Call::Create { request, .. }, Answer::Made(found, Disposition::Opened))
+            if request.truncate.is_some() =>
+        {
+            Some(found.file)
+        }
         _ => None,
     }
 }

@@ -15,9 +15,8 @@ use gabion_map::txn::Value;
 use gabion_map::{FileId, Key, Kind, MapError};
 
 use crate::locks::LockEnd;
-use crate::operation::made_by;
+use crate::operation::{made_by, resolved};
 
-use super::changing::resolved;
 use super::gate::Pass;
 use super::locking::LockCall;
 use super::losses::Refused;

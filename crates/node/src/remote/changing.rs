@@ -14,14 +14,14 @@
 
 use gabion_base::ids::SubvolId;
 use gabion_fs::format::dirent::{self, Dirents};
-use gabion_fs::{Caller, Changes, Disposition, Error, OpenState, Result, Through, WriteAt};
+use gabion_fs::{Caller, Error, OpenState, Result};
 use gabion_link::change::{ChangeTxn, Lack};
 use gabion_link::message::{Answer, Call, Change, ChangeNumber, Prefetch, ToServer};
 use gabion_link::range::KeyRange;
 use gabion_link::table::Want;
 use gabion_map::{FileId, Kind, LockMode, Stop};
 
-use crate::operation::{may_make, operate};
+use crate::operation::{may_make, operate, resolved};
 
 use super::RemoteFs;
 use super::calls::{nonsense, silent};
@@ -439,22 +439,6 @@ impl RemoteFs {
         };
         self.gate.barrier();
         self.kernel_forgets(&ranges);
-    }
-}
-
-/// The operation as it comes to the same if it is done once more, whatever there is then: at the
-/// offset that it had, and on the object that it found. Openings are told by themselves.
-pub(super) fn resolved(call: Call, answer: &Answer) -> Call {
-    match (call, answer) {
-        (Call::Write { file, privileges, bytes, .. }, Answer::Written { offset, .. }) => {
-            Call::Write { file, at: WriteAt::Offset(*offset), privileges, bytes }
-        }
-        (Call::Create { request, .. }, Answer::Made(found, Disposition::Opened)) => {
-            let size = request.truncate.map(|privileges| (0, privileges));
-            let changes = Changes { size, through: Through::Handle, ..Changes::default() };
-            Call::Setattr { file: found.file, changes }
-        }
-        (call, _) => call,
     }
 }
 

@@ -256,9 +256,11 @@ impl Pending {
             let gone = state.calls.remove(call);
             state.calls_bytes -= gone.map_or(0, |change| payload(&change.call));
         }
-        if state.entries.is_empty() && state.calls.is_empty() {
-            state.synced.clear();
-        }
+        // Of what is kept; what is made from now on comes later.
+        let made = state.entries.front().map(|entry| entry.change.order);
+        let called = state.calls.values().map(|change| change.order).min();
+        let first = made.into_iter().chain(called).min().unwrap_or(state.order + 1);
+        state.synced.forget_before(first);
         drop(state);
         self.fewer.notify_all();
     }
@@ -357,5 +359,38 @@ impl Pending {
             given.pop_last();
         }
         given.insert(of, numbers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::time::Timestamp;
+    use gabion_fs::{Caller, Privileges, WriteAt};
+    use gabion_link::message::Call;
+
+    use super::*;
+
+    /// A client that always has something that is not durable, and syncs one file after the other.
+    #[test]
+    fn what_was_synced_is_not_remembered_for_longer_than_what_was_changed_is_kept() {
+        let pending = Pending::default();
+        let write = |number| {
+            let file = FileId::new(SubvolId(1), Ino(number));
+            let (at, privileges, bytes) = (WriteAt::Offset(0), Privileges::Keep, Vec::new());
+            let call = Call::Write { file, at, privileges, bytes: bytes.into() };
+            let (now, caller) = (Timestamp::new(1, 0), Caller::superuser());
+            let (order, made) = (0, None);
+            let change = Change { number: ChangeNumber(0), order, now, made, caller, call };
+            (file, pending.push(1, vec![file], change, |change| change))
+        };
+        let (_, mut before) = write(0);
+        for number in 1..1000 {
+            let (file, change) = write(number);
+            pending.synced(Some(file), pending.order());
+            pending.durable(before.number, &[]);
+            before = change;
+            assert!(pending.kept() > 0);
+        }
+        assert!(pending.state.lock().synced.files() <= 2);
     }
 }

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use gabion_link::message::{Call, Change};
+use gabion_link::message::{Answer, Change};
 use gabion_map::FileId;
+
+use crate::operation::written_by;
 
 /// Places in the order of changes, up to which they are durable.
 #[derive(Debug, Default)]
 pub(super) struct Synced {
-    /// All but bytes of files.
+    /// All but bytes of files, and what decides how many there are.
     items: u64,
     /// Bytes, too.
     all: u64,
@@ -30,18 +32,23 @@ impl Synced {
 
     /// Whether the change is durable.
     pub(super) fn has(&self, change: &Change) -> bool {
-        let until = match &change.call {
-            Call::Write { file, .. } | Call::Copy { target: file, .. } => {
-                self.all.max(self.bytes.get(file).copied().unwrap_or(0))
-            }
-            _ => self.items,
+        // It was resolved when it was answered.
+        let until = match written_by(&change.call, &Answer::Done) {
+            Some(file) => self.all.max(self.bytes.get(&file).copied().unwrap_or(0)),
+            None => self.items,
         };
         change.order <= until
     }
 
-    /// No change is kept any more.
-    pub(super) fn clear(&mut self) {
-        self.bytes.clear();
+    /// No change is kept any more that has a lower place.
+    pub(super) fn forget_before(&mut self, order: u64) {
+        self.bytes.retain(|_, until| *until >= order);
+    }
+
+    /// Of how many files it is known that their bytes are durable.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -49,8 +56,8 @@ impl Synced {
 mod tests {
     use gabion_base::ids::{Ino, SubvolId};
     use gabion_base::time::Timestamp;
-    use gabion_fs::{Caller, Privileges, WriteAt};
-    use gabion_link::message::ChangeNumber;
+    use gabion_fs::{Caller, Changes, Privileges, WriteAt};
+    use gabion_link::message::{Call, ChangeNumber};
 
     use super::*;
 
@@ -61,6 +68,23 @@ mod tests {
     fn change(order: u64, call: Call) -> Change {
         let (number, now, caller) = (ChangeNumber(0), Timestamp::new(1, 0), Caller::superuser());
         Change { number, order, now, made: None, caller, call }
+    }
+
+    #[test]
+    fn how_long_a_file_is_is_durable_with_its_bytes() {
+        let resize = |order| {
+            let changes = Changes { size: Some((9, Privileges::Keep)), ..Changes::default() };
+            change(order, Call::Setattr { file: file(2), changes })
+        };
+        let chmod = |order| {
+            let changes = Changes { permissions: Some(0), ..Changes::default() };
+            change(order, Call::Setattr { file: file(2), changes })
+        };
+        let mut synced = Synced::default();
+        synced.synced(Some(file(3)), 5);
+        assert!(!synced.has(&resize(4)) && synced.has(&chmod(4)));
+        synced.synced(Some(file(2)), 4);
+        assert!(synced.has(&resize(4)));
     }
 
     #[test]

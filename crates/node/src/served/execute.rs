@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gabion_base::BLOCK_SIZE;
+use gabion_base::time::Timestamp;
 use gabion_fs::{Context, Error, OpenState, Result};
 use gabion_link::message::{Answer, Call, Grant, ReadLease};
 use gabion_link::range::KeyRange;
@@ -16,6 +17,7 @@ use crate::references::Reference;
 use super::guarded::{self, Grip};
 use super::ledger::{DoneCall, Note, kept_of, note_kept};
 use super::rights::asked_access;
+use super::rounds::Said;
 use super::{Executed, Outcome, Request, Served, Session};
 
 /// Bytes that one call reads at most.
@@ -93,19 +95,16 @@ impl Served {
             true => OpenState::Open,
             false => self.fs.open_state(file),
         };
+        let copied = copied(call);
         let place = session.pages.and_then(|pages| pages.place(note));
-        let moved = self.moved(call);
+        let place = place.filter(|_| copied.is_none());
         let attempt = |txn: &mut LocalTxn<'_>, grip: &mut Grip<'_>| {
-            // Its client has told programs that it is done, as far as its credit went.
-            match note {
-                Note::Change(_) | Note::CallAgain(..) if is_again => txn.pay_again(),
-                Note::Change(_) | Note::CallAgain(..) => txn.pay_from_pledged(),
-                Note::Call(_) | Note::Nothing => {}
-            }
+            pay(txn, note, is_again);
             if let Some(place) = place {
                 // First of all, as bytes are written when they are, and not with the items.
                 txn.lock(place, LockMode::Exclusive)?;
             }
+            let moved = self.moved(call);
             if let Some(file) = moved {
                 txn.lock(file, LockMode::Exclusive)?;
                 if txn.has_unwritten_bytes(file)? {
@@ -120,28 +119,39 @@ impl Served {
                 guarded.hold(KeyRange::object(*file), LockMode::Exclusive)?;
             }
             guarded.settle()?;
+            if let (None, Some(file)) = (moved, self.moved(call)) {
+                // Somebody has written in the moment before it was held.
+                return Err(Error::UnwrittenBytes(file));
+            }
             // All that it holds it holds now: whatever depends on it comes later.
             let order = match note {
                 Note::CallAgain(_, order) => order,
                 Note::Call(_) => self.next_order(),
                 Note::Change(_) | Note::Nothing => 0,
             };
-            let noted = session.pages.and_then(|pages| match note {
-                Note::Nothing => None,
-                Note::Change(number) => Some(pages.applied(number)),
-                Note::Call(id) | Note::CallAgain(id, _) => {
-                    let (is_settled, now, answer) = (false, ctx.now, answer.clone());
-                    Some(pages.done(id, &DoneCall { is_settled, order, now, answer }))
-                }
-            });
-            if let Some((key, value)) = noted {
+            let done = Guarded { answer, rest, order };
+            if let Some((key, value)) = noted(session, note, ctx.now, &done)
+                && copied.is_none()
+            {
                 guarded.inner().put(key, value)?;
             }
             if let Some(file) = moved {
                 note_kept(guarded.inner(), file, order)?;
             }
-            Ok(Guarded { answer, rest, order })
+            Ok(done)
         };
+        if let Some(target) = copied {
+            let done = self.fs.run(|txn| attempt(txn, grip))?;
+            self.fs.map().flush_file(target)?;
+            if let Some((key, value)) = noted(session, note, ctx.now, &done) {
+                self.fs.run(|txn| {
+                    pay(txn, note, is_again);
+                    txn.lock(key.file(), LockMode::Exclusive)?;
+                    Ok(txn.put(key, value.clone())?)
+                })?;
+            }
+            return Ok(done);
+        }
         if !matches!(call, Call::Create { .. } | Call::Tmpfile { .. }) {
             return self.fs.run(|txn| attempt(txn, grip));
         }
@@ -248,7 +258,8 @@ impl Served {
         };
         let done = (note != Note::Nothing).then_some((order, ctx.now));
         if done.is_some() {
-            self.note_written(&job.session, &job.call, order);
+            let said = Said::Call(job.session.id, job.id);
+            self.begin_written(&job.session, said, (&job.call, &answer), order);
         }
         let changed = grip.into_changed();
         let made = match rest {
@@ -260,6 +271,39 @@ impl Served {
         let is_told = |key: &Key| grants.iter().any(|grant| grant.range.contains(*key));
         let updates = changed.into_iter().filter(|(key, _)| !is_told(key)).collect();
         Executed::Ended(Outcome { result: Ok(answer), updates, grants, done })
+    }
+}
+
+/// What an operation that is noted so may use of what is left.
+fn pay(txn: &mut LocalTxn<'_>, note: Note, is_again: bool) {
+    match note {
+        // Its client has told programs that it is done, as far as its credit went.
+        Note::Change(_) | Note::CallAgain(..) if is_again => txn.pay_again(),
+        Note::Change(_) | Note::CallAgain(..) => txn.pay_from_pledged(),
+        Note::Call(_) | Note::Nothing => {}
+    }
+}
+
+/// What is noted of what was done, and where.
+fn noted(session: &Session, note: Note, now: Timestamp, done: &Guarded) -> Option<(Key, Vec<u8>)> {
+    let pages = session.pages?;
+    match note {
+        Note::Nothing => None,
+        Note::Change(number) => Some(pages.applied(number)),
+        Note::Call(id) | Note::CallAgain(id, _) => {
+            let (is_settled, order, answer) = (false, done.order, done.answer.clone());
+            Some(pages.done(id, &DoneCall { is_settled, order, now, answer }))
+        }
+    }
+}
+
+/// The file that bytes were copied to. Nobody has them to say them again, and their source may be
+/// another one by then. So they are in the map before it is noted that they were copied; and as
+/// nobody has seen them until that is answered, they are copied once more if it was not noted.
+fn copied(call: &Call) -> Option<FileId> {
+    match call {
+        Call::Copy { target, .. } => Some(*target),
+        _ => None,
     }
 }
 

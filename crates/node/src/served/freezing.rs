@@ -9,9 +9,9 @@
 //! ```
 //!
 //! What completed anywhere before the gate was closed is in the map then: a client's own changes,
-//! as it was frozen, and calls, as those that had begun are waited for. What completes later has
-//! not been let through. So whatever comes before something in the snapshot, by any chain of
-//! messages, also such as go past this filesystem, is in it, too.
+//! as it was frozen, and calls that change something, as those that had begun are waited for. What
+//! completes later has not been let through. So whatever comes before something in the snapshot, by
+//! any chain of messages, also such as go past this filesystem, is in it, too.
 //!
 //! Clients stand still for a round trip, and at most for [`FROZEN_MAX`]: then they go on, and it is
 //! tried again when those have answered that did not, or have lost their sessions.
@@ -41,8 +41,9 @@ pub(super) struct Freezing {
     is_closed: AtomicBool,
     /// Nothing that a client asks goes through, whether it changes anything or not.
     is_shut: AtomicBool,
-    /// What went through the gate and is not through.
-    running: AtomicUsize,
+    /// What went through the gate and is not through, by how it passes. Nobody waits for what is
+    /// still let through: there might be some at every moment.
+    running: [AtomicUsize; 3],
 }
 
 #[derive(Default)]
@@ -58,8 +59,8 @@ struct State {
     held: Vec<Work>,
 }
 
-/// A change on its way through the gate.
-pub(super) struct Pass<'a>(&'a Freezing);
+/// Something on its way through the gate.
+pub(super) struct Pass<'a>(&'a Freezing, Passing);
 
 /// The gate is closed, until this is dropped.
 pub(super) struct Closed<'a>(&'a Served);
@@ -68,19 +69,19 @@ pub(super) struct Closed<'a>(&'a Served);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passing {
     /// What a client has changed.
-    Change,
+    Change = 0,
     /// A call that changes what a snapshot has.
-    ChangingCall,
+    ChangingCall = 1,
     /// Another call.
-    Call,
+    Call = 2,
 }
 
 impl Freezing {
     /// Goes through the gate, unless it is closed.
     pub(super) fn enter(&self, passing: Passing) -> Option<Pass<'_>> {
         // Counted before it is looked: who closes the gate looks at the count after that.
-        self.running.fetch_add(1, Ordering::SeqCst);
-        let pass = Pass(self);
+        self.running[passing as usize].fetch_add(1, Ordering::SeqCst);
+        let pass = Pass(self, passing);
         (!self.keeps_out(passing)).then_some(pass)
     }
 
@@ -169,11 +170,12 @@ impl Freezing {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let is_last = self.0.running.fetch_sub(1, Ordering::SeqCst) == 1;
-        if is_last && self.0.keeps_out(Passing::ChangingCall) {
+        let Self(freezing, passing) = *self;
+        let is_last = freezing.running[passing as usize].fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last && freezing.keeps_out(passing) {
             // Whoever waits for it has looked at the count before, or looks after this.
-            drop(self.0.state.lock());
-            self.0.changed.notify_all();
+            drop(freezing.state.lock());
+            freezing.changed.notify_all();
         }
     }
 }
@@ -229,7 +231,7 @@ impl Served {
             if is_closed {
                 drop(state);
                 self.withdraw();
-                self.await_running();
+                self.await_running([Passing::Change, Passing::ChangingCall]);
                 return Ok(Closed(self));
             }
             while !state.awaited.is_empty() {
@@ -251,7 +253,7 @@ impl Served {
         let shut = Closed(self);
         // Calls that are under way may yet bring leases. What clients have changed under those that
         // they give up has to come through.
-        self.await_running();
+        self.await_running([Passing::Call, Passing::ChangingCall]);
         if !self.forget_subvolumes(&self.fs.map().writable_subvolumes()) {
             return Err(Error::Busy);
         }
@@ -259,10 +261,13 @@ impl Served {
         Ok([shut, self.freeze()?])
     }
 
-    /// Waits until nothing is on its way through the gate.
-    fn await_running(&self) {
+    /// Waits until nothing that passes so, and is not let through any more, is on its way through
+    /// the gate.
+    fn await_running(&self, kept_out: [Passing; 2]) {
+        let is_running =
+            |how: Passing| self.freezing.running[how as usize].load(Ordering::SeqCst) > 0;
         let mut state = self.freezing.state.lock();
-        while self.freezing.running.load(Ordering::SeqCst) > 0 {
+        while kept_out.into_iter().any(is_running) {
             self.freezing.changed.wait(&mut state);
         }
     }

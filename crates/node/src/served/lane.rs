@@ -31,6 +31,7 @@ use super::execute::Guarded;
 use super::freezing::Passing;
 use super::guarded::Grip;
 use super::ledger::Note;
+use super::rounds::Said;
 use super::{Job, Served, Session, Work, gone};
 
 /// Changes after which a worker looks after others.
@@ -223,6 +224,7 @@ impl Served {
     /// False: it has to wait, and the lane with it.
     pub(super) fn apply(&self, session: &Arc<Session>, change: Change, is_again: bool) -> bool {
         let (number, client) = (change.number, ClientId(session.id.0));
+        let said = Said::Change(session.id, number);
         let parked = session.lane.lock().parked.take();
         let request = parked.unwrap_or_else(|| self.next_request());
         let mut grip = Grip::new(&self.grants, request, client);
@@ -252,7 +254,7 @@ impl Served {
         let mut leases: Vec<Want> = Vec::new();
         let changed = match applied {
             Ok(Guarded { answer, rest, .. }) => {
-                self.note_written(session, &change.call, change.order);
+                self.begin_written(session, said, (&change.call, &answer), change.order);
                 if is_again {
                     self.told_open_already(session, &answer);
                 }
@@ -285,6 +287,8 @@ impl Served {
         let mut lane = session.lane.lock();
         lane.applied = lane.applied.max(number);
         lane.extents.extend(changed.into_iter().filter(|(key, _)| key.kind == Kind::FILE));
+        drop(lane);
+        self.end_written(said);
         true
     }
 

@@ -77,7 +77,7 @@ use self::pledges::Pledges;
 use self::recovery::Recovery;
 pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
-use self::rounds::Rounds;
+use self::rounds::{Rounds, Said};
 pub use self::session::{Peer, Session};
 pub use self::status::ClientStatus;
 use self::tight::Tight;
@@ -217,10 +217,12 @@ impl Served {
         if !served.fs.is_read_only() {
             served.recovery = Recovery::of(served.sort_out(remembered));
         }
+        // Places of changes go on behind those that were noted, be it of sessions that are over or
+        // in what was cloned: what is changed from now on is none of what was.
+        let kept = ledger::kept_before(&served.fs)?;
+        kept.into_iter().for_each(|(_, order)| served.saw_order(order));
         match served.recovery.is_needed() {
             true => {
-                let kept = ledger::kept_before(&served.fs)?;
-                kept.into_iter().for_each(|(_, order)| served.saw_order(order));
                 served.fs.hold_orphans();
                 served.is_recovering = AtomicBool::new(true);
             }
@@ -552,6 +554,7 @@ impl Served {
                 // Not before: what a client is told to be durable it has to know.
                 let (weight, most) = (lane::weight(&job.call), self.round_bytes(session));
                 self.settle_soon_if(session.note_done(Some(id), weight, most));
+                self.end_written(Said::Call(session.id, id));
             }
         }
         self.finish(&job.session, job.request, &leases, &gone);

@@ -30,6 +30,8 @@ use gabion_link::message::{
 };
 use gabion_map::{FileId, Kind, LockMode, Payload, Txn};
 
+use crate::operation::{resolved, written_by};
+
 use super::ledger::{self, Credentials, DoneCall, Note, Pages, Record, Standing};
 use super::rights::asked_access;
 use super::session::Resumed;
@@ -377,7 +379,8 @@ impl Served {
         let changed = grip.into_changed();
         self.times.saw(change.now);
         let done = done.map(|done| {
-            self.note_written(session, &change.call, change.order);
+            let written = written_by(&change.call, &done.answer);
+            self.note_written(session, written, change.order);
             self.lose_name(done.rest);
             done.answer
         });
@@ -417,7 +420,7 @@ impl Served {
         if !self.is_known(session, file) {
             return Err(Error::Stale);
         }
-        self.note_written(session, call, change.order);
+        self.note_written(session, Some(file), change.order);
         let permitted = self.permit(session, &caller, call);
         // A full disk has room for a part at a time: what it replaces is free before the next one.
         let parts: Vec<&[u8]> = match call {
@@ -487,10 +490,7 @@ fn reserve_again<T: Txn>(
 
 /// A call that was done, as the change that it was.
 fn repeated(caller: Caller, call: &Call, done: &DoneCall) -> Change {
-    let mut call = call.clone();
-    if let (Call::Write { at, .. }, Answer::Written { offset, .. }) = (&mut call, &done.answer) {
-        *at = WriteAt::Offset(*offset);
-    }
+    let call = resolved(call.clone(), &done.answer);
     let number = ChangeNumber(0);
     Change { number, order: done.order, now: done.now, made: None, caller, call }
 }

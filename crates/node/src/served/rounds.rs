@@ -8,7 +8,8 @@
 //!
 //! Between two rounds is known which files were written to, by whom, and how far: where several
 //! clients write, or bytes are moved, it is noted how far the bytes are in the map, lest older ones
-//! should be written again over them after a crash.
+//! should be written again over them after a crash. What is made while a round begins may be
+//! durable with it, and is none that it tells: so it counts for the next one, too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use std::time::Duration;
 
 use gabion_base::sync::Mutex;
 use gabion_fs::Result;
-use gabion_link::message::{Call, CallId, ChangeNumber, SessionId, ToClient};
+use gabion_link::message::{Answer, Call, CallId, ChangeNumber, SessionId, ToClient};
 use gabion_map::{FileId, Key, Kind, LocalTxn, LockMode, MapError, Stop, Txn};
 
 use super::ledger::{
     SETTLED, forget_call, kept_before, kept_key, note_kept, order_kept, settle_call,
 };
 use super::{Served, Session};
+use crate::operation::written_by;
 
 /// Notes that one transaction takes away.
 const FORGOTTEN_AT_ONCE: usize = 1000;
@@ -81,6 +83,13 @@ impl Latest {
     }
 }
 
+/// A change or a call, as no other one is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Said {
+    Change(SessionId, ChangeNumber),
+    Call(SessionId, CallId),
+}
+
 /// Files with bytes that no round has made durable.
 #[derive(Debug, Default)]
 struct Written {
@@ -89,12 +98,36 @@ struct Written {
     before: BTreeMap<FileId, Latest>,
     /// Those of which is noted how far their bytes are in the map.
     kept: BTreeSet<FileId>,
+    /// Those of what is made and not done yet: no round that begins now tells that it is durable.
+    under_way: BTreeMap<Said, FileId>,
 }
 
 impl Written {
     fn latest(&self, file: FileId) -> Option<Latest> {
         let before = self.before.get(&file);
         self.now.get(&file).map(|latest| latest.after(before)).or(before.copied())
+    }
+
+    fn note(&mut self, file: FileId, latest: Latest) {
+        let latest = latest.after(self.now.get(&file));
+        self.now.insert(file, latest);
+    }
+
+    /// A round begins. Gives the files of which it may forget how far their bytes are in the map,
+    /// and the place of the last change of each that it is about.
+    fn begin_round(&mut self) -> BTreeMap<FileId, u64> {
+        let under_way: BTreeSet<FileId> = self.under_way.values().copied().collect();
+        // A round that failed has left some.
+        for (file, latest) in std::mem::take(&mut self.now) {
+            let latest = latest.after(self.before.get(&file));
+            self.before.insert(file, latest);
+            if under_way.contains(&file) {
+                self.now.insert(file, latest);
+            }
+        }
+        let kept = self.kept.extract_if(.., |file| !under_way.contains(file));
+        let order = |file| self.before.get(&file).map_or(0, |latest| latest.order);
+        kept.map(|file| (file, order(file))).collect()
     }
 }
 
@@ -164,18 +197,34 @@ impl Session {
 }
 
 impl Served {
-    /// Has the bytes of these files remembered as not durable.
-    pub(super) fn note_written(&self, session: &Session, call: &Call, order: u64) {
-        let file = match call {
-            Call::Write { file, .. } | Call::Fallocate { file, .. } => *file,
-            Call::Setattr { file, changes } if changes.size.is_some() => *file,
-            Call::Copy { target, .. } => *target,
-            _ => return,
-        };
-        let latest = Latest { order, by: session.id, is_shared: false };
-        let now = &mut self.rounds.written.lock().now;
-        let latest = latest.after(now.get(&file));
-        now.insert(file, latest);
+    /// Has the bytes of a file that was changed remembered as not durable.
+    pub(super) fn note_written(&self, session: &Session, file: Option<FileId>, order: u64) {
+        if let Some(file) = file {
+            let latest = Latest { order, by: session.id, is_shared: false };
+            self.rounds.written.lock().note(file, latest);
+        }
+    }
+
+    /// The same, of a change or call that is going to be done soon, as [`Served::end_written`]
+    /// says.
+    pub(super) fn begin_written(
+        &self,
+        session: &Session,
+        said: Said,
+        (call, answer): (&Call, &Answer),
+        order: u64,
+    ) {
+        if let Some(file) = written_by(call, answer) {
+            let latest = Latest { order, by: session.id, is_shared: false };
+            let mut written = self.rounds.written.lock();
+            written.note(file, latest);
+            written.under_way.insert(said, file);
+        }
+    }
+
+    /// The change or call is done: each round that begins from now on is about it.
+    pub(super) fn end_written(&self, said: Said) {
+        self.rounds.written.lock().under_way.remove(&said);
     }
 
     /// The file whose bytes the operation moves, or replaces by others that are elsewhere, if some
@@ -243,20 +292,11 @@ impl Served {
     /// Makes all that was done so far durable, and tells the clients.
     pub fn settle_round(&self) -> Result<()> {
         let _round = self.rounds.round.lock();
+        // First of all: what is under way now and done when its session is asked counts twice.
+        let kept = self.rounds.written.lock().begin_round();
         let sessions = self.all_sessions();
         let begin = |session: &Arc<Session>| Some((Arc::clone(session), session.begin_round()?));
         let parts: Vec<_> = sessions.iter().filter_map(begin).collect();
-        let kept: BTreeMap<FileId, u64> = {
-            let written = &mut *self.rounds.written.lock();
-            // A round that failed has left some.
-            for (file, latest) in std::mem::take(&mut written.now) {
-                let latest = latest.after(written.before.get(&file));
-                written.before.insert(file, latest);
-            }
-            let kept = std::mem::take(&mut written.kept).into_iter();
-            let order = |file| written.before.get(&file).map_or(0, |latest| latest.order);
-            kept.map(|file| (file, order(file))).collect()
-        };
         self.renew_credits();
         if let Err(error) = self.settle_parts(&parts, &kept) {
             self.rounds.written.lock().kept.extend(kept.into_keys());

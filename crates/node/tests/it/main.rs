@@ -18,6 +18,7 @@ mod quotas;
 mod readings;
 mod recovery;
 mod refinding;
+mod replaying;
 mod rights;
 mod room;
 mod schedules;

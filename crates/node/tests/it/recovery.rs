@@ -25,14 +25,19 @@ use crate::world::World;
 /// A server whose calls run when it is told.
 pub struct Server {
     pub world: World,
-    served: Served,
+    pub served: Served,
     jobs: Receiver<Job>,
     /// What is revoked is given back at once.
     revoked: (Sender<Revoked>, Receiver<Revoked>),
     /// Who is told to stand still says so at once.
     frozen: (Sender<Frozen>, Receiver<Frozen>),
+    /// Has the next answer wait on its way.
+    detour: Arc<Mutex<Option<Detour>>>,
     sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
 }
+
+/// Says that the answer has come by, and waits until the other end is gone.
+type Detour = (Sender<()>, Receiver<()>);
 
 type Revoked = (SessionId, RevokeId);
 type Frozen = (SessionId, u64);
@@ -42,8 +47,9 @@ impl Server {
         let (sender, jobs) = unbounded();
         let queue = Box::new(move |job| drop(sender.send(job)));
         let served = Served::new(Arc::clone(&world.fs), 1, queue).unwrap();
-        let sessions = Mutex::default();
-        Self { world, served, jobs, revoked: unbounded(), frozen: unbounded(), sessions }
+        let (revoked, frozen) = (unbounded(), unbounded());
+        let (detour, sessions) = (Arc::default(), Mutex::default());
+        Self { world, served, jobs, revoked, frozen, detour, sessions }
     }
 
     pub fn new() -> Self {
@@ -54,7 +60,7 @@ impl Server {
         Self::on(self.world.after_crash(OpenMode::ReadWrite))
     }
 
-    fn run(&self) {
+    pub fn run(&self) {
         loop {
             if let Ok(job) = self.jobs.try_recv() {
                 self.served.run(job);
@@ -76,7 +82,7 @@ impl Server {
         Client { server: self, session, heard, calls: 100 * number, witnessed }
     }
 
-    fn begin(&self, number: u64) -> Client<'_> {
+    pub fn begin(&self, number: u64) -> Client<'_> {
         self.begin_as(number, Rights::TRUSTED)
     }
 
@@ -88,7 +94,7 @@ impl Server {
         self.client(number, session, heard)
     }
 
-    fn resume(&self, number: u64) -> Client<'_> {
+    pub fn resume(&self, number: u64) -> Client<'_> {
         self.resume_as(number, Rights::TRUSTED)
     }
 
@@ -105,11 +111,33 @@ impl Server {
     fn peer(&self, number: u64) -> (Arc<Heard>, Receiver<ToClient>) {
         let (others, heard) = unbounded();
         let (session, revoked) = (SessionId(number), self.revoked.0.clone());
-        let frozen = self.frozen.0.clone();
-        (Arc::new(Heard { session, revoked, frozen, others }), heard)
+        let (frozen, detour) = (self.frozen.0.clone(), Arc::clone(&self.detour));
+        (Arc::new(Heard { session, revoked, frozen, detour, others }), heard)
     }
 
-    fn content(&self, name: &str) -> String {
+    /// Has the next answer wait on its way: it has come by when there is something to be received,
+    /// and goes on when what is sent from is dropped.
+    pub fn detour(&self) -> (Receiver<()>, Sender<()>) {
+        let ((came_by, coming), (end, until)) = (unbounded(), unbounded());
+        *self.detour.lock() = Some((came_by, until));
+        (coming, end)
+    }
+
+    /// Does something that is answered, and makes everything durable while the answer is on its
+    /// way.
+    pub fn with_a_round_before_the_answer<T>(&self, run: impl FnOnce() -> T) -> T {
+        let (coming, end) = self.detour();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                coming.recv().unwrap();
+                self.served.settle_round().unwrap();
+                drop(end);
+            });
+            run()
+        })
+    }
+
+    pub fn content(&self, name: &str) -> String {
         let file = self.world.lookup(name).unwrap().file;
         String::from_utf8(self.world.read(file)).unwrap()
     }
@@ -119,11 +147,18 @@ struct Heard {
     session: SessionId,
     revoked: Sender<Revoked>,
     frozen: Sender<Frozen>,
+    detour: Arc<Mutex<Option<Detour>>>,
     others: Sender<ToClient>,
 }
 
 impl Peer for Heard {
     fn send(&self, message: ToClient) {
+        if let ToClient::Answer { .. } = message
+            && let Some((came_by, until)) = self.detour.lock().take()
+        {
+            came_by.send(()).unwrap();
+            assert!(until.recv().is_err());
+        }
         let _ = match message {
             ToClient::Revoke { id, .. } => self.revoked.send((self.session, id)).is_ok(),
             ToClient::Freeze(freeze) => self.frozen.send((self.session, freeze)).is_ok(),
@@ -143,14 +178,14 @@ impl Peer for Heard {
 
 /// What was done of a call: what its client keeps.
 pub struct Kept {
-    id: CallId,
+    pub id: CallId,
     change: Change,
     pub answer: Answer,
 }
 
 pub struct Client<'s> {
     server: &'s Server,
-    session: Arc<Session>,
+    pub session: Arc<Session>,
     heard: Receiver<ToClient>,
     calls: u64,
     witnessed: Mutex<Vec<Witness>>,
@@ -162,13 +197,13 @@ impl Client<'_> {
         self.server.run();
     }
 
-    fn ask_as(&self, id: CallId, call: Call) -> (Result<Answer>, u64, Option<Timestamp>) {
+    pub fn ask_as(&self, id: CallId, call: Call) -> (Result<Answer>, u64, Option<Timestamp>) {
         let (caller, after) = (Caller::superuser(), ChangeNumber(0));
         self.say(ToServer::Call { id, caller, call, after });
         self.answer(id)
     }
 
-    fn answer(&self, id: CallId) -> (Result<Answer>, u64, Option<Timestamp>) {
+    pub fn answer(&self, id: CallId) -> (Result<Answer>, u64, Option<Timestamp>) {
         loop {
             match self.heard.try_recv().expect("an answer") {
                 ToClient::Answer { id: of, result, order, done, .. } if of == id => {
@@ -180,7 +215,7 @@ impl Client<'_> {
         }
     }
 
-    fn next_id(&mut self) -> CallId {
+    pub fn next_id(&mut self) -> CallId {
         self.calls += 1;
         CallId(self.calls)
     }
@@ -207,7 +242,7 @@ impl Client<'_> {
         self.ask_as(id, Call::Acquire { needed, welcome, prefetch }).0.unwrap();
     }
 
-    fn create(&mut self, name: &str) -> (FileId, Kept) {
+    pub fn create(&mut self, name: &str) -> (FileId, Kept) {
         let kept = self.done(create(self.server.world.root(), name));
         let Answer::Made(made, _) = &kept.answer else { panic!("{:?}", kept.answer) };
         (made.file, kept)

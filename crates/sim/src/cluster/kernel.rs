@@ -32,6 +32,7 @@ use super::baton::Baton;
 use super::client::Traits;
 use super::directories::{Directories, Names};
 
+mod copying;
 mod forgetting;
 mod locks;
 mod snapshots;

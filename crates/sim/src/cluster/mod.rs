@@ -167,6 +167,8 @@ pub struct World {
     /// Whether they make snapshots, and roll back to them.
     has_snapshots: bool,
     can_roll_back: bool,
+    /// Whether some of what they write comes from other files.
+    has_copies: bool,
     /// Whether kernels take their time to forget.
     has_slow_kernels: bool,
     /// Snapshots that there may be.
@@ -342,6 +344,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Summary, Failure> {
             has_locks: matches!(seed % 10, 6 | 8),
             has_snapshots,
             can_roll_back: seed % 10 == 9,
+            has_copies: seed % 7 == 5 && beginning.hogs.is_empty(),
             has_slow_kernels: seed / 10 % 3 == 1,
             snapshots: Mutex::default(),
             snapshots_made: AtomicU64::new(0),

@@ -17,6 +17,7 @@ use super::history::{GRAIN, Number, OnlyIf, Op, Outcome, Place};
 use super::judge::{GRAINS_MAX, XATTRS};
 use super::{DEADLINE, NAMES, World};
 
+mod copying;
 mod filling;
 mod locking;
 mod snapshots;
@@ -471,6 +472,9 @@ impl Program {
         let mount = &client.mount;
         let offset = |grain: u32| u64::from(grain) * GRAIN as u64;
         match *op {
+            Op::Write { file, grain, count, stamp } if self.copies(stamp) => {
+                self.copy(file, grain, count, stamp)
+            }
             Op::Write { file, grain, count, stamp } => {
                 let at = WriteAt::Offset(offset(grain));
                 mount.write(self.id(file), at, &bytes(count, stamp)).map(|_| Outcome::Done)

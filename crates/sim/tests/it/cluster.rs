@@ -110,7 +110,7 @@ fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
 
 #[test]
 fn a_client_that_ignores_the_end_of_its_session_is_caught() {
-    is_caught(Sabotage::EndlessSessions, 42, &[WRONG]);
+    is_caught(Sabotage::EndlessSessions, 63, &[WRONG]);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn calls_without_an_answer_are_caught() {
 
 #[test]
 fn changes_that_never_reach_the_server_are_caught() {
-    is_caught(Sabotage::LostChanges, 37, &[WRONG]);
+    is_caught(Sabotage::LostChanges, 39, &[WRONG]);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_kernel_that_says_that_there_is_no_room_is_caught() {
 
 #[test]
 fn snapshots_for_which_nobody_stands_still_are_caught() {
-    is_caught(Sabotage::SnapshotsAnyway, 129, &[WRONG, "is of no moment"]);
+    is_caught(Sabotage::SnapshotsAnyway, 445, &[WRONG, "is of no moment"]);
 }
 
 #[test]

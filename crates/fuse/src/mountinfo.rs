@@ -55,8 +55,8 @@ impl Mount {
     }
 }
 
-/// All mounts that this thread sees, in the order in which they were made. Mostly a later one covers
-/// an earlier one; but one may be put beneath another, too.
+/// All mounts that this thread sees, in the order in which they were made. Mostly a later one
+/// covers an earlier one; but one may be put beneath another, too.
 pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }

@@ -60,8 +60,8 @@ pub fn expire(mountpoint: &Path) -> Result<Expiry, MountError> {
     }
 }
 
-/// Has the kernel hand over all that programs have written below this mountpoint, whatever errors it
-/// meets. Whoever serves the mount may call this, but not from a thread that handles requests.
+/// Has the kernel hand over all that programs have written below this mountpoint, whatever errors
+/// it meets. Whoever serves the mount may call this, but not from a thread that handles requests.
 pub fn hand_over(mountpoint: &Path) -> Result<(), MountError> {
     let target = c_string(mountpoint.as_os_str())?;
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
@@ -75,16 +75,16 @@ pub fn hand_over(mountpoint: &Path) -> Result<(), MountError> {
     synced.map_err(|error| MountError::Sync { mountpoint: mountpoint.to_owned(), error })
 }
 
-/// Calls umount2(2) where nothing of ours is open: on a block device the call waits for whoever serves
-/// the mount. If that is this process, and it is killed meanwhile, a thread of it in that call would
-/// keep the connection open that it waits for, for ever.
+/// Calls umount2(2) where nothing of ours is open: on a block device the call waits for whoever
+/// serves the mount. If that is this process, and it is killed meanwhile, a thread of it in that
+/// call would keep the connection open that it waits for, for ever.
 fn unmount_apart(target: &CStr, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
     apart(|| unsafe { libc::umount2(target.as_ptr(), flags) })
 }
 
-/// Calls `run` in a process of its own, without our descriptors. It makes system calls only, on memory
-/// that was there before, and gives what the failed one or the last one gave.
+/// Calls `run` in a process of its own, without our descriptors. It makes system calls only, on
+/// memory that was there before, and gives what the failed one or the last one gave.
 fn apart(run: impl FnOnce() -> libc::c_int) -> io::Result<()> {
     // SAFETY: the child makes system calls only, on memory that was there before.
     let child = unsafe { libc::fork() };

@@ -1,5 +1,5 @@
-//! Tells what a filesystem does by itself: its kernel hands over what programs have written before a
-//! snapshot is made, and forgets then which snapshots there were; and failures are events.
+//! Tells what a filesystem does by itself: its kernel hands over what programs have written before
+//! a snapshot is made, and forgets then which snapshots there were; and failures are events.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};

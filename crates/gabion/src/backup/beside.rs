@@ -2,8 +2,8 @@
 //!
 //! That is several times as fast, and what the mount has in memory stays there. It can be done
 //! beside the daemon, as a snapshot is on the disk when it is made, and nothing of it is changed or
-//! used again until it is removed. Whoever removes it meanwhile has the reading fail: then blocks do
-//! not have the checksums that they should.
+//! used again until it is removed. Whoever removes it meanwhile has the reading fail: then blocks
+//! do not have the checksums that they should.
 
 use std::path::Path;
 use std::sync::Arc;

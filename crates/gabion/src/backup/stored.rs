@@ -1,5 +1,5 @@
-//! A snapshot as items of a map: on an image, a device or a volume that nobody has in use, or beside
-//! who has it in use.
+//! A snapshot as items of a map: on an image, a device or a volume that nobody has in use, or
+//! beside who has it in use.
 
 use std::ops::Range;
 

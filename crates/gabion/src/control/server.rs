@@ -1,9 +1,9 @@
 //! The daemon's end of the control socket.
 //!
-//! One thread accepts, until the server is gone, and each connection has one more, up to a bound; who
-//! comes when all are in use waits for a moment, and is told if that was not enough. None of them is
-//! waited for when the daemon ends: whatever they still do is of interest only to a command that can
-//! see the connection close.
+//! One thread accepts, until the server is gone, and each connection has one more, up to a bound;
+//! who comes when all are in use waits for a moment, and is told if that was not enough. None of
+//! them is waited for when the daemon ends: whatever they still do is of interest only to a command
+//! that can see the connection close.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -150,7 +150,8 @@ impl Server {
         self.shared.ending.store(true, Ordering::Release);
     }
 
-    /// Ends without a word to those that wait for the end, who are waited for by `next` from now on.
+    /// Ends without a word to those that wait for the end, who are waited for by `next` from now
+    /// on.
     pub fn hand_over(self, next: &Self) {
         self.prepare_end();
         next.shared.waiting.lock().append(&mut self.shared.waiting.lock());

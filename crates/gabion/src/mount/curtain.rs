@@ -6,9 +6,9 @@
 //!             1. placed    2. old unmounted   3. attached    4. raised
 //! ```
 //!
-//! Who comes meanwhile waits. Each of them is told ESTALE in the end, for which the kernel walks the
-//! path once more from its beginning, and there is the new mount by then. So nobody sees the folder
-//! below, and nobody is refused.
+//! Who comes meanwhile waits. Each of them is told ESTALE in the end, for which the kernel walks
+//! the path once more from its beginning, and there is the new mount by then. So nobody sees the
+//! folder below, and nobody is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub struct Curtain {
 }
 
 impl Curtain {
-    /// Puts one beneath what is mounted at `mountpoint`, which people know by `name`. Fails where the
-    /// kernel cannot do that, or somebody else than root asks.
+    /// Puts one beneath what is mounted at `mountpoint`, which people know by `name`. Fails where
+    /// the kernel cannot do that, or somebody else than root asks.
     pub fn beneath(mountpoint: &Path, name: &str) -> Result<Self, Error> {
         let options = MountOptions::new(Source::Name(name.to_owned()), SUBTYPE);
         let (device, mut attachment) = prepare(mountpoint, &options)?;

@@ -3,12 +3,12 @@
 //! 1. No request is being handled, and those that come wait.
 //! 2. The filesystem is rolled back, and its objects are known by other numbers from then on: what
 //!    the kernel asks about an earlier number is refused (ESTALE), bytes that it hands over, too.
-//! 3. Requests go on. The kernel drops the name of the subvolume, with all that it knows below that,
-//!    or looks all names up again if it is the mount's root. And it drops what it has of objects that
-//!    it knew before, so that programs that have them open are told.
+//! 3. Requests go on. The kernel drops the name of the subvolume, with all that it knows below
+//!    that, or looks all names up again if it is the mount's root. And it drops what it has of
+//!    objects that it knew before, so that programs that have them open are told.
 //!
-//! The third step waits for requests, so nobody does it who handles one. It takes away what is mounted
-//! below those names, so nobody does it either where something is.
+//! The third step waits for requests, so nobody does it who handles one. It takes away what is
+//! mounted below those names, so nobody does it either where something is.
 
 use std::io;
 use std::path::Path;
@@ -57,9 +57,9 @@ impl Rollbacks {
         Arc::clone(self.front.eras())
     }
 
-    /// Why the subvolume at `path`, from the root, cannot be rolled back: something is mounted in it;
-    /// this kernel would go on with names that are no longer true; or the mount has seen as many
-    /// rollbacks as it can.
+    /// Why the subvolume at `path`, from the root, cannot be rolled back: something is mounted in
+    /// it; this kernel would go on with names that are no longer true; or the mount has seen as
+    /// many rollbacks as it can.
     pub fn check(&self, path: &Path) -> Result<(), String> {
         let unmount = |error: &io::Error| format!("unmount it first: {error}");
         let mounts = mountinfo::mounts().map_err(|error| unmount(&error))?;
@@ -82,8 +82,8 @@ impl Rollbacks {
         self.front.alone(run)
     }
 
-    /// Has `run` roll `of` back, whose name this is and the directory that it is in; none if it is the
-    /// root. It gives, among others, the objects that the kernel knows of it.
+    /// Has `run` roll `of` back, whose name this is and the directory that it is in; none if it is
+    /// the root. It gives, among others, the objects that the kernel knows of it.
     pub fn run<T, E>(
         &self,
         of: SubvolId,

@@ -1,12 +1,12 @@
 //! Programs whose bytes the kernel has taken, and for which there was no room.
 //!
-//! A kernel that collects writes tells of that at fsync(2) and close(2). A program that does neither
-//! could write for ever. So its next write(2) is told, too:
+//! A kernel that collects writes tells of that at fsync(2) and close(2). A program that does
+//! neither could write for ever. So its next write(2) is told, too:
 //!
 //! 1. Bytes that the kernel hands over find no room. That is noted, and the kernel's attributes of
 //!    the file are dropped.
-//! 2. Before it takes more bytes for the file, the kernel asks for those. It gets the error in their
-//!    place, once, if there is no room still, and gives it to the program.
+//! 2. Before it takes more bytes for the file, the kernel asks for those. It gets the error in
+//!    their place, once, if there is no room still, and gives it to the program.
 //!
 //! The kernel asks in the same words when a program reads at the end of the file. Which of both it
 //! is tells the system call that the program waits in.
@@ -64,12 +64,14 @@ impl Shortages {
         }
     }
 
-    /// Whether somebody is to be told about a file: until then the kernel keeps no attributes of it.
+    /// Whether somebody is to be told about a file: until then the kernel keeps no attributes of
+    /// it.
     pub(super) fn has(&self, file: FileId) -> bool {
         self.are_some.load(Ordering::Acquire) && self.files.lock().contains_key(&file)
     }
 
-    /// What a process is to be told, once, that asks for the attributes of a file which it has open.
+    /// What a process is to be told, once, that asks for the attributes of a file which it has
+    /// open.
     pub(super) fn take(&self, file: FileId, process: u32) -> Option<i32> {
         if !self.are_some.load(Ordering::Acquire) {
             return None;

@@ -2,8 +2,8 @@
 //!
 //! Attributes come in an order in which none undoes another: owner, permissions, extended
 //! attributes (of which ACLs are some), and at the end the times, of folders after all that is in
-//! them. So what has the times of the original is whole, and who goes on with a copy that was stopped
-//! leaves it as it is.
+//! them. So what has the times of the original is whole, and who goes on with a copy that was
+//! stopped leaves it as it is.
 
 use std::collections::HashMap;
 use std::io;

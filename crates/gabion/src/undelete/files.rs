@@ -58,8 +58,8 @@ pub trait Files {
     /// Makes a symbolic link with the target of another one.
     fn copy_symlink(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Makes a file with the bytes and the holes of another one, for nobody but its owner yet. Tells
-    /// of bytes that are done.
+    /// Makes a file with the bytes and the holes of another one, for nobody but its owner yet.
+    /// Tells of bytes that are done.
     fn copy_file(
         &self,
         from: &Path,

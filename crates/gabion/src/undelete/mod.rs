@@ -252,8 +252,8 @@ impl Lost<'_> {
             && self.files.stat(folder).is_ok_and(is_new)
     }
 
-    /// The name beside `to` that a folder has until it is whole, which tells what it becomes of what;
-    /// for anything else one that nobody has.
+    /// The name beside `to` that a folder has until it is whole, which tells what it becomes of
+    /// what; for anything else one that nobody has.
     fn unfinished(&self, version: &Version, to: &Path) -> PathBuf {
         if version.stat.attributes.is_directory() {
             let name = to.file_name().unwrap_or(OsStr::new(""));

@@ -153,6 +153,8 @@ fn a_server_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
     let Some(shared) = Shared::new() else { return };
     let mount = shared.mount_with("a", "deadline=5");
     fs::write(mount.join("file"), "x").unwrap();
+    // The session may end meanwhile.
+    File::open(mount.join("file")).unwrap().sync_all().unwrap();
     shared.server.freeze();
     let began = Instant::now();
     // What is done under leases needs nobody, until it shall be durable.

@@ -2,8 +2,8 @@
 //!
 //! A turn lasts some microseconds. To wake another processor for the next one takes longer than
 //! that, and who else runs there is in the way. On one of two busy processors clusters need 0.2 to
-//! 0.6 of the time that they need on both, and nested volumes 0.15. What happens is the same, as the
-//! seed says who goes on.
+//! 0.6 of the time that they need on both, and nested volumes 0.15. What happens is the same, as
+//! the seed says who goes on.
 
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 

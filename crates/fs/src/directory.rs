@@ -99,12 +99,15 @@ pub fn readdir<T: Txn + ?Sized>(
         is_complete = append_names(txn, dir, cookie, limit, &mut entries)?;
     }
     if detail == Detail::Attributes {
-        let is_object = |entry: &&mut Listed| {
+        let is_object = |entry: &Listed| {
             entry.cookie >= FIRST_POSITION && subvolume::of_entry(entry.ino).is_none()
         };
+        let objects = entries.iter().filter(|entry| is_object(entry));
+        let inode = |entry: &Listed| FileId::new(dir.subvol, entry.ino).key(Kind::INODE, 0);
+        txn.prefetch(&objects.map(inode).collect::<Vec<Key>>())?;
         // Whoever lacks leases learns of all that are lacking.
         let mut lacking = Ok(());
-        for entry in entries.iter_mut().filter(is_object) {
+        for entry in entries.iter_mut().filter(|entry| is_object(entry)) {
             match attributes_of(txn, FileId::new(dir.subvol, entry.ino)) {
                 Ok(found) => entry.attributes = Some(found),
                 Err(Error::Stop(Stop::Lease)) => lacking = Err(Error::Stop(Stop::Lease)),

@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use gabion_base::batch::Batch;
 use gabion_base::buffer::BlockSlice;
-use gabion_base::disk::Disk;
+use gabion_base::disk::{Disk, DiskRequest, Ticket};
 use gabion_base::ids::{SubvolId, Uuid};
 use gabion_base::sync::RwLock;
 use quick_cache::Weighter;
@@ -20,6 +21,14 @@ use crate::format::node::{Expected, ItemKey, NODE_BLOCKS, NODE_SIZE, Node, NodeP
 use crate::recent::{self, StoreId};
 use crate::tree::NodeStore;
 use crate::txn::Value;
+
+/// Nodes that are read at once, before anybody asks for them: as many as keep a disk busy.
+const PREFETCHED_MAX: usize = 64;
+/// Fewer are left to whoever asks for them: to hand reads on and to be woken by the last one takes
+/// as long as some two or three of them, where a disk is fast.
+const PREFETCHED_MIN: usize = 4;
+/// The most are this part of the cache, lest they should be gone before they are used.
+const PREFETCHED_PART: usize = 4;
 
 #[derive(Clone)]
 struct OneNode;
@@ -36,6 +45,8 @@ pub struct NodeCache {
     uuid: Uuid,
     cache: Cache<(u64, u64), Arc<Node>, OneNode>,
     id: StoreId,
+    /// Nodes that are read at once, before anybody asks for them.
+    prefetched_max: usize,
     /// Nodes of a commit that are not on disk yet, which the cache must not forget.
     fresh: RwLock<HashMap<u64, Arc<Node>>>,
 }
@@ -45,7 +56,9 @@ impl NodeCache {
     pub fn new(disk: Arc<dyn Disk>, uuid: Uuid, bytes: u64) -> Self {
         let items = (bytes / NODE_SIZE as u64).max(16) as usize;
         let cache = Cache::with_weighter(items, bytes.max(16 * NODE_SIZE as u64), OneNode);
-        Self { disk, uuid, cache, id: StoreId::unique(), fresh: RwLock::default() }
+        let prefetched_max = (items / PREFETCHED_PART).min(PREFETCHED_MAX);
+        let (id, fresh) = (StoreId::unique(), RwLock::default());
+        Self { disk, uuid, cache, id, prefetched_max, fresh }
     }
 
     /// Takes a node that is not on disk yet.
@@ -121,6 +134,29 @@ impl NodeStore for NodeCache {
         visitor: &mut dyn FnMut(&Node),
     ) -> Result<(), MapError> {
         recent::visit(self.id, ptr, level, || self.load(ptr, owner, level), visitor)
+    }
+
+    fn prefetch(&self, ptrs: &[NodePtr], level: u8) {
+        let is_lacking = |ptr: &&NodePtr| {
+            self.cache.peek(&cache_key(**ptr)).is_none()
+                && !self.fresh.read().contains_key(&ptr.addr.0)
+        };
+        let lacking: Vec<NodePtr> =
+            ptrs.iter().filter(is_lacking).take(self.prefetched_max).copied().collect();
+        if lacking.len() < PREFETCHED_MIN {
+            return;
+        }
+        let batch = Batch::begin();
+        let read = |ptr: &NodePtr| DiskRequest::Read { addr: ptr.addr, count: NODE_BLOCKS };
+        let reads: Vec<Ticket> = lacking.iter().map(|ptr| self.disk.submit(read(ptr))).collect();
+        drop(batch);
+        for (ptr, read) in lacking.into_iter().zip(reads) {
+            // Whoever asks for a node that is not right looks for another copy, or fails.
+            let Ok(Some(blocks)) = read.wait() else { continue };
+            if let Ok(node) = self.verify(ptr, level, &BlockSlice::new(blocks)) {
+                self.cache.insert(cache_key(ptr), node);
+            }
+        }
     }
 
     fn ended(&self, root: NodePtr, leaf: NodePtr, index: usize) {

@@ -316,6 +316,10 @@ impl Txn for LocalTxn<'_> {
         Ok(self.map.reading(|view, store| view.get(store, key))?)
     }
 
+    fn prefetch(&mut self, keys: &[Key]) -> Result<(), Stop> {
+        Ok(self.map.reading(|view, store| view.prefetch(store, keys))?)
+    }
+
     fn scan(&mut self, from: Key, to: Key, limit: usize) -> Result<Vec<(Key, Value)>, Stop> {
         assert_eq!(from.file(), to.file(), "a scan of one object");
         self.ensure(from.file(), LockMode::Shared)?;

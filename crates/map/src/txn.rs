@@ -126,6 +126,12 @@ pub trait Txn {
     /// The item at `key`.
     fn get(&mut self, key: Key) -> Result<Option<Value>, Stop>;
 
+    /// These keys, all of one subvolume, are going to be asked for. What has to be read from a disk
+    /// for that is read at once. It changes nothing else, and locks nothing.
+    fn prefetch(&mut self, _keys: &[Key]) -> Result<(), Stop> {
+        Ok(())
+    }
+
     /// At most `limit` items with `from <= key <= to`, in key order. Both must be of one object.
     fn scan(&mut self, from: Key, to: Key, limit: usize) -> Result<Vec<(Key, Value)>, Stop>;
 

@@ -101,6 +101,12 @@ impl View {
         }
     }
 
+    /// Has what the trees know of `keys`, all of one subvolume, read at once.
+    pub fn prefetch(&self, store: &dyn NodeStore, keys: &[Key]) -> Result<(), MapError> {
+        let Some(first) = keys.first() else { return Ok(()) };
+        self.tree(store, first.subvol).prefetch(keys)
+    }
+
     /// The last item with `from <= key <= to`, both of one object.
     pub fn last(
         &self,

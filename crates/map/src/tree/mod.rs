@@ -32,6 +32,7 @@ mod diff;
 mod merge;
 mod pack;
 mod path;
+mod prefetch;
 mod prune;
 mod settle;
 mod walk;
@@ -65,6 +66,10 @@ pub trait NodeStore: Sync {
     ) -> Result<(), MapError> {
         self.load(ptr, owner, level).map(|node| visitor(&node))
     }
+
+    /// These nodes, all of one level, are going to be asked for. A store that would have to wait
+    /// for each of them gets them all at the same time, as far as it has room.
+    fn prefetch(&self, _ptrs: &[NodePtr], _level: u8) {}
 
     /// A search from `root` ended in `leaf`, at or after the item `index`.
     fn ended(&self, _root: NodePtr, _leaf: NodePtr, _index: usize) {}

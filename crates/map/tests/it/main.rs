@@ -7,6 +7,7 @@ mod grow;
 mod hostile;
 mod image;
 mod local;
+mod prefetching;
 mod quotas;
 mod scrubbing;
 mod snapshots;

@@ -150,6 +150,10 @@ impl Served {
         prefetch: Prefetch,
     ) -> Result<Found> {
         let mut found = Found::default();
+        self.prefetch(wants.iter().flat_map(|(range, _)| {
+            let inode = range.file().key(Kind::INODE, 0);
+            [inode, range.first()]
+        }))?;
         for (index, want) in wants.iter().enumerate() {
             if found.is_full() {
                 return Ok(found);
@@ -186,6 +190,7 @@ impl Served {
 
     /// The attributes of objects that probably are looked at next, as far as nobody minds.
     fn tell_guessed(&self, grip: &Grip<'_>, objects: Vec<FileId>, found: &mut Found) -> Result<()> {
+        self.prefetch(objects.iter().map(|file| file.key(Kind::INODE, 0)))?;
         for file in objects {
             if found.is_full() {
                 break;
@@ -200,6 +205,15 @@ impl Served {
             }
         }
         Ok(())
+    }
+
+    /// Has what is going to be looked for read from the disk at once, instead of one after the
+    /// other. What is in other subvolumes than the first one is left out, as it is rare.
+    fn prefetch(&self, keys: impl Iterator<Item = Key>) -> Result<()> {
+        let mut keys: Vec<Key> = keys.collect();
+        let Some(subvol) = keys.first().map(|key| key.subvol) else { return Ok(()) };
+        keys.retain(|key| key.subvol == subvol);
+        self.fs.run(|txn| Ok(txn.prefetch(&keys)?))
     }
 
     /// What the names in `found` stand for. Those who changed some of it are waited for, as the

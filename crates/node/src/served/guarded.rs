@@ -178,6 +178,10 @@ impl<T: Txn + ?Sized> Txn for Guarded<'_, '_, T> {
         self.inner.get(key)
     }
 
+    fn prefetch(&mut self, keys: &[Key]) -> Result<(), Stop> {
+        self.inner.prefetch(keys)
+    }
+
     fn scan(&mut self, from: Key, to: Key, limit: usize) -> Result<Vec<(Key, Value)>, Stop> {
         let range = KeyRange::new(from, to).expect("a scan of one object");
         let attributes = KeyRange::attributes(from.file());

@@ -16,7 +16,9 @@
 //! distributed system", 1978): what comes later by any chain of messages has a higher number.
 //!
 //! Of a client that does not come back, what was not durable is lost, as of any machine that dies.
-//! What others have built on it fails then, and they are told.
+//! What others have done since is done as if it had never been, by name: so a rename moves what the
+//! name stands for then, and the name is free for what was made there later. What cannot be done
+//! fails, and they are told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -109,6 +109,16 @@ impl<T: Ord + Copy> Cell<T> {
         authors.into_iter().for_each(|author| insert(&mut self.since, (value, author)));
     }
 
+    /// What `author` has done makes it this, if something is lost that was done before.
+    pub fn might_be(&mut self, value: T, author: Author) {
+        insert(&mut self.since, (value, author));
+    }
+
+    /// What it was since it was durable, but for what it is now.
+    pub fn before(&self) -> impl Iterator<Item = T> {
+        self.since.iter().map(|(old, _)| *old).filter(|old| *old != self.now)
+    }
+
     /// It is seen to be this, by `client`. Whether it can be.
     pub fn see(&mut self, value: T, client: usize) -> bool {
         let can_be = self.possible().any(|possible| possible == value);

@@ -4,7 +4,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use gabion_base::ids::Ino;
-use gabion_fs::{Caller, Changes, Disposition, Privileges, SizeRule, SpaceRequest};
+use gabion_fs::{Caller, Changes, Disposition, IfTaken, Leave, Privileges, SizeRule, SpaceRequest};
 use gabion_link::message::{Answer, Call, ChangeNumber, SessionId, ToServer};
 use gabion_map::{FileId, Kind, LocalTxn, LockMode, OpenMode, Stop, Txn};
 
@@ -156,6 +156,38 @@ fn bytes_that_were_moved_since_are_not_written_again_where_they_were() {
     a.say_again(&[&made, &written, &moved, &last, &other_made]);
     a.has_recovered();
     assert_eq!(server.content("file"), format!("{}3", "2".repeat(4096)));
+}
+
+/// As if the one who is lost had never done anything: so a name is free that was free for what was
+/// made there since.
+#[test]
+fn what_is_renamed_again_is_what_was_there_before_what_is_lost() {
+    let before = Server::new();
+    let (mut a, mut b) = (before.begin(1), before.begin(2));
+    let root = before.world.root();
+    let (old, old_made) = a.create("name");
+    a.sync(old);
+    b.done(Call::Unlink { parent: root, name: "name".into() });
+    b.create("name");
+    let renamed = a.done(Call::Rename {
+        source_parent: root,
+        source_name: "name".into(),
+        target_parent: root,
+        target_name: "other name".into(),
+        if_taken: IfTaken::Fail,
+        leave: Leave::Nothing,
+    });
+    let (new, new_made) = a.create("name");
+    let server = before.after_crash();
+    let a = server.resume(1);
+    a.say_again(&[&old_made, &renamed, &new_made]);
+    a.has_recovered();
+    // The other one does not come.
+    server.served.stop_waiting();
+    server.run();
+    assert!(!a.has_heard_of_failures());
+    assert_eq!(server.world.lookup("other name").unwrap().file, old);
+    assert_eq!(server.world.lookup("name").unwrap().file, new);
 }
 
 #[test]

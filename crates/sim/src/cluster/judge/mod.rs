@@ -4,9 +4,9 @@
 //! looked for each of them ([`search`]); if each has one, there is one of all calls.
 //!
 //! What may be lost, by the end of a session or by a crash of the server, is judged name by name
-//! and grain by grain (`cell`): a rename may be lost by half, and what is left of
-//! several writes need not be what there was at any moment. That is less strict than what is
-//! promised, at which the simulation of a local filesystem looks closer.
+//! and grain by grain (`cell`): a rename may be lost by half, or have moved what went by its name
+//! before, and what is left of several writes need not be what there was at any moment. That is
+//! less strict than what is promised, at which the simulation of a local filesystem looks closer.
 //!
 //! Two things are allowed besides:
 //!

@@ -175,8 +175,13 @@ impl NamesModel {
     }
 }
 
+/// What is said again after a crash moves what goes by the name then, which may be another file if
+/// what its name was given to is lost.
 fn moved(state: Names, from: &Place, to: &Place, file: Number, event: &Event) -> Names {
-    state.with(from, NOTHING, event).with(to, file, event)
+    let others: Vec<Number> = state.cells[from].before().filter(|old| *old != NOTHING).collect();
+    let mut next = state.with(from, NOTHING, event).with(to, file, event);
+    others.into_iter().for_each(|other| next.cell(to).might_be(other, author(event)));
+    next
 }
 
 impl Model for NamesModel {
@@ -292,5 +297,53 @@ fn needs(event: &Event, state: &Names) -> Vec<(Place, Number)> {
             places.map(|(place, _)| need(place)).collect()
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::history::History;
+    use super::super::judge;
+    use super::*;
+
+    const FROM: Place = (0, 0);
+    const TO: Place = (0, 1);
+    const OLD: Number = 7;
+    const REPLACED: Number = 8;
+    const NEW: Number = 9;
+
+    /// One client has put a new file where an old one was, another one has moved it, and then the
+    /// server has crashed. Whether the name that it was moved to may stand for `told` then.
+    fn may_be(told: Number, is_synced: bool, is_lost: bool) -> bool {
+        let history = History::default();
+        let call = |client: usize, op, outcome| {
+            let call = history.invoke(client, 1, client as u64, op);
+            history.respond(call, client as u64, outcome);
+        };
+        call(2, Op::Unlink { at: FROM }, Outcome::Done);
+        call(2, Op::Create { at: FROM, is_exclusive: true }, Outcome::Made(NEW, true));
+        call(1, Op::Lookup { at: FROM }, Outcome::Found(NEW));
+        if is_synced {
+            call(1, Op::SyncAll, Outcome::Done);
+        }
+        call(1, Op::Rename { from: FROM, to: TO, replaces: true }, Outcome::Done);
+        history.crash(2);
+        if is_lost {
+            history.lost(2, true);
+        }
+        call(1, Op::List { dir: 0 }, Outcome::Names(vec![(TO.1, told)]));
+        let entries = [(FROM, OLD), (TO, REPLACED)].into();
+        judge(&entries, &history.events()).is_ok()
+    }
+
+    #[test]
+    fn what_is_moved_again_is_what_was_there_before_what_is_lost() {
+        assert!(may_be(OLD, false, true));
+        assert!(!may_be(OLD, false, false), "nothing was lost");
+        assert!(!may_be(OLD, true, true), "it was durable that there was another one");
+        assert!(!may_be(OLD + 100, false, true), "it was never there");
+        for (is_synced, is_lost) in [(false, true), (false, false), (true, true)] {
+            assert!(may_be(NEW, is_synced, is_lost));
+        }
     }
 }

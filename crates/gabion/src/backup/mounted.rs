@@ -43,8 +43,8 @@ impl Source for Mounted {
         Ok(self.root.clone())
     }
 
-    fn at(&self, path: &[u8]) -> Result<PathBuf> {
-        Ok(self.root.join(OsStr::from_bytes(path)))
+    fn at(&self, path: &[u8], _ino: u64) -> PathBuf {
+        self.root.join(OsStr::from_bytes(path))
     }
 
     fn entries(&self, dir: &PathBuf) -> Result<Vec<(Vec<u8>, PathBuf)>> {

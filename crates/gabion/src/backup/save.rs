@@ -158,7 +158,7 @@ impl<S: Source, W: Write> Saving<'_, S, W> {
                 while ahead.has_room()
                     && let Some((touched, wanted)) = readings.next()
                 {
-                    ahead.begin(self.source.at(&touched.path)?, wanted, touched);
+                    ahead.begin(self.source.at(&touched.path, touched.ino.0), wanted, touched);
                 }
                 let Some((touched, taken)) = ahead.take() else { break };
                 let ino = touched.ino.0;

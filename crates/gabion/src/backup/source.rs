@@ -17,8 +17,8 @@ pub trait Source: Sync {
     /// The root directory.
     fn root(&self) -> Result<Self::Node>;
 
-    /// The object at a path below the root, without a slash in front.
-    fn at(&self, path: &[u8]) -> Result<Self::Node>;
+    /// The object with this number, which is at a path below the root, without a slash in front.
+    fn at(&self, path: &[u8], ino: u64) -> Self::Node;
 
     /// What a directory has, in the order of names, without what belongs to other subvolumes.
     fn entries(&self, dir: &Self::Node) -> Result<Vec<(Vec<u8>, Self::Node)>>;

@@ -6,7 +6,8 @@
 //!
 //! 1. The nodes on the way: at first the root.
 //! 2. The store gets those that it does not have, all at the same time.
-//! 3. Of each, the children on the way to some of the keys are the nodes of the next level; go to 2.
+//! 3. Of each, the children on the way to some of the keys are the nodes of the next level; go to
+//!    2.
 //!
 //! It is a favour to searches that follow. What is wrong with a node is for those to find.
 

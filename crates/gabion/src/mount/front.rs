@@ -177,6 +177,7 @@ impl Handler for Front {
         let _passage = (self.coherence == Coherence::Alone).then(|| self.passage.read());
         // A rollback has forgotten all that was known before it.
         if let Ok(file) = file_of(&self.eras, &*fs, node) {
+            self.shortages.forget(file);
             fs.forget(file, lookups);
         }
     }

@@ -70,6 +70,13 @@ impl Shortages {
         self.are_some.load(Ordering::Acquire) && self.files.lock().contains_key(&file)
     }
 
+    /// The kernel does not know the file any more, and so nobody has it open.
+    pub(super) fn forget(&self, file: FileId) {
+        if self.are_some.load(Ordering::Acquire) {
+            self.files.lock().remove(&file);
+        }
+    }
+
     /// What a process is to be told, once, that asks for the attributes of a file which it has
     /// open.
     pub(super) fn take(&self, file: FileId, process: u32) -> Option<i32> {

@@ -96,7 +96,8 @@ pub trait Files {
     fn set_times(&self, path: &Path, to: &Attributes) -> io::Result<()>;
 
     /// Keeps others out of a folder who ask for the same, until it is dropped. `WouldBlock`: one of
-    /// them has come before.
+    /// them has come before. `PermissionDenied`: it is not one that [`Files::make_folder`] has made
+    /// for this user.
     fn claim(&self, folder: &Path) -> io::Result<Option<File>>;
 
     /// Whether there is a folder at a path.

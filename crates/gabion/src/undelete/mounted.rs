@@ -7,13 +7,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use gabion_backup::{Attributes, Time};
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, RenameFlags, SeekFrom, StatxFlags, Timespec, Timestamps,
-    XattrFlags,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom, StatxFlags, Timespec,
+    Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -162,7 +162,16 @@ impl Files for Mounted {
     }
 
     fn claim(&self, folder: &Path) -> io::Result<Option<File>> {
-        let folder = File::open(reach(folder)?)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = File::from(rustix::fs::open(&*reach(folder)?, flags, Mode::empty())?);
+        // Where others could change something they could lead whoever copies elsewhere.
+        let found = folder.metadata()?;
+        if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o077 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "it is there, and was not made for this: move it away",
+            ));
+        }
         match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::WouldBlock.into()),
             // Not every filesystem has locks.

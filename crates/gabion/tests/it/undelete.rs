@@ -480,6 +480,12 @@ fn who_is_killed_goes_on_where_he_was() {
     first.0.kill().unwrap();
     first.0.wait().unwrap();
     let begun = unfinished(&dir, 40).expect("it was not so fast");
+    // Nor does anybody go on in a folder in which others could have changed something.
+    let allow = |mode| fs::set_permissions(&begun, Permissions::from_mode(mode)).unwrap();
+    allow(0o777);
+    let foreign = "it is there, and was not made for this";
+    folder.gabion(&["undelete", "mnt/home/letters"]).failed(1, &[foreign]);
+    allow(0o700);
     let inode = |path: PathBuf| fs::symlink_metadata(path).unwrap().ino();
     let whole: Vec<_> = names(&begun).into_iter().take(30).collect();
     let kept: Vec<_> = whole.iter().map(|name| inode(begun.join(name))).collect();

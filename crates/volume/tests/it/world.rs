@@ -15,7 +15,7 @@ use gabion_base::ids::{BlockAddr, Uuid};
 use gabion_base::sync::Mutex;
 use gabion_block::mirror::{Options, Trust};
 use gabion_coordinator::MemCoordinator;
-use gabion_host::file_disk::{FileDisk, OpenMode};
+use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 use gabion_nbd::address::Address;
 use gabion_nbd::medium::Medium;
 use gabion_nbd::server::{Export, Exports, Listener, Permission, Server};
@@ -85,8 +85,16 @@ impl World {
         if !self.path(name).exists() {
             self.file(name);
         }
-        let disk = FileDisk::open(&self.path(name), OpenMode::ReadWrite).unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let mut opened = None;
+        // A client's thread of the last target may let go of the file a moment after its server.
+        until("the file's last holder ends", || {
+            opened = match FileDisk::open(&self.path(name), OpenMode::ReadWrite) {
+                Err(OpenError::InUse { .. }) => None,
+                opened => Some(opened.unwrap()),
+            };
+            opened.is_some()
+        });
+        let disk: Arc<dyn Disk> = Arc::new(opened.unwrap());
         let medium = match Medium::open(Arc::clone(&disk)).unwrap() {
             Some(medium) => medium,
             None => Medium::create(disk, Uuid([7; 16])).unwrap(),

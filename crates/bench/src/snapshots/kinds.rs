@@ -47,8 +47,9 @@ impl OfGabion {
         run(Command::new(&self.binary).args(arguments))
     }
 
-    fn snapshots(&self, what: &str, name: &str) -> Result<()> {
-        self.run(&["snapshot", what, &self.root().to_string_lossy(), name])
+    fn snapshots(&self, what: &[&str], name: &str) -> Result<()> {
+        let root = self.root().to_string_lossy();
+        self.run(&[&["snapshot"], what, &[&root, name]].concat())
     }
 }
 
@@ -62,11 +63,11 @@ impl Kind for OfGabion {
     }
 
     fn snapshot(&self, name: &str) -> Result<()> {
-        self.snapshots("create", name)
+        self.snapshots(&["create"], name)
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        self.snapshots("delete", name)
+        self.snapshots(&["delete", "--yes"], name)
     }
 
     fn forget(&mut self) -> Result<()> {

@@ -45,6 +45,9 @@ pub enum SnapshotCommand {
         /// The snapshots
         #[arg(value_name = "NAME", required = true)]
         names: Vec<String>,
+        /// Do it, without asking
+        #[arg(long)]
+        yes: bool,
     },
     /// Show what was added (+), removed (-), changed (M) and renamed (R) between two snapshots
     Diff {
@@ -148,7 +151,7 @@ pub enum SubvolumeCommand {
     Delete {
         /// Where it is
         path: PathBuf,
-        /// Do it
+        /// Do it, without asking
         #[arg(long)]
         yes: bool,
     },

@@ -165,7 +165,7 @@ pub enum VolumeCommand {
     Delete {
         /// The volume
         name: String,
-        /// Do it
+        /// Do it, without asking
         #[arg(long)]
         yes: bool,
     },

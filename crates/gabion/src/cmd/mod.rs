@@ -4,6 +4,7 @@ pub mod backup;
 pub mod backups;
 pub mod clients;
 pub mod completions;
+mod consent;
 pub mod events;
 pub mod evict;
 pub mod grow;

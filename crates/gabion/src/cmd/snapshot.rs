@@ -10,6 +10,7 @@ use std::time::Duration;
 use gabion_map::OpenMode;
 use rustix::io::Errno;
 
+use super::consent;
 use super::status::{Subject, User, json};
 use crate::args::snapshots::{Snapshot, SnapshotCommand};
 use crate::control::wire::{Difference, Reply, Request, SnapshotAction, Snapshots};
@@ -29,6 +30,15 @@ const ABSENT: &str = "there is no snapshot";
 /// Runs the command.
 pub fn run(args: &Snapshot) -> Result<()> {
     let (subject, action, as_json) = asked(&args.command)?;
+    if let SnapshotCommand::Delete { names, yes, .. } = &args.command {
+        let named: Vec<_> = names.iter().map(|name| print::printable(name)).collect();
+        let (of, named) = (print::path(subject), named.join(", "));
+        let would = match names.len() {
+            1 => format!("the snapshot {named} of {of} would be removed"),
+            _ => format!("these snapshots of {of} would be removed: {named}"),
+        };
+        consent::require(*yes, &would)?;
+    }
     let Location { filesystem, path } = Location::of(subject)?;
     let replies = match filesystem {
         Subject::InUse(user) => of_user(&user, path, &action)?,
@@ -59,7 +69,7 @@ fn asked(command: &SnapshotCommand) -> Result<(&Path, SnapshotAction, bool)> {
             (subject, SnapshotAction::Create { name: name(of) }, false)
         }
         SnapshotCommand::List { subject, json } => (subject, SnapshotAction::List, *json),
-        SnapshotCommand::Delete { subject, names } => {
+        SnapshotCommand::Delete { subject, names, .. } => {
             (subject, SnapshotAction::Delete { names: names.clone() }, false)
         }
         SnapshotCommand::Diff { subject, from, to, json } => {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use gabion_map::OpenMode;
 
+use super::consent;
 use super::status::{Subject, User, json};
 use crate::args::snapshots::{self as args, SubvolumeCommand};
 use crate::control::wire::{Reply, Request, SubvolumeAction, Subvolumes};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::locations::{self, Location};
 use crate::print;
 use crate::snapshots;
@@ -45,16 +46,12 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
         }
         SubvolumeCommand::Delete { path, yes } => {
             let at = below_root(path)?;
-            if !*yes {
-                return Err(Failure::new(format!(
-                    "{} would be removed with all that is in it, and all its snapshots",
-                    path.display()
-                ))
-                .next("To do that, say --yes.")
-                .exit(Exit::Usage));
-            }
+            let named = print::path(path);
+            let would =
+                format!("{named} would be removed with all that is in it, and all its snapshots");
+            consent::require(*yes, &would)?;
             act(&at.filesystem, SubvolumeAction::Delete { path: at.path })?;
-            print::line(format_args!("{}: removed the subvolume", print::path(path)))
+            print::line(format_args!("{named}: removed the subvolume"))
         }
     }
 }

@@ -301,7 +301,7 @@ fn what_nobody_can_go_on_with_is_removed_and_nothing_else() {
     assert!(partial.exists());
     let (name, _) = snapshots(&folder, "mnt/dir/sub").pop().unwrap();
     folder.gabion(&["snapshot", "release", "mnt/dir/sub", &name]).succeeded();
-    folder.gabion(&["snapshot", "delete", "mnt/dir/sub", &name]).succeeded();
+    folder.gabion(&["snapshot", "delete", "--yes", "mnt/dir/sub", &name]).succeeded();
     folder.gabion(&["backup", "mnt/dir/sub", "store"]).succeeded();
     assert!(!partial.exists());
     assert_eq!(backups(&folder, "store").len(), 3);

@@ -57,7 +57,7 @@ fn subvolumes_of_an_image_are_made_cloned_moved_limited_and_removed() {
     assert_eq!(told["daily"], 7);
     assert!(run("snapshot schedule disk.img").contains("no snapshots are made by themselves"));
     // What cannot be removed is still there.
-    fails(&folder, "snapshot delete disk.img:/home one", &["one", "clones"]);
+    fails(&folder, "snapshot delete --yes disk.img:/home one", &["one", "clones"]);
     fails(&folder, "subvolume delete disk.img:/shelf --yes", &["another subvolume"]);
     folder.gabion(&["subvolume", "delete", "disk.img:/home"]).failed(2, &["--yes"]);
     assert_eq!(run("subvolume list disk.img").lines().count(), 4);

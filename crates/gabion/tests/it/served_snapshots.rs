@@ -114,10 +114,10 @@ fn snapshots_of_what_is_served_are_made_shown_and_removed_at_the_server_and_at_m
         assert_eq!(site.run(&format!("snapshot diff {subject} first second")), "M file\n+ more\n");
     }
     site.run("snapshot hold a first");
-    site.fails("snapshot delete b first", &["\"first\" is held"]);
+    site.fails("snapshot delete --yes b first", &["\"first\" is held"]);
     site.run("snapshot release disk.img first");
     site.fails("snapshot create a second", &["already"]);
-    site.run("snapshot delete b first");
+    site.run("snapshot delete --yes b first");
     assert_eq!(site.snapshots("a"), ["second"]);
     site.finish(&["a", "b"]);
 }
@@ -137,7 +137,7 @@ fn who_is_not_trusted_with_all_of_it_makes_no_snapshots() {
         site.run("snapshot create disk.img one");
         site.mount(path, "a");
         site.fails("snapshot create a two", &[refusal]);
-        site.fails("snapshot delete a one", &[refusal]);
+        site.fails("snapshot delete --yes a one", &[refusal]);
         if path.is_empty() {
             assert_eq!(site.snapshots("a"), ["one"]);
         }
@@ -183,7 +183,7 @@ fn every_mount_reads_what_snapshots_have_and_nobody_changes_it() {
     // What is open of a snapshot that goes is gone.
     let mut open = File::open(b.join(".snapshots/first/dir/file")).unwrap();
     site.run("snapshot create b second");
-    site.run("snapshot delete a first");
+    site.run("snapshot delete --yes a first");
     for mount in [&a, &b] {
         assert_eq!(names(&mount.join(".snapshots")), ["second"]);
         let gone = fs::metadata(mount.join(".snapshots/first/dir"));
@@ -267,14 +267,14 @@ fn clones_and_subvolumes_are_folders_of_every_mount() {
     site.run("snapshot create a/clone inner");
     assert_eq!(fs::read_to_string(b.join("clone/.snapshots/inner/more")).unwrap(), "new");
     fs::remove_dir(b.join("dir/sub")).unwrap_err();
-    site.fails("snapshot delete a first", &["has clones"]);
+    site.fails("snapshot delete --yes a first", &["has clones"]);
     site.run("subvolume delete --yes b/clone");
     site.run("subvolume delete --yes a/dir/sub");
     for mount in [&a, &b] {
         assert_eq!(names(mount), ["dir"]);
         assert_eq!(names(&mount.join("dir")), ["file"]);
     }
-    site.run("snapshot delete b first");
+    site.run("snapshot delete --yes b first");
     site.finish(&["a", "b"]);
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::rollbacks::Stop;
-use crate::world::{Folder, GLANCE, names};
+use crate::world::{Folder, GABION, GLANCE, names};
 
 fn errno<T: std::fmt::Debug>(outcome: std::io::Result<T>) -> Option<i32> {
     outcome.unwrap_err().raw_os_error()
@@ -69,10 +69,10 @@ fn why_a_snapshot_cannot_be_removed_is_told() {
         run(&format!("snapshot create disk.img {name}"));
     }
     run("snapshot rollback disk.img one");
-    fails("snapshot delete disk.img one", &["was rolled back to"]);
+    fails("snapshot delete --yes disk.img one", &["was rolled back to"]);
     run("clone disk.img:/.snapshots/two disk.img:/work");
-    fails("snapshot delete disk.img two", &["has clones; remove them first"]);
-    fails("snapshot delete disk.img three", &["no snapshot \"three\""]);
+    fails("snapshot delete --yes disk.img two", &["has clones; remove them first"]);
+    fails("snapshot delete --yes disk.img three", &["no snapshot \"three\""]);
     fails("snapshot create disk.img:/.snapshots/two x", &["is a snapshot, which has none"]);
     fails("subvolume create disk.img:/.snapshots/x", &["nothing can be made in a snapshot"]);
     fails("snapshot list disk.img:/absent", &["/absent: no such file"]);
@@ -116,7 +116,7 @@ fn the_kernel_sees_snapshots_come_and_go() {
     fs::write(mnt.join("file"), vec![5; 20 << 20]).unwrap();
     folder.gabion(&["snapshot", "create", "mnt", "three"]).succeeded();
     fs::remove_file(mnt.join("file")).unwrap();
-    let text = folder.gabion(&["snapshot", "delete", "mnt", "one", "three"]).succeeded();
+    let text = folder.gabion(&["snapshot", "delete", "--yes", "mnt", "one", "three"]).succeeded();
     assert_eq!(text.lines().count(), 2, "{text}");
     assert_eq!(names(&all), ["two"]);
     assert_eq!(fs::metadata(all.join("three")).unwrap_err().kind(), ErrorKind::NotFound);
@@ -255,8 +255,12 @@ fn snapshots_are_listed_compared_held_and_refused_by_name() {
     };
     folder.gabion(&["snapshot", "hold", "mnt", "monday"]).succeeded();
     assert_eq!(list("mnt")["snapshots"][0]["held"], true);
-    folder.gabion(&["snapshot", "delete", "mnt", "monday"]).failed(1, &["held", "release"]);
-    folder.gabion(&["snapshot", "delete", "mnt", "friday"]).failed(1, &["no snapshot \"friday\""]);
+    folder
+        .gabion(&["snapshot", "delete", "--yes", "mnt", "monday"])
+        .failed(1, &["held", "release"]);
+    folder
+        .gabion(&["snapshot", "delete", "--yes", "mnt", "friday"])
+        .failed(1, &["no snapshot \"friday\""]);
     folder.gabion(&["snapshot", "create", "mnt", "monday"]).failed(1, &["monday", "already"]);
     folder.gabion(&["snapshot", "create", "mnt", "a/b"]).failed(1, &["a/b", "slash"]);
     folder.gabion(&["snapshot", "release", "mnt", "monday"]).succeeded();
@@ -289,8 +293,10 @@ fn a_rollback_brings_back_what_was_and_keeps_what_is() {
     // It goes on from there.
     fs::write(mnt.join("file"), "better").unwrap();
     folder.gabion(&["snapshot", "create", "mnt", "better"]).succeeded();
-    folder.gabion(&["snapshot", "delete", "mnt", &all[0]]).succeeded();
-    folder.gabion(&["snapshot", "delete", "mnt", "good"]).failed(1, &["good", "rolled back to"]);
+    folder.gabion(&["snapshot", "delete", "--yes", "mnt", &all[0]]).succeeded();
+    folder
+        .gabion(&["snapshot", "delete", "--yes", "mnt", "good"])
+        .failed(1, &["good", "rolled back to"]);
     folder.gabion(&["umount", "mnt"]).succeeded();
     folder.gabion(&["scrub", "--allocation", "disk.img"]).succeeded();
 }
@@ -305,7 +311,7 @@ fn a_snapshot_survives_its_daemon_and_a_removal_goes_on_after_it() {
         let name = format!("{number}");
         folder.gabion(&["snapshot", "create", "mnt", &name]).succeeded();
     }
-    folder.gabion(&["snapshot", "delete", "mnt", "0", "1", "3", "4"]).succeeded();
+    folder.gabion(&["snapshot", "delete", "--yes", "mnt", "0", "1", "3", "4"]).succeeded();
     folder.daemon().kill();
     folder.gabion(&["umount", "mnt"]).succeeded();
     folder.mount("");
@@ -351,7 +357,7 @@ fn clones_and_subvolumes_are_directories_of_a_mount() {
     fs::write(mnt.join("sub/file"), "in the subvolume").unwrap();
     folder.gabion(&["subvolume", "create", "mnt/sub"]).failed(1, &["exists"]);
     folder.gabion(&["snapshot", "create", "mnt/sub/file", "x"]).failed(1, &[]);
-    folder.gabion(&["snapshot", "delete", "mnt", "one"]).failed(1, &["one", "clones"]);
+    folder.gabion(&["snapshot", "delete", "--yes", "mnt", "one"]).failed(1, &["one", "clones"]);
     let text = folder.gabion(&["subvolume", "list", "mnt"]).succeeded();
     assert!(text.contains("/work") && text.contains("/sub"), "{text}");
     folder.gabion(&["umount", "mnt"]).succeeded();
@@ -361,7 +367,7 @@ fn clones_and_subvolumes_are_directories_of_a_mount() {
     folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
     folder.gabion(&["subvolume", "delete", "mnt/work"]).failed(2, &["--yes"]);
     folder.gabion(&["subvolume", "delete", "mnt/work", "--yes"]).succeeded();
-    folder.gabion(&["snapshot", "delete", "mnt", "one"]).succeeded();
+    folder.gabion(&["snapshot", "delete", "--yes", "mnt", "one"]).succeeded();
     assert_eq!(names(&mnt), ["file", "sub"]);
     assert!(!work.exists());
     fs::create_dir(&work).unwrap();
@@ -420,4 +426,36 @@ fn a_snapshot_has_all_that_was_appended_before_it_and_nothing_that_came_later() 
             assert!(length <= after, "{name} has {length} records of {after}");
         }
     });
+}
+
+#[test]
+fn what_nothing_brings_back_is_asked_about_first() {
+    let folder = Folder::new();
+    folder.image();
+    for name in ["one", "two"] {
+        folder.gabion(&["snapshot", "create", "disk.img", name]).succeeded();
+    }
+    folder.gabion(&["subvolume", "create", "disk.img:/home"]).succeeded();
+    let left = || folder.gabion(&["snapshot", "list", "disk.img"]).succeeded().lines().count();
+    // Where nobody can be asked.
+    let of = ["snapshot", "delete", "disk.img", "one", "two"];
+    folder.gabion(&of).failed(2, &["would be removed: one, two", "say --yes"]);
+    // At a terminal: what is typed is the answer.
+    let answered = |answer: &str, words: &str| {
+        let line = format!("echo {answer} | script -qec '{GABION} {words}' /dev/null");
+        folder.run(Command::new("sh").args(["-c", &line]))
+    };
+    for answer in ["n", "\"\"", "yesterday"] {
+        let outcome = answered(answer, "snapshot delete disk.img one");
+        assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+        assert!(outcome.stdout.contains("nothing was done"), "{outcome:?}");
+    }
+    assert_eq!(left(), 2);
+    let text = answered("y", "snapshot delete disk.img one").succeeded();
+    assert!(text.contains("the snapshot one of disk.img would be removed"), "{text}");
+    assert!(text.contains("removed the snapshot one"), "{text}");
+    assert_eq!(left(), 1);
+    let text = answered("YES", "subvolume delete disk.img:/home").succeeded();
+    assert!(text.contains("with all that is in it"), "{text}");
+    folder.gabion(&["subvolume", "create", "disk.img:/home"]).succeeded();
 }

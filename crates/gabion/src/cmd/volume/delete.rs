@@ -6,18 +6,15 @@
 use gabion_volume::create::release_member;
 use gabion_volume::register;
 
-use crate::failure::{Exit, Failure, Result};
+use crate::cmd::consent;
+use crate::failure::{Failure, Result};
 use crate::volumes;
 
 pub(super) fn delete(name: &str, yes: bool, given: Option<&str>) -> Result<()> {
     let surroundings = volumes::surroundings(given, "gabion volume")?;
     let coordinator = &surroundings.coordinator;
     let (record, revision) = register::read(&**coordinator, name)?;
-    if !yes {
-        return Err(Failure::new(format!("deleting volume {name} destroys what is on it"))
-            .next(format!("If that is what you want: gabion volume delete --yes {name}"))
-            .exit(Exit::Usage));
-    }
+    consent::require(yes, &format!("volume {name} would be forgotten with all that is on it"))?;
     let _claim = coordinator
         .claim(name, &surroundings.holder)
         .map_err(|error| Failure::of(format!("cannot delete volume {name}"), &error))?;

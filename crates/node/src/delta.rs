@@ -104,15 +104,13 @@ impl Sides<'_> {
     /// first among them that was not looked at.
     fn part(&self, of: Range<Ino>, enough: usize) -> Result<(Found, Option<Ino>)> {
         let mut found = Found::default();
-        let first = FileId::new(self.subvol, of.start).key(Kind(0), 0);
-        let mut diff = Diff::new(self.old, self.new, first)?;
+        let first = |ino| FileId::new(self.subvol, ino).key(Kind(0), 0);
+        let diff = Diff::new(self.old, self.new, first(of.start))?;
+        let mut diff = diff.until(first(of.end));
         let (mut at, mut count) = (of.start, 0);
         let mut next = None;
         while let Some(difference) = diff.next()? {
             let ino = difference.key.ino;
-            if ino >= of.end {
-                break;
-            }
             if ino != at && count >= enough {
                 next = Some(ino);
                 break;

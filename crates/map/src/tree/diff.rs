@@ -11,9 +11,12 @@
 //! it: of two subtrees that start at one key the higher is entered first, so the shared node is
 //! the top of both sides at some time. No rule about birth times is needed: if the new tree comes
 //! from the old one, every node of it that is not younger than the old one is in both.
+//!
+//! What one node has and the one beside it has not is going to be entered. The store is told of
+//! some of that at once, so that it need not be read one after the other.
 
 use crate::error::MapError;
-use crate::format::node::NodePtr;
+use crate::format::node::{ItemKey, NodePtr};
 use crate::key::Key;
 use crate::tree::path::{Path, Top};
 use crate::tree::{Root, Tree};
@@ -23,6 +26,8 @@ pub struct Diff<'a> {
     old: Path<'a>,
     new: Path<'a>,
     tree: Tree<'a>,
+    /// The first key that does not count.
+    until: Option<ItemKey>,
     /// The sides on which the caller was given what is at the top.
     given: Sides,
 }
@@ -79,8 +84,16 @@ impl<'a> Diff<'a> {
             old: Path::seek(old, place)?,
             new: Path::seek(new, place)?,
             tree: new,
+            until: None,
             given: Sides::None,
         })
+    }
+
+    /// Only what changed before `end`, a key of the new tree.
+    #[must_use]
+    pub fn until(mut self, end: Key) -> Self {
+        self.until = Some(self.tree.place(end));
+        self
     }
 
     /// The next change, in key order; `None` at the end.
@@ -90,6 +103,7 @@ impl<'a> Diff<'a> {
         loop {
             match self.step() {
                 Step::Enter(sides) => {
+                    self.foresee(sides);
                     if sides.has_old() {
                         self.old.enter()?;
                     }
@@ -110,6 +124,22 @@ impl<'a> Diff<'a> {
         }
     }
 
+    /// Has the store get what is going to be entered on these sides.
+    fn foresee(&mut self, sides: Sides) {
+        let side = if sides.has_old() { &self.old } else { &self.new };
+        let level = height(&side.top());
+        let mut coming = Vec::new();
+        if sides.has_old() {
+            coming = self.old.coming(&self.new, self.until);
+        }
+        if sides.has_new() {
+            coming.extend(self.new.coming(&self.old, self.until));
+        }
+        if coming.len() > 1 {
+            self.tree.store.prefetch(&coming, level - 1);
+        }
+    }
+
     fn pass(&mut self, sides: Sides) {
         if sides.has_old() {
             self.old.step();
@@ -121,7 +151,8 @@ impl<'a> Diff<'a> {
 
     fn step(&self) -> Step {
         let (old, new) = (self.old.top(), self.new.top());
-        let sides = match (old.key(), new.key()) {
+        let counts = |key: &ItemKey| self.until.is_none_or(|until| *key < until);
+        let sides = match (old.key().filter(counts), new.key().filter(counts)) {
             (None, None) => return Step::End,
             (Some(_), None) => Sides::Old,
             (None, Some(_)) => Sides::New,

@@ -9,10 +9,15 @@ use crate::error::MapError;
 use crate::format::node::{ItemKey, Node, NodePtr};
 use crate::tree::Tree;
 
+/// Subtrees that are told at once before they are entered.
+const FORESEEN: usize = 32;
+
 struct Frame {
     node: Arc<Node>,
     index: usize,
     upper: Option<ItemKey>,
+    /// Behind the last child that [`Path::coming`] has looked at.
+    foreseen: usize,
 }
 
 pub(super) struct Path<'a> {
@@ -46,7 +51,7 @@ impl<'a> Path<'a> {
     pub(super) fn new(tree: Tree<'a>) -> Result<Self, MapError> {
         let mut path = Self { tree, frames: Vec::new() };
         if let Some(node) = tree.load_root()? {
-            path.frames.push(Frame { node, index: 0, upper: None });
+            path.frames.push(Frame { node, index: 0, upper: None, foreseen: 0 });
         }
         Ok(path)
     }
@@ -91,7 +96,7 @@ impl<'a> Path<'a> {
     pub(super) fn enter(&mut self) -> Result<(), MapError> {
         let frame = self.frames.last().expect("only a subtree is entered");
         let (node, upper) = self.tree.load_child(&frame.node, frame.index, frame.upper)?;
-        self.frames.push(Frame { node, index: 0, upper });
+        self.frames.push(Frame { node, index: 0, upper, foreseen: 0 });
         Ok(())
     }
 
@@ -101,6 +106,38 @@ impl<'a> Path<'a> {
             self.enter()?;
         }
         Ok(())
+    }
+
+    /// Subtrees that are going to be entered if all are that `other` does not have beside them and
+    /// that start before `until`: the top, which is one, and some of those behind it. Nothing if
+    /// the top was among those that were told before.
+    pub(super) fn coming(&mut self, other: &Self, until: Option<ItemKey>) -> Vec<NodePtr> {
+        let Some(frame) = self.frames.last_mut() else { return Vec::new() };
+        if frame.index < frame.foreseen {
+            return Vec::new();
+        }
+        let level = frame.node.level();
+        let beside = other.frames.iter().rfind(|frame| frame.node.level() == level);
+        let is_shared = |key: ItemKey, ptr: NodePtr| {
+            let items = beside.map(|frame| frame.node.items());
+            let found = items.and_then(|items| Some(items.child(items.at_or_before(key)?)));
+            found == Some(ptr)
+        };
+        let (items, mut coming) = (frame.node.items(), vec![]);
+        frame.foreseen = frame.index;
+        while frame.foreseen < items.count() && coming.len() < FORESEEN {
+            let (key, ptr) = (items.key(frame.foreseen), items.child(frame.foreseen));
+            if until.is_some_and(|until| key >= until) {
+                break;
+            }
+            frame.foreseen += 1;
+            if !is_shared(key, ptr) {
+                coming.push(ptr);
+            }
+        }
+        // The top has been looked at in any case.
+        frame.foreseen = frame.foreseen.max(frame.index + 1);
+        coming
     }
 
     /// Goes past the top, to whatever comes next on its level or above.

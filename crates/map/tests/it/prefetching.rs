@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use gabion_base::disk::{Disk, DiskError, DiskRequest, MemDisk, Ticket};
-use gabion_base::ids::BlockAddr;
+use gabion_base::ids::{BlockAddr, SubvolId};
 use gabion_base::sync::Mutex;
-use gabion_map::{Key, Kind, LocalMap, Txn, Value};
+use gabion_map::tree::Diff;
+use gabion_map::{Key, Kind, Limits, LocalMap, OpenMode, Txn, Value};
 
 use crate::local::{file, format_on, open};
 
 const BLOCKS: u64 = 16 << 10;
+const SUBVOL: SubvolId = SubvolId(1);
 
 /// A disk that notes how it is read.
 struct Watched {
@@ -108,4 +110,38 @@ fn what_was_changed_after_it_was_fetched_is_as_it_was_changed() {
     map.transact(|txn| txn.prefetch(&keys)).expect("a working disk");
     assert_eq!(get(&map, keys[0]).as_deref(), Some(&b"new"[..]));
     assert_eq!(get(&map, keys[1]).as_deref(), Some(&item(1700).1[..]));
+}
+
+#[test]
+fn what_a_difference_is_going_to_read_is_read_at_once() {
+    let watched = Watched { disk: MemDisk::new(BLOCKS), reads: Arc::default() };
+    let reads = Arc::clone(&watched.reads);
+    let disk: Arc<dyn Disk> = Arc::new(watched);
+    format_on(&disk);
+    let put = |map: &LocalMap, numbers: &mut dyn Iterator<Item = u64>, times: usize| {
+        for number in numbers {
+            let value = number.to_le_bytes().repeat(times);
+            map.transact(|txn| txn.put(item(number).0, value.clone())).expect("there is room");
+        }
+    };
+    let map = open(&disk);
+    put(&map, &mut (1000..3000), 100);
+    let old = map.create_snapshot(SUBVOL, b"old", 0).expect("room");
+    put(&map, &mut (1000..3000).step_by(100), 99);
+    let new = map.create_snapshot(SUBVOL, b"new", 0).expect("room");
+    drop(map);
+    // So many at once have room.
+    let map = LocalMap::open(disk, OpenMode::ReadOnly, Limits::within(16 << 20));
+    let map = map.expect("a whole filesystem");
+    *reads.lock() = Reads::default();
+    let pin = map.pin();
+    let mut diff = Diff::new(pin.tree(old), pin.tree(new), Key::first(new)).expect("readable");
+    let mut found = 0;
+    while diff.next().expect("readable").is_some() {
+        found += 1;
+    }
+    assert_eq!(found, 20);
+    let reads = *reads.lock();
+    assert!(reads.most_in_flight >= 20, "{reads:?}");
+    assert!(reads.single <= 12, "the roots and what is on the way to the first leaf: {reads:?}");
 }

@@ -12,12 +12,16 @@ use crate::tree_store::{Memory, Model, OWNER, apply, key, value};
 type Changed = (Key, Option<Value>, Option<Value>);
 
 fn differences(store: &Memory, old: Root, new: Root, from: Key) -> Vec<Changed> {
-    let mut diff = Diff::new(store.tree(old), store.tree(new), from).expect("nothing is damaged");
+    all(store, Diff::new(store.tree(old), store.tree(new), from).expect("nothing is damaged"))
+}
+
+fn all(store: &Memory, mut diff: Diff<'_>) -> Vec<Changed> {
     let mut found = Vec::new();
     while let Some(change) = diff.next().expect("nothing is damaged") {
         found.push((change.key, change.old.map(Value::from), change.new.map(Value::from)));
     }
     assert!(diff.next().expect("nothing is damaged").is_none(), "the end is the end");
+    assert_eq!(store.foreseen(), 0, "nothing is read in vain");
     found
 }
 
@@ -58,7 +62,13 @@ fn differences_agree_with_the_model() {
             for (new_root, new) in &states {
                 for from in [Key::first(OWNER), key(rng.below(5000))] {
                     let found = differences(&store, *old_root, *new_root, from);
-                    assert_eq!(found, expected(old, new, from));
+                    let mut expected = expected(old, new, from);
+                    assert_eq!(found, expected);
+                    let end = key(rng.below(5000));
+                    let (old, new) = (store.tree(*old_root), store.tree(*new_root));
+                    let diff = Diff::new(old, new, from).expect("nothing is damaged");
+                    expected.retain(|(key, ..)| *key < end);
+                    assert_eq!(all(&store, diff.until(end)), expected);
                 }
             }
         }

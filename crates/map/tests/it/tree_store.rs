@@ -1,7 +1,7 @@
 //! Nodes in memory, which are encoded, decoded and counted as on a disk, and a checker of all
 //! that a tree promises about its shape.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,6 +41,8 @@ pub struct Memory {
     birth: AtomicU64,
     loads: AtomicU64,
     writes: AtomicU64,
+    /// Nodes that were said to be loaded soon, and their levels.
+    foreseen: Mutex<HashSet<(BlockAddr, u8)>>,
     /// Allocations left before the space is used up.
     room: Option<AtomicU64>,
 }
@@ -68,6 +70,11 @@ impl Memory {
     /// Nodes loaded since the last call.
     pub fn take_loads(&self) -> u64 {
         self.loads.swap(0, Ordering::Relaxed)
+    }
+
+    /// Nodes that were foreseen and never loaded.
+    pub fn foreseen(&self) -> usize {
+        self.foreseen.lock().len()
     }
 
     /// Nodes written since the last call.
@@ -126,8 +133,13 @@ impl Memory {
 }
 
 impl NodeStore for Memory {
+    fn prefetch(&self, ptrs: &[NodePtr], level: u8) {
+        self.foreseen.lock().extend(ptrs.iter().map(|ptr| (ptr.addr, level)));
+    }
+
     fn load(&self, ptr: NodePtr, owner: SubvolId, level: u8) -> Result<Arc<Node>, MapError> {
         self.loads.fetch_add(1, Ordering::Relaxed);
+        self.foreseen.lock().remove(&(ptr.addr, level));
         let mut nodes = self.nodes.lock();
         let Some(stored) = nodes.get_mut(&ptr.addr) else {
             let (structure, reason) = ("node", "nothing is there");

@@ -11,7 +11,7 @@
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::{digest, hkdf, rand};
+use aws_lc_rs::{digest, hkdf};
 
 use gabion_base::sync::Mutex;
 
@@ -77,10 +77,11 @@ impl Dear {
 /// The key of a stream.
 pub(crate) struct Key(LessSafeKey);
 
-/// Random bytes.
+/// Random bytes, of the kernel: the generator of the library for ciphers gathers entropy for 40 ms
+/// before it gives the first.
 pub(crate) fn draw<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| Error::Cipher("no random bytes"))?;
+    getrandom::fill(&mut bytes).map_err(|_| Error::Cipher("no random bytes"))?;
     Ok(bytes)
 }
 

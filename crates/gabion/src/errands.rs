@@ -71,11 +71,32 @@ impl Asking<'_> {
             SnapshotAction::Release { name } => {
                 Errand::Hold { path, name: bytes(name), is_held: false }
             }
+            SnapshotAction::Supersede { name, olds } => return self.supersede(&path, name, olds),
         };
         match self.done(errand)? {
             Report::Snapshots { rows, .. } => Ok(vec![self.told(rows)]),
             _ => Err(NONSENSE.to_owned()),
         }
+    }
+
+    /// One thing after the other: a server is not asked for all of it at once.
+    fn supersede(&self, path: &[u8], name: &str, olds: &[String]) -> Result<Vec<Reply>, String> {
+        let hold = |name: &str, is_held| {
+            self.done(Errand::Hold { path: path.to_vec(), name: name.into(), is_held })
+        };
+        hold(name, true)?;
+        let mut stay = self.list(path)?;
+        stay.retain(|row| olds.iter().any(|old| old.as_bytes() == row.name));
+        let mut failed = Vec::new();
+        for row in stay {
+            let name = String::from_utf8_lossy(&row.name).into_owned();
+            let names = vec![row.name.clone()];
+            let remove = || self.done(Errand::RemoveSnapshots { path: path.to_vec(), names });
+            if hold(&name, false).and_then(|_| remove()).is_err() {
+                failed.push(row);
+            }
+        }
+        Ok(vec![self.told(failed)])
     }
 
     /// Does what is asked with subvolumes.

@@ -42,6 +42,7 @@ pub fn act(
         SnapshotAction::Delete { names } => vec![acting.delete(names)?],
         SnapshotAction::Hold { name } => vec![acting.hold(name, Hold::Held)?],
         SnapshotAction::Release { name } => vec![acting.hold(name, Hold::Released)?],
+        SnapshotAction::Supersede { name, olds } => vec![acting.supersede(name, olds)?],
         SnapshotAction::Diff { from, to } => acting.diff(from, to)?,
         SnapshotAction::Delta { from, to } => acting.delta(from, to)?,
         SnapshotAction::Schedule { set } => vec![acting.schedule(set.as_ref())?],
@@ -127,6 +128,15 @@ impl Acting<'_> {
         let id = self.find(name)?;
         self.map.set_hold(id, hold).map_err(text)?;
         self.tell(id)
+    }
+
+    /// Tells of those that stay.
+    fn supersede(&self, name: &str, olds: &[String]) -> Result<Reply, String> {
+        let by = self.find(name)?;
+        let olds: Vec<_> = olds.iter().filter_map(|old| self.find(old).ok()).collect();
+        let stay = self.map.supersede(by, &olds).map_err(text)?;
+        let found = stay.iter().filter_map(|(id, _)| Some((*id, self.map.subvolume(*id)?)));
+        Ok(self.told(&found.collect::<Vec<_>>()))
     }
 
     fn schedule(&self, set: Option<&Kept>) -> Result<Reply, String> {

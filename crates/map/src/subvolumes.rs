@@ -290,8 +290,39 @@ impl LocalMap {
         self.edit(&mut superblock, ids.iter().map(marked).collect())
     }
 
+    /// Holds the snapshot `by`, and removes `olds`, held or not, all by one commit. Gives those of
+    /// them that stay as they are, and why.
+    pub fn supersede(
+        &self,
+        by: SubvolId,
+        olds: &[SubvolId],
+    ) -> Result<Vec<(SubvolId, Refusal)>, MapError> {
+        let mut superblock = self.superblock.lock();
+        self.snapshot_record(by)?;
+        let (mut gone, mut stay) = (Vec::new(), Vec::new());
+        for old in olds {
+            let together = [gone.as_slice(), &[*old]].concat();
+            match self.check(&together, Hold::Held) {
+                Ok(()) => gone.push(*old),
+                Err(refusal) => stay.push((*old, refusal)),
+            }
+        }
+        let mut edits = vec![Edit::Hold { of: by, hold: Hold::Held }];
+        for of in gone {
+            edits.push(Edit::Hold { of, hold: Hold::Released });
+            edits.push(Edit::Removal { of, removal: Removal::Marked });
+        }
+        self.edit(&mut superblock, edits)?;
+        Ok(stay)
+    }
+
     /// Fails unless all of `ids` can be removed together.
     pub fn check_removable(&self, ids: &[SubvolId]) -> Result<(), Refusal> {
+        self.check(ids, Hold::Released)
+    }
+
+    /// The same where those with this hold may go, too.
+    fn check(&self, ids: &[SubvolId], even: Hold) -> Result<(), Refusal> {
         let ids: BTreeSet<_> = ids.iter().copied().collect();
         let subvols = self.subvols.read();
         let there = subvols.iter().filter(|(_, subvol)| subvol.record.is_there());
@@ -311,7 +342,7 @@ impl LocalMap {
         for id in &ids {
             let record = subvols.get(id).map(|subvol| &subvol.record);
             let record = record.filter(|record| record.is_there()).ok_or(Refusal::Absent)?;
-            if record.extended.hold == Hold::Held {
+            if record.extended.hold == Hold::Held && even != Hold::Held {
                 return Err(Refusal::Held(record.name()));
             }
             if cloned.contains(id) {

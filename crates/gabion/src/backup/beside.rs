@@ -18,8 +18,9 @@ use gabion_node::{LocalFs, Settings};
 use crate::control::wire::{Snapshot, Status};
 use crate::mount::SystemClock;
 
-/// Memory for nodes, in bytes.
-const MEMORY: u64 = 64 << 20;
+/// Memory, in bytes, of which nodes have a part: all that has changed of a large tree should stay
+/// from its being found until it is read.
+const MEMORY: u64 = 256 << 20;
 /// How often it is tried to read the last commit while others follow.
 const ATTEMPTS: usize = 5;
 
@@ -35,12 +36,20 @@ pub fn open(status: &Status, snapshot: &Snapshot) -> Option<LocalFs> {
     let uuid = Uuid::parse(&status.uuid)?;
     (0..ATTEMPTS).find_map(|_| {
         let map = LocalMap::open_beside(Arc::clone(&disk), Limits::within(MEMORY)).ok()?;
+        let is_it = map.superblock().uuid == uuid && has(&map, snapshot);
         let id = SubvolId(snapshot.id);
-        let record = map.subvolume(id)?;
-        let is_it = map.superblock().uuid == uuid
-            && record.access == Access::ReadOnly
-            && record.extended.name == snapshot.name.as_bytes();
         let open = || LocalFs::new(Arc::new(map), id, Settings::default(), Arc::new(SystemClock));
         is_it.then(open)?.ok()
+    })
+}
+
+/// Whether this snapshot, too, is in what was opened.
+pub fn is_there(fs: &LocalFs, snapshot: &Snapshot) -> bool {
+    has(fs.map(), snapshot)
+}
+
+fn has(map: &LocalMap, snapshot: &Snapshot) -> bool {
+    map.subvolume(SubvolId(snapshot.id)).is_some_and(|record| {
+        record.access == Access::ReadOnly && record.extended.name == snapshot.name.as_bytes()
     })
 }

@@ -157,12 +157,16 @@ impl Origin {
         }
     }
 
-    /// The snapshot `name`, past the mount, if it is one and that can be.
-    pub fn beside(&self, name: &str) -> Option<LocalFs> {
+    /// The snapshot `name`, past the mount, if it is one and that can be; and the snapshot `base`
+    /// there, if it has it.
+    pub fn beside(&self, name: &str, base: Option<&str>) -> Option<(LocalFs, Option<SubvolId>)> {
         let Self::Mounted { .. } = self else { return None };
         let snapshots = self.list().ok()?;
-        let snapshot = snapshots.iter().find(|snapshot| snapshot.name == name)?;
-        beside::open(&*self.status().ok()?, snapshot)
+        let find = |name: &str| snapshots.iter().find(|snapshot| snapshot.name == name);
+        let fs = beside::open(&*self.status().ok()?, find(name)?)?;
+        let base = base.and_then(find).filter(|base| beside::is_there(&fs, base));
+        let base = base.map(|base| SubvolId(base.id));
+        Some((fs, base))
     }
 
     fn ask(&self, request: Request) -> Result<Vec<Reply>> {
@@ -277,15 +281,31 @@ impl Origin {
         }
     }
 
-    /// Keeps a snapshot from being removed.
-    pub fn hold(&self, name: &str) -> Result<()> {
-        self.act(SnapshotAction::Hold { name: name.to_owned() }).map(|_| ())
+    /// Keeps a snapshot from being removed, and removes others that it takes the place of. Gives
+    /// those that stay.
+    pub fn supersede(&self, name: &str, olds: Vec<String>) -> Result<Vec<String>> {
+        let any = !olds.is_empty();
+        let replies = self.act(SnapshotAction::Supersede { name: name.to_owned(), olds })?;
+        if any {
+            self.free_removed()?;
+        }
+        match replies.into_iter().next() {
+            Some(Reply::Snapshots(stay)) => {
+                Ok(stay.snapshots.into_iter().map(|snapshot| snapshot.name).collect())
+            }
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Removes a snapshot, even if it is held.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.act(SnapshotAction::Release { name: name.to_owned() })?;
         self.act(SnapshotAction::Delete { names: vec![name.to_owned()] })?;
+        self.free_removed()
+    }
+
+    /// Frees what removed snapshots alone had, where nobody else does.
+    fn free_removed(&self) -> Result<()> {
         if let Self::Stored { fs, name, .. } = self {
             let step = || fs.map().remove_step();
             let failed = |error| Failure::of(format!("cannot remove from {name}"), &error);

@@ -1,8 +1,11 @@
 //! `gabion backup`: saves a filesystem, from a snapshot that is made for it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
+use std::panic;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use gabion_backup::format::header::Lock;
@@ -10,6 +13,7 @@ use gabion_backup::format::index::Totals;
 use gabion_backup::scan::scan;
 use gabion_backup::{Hash, Header, Secret, Stream, StreamId, Time, Writer, writer};
 use gabion_host::clock;
+use gabion_node::{Delta, LocalFs};
 
 use crate::args::backup::Backup;
 use crate::backup::chain;
@@ -54,6 +58,15 @@ struct Job {
     known: Known,
     /// Tells other backups that this one is under way.
     sign: Option<File>,
+    looked: Looked,
+}
+
+/// What is known of a snapshot before it is read.
+struct Looked {
+    /// It, if it can be read past the mount.
+    fs: Option<LocalFs>,
+    /// What has changed since another one, if it builds upon one.
+    delta: Option<Delta>,
 }
 
 fn save(
@@ -90,16 +103,15 @@ fn save(
         Some(_) => Failure::new(failure.to_string()).next(GO_ON),
         None => failure,
     })?;
-    origin.hold(&snapshot)?;
     // What another one has made meanwhile, or reads and has not come to its end, is left to that.
-    for (old, is_held) in origin.snapshots(&place)? {
-        let is_older = old != snapshot && older.iter().any(|(found, _)| *found == old);
-        if is_older && (is_held || origin.read(&old).is_ok()) {
-            // It may have a clone by now, and costs nothing but space.
-            if let Err(failure) = origin.remove(&old) {
-                print::notice(format!("the snapshot {old} is not needed any more: {failure}"));
-            }
-        }
+    let mut olds = origin.snapshots(&place)?;
+    olds.retain(|(old, is_held)| {
+        let is_older = *old != snapshot && older.iter().any(|(found, _)| found == old);
+        is_older && (*is_held || origin.read(old).is_ok())
+    });
+    for old in origin.supersede(&snapshot, olds.into_iter().map(|(name, _)| name).collect())? {
+        // It costs nothing but space.
+        print::notice(format!("the snapshot {old} is not needed any more, but cannot be removed"));
     }
     let what = match (base, is_resumed) {
         (None, false) if args.incremental => "saved all, as the first there",
@@ -149,7 +161,7 @@ fn begin(
 ) -> Result<Job> {
     let place = to.tag();
     let base = match follows {
-        true => Some(base(origin, to, secret, filesystem)?),
+        true => Some(base(origin, to, filesystem)?),
         false => None,
     };
     if let Some(Base { snapshot, .. }) = &base {
@@ -160,10 +172,27 @@ fn begin(
     let now = clock::coarse_now();
     let created = Time { seconds: now.seconds, nanoseconds: now.nanos };
     let snapshot = snapshot_name(&place, stream);
-    let upload = to.begin(stream, created.seconds)?;
-    origin.create(&snapshot)?;
-    let begun = origin.read(&snapshot).and_then(|sign| {
+    // What a passphrase gives takes long: meanwhile the snapshot is made and looked at.
+    let make = || {
+        origin.create(&snapshot).map(|()| {
+            let sign = origin.read(&snapshot)?;
+            let of = base.as_ref().map(|base| base.snapshot.as_str());
+            Ok::<_, Failure>((sign, look(origin, &snapshot, of)?))
+        })
+    };
+    let (made, proven) = thread::scope(|scope| {
+        let making = thread::Builder::new().name("make".to_owned()).spawn_scoped(scope, make);
+        let proven = base.as_ref().map_or(Ok(()), |base| base.prove(to, secret));
+        let made = match making {
+            Ok(making) => making.join().unwrap_or_else(|cause| panic::resume_unwind(cause)),
+            Err(_) => make(),
+        };
+        (made, proven)
+    });
+    let begun = made?.and_then(|(sign, looked)| {
+        proven?;
         let root = root_of(origin, &snapshot)?;
+        let upload = to.begin(stream, created.seconds)?;
         let header = Header {
             stream,
             base: base.as_ref().map(|base| base.stream),
@@ -175,9 +204,9 @@ fn begin(
             lock: base.as_ref().map_or(Lock::Open, |base| base.lock.clone()),
             hash: Hash::default(),
         };
-        Ok((Writer::begin(upload, header, secret).map_err(unwritten)?, sign))
+        Ok((Writer::begin(upload, header, secret).map_err(unwritten)?, sign, looked))
     });
-    let (writer, sign) = match begun {
+    let (writer, sign, looked) = match begun {
         Ok(begun) => begun,
         Err(failure) => {
             origin.remove(&snapshot)?;
@@ -185,7 +214,22 @@ fn begin(
         }
     };
     let known = Known::default();
-    Ok(Job { snapshot, base: base.map(|base| base.snapshot), writer, known, sign })
+    Ok(Job { snapshot, base: base.map(|base| base.snapshot), writer, known, sign, looked })
+}
+
+/// Looks at a snapshot that is to be read: all of it, or what has changed since `base`.
+fn look(origin: &Origin, snapshot: &str, base: Option<&str>) -> Result<Looked> {
+    let (fs, old) = origin.beside(snapshot, base).map_or((None, None), |(fs, old)| (Some(fs), old));
+    let delta = match (base, &fs, old) {
+        (None, ..) => None,
+        (Some(_), Some(fs), Some(old)) => {
+            let found = gabion_node::delta(fs.map(), old, fs.root().subvol);
+            let failed = |error| Failure::of(format!("cannot compare {}", origin.name()), &error);
+            Some(found.map_err(failed)?)
+        }
+        (Some(base), ..) => Some(origin.delta(base, snapshot)?),
+    };
+    Ok(Looked { fs, delta })
 }
 
 fn root_of(origin: &Origin, snapshot: &str) -> Result<u64> {
@@ -209,16 +253,23 @@ struct Base {
     stream: StreamId,
     snapshot: String,
     lock: Lock,
+    /// What it is called at its place, and its path; nothing of what is not known where it is.
+    at: Option<(OsString, String)>,
+}
+
+impl Base {
+    /// Fails if the secret does not open it, or it is not whole: nothing could build upon it.
+    fn prove(&self, to: &Destination, secret: Option<&Secret>) -> Result<()> {
+        let (Some(store), Some((name, path))) = (to.store(), &self.at) else { return Ok(()) };
+        let opened = Stream::open(store.open(name)?.bytes, secret);
+        opened.map_err(|error| of_stream(path, &error)).map(|_| ())
+    }
 }
 
 /// The newest stream at the place that has its snapshot here, and that snapshot's name.
-/// What a restoration will need is looked for now: all streams that it builds upon, and the secret.
-fn base(
-    origin: &Origin,
-    to: &Destination,
-    secret: Option<&Secret>,
-    filesystem: [u8; 16],
-) -> Result<Base> {
+/// What a restoration will need is looked for now: all streams that it builds upon. Then
+/// [`Base::prove`] tries the secret.
+fn base(origin: &Origin, to: &Destination, filesystem: [u8; 16]) -> Result<Base> {
     let place = to.tag();
     let streams = to.streams()?;
     let of_name = |name: &str| {
@@ -235,15 +286,13 @@ fn base(
             .find(|found| found.header.stream == stream && found.header.filesystem == filesystem);
         if let Some(found) = found {
             chain::members(&streams, found)?;
-            let Some(store) = to.store() else { continue };
-            let opened = Stream::open(store.open(&found.name)?.bytes, secret);
-            opened.map_err(|error| of_stream(&found.path, &error))?;
             let lock = found.header.lock.clone();
-            return Ok(Base { stream, snapshot: name, lock });
+            let at = Some((found.name.clone(), found.path.clone()));
+            return Ok(Base { stream, snapshot: name, lock, at });
         }
         // Of what went to standard output nobody knows where it is.
         if matches!(to, Destination::Output) {
-            return Ok(Base { stream, snapshot: name, lock: Lock::Open });
+            return Ok(Base { stream, snapshot: name, lock: Lock::Open, at: None });
         }
     }
     Err(Failure::new(format!("no backup of {} went there that this could follow", origin.name()))
@@ -300,11 +349,12 @@ fn resume(
         }
         let begun = store.take_up(&name)?;
         let sign = origin.read(&snapshot)?;
+        let looked = look(origin, &snapshot, base.as_deref())?;
         let kept = scan(begun.bytes(), secret).map_err(|error| of_stream(&path, &error))?;
         let known = Known::of(&kept);
         let upload = begun.go_on(kept.length)?;
         let writer = Writer::resume(upload, kept).map_err(unwritten)?;
-        return Ok(Some(Job { snapshot, base, writer, known, sign }));
+        return Ok(Some(Job { snapshot, base, writer, known, sign, looked }));
     }
     Ok(None)
 }
@@ -317,11 +367,7 @@ fn read(
     job: Job,
     used: u64,
 ) -> Result<(Box<dyn Upload>, Totals, u64, Duration)> {
-    let Job { snapshot, base, writer, known, .. } = job;
-    let delta = match &base {
-        Some(base) => Some(origin.delta(base, &snapshot)?),
-        None => None,
-    };
+    let Job { snapshot, writer, known, looked: Looked { fs, delta }, .. } = job;
     let changed = delta.as_ref().map(|delta| {
         let stretches = delta.touched.iter().flat_map(|touched| &touched.stretches);
         stretches.map(|stretch| stretch.to - stretch.from).sum()
@@ -329,7 +375,7 @@ fn read(
     let mut progress = Progress::new(changed.unwrap_or(used), args.rate.map(|rate| rate.0));
     fn all<S: Source, W: Write>(
         saving: Saving<'_, S, W>,
-        delta: Option<&gabion_node::Delta>,
+        delta: Option<&Delta>,
     ) -> Result<Writer<W>> {
         match delta {
             Some(delta) => saving.changes(delta),
@@ -338,7 +384,7 @@ fn read(
     }
     let progress_of = &mut progress;
     let writer = match origin {
-        Origin::Mounted { dir, .. } => match origin.beside(&snapshot) {
+        Origin::Mounted { dir, .. } => match fs {
             Some(fs) => {
                 let source = &Stored::all_of(&fs);
                 all(Saving { source, writer, known, progress: progress_of }, delta.as_ref())?

@@ -174,6 +174,7 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
             }
             SnapshotAction::Diff { .. }
             | SnapshotAction::Delta { .. }
+            | SnapshotAction::Supersede { .. }
             | SnapshotAction::Schedule { .. } => continue,
         })?;
     }

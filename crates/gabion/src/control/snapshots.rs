@@ -29,6 +29,14 @@ pub enum SnapshotAction {
         /// Its name.
         name: String,
     },
+    /// Keep one from being removed, as the newest of a backup's, and remove others that it takes the
+    /// place of, held or not. What cannot be removed stays.
+    Supersede {
+        /// Its name.
+        name: String,
+        /// Theirs.
+        olds: Vec<String>,
+    },
     /// Have snapshots made by themselves, if it is said which; show it.
     Schedule {
         /// How many are kept of each class; none of all: none are made.

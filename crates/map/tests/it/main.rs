@@ -10,6 +10,7 @@ mod local;
 mod prefetching;
 mod quotas;
 mod scrubbing;
+mod snapshot_costs;
 mod snapshots;
 mod tree;
 mod tree_diff;

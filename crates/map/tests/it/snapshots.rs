@@ -3,25 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use gabion_base::disk::{Disk, DiskRequest, MemDisk, Ticket};
+use gabion_base::disk::{Disk, MemDisk};
 use gabion_base::ids::{Ino, SubvolId};
 use gabion_base::rng::Rng;
 
 use gabion_map::audit::audit;
-use gabion_map::format::node::NODE_BLOCKS;
 use gabion_map::format::subvolume::{Hold, Most};
 use gabion_map::removal::Removing;
 use gabion_map::subvolumes::Refusal;
-use gabion_map::tree::Diff;
-use gabion_map::{FileId, Key, Kind, Limits, LocalMap, MapError, Stop, Txn};
+use gabion_map::{FileId, Kind, Limits, LocalMap, MapError, Stop, Txn};
 
 use super::local::{Model, assert_exact, file, format_on, open, random_step, read, write};
 
 const SUBVOL: SubvolId = SubvolId(1);
 
-fn formatted(blocks: u64) -> Arc<dyn Disk> {
+pub fn formatted(blocks: u64) -> Arc<dyn Disk> {
     let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(blocks));
     format_on(&disk);
     disk
@@ -485,113 +483,6 @@ fn a_snapshot_is_found_by_its_name_only_when_it_can_be_read() {
     });
 }
 
-/// Counts the blocks that are read and written.
-struct Counting {
-    disk: Arc<dyn Disk>,
-    read: AtomicU64,
-    written: AtomicU64,
-}
-
-impl Counting {
-    fn new(disk: Arc<dyn Disk>) -> Arc<Self> {
-        Arc::new(Self { disk, read: AtomicU64::new(0), written: AtomicU64::new(0) })
-    }
-
-    /// Blocks written since the last call.
-    fn written(&self) -> u64 {
-        self.written.swap(0, Ordering::Relaxed)
-    }
-}
-
-impl Disk for Counting {
-    fn name(&self) -> Arc<str> {
-        self.disk.name()
-    }
-
-    fn blocks(&self) -> u64 {
-        self.disk.blocks()
-    }
-
-    fn submit(&self, request: DiskRequest) -> Ticket {
-        let (_, count) = request.extent();
-        match request {
-            DiskRequest::Read { .. } => self.read.fetch_add(count, Ordering::Relaxed),
-            DiskRequest::Write { .. } => self.written.fetch_add(count, Ordering::Relaxed),
-            _ => 0,
-        };
-        self.disk.submit(request)
-    }
-}
-
-fn put_inodes(map: &LocalMap, inos: impl IntoIterator<Item = u64>, byte: u8) {
-    for ino in inos {
-        let key = file(ino).key(Kind::INODE, 0);
-        map.transact(|txn| txn.put(key, vec![byte; 100])).expect("room");
-    }
-}
-
-#[test]
-fn the_difference_of_two_snapshots_costs_what_has_changed() {
-    let disk = formatted(65_536);
-    let map = open(&disk);
-    put_inodes(&map, 10..100_010, 1);
-    let old = map.create_snapshot(SUBVOL, b"old", 0).expect("room");
-    let changed: Vec<u64> = (0..10).map(|index| 5000 + 9000 * index).collect();
-    put_inodes(&map, changed.iter().copied(), 2);
-    let new = map.create_snapshot(SUBVOL, b"new", 0).expect("room");
-    drop(map);
-    let counting = Counting::new(disk);
-    let map = open(&(Arc::clone(&counting) as Arc<dyn Disk>));
-    let before = counting.read.load(Ordering::Relaxed);
-    let pin = map.pin();
-    let mut diff = Diff::new(pin.tree(old), pin.tree(new), Key::first(new)).expect("readable");
-    let mut found = Vec::new();
-    while let Some(difference) = diff.next().expect("readable") {
-        assert!(difference.old.is_some() && difference.new.is_some());
-        found.push(difference.key.ino.0);
-    }
-    assert_eq!(found, changed);
-    let (levels, nodes) = (u64::from(pin.tree(new).root().level) + 1, NODE_BLOCKS as u64);
-    let read = counting.read.load(Ordering::Relaxed) - before;
-    // Both sides, and the first leaf of both.
-    let most = 2 * (changed.len() as u64 + 1) * levels * nodes;
-    assert!(read <= most, "{read} blocks read of at most {most}, with {levels} levels");
-}
-
-#[test]
-fn ten_thousand_snapshots_do_not_make_a_write_cost_more() {
-    const COUNT: u64 = 10_000;
-    let counting = Counting::new(formatted(262_144));
-    let map = open(&(Arc::clone(&counting) as Arc<dyn Disk>));
-    put_inodes(&map, 10..2000, 1);
-    let (mut first, mut last) = (0, 0);
-    for number in 0..COUNT {
-        write(&map, file(10 + number % 7), number % 11 * 4096, &[number as u8; 4096])
-            .expect("room");
-        map.create_snapshot(SUBVOL, format!("{number}").as_bytes(), 0).expect("room");
-        let sum = match number {
-            100..150 => &mut first,
-            9950.. => &mut last,
-            _ => continue,
-        };
-        counting.written();
-        write(&map, file(20), 0, &[number as u8; 9000]).expect("room");
-        map.sync().expect("a working disk");
-        *sum += counting.written();
-    }
-    // The forest has become a level or two higher.
-    assert!(last <= first + 50 * 3 * NODE_BLOCKS as u64, "{first} blocks, then {last}");
-    assert_eq!(map.snapshots(SUBVOL).len() as u64, COUNT);
-    drop(map);
-    let map = open(&(Arc::clone(&counting) as Arc<dyn Disk>));
-    let ids: Vec<_> = map.snapshots(SUBVOL).into_iter().map(|(id, _)| id).collect();
-    map.remove(&ids).expect("a working disk");
-    for _ in 0..50 {
-        map.remove_step().expect("a working disk");
-    }
-    assert!(audit(&map).expect("readable").is_exact());
-}
-
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let disk = formatted(16_384);
@@ -615,6 +506,36 @@ fn what_cannot_be_is_refused_by_name() {
     map.remove(&[one]).expect("a working disk");
     assert_eq!(refusal(map.remove(&[one])), Refusal::Absent);
     map.create_snapshot(SUBVOL, b"one", 0).expect("room");
+    remove_all(&map);
+    assert_exact(&map);
+}
+
+#[test]
+fn a_snapshot_that_takes_the_place_of_others_is_held_when_they_are_gone() {
+    let disk = formatted(16_384);
+    let map = open(&disk);
+    let make = |name: &[u8]| map.create_snapshot(SUBVOL, name, 0).expect("room");
+    write(&map, file(10), 0, &[1; 100_000]).expect("room");
+    let (held, free, cloned) = (make(b"held"), make(b"free"), make(b"cloned"));
+    write(&map, file(10), 0, &[2; 100_000]).expect("room");
+    map.set_hold(held, Hold::Held).expect("a working disk");
+    let clone = map.clone_snapshot(cloned, SUBVOL, 0).expect("room");
+    let new = make(b"new");
+    let before = map.superblock().txg;
+    let stay = map.supersede(new, &[held, cloned, free]).expect("a working disk");
+    assert_eq!(stay, [(cloned, Refusal::HasClones("cloned".to_owned()))]);
+    assert_eq!(map.superblock().txg.0, before.0 + 1, "by one commit");
+    drop(map);
+    let map = open(&disk);
+    let left: Vec<_> = map.snapshots(SUBVOL).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(left, [cloned, new]);
+    assert_eq!(refusal(map.remove(&[new])), Refusal::Held("new".to_owned()));
+    assert_eq!(refusal(map.supersede(SUBVOL, &[new]).map(drop)), Refusal::NoSnapshot);
+    assert_eq!(map.supersede(new, &[]).expect("a working disk"), []);
+    remove_all(&map);
+    assert_exact(&map);
+    map.remove(&[clone]).expect("a working disk");
+    assert_eq!(map.supersede(new, &[cloned]).expect("a working disk"), []);
     remove_all(&map);
     assert_exact(&map);
 }

@@ -373,13 +373,20 @@ fn a_passphrase_opens_what_it_has_closed() {
     folder.gabion(&[&["backup", "mnt", "store"], &phrase[..]].concat()).succeeded();
     fs::write(mnt.join("more"), "more").unwrap();
     let more = ["backup", "--incremental", "mnt", "store"];
-    // A chain has one secret: what could not be restored with it is not begun.
+    // A chain has one secret: what could not be restored with it is not begun, and leaves nothing.
+    let wrong = ["--passphrase-file", "other phrase"];
+    let left = || {
+        let snapshots = folder.gabion(&["snapshot", "list", "mnt"]).succeeded();
+        (crate::world::names(&folder.join("store")), snapshots)
+    };
+    let before = left();
     folder.gabion(&more).failed(1, &["--passphrase-file"]);
+    folder.gabion(&[&more, &wrong[..]].concat()).failed(1, &["does not open it"]);
+    assert_eq!(left(), before);
     folder.gabion(&[&more, &phrase[..]].concat()).succeeded();
     let wanted = survey(&mnt);
     let restore = ["restore", "--to-directory", "store", "tree"];
     folder.gabion(&restore).failed(1, &["--passphrase-file"]);
-    let wrong = ["--passphrase-file", "other phrase"];
     folder.gabion(&[&restore, &wrong[..]].concat()).failed(1, &["does not open it"]);
     // A lacking secret is no damage.
     folder.gabion(&["verify", "store"]).failed(1, &["--passphrase-file", "2 backups could not be"]);

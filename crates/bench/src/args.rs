@@ -176,6 +176,9 @@ pub struct Backup {
     /// Only these cases: mixed, many, large; all if not given
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Gabion does not encrypt: what a passphrase costs is left out
+    #[arg(long)]
+    pub plain: bool,
 }
 
 /// Arguments of `gabion-bench snapshots`.

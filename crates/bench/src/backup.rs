@@ -82,7 +82,7 @@ fn run_case(args: &args::Backup, case: &Case) -> Result<()> {
     fill(system.root(), case)?;
     system.sync()?;
     fs::write(at.join("secret"), "a secret for both")?;
-    let mut programs = vec![ours(&binary, at)?];
+    let mut programs = vec![ours(&binary, at, args.plain)?];
     programs.extend(restic(at)?);
     let headings = ["", "everything", "stored", "a hundredth", "stored", "nothing", "restored"];
     let mut table = Table::new(&headings);
@@ -128,14 +128,17 @@ struct Program {
     restore: Box<dyn Fn() -> Command>,
 }
 
-fn ours(binary: &Path, at: &Path) -> Result<Program> {
+fn ours(binary: &Path, at: &Path, plain: bool) -> Result<Program> {
     let store = at.join("store");
     fs::create_dir(&store)?;
     let (secret, restored) = (at.join("secret"), at.join("restored"));
     let binary = binary.to_owned();
     let command = move |name: &str| {
         let mut command = Command::new(&binary);
-        command.arg(name).arg("--passphrase-file").arg(&secret);
+        command.arg(name);
+        if !plain {
+            command.arg("--passphrase-file").arg(&secret);
+        }
         command
     };
     let (save, to) = (command.clone(), store.clone());

@@ -29,8 +29,8 @@ pub enum SnapshotAction {
         /// Its name.
         name: String,
     },
-    /// Keep one from being removed, as the newest of a backup's, and remove others that it takes the
-    /// place of, held or not. What cannot be removed stays.
+    /// Keep one from being removed, as the newest of a backup's, and remove others that it
+    /// takes the place of, held or not. What cannot be removed stays.
     Supersede {
         /// Its name.
         name: String,

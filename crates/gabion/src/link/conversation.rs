@@ -229,9 +229,14 @@ impl Conversation {
             left = left.saturating_sub(count);
             *link.heard.lock() = Instant::now();
             let mut bytes = &scratch[..count];
-            while let Some((header, payload)) = self.assembly.take(&mut bytes, PAYLOAD_BYTES_MAX)? {
-                take_message(shared, link, &header, payload)?;
-            }
+            shared.together(|| {
+                while let Some((header, payload)) =
+                    self.assembly.take(&mut bytes, PAYLOAD_BYTES_MAX)?
+                {
+                    take_message(shared, link, &header, payload)?;
+                }
+                Ok::<_, io::Error>(())
+            })?;
             if count < scratch.len() && connection.encryption().is_none() {
                 // That was all: it is told when there is more.
                 return Ok(Step::Rest);

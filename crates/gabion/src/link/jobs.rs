@@ -2,6 +2,10 @@
 //!
 //! To wake a worker takes longer than some calls do. Those are done by the thread that has read
 //! them, or has set them free, if it is ready for that ([`Jobs::with_quick`]).
+//!
+//! And a worker that is woken by the first of many messages that have come together would do each as
+//! it is taken, and answer each by itself. So what clients say in order is handed to it when all
+//! have been taken ([`Jobs::together`]).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +22,8 @@ use super::load::Load;
 thread_local! {
     /// Calls that this thread does itself, if it does.
     static QUICK: RefCell<Option<VecDeque<Job>>> = const { RefCell::new(None) };
+    /// Lanes that wait until this thread has taken all that it has read, if it takes several.
+    static LANES: RefCell<Option<Vec<Job>>> = const { RefCell::new(None) };
 }
 
 /// Calls that are to be run.
@@ -55,9 +61,16 @@ impl Jobs {
         value
     }
 
+    /// Takes many messages by `take`, and then has run what is to be done in order.
+    pub(super) fn together<T>(&self, take: impl FnOnce() -> T) -> T {
+        LANES.set(Some(Vec::new()));
+        let _end = Together(self);
+        take()
+    }
+
     /// Has a call run soon.
     pub(super) fn queue(&self, job: Job) {
-        let Some(job) = keep_if_quick(job) else { return };
+        let Some(job) = keep_if_quick(job).and_then(keep_if_lane) else { return };
         if let Some((session, call)) = job.call()
             && let Some(load) = self.loads.read().get(&session)
         {
@@ -82,6 +95,26 @@ impl Jobs {
         }
         Some(job)
     }
+}
+
+/// When this goes, what was kept is handed on, also if a message was none that could be taken.
+struct Together<'j>(&'j Jobs);
+
+impl Drop for Together<'_> {
+    fn drop(&mut self) {
+        LANES.take().into_iter().flatten().for_each(|job| self.0.queue(job));
+    }
+}
+
+/// Keeps a lane for later, if this thread takes several messages. Else it is given back.
+fn keep_if_lane(job: Job) -> Option<Job> {
+    LANES.with_borrow_mut(|lanes| match lanes {
+        Some(lanes) if job.is_lane() => {
+            lanes.push(job);
+            None
+        }
+        _ => Some(job),
+    })
 }
 
 /// Leaves a quick call to this thread, if it is ready for that. Else it is given back.

@@ -276,6 +276,11 @@ impl Shared {
         self.options.tenure.as_ref().is_none_or(|tenure| tenure.is_certain())
     }
 
+    /// Takes messages that have come together.
+    pub(super) fn together<T>(&self, take: impl FnOnce() -> T) -> T {
+        self.jobs.together(take)
+    }
+
     /// Takes what a client says, and does at once what is quickly done.
     pub(super) fn receive(&self, session: &Arc<Session>, message: ToServer) {
         let receive = || self.served.receive(session, message);

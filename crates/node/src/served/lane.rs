@@ -4,7 +4,8 @@
 //!   Change  Change  Released  Call(after)  Change ...  --> one after the other, by one worker
 //! ```
 //!
-//! A change is applied, and the client told so, before anything behind it is looked at. So what a
+//! A change is applied, and the client told so, before anything behind it is looked at, but for more
+//! changes and what is open. So what a
 //! client gives up is free only when all is applied that it did under it, and a call that depends
 //! on changes comes after them; and what the client is told of a file's length is not older than
 //! what it knows. A call does not wait for calls before it: it leaves the lane when its turn has
@@ -104,6 +105,12 @@ fn is_change(message: &ToServer) -> bool {
     matches!(message, ToServer::Change(_) | ToServer::Accessed { .. })
 }
 
+/// Whether it only says what the client has open. A client that makes files says so between each
+/// two of its changes, and whether it has been told of those before makes no difference.
+fn is_about_openings(message: &ToServer) -> bool {
+    matches!(message, ToServer::Opened { .. } | ToServer::Closed(_))
+}
+
 /// What a change counts against the credit, in bytes.
 pub(super) fn weight(call: &Call) -> u64 {
     CHANGE_BYTES + if let Call::Write { bytes, .. } = call { bytes.len() as u64 } else { 0 }
@@ -181,7 +188,9 @@ impl Served {
                     }
                 }
                 Some(message) => {
-                    self.tell_applied(session);
+                    if !is_about_openings(&message) {
+                        self.tell_applied(session);
+                    }
                     self.attend(session, message);
                     session.lane.lock().others -= 1;
                 }

@@ -143,6 +143,11 @@ impl Job {
             Work::Lane(_) | Work::Errand(_) | Work::Recovery => false,
         }
     }
+
+    /// Whether it is what a client says in its order, of which there may be more in a moment.
+    pub fn is_lane(&self) -> bool {
+        matches!(self.0, Work::Lane(_))
+    }
 }
 
 impl Request {

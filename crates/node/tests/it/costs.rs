@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use gabion_base::sync::Mutex;
 use gabion_fs::xattr::{SetCondition, SetGroupBit};
 use gabion_fs::{Access, Changes, Detail, Error, IfExists, OpenRequest, WriteAt};
-use gabion_link::message::{Call, CallId, ChangeNumber, Prefetch, SessionId, ToClient, ToServer};
+use gabion_link::message::{
+    Call, CallId, Change, ChangeNumber, Prefetch, SessionId, ToClient, ToServer,
+};
 use gabion_link::range::KeyRange;
 use gabion_map::{FileId, LockMode, OpenMode};
 use gabion_node::remote::RemoteFs;
-use gabion_node::served::Rights;
+use gabion_node::served::{Peer, Rights, Served};
 
 use crate::shared::{Client, Server, ToPeer, caller};
+use crate::world::World;
 
 #[test]
 fn what_is_known_costs_no_message_until_somebody_changes_it() {
@@ -192,4 +196,72 @@ fn what_is_asked_for_at_once_and_fits_into_no_answer_comes_in_parts() {
     let b = server.client();
     assert!(matches!(b.run(|fs| fs.stat(large)), Err(Error::AttributeTooLarge)));
     assert_eq!(b.run(|fs| fs.stat(files[3])).unwrap().file, files[3]);
+}
+
+/// Keeps what a client is told.
+#[derive(Default)]
+struct Told(Mutex<Vec<ToClient>>);
+
+impl Peer for Told {
+    fn send(&self, message: ToClient) {
+        self.0.lock().push(message);
+    }
+
+    fn sent(&self) -> u64 {
+        self.0.lock().len() as u64
+    }
+
+    fn arrived(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn changes_that_come_together_are_confirmed_together() {
+    let world = World::new(64 << 20);
+    let file = world.file("file", b"");
+    let (jobs, queue) = crossbeam_channel::unbounded();
+    let queued = Box::new(move |job| drop(jobs.send(job)));
+    let served = Served::new(Arc::clone(&world.fs), 1, queued).unwrap();
+    let told = Arc::new(Told::default());
+    let peer = Arc::clone(&told) as Arc<dyn Peer>;
+    let session = served.begin(SessionId(1), "a client".to_owned(), Rights::TRUSTED, peer);
+    let say = |message| served.receive(&session, message);
+    let confirmed = || {
+        while let Ok(job) = queue.try_recv() {
+            served.run(job);
+        }
+        told.0.lock().drain(..).filter_map(applied_up_to).collect::<Vec<_>>()
+    };
+    let needed = vec![(KeyRange::object(file), LockMode::Exclusive)];
+    let (welcome, prefetch) = (Vec::new(), Prefetch::Names);
+    let call = Call::Acquire { needed, welcome, prefetch };
+    say(ToServer::Call { id: CallId(1), caller: caller(), call, after: ChangeNumber(0) });
+    assert_eq!(confirmed(), []);
+    let change = |order: u64| {
+        let changes = Changes { permissions: Some(0o600 + order as u32), ..Changes::default() };
+        let (number, call) = (ChangeNumber(order), Call::Setattr { file, changes });
+        let now = served.now();
+        say(ToServer::Change(Change { number, order, now, made: None, caller: caller(), call }));
+    };
+    // Between two changes it says what it has open, as who makes files does.
+    for number in 1..=20 {
+        change(number);
+        say(ToServer::Opened { file, caller: caller(), access: Access::READ });
+        say(ToServer::Closed(file));
+    }
+    assert_eq!(confirmed(), [ChangeNumber(20)]);
+    // What it gives up is free for others only when it knows how far its changes have come.
+    change(21);
+    say(ToServer::Yielded(vec![KeyRange::object(file)]));
+    change(22);
+    assert_eq!(confirmed(), [ChangeNumber(21), ChangeNumber(22)]);
+}
+
+fn applied_up_to(message: ToClient) -> Option<ChangeNumber> {
+    match message {
+        ToClient::Applied { number, .. } => Some(number),
+        ToClient::Failed { number, error } => panic!("{number:?}: {error}"),
+        _ => None,
+    }
 }

@@ -5,7 +5,7 @@
 
 use gabion_base::BLOCK_SIZE;
 use gabion_block::coordinator::CoordinatorError;
-use gabion_block::record::unfit_name;
+use gabion_block::record::{CopyState, unfit_name};
 use gabion_volume::create::{self, Content, CreateError};
 use gabion_volume::layout::{self, Kind};
 
@@ -43,6 +43,10 @@ pub(super) fn create(args: &VolumeCreate, given: Option<&str>) -> Result<()> {
     print::line(format!("{name}: made a volume of {size}, {}", record.uuid))?;
     if args.mirror.len() == 1 {
         print::line("It has one copy of everything only. To add another one: gabion volume add")?;
+    }
+    let mut copies = record.layout.mirrors().into_iter().flat_map(|(_, copies)| copies);
+    if copies.any(|copy| copy.state != CopyState::InSync) {
+        print::line("Its copies are made equal while it is in use. Until then it is degraded.")?;
     }
     print::line(format!("To use it: gabion mkfs {name} && gabion mount {name} MOUNTPOINT"))
 }

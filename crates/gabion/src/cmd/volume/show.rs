@@ -144,7 +144,7 @@ pub(super) fn status(coordinator: &dyn Coordinator, name: &str, as_json: bool) -
 fn state_text(copy: &MirrorCopy) -> String {
     let state = match copy.state {
         CopyState::InSync => "in sync".to_owned(),
-        CopyState::Stale { full: false } => "stale; lacks what was written since".to_owned(),
+        CopyState::Stale { full: false } => "stale; what it lacks is to be copied".to_owned(),
         CopyState::Stale { full: true } => "stale; everything is to be copied".to_owned(),
         CopyState::Suspended { .. } => {
             "suspended; `gabion volume resume` brings it back".to_owned()

@@ -75,7 +75,7 @@ fn the_readme_shows_what_its_commands_print() {
 fn the_readme_starts_the_program_and_the_tests() {
     let text = readme();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    assert!(text.contains("\n    cargo run --release --bin gabion -- up\n    scripts/test\n"));
+    assert!(text.contains("\n    cargo run --release -- up\n    scripts/test\n"));
     for program in ["scripts/test", ".ci/run"] {
         let metadata = fs::metadata(root.join(program)).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());

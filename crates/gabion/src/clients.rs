@@ -38,17 +38,16 @@ use gabion_node::served::ClientStatus;
 
 use crate::addresses;
 use crate::check;
-use crate::cmd::status::PATIENCE;
 use crate::control::client::Connection;
 use crate::control::folder;
 use crate::control::server::{Server, Subject};
 use crate::control::wire::{
     Client, Clients, Evicted, Grown, Invited, LeaseRow, Leases, LockRow, Locks, Progress,
-    QuotaAction, Quotas, Reply, Report, Request, ServedStatus, SnapshotAction, Status,
-    SubvolumeAction, Subvolumes,
+    QuotaAction, Quotas, Reply, Report, ServedStatus, SnapshotAction, Status, SubvolumeAction,
+    Subvolumes,
 };
 use crate::errands::Asking;
-use crate::failure::{Failure, Result, chain};
+use crate::failure::{Failure, chain};
 use crate::growth;
 use crate::link::Sessions;
 use crate::print::printable;
@@ -139,31 +138,15 @@ pub fn standby(place: &Place) -> Option<Connection> {
     Connection::at(&socket_of(Role::Standby, place).ok()?).ok()
 }
 
-/// Asks whoever serves `target` on this machine.
-pub fn ask(target: &Path, request: Request) -> Result<Reply> {
-    let place = Place::of(target)?;
-    let name = place.name();
-    let socket = socket_of(Role::Served, &place);
-    let socket = socket.map_err(|error| Failure::of(format!("cannot look at {name}"), &error))?;
-    let ask = || -> io::Result<Reply> {
-        let mut connection = Connection::at(&socket)?;
-        connection.ask(request, PATIENCE)?;
-        connection.reply()
-    };
-    match ask() {
-        Ok(Reply::Error { message }) => Err(Failure::new(message)),
-        Ok(reply) => Ok(reply),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            Err(Failure::new(format!("{name} is not served on this machine by this user"))
-                .next(format!("To serve it: gabion serve {name}")))
-        }
-        Err(error) => Err(Failure::of(format!("cannot talk to the server of {name}"), &error)),
-    }
+/// The control socket of whoever serves what is at `place` on this machine, if somebody does.
+pub fn served_socket(place: &Place) -> io::Result<PathBuf> {
+    socket_of(Role::Served, place)
+}
+
+/// Whether a control socket in this user's folder is one of a server, by its name.
+pub fn is_served_socket(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("served-") && name.ends_with(".sock")
 }
 
 /// A failure for a reply that is not the one that was due.

@@ -52,6 +52,7 @@ mod quotas;
 mod reach;
 mod remote;
 mod serve;
+mod servers;
 mod size;
 mod snapshots;
 mod standby;

@@ -7,10 +7,10 @@ use gabion_base::disk::Disk;
 use gabion_fuse::mountinfo::Mount;
 use gabion_host::file_disk::{FileDisk, OpenError, OpenMode};
 
-use crate::clients;
 use crate::control::wire::{Reply, Request};
 use crate::failure::{Failure, Result};
 use crate::mounts;
+use crate::servers::Server;
 
 /// Whether what is read may change meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ fn served(failure: Failure, target: &Path) -> Failure {
 
 /// Where whoever serves `target` on this machine listens.
 fn served_at(target: &Path) -> Option<String> {
-    match clients::ask(target, Request::Status) {
+    match Server::of(Some(target)).and_then(|server| server.ask(Request::Status)) {
         Ok(Reply::Status(status)) => Some(status.served?.address),
         _ => None,
     }

@@ -1,5 +1,6 @@
 //! Arguments of the commands that share a filesystem with other machines.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -63,9 +64,9 @@ pub struct Invite {
     /// times
     #[arg(long, value_name = "HOST[:PORT]")]
     pub address: Vec<String>,
-    /// What is served, as `gabion serve` was told
+    /// What is served, as `gabion serve` was told; what is served here if that is one filesystem
     #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
+    pub target: Option<PathBuf>,
 }
 
 /// Arguments of `gabion join`.
@@ -91,9 +92,9 @@ pub struct Clients {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// What is served, as `gabion serve` was told
+    /// What is served, as `gabion serve` was told; what is served here if that is one filesystem
     #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
+    pub target: Option<PathBuf>,
 }
 
 /// Arguments of `gabion leases`.
@@ -102,9 +103,10 @@ pub struct Leases {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// What is served, as `gabion serve` was told
-    #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
+    /// What is served, as `gabion serve` was told, or a path in a mount of it on this machine; what
+    /// is served here if that is one filesystem
+    #[arg(value_name = "TARGET|PATH")]
+    pub target: Option<PathBuf>,
     /// Only what is leased of the object at this path in the filesystem
     #[arg(value_name = "PATH")]
     pub path: Option<String>,
@@ -116,9 +118,10 @@ pub struct Locks {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// What is served, as `gabion serve` was told
-    #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
+    /// What is served, as `gabion serve` was told, or a path in a mount of it on this machine; what
+    /// is served here if that is one filesystem
+    #[arg(value_name = "TARGET|PATH")]
+    pub target: Option<PathBuf>,
     /// Only the locks on the file at this path in the filesystem
     #[arg(value_name = "PATH")]
     pub path: Option<String>,
@@ -130,10 +133,10 @@ pub struct Evict {
     /// Take the machine's certificate back, too: it has to be invited again
     #[arg(long)]
     pub revoke: bool,
-    /// What is served, as `gabion serve` was told
-    #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
+    /// What is served, as `gabion serve` was told; nothing where that is one filesystem
+    #[arg(value_name = "TARGET|CLIENT")]
+    pub first: OsString,
     /// The client's session, its name or its machine, as `gabion clients` shows them
     #[arg(value_name = "CLIENT")]
-    pub client: String,
+    pub second: Option<String>,
 }

@@ -1,15 +1,16 @@
 //! `gabion clients`: who has mounted a filesystem that is served here.
 
 use crate::args::sharing;
-use crate::clients::{ask, unexpected};
+use crate::clients::unexpected;
 use crate::cmd::status::json;
 use crate::control::wire::{Client, Clients, Reply, Request};
 use crate::failure::Result;
 use crate::print::{self, printable};
+use crate::servers::Server;
 
 /// Runs the command.
 pub fn run(args: &sharing::Clients) -> Result<()> {
-    match ask(&args.target, Request::Clients)? {
+    match Server::of(args.target.as_deref())?.ask(Request::Clients)? {
         Reply::Clients(clients) if args.json => print::line(json(&clients)),
         Reply::Clients(clients) => print::line(text(&clients)),
         other => Err(unexpected(&other)),

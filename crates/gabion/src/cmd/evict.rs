@@ -1,15 +1,22 @@
 //! `gabion evict`: ends the session of a client of a filesystem that is served here.
 
+use std::path::Path;
+
 use crate::args::sharing;
-use crate::clients::{ask, unexpected};
+use crate::clients::unexpected;
 use crate::control::wire::{Reply, Request};
 use crate::failure::Result;
 use crate::print::{self, printable};
+use crate::servers::Server;
 
 /// Runs the command.
 pub fn run(args: &sharing::Evict) -> Result<()> {
-    let request = Request::Evict { client: args.client.clone(), revoke: args.revoke };
-    match ask(&args.target, request)? {
+    let (target, client) = match &args.second {
+        Some(client) => (Some(Path::new(&args.first)), client.clone()),
+        None => (None, args.first.to_string_lossy().into_owned()),
+    };
+    let request = Request::Evict { client, revoke: args.revoke };
+    match Server::of(target)?.ask(request)? {
         Reply::Evicted(evicted) => {
             if !evicted.session.is_empty() {
                 let (session, name) = (evicted.session, printable(&evicted.name));

@@ -3,11 +3,12 @@
 use std::str::FromStr;
 
 use crate::args::sharing;
-use crate::clients::{ask, unexpected};
+use crate::clients::unexpected;
 use crate::control::wire::{Reply, Request};
 use crate::date;
 use crate::failure::Result;
 use crate::print;
+use crate::servers::Server;
 
 /// The longest time that an invitation may last, in seconds.
 const SECONDS_MAX: u64 = 30 * 86_400;
@@ -43,7 +44,8 @@ impl FromStr for Lifetime {
 /// Runs the command.
 pub fn run(args: &sharing::Invite) -> Result<()> {
     let (seconds, addresses) = (args.expires.seconds, args.address.clone());
-    match ask(&args.target, Request::Invite { seconds, addresses })? {
+    let server = Server::of(args.target.as_deref())?;
+    match server.ask(Request::Invite { seconds, addresses })? {
         Reply::Invited(invited) => {
             print::line(&invited.line)?;
             eprintln!(

@@ -1,15 +1,17 @@
 //! `gabion leases`: what the clients of a filesystem that is served here may cache.
 
 use crate::args::sharing;
-use crate::clients::{ask, unexpected, what};
+use crate::clients::{unexpected, what};
 use crate::cmd::status::json;
 use crate::control::wire::{LeaseRow, Leases, Reply, Request};
 use crate::failure::Result;
 use crate::print;
+use crate::servers::Server;
 
 /// Runs the command.
 pub fn run(args: &sharing::Leases) -> Result<()> {
-    match ask(&args.target, Request::Leases { path: args.path.clone() })? {
+    let (server, path) = Server::and_path(args.target.as_deref(), args.path.as_deref())?;
+    match server.ask(Request::Leases { path })? {
         Reply::Leases(leases) if args.json => print::line(json(&leases)),
         Reply::Leases(leases) => print::line(text(&leases)),
         other => Err(unexpected(&other)),

@@ -1,15 +1,17 @@
 //! `gabion locks`: advisory locks that are held and waited for, where a filesystem is served.
 
 use crate::args::sharing;
-use crate::clients::{ask, unexpected, what};
+use crate::clients::{unexpected, what};
 use crate::cmd::status::json;
 use crate::control::wire::{LockRow, Locks, Reply, Request};
 use crate::failure::Result;
 use crate::print;
+use crate::servers::Server;
 
 /// Runs the command.
 pub fn run(args: &sharing::Locks) -> Result<()> {
-    match ask(&args.target, Request::Locks { path: args.path.clone() })? {
+    let (server, path) = Server::and_path(args.target.as_deref(), args.path.as_deref())?;
+    match server.ask(Request::Locks { path })? {
         Reply::Locks(locks) if args.json => print::line(json(&locks)),
         Reply::Locks(locks) => print::line(text(&locks)),
         other => Err(unexpected(&other)),

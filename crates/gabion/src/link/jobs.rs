@@ -3,9 +3,9 @@
 //! To wake a worker takes longer than some calls do. Those are done by the thread that has read
 //! them, or has set them free, if it is ready for that ([`Jobs::with_quick`]).
 //!
-//! And a worker that is woken by the first of many messages that have come together would do each as
-//! it is taken, and answer each by itself. So what clients say in order is handed to it when all
-//! have been taken ([`Jobs::together`]).
+//! And a worker that is woken by the first of many messages that have come together would do each
+//! as it is taken, and answer each by itself. So what clients say in order is handed to it when
+//! all have been taken ([`Jobs::together`]).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

@@ -474,3 +474,46 @@ fn a_server_makes_the_snapshots_of_its_schedule() {
     assert_eq!(fs::read_to_string(snapshots[0].join("file")).unwrap(), "as it was");
     folder.gabion(&["umount", "mnt"]).succeeded();
 }
+
+#[test]
+fn who_serves_one_filesystem_need_not_say_which() {
+    let Some(Served { server, folder, mountpoint, .. }) = Served::new() else { return };
+    fs::write(mountpoint.join("file"), "bytes").unwrap();
+    // By a path that a mount of it shows. Other tests serve, too.
+    let inode = fs::metadata(mountpoint.join("file")).unwrap().ino();
+    let leased = |words: &[&str]| {
+        let text = folder.gabion(&[&["leases", "--json"], words].concat()).succeeded();
+        let told: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told["path"], "/file", "{told}");
+        let leases = told["leases"].as_array().unwrap();
+        assert!(leases.iter().all(|lease| lease["inode"] == inode), "{leases:?}");
+        leases.len()
+    };
+    assert!(leased(&["mnt/file"]) > 0 && leased(&["disk.img", "/file"]) > 0);
+    let file = File::open(mountpoint.join("file")).unwrap();
+    flock(&file, FlockOperation::LockShared).unwrap();
+    let text = folder.gabion(&["locks", "mnt/file"]).succeeded();
+    assert!(text.contains("flock"), "{text}");
+    // Where nobody else serves: in a folder of this test's own.
+    let mut own = Command::new("mount");
+    folder.run(own.args(["-t", "tmpfs", "-o", "mode=700", "own", "/run/gabion"])).succeeded();
+    let nothing = ["nothing is served on this machine", "gabion serve TARGET"];
+    folder.gabion(&["clients"]).failed(1, &nothing);
+    folder.gabion(&["evict", "somebody"]).failed(1, &nothing);
+    let others = Folder::new();
+    others.image();
+    let (_one, uri) = serve(&others, "127.0.0.1:0", &[]);
+    let text = folder.gabion(&["clients"]).succeeded();
+    assert!(text.contains("disk.img, served at") && text.contains(&uri), "{text}");
+    folder.gabion(&["evict", "somebody"]).failed(1, &["has no client"]);
+    assert!(folder.gabion(&["invite"]).succeeded().lines().count() == 1);
+    folder.gabion(&["leases"]).succeeded();
+    let more = Folder::new();
+    more.image();
+    let _two = serve(&more, "127.0.0.1:0", &[]);
+    folder.gabion(&["clients"]).failed(2, &["several filesystems are served", "Say which"]);
+    folder.run(Command::new("umount").args(["-l", "/run/gabion"])).succeeded();
+    drop(file);
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    drop(server);
+}

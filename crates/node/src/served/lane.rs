@@ -4,13 +4,12 @@
 //!   Change  Change  Released  Call(after)  Change ...  --> one after the other, by one worker
 //! ```
 //!
-//! A change is applied, and the client told so, before anything behind it is looked at, but for more
-//! changes and what is open. So what a
-//! client gives up is free only when all is applied that it did under it, and a call that depends
-//! on changes comes after them; and what the client is told of a file's length is not older than
-//! what it knows. A call does not wait for calls before it: it leaves the lane when its turn has
-//! come. Calls that depend on no change that waits do not enter it, if nothing but changes waits,
-//! and times of reading, on which no call depends.
+//! A change is applied before anything behind it is looked at, and the client told so, but before
+//! more changes and what it has open. So what a client gives up is free only when all is applied
+//! that it did under it, and a call that depends on changes comes after them; and what the client
+//! is told of a file's length is not older than what it knows. A call does not wait for calls
+//! before it: it leaves the lane when its turn has come. Calls that depend on no change that waits
+//! do not enter it, if nothing but changes waits, and times of reading, on which no call depends.
 //!
 //! A change touches only what its client has leased, so it hardly ever has to wait: for others who
 //! just look whether a new object is there. Then all behind it waits, too.

@@ -141,6 +141,9 @@ pub struct Mount {
     /// End when the process ends that has started this one
     #[arg(long, hide = true, requires = "foreground")]
     pub with_parent: bool,
+    /// Talk to a server without encryption, as by -o insecure
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub insecure: bool,
     /// Show a server the certificate in this PEM file, instead of that of gabion join
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
     pub tls_cert: Option<PathBuf>,

@@ -39,6 +39,7 @@ enum Ground {
 pub fn run(args: &args::Mount) -> Result<()> {
     let mut settings = Settings::new(users());
     args.options.iter().try_for_each(|options| settings.apply(options))?;
+    settings.insecure |= args.insecure;
     settings.set_tls_files([&args.tls_cert, &args.tls_key, &args.tls_ca])?;
     let ground = match (args.foreground, args.with_parent) {
         (true, true) => Ground::Child,

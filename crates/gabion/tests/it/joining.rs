@@ -197,7 +197,7 @@ fn a_machine_that_was_invited_joins_and_nobody_on_the_cable_reads_along() {
 
     // The same without encryption, where all that can be read.
     host.restart(&["--insecure"]);
-    guest.gabion(&["mount", "-o", "insecure", &uri, "mnt"]).succeeded();
+    guest.gabion(&["mount", "--insecure", &uri, "mnt"]).succeeded();
     fs::write(guest.mountpoint().join("another name"), TEXT).unwrap();
     guest.unmount();
     for bytes in [TEXT.as_bytes(), b"another name", b"GABIONLK"] {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -37,27 +37,48 @@ impl AsRef<Path> for Reached<'_> {
 
 /// Goes along `path` up to where the rest of it is short enough. Links at its end are not followed.
 pub fn reach(path: &Path) -> io::Result<Reached<'_>> {
-    if path.as_os_str().len() <= LENGTH_MAX {
-        return Ok(Reached { path: Cow::Borrowed(path), _folder: None });
+    match along(CWD, path)? {
+        (None, _) => Ok(Reached { path: Cow::Borrowed(path), _folder: None }),
+        (Some(opened), rest) => Ok(Reached::behind(opened, &rest)),
     }
+}
+
+/// The same from an open folder. The path must not begin with `/`.
+pub fn reach_below<'p>(folder: BorrowedFd<'p>, path: &Path) -> io::Result<Reached<'p>> {
+    match along(folder, path)? {
+        (None, _) => Ok(Reached { path: Cow::Owned(behind(folder, path)), _folder: None }),
+        (Some(opened), rest) => Ok(Reached::behind(opened, &rest)),
+    }
+}
+
+/// Opens folders along `path` until the rest is short enough. No folder: all of it is.
+fn along(from: BorrowedFd<'_>, path: &Path) -> io::Result<(Option<OwnedFd>, PathBuf)> {
     let mut folder: Option<OwnedFd> = None;
     let mut rest = PathBuf::new();
+    if path.as_os_str().len() <= LENGTH_MAX {
+        return Ok((folder, rest));
+    }
     for part in path {
         if rest.as_os_str().len() + part.len() >= LENGTH_MAX {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            folder = Some(match &folder {
-                Some(folder) => rustix::fs::openat(folder, &rest, flags, Mode::empty())?,
-                None => rustix::fs::openat(CWD, &rest, flags, Mode::empty())?,
-            });
+            let above = folder.as_ref().map_or(from, AsFd::as_fd);
+            folder = Some(rustix::fs::openat(above, &rest, flags, Mode::empty())?);
             rest.clear();
         }
         rest.push(part);
     }
-    let Some(opened) = folder else {
-        return Ok(Reached { path: Cow::Borrowed(path), _folder: None });
-    };
-    let short = Path::new("/proc/self/fd").join(opened.as_raw_fd().to_string()).join(rest);
-    Ok(Reached { path: Cow::Owned(short), _folder: Some(opened) })
+    Ok((folder, rest))
+}
+
+/// A path that begins at an open folder.
+fn behind(folder: BorrowedFd<'_>, path: &Path) -> PathBuf {
+    Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(path)
+}
+
+impl Reached<'_> {
+    fn behind(folder: OwnedFd, path: &Path) -> Self {
+        Self { path: Cow::Owned(behind(folder.as_fd(), path)), _folder: Some(folder) }
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +101,10 @@ mod tests {
         fs::write(reach(&deep).unwrap(), "there").unwrap();
         assert_eq!(fs::read(reach(&deep).unwrap()).unwrap(), b"there");
         assert_eq!(&*reach(&top).unwrap(), top);
+        let folder = fs::File::open(&top).unwrap();
+        let below = reach_below(folder.as_fd(), deep.strip_prefix(&top).unwrap()).unwrap();
+        assert_eq!(fs::read(&below).unwrap(), b"there");
+        drop(below);
         fs::remove_dir_all(&top).unwrap();
         assert!(reach(&deep).is_err());
     }

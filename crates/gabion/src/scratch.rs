@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::reach::{Reached, reach_below};
@@ -88,7 +88,7 @@ impl Scratch {
         let outside = parent.metadata().ok()?;
         let inside = Owned { uid: found.st_uid, mode: found.st_mode };
         let is_ours = found.st_dev == outside.dev()
-            && rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir()
+            && FileType::from_raw_mode(found.st_mode).is_dir()
             && is_own(Owned::of(&outside), inside, own_number());
         is_ours.then_some(found.st_mode & 0o7777)
     }
@@ -131,6 +131,11 @@ impl Scratch {
         Ok(())
     }
 
+    /// Gives what is called `name` in it that name beside it, which nobody has.
+    pub fn give(&self, name: &OsStr) -> io::Result<()> {
+        put((&self.folder, name), (&self.parent, name))
+    }
+
     /// Removes it, if it is empty and has its name still.
     pub fn remove(self) -> io::Result<()> {
         if !self.has_its_name() {
@@ -143,6 +148,29 @@ impl Scratch {
 /// A path to an open folder, which names the folder also where links are not followed.
 pub fn path_of(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/.", folder.as_raw_fd()))
+}
+
+/// Gives an entry of a folder that nobody else can reach into another name in another one.
+pub fn put((from, name): (&File, &OsStr), (to, new): (&File, &OsStr)) -> io::Result<()> {
+    let rename = || match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        // Not every filesystem has it.
+        Err(Errno::INVAL) => rustix::fs::renameat(from, name, to, new),
+        renamed => renamed,
+    };
+    match rename() {
+        Err(Errno::ACCESS) => {}
+        renamed => return Ok(renamed?),
+    }
+    // A folder that goes elsewhere is written to, which its own permissions may deny.
+    let found = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if !FileType::from_raw_mode(found.st_mode).is_dir() {
+        return Err(Errno::ACCESS.into());
+    }
+    rustix::fs::chmodat(from, name, Mode::RWXU, AtFlags::empty())?;
+    let moved = File::from(rustix::fs::openat(from, name, OFlags::CLOEXEC, Mode::empty())?);
+    let renamed = rename();
+    rustix::fs::fchmod(&moved, Mode::from_raw_mode(found.st_mode & 0o7777))?;
+    Ok(renamed?)
 }
 
 fn own_number() -> u32 {

@@ -19,7 +19,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{Object, StreamId};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::dress::{Inherited, dress, strip};
@@ -199,29 +199,6 @@ fn settle(folder: &File, kind: Kind) -> io::Result<()> {
     folder.sync_all()
 }
 
-/// Gives an entry of a folder that nobody else can reach into another name in another one.
-fn put((from, name): (&File, &OsStr), (to, new): (&File, &OsStr)) -> io::Result<()> {
-    let rename = || match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
-        // Not every filesystem has it.
-        Err(Errno::INVAL) => rustix::fs::renameat(from, name, to, new),
-        renamed => renamed,
-    };
-    match rename() {
-        Err(Errno::ACCESS) => {}
-        renamed => return Ok(renamed?),
-    }
-    // A folder that goes elsewhere is written to, which its own permissions may deny.
-    let found = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if !FileType::from_raw_mode(found.st_mode).is_dir() {
-        return Err(Errno::ACCESS.into());
-    }
-    rustix::fs::chmodat(from, name, Mode::RWXU, AtFlags::empty())?;
-    let moved = File::from(rustix::fs::openat(from, name, OFlags::CLOEXEC, Mode::empty())?);
-    let renamed = rename();
-    rustix::fs::fchmod(&moved, Mode::from_raw_mode(found.st_mode & 0o7777))?;
-    Ok(renamed?)
-}
-
 impl Site {
     /// What is at a path in the directory that it is made in.
     pub fn reach<'p>(&'p self, path: &'p Path) -> io::Result<Reached<'p>> {
@@ -266,7 +243,7 @@ impl Site {
             self.move_up(root).map_err(failed)?;
         } else {
             let name = path.file_name().unwrap_or(OsStr::new("restored"));
-            put((self.scratch.folder(), self.object.as_os_str()), (folder, name))
+            scratch::put((self.scratch.folder(), self.object.as_os_str()), (folder, name))
                 .map_err(failed)?;
         }
         let removed = self.scratch.remove();
@@ -295,7 +272,7 @@ impl Site {
                 let inner = rustix::fs::openat(scratch, object, flags, Mode::empty())?.into();
                 for entry in fs::read_dir(scratch::path_of(&inner))? {
                     let name = entry?.file_name();
-                    put((&inner, &name), (folder, &name))?;
+                    scratch::put((&inner, &name), (folder, &name))?;
                 }
                 rustix::fs::unlinkat(scratch, object, AtFlags::REMOVEDIR)?;
             }

@@ -11,7 +11,7 @@ mod objects;
 mod pipes;
 mod random;
 mod served;
-mod shared_places;
+pub mod shared_places;
 mod together;
 mod trees;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::killed::program;
+use super::killed::{kill_at, program};
 use super::trees::{assert_same, noise, survey};
 use super::{backups, mount, planted};
 use crate::world::{Folder, GLANCE, Running, names};
@@ -266,4 +266,33 @@ fn a_restoration_that_is_killed_at_many_moments_ends_well() {
         let _ = fs::remove_dir(&scratch);
         assert_same(&wanted, &folder.join(to));
     }
+}
+
+#[test]
+fn a_backup_does_not_go_on_in_what_somebody_else_has_put_there() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.gabion(&["mkfs", "--size", "256M", "disk.img"]).succeeded();
+    let mnt = mount(&folder);
+    fs::write(mnt.join("large"), noise(2, 30 << 20)).unwrap();
+    let shared = shared(&folder);
+    let partial = shared.join("full.gabion.partial");
+    let backup = ["backup", "--rate", "8M", "mnt", "shared/full.gabion"];
+    kill_at(&folder, &backup, &partial, 18 << 20);
+    let begun = fs::read(&partial).unwrap();
+    let refused = || {
+        let parts = ["full.gabion.partial: it is of somebody else", "Remove it"];
+        folder.gabion(&["backup", "mnt", "shared/full.gabion"]).failed(1, &parts);
+    };
+    // A copy of it that another one could read and change.
+    chown(&partial, Some(OTHER), Some(OTHER)).unwrap();
+    refused();
+    chown(&partial, Some(0), Some(0)).unwrap();
+    fs::rename(&partial, folder.join("elsewhere")).unwrap();
+    as_other(&folder, "ln -s ../elsewhere full.gabion.partial");
+    refused();
+    assert!(fs::read(folder.join("elsewhere")).unwrap() == begun);
+    fs::rename(folder.join("elsewhere"), &partial).unwrap();
+    let said = folder.gabion(&["backup", "mnt", "shared/full.gabion"]).succeeded();
+    assert!(said.contains("went on saving"), "{said}");
+    folder.gabion(&["verify", "shared/full.gabion"]).succeeded();
 }

@@ -51,6 +51,7 @@ mod print;
 mod quotas;
 mod reach;
 mod remote;
+mod scratch;
 mod serve;
 mod servers;
 mod size;

@@ -42,6 +42,11 @@ fn chosen(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> io::Result<P
     Ok(home.join(".local/state/gabion"))
 }
 
+/// Makes a folder that only this user writes to, if it is missing.
+pub fn own(folder: &Path) -> io::Result<()> {
+    make(folder, rustix::process::geteuid().as_raw())
+}
+
 fn make(folder: &Path, uid: u32) -> io::Result<()> {
     let cannot = |error: io::Error| {
         io::Error::new(error.kind(), format!("cannot make {}: {error}", folder.display()))

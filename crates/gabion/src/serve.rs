@@ -146,7 +146,12 @@ impl Daemon {
             let (ended, leaving) = self.serve(signals)?;
             match self.renewal.as_ref().and_then(|renewal| renewal.take()) {
                 Some(curtain) if ended.is_ok() && leaving.asked == 0 => {
-                    self = self.renew(curtain)?
+                    let is_shown;
+                    (self, is_shown) = self.renew(curtain)?;
+                    if !is_shown {
+                        let ended = self.mounted.wait();
+                        return self.finish(ended);
+                    }
                 }
                 _ => return self.finish(ended),
             }
@@ -176,20 +181,36 @@ impl Daemon {
         })
     }
 
-    /// Mounts the filesystem again, in the place that the curtain covers.
-    fn renew(self, curtain: Curtain) -> Result<Self> {
+    /// Mounts the filesystem again, in the place that the curtain covers; not if somebody has
+    /// unmounted that: then it ends as it does when a mount is unmounted.
+    fn renew(self, curtain: Curtain) -> Result<(Self, bool)> {
         let Self { plan, behind, mounted, server, renewal, .. } = self;
         drop(mounted);
         let (Behind::Disk(storage, _), Target::Here(place)) = (&behind, &plan.target) else {
             unreachable!("only what is on a disk of this machine is mounted anew");
         };
-        let started = start_here(storage.clone(), place, &plan)?;
-        let mut daemon = Self::listen(plan, started)?;
+        let started = start_here(storage.clone(), place, &plan);
+        let mut daemon = match started.and_then(|started| Self::listen(plan, started)) {
+            Ok(daemon) => daemon,
+            Err(failure) => {
+                server.end(Some(failure.to_string()));
+                return Err(failure);
+            }
+        };
         server.hand_over(&daemon.server);
-        daemon.mounted.attach_beneath().map_err(|error| cannot(&daemon.plan, &error))?;
+        let shown = daemon.mounted.attach_beneath();
+        if let Err(error) = &shown {
+            daemon.mounted.give_up();
+            if curtain.is_there() {
+                eprintln!("gabion: {}", cannot(&daemon.plan, error));
+            }
+        }
         drop(curtain);
-        renewal.inspect(|renewal| renewal.done());
-        Ok(daemon)
+        renewal.inspect(|renewal| match shown {
+            Ok(()) => renewal.done(),
+            Err(_) => renewal.over(),
+        });
+        Ok((daemon, shown.is_ok()))
     }
 
     /// Waits for the end of the mount, and has [`Daemon::run`] notice it.

@@ -2,37 +2,49 @@
 //! its own when it is complete.
 //!
 //! ```text
-//!   nothing is at PATH             made as .NAME.restoring-STREAM beside it, then renamed; what is
-//!                                  no directory is made in a directory of that name
-//!   an empty directory is there    made as .restoring-STREAM in it, then moved up entry by entry;
+//!   nothing is at PATH             made in .NAME.restoring-STREAM beside it, then renamed
+//!   an empty directory is there    made in .restoring-STREAM in it, then moved up entry by entry;
 //!                                  as long as that directory is there, it is not complete
 //! ```
 //!
-//! Who is stopped can go on: what has been made under that name is kept, as far as it is whole. It
-//! is locked meanwhile, as two could not tell what of it the other one is just making.
+//! Who is stopped can go on: what has been made in there is kept, as far as it is whole. It is
+//! locked meanwhile, as two could not tell what of it the other one is just making. Nobody but its
+//! user can reach into it, also when the tree has its owner and its permissions already. While
+//! entries are moved up it has the sticky bit, as from then on nothing is made any more.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{Object, StreamId};
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::dress::{Inherited, dress};
+use super::dress::{Inherited, dress, strip};
 use super::rebuild::Durability;
 use crate::failure::{Failure, Result};
 use crate::mounts;
+use crate::reach::Reached;
+use crate::scratch::{self, Refused, Scratch};
+
+/// Permissions of the directory that it is made in once it is only to be moved up.
+const MOVING: u32 = 0o1000;
 
 /// A place for a tree.
 pub struct Place {
     path: PathBuf,
-    /// The directory that it is made in or as.
+    /// What it is in when it has its name, and what it is made in before.
+    folder: File,
+    /// What that is called, and where people find it.
+    name: OsString,
     scratch: PathBuf,
     is_within: bool,
+    /// Something else is within already.
+    is_filled: bool,
     kind: Kind,
+    stream: StreamId,
 }
 
 /// What kind of filesystem a place is on.
@@ -49,10 +61,11 @@ enum Kind {
 /// A place that is being used, by nobody else.
 pub struct Site {
     place: Place,
-    /// Where the object is to be made.
+    scratch: Scratch,
+    /// Where the object is to be made, in there.
     pub object: PathBuf,
-    /// Holds the lock.
-    _scratch: File,
+    /// All of it was made before, and is durable.
+    pub is_made: bool,
 }
 
 impl Place {
@@ -63,30 +76,42 @@ impl Place {
         let failed = |error: io::Error| Failure::of(format!("cannot restore to {shown}"), &error);
         let path = std::path::absolute(path).map_err(failed)?;
         let kind = Self::check(&path, anywhere)?;
-        let short = &stream.to_string()[..8];
-        let within = path.join(format!(".restoring-{short}"));
+        let restoring = format!(".restoring-{}", &stream.to_string()[..8]);
+        let flags = OFlags::DIRECTORY.bits() as i32;
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
-                for entry in fs::read_dir(&path).map_err(failed)? {
-                    let entry = entry.map_err(failed)?.path();
-                    if entry != within && entry.file_name() != Some("lost+found".as_ref()) {
-                        return Err(Failure::new(format!("{shown} is not empty"))
-                            .next("Name a path where nothing is, or an empty directory."));
-                    }
+                let flags = flags | OFlags::NOFOLLOW.bits() as i32;
+                let opened = File::options().read(true).custom_flags(flags).open(&path);
+                let (folder, name) = (opened.map_err(failed)?, OsString::from(restoring));
+                let mut is_filled = false;
+                for entry in fs::read_dir(scratch::path_of(&folder)).map_err(failed)? {
+                    let entry = entry.map_err(failed)?.file_name();
+                    is_filled |= entry != name && entry != "lost+found";
                 }
-                Ok(Self { path, scratch: within, is_within: true, kind })
+                let is_moving = Scratch::find(&folder, &name).is_some_and(|mode| mode & MOVING > 0);
+                if is_filled && !is_moving {
+                    return Err(filled(&path));
+                }
+                let scratch = path.join(&name);
+                Ok(Self { path, folder, name, scratch, is_within: true, is_filled, kind, stream })
             }
             Ok(_) => Err(Failure::new(format!("{shown} is there already"))
                 .next("Name a path where nothing is, or an empty directory.")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let name = path.file_name().ok_or_else(|| {
-                    Failure::new(format!("{shown} is no name that could be given"))
+                let (Some(parent), Some(last)) = (path.parent(), path.file_name()) else {
+                    let what = format!("{shown} is no name that could be given");
+                    return Err(Failure::new(what));
+                };
+                let opened = File::options().read(true).custom_flags(flags).open(parent);
+                let folder = opened.map_err(|error| {
+                    Failure::of(format!("cannot restore to {shown}: {}", parent.display()), &error)
                 })?;
-                let mut scratch = OsString::from(".");
-                scratch.push(name);
-                scratch.push(format!(".restoring-{short}"));
-                let scratch = path.with_file_name(scratch);
-                Ok(Self { path, scratch, is_within: false, kind })
+                let mut name = OsString::from(".");
+                name.push(last);
+                name.push(restoring);
+                let (is_within, is_filled) = (false, false);
+                let scratch = path.with_file_name(&name);
+                Ok(Self { path, folder, name, scratch, is_within, is_filled, kind, stream })
             }
             Err(error) => Err(failed(error)),
         }
@@ -117,95 +142,73 @@ impl Place {
         Self::check(path, anywhere).map(drop)
     }
 
-    /// The folder that it is in when it has its name.
-    fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if !self.is_within => parent,
-            _ => &self.path,
-        }
-    }
-
     /// Begins to restore an object here, if nobody else does.
     pub fn begin(self, root: &Object) -> Result<Site> {
-        let is_directory = root.attributes.is_directory();
-        if self.is_within && !is_directory {
+        if self.is_within && !root.attributes.is_directory() {
             return Err(Failure::new(format!("{} is a directory", self.path.display()))
                 .next("Name a path where nothing is for a file."));
         }
-        let failed = |error: io::Error| {
-            Failure::of(format!("cannot restore to {}", self.scratch.display()), &error)
-        };
+        let shown = self.scratch.display();
+        let failed = |error: io::Error| Failure::of(format!("cannot restore to {shown}"), &error);
         // What could not be written before this began is not to be told in its end.
-        let was_kept = settle(self.folder(), self.kind);
-        let is_new = match DirBuilder::new().mode(0o700).create(&self.scratch) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(failed(error)),
-        };
-        let scratch = locked(&self.scratch)?;
-        if !is_new && was_kept.is_err() && self.kind == Kind::Other {
+        let was_kept = settle(&self.folder, self.kind);
+        let scratch =
+            Scratch::claim(&self.folder, &self.name).map_err(|refused| match refused {
+                Refused::Busy => Failure::new(format!("another restoration is making {shown}"))
+                    .next("Wait until it is done, or stop it."),
+                Refused::Foreign => Failure::new(format!(
+                    "{shown} is there, and others could have changed what is in it"
+                ))
+                .next("Remove it, or restore to another path."),
+                Refused::Io(error) => failed(error),
+            })?;
+        // What is made in it would inherit that.
+        strip(&scratch.path()).map_err(failed)?;
+        let mode = scratch.folder().metadata().map_err(failed)?.mode();
+        let is_made = self.is_within && mode & MOVING != 0;
+        if self.is_filled && !is_made {
+            return Err(filled(&self.path));
+        }
+        // By its number, as a part of a tree may have been begun in the same place.
+        let object = PathBuf::from(format!("{}-{}", self.stream, root.ino));
+        if scratch.names().map_err(failed)?.iter().any(|name| *name != *object) {
+            return Err(Failure::new(format!("{shown} has something else in it"))
+                .next("Go on with what was restored there, or remove it."));
+        }
+        if scratch.is_found && !is_made && was_kept.is_err() && self.kind == Kind::Other {
             // Of what was made before something may be missing, and nobody knows what.
-            empty(&self.scratch).map_err(failed)?;
+            scratch.empty().map_err(failed)?;
         }
-        let name = self.path.file_name().unwrap_or(OsStr::new("restored"));
-        let object = if is_directory { self.scratch.clone() } else { self.scratch.join(name) };
-        Ok(Site { place: self, object, _scratch: scratch })
+        Ok(Site { place: self, scratch, object, is_made })
     }
 }
 
-/// The directory `scratch`, which was there just now, locked.
-fn locked(scratch: &Path) -> Result<File> {
-    let failed =
-        |error: io::Error| Failure::of(format!("cannot restore to {}", scratch.display()), &error);
-    let busy = || {
-        let what = format!("another restoration is making {}", scratch.display());
-        Failure::new(what).next("Wait until it is done, or stop it.")
-    };
-    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits() as i32;
-    let file = match File::options().read(true).custom_flags(flags).open(scratch) {
-        // Whoever had made it has given it its name.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(busy()),
-        opened => opened.map_err(failed)?,
-    };
-    // Not every filesystem has locks, so another error is none of ours.
-    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-    if locked == Err(Errno::WOULDBLOCK) {
-        return Err(busy());
-    }
-    let (found, locked) = (fs::symlink_metadata(scratch), file.metadata().map_err(failed)?);
-    match found.is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino())) {
-        true => Ok(file),
-        false => Err(busy()),
-    }
-}
-
-/// Removes all that is in a directory.
-fn empty(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
+fn filled(path: &Path) -> Failure {
+    Failure::new(format!("{} is not empty", path.display()))
+        .next("Name a path where nothing is, or an empty directory.")
 }
 
 /// Makes what was written in the filesystem of a folder durable.
-fn settle(folder: &Path, kind: Kind) -> io::Result<()> {
+fn settle(folder: &File, kind: Kind) -> io::Result<()> {
     match kind {
         // What others had no room for is told to them.
-        Kind::Gabion | Kind::Unsynced => mounts::hand_over(folder)?,
-        Kind::Other => rustix::fs::syncfs(File::open(folder)?)?,
+        Kind::Gabion | Kind::Unsynced => mounts::hand_over(&scratch::path_of(folder))?,
+        Kind::Other => rustix::fs::syncfs(folder)?,
     }
     // Where syncfs(2) reaches nobody, at least the names.
-    File::open(folder)?.sync_all()
+    folder.sync_all()
 }
 
 impl Site {
-    /// Whether the tree's root has to become a directory that is there.
-    fn is_within(&self) -> bool {
-        self.place.is_within
+    /// What is at a path in the directory that it is made in.
+    pub fn reach<'p>(&'p self, path: &'p Path) -> io::Result<Reached<'p>> {
+        self.scratch.reach(path)
+    }
+
+    /// Where that will be.
+    pub fn shown(&self, path: &Path) -> PathBuf {
+        let within = path.strip_prefix(&self.object).unwrap_or(path);
+        self.place.path.components().chain(within.components()).collect()
     }
 
     /// Who has to make the bytes of files durable.
@@ -217,46 +220,66 @@ impl Site {
     }
 
     /// Makes what was restored durable and gives it its name. `root` is what the tree's root is.
-    pub fn finish(&self, root: &Object) -> Result<()> {
-        let Place { path, scratch, kind, .. } = &self.place;
+    pub fn finish(self, root: &Object) -> Result<()> {
+        let Place { path, folder, scratch: shown, kind, .. } = &self.place;
+        let shown = shown.display();
         let failed = |error: io::Error| {
-            let what = format!("{} is restored, and cannot be named", scratch.display());
+            let what = format!("what is restored in {shown} cannot be named {}", path.display());
             Failure::of(what, &error)
         };
-        let folder = self.place.folder();
         match (settle(folder, *kind), kind) {
             (Ok(()), _) => {}
-            (Err(error), Kind::Gabion | Kind::Unsynced) => return Err(failed(error)),
-            (Err(error), Kind::Other) => {
+            (Err(error), Kind::Other) if !self.is_made => {
                 // Nobody knows what of it is not there.
-                let what = format!("not all of {} could be written", scratch.display());
-                let failure = Failure::of(what, &error);
-                return Err(match empty(scratch) {
-                    Ok(()) => failure.next("It was removed: run it again."),
+                let failure = Failure::of(format!("not all of {shown} could be written"), &error);
+                return Err(match self.scratch.empty() {
+                    Ok(()) => failure.next("What was in it is removed: run it again."),
                     Err(_) => failure.next("Remove it, and run it again."),
                 });
             }
+            (Err(error), _) => return Err(failed(error)),
         }
-        let rename = |from: &Path, to: &Path| {
-            match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-                // Not every filesystem has it.
-                Err(Errno::INVAL) => fs::rename(from, to).map_err(failed),
-                renamed => renamed.map_err(|error| failed(error.into())),
-            }
-        };
-        if self.is_within() {
-            for entry in fs::read_dir(scratch).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                rename(&entry.path(), &path.join(entry.file_name()))?;
-            }
-            fs::remove_dir(scratch).map_err(failed)?;
-            dress(root, path, Inherited::MayBe).map_err(failed)?;
+        if self.place.is_within {
+            self.move_up(root).map_err(failed)?;
         } else {
-            rename(&self.object, path)?;
-            if self.object != *scratch {
-                fs::remove_dir(scratch).map_err(failed)?;
-            }
+            let name = path.file_name().unwrap_or(OsStr::new("restored"));
+            scratch::put((self.scratch.folder(), self.object.as_os_str()), (folder, name))
+                .map_err(failed)?;
         }
-        settle(folder, *kind).map_err(failed)
+        let removed = self.scratch.remove();
+        if self.place.is_within {
+            // That it was there, too.
+            dress(root, &scratch::path_of(folder), Inherited::MayBe).map_err(failed)?;
+        }
+        settle(folder, *kind).map_err(failed)?;
+        removed.map_err(|error| {
+            let what = format!("{} is restored, and {shown} is still there", path.display());
+            Failure::of(what, &error).next("Remove it, if it is empty.")
+        })
+    }
+
+    /// Moves what is in the tree's root to the directory that is to be it.
+    fn move_up(&self, root: &Object) -> io::Result<()> {
+        let (folder, scratch) = (&self.place.folder, self.scratch.folder());
+        let mode = scratch.metadata()?.mode() & 0o7777;
+        // Where that cannot be set, only who is killed from here on cannot go on.
+        let _ = rustix::fs::fchmod(scratch, Mode::from_raw_mode(mode | MOVING));
+        let object = self.object.as_os_str();
+        // What it has is taken out of it, whatever it allows.
+        match rustix::fs::chmodat(scratch, object, Mode::RWXU, AtFlags::empty()) {
+            Ok(()) => {
+                let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let inner = rustix::fs::openat(scratch, object, flags, Mode::empty())?.into();
+                for entry in fs::read_dir(scratch::path_of(&inner))? {
+                    let name = entry?.file_name();
+                    scratch::put((&inner, &name), (folder, &name))?;
+                }
+                rustix::fs::unlinkat(scratch, object, AtFlags::REMOVEDIR)?;
+            }
+            // It was removed before.
+            Err(Errno::NOENT) if self.is_made => {}
+            Err(error) => return Err(error.into()),
+        }
+        dress(root, &scratch::path_of(folder), Inherited::MayBe).map(drop)
     }
 }

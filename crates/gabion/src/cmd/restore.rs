@@ -11,7 +11,7 @@ use crate::backup::chain::{self, Chain};
 use crate::backup::piped;
 use crate::backup::place::Place;
 use crate::backup::progress::Progress;
-use crate::backup::rebuild::Rebuilding;
+use crate::backup::rebuild::{Losses, Rebuilding};
 use crate::backup::secrets;
 use crate::backup::streams::{Streams, Unknown};
 use crate::cmd::status::{Subject, User};
@@ -108,8 +108,10 @@ fn restore(args: &Restore, path: &Path) -> Result<String> {
     let progress = Progress::new(bytes, None);
     // Objects are made with the permissions that they are to have.
     rustix::process::umask(Mode::empty());
-    let rebuilding = Rebuilding::new(&chain, &tree, &progress, site.durability());
-    let losses = rebuilding.run(ino, &site.object)?;
+    let losses = match site.is_made {
+        true => Losses::default(),
+        false => Rebuilding::new(&chain, &tree, &progress, &site).run(ino)?,
+    };
     site.finish(root)?;
     let time = progress.end();
     if losses.attributes > 0 {

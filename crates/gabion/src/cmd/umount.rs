@@ -2,7 +2,8 @@
 //!
 //! 1. Find the mount in the kernel's list. One whose daemon is gone is just taken away.
 //! 2. Connect to the daemon before the mount goes, and ask to be told of its end.
-//! 3. Unmount. If somebody uses the mount, nothing has changed, and is said who.
+//! 3. Unmount. If somebody uses the mount, nothing has changed, and is said who. What the same
+//!    daemon has just put in its place goes, too.
 //! 4. Wait for the end of the daemon's process: only then are its locks gone, too. It does not come
 //!    while the filesystem is mounted in another mount namespace; then that is said.
 //!
@@ -110,11 +111,30 @@ impl Daemon {
         Ok(Self { connection, pid, end })
     }
 
+    /// What the same daemon has mounted in its place since.
+    fn other_mount(&self, mount: &Mount) -> Option<Mount> {
+        let other = mounts::at(&mount.mountpoint).ok()??;
+        let is_other = mounts::is_gabion(&other) && other.device != mount.device;
+        let process = Connection::at(&folder::socket_of(&other)).ok().filter(|_| is_other)?.peer();
+        (process.and_then(|process| u32::try_from(process).ok()) == Some(self.pid)).then_some(other)
+    }
+
     fn await_end(mut self, mount: &Mount) -> Result<()> {
         let name = mount.mountpoint.display();
+        let mut mount = mount.clone();
         let began = Instant::now();
-        while !self.end.within(GLANCE) {
-            if let Some(user) = mounts::user_elsewhere(mount) {
+        loop {
+            // It may just have been exchanged for another one, and then that was what stood in
+            // for it meanwhile.
+            while let Some(other) = self.other_mount(&mount) {
+                unmount(&other.mountpoint, Unmount::Plain)
+                    .map_err(|error| not_unmounted(&other, &error))?;
+                mount = other;
+            }
+            if self.end.within(GLANCE) {
+                break;
+            }
+            if let Some(user) = mounts::user_elsewhere(&mount) {
                 let text = format!(
                     "{name} is unmounted here, but {user} has it in a mount namespace of its own"
                 );

@@ -15,8 +15,9 @@
 //! With `--single`, or where an earlier version has made `DATA/gabion.img`, the filesystem is in
 //! that one image, and is mounted once, by this process.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,7 +30,7 @@ use gabion_map::layout::BLOCKS_MIN;
 use gabion_volume::create::{Content, Occupied, create};
 use gabion_volume::layout::{self, Kind};
 use gabion_volume::register;
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 
 use super::mkfs;
 use super::mount;
@@ -38,6 +39,7 @@ use crate::failure::{Failure, Result, chain};
 use crate::frugality;
 use crate::mounts::{self, Life};
 use crate::options::Settings;
+use crate::places;
 use crate::print;
 use crate::supervisor::{Supervised, Until};
 use crate::targets::Targets;
@@ -65,11 +67,11 @@ pub fn run(args: &args::Up) -> Result<()> {
     if args.single || has_one {
         frugality::restart(frugality::Keep::Nothing);
         let signals = mount::signals()?;
-        make_folder(&args.data)?;
+        make_data(&args.data)?;
         return single(args, &signals);
     }
     let signals = mount::signals()?;
-    make_folder(&args.data)?;
+    make_data(&args.data)?;
     let is_new = !args.data.join("ready").exists();
     for name in Targets::NAMES {
         let image = args.data.join(format!("{name}.img"));
@@ -306,7 +308,7 @@ fn single(args: &args::Up, signals: &Signals) -> Result<()> {
 fn state(data: &Path) -> Result<PathBuf> {
     let state = data.join("state");
     let cannot = |error: io::Error| Failure::of(format!("cannot make {}", state.display()), &error);
-    fs::create_dir_all(&state).map_err(cannot)?;
+    places::own(&state).map_err(cannot)?;
     state.canonicalize().map_err(cannot)
 }
 
@@ -356,6 +358,25 @@ fn rename<'a>(layout: &mut Layout, urls: &mut impl Iterator<Item = &'a String>) 
             copies.iter_mut().for_each(|copy| rename(&mut copy.on, urls));
         }
     }
+}
+
+/// Makes the folder of the images. Where others could put links in place of them, those would be
+/// written over.
+fn make_data(data: &Path) -> Result<()> {
+    let failed = |error: io::Error| {
+        Failure::of(format!("cannot make the folder {}", data.display()), &error)
+    };
+    match DirBuilder::new().mode(0o755).create(data) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let found = fs::metadata(data).map_err(failed)?;
+    if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        let what = format!("{} is not a folder that only you write to", data.display());
+        return Err(Failure::new(what)
+            .next("Make it yours (chown, chmod go-w), or name another folder: --data DIR"));
+    }
+    Ok(())
 }
 
 fn make_folder(folder: &Path) -> Result<()> {

@@ -117,7 +117,15 @@ struct Shared {
     ended: Condvar,
     ending: AtomicBool,
     /// Connections that wait for the end.
-    waiting: Mutex<Vec<UnixStream>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Those who wait for the end.
+#[derive(Default)]
+struct Waiting {
+    streams: Vec<UnixStream>,
+    /// Who tells them, and whoever comes later.
+    told_by: Option<Arc<Shared>>,
 }
 
 impl Server {
@@ -150,18 +158,20 @@ impl Server {
         self.shared.ending.store(true, Ordering::Release);
     }
 
-    /// Ends without a word to those that wait for the end, who are waited for by `next` from now
-    /// on.
+    /// Ends without a word to those that wait for the end, who are told by `next` from now on. So
+    /// are those that only come to it: they may be connected with this one already.
     pub fn hand_over(self, next: &Self) {
         self.prepare_end();
-        next.shared.waiting.lock().append(&mut self.shared.waiting.lock());
+        let mut waiting = self.shared.waiting.lock();
+        next.shared.waiting.lock().streams.append(&mut waiting.streams);
+        waiting.told_by = Some(Arc::clone(&next.shared));
     }
 
     /// Takes no more connections, and tells those that wait how it ended.
     pub fn end(self, problem: Option<String>) {
         self.prepare_end();
         let ended = Reply::Ended(Ended { problem });
-        for mut stream in self.shared.waiting.lock().drain(..) {
+        for mut stream in self.shared.waiting.lock().streams.drain(..) {
             // Whoever does not listen any more does not need to know.
             let _ = send(&mut stream, &ended);
         }
@@ -226,6 +236,23 @@ impl Shared {
         *self.connections.lock() -= 1;
         self.ended.notify_one();
     }
+
+    /// Notes who waits for the end.
+    fn note(&self, mut stream: UnixStream) -> io::Result<()> {
+        let mut waiting = self.waiting.lock();
+        if let Some(next) = waiting.told_by.clone() {
+            drop(waiting);
+            return next.note(stream);
+        }
+        // Those that gave up leave room for others.
+        waiting.streams.retain(|stream| !is_closed(stream));
+        if waiting.streams.len() < CONNECTIONS_MAX {
+            // Whoever gets this is told of the end, however soon it comes.
+            send(&mut stream, &Reply::Progress(Progress::default()))?;
+            waiting.streams.push(stream);
+        }
+        Ok(())
+    }
 }
 
 /// Answers one connection's requests until it closes.
@@ -282,17 +309,7 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
                 let invited = shared.subject.invite(seconds, &addresses);
                 answer(&mut stream, invited.map(Reply::Invited))?;
             }
-            Ok(Request::AwaitEnd) => {
-                let mut waiting = shared.waiting.lock();
-                // Those that gave up leave room for others.
-                waiting.retain(|stream| !is_closed(stream));
-                if waiting.len() < CONNECTIONS_MAX {
-                    // Whoever gets this is told of the end, however soon it comes.
-                    send(&mut stream, &Reply::Progress(Progress::default()))?;
-                    waiting.push(stream);
-                }
-                return Ok(());
-            }
+            Ok(Request::AwaitEnd) => return shared.note(stream),
             Err(error) => {
                 return send(&mut stream, &Reply::Error { message: error.to_string() });
             }

@@ -50,14 +50,18 @@ impl Curtain {
         attachment.make_beneath()?;
         Ok(Self { mountpoint: mountpoint.to_owned(), device, session, waiting })
     }
+
+    /// Whether it covers its place; else somebody has unmounted it.
+    pub fn is_there(&self) -> bool {
+        let uppermost = mountinfo::find(&self.mountpoint);
+        uppermost.is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device))
+    }
 }
 
 impl Drop for Curtain {
     /// Raises it: shows what is beneath.
     fn drop(&mut self) {
-        let uppermost = mountinfo::find(&self.mountpoint);
-        // Else somebody else has unmounted it.
-        if uppermost.is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device)) {
+        if self.is_there() {
             let _ = unmount(&self.mountpoint, Unmount::Lazy);
         }
         self.waiting.end();

@@ -190,6 +190,11 @@ impl Mounted {
         Ok(self.attachment.make_beneath()?)
     }
 
+    /// Ends it if it was not shown yet.
+    pub fn give_up(&mut self) {
+        self.attachment.give_up();
+    }
+
     /// The device number of the filesystem, major and minor.
     pub fn device(&self) -> (u32, u32) {
         self.device

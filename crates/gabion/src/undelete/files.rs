@@ -2,14 +2,14 @@
 //!
 //! Paths are absolute. Nothing here follows a symbolic link in the last part of one.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use gabion_backup::Attributes;
 
 use crate::failure::Result;
+use crate::scratch::Scratch;
 
 /// Bytes that are copied at once.
 pub const CHUNK: u64 = 64 << 20;
@@ -27,6 +27,14 @@ pub struct Stat {
     pub size: u64,
     /// What a copy is to have.
     pub attributes: Attributes,
+}
+
+/// A folder for what is not whole yet, which nobody else can reach into.
+pub struct Claim {
+    /// As it is called from now on, whatever becomes of its name.
+    pub path: PathBuf,
+    /// What it is where others could reach into it.
+    pub scratch: Option<Scratch>,
 }
 
 /// Looks at files, and makes some.
@@ -71,9 +79,6 @@ pub trait Files {
     /// Gives an object one more name.
     fn link(&self, first: &Path, to: &Path) -> io::Result<()>;
 
-    /// Gives an object another name, which nobody has.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-
     /// Removes an empty folder.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
@@ -95,10 +100,16 @@ pub trait Files {
     /// Sets the times of last reading and writing.
     fn set_times(&self, path: &Path, to: &Attributes) -> io::Result<()>;
 
-    /// Keeps others out of a folder who ask for the same, until it is dropped. `WouldBlock`: one of
-    /// them has come before. `PermissionDenied`: it is not one that [`Files::make_folder`] has made
-    /// for this user.
-    fn claim(&self, folder: &Path) -> io::Result<Option<File>>;
+    /// Makes an empty folder, or finds the one that was made before, for what is not whole yet, and
+    /// keeps others out of it until the result is given back. `WouldBlock`: one of them has come
+    /// before. `PermissionDenied`: it is there, and not one that only this user can have changed.
+    fn claim(&self, folder: &Path) -> io::Result<Claim>;
+
+    /// Gives what is called `name` in such a folder that name beside it, which nobody has.
+    fn give(&self, claim: &Claim, name: &OsStr) -> io::Result<()>;
+
+    /// Removes such a folder, which is empty.
+    fn give_back(&self, claim: Claim) -> io::Result<()>;
 
     /// Whether there is a folder at a path.
     fn is_folder(&self, path: &Path) -> bool {

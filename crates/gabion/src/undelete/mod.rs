@@ -27,6 +27,7 @@ pub use self::mounted::Mounted;
 pub use self::stored::{Stored, changing};
 use crate::backup::progress::Progress;
 use crate::failure::{Failure, Result};
+use crate::print;
 
 /// What the folder of the snapshots of a subvolume is called.
 const SNAPSHOTS: &str = ".snapshots";
@@ -138,29 +139,28 @@ impl Lost<'_> {
         names.join(", ")
     }
 
-    /// Makes `to` what a version is, all of it or nothing. There must be nothing. A folder that was
-    /// begun by one who was stopped is gone on with.
+    /// Makes `to` what a version is, all of it or nothing. There must be nothing. What was begun by
+    /// one who was stopped is gone on with.
     pub fn restore(&self, version: &Version, to: &Path) -> Result<()> {
-        self.check_free(to)?;
-        // Beside it under another name, until it is whole.
-        let unfinished = self.unfinished(version, to);
+        let to = self.files.real(to)?;
+        self.check_free(&to)?;
         let folders = match to == self.path {
-            true => self.folders(version, &unfinished),
+            true => self.missing(version),
             false => Vec::new(),
         };
-        let mut made = Vec::new();
-        let restored = self.restore_in(version, (to, &unfinished), &folders, &mut made);
+        // All of it gets its place in one step, with the folders above.
+        let top = folders.first().map_or(&*to, |(_, folder)| folder);
+        self.check_free(top)?;
+        let restored = self.restore_as(version, &to, top, &folders);
         let Err(copy::Error { path, error }) = restored else { return Ok(()) };
+        let shown = self.files.shown(&to);
         if error.kind() == io::ErrorKind::WouldBlock {
-            let what = format!("{} is just being restored by somebody else", self.files.shown(to));
+            let what = format!("{shown} is just being restored by somebody else");
             return Err(Failure::new(what).next("Wait until that has ended."));
         }
-        // What was made is empty.
-        made.into_iter().rev().for_each(|path| drop(self.files.remove_folder(path)));
         if error.kind() == io::ErrorKind::AlreadyExists {
-            self.check_free(to)?;
+            self.check_free(top)?;
         }
-        let shown = self.files.shown(to);
         let what = match path == to {
             true => format!("cannot restore {shown}"),
             false => format!("cannot restore {shown}: {}", self.files.shown(&path)),
@@ -168,47 +168,67 @@ impl Lost<'_> {
         Err(Failure::of(what, &error).next("Nothing was restored."))
     }
 
-    /// Makes `folders` (as they were, and where they are to be), notes them in `made`, and restores
-    /// a version to `to` in the last one, as `unfinished` until it is whole.
-    fn restore_in<'a>(
+    /// Makes `folders` (as they were, and where they are to be, the first of which is `top`) and in
+    /// the last of them `to`. Whoever may write beside `top` cannot reach what is not whole.
+    fn restore_as(
         &self,
         version: &Version,
-        (to, unfinished): (&Path, &Path),
-        folders: &'a [(PathBuf, PathBuf)],
-        made: &mut Vec<&'a Path>,
+        to: &Path,
+        top: &Path,
+        folders: &[(PathBuf, PathBuf)],
+    ) -> std::result::Result<(), copy::Error> {
+        let files = self.files;
+        let beside = unfinished(version, to, top);
+        let claimed = files.claim(&beside);
+        let claim = claimed.map_err(|error| copy::Error { path: beside.clone(), error })?;
+        let above = top.parent().unwrap_or(top);
+        let inside = |path: &Path| claim.path.join(path.strip_prefix(above).unwrap_or(path));
+        let made = self.copy_all(version, &inside(to), folders, inside);
+        let made = made.and_then(|()| {
+            let given = files.give(&claim, top.file_name().unwrap_or(OsStr::new("")));
+            given.map_err(|error| copy::Error { path: top.to_owned(), error })
+        });
+        if made.is_err() {
+            copy::remove(files, &inside(top));
+        }
+        let path = claim.path.clone();
+        if let Err(error) = files.give_back(claim)
+            && made.is_ok()
+        {
+            let beside = print::path(&beside);
+            print::notice(format!("{beside} is still there: {error}"));
+        }
+        made.map_err(|copy::Error { path: at, error }| match at.strip_prefix(&path) {
+            Ok(within) => copy::Error { path: above.join(within), error },
+            Err(_) => copy::Error { path: at, error },
+        })
+    }
+
+    /// Makes all of it, where nobody else is.
+    fn copy_all(
+        &self,
+        version: &Version,
+        to: &Path,
+        folders: &[(PathBuf, PathBuf)],
+        inside: impl Fn(&Path) -> PathBuf,
     ) -> std::result::Result<(), copy::Error> {
         let files = self.files;
         for (_, folder) in folders {
             // One that was stopped may have made it.
-            if !files.is_folder(folder) {
-                copy::make_folder(files, folder)?;
+            if !files.is_folder(&inside(folder)) {
+                copy::make_folder(files, &inside(folder))?;
             }
-            made.push(folder);
         }
-        let claim = self.claim(version, unfinished)?;
         let progress = Progress::new(0, None);
         if io::stderr().is_terminal() {
             progress.expect(copy::bytes(files, &version.path)?);
         }
-        let mut copying = copy::Copying::new(files, &progress);
-        let copied = copying.copy(&version.path, unfinished).and_then(|()| {
-            let named = files.rename(unfinished, to);
-            named.map_err(|error| copy::Error { path: to.to_owned(), error })
-        });
+        let copied = copy::Copying::new(files, &progress).copy(&version.path, to);
         progress.end();
-        if copied.is_err() {
-            copy::remove(files, unfinished);
-        }
-        drop(claim);
         copied?;
         // The innermost first: each change of one changes the times of the one above.
         let mut folders = folders.iter().rev();
-        let finished =
-            folders.try_for_each(|(was, folder)| copy::copy_attributes_of(files, was, folder));
-        if finished.is_err() {
-            copy::remove(files, to);
-        }
-        finished
+        folders.try_for_each(|(was, folder)| copy::copy_attributes_of(files, was, &inside(folder)))
     }
 
     /// Fails if there is something at `to`.
@@ -227,61 +247,22 @@ impl Lost<'_> {
     }
 
     /// The folders above that are gone, too, the outermost first: as the snapshot has them, and
-    /// where they were. So are those that one who was stopped has made for `unfinished`.
-    fn folders(&self, version: &Version, unfinished: &Path) -> Vec<(PathBuf, PathBuf)> {
+    /// where they were.
+    fn missing(&self, version: &Version) -> Vec<(PathBuf, PathBuf)> {
         let depth = self.within.components().count();
         let above = self.path.ancestors().zip(version.path.ancestors()).take(depth).skip(1);
-        let goes_on = self.files.is_folder(unfinished);
-        let mut only = unfinished;
-        let missing = above.take_while(|(path, _)| {
-            let is_made = goes_on && self.is_made_for(path, only);
-            only = path;
-            is_made || !self.files.is_folder(path)
-        });
+        let missing = above.take_while(|(path, _)| !self.files.is_folder(path));
         let mut folders: Vec<_> =
             missing.map(|(path, was)| (was.to_owned(), path.to_owned())).collect();
         folders.reverse();
         folders
     }
+}
 
-    /// Whether it is a folder as they are made here, with nothing else in it.
-    fn is_made_for(&self, folder: &Path, only: &Path) -> bool {
-        let is_new = |stat: Stat| stat.attributes.mode & 0o7777 == 0o700;
-        let names = self.files.names(folder).unwrap_or_default();
-        names.iter().map(|name| &**name).eq(only.file_name())
-            && self.files.stat(folder).is_ok_and(is_new)
-    }
-
-    /// The name beside `to` that a folder has until it is whole, which tells what it becomes of
-    /// what; for anything else one that nobody has.
-    fn unfinished(&self, version: &Version, to: &Path) -> PathBuf {
-        if version.stat.attributes.is_directory() {
-            let name = to.file_name().unwrap_or(OsStr::new(""));
-            let [name, path] = [name, version.path.as_os_str()].map(OsStr::as_encoded_bytes);
-            let number = crc64(&[path, b"\0", name].concat());
-            return to.with_file_name(format!(".undelete-{number:016x}"));
-        }
-        let process = std::process::id();
-        let mut names = (0..).map(|number: u64| format!(".undelete-{process}-{number}"));
-        let free = |path: &PathBuf| self.files.stat(path).is_err();
-        let paths = names.by_ref().map(|name| to.with_file_name(name));
-        paths.take(1000).find(free).unwrap_or_else(|| to.with_file_name(".undelete"))
-    }
-
-    /// Makes the folder that is not finished, if it is one, and keeps others out of it.
-    fn claim(
-        &self,
-        version: &Version,
-        unfinished: &Path,
-    ) -> std::result::Result<Option<std::fs::File>, copy::Error> {
-        if !version.stat.attributes.is_directory() {
-            return Ok(None);
-        }
-        match copy::make_folder(self.files, unfinished) {
-            Err(copy::Error { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
-        let claimed = self.files.claim(unfinished);
-        claimed.map_err(|error| copy::Error { path: unfinished.to_owned(), error })
-    }
+/// The folder beside `top` that all is made in until it is whole. Its name tells what becomes of
+/// what.
+fn unfinished(version: &Version, to: &Path, top: &Path) -> PathBuf {
+    let [to, path] = [to, &version.path].map(|path| path.as_os_str().as_encoded_bytes());
+    let number = crc64(&[path, b"\0", to].concat());
+    top.with_file_name(format!(".undelete-{number:016x}"))
 }

@@ -7,22 +7,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use gabion_backup::{Attributes, Time};
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom, StatxFlags, Timespec,
-    Timestamps, XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, Mode, SeekFrom, StatxFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use super::files::{CHUNK, Files, Stat, Xattr};
+use super::files::{CHUNK, Claim, Files, Stat, Xattr};
 use super::is_absent;
 use crate::backup::{dress, mounted};
 use crate::failure::{Failure, Result};
 use crate::mounts;
-use crate::reach::reach;
+use crate::reach::{open_real, reach};
+use crate::scratch::{Refused, Scratch};
 
 /// Files as the kernel shows them.
 pub struct Mounted;
@@ -125,11 +123,6 @@ impl Files for Mounted {
         fs::hard_link(reach(first)?, reach(to)?)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (from, to) = (reach(from)?, reach(to)?);
-        Ok(rustix::fs::renameat_with(CWD, &*from, CWD, &*to, RenameFlags::NOREPLACE)?)
-    }
-
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir(reach(path)?)
     }
@@ -161,22 +154,30 @@ impl Files for Mounted {
         Ok(rustix::fs::utimensat(CWD, &*reach(path)?, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    fn claim(&self, folder: &Path) -> io::Result<Option<File>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = File::from(rustix::fs::open(&*reach(folder)?, flags, Mode::empty())?);
-        // Where others could change something they could lead whoever copies elsewhere.
-        let found = folder.metadata()?;
-        if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o077 != 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "it is there, and was not made for this: move it away",
-            ));
-        }
-        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::WouldBlock.into()),
-            // Not every filesystem has locks.
-            Ok(()) | Err(_) => Ok(Some(folder)),
-        }
+    fn claim(&self, folder: &Path) -> io::Result<Claim> {
+        let (Some(above), Some(name)) = (folder.parent(), folder.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let scratch =
+            Scratch::claim(&open_real(above)?, name).map_err(|refused| match refused {
+                Refused::Busy => io::ErrorKind::WouldBlock.into(),
+                Refused::Foreign => io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "it is there, and others could have changed what is in it: move it away",
+                ),
+                Refused::Io(error) => error,
+            })?;
+        // What is made in it would inherit that.
+        dress::strip(&scratch.path())?;
+        Ok(Claim { path: scratch.path(), scratch: Some(scratch) })
+    }
+
+    fn give(&self, claim: &Claim, name: &OsStr) -> io::Result<()> {
+        claim.scratch.as_ref().map_or(Ok(()), |scratch| scratch.give(name))
+    }
+
+    fn give_back(&self, claim: Claim) -> io::Result<()> {
+        claim.scratch.map_or(Ok(()), Scratch::remove)
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! The path is that in the filesystem, and symbolic links in it are not followed.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use gabion_map::FileId;
 use gabion_map::txn::SeekTarget;
 use gabion_node::LocalFs;
 
-use super::files::{CHUNK, Files, Stat, Xattr};
+use super::files::{CHUNK, Claim, Files, Stat, Xattr};
 use crate::backup::stored;
 use crate::failure::{Failure, Result};
 
@@ -117,6 +116,21 @@ impl Stored<'_> {
 
     fn change(&self, path: &Path, changes: &Changes) -> io::Result<()> {
         self.fs.setattr(&CALLER, self.file(path)?, changes).map(drop).map_err(told)
+    }
+
+    /// Gives an object another name, which nobody has.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (source_parent, source_name) = self.resolve(from)?;
+        let (target_parent, target_name) = self.resolve(to)?;
+        let request = RenameRequest {
+            source_parent,
+            source_name,
+            target_parent,
+            target_name,
+            if_taken: IfTaken::Fail,
+            leave: Leave::Nothing,
+        };
+        self.fs.rename(&CALLER, &request).map_err(told)
     }
 
     /// Gives a file that is empty the bytes and the holes of another one.
@@ -231,20 +245,6 @@ impl Files for Stored<'_> {
         self.made(self.fs.link(&CALLER, self.file(first)?, dir, name))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (source_parent, source_name) = self.resolve(from)?;
-        let (target_parent, target_name) = self.resolve(to)?;
-        let request = RenameRequest {
-            source_parent,
-            source_name,
-            target_parent,
-            target_name,
-            if_taken: IfTaken::Fail,
-            leave: Leave::Nothing,
-        };
-        self.fs.rename(&CALLER, &request).map_err(told)
-    }
-
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         let (dir, name) = self.resolve(path)?;
         self.fs.rmdir(&CALLER, dir, name).map_err(told)
@@ -281,8 +281,20 @@ impl Files for Stored<'_> {
         self.change(path, &Changes { atime, mtime, ..Changes::default() })
     }
 
-    fn claim(&self, _folder: &Path) -> io::Result<Option<File>> {
+    fn claim(&self, folder: &Path) -> io::Result<Claim> {
         // Nobody else has it open.
-        Ok(None)
+        match self.make_folder(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        Ok(Claim { path: folder.to_owned(), scratch: None })
+    }
+
+    fn give(&self, claim: &Claim, name: &OsStr) -> io::Result<()> {
+        self.rename(&claim.path.join(name), &claim.path.with_file_name(name))
+    }
+
+    fn give_back(&self, claim: Claim) -> io::Result<()> {
+        self.remove_folder(&claim.path)
     }
 }

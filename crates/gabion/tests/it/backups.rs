@@ -11,6 +11,7 @@ mod objects;
 mod pipes;
 mod random;
 mod served;
+pub mod shared_places;
 mod together;
 mod trees;
 

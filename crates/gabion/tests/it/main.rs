@@ -29,6 +29,7 @@ mod ordinary;
 mod quotas;
 mod raw;
 mod readme;
+mod renewals;
 mod repairs;
 mod rollbacks;
 mod schedules;

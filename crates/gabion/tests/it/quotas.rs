@@ -130,6 +130,15 @@ fn what_the_kernel_collects_is_refused_at_the_sync() {
     file.sync_all().unwrap();
 }
 
+/// Says that it is over when it is dropped.
+struct Over<'f>(&'f AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn with_the_first_quota_write_says_that_it_is_used_up() {
     let Some(folder) = Folder::for_mounts() else { return };
@@ -139,20 +148,24 @@ fn with_the_first_quota_write_says_that_it_is_used_up() {
     // Whoever comes while the mount is exchanged for another one waits for that.
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        // However this ends: the other one would use it for ever.
+        let over = Over(&is_over);
         let user = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
                 assert_eq!(fs::read(mnt.join("old")).unwrap(), b"before");
                 assert_eq!(fs::read_dir(&mnt).unwrap().count(), 1);
                 fs::write(mnt.join("new"), "x").unwrap();
                 fs::remove_file(mnt.join("new")).unwrap();
                 statvfs(&mnt).unwrap();
-                thread::sleep(Duration::from_millis(2));
+                // Most of the time nobody uses it, however slow the machine is.
+                thread::sleep(2 * begun.elapsed());
             }
         });
         let told = folder.gabion(&["quota", "set", "mnt", "5M"]).succeeded();
         // It may have been in use each time that it was looked at.
         await_that(|| !collects_writes(&folder));
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         user.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         assert!(told.contains("of 5 MiB"), "{told}");
     });

@@ -13,6 +13,7 @@ use rustix::fs::{
 };
 use serde_json::Value;
 
+use crate::backups::shared_places::stopped_when;
 use crate::served_snapshots::Site;
 use crate::volumes::stage::Stage;
 use crate::world::{Folder, GABION, Running, await_that, names};
@@ -440,12 +441,10 @@ fn what_is_gone_comes_back_on_a_volume_that_nobody_has_in_use() {
     host.unmount();
 }
 
-/// Of the only folder of a copy that is not finished, once so many names are in it.
-fn unfinished(dir: &Path, least: usize) -> Option<PathBuf> {
+/// The only folder in which something is made that is not finished.
+fn unfinished(dir: &Path) -> Option<PathBuf> {
     let names = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
-    let mut begun = names.filter(|path| path.display().to_string().contains(".undelete-"));
-    let path = begun.next()?;
-    fs::read_dir(&path).is_ok_and(|entries| entries.count() >= least).then_some(path)
+    names.into_iter().find(|path| path.display().to_string().contains(".undelete-"))
 }
 
 #[test]
@@ -473,28 +472,85 @@ fn who_is_killed_goes_on_where_he_was() {
     let mut command = Command::new(GABION);
     command.args(["undelete", "mnt/home/letters"]).current_dir(folder.path());
     let mut first = Running(command.spawn().unwrap());
-    await_that(|| unfinished(&dir, 40).is_some());
+    let copied = || unfinished(&mnt).map(|path| path.join("home/letters"));
+    let is_far = |path: PathBuf| fs::read_dir(path).is_ok_and(|names| names.count() >= 40);
+    await_that(|| copied().is_some_and(is_far));
     // Nobody does the same at the same time.
     let busy = "is just being restored by somebody else";
     folder.gabion(&["undelete", "mnt/home/letters"]).failed(1, &["mnt/home/letters", busy]);
     first.0.kill().unwrap();
     first.0.wait().unwrap();
-    let begun = unfinished(&dir, 40).expect("it was not so fast");
+    let begun = unfinished(&mnt).expect("it was not so fast");
     // Nor does anybody go on in a folder in which others could have changed something.
     let allow = |mode| fs::set_permissions(&begun, Permissions::from_mode(mode)).unwrap();
     allow(0o777);
-    let foreign = "it is there, and was not made for this";
+    let foreign = "it is there, and others could have changed";
     folder.gabion(&["undelete", "mnt/home/letters"]).failed(1, &[foreign]);
     allow(0o700);
     let inode = |path: PathBuf| fs::symlink_metadata(path).unwrap().ino();
+    let begun = copied().unwrap();
     let whole: Vec<_> = names(&begun).into_iter().take(30).collect();
     let kept: Vec<_> = whole.iter().map(|name| inode(begun.join(name))).collect();
-    assert_eq!(names(&dir).len(), 1);
+    assert!(!dir.exists(), "it comes whole or not at all");
     folder.gabion(&["undelete", "mnt/home/letters"]).succeeded();
     assert_eq!(seen(&dir), was);
     // All but the last one that had been begun were whole.
     let again = whole.iter().map(|name| inode(many.join(name)));
     let others = again.zip(&kept).filter(|(again, kept)| again != *kept).count();
     assert!(others <= 1, "{others} of 30 were made again");
+    assert!(unfinished(&mnt).is_none());
     folder.gabion(&["scrub", "--allocation", "mnt"]).succeeded();
+}
+
+#[test]
+fn who_may_write_where_it_comes_back_leads_nobody_elsewhere() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    folder.image();
+    let mnt = folder.mount("");
+    let letters = mnt.join("shared/home/letters");
+    fs::create_dir_all(&letters).unwrap();
+    fs::set_permissions(mnt.join("shared"), Permissions::from_mode(0o777)).unwrap();
+    for number in 0..300 {
+        fs::write(letters.join(format!("{number}")), format!("{number}")).unwrap();
+    }
+    // What is not whole is nobody's business, whatever it will be.
+    fs::set_permissions(&letters, Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(mnt.join("outside")).unwrap();
+    let was = seen(&mnt.join("shared/home"));
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::remove_dir_all(mnt.join("shared/home")).unwrap();
+    let as_other = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-euc", &format!("cd mnt/shared; {script}")]).uid(65_534).gid(65_534);
+        folder.run(&mut command).succeeded();
+    };
+    let undelete = ["undelete", "mnt/shared/home/letters"];
+    let begun = || unfinished(&mnt.join("shared"));
+    let is_far = || {
+        let path = begun().map(|path| path.join("home/letters"));
+        path.and_then(|path| fs::read_dir(path).ok()).is_some_and(|names| names.count() >= 40)
+    };
+    let mut running = stopped_when(&folder, &undelete, is_far);
+    let scratch = begun().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    as_other(&format!("! ls {scratch} 2>/dev/null; test ! -e home"));
+    as_other(&format!("mv {scratch} away; ln -s ../outside {scratch}"));
+    running.signal(rustix::process::Signal::CONT);
+    assert!(running.0.wait().unwrap().success());
+    assert_eq!(seen(&mnt.join("shared/home")), was);
+    assert_eq!(names(&mnt.join("shared/away")), [""; 0]);
+    // It is led nowhere either by what was there before it.
+    fs::remove_dir_all(mnt.join("shared/home")).unwrap();
+    let link = format!("ln -s ../outside {scratch}");
+    let open = format!("mkdir -m 777 {scratch}; ln -s ../../outside {scratch}/home");
+    let closed = format!("mkdir -m 700 {scratch}");
+    for planting in [link, open, closed] {
+        as_other(&format!("rm -r {scratch}; {planting}"));
+        folder.gabion(&undelete).failed(1, &["others could have changed", &scratch]);
+    }
+    as_other(&format!("rm -r {scratch}"));
+    folder.gabion(&undelete).succeeded();
+    assert_eq!(seen(&mnt.join("shared/home")), was);
+    assert_eq!(names(&mnt.join("shared")), ["away", "home"]);
+    assert_eq!(names(&mnt.join("outside")), [""; 0]);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts it and waits until it says that the mount is there. Gives the lines up to that.
 fn up(folder: &Folder, arguments: &[&str]) -> (Running, BufReader<ChildStdout>, String) {
-    let mut child = Command::new(GABION)
-        .arg("up")
-        .args(arguments)
+    up_by(folder, Command::new(GABION).arg("up").args(arguments))
+}
+
+/// The same by another command.
+fn up_by(folder: &Folder, command: &mut Command) -> (Running, BufReader<ChildStdout>, String) {
+    let mut child = command
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -224,6 +227,38 @@ fn up_makes_no_single_copy_beside_two() {
     fs::write(folder.join("gabion-data/a.img"), "").unwrap();
     folder.gabion(&["up", "--single"]).failed(1, &["two copies", "--single", "--data"]);
     assert!(!folder.join("gabion-data/gabion.img").exists());
+}
+
+#[test]
+fn up_works_for_who_lets_his_group_write_what_he_makes() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    let script = "umask 002; exec \"$0\" up --size 1G --mounts 1";
+    let (running, lines, _) = up_by(&folder, Command::new("sh").args(["-c", script, GABION]));
+    interrupt(running, lines);
+    let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("gabion-data"), mode("gabion-data/state")), (0o755, 0o700));
+}
+
+#[test]
+fn up_writes_over_nothing_that_others_have_put_links_to() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    let data = folder.join("gabion-data");
+    fs::create_dir(&data).unwrap();
+    fs::write(folder.join("other"), [7; 1 << 20]).unwrap();
+    symlink("../other", data.join("a.img")).unwrap();
+    let refused = || {
+        let parts = ["gabion-data is not a folder that only you write to", "chmod go-w", "--data"];
+        folder.gabion(&["up", "--size", "1G"]).failed(1, &parts);
+        fs::rename(data.join("a.img"), data.join("gabion.img")).unwrap();
+        folder.gabion(&["up", "--single", "--size", "1G"]).failed(1, &parts);
+        fs::rename(data.join("gabion.img"), data.join("a.img")).unwrap();
+        assert!(fs::read(folder.join("other")).unwrap() == [7; 1 << 20]);
+    };
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o1777)).unwrap();
+    refused();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&data, Some(65_534), Some(65_534)).unwrap();
+    refused();
 }
 
 #[test]

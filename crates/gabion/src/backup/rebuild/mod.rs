@@ -19,7 +19,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -33,10 +33,10 @@ use self::segments::Segments;
 use self::sharing::Sharing;
 use super::chain::Chain;
 use super::dress::{Inherited, dress, make_node, own, strip};
+use super::place::Site;
 use super::progress::Progress;
 use crate::failure::{Failure, Result};
 use crate::print;
-use crate::reach::reach;
 
 /// Threads that make files: each waits for the filesystem most of the time.
 const MAKERS: usize = 8;
@@ -61,11 +61,11 @@ pub enum Durability {
 
 /// A restoration under way.
 pub struct Rebuilding<'c> {
-    durability: Durability,
+    site: &'c Site,
     tree: &'c Tree,
     progress: &'c Progress,
     segments: Segments<'c>,
-    sharing: Sharing,
+    sharing: Sharing<'c>,
     /// Extended attributes that were left out.
     lost: AtomicU64,
     /// The first thing that went wrong.
@@ -73,32 +73,27 @@ pub struct Rebuilding<'c> {
     has_failed: AtomicBool,
 }
 
-/// An object that is to be made, where, and what it may have there that nobody gave to it.
+/// An object that is to be made, where at the site, and what it may have there that nobody gave to
+/// it.
 type Task<'t> = (&'t Object, PathBuf, Inherited);
 
 impl<'c> Rebuilding<'c> {
-    /// Prepares to make files of `tree`, the tree of `chain`.
-    pub fn new(
-        chain: &'c Chain,
-        tree: &'c Tree,
-        progress: &'c Progress,
-        durability: Durability,
-    ) -> Self {
+    /// Prepares to make files of `tree`, the tree of `chain`, at `site`.
+    pub fn new(chain: &'c Chain, tree: &'c Tree, progress: &'c Progress, site: &'c Site) -> Self {
         Self {
-            durability,
+            site,
             tree,
             progress,
             segments: Segments::new(chain),
-            sharing: Sharing::new(tree),
+            sharing: Sharing::new(tree, site),
             lost: AtomicU64::new(0),
             failure: Mutex::new(None),
             has_failed: AtomicBool::new(false),
         }
     }
 
-    /// Makes the object `ino` and all below it at `path`, where nothing is, or what was made
-    /// before.
-    pub fn run(self, ino: u64, path: &Path) -> Result<Losses> {
+    /// Makes the object `ino` and all below it, where nothing is, or what was made before.
+    pub fn run(self, ino: u64) -> Result<Losses> {
         let mut dirs = Vec::new();
         let mut links = Vec::new();
         thread::scope(|scope| {
@@ -111,17 +106,17 @@ impl<'c> Rebuilding<'c> {
                 started.map_err(|error| Failure::of("cannot start a thread", &error))?;
             }
             // When the tasks go, so do the threads.
-            self.walk(ino, path, &tasks, &mut dirs, &mut links)
+            self.walk(ino, &self.site.object, &tasks, &mut dirs, &mut links)
         })?;
         if let Some(failure) = self.failure.lock().take() {
             return Err(failure);
         }
         for (first, path) in links {
-            link(&first, &path).map_err(|error| unmade(&path, error.into()))?;
+            self.link(&first, &path).map_err(|error| self.unmade(&path, error.into()))?;
         }
         for (object, path) in dirs.into_iter().rev() {
             let dressed = self.dress(object, &path, Inherited::MayBe);
-            dressed.map_err(|error| unmade(&path, error))?;
+            dressed.map_err(|error| self.unmade(&path, error))?;
         }
         Ok(Losses { attributes: self.lost.into_inner() })
     }
@@ -158,8 +153,8 @@ impl<'c> Rebuilding<'c> {
                 let _ = tasks.send((object, path, inherited));
                 continue;
             }
-            let made = reach(&path).and_then(|path| directory(&path, is_first));
-            made.map_err(|error| unmade(&path, error.into()))?;
+            let made = self.site.reach(&path).and_then(|path| directory(&path, is_first));
+            made.map_err(|error| self.unmade(&path, error.into()))?;
             let names: Vec<_> = self.tree.names(ino).collect();
             for (name, ino) in names.into_iter().rev() {
                 waiting.push((ino, path.join(OsStr::from_bytes(name))));
@@ -174,7 +169,7 @@ impl<'c> Rebuilding<'c> {
             return;
         }
         if let Err(error) = self.make(object, &path, inherited) {
-            self.failure.lock().get_or_insert(unmade(&path, error));
+            self.failure.lock().get_or_insert_with(|| self.unmade(&path, error));
             self.has_failed.store(true, Ordering::Relaxed);
         }
     }
@@ -189,7 +184,7 @@ impl<'c> Rebuilding<'c> {
             Err(Unmade::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made,
         }
-        let reached = reach(path)?;
+        let reached = self.site.reach(path)?;
         if is_whole(object, &fs::symlink_metadata(&reached)?) {
             let bytes = self.tree.parts(object.ino).map(|(_, part)| u64::from(part.length));
             self.progress.advance(bytes.sum());
@@ -209,9 +204,9 @@ impl<'c> Rebuilding<'c> {
         if object.attributes.is_file() {
             self.file(object, path, inherited)?;
         } else if object.attributes.is_symlink() {
-            std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), reach(path)?)?;
+            std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), self.site.reach(path)?)?;
         } else {
-            make_node(&object.attributes, &reach(path)?)?;
+            make_node(&object.attributes, &self.site.reach(path)?)?;
         }
         self.dress(object, path, inherited)
     }
@@ -227,7 +222,7 @@ impl<'c> Rebuilding<'c> {
             Inherited::Nothing => object.attributes.mode & 0o777,
             Inherited::MayBe => 0o600,
         };
-        let reached = reach(path)?;
+        let reached = self.site.reach(path)?;
         let file = File::options().write(true).create_new(true).mode(mode).open(&reached)?;
         // Before there are bytes, which a change of the owner would have written first.
         own(&object.attributes, &reached)?;
@@ -245,7 +240,7 @@ impl<'c> Rebuilding<'c> {
         if end != object.attributes.size {
             file.set_len(object.attributes.size)?;
         }
-        if self.durability == Durability::EachFile {
+        if self.site.durability() == Durability::EachFile {
             file.sync_data()?;
         }
         // Where the kernel collects writes, it says now that there was no room for them. Only then
@@ -259,8 +254,31 @@ impl<'c> Rebuilding<'c> {
         path: &Path,
         inherited: Inherited,
     ) -> std::result::Result<(), Unmade> {
-        self.lost.fetch_add(dress(object, &reach(path)?, inherited)?, Ordering::Relaxed);
+        self.lost.fetch_add(dress(object, &self.site.reach(path)?, inherited)?, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn link(&self, first: &Path, path: &Path) -> io::Result<()> {
+        match fs::hard_link(self.site.reach(first)?, self.site.reach(path)?) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    }
+
+    fn unmade(&self, path: &Path, error: Unmade) -> Failure {
+        let error = match error {
+            Unmade::Stream(failure) => return failure,
+            Unmade::Io(error) => error,
+        };
+        let what = format!("cannot restore {}", print::path(&self.site.shown(path)));
+        let failure = Failure::of(what, &error);
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => failure.next("Only root can give files to others."),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                failure.next("Make room, and run it again: it goes on.")
+            }
+            _ => failure,
+        }
     }
 }
 
@@ -270,15 +288,12 @@ fn directory(path: &Path, is_first: bool) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) if !is_first => Ok(()),
         Ok(()) => strip(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => strip(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // It may have what it is to have in the end, which may keep its owner out.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+            strip(path)
+        }
         Err(error) => Err(error),
-    }
-}
-
-fn link(first: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(reach(first)?, reach(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
     }
 }
 
@@ -291,21 +306,6 @@ enum Unmade {
 impl From<io::Error> for Unmade {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
-    }
-}
-
-fn unmade(path: &Path, error: Unmade) -> Failure {
-    let error = match error {
-        Unmade::Stream(failure) => return failure,
-        Unmade::Io(error) => error,
-    };
-    let failure = Failure::of(format!("cannot restore {}", print::path(path)), &error);
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => failure.next("Only root can give files to others."),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failure.next("Make room, and run it again: it goes on.")
-        }
-        _ => failure,
     }
 }
 

@@ -10,7 +10,7 @@ use gabion_backup::tree::Part;
 use gabion_base::sync::{Condvar, Mutex};
 
 use super::Unmade;
-use crate::reach::reach;
+use crate::backup::place::Site;
 
 /// Shorter parts are written again rather than shared.
 const SHARED_MIN: u32 = 4096;
@@ -19,7 +19,8 @@ const SHARED_MIN: u32 = 4096;
 type Key = (u16, u32, u32);
 
 /// The parts that are shared.
-pub struct Sharing {
+pub struct Sharing<'c> {
+    site: &'c Site,
     shared: HashSet<Key>,
     written: Mutex<HashMap<Key, Written>>,
     changed: Condvar,
@@ -33,11 +34,11 @@ enum Written {
     At(PathBuf, u64, u32),
 }
 
-impl Sharing {
-    /// What a tree's files share.
-    pub fn new(tree: &Tree) -> Self {
+impl<'c> Sharing<'c> {
+    /// What a tree's files share, which are made at `site`.
+    pub fn new(tree: &Tree, site: &'c Site) -> Self {
         let (shared, written) = (tree.shared(), Mutex::new(HashMap::new()));
-        Self { shared, written, changed: Condvar::new() }
+        Self { site, shared, written, changed: Condvar::new() }
     }
 
     /// Puts a part to its place in a file: by `write`, or without if its blocks can be shared.
@@ -52,7 +53,8 @@ impl Sharing {
             return write();
         }
         if let Some((first, from, length)) = self.first(key) {
-            let is_shared = length >= part.length && share(&first, from, file, at, part.length);
+            let is_shared =
+                length >= part.length && self.share(&first, from, (file, at), part.length);
             return if is_shared { Ok(()) } else { write() };
         }
         let done = write();
@@ -79,19 +81,25 @@ impl Sharing {
             }
         }
     }
-}
 
-/// Lets a file share what is in another one, and says whether that worked.
-fn share(first: &Path, mut from: u64, file: &File, mut to: u64, length: u32) -> bool {
-    let Ok(source) = reach(first).and_then(File::open) else { return false };
-    let end = to + u64::from(length);
-    while to < end {
-        let left = (end - to) as usize;
-        let copied =
-            rustix::fs::copy_file_range(&source, Some(&mut from), file, Some(&mut to), left);
-        if !matches!(copied, Ok(count) if count > 0) {
-            return false;
+    /// Lets a file share what is in another one, and says whether that worked.
+    fn share(
+        &self,
+        first: &Path,
+        mut from: u64,
+        (file, mut to): (&File, u64),
+        length: u32,
+    ) -> bool {
+        let Ok(source) = self.site.reach(first).and_then(File::open) else { return false };
+        let end = to + u64::from(length);
+        while to < end {
+            let left = (end - to) as usize;
+            let copied =
+                rustix::fs::copy_file_range(&source, Some(&mut from), file, Some(&mut to), left);
+            if !matches!(copied, Ok(count) if count > 0) {
+                return false;
+            }
         }
+        true
     }
-    true
 }

@@ -6,11 +6,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{ReadAt, StreamId};
-use rustix::fs::{Advice, FlockOperation};
+use rustix::fs::{Advice, FlockOperation, OFlags};
+use rustix::io::Errno;
 
 use super::{EXTENSION, Opened, PARTIAL, Shelf, Store, Unfinished, Upload};
 use crate::failure::{Failure, Result};
@@ -75,6 +76,29 @@ impl Folder {
     /// The folder's path, also if it is where we are.
     fn listed(&self) -> &Path {
         if self.path.as_os_str().is_empty() { Path::new(".") } else { &self.path }
+    }
+
+    /// Opens a file to go on with it, if nobody else can have put it there to have what is saved.
+    fn own(&self, path: &Path) -> Result<File> {
+        let failed = |error: io::Error| not_continued(path, &error);
+        let foreign = || {
+            Failure::new(format!("cannot go on with {}: it is of somebody else", path.display()))
+                .next("Remove it, or save to a folder that nobody else writes to.")
+        };
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+        let file = match File::options().read(true).write(true).custom_flags(flags).open(path) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+                return Err(foreign());
+            }
+            opened => opened.map_err(failed)?,
+        };
+        let found = file.metadata().map_err(failed)?;
+        // What root makes belongs to another one on some filesystems, as does the folder then.
+        let of_folder = || fs::metadata(self.listed()).is_ok_and(|of| of.uid() == found.uid());
+        match found.uid() == rustix::process::geteuid().as_raw() || of_folder() {
+            true if found.is_file() => Ok(file),
+            _ => Err(foreign()),
+        }
     }
 
     fn files(&self) -> Result<Vec<OsString>> {
@@ -148,8 +172,7 @@ impl Store for Folder {
 
     fn take_up(&self, name: &OsStr) -> Result<Box<dyn Unfinished>> {
         let partial = self.path.join(name);
-        let open = File::options().read(true).write(true).open(&partial);
-        let file = open.map_err(|error| not_continued(&partial, &error))?;
+        let file = self.own(&partial)?;
         let whole = name.as_encoded_bytes().strip_suffix(PARTIAL.as_bytes());
         let whole = whole.map_or(name, |_| Path::new(name).file_stem().unwrap_or(name));
         let path = self.path.join(whole);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::shared_places::made;
 use super::trees::{assert_same, noise, survey};
 use super::{backups, mount, snapshots};
 use crate::world::{Folder, GABION, GLANCE};
@@ -90,7 +91,7 @@ fn a_restoration_that_was_killed_goes_on_and_is_never_taken_for_whole() {
     let mut killed = false;
     while child.try_wait().unwrap().is_none() {
         assert!(begun.elapsed() < Duration::from_secs(120));
-        if fs::read_dir(&scratch).map_or(0, Iterator::count) > 10 {
+        if made(&scratch) > 10 {
             child.kill().unwrap();
             killed = true;
         }

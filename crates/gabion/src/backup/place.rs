@@ -8,23 +8,45 @@
 //!                                  as long as that directory is there, it is not complete
 //! ```
 //!
+//! Where it is not all of the stream that is restored, another number stands in place of STREAM, so
+//! that nobody goes on with what is to become something else.
+//!
 //! Who is stopped can go on: what has been made under that name is kept, as far as it is whole. It
-//! is locked meanwhile, as two could not tell what of it the other one is just making.
+//! is locked meanwhile, as two could not tell what of it the other one is just making. Nobody else
+//! may look into it, let alone change it: that could lead a restoration anywhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown,
+};
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{Object, StreamId};
+use gabion_base::checksum::crc64;
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::dress::{Inherited, dress};
+use super::dress::{Inherited, Taking, dress};
+use super::losses::Losses;
 use super::rebuild::Durability;
 use crate::failure::{Failure, Result};
 use crate::mounts;
+
+/// What many filesystems have in their root from the start.
+const LOST_FOUND: &str = "lost+found";
+/// How the names of trees that are not complete begin, in the directories that they become.
+const RESTORING: &str = ".restoring-";
+
+/// What is to be restored of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The object with this number, and what is below it.
+    Below(u64),
+}
 
 /// A place for a tree.
 pub struct Place {
@@ -56,35 +78,47 @@ pub struct Site {
 }
 
 impl Place {
-    /// Looks whether something can be restored to `path`, for which that must be on Gabion unless
-    /// `anywhere`.
-    pub fn of(path: &Path, stream: StreamId, anywhere: bool) -> Result<Self> {
+    /// Looks whether something of a stream can be restored to `path`, for which that must be on
+    /// Gabion unless `anywhere`.
+    pub fn of(path: &Path, stream: StreamId, part: Part, anywhere: bool) -> Result<Self> {
         let shown = path.display();
         let failed = |error: io::Error| Failure::of(format!("cannot restore to {shown}"), &error);
         let path = std::path::absolute(path).map_err(failed)?;
         let kind = Self::check(&path, anywhere)?;
-        let short = &stream.to_string()[..8];
-        let within = path.join(format!(".restoring-{short}"));
+        let number = match part {
+            Part::Whole => stream.to_string(),
+            Part::Below(ino) => {
+                let number = crc64(&[&stream.0[..], &ino.to_le_bytes()].concat());
+                format!("{number:016x}")
+            }
+        };
+        let short = &number[..8];
+        let within = path.join(format!("{RESTORING}{short}"));
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
                 for entry in fs::read_dir(&path).map_err(failed)? {
                     let entry = entry.map_err(failed)?.path();
-                    if entry != within && entry.file_name() != Some("lost+found".as_ref()) {
-                        return Err(Failure::new(format!("{shown} is not empty"))
-                            .next("Name a path where nothing is, or an empty directory."));
+                    if entry == within || entry.file_name() == Some(LOST_FOUND.as_ref()) {
+                        continue;
                     }
+                    let failure = Failure::new(format!("{shown} is not empty"));
+                    return Err(failure.next(match is_unfinished(&entry) {
+                        false => "Name a path where nothing is, or an empty directory.".to_owned(),
+                        true => format!("To go on with {} there, restore the same.", {
+                            entry.file_name().unwrap_or_default().display()
+                        }),
+                    }));
                 }
                 Ok(Self { path, scratch: within, is_within: true, kind })
             }
-            Ok(_) => Err(Failure::new(format!("{shown} is there already"))
-                .next("Name a path where nothing is, or an empty directory.")),
+            Ok(_) => Err(is_there(&path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let name = path.file_name().ok_or_else(|| {
                     Failure::new(format!("{shown} is no name that could be given"))
                 })?;
                 let mut scratch = OsString::from(".");
                 scratch.push(name);
-                scratch.push(format!(".restoring-{short}"));
+                scratch.push(format!("{RESTORING}{short}"));
                 let scratch = path.with_file_name(scratch);
                 Ok(Self { path, scratch, is_within: false, kind })
             }
@@ -94,6 +128,9 @@ impl Place {
 
     /// Fails unless `path` is on Gabion, or may be `anywhere`.
     fn check(path: &Path, anywhere: bool) -> Result<Kind> {
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir()) {
+            return Err(is_there(path));
+        }
         match mounts::of_path(path)? {
             Some(mount) if mounts::is_synced(&mount) => return Ok(Kind::Gabion),
             Some(_) => return Ok(Kind::Unsynced),
@@ -102,11 +139,13 @@ impl Place {
         }
         let shown = path.display();
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
-        if let Some(parent) = parent
-            && let Err(error) = fs::metadata(parent)
-        {
+        if let Some(parent) = parent {
             let what = format!("cannot restore to {shown}: {}", parent.display());
-            return Err(Failure::of(what, &error));
+            match fs::metadata(parent) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(Failure::new(format!("{what} is no directory"))),
+                Err(error) => return Err(Failure::of(what, &error)),
+            }
         }
         Err(Failure::new(format!("{shown} is on no Gabion filesystem that is mounted"))
             .next("Mount it first, or say --to-directory if another filesystem is meant."))
@@ -125,9 +164,15 @@ impl Place {
         }
     }
 
-    /// Begins to restore an object here, if nobody else does.
-    pub fn begin(self, root: &Object) -> Result<Site> {
+    /// Begins to restore an object here, if nobody else does. `has` says whether it has something
+    /// by a name.
+    pub fn begin(self, root: &Object, has: impl Fn(&str) -> bool) -> Result<Site> {
         let is_directory = root.attributes.is_directory();
+        let lost_found = self.path.join(LOST_FOUND);
+        if self.is_within && has(LOST_FOUND) && !may_go(&lost_found) {
+            let what = format!("{} is in the way: the backup has one", lost_found.display());
+            return Err(Failure::new(what).next("Empty it, or name a path where nothing is."));
+        }
         if self.is_within && !is_directory {
             return Err(Failure::new(format!("{} is a directory", self.path.display()))
                 .next("Name a path where nothing is for a file."));
@@ -173,9 +218,41 @@ fn locked(scratch: &Path) -> Result<File> {
         return Err(busy());
     }
     let (found, locked) = (fs::symlink_metadata(scratch), file.metadata().map_err(failed)?);
+    // Where others could change something they could lead it elsewhere.
+    if locked.uid() != rustix::process::geteuid().as_raw() || locked.mode() & 0o077 != 0 {
+        let what = format!("{} is there, and was not made for this", scratch.display());
+        return Err(Failure::new(what).next("Move it away."));
+    }
     match found.is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino())) {
         true => Ok(file),
         false => Err(busy()),
+    }
+}
+
+/// Why nothing can be restored to where something is.
+fn is_there(path: &Path) -> Failure {
+    let shown = path.display();
+    let is_disk = |found: fs::Metadata| found.is_file() || found.file_type().is_block_device();
+    let next = match fs::metadata(path).is_ok_and(is_disk) {
+        true => format!(
+            "Name a path where nothing is, or an empty directory; if that is an image or a device, \
+             one in it: {shown}:/PATH"
+        ),
+        false => "Name a path where nothing is, or an empty directory.".to_owned(),
+    };
+    Failure::new(format!("{shown} is there already")).next(next)
+}
+
+fn is_unfinished(entry: &Path) -> bool {
+    let name = entry.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(RESTORING.as_bytes())
+}
+
+/// Whether what a filesystem has from the start can make room for what is restored.
+fn may_go(lost_found: &Path) -> bool {
+    match fs::read_dir(lost_found) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -216,8 +293,32 @@ impl Site {
         }
     }
 
-    /// Makes what was restored durable and gives it its name. `root` is what the tree's root is.
-    pub fn finish(&self, root: &Object) -> Result<()> {
+    /// What is to be done where not all is taken.
+    pub fn taking(&self) -> Taking {
+        match self.place.kind {
+            Kind::Gabion | Kind::Unsynced => Taking::All,
+            Kind::Other => Taking::WhatItCan,
+        }
+    }
+
+    /// What other restorations to the same path have left that were stopped.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let Place { path, scratch, .. } = &self.place;
+        let mut begins = OsString::from(".");
+        begins.push(path.file_name().unwrap_or_default());
+        begins.push(RESTORING);
+        let begins = begins.as_encoded_bytes();
+        let entries = fs::read_dir(path.with_file_name("")).into_iter().flatten();
+        let found = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|entry| {
+            let name = entry.file_name().unwrap_or_default().as_encoded_bytes();
+            name.starts_with(begins) && entry != scratch
+        });
+        found.collect()
+    }
+
+    /// Makes what was restored durable, gives it its name, and a directory what it has itself.
+    /// `root` is what the tree's root is. Says what of that was not taken.
+    pub fn finish(&self, root: &Object) -> Result<Losses> {
         let Place { path, scratch, kind, .. } = &self.place;
         let failed = |error: io::Error| {
             let what = format!("{} is restored, and cannot be named", scratch.display());
@@ -244,19 +345,34 @@ impl Site {
                 renamed => renamed.map_err(|error| failed(error.into())),
             }
         };
+        let dress =
+            |path: &Path| dress(root, path, Inherited::MayBe, self.taking()).map_err(failed);
+        let mut losses = Losses::default();
         if self.is_within() {
             for entry in fs::read_dir(scratch).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                rename(&entry.path(), &path.join(entry.file_name()))?;
+                let to = path.join(entry.file_name());
+                if entry.file_name() == LOST_FOUND {
+                    // Where it is not empty the renaming says so.
+                    let _ = fs::remove_dir(&to);
+                }
+                rename(&entry.path(), &to)?;
             }
             fs::remove_dir(scratch).map_err(failed)?;
-            dress(root, path, Inherited::MayBe).map_err(failed)?;
+            losses = dress(path)?;
+        } else if self.object == *scratch {
+            losses = dress(scratch)?;
+            rename(scratch, path).inspect_err(|_| {
+                // Who goes on with it is to know that nobody else could look into it.
+                let _ = fs::set_permissions(scratch, fs::Permissions::from_mode(0o700));
+                let own = rustix::process::geteuid().as_raw();
+                let _ = lchown(scratch, Some(own), None);
+            })?;
         } else {
             rename(&self.object, path)?;
-            if self.object != *scratch {
-                fs::remove_dir(scratch).map_err(failed)?;
-            }
+            fs::remove_dir(scratch).map_err(failed)?;
         }
-        settle(folder, *kind).map_err(failed)
+        settle(folder, *kind).map_err(failed)?;
+        Ok(losses)
     }
 }

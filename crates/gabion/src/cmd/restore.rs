@@ -8,8 +8,9 @@ use rustix::fs::Mode;
 
 use crate::args::backup::Restore;
 use crate::backup::chain::{self, Chain};
+use crate::backup::losses::Losses;
 use crate::backup::piped;
-use crate::backup::place::Place;
+use crate::backup::place::{Part, Place};
 use crate::backup::progress::Progress;
 use crate::backup::rebuild::Rebuilding;
 use crate::backup::secrets;
@@ -103,18 +104,24 @@ fn restore(args: &Restore, path: &Path) -> Result<String> {
     };
     let (objects, bytes) = tree.size(ino).map_err(|error| Failure::new(error.to_string()))?;
     let root = tree.object(ino).map_err(|error| Failure::new(error.to_string()))?;
-    let place = Place::of(path, last.header.stream, args.to_directory)?;
-    let site = place.begin(root)?;
+    let part = if ino == chain.root() { Part::Whole } else { Part::Below(ino) };
+    let place = Place::of(path, last.header.stream, part, args.to_directory)?;
+    let site = place.begin(root, |name| tree.lookup(ino, name.as_bytes()).is_some())?;
     let progress = Progress::new(bytes, None);
     // Objects are made with the permissions that they are to have.
     rustix::process::umask(Mode::empty());
-    let rebuilding = Rebuilding::new(&chain, &tree, &progress, site.durability());
-    let losses = rebuilding.run(ino, &site.object)?;
-    site.finish(root)?;
+    let how = (site.durability(), site.taking());
+    let rebuilding = Rebuilding::new(&chain, &tree, &progress, how);
+    let mut losses = rebuilding.run(ino, &site.object)?;
+    losses += site.finish(root)?;
     let time = progress.end();
-    if losses.attributes > 0 {
-        let count = losses.attributes;
-        eprintln!("gabion: {count} extended attributes were left out: there is no room for them");
+    if losses != Losses::default() {
+        let shown = print::path(path);
+        print::notice(format!("{shown}: what the filesystem there does not take: {losses}"));
+    }
+    for left in site.leftovers() {
+        let shown = print::path(&left);
+        print::notice(format!("{shown} is of another one; remove it if nobody goes on with it"));
     }
     Ok(format!(
         "{}: restored {objects} objects, {} of files, from {}, in {:.1} s",

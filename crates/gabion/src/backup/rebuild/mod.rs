@@ -21,7 +21,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Sender, bounded};
@@ -32,7 +32,8 @@ use gabion_host::closing;
 use self::segments::Segments;
 use self::sharing::Sharing;
 use super::chain::Chain;
-use super::dress::{Inherited, dress, make_node, own, strip};
+use super::dress::{Inherited, Taking, dress, make_node, own, strip};
+use super::losses::Losses;
 use super::progress::Progress;
 use crate::failure::{Failure, Result};
 use crate::print;
@@ -42,13 +43,6 @@ use crate::reach::reach;
 const MAKERS: usize = 8;
 /// Files that wait for one of them.
 const WAITING: usize = 256;
-
-/// What was not kept of a tree, because the filesystem has no room for it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Losses {
-    /// Extended attributes.
-    pub attributes: u64,
-}
 
 /// When bytes of files have to be made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +56,13 @@ pub enum Durability {
 /// A restoration under way.
 pub struct Rebuilding<'c> {
     durability: Durability,
+    taking: Taking,
     tree: &'c Tree,
     progress: &'c Progress,
     segments: Segments<'c>,
     sharing: Sharing,
-    /// Extended attributes that were left out.
-    lost: AtomicU64,
+    /// What the filesystem has not taken.
+    lost: Mutex<Losses>,
     /// The first thing that went wrong.
     failure: Mutex<Option<Failure>>,
     has_failed: AtomicBool,
@@ -82,22 +77,24 @@ impl<'c> Rebuilding<'c> {
         chain: &'c Chain,
         tree: &'c Tree,
         progress: &'c Progress,
-        durability: Durability,
+        (durability, taking): (Durability, Taking),
     ) -> Self {
         Self {
             durability,
+            taking,
             tree,
             progress,
             segments: Segments::new(chain),
             sharing: Sharing::new(tree),
-            lost: AtomicU64::new(0),
+            lost: Mutex::new(Losses::default()),
             failure: Mutex::new(None),
             has_failed: AtomicBool::new(false),
         }
     }
 
     /// Makes the object `ino` and all below it at `path`, where nothing is, or what was made
-    /// before.
+    /// before. If it is a directory, that itself has nothing of its own then: as long as others
+    /// cannot look into it, who goes on knows that it is of one like this.
     pub fn run(self, ino: u64, path: &Path) -> Result<Losses> {
         let mut dirs = Vec::new();
         let mut links = Vec::new();
@@ -116,14 +113,14 @@ impl<'c> Rebuilding<'c> {
         if let Some(failure) = self.failure.lock().take() {
             return Err(failure);
         }
-        for (first, path) in links {
-            link(&first, &path).map_err(|error| unmade(&path, error.into()))?;
+        for (object, first, path) in links {
+            self.link(object, &first, &path).map_err(|error| unmade(&path, error))?;
         }
-        for (object, path) in dirs.into_iter().rev() {
+        for (object, path) in dirs.into_iter().skip(1).rev() {
             let dressed = self.dress(object, &path, Inherited::MayBe);
             dressed.map_err(|error| unmade(&path, error))?;
         }
-        Ok(Losses { attributes: self.lost.into_inner() })
+        Ok(self.lost.into_inner())
     }
 
     /// Makes the directories, and tasks of all else. Second names of objects are left in `links`,
@@ -134,7 +131,7 @@ impl<'c> Rebuilding<'c> {
         path: &Path,
         tasks: &Sender<Task<'c>>,
         dirs: &mut Vec<(&'c Object, PathBuf)>,
-        links: &mut Vec<(PathBuf, PathBuf)>,
+        links: &mut Vec<(&'c Object, PathBuf, PathBuf)>,
     ) -> Result<()> {
         // The first name of each object that has several.
         let mut made: HashMap<u64, PathBuf> = HashMap::new();
@@ -147,7 +144,7 @@ impl<'c> Rebuilding<'c> {
             let is_first = dirs.is_empty();
             if !object.attributes.is_directory() {
                 if let Some(first) = made.get(&ino) {
-                    links.push((first.clone(), path));
+                    links.push((object, first.clone(), path));
                     continue;
                 }
                 if self.tree.is_linked(ino) {
@@ -208,12 +205,20 @@ impl<'c> Rebuilding<'c> {
     ) -> std::result::Result<(), Unmade> {
         if object.attributes.is_file() {
             self.file(object, path, inherited)?;
-        } else if object.attributes.is_symlink() {
-            std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), reach(path)?)?;
-        } else {
-            make_node(&object.attributes, &reach(path)?)?;
+            return self.dress(object, path, inherited);
         }
-        self.dress(object, path, inherited)
+        let made = match object.attributes.is_symlink() {
+            true => std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), reach(path)?),
+            false => make_node(&object.attributes, &reach(path)?),
+        };
+        match made {
+            Err(error) if self.taking.forgives(&error) => {
+                *self.lost.lock() += Losses { nodes: 1, ..Losses::default() };
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => self.dress(object, path, inherited),
+        }
     }
 
     fn file(
@@ -230,7 +235,7 @@ impl<'c> Rebuilding<'c> {
         let reached = reach(path)?;
         let file = File::options().write(true).create_new(true).mode(mode).open(&reached)?;
         // Before there are bytes, which a change of the owner would have written first.
-        own(&object.attributes, &reached)?;
+        own(&object.attributes, &reached, self.taking)?;
         let mut end = 0;
         for (at, part) in self.tree.parts(object.ino) {
             let write = || {
@@ -259,7 +264,28 @@ impl<'c> Rebuilding<'c> {
         path: &Path,
         inherited: Inherited,
     ) -> std::result::Result<(), Unmade> {
-        self.lost.fetch_add(dress(object, &reach(path)?, inherited)?, Ordering::Relaxed);
+        let lost = dress(object, &reach(path)?, inherited, self.taking)?;
+        *self.lost.lock() += lost;
+        Ok(())
+    }
+
+    /// Gives an object that is at `first` a further name.
+    fn link(&self, object: &Object, first: &Path, path: &Path) -> std::result::Result<(), Unmade> {
+        let error = match link(first, path) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let is_missing = || reach(first).is_ok_and(|first| fs::symlink_metadata(first).is_err());
+        match error.kind() {
+            // The object itself was left out.
+            io::ErrorKind::NotFound if self.taking == Taking::WhatItCan && is_missing() => {}
+            io::ErrorKind::TooManyLinks if self.taking == Taking::WhatItCan => {
+                self.make(object, path, Inherited::Nothing)?;
+            }
+            _ if self.taking.forgives(&error) => self.make(object, path, Inherited::Nothing)?,
+            _ => return Err(error.into()),
+        }
+        *self.lost.lock() += Losses { links: 1, ..Losses::default() };
         Ok(())
     }
 }
@@ -275,11 +301,23 @@ fn directory(path: &Path, is_first: bool) -> io::Result<()> {
     }
 }
 
+/// Makes `path` a name of what is at `first`, unless it is one already.
 fn link(first: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(reach(first)?, reach(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
+    let (first, path) = (reach(first)?, reach(path)?);
+    match fs::hard_link(&first, &path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        linked => return linked,
     }
+    let identity = |path: &Path| {
+        let found = fs::symlink_metadata(path)?;
+        Ok::<_, io::Error>((found.dev(), found.ino()))
+    };
+    if identity(&first)? == identity(&path)? {
+        return Ok(());
+    }
+    // One that was stopped has linked what had to be made once more.
+    fs::remove_file(&path)?;
+    fs::hard_link(&first, &path)
 }
 
 /// Why something could not be made.

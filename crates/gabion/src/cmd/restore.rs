@@ -18,7 +18,7 @@ use crate::backup::streams::{Streams, Unknown};
 use crate::cmd::status::{Subject, User};
 use crate::failure::{Failure, Result};
 use crate::locations::Location;
-use crate::own_mount::OwnMount;
+use crate::own_mount::{self, OwnMount};
 use crate::print;
 use crate::size::Size;
 
@@ -55,6 +55,11 @@ impl Destination {
             return Ok(Self::Path(path.to_owned()));
         };
         match filesystem {
+            // Not one that may be gone any moment.
+            Subject::InUse(User::Mount(mount)) if own_mount::maker(&mount.mountpoint).is_some() => {
+                own_mount::await_end(&mount.mountpoint, &target_of(path))?;
+                Self::of(path)
+            }
             Subject::InUse(User::Mount(mount)) => Ok(Self::Path(mount.mountpoint.join(within))),
             Subject::InUse(User::Server { name, .. }) => {
                 Err(Failure::new(format!("{name} is served and not mounted here"))
@@ -74,6 +79,12 @@ impl Destination {
             Self::Stored { mount, path, .. } => mount.path().join(path),
         }
     }
+}
+
+/// The target that TARGET:/PATH names.
+fn target_of(path: &Path) -> String {
+    let path = path.display().to_string();
+    path.rsplit_once(":/").map_or(path.clone(), |(target, _)| target.to_owned())
 }
 
 /// Makes the files at `path`. Gives what is to be said about it.

@@ -4,11 +4,15 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::killed::program;
 use super::trees::{assert_same, noise, survey};
 use super::{backups, mount, other, planted, run};
-use crate::world::{Folder, GABION, Outcome, names};
+use crate::world::{Folder, GABION, GLANCE, Outcome, names};
 
 /// A user who is not root.
 const NOBODY: u32 = 65534;
@@ -189,4 +193,41 @@ fn times_and_attributes_that_a_filesystem_has_no_room_for_are_told() {
     outcome.succeeded();
     assert!(said.contains("does not take: 1 time, 1 extended attribute\n"), "{said}");
     assert_eq!(fs::read_to_string(at.join("tree/file")).unwrap(), "content");
+}
+
+/// Starts a restoration to what nobody has in use, and waits until it has that mounted.
+fn begun(folder: &Folder) -> Child {
+    let mut command = program(folder, &["restore", "full.gabion", "other.img:/tree"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mountpoint = format!("/of-{} ", child.id());
+    let begun = Instant::now();
+    while !fs::read_to_string("/proc/thread-self/mounts").unwrap().contains(&mountpoint) {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it is never mounted");
+        std::thread::sleep(GLANCE);
+    }
+    child
+}
+
+#[test]
+fn who_is_killed_with_what_nobody_has_in_use_is_followed_at_once_and_who_is_not_by_nobody() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = mount(&folder);
+    for number in 0..20 {
+        fs::write(mnt.join(format!("{number}")), noise(number, 1 << 20)).unwrap();
+    }
+    let wanted = survey(&mnt);
+    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    folder.gabion(&["mkfs", "--size", "64M", "other.img"]).succeeded();
+    let again = || folder.gabion(&["restore", "full.gabion", "other.img:/tree"]);
+    let mut child = begun(&folder);
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::STOP).unwrap();
+    again().failed(1, &["other.img is in use by another restoration", "Wait until it is done"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    again().succeeded();
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    folder.gabion(&["mount", "other.img", "mnt"]).succeeded();
+    assert_same(&wanted, &mnt.join("tree"));
 }

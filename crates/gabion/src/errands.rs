@@ -19,8 +19,6 @@ use crate::control::wire::{
 use crate::date;
 use crate::quotas;
 
-/// Differences that one reply tells.
-const CHANGES_PER_REPLY: usize = 1000;
 /// An answer that does not fit the question.
 const NONSENSE: &str = "the server answered something else than was asked";
 
@@ -216,21 +214,8 @@ impl Asking<'_> {
             }
             _ => None,
         })?;
-        let mut parts: Vec<&[Difference]> = all.chunks(CHANGES_PER_REPLY).collect();
-        if parts.is_empty() {
-            parts.push(&[]);
-        }
-        let last = parts.len() - 1;
-        let reply = |(index, part): (usize, &[Difference])| {
-            Reply::Differences(Differences {
-                target: self.target.to_owned(),
-                from: from.to_owned(),
-                to: to.to_owned(),
-                changes: part.to_vec(),
-                more: index < last,
-            })
-        };
-        Ok(parts.into_iter().enumerate().map(reply).collect())
+        let parts = Differences::parts(self.target, from, to, all);
+        Ok(parts.into_iter().map(Reply::Differences).collect())
     }
 
     fn delta(&self, path: &[u8], from: &[u8], to: &[u8]) -> Result<Delta, String> {
@@ -281,11 +266,10 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn difference(row: DifferenceRow) -> Difference {
-    let (what, path, from) = match row {
-        DifferenceRow::Added(path) => ("added", path, None),
-        DifferenceRow::Removed(path) => ("removed", path, None),
-        DifferenceRow::Changed(path) => ("changed", path, None),
-        DifferenceRow::Renamed { from, to } => ("renamed", to, Some(text(&from))),
-    };
-    Difference { what: what.to_owned(), path: text(&path), from }
+    match row {
+        DifferenceRow::Added(path) => Difference::new("added", &path, None),
+        DifferenceRow::Removed(path) => Difference::new("removed", &path, None),
+        DifferenceRow::Changed(path) => Difference::new("changed", &path, None),
+        DifferenceRow::Renamed { from, to } => Difference::new("renamed", &to, Some(&from)),
+    }
 }

@@ -6,14 +6,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::control::folder;
 use crate::failure::{Failure, Result};
+use crate::mounts;
 use crate::supervisor::{Supervised, Until};
 use crate::volumes::Place;
 
 /// What the names of the folders begin with, before the number of the process.
 const PREFIX: &str = "of-";
+
+/// How long one whose command was killed is waited for: it writes what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it is gone.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// Such a mount, until it is ended or dropped.
 pub struct OwnMount {
@@ -57,6 +65,34 @@ impl OwnMount {
     pub fn end(mut self) -> Result<()> {
         self.daemon.take().map_or(Ok(()), Supervised::end)
     }
+}
+
+/// The process of the command that has made the mount at `mountpoint` for itself; nothing if no
+/// command has.
+pub fn maker(mountpoint: &Path) -> Option<u32> {
+    let folder = folder::own().ok().filter(|folder| mountpoint.parent() == Some(folder));
+    let name = folder.and(mountpoint.file_name())?.to_str()?;
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Waits until the mount of a command that was killed is gone. Fails if there is the process of one
+/// that uses what people call `name`.
+pub fn await_end(mountpoint: &Path, name: &str) -> Result<()> {
+    let begun = Instant::now();
+    while let Some(process) = maker(mountpoint)
+        && mounts::at(mountpoint)?.is_some()
+    {
+        if Path::new("/proc").join(process.to_string()).exists() {
+            let what = format!("{name} is in use by another restoration, process {process}");
+            return Err(Failure::new(what).next("Wait until it is done, or stop it."));
+        }
+        if begun.elapsed() > PATIENCE {
+            let what = format!("{name} is in use by a restoration that was killed");
+            return Err(Failure::new(what).next("Wait until it has written what it has."));
+        }
+        thread::sleep(GLANCE);
+    }
+    Ok(())
 }
 
 /// Takes away the folders of processes that were killed. Those that are still mounted stay.

@@ -20,9 +20,6 @@ use crate::date;
 use crate::failure::chain;
 use crate::mount::Rollbacks;
 
-/// Changes that one reply tells.
-const CHANGES_PER_REPLY: usize = 1000;
-
 /// Does what is asked with the snapshots of the subvolume `of` of the filesystem `map`, which
 /// people call `target`. What is answered may come in several parts. To roll back is for what
 /// nobody has in use.
@@ -151,21 +148,9 @@ impl Acting<'_> {
     fn diff(&self, from: &str, to: &str) -> Result<Vec<Reply>, String> {
         let (old, new) = (self.find(from)?, self.find(to)?);
         let changes = differences(self.map, old, new).map_err(text)?;
-        let mut parts: Vec<&[Change]> = changes.chunks(CHANGES_PER_REPLY).collect();
-        if parts.is_empty() {
-            parts.push(&[]);
-        }
-        let last = parts.len() - 1;
-        let reply = |(index, part): (usize, &[Change])| {
-            Reply::Differences(Differences {
-                target: self.target.to_owned(),
-                from: from.to_owned(),
-                to: to.to_owned(),
-                changes: part.iter().map(difference).collect(),
-                more: index < last,
-            })
-        };
-        Ok(parts.into_iter().enumerate().map(reply).collect())
+        let changes = changes.iter().map(difference).collect();
+        let parts = Differences::parts(self.target, from, to, changes);
+        Ok(parts.into_iter().map(Reply::Differences).collect())
     }
 
     fn delta(&self, from: &str, to: &str) -> Result<Vec<Reply>, String> {
@@ -280,12 +265,10 @@ fn text(error: impl Error) -> String {
 }
 
 fn difference(change: &Change) -> Difference {
-    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-    let (what, path, from) = match change {
-        Change::Added(path) => ("added", path, None),
-        Change::Removed(path) => ("removed", path, None),
-        Change::Changed(path) => ("changed", path, None),
-        Change::Renamed { from, to } => ("renamed", to, Some(text(from))),
-    };
-    Difference { what: what.to_owned(), path: text(path), from }
+    match change {
+        Change::Added(path) => Difference::new("added", path, None),
+        Change::Removed(path) => Difference::new("removed", path, None),
+        Change::Changed(path) => Difference::new("changed", path, None),
+        Change::Renamed { from, to } => Difference::new("renamed", to, Some(from)),
+    }
 }

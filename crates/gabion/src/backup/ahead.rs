@@ -7,10 +7,12 @@
 //!
 //! So many requests are on their way to the disk at once, whatever is read: small files, or pages
 //! here and there in a large one. As readings are taken in order, the oldest is never one that no
-//! thread has; so nobody waits for ever.
+//! thread has; so nobody waits for ever. When the saver ends early, readings that no thread has are
+//! not done any more: each may take as long as a server that is gone is waited for.
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -62,9 +64,17 @@ struct Task<N> {
 }
 
 /// Readings that have begun.
-pub struct Ahead<N, T> {
+pub struct Ahead<'o, N, T> {
     tasks: Sender<Task<N>>,
     begun: VecDeque<(T, Receiver<Parts>)>,
+    /// Whether nobody takes readings any more.
+    is_over: &'o AtomicBool,
+}
+
+impl<N, T> Drop for Ahead<'_, N, T> {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Lets `run` have objects read ahead. `wants` says of an object with so many names from which byte
@@ -74,23 +84,25 @@ pub fn reading<S: Source, T, R>(
     source: &S,
     hash: Hash,
     wants: impl Fn(&Object, u64) -> Option<u64> + Sync,
-    run: impl FnOnce(&mut Ahead<S::Node, T>) -> Result<R>,
+    run: impl FnOnce(&mut Ahead<'_, S::Node, T>) -> Result<R>,
 ) -> Result<R> {
     let reader = &Reader { source, hash, wants };
+    let is_over = &AtomicBool::new(false);
     thread::scope(|scope| {
         let (tasks, taken) = unbounded::<Task<S::Node>>();
         for _ in 0..READERS {
             let taken = taken.clone();
-            let read = move || taken.into_iter().for_each(|task| reader.serve(task));
+            let wanted = taken.into_iter().filter(|_| !is_over.load(Ordering::Relaxed));
+            let read = move || wanted.for_each(|task| reader.serve(task));
             let started = thread::Builder::new().name("read".to_owned()).spawn_scoped(scope, read);
             started.map_err(|error| Failure::of("cannot start a thread", &error))?;
         }
         // When this goes, so do the threads.
-        run(&mut Ahead { tasks, begun: VecDeque::new() })
+        run(&mut Ahead { tasks, begun: VecDeque::new(), is_over })
     })
 }
 
-impl<N, T> Ahead<N, T> {
+impl<N, T> Ahead<'_, N, T> {
     /// Begins to read. No more than [`WINDOW`] readings may have begun.
     pub fn begin(&mut self, node: N, wanted: Wanted, about: T) {
         let (out, parts) = bounded(WAITING);
@@ -301,4 +313,73 @@ fn pieces(bytes: &dyn Bytes, range: Range<u64>) -> impl Iterator<Item = Result<R
 fn piece_end(at: u64, end: u64) -> u64 {
     const PIECE: u64 = PIECE_MAX as u64;
     end.min((at / PIECE + 1) * PIECE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// Nothing of it can be read: of the first object that is told at once, of others when nobody
+    /// wants to know any more.
+    struct Gone {
+        end: Receiver<()>,
+        looks: AtomicUsize,
+    }
+
+    impl Source for Gone {
+        type Node = usize;
+
+        fn root(&self) -> Result<usize> {
+            Ok(0)
+        }
+
+        fn at(&self, _: &[u8], _: u64) -> usize {
+            0
+        }
+
+        fn entries(&self, _: &usize) -> Result<Vec<(Vec<u8>, usize)>> {
+            Ok(Vec::new())
+        }
+
+        fn object(&self, node: &usize) -> Result<Option<(Object, u64)>> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            if *node > 0 {
+                let _ = self.end.recv();
+            }
+            Err(Failure::new("gone"))
+        }
+
+        fn reads_ahead(&self) -> bool {
+            false
+        }
+
+        fn open<'s>(&'s self, _: &usize, _: Reading) -> Result<Box<dyn Bytes + 's>> {
+            Err(Failure::new("gone"))
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_read() {
+        let (wish, end) = unbounded::<()>();
+        let source = Gone { end, looks: AtomicUsize::new(0) };
+        let done = reading(
+            &source,
+            Hash::default(),
+            |_, _| None,
+            move |ahead| {
+                for node in 0..WINDOW {
+                    ahead.begin(node, Wanted::All, wish.clone());
+                }
+                drop(wish);
+                let (_, mut first) = ahead.take().unwrap();
+                first.next().unwrap().map(drop)
+            },
+        );
+        assert!(done.is_err());
+        // Each of the threads may have begun with one, and who failed at once with another one.
+        let looks = source.looks.into_inner();
+        assert!(looks <= READERS + 1, "{looks} looks");
+    }
 }

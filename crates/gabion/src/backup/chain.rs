@@ -39,7 +39,14 @@ pub fn choose(found: &[Found], named: Option<Found>, at: Option<&str>) -> Result
         return Ok(named);
     }
     let complete = || found.iter().filter(|found| found.is_complete);
-    let newest = complete().next_back();
+    let newest = found.iter().rfind(|found| found.is_complete || found.is_cut_off);
+    // The one before is no answer to who wants the newest.
+    if let Some(Found { path, .. }) = newest.filter(|newest| newest.is_cut_off) {
+        return Err(Failure::new(format!("{path} is not complete, and is the newest backup"))
+            .next(
+                "Copy it there again, or choose one with --at; to see them: gabion backups FROM",
+            ));
+    }
     let newest = newest.ok_or_else(|| Failure::new("there is no complete backup"))?;
     let several = match () {
         () if complete().any(|found| found.header.filesystem != newest.header.filesystem) => {

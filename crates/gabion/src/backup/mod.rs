@@ -23,6 +23,7 @@ pub mod chain;
 pub mod delta;
 pub mod destination;
 pub mod dress;
+pub mod losses;
 pub mod mounted;
 pub mod origin;
 pub mod piped;

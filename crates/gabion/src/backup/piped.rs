@@ -124,7 +124,8 @@ pub fn keep(path: &Path, secret: Option<&Secret>, progress: &mut Progress) -> Re
         piped.spans.push(Span { of: Arc::clone(&of), at, length });
         at += length;
         let name = OsString::from(number.to_string());
-        found.push(Found { name, path, header, length, is_complete: true });
+        let (is_complete, is_cut_off) = (true, false);
+        found.push(Found { name, path, header, length, is_complete, is_cut_off });
     }
     if found.is_empty() {
         return Err(Failure::new("nothing came through standard input"));

@@ -25,6 +25,9 @@ pub struct Found {
     pub length: u64,
     /// Whether it has its tail, and its place takes it for finished.
     pub is_complete: bool,
+    /// Whether its place takes it for finished, and it has no tail: so it is not whole any more, or
+    /// a copy that was not made to its end.
+    pub is_cut_off: bool,
 }
 
 /// A place with what a command line means there.
@@ -85,9 +88,11 @@ fn look_at(shelf: &dyn Shelf, name: &OsStr) -> Result<(bool, std::result::Result
     let look = || -> std::result::Result<Found, Error> {
         let header = reader::header(bytes)?;
         let is_complete = opened.is_finished && reader::has_tail(bytes, &header)?;
+        let is_begun = name.as_encoded_bytes().ends_with(PARTIAL.as_bytes());
+        let is_cut_off = opened.is_finished && !is_begun && !is_complete;
         let length = bytes.length().map_err(|source| Error::Io { offset: 0, source })?;
         let (name, path) = (name.to_owned(), shelf.path(name));
-        Ok(Found { name, path, header, length, is_complete })
+        Ok(Found { name, path, header, length, is_complete, is_cut_off })
     };
     Ok((opened.is_finished, look()))
 }
@@ -143,7 +148,7 @@ pub fn of_stream(path: &str, error: &Error) -> Failure {
             failure.next(format!("Name it with {option} FILE."))
         }
         Error::Unfinished(_) => {
-            failure.next("To go on with it, run the backup to the same place again.")
+            failure.next("Run the backup to the same place again: it goes on. A copy, make again.")
         }
         _ => failure,
     }

@@ -8,16 +8,17 @@ use rustix::fs::Mode;
 
 use crate::args::backup::Restore;
 use crate::backup::chain::{self, Chain};
+use crate::backup::losses::Losses;
 use crate::backup::piped;
-use crate::backup::place::Place;
+use crate::backup::place::{Part, Place};
 use crate::backup::progress::Progress;
-use crate::backup::rebuild::{Losses, Rebuilding};
+use crate::backup::rebuild::Rebuilding;
 use crate::backup::secrets;
 use crate::backup::streams::{Streams, Unknown};
 use crate::cmd::status::{Subject, User};
 use crate::failure::{Failure, Result};
 use crate::locations::Location;
-use crate::own_mount::OwnMount;
+use crate::own_mount::{self, OwnMount};
 use crate::print;
 use crate::size::Size;
 
@@ -54,6 +55,11 @@ impl Destination {
             return Ok(Self::Path(path.to_owned()));
         };
         match filesystem {
+            // Not one that may be gone any moment.
+            Subject::InUse(User::Mount(mount)) if own_mount::maker(&mount.mountpoint).is_some() => {
+                own_mount::await_end(&mount.mountpoint, &target_of(path))?;
+                Self::of(path)
+            }
             Subject::InUse(User::Mount(mount)) => Ok(Self::Path(mount.mountpoint.join(within))),
             Subject::InUse(User::Server { name, .. }) => {
                 Err(Failure::new(format!("{name} is served and not mounted here"))
@@ -73,6 +79,12 @@ impl Destination {
             Self::Stored { mount, path, .. } => mount.path().join(path),
         }
     }
+}
+
+/// The target that TARGET:/PATH names.
+fn target_of(path: &Path) -> String {
+    let path = path.display().to_string();
+    path.rsplit_once(":/").map_or(path.clone(), |(target, _)| target.to_owned())
 }
 
 /// Makes the files at `path`. Gives what is to be said about it.
@@ -103,20 +115,26 @@ fn restore(args: &Restore, path: &Path) -> Result<String> {
     };
     let (objects, bytes) = tree.size(ino).map_err(|error| Failure::new(error.to_string()))?;
     let root = tree.object(ino).map_err(|error| Failure::new(error.to_string()))?;
-    let place = Place::of(path, last.header.stream, args.to_directory)?;
-    let site = place.begin(root)?;
+    let part = if ino == chain.root() { Part::Whole } else { Part::Below(ino) };
+    let place = Place::of(path, last.header.stream, part, args.to_directory)?;
+    let site = place.begin(root, |name| tree.lookup(ino, name.as_bytes()).is_some())?;
     let progress = Progress::new(bytes, None);
     // Objects are made with the permissions that they are to have.
     rustix::process::umask(Mode::empty());
-    let losses = match site.is_made {
+    let mut losses = match site.is_made {
         true => Losses::default(),
         false => Rebuilding::new(&chain, &tree, &progress, &site).run(ino)?,
     };
-    site.finish(root)?;
+    let leftovers = site.leftovers();
+    losses += site.finish(root)?;
     let time = progress.end();
-    if losses.attributes > 0 {
-        let count = losses.attributes;
-        eprintln!("gabion: {count} extended attributes were left out: there is no room for them");
+    if losses != Losses::default() {
+        let shown = print::path(path);
+        print::notice(format!("{shown}: what the filesystem there does not take: {losses}"));
+    }
+    for left in leftovers {
+        let shown = print::path(&left);
+        print::notice(format!("{shown} is of another one; remove it if nobody goes on with it"));
     }
     Ok(format!(
         "{}: restored {objects} objects, {} of files, from {}, in {:.1} s",

@@ -40,6 +40,10 @@ pub fn run(args: &Snapshot) -> Result<()> {
         consent::require(*yes, &would)?;
     }
     let Location { filesystem, path } = Location::of(subject)?;
+    let folder = match path.trim_matches('/') {
+        "" => ".snapshots".to_owned(),
+        path => format!("{path}/.snapshots"),
+    };
     let replies = match filesystem {
         Subject::InUse(user) => of_user(&user, path, &action)?,
         Subject::Target(place) => of_target(&place, &path, &action)?,
@@ -58,7 +62,7 @@ pub fn run(args: &Snapshot) -> Result<()> {
         (None, true) => print::line(json(&changes)),
         (None, false) => changes.iter().try_for_each(print_change),
         (Some(snapshots), true) => print::line(json(&snapshots)),
-        (Some(snapshots), false) => print_snapshots(&action, &snapshots),
+        (Some(snapshots), false) => print_snapshots(&action, &snapshots, &folder),
     }
 }
 
@@ -152,8 +156,8 @@ fn of_target(place: &Place, path: &str, action: &SnapshotAction) -> Result<Vec<R
     })
 }
 
-fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()> {
-    let target = &snapshots.target;
+fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots, folder: &str) -> Result<()> {
+    let (target, folder) = (&snapshots.target, print::printable(folder));
     for snapshot in &snapshots.snapshots {
         let name = print::printable(&snapshot.name);
         let target = print::printable(target);
@@ -163,7 +167,7 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
                 format!("{}  {name}{held}", snapshot.created)
             }
             SnapshotAction::Create { .. } => {
-                format!("{target}: made the snapshot {name}; it is at .snapshots/{name}")
+                format!("{target}: made the snapshot {name}; it is at {folder}/{name}")
             }
             SnapshotAction::Delete { .. } => format!("{target}: removed the snapshot {name}"),
             SnapshotAction::Hold { .. } => format!("{target}: the snapshot {name} is held"),
@@ -182,9 +186,9 @@ fn print_snapshots(action: &SnapshotAction, snapshots: &Snapshots) -> Result<()>
 }
 
 fn print_change(change: &Difference) -> Result<()> {
-    let path = print::printable(&change.path);
-    print::line(match (change.what.as_str(), &change.from) {
-        ("renamed", Some(from)) => format!("R {} -> {path}", print::printable(from)),
+    let path = print::path(&change.place());
+    print::line(match (change.what.as_str(), change.former_place()) {
+        ("renamed", Some(from)) => format!("R {} -> {path}", print::path(&from)),
         ("added", _) => format!("+ {path}"),
         ("removed", _) => format!("- {path}"),
         _ => format!("M {path}"),

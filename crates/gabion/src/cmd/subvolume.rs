@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gabion_map::OpenMode;
+use gabion_node::SNAPSHOTS_NAME;
 
 use super::consent;
 use super::status::{Subject, User, json};
@@ -50,10 +51,22 @@ pub fn run(args: &args::Subvolume) -> Result<()> {
             let would =
                 format!("{named} would be removed with all that is in it, and all its snapshots");
             consent::require(*yes, &would)?;
-            act(&at.filesystem, SubvolumeAction::Delete { path: at.path })?;
+            let is_snapshot = is_in_snapshots(&at.path);
+            let deleted = act(&at.filesystem, SubvolumeAction::Delete { path: at.path });
+            deleted.map_err(|failure| match is_snapshot {
+                true => Failure::new(format!("{named} is a snapshot, and no subvolume"))
+                    .next("To remove it: gabion snapshot delete"),
+                false => failure,
+            })?;
             print::line(format_args!("{named}: removed the subvolume"))
         }
     }
+}
+
+/// Whether snapshots have paths like this.
+fn is_in_snapshots(path: &str) -> bool {
+    let above = Path::new(path).parent().and_then(Path::file_name);
+    above.is_some_and(|name| name.as_encoded_bytes() == SNAPSHOTS_NAME)
 }
 
 /// Runs `gabion clone`.

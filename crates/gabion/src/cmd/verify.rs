@@ -31,7 +31,7 @@ pub fn run(args: &Verify) -> Result<()> {
     let Unknown { damaged: mut bad, mut unread } = unknown;
     for found_one in &wanted {
         let path = &found_one.path;
-        if !found_one.is_complete && wanted.len() > 1 {
+        if !found_one.is_complete && !found_one.is_cut_off && wanted.len() > 1 {
             progress.say(&format!("{path} is not complete and is left out"));
             continue;
         }

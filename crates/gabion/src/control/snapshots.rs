@@ -1,7 +1,19 @@
 //! What is said about snapshots, and about which blocks are in use.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
 use gabion_map::format::subvolume;
 use serde::{Deserialize, Serialize};
+
+use crate::backup::delta::hexadecimal;
+
+/// Differences that one part tells, at most.
+const CHANGES_PER_PART: usize = 1000;
+/// Bytes of paths in one part, at most, but for what is too much of the last one. As JSON says them
+/// they may be six times as many, and are to fit a line.
+const BYTES_PER_PART: usize = 512 << 10;
 
 /// What is to be done with snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,15 +198,88 @@ pub struct Differences {
     pub more: bool,
 }
 
+impl Differences {
+    /// What is different in the snapshots `from` and `to`, in parts, at least one.
+    pub fn parts(target: &str, from: &str, to: &str, changes: Vec<Difference>) -> Vec<Self> {
+        let mut parts = vec![Vec::new()];
+        let mut bytes = 0;
+        for change in changes {
+            if parts.last().is_some_and(|part| part.len() >= CHANGES_PER_PART)
+                || bytes >= BYTES_PER_PART
+            {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += change.length();
+            parts.last_mut().expect("there is one from the start").push(change);
+        }
+        let last = parts.len() - 1;
+        let part = |(index, changes)| Self {
+            target: target.to_owned(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            changes,
+            more: index < last,
+        };
+        parts.into_iter().enumerate().map(part).collect()
+    }
+}
+
 /// Something that is different.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// "added", "removed", "changed" or "renamed".
     pub what: String,
-    /// Where it is, below the root; of what was removed, where it was.
+    /// Where it is, below the root; of what was removed, where it was. What is no UTF-8 in it is
+    /// replaced.
     pub path: String,
     /// Where it was, if it was renamed.
     pub from: Option<String>,
+    /// `path` in hexadecimal digits, if something was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
+    /// `from` in hexadecimal digits, if something was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_bytes: Option<String>,
+}
+
+impl Difference {
+    /// Something that is different at `path`, and was at `from` if that is another place.
+    pub fn new(what: &str, path: &[u8], from: Option<&[u8]>) -> Self {
+        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        let bytes = |path: &[u8]| std::str::from_utf8(path).is_err().then(|| hexadecimal(path));
+        Self {
+            what: what.to_owned(),
+            path: text(path),
+            from: from.map(text),
+            path_bytes: bytes(path),
+            from_bytes: from.and_then(bytes),
+        }
+    }
+
+    /// Bytes of all its paths.
+    fn length(&self) -> usize {
+        let others = [&self.from, &self.path_bytes, &self.from_bytes];
+        self.path.len() + others.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+
+    /// Where it is, in all its bytes.
+    pub fn place(&self) -> PathBuf {
+        exact(&self.path, self.path_bytes.as_deref())
+    }
+
+    /// Where it was, if it was renamed.
+    pub fn former_place(&self) -> Option<PathBuf> {
+        let from = self.from.as_ref()?;
+        Some(exact(from, self.from_bytes.as_deref()))
+    }
+}
+
+/// The path in these hexadecimal digits, or this one.
+fn exact(text: &str, digits: Option<&str>) -> PathBuf {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes = digits.and_then(|digits| digits.as_bytes().chunks(2).map(byte).collect());
+    bytes.map_or_else(|| PathBuf::from(text), |bytes: Vec<u8>| OsString::from_vec(bytes).into())
 }
 
 /// A part of what a backup has to read to follow from one snapshot to another. Names and paths are
@@ -245,5 +330,42 @@ impl Allocation {
     /// Whether both agree to the block.
     pub fn is_exact(&self) -> bool {
         self.leaked_bytes == 0 && self.missing_bytes == 0 && self.doubled_bytes == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_keeps_all_its_bytes() {
+        let plain = Difference::new("renamed", b"new\xc3\xa9", Some(b"old"));
+        assert_eq!((&plain.path_bytes, &plain.from_bytes), (&None, &None));
+        assert_eq!(plain.place(), PathBuf::from("newé"));
+        assert_eq!(plain.former_place(), Some(PathBuf::from("old")));
+        let strange = Difference::new("renamed", b"a\xff/b", Some(b"\xc3"));
+        assert_eq!(strange.path, "a\u{fffd}/b");
+        assert_eq!(strange.path_bytes.as_deref(), Some("61ff2f62"));
+        assert_eq!(strange.place().into_os_string().into_vec(), b"a\xff/b");
+        let former = strange.former_place().unwrap();
+        assert_eq!(former.into_os_string().into_vec(), b"\xc3");
+    }
+
+    #[test]
+    fn a_part_fits_a_line_however_long_the_paths_are() {
+        let counts = |length: usize, count: usize| {
+            let path = vec![b'\x01'; length];
+            let changes = vec![Difference::new("added", &path, None); count];
+            let parts = Differences::parts("disk", "one", "two", changes);
+            let (last, others) = parts.split_last().unwrap();
+            assert!(!last.more && others.iter().all(|part| part.more));
+            for part in &parts {
+                assert!(serde_json::to_string(part).unwrap().len() < 4 << 20);
+            }
+            parts.iter().map(|part| part.changes.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(1, 0), [0]);
+        assert_eq!(counts(1, 2001), [1000, 1000, 1]);
+        assert_eq!(counts(64 << 10, 20), [8, 8, 4]);
     }
 }

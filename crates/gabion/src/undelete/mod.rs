@@ -61,6 +61,10 @@ pub struct Lost<'f> {
 /// Looks for `path` in the snapshots of the subvolume that it is or was in.
 pub fn find<'f>(files: &'f dyn Files, path: &Path) -> Result<Lost<'f>> {
     let path = files.real(path)?;
+    if files.top(&path).is_some_and(|top| top == path) {
+        let what = format!("{} is a filesystem itself, and not in one", files.shown(&path));
+        return Err(Failure::new(what).next("To make it what it was: gabion snapshot rollback"));
+    }
     let Some((root, within)) = subvolume(files, &path) else {
         return Err(Failure::new(format!(
             "{} is not in a mounted Gabion filesystem whose snapshots can be seen",
@@ -102,11 +106,22 @@ fn subvolume(files: &dyn Files, path: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((root.to_owned(), within.to_owned()))
 }
 
-/// The names of all snapshots, the oldest first, which is how they are listed.
+/// The names of all snapshots, the oldest first. A mount of what is served lists them in any order;
+/// a newer one has a higher number.
 fn snapshots(files: &dyn Files, root: &Path) -> Result<Vec<String>> {
     let dir = root.join(SNAPSHOTS);
     let failed = |error| Failure::of(format!("cannot list {}", files.shown(&dir)), &error);
-    let names = files.names(&dir).map_err(failed)?.into_iter().map(|name| {
+    let mut found = Vec::new();
+    for name in files.names(&dir).map_err(failed)? {
+        match files.stat(&dir.join(&name)) {
+            Ok(stat) => found.push((stat.identity, name)),
+            // It was removed meanwhile.
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    found.sort();
+    let names = found.into_iter().map(|(_, name)| {
         name.into_string().map_err(|name| Failure::new(format!("{} is no text", name.display())))
     });
     names.collect()
@@ -135,7 +150,8 @@ impl Lost<'_> {
 
     /// The snapshots that have it.
     pub fn choices(&self) -> String {
-        let names: Vec<_> = self.versions.iter().map(|version| &*version.snapshot).collect();
+        let shown = |version: &Version| print::printable(&version.snapshot);
+        let names: Vec<_> = self.versions.iter().map(shown).collect();
         names.join(", ")
     }
 
@@ -165,7 +181,14 @@ impl Lost<'_> {
             true => format!("cannot restore {shown}"),
             false => format!("cannot restore {shown}: {}", self.files.shown(&path)),
         };
-        Err(Failure::of(what, &error).next("Nothing was restored."))
+        let failure = Failure::of(what, &error);
+        Err(match error.kind() {
+            io::ErrorKind::CrossesDevices => failure.next(format!(
+                "Nothing was restored. Name a place in the same filesystem, or copy it: cp -a {}",
+                self.files.shown(&version.path)
+            )),
+            _ => failure.next("Nothing was restored."),
+        })
     }
 
     /// Makes `folders` (as they were, and where they are to be, the first of which is `top`) and in

@@ -4,6 +4,7 @@ mod beside;
 #[cfg(feature = "s3")]
 mod bucket;
 mod choosing;
+mod elsewhere;
 mod full;
 mod killed;
 #[cfg(feature = "s3")]

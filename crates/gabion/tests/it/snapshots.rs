@@ -459,3 +459,21 @@ fn what_nothing_brings_back_is_asked_about_first() {
     assert!(text.contains("with all that is in it"), "{text}");
     folder.gabion(&["subvolume", "create", "disk.img:/home"]).succeeded();
 }
+
+#[test]
+fn a_snapshot_of_a_subvolume_is_told_by_where_it_is_and_is_no_subvolume() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    folder.mount("");
+    folder.gabion(&["subvolume", "create", "mnt/home"]).succeeded();
+    for subject in ["mnt/home", "disk.img:/home"] {
+        let name = subject.len().to_string();
+        let said = folder.gabion(&["snapshot", "create", subject, &name]).succeeded();
+        assert!(said.ends_with(&format!("it is at home/.snapshots/{name}\n")), "{said}");
+        let path = format!("{subject}/.snapshots/{name}");
+        let parts = [&*path, "is a snapshot, and no subvolume", "gabion snapshot delete"];
+        folder.gabion(&["subvolume", "delete", &path, "--yes"]).failed(1, &parts);
+    }
+    let said = folder.gabion(&["snapshot", "create", "mnt", "all"]).succeeded();
+    assert!(said.ends_with("it is at .snapshots/all\n"), "{said}");
+}

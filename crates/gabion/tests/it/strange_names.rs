@@ -45,6 +45,43 @@ fn no_name_reaches_a_terminal_as_it_is() {
 }
 
 #[test]
+fn a_difference_tells_names_that_are_no_text_in_all_their_bytes() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    let at = |name: &[u8]| mnt.join(OsStr::from_bytes(name));
+    fs::write(at(b"\xff"), "one").unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "one"]).succeeded();
+    fs::rename(at(b"\xff"), at(b"moved\xfe")).unwrap();
+    fs::write(at(b"\xfd"), "two").unwrap();
+    fs::write(at(b"text"), "two").unwrap();
+    folder.gabion(&["snapshot", "create", "mnt", "two"]).succeeded();
+    let wanted = "+ \\375\n+ text\nR \\377 -> moved\\376\n";
+    let sorted = |text: String| {
+        let mut lines: Vec<_> = text.lines().map(|line| format!("{line}\n")).collect();
+        lines.sort();
+        lines.concat()
+    };
+    let json = |subject: &str| {
+        let text = folder.gabion(&["snapshot", "diff", "--json", subject, "one", "two"]);
+        let Value::Array(mut rows) = serde_json::from_str(&text.succeeded()).unwrap() else {
+            panic!("it is a list")
+        };
+        rows.sort_by_key(|row| row["path"].as_str().unwrap().len());
+        rows
+    };
+    let told = folder.gabion(&["snapshot", "diff", "mnt", "one", "two"]).succeeded();
+    assert_eq!(sorted(told), wanted);
+    let rows = json("mnt");
+    assert_eq!((&rows[0]["path"], &rows[0]["path_bytes"]), (&"\u{fffd}".into(), &"fd".into()));
+    assert!(rows[1]["path"] == "text" && rows[1].get("path_bytes").is_none(), "{rows:?}");
+    let renamed = (&rows[2]["path_bytes"], &rows[2]["from_bytes"]);
+    assert_eq!(renamed, (&"6d6f766564fe".into(), &"ff".into()));
+    folder.gabion(&["umount", "mnt"]).succeeded();
+    assert_eq!(json("disk.img"), rows);
+}
+
+#[test]
 fn what_cannot_be_said_is_told_and_all_else_works() {
     let Some(folder) = Folder::for_mounts() else { return };
     folder.image();

@@ -232,6 +232,9 @@ fn choices_are_listed_and_what_cannot_be_found_is_named() {
     undelete(&["mnt/home/.snapshots/one/file"]).failed(1, &["in a snapshot itself"]);
     undelete(&["absent/../mnt/file"]).failed(1, &["absent/..", "No such file"]);
     undelete(&["/etc/passwd"]).failed(1, &["not in a mounted Gabion filesystem"]);
+    undelete(&["mnt/"]).failed(1, &["/mnt is a filesystem itself", "snapshot rollback"]);
+    let parts = ["Nothing was restored", "same filesystem", "cp -a", ".snapshots/two/file"];
+    undelete(&["mnt/home/file", "--to", "plain"]).failed(1, &parts);
     undelete(&["--list", "--to", "x", "mnt/file"]).failed(2, &["--to"]);
     undelete(&["mnt/home/file"]).succeeded();
     assert_eq!(fs::read(mnt.join("home/file")).unwrap(), b"content");
@@ -242,11 +245,18 @@ fn what_is_gone_comes_back_at_a_mount_of_what_is_served() {
     let Some(site) = Site::new() else { return };
     let mnt = site.mount("", "a");
     fs::create_dir(mnt.join("letters")).unwrap();
-    fs::write(mnt.join("letters/old"), "dear").unwrap();
-    site.folder.gabion(&["snapshot", "create", "a", "one"]).succeeded();
+    // Names there come in no order, and the newest is meant all the same.
+    let snapshots: Vec<_> = (0..9).map(|number| format!("snapshot-{number}")).collect();
+    for name in &snapshots {
+        fs::write(mnt.join("letters/old"), name).unwrap();
+        site.folder.gabion(&["snapshot", "create", "a", name]).succeeded();
+    }
     fs::remove_dir_all(mnt.join("letters")).unwrap();
+    let listed = site.folder.gabion(&["undelete", "--list", "a/letters/old"]).succeeded();
+    let listed: Vec<_> = listed.lines().map(|line| line.split("  ").next().unwrap()).collect();
+    assert!(listed.iter().eq(snapshots.iter().rev()), "{listed:?}");
     site.folder.gabion(&["undelete", "a/letters"]).succeeded();
-    assert_eq!(fs::read(mnt.join("letters/old")).unwrap(), b"dear");
+    assert_eq!(fs::read_to_string(mnt.join("letters/old")).unwrap(), snapshots[8]);
     site.finish(&["a"]);
 }
 

@@ -21,7 +21,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Sender, bounded};
@@ -32,7 +32,8 @@ use gabion_host::closing;
 use self::segments::Segments;
 use self::sharing::Sharing;
 use super::chain::Chain;
-use super::dress::{Inherited, dress, make_node, own, strip};
+use super::dress::{Inherited, Taking, dress, make_node, own, strip};
+use super::losses::Losses;
 use super::place::Site;
 use super::progress::Progress;
 use crate::failure::{Failure, Result};
@@ -42,13 +43,6 @@ use crate::print;
 const MAKERS: usize = 8;
 /// Files that wait for one of them.
 const WAITING: usize = 256;
-
-/// What was not kept of a tree, because the filesystem has no room for it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Losses {
-    /// Extended attributes.
-    pub attributes: u64,
-}
 
 /// When bytes of files have to be made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +60,8 @@ pub struct Rebuilding<'c> {
     progress: &'c Progress,
     segments: Segments<'c>,
     sharing: Sharing<'c>,
-    /// Extended attributes that were left out.
-    lost: AtomicU64,
+    /// What the filesystem has not taken.
+    lost: Mutex<Losses>,
     /// The first thing that went wrong.
     failure: Mutex<Option<Failure>>,
     has_failed: AtomicBool,
@@ -86,7 +80,7 @@ impl<'c> Rebuilding<'c> {
             progress,
             segments: Segments::new(chain),
             sharing: Sharing::new(tree, site),
-            lost: AtomicU64::new(0),
+            lost: Mutex::new(Losses::default()),
             failure: Mutex::new(None),
             has_failed: AtomicBool::new(false),
         }
@@ -111,14 +105,14 @@ impl<'c> Rebuilding<'c> {
         if let Some(failure) = self.failure.lock().take() {
             return Err(failure);
         }
-        for (first, path) in links {
-            self.link(&first, &path).map_err(|error| self.unmade(&path, error.into()))?;
+        for (object, first, path) in links {
+            self.link(object, &first, &path).map_err(|error| self.unmade(&path, error))?;
         }
         for (object, path) in dirs.into_iter().rev() {
             let dressed = self.dress(object, &path, Inherited::MayBe);
             dressed.map_err(|error| self.unmade(&path, error))?;
         }
-        Ok(Losses { attributes: self.lost.into_inner() })
+        Ok(self.lost.into_inner())
     }
 
     /// Makes the directories, and tasks of all else. Second names of objects are left in `links`,
@@ -129,7 +123,7 @@ impl<'c> Rebuilding<'c> {
         path: &Path,
         tasks: &Sender<Task<'c>>,
         dirs: &mut Vec<(&'c Object, PathBuf)>,
-        links: &mut Vec<(PathBuf, PathBuf)>,
+        links: &mut Vec<(&'c Object, PathBuf, PathBuf)>,
     ) -> Result<()> {
         // The first name of each object that has several.
         let mut made: HashMap<u64, PathBuf> = HashMap::new();
@@ -142,7 +136,7 @@ impl<'c> Rebuilding<'c> {
             let is_first = dirs.is_empty();
             if !object.attributes.is_directory() {
                 if let Some(first) = made.get(&ino) {
-                    links.push((first.clone(), path));
+                    links.push((object, first.clone(), path));
                     continue;
                 }
                 if self.tree.is_linked(ino) {
@@ -203,12 +197,21 @@ impl<'c> Rebuilding<'c> {
     ) -> std::result::Result<(), Unmade> {
         if object.attributes.is_file() {
             self.file(object, path, inherited)?;
-        } else if object.attributes.is_symlink() {
-            std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), self.site.reach(path)?)?;
-        } else {
-            make_node(&object.attributes, &self.site.reach(path)?)?;
+            return self.dress(object, path, inherited);
         }
-        self.dress(object, path, inherited)
+        let reached = self.site.reach(path)?;
+        let made = match object.attributes.is_symlink() {
+            true => std::os::unix::fs::symlink(OsStr::from_bytes(&object.target), &reached),
+            false => make_node(&object.attributes, &reached),
+        };
+        match made {
+            Err(error) if self.site.taking().forgives(&error) => {
+                *self.lost.lock() += Losses { nodes: 1, ..Losses::default() };
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => self.dress(object, path, inherited),
+        }
     }
 
     fn file(
@@ -225,7 +228,7 @@ impl<'c> Rebuilding<'c> {
         let reached = self.site.reach(path)?;
         let file = File::options().write(true).create_new(true).mode(mode).open(&reached)?;
         // Before there are bytes, which a change of the owner would have written first.
-        own(&object.attributes, &reached)?;
+        own(&object.attributes, &reached, self.site.taking())?;
         let mut end = 0;
         for (at, part) in self.tree.parts(object.ino) {
             let write = || {
@@ -254,15 +257,30 @@ impl<'c> Rebuilding<'c> {
         path: &Path,
         inherited: Inherited,
     ) -> std::result::Result<(), Unmade> {
-        self.lost.fetch_add(dress(object, &self.site.reach(path)?, inherited)?, Ordering::Relaxed);
+        let lost = dress(object, &self.site.reach(path)?, inherited, self.site.taking())?;
+        *self.lost.lock() += lost;
         Ok(())
     }
 
-    fn link(&self, first: &Path, path: &Path) -> io::Result<()> {
-        match fs::hard_link(self.site.reach(first)?, self.site.reach(path)?) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
+    /// Gives an object that is at `first` a further name.
+    fn link(&self, object: &Object, first: &Path, path: &Path) -> std::result::Result<(), Unmade> {
+        let (reached, taking) = (self.site.reach(first)?, self.site.taking());
+        let error = match link(&reached, &self.site.reach(path)?) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.kind() {
+            // The object itself was left out.
+            io::ErrorKind::NotFound
+                if taking == Taking::WhatItCan && fs::symlink_metadata(&reached).is_err() => {}
+            io::ErrorKind::TooManyLinks if taking == Taking::WhatItCan => {
+                self.make(object, path, Inherited::Nothing)?;
+            }
+            _ if taking.forgives(&error) => self.make(object, path, Inherited::Nothing)?,
+            _ => return Err(error.into()),
         }
+        *self.lost.lock() += Losses { links: 1, ..Losses::default() };
+        Ok(())
     }
 
     fn unmade(&self, path: &Path, error: Unmade) -> Failure {
@@ -295,6 +313,24 @@ fn directory(path: &Path, is_first: bool) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Makes `path` a name of what is at `first`, unless it is one already.
+fn link(first: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(first, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        linked => return linked,
+    }
+    let identity = |path: &Path| {
+        let found = fs::symlink_metadata(path)?;
+        Ok::<_, io::Error>((found.dev(), found.ino()))
+    };
+    if identity(first)? == identity(path)? {
+        return Ok(());
+    }
+    // One that was stopped has linked what had to be made once more.
+    fs::remove_file(path)?;
+    fs::hard_link(first, path)
 }
 
 /// Why something could not be made.

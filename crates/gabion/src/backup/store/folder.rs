@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gabion_backup::{ReadAt, StreamId};
-use rustix::fs::{Advice, FlockOperation, OFlags};
+use rustix::fs::{Advice, CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{EXTENSION, Opened, PARTIAL, Shelf, Store, Unfinished, Upload};
@@ -262,7 +262,12 @@ impl Upload for Writing {
         let Self { file, path, partial } = *self;
         let name = || -> io::Result<()> {
             file.sync_all()?;
-            fs::rename(&partial, &path)?;
+            // Somebody may have made something by that name meanwhile.
+            match rustix::fs::renameat_with(CWD, &partial, CWD, &path, RenameFlags::NOREPLACE) {
+                // Not every filesystem has it.
+                Err(Errno::INVAL) => fs::rename(&partial, &path)?,
+                renamed => renamed?,
+            }
             File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
         };
         let named = name();

@@ -49,6 +49,14 @@ fn a_backup_that_does_not_say_what_it_is_is_damage() {
         gabion("restore --to-directory place tree").failed(1, &["may be the newest", "--at"]);
         gabion("verify place/1.gabion").succeeded();
     }
+    // Nor is it, if the newest is a copy that has not come to its end.
+    for length in [500, whole.len() - 1] {
+        fs::write(&newest, &whole[..length]).unwrap();
+        let parts = ["place/2.gabion", "not complete", "cannot be restored"];
+        gabion("verify place").failed(4, &parts);
+        let parts = ["place/2.gabion", "not complete", "is the newest", "--at"];
+        gabion("restore --to-directory place tree").failed(1, &parts);
+    }
     fs::write(&newest, whole).unwrap();
     // Of one that was begun that is no wonder.
     fs::write(folder.join("place/3.gabion.partial"), "GABIONBK").unwrap();

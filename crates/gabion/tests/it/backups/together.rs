@@ -37,3 +37,27 @@ fn a_backup_leaves_another_one_alone_that_is_under_way() {
     let left = folder.gabion(&["snapshot", "list", "mnt"]).succeeded();
     assert_eq!(left.lines().count(), 1, "{left}");
 }
+
+#[test]
+fn a_backup_leaves_what_somebody_has_put_in_its_place_meanwhile() {
+    let Some(folder) = Folder::for_mounts() else { return };
+    folder.image();
+    let mnt = folder.mount("");
+    fs::write(mnt.join("large"), noise(1, 20 << 20)).unwrap();
+    let mut slow = program(&folder, &["backup", "--rate", "8M", "mnt", "full.gabion"]);
+    let slow = slow.stderr(Stdio::piped()).spawn().unwrap();
+    let (begun, partial) = (Instant::now(), folder.join("full.gabion.partial"));
+    while !partial.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fs::write(folder.join("full.gabion"), "somebody's").unwrap();
+    let done = slow.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success() && said.contains("full.gabion: File exists"), "{said}");
+    assert_eq!(fs::read_to_string(folder.join("full.gabion")).unwrap(), "somebody's");
+    // It is saved, and only has to get its name.
+    fs::remove_file(folder.join("full.gabion")).unwrap();
+    folder.gabion(&["backup", "mnt", "full.gabion"]).succeeded();
+    folder.gabion(&["verify", "full.gabion"]).succeeded();
+}

@@ -62,6 +62,8 @@ pub struct Place {
     is_within: bool,
     /// Something else is within already.
     is_filled: bool,
+    /// All of it was made before and was just being moved up.
+    is_moving: bool,
     kind: Kind,
     stream: StreamId,
 }
@@ -122,7 +124,18 @@ impl Place {
                     return Err(filled(&path, &others));
                 }
                 let scratch = path.join(&name);
-                Ok(Self { path, folder, name, scratch, is_within: true, is_filled, kind, stream })
+                let is_within = true;
+                Ok(Self {
+                    path,
+                    folder,
+                    name,
+                    scratch,
+                    is_within,
+                    is_filled,
+                    is_moving,
+                    kind,
+                    stream,
+                })
             }
             Ok(_) => Err(is_there(&path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -137,9 +150,19 @@ impl Place {
                 let mut name = OsString::from(".");
                 name.push(last);
                 name.push(restoring);
-                let (is_within, is_filled) = (false, false);
+                let (is_within, is_filled, is_moving) = (false, false, false);
                 let scratch = path.with_file_name(&name);
-                Ok(Self { path, folder, name, scratch, is_within, is_filled, kind, stream })
+                Ok(Self {
+                    path,
+                    folder,
+                    name,
+                    scratch,
+                    is_within,
+                    is_filled,
+                    is_moving,
+                    kind,
+                    stream,
+                })
             }
             Err(error) => Err(failed(error)),
         }
@@ -182,6 +205,11 @@ impl Place {
             return Err(Failure::new(format!("{} is a directory", self.path.display()))
                 .next("Name a path where nothing is for a file."));
         }
+        let lost_found = self.path.join(LOST_FOUND);
+        if self.is_within && !self.is_moving && has(LOST_FOUND) && !may_go(&lost_found) {
+            let what = format!("{} is in the way: the backup has one", lost_found.display());
+            return Err(Failure::new(what).next("Empty it, or name a path where nothing is."));
+        }
         let shown = self.scratch.display();
         let failed = |error: io::Error| Failure::of(format!("cannot restore to {shown}"), &error);
         // What could not be written before this began is not to be told in its end.
@@ -202,11 +230,6 @@ impl Place {
         let is_made = self.is_within && mode & MOVING != 0;
         if self.is_filled && !is_made {
             return Err(filled(&self.path, &[]));
-        }
-        let lost_found = self.path.join(LOST_FOUND);
-        if self.is_within && !is_made && has(LOST_FOUND) && !may_go(&lost_found) {
-            let what = format!("{} is in the way: the backup has one", lost_found.display());
-            return Err(Failure::new(what).next("Empty it, or name a path where nothing is."));
         }
         let object = PathBuf::from(format!("{}-{}", self.stream, root.ino));
         if scratch.names().map_err(failed)?.iter().any(|name| *name != *object) {

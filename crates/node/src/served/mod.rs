@@ -47,6 +47,8 @@ mod session;
 mod status;
 mod subtree;
 mod subvolumes;
+#[cfg(test)]
+mod testing;
 mod tight;
 mod times;
 mod witnesses;
@@ -539,6 +541,9 @@ impl Served {
         let now = self.times.now();
         self.tell_witnessed(&job.session);
         let (id, session) = (job.id, &job.session);
+        if matches!(job.call, Call::Lock { .. }) {
+            session.lock_answered(id);
+        }
         match done {
             None => {
                 let (order, done) = (self.order.load(Ordering::SeqCst), None);

@@ -81,7 +81,7 @@ pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
 use self::rounds::{Rounds, Said};
 pub use self::session::{Peer, Session};
-pub use self::status::ClientStatus;
+pub use self::status::{ClientStatus, Owed, Owing};
 use self::tight::Tight;
 use self::times::Times;
 use self::witnesses::Witnesses;

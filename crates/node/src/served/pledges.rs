@@ -128,9 +128,9 @@ fn kept_for(credit: u64) -> (u64, u64) {
 }
 
 impl Session {
-    /// Whether it has to say that it knows that there is less room.
-    pub(super) fn owes_fence(&self) -> bool {
-        self.pledge.lock().fence.is_some()
+    /// Behind what it has to say that it knows that there is less room.
+    pub(super) fn owed_fence(&self) -> Option<u64> {
+        self.pledge.lock().fence
     }
 
     /// The credit that its client was told last.

@@ -1,10 +1,10 @@
 //! On how many objects each client has leases, and what becomes of one that has too many.
 //!
-//! An honest client keeps itself within what its memory allows, which is less. One that does not is
-//! told to give up some of what it has: in the order of the objects, so that each comes in its turn,
-//! as nobody knows here what it looks at. If it has much more all the same it gets nothing that it
-//! asks for before it has given up some. So what is remembered for it has a bound, whatever it does;
-//! and a client that gives up nothing at all is its driver's business.
+//! An honest client keeps itself within what its memory allows, which is less. One that does not
+//! is told to give up some of what it has: in the order of the objects, so that each comes in its
+//! turn, as nobody knows here what it looks at. If it has much more all the same it gets nothing
+//! that it asks for before it has given up some. So what is remembered for it has a bound, whatever
+//! it does; and a client that gives up nothing at all is its driver's business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;

@@ -1,10 +1,10 @@
 //! How it goes on with a server that does not know the session, or what was said in it.
 //!
 //! ```text
-//!   another session   the kernel hands over | leases go, and whoever was told something has made
-//!                     use of it | what was under way is lost | what is open is told
-//!   the same session, the kernel hands over | leases go, and whoever ... | what may be lost is said
-//!   another server    again, and what was asked
+//!   another session    the kernel hands over | leases go, and who was told something has made use
+//!                      of it | what was under way is lost | what is open is told
+//!   the same session,  the kernel hands over | leases go, and who was told something has made use
+//!   another server     of it | what may be lost is said again, and what was asked
 //! ```
 //!
 //! First of all the leases go. So nothing that was decided or told in the session before gets into

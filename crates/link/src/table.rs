@@ -31,13 +31,17 @@
 //!    past others that wait, as until it has given up the lease nothing has changed; and whatever a
 //!    change is about, as it has been made already.
 //!
+//! A client has leases on so many objects at most (`counts`): of more it is told to give some up.
+//!
 //! What stands in the way of who waits is revoked, each part once. Who stands in the way of
 //! readers only keeps a shared lease. When it is given up is the client's business, how long that
 //! may take the driver's.
 //!
 //! Absent: clocks, sessions, what the items are.
 
+mod counts;
 mod leases;
+mod looks;
 
 use std::collections::BTreeMap;
 
@@ -46,7 +50,9 @@ use gabion_map::{FileId, Kind, LockMode};
 
 use crate::range::{KeyRange, RangeSet};
 
+use self::counts::Counts;
 use self::leases::Leases;
+pub use self::looks::Lease;
 
 /// Names a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,17 +148,6 @@ struct Waiting {
     wants: Vec<Want>,
 }
 
-/// A lease, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Whose.
-    pub client: ClientId,
-    /// On what.
-    pub range: KeyRange,
-    /// How.
-    pub mode: LockMode,
-}
-
 /// All leases of a filesystem that is served.
 #[derive(Debug, Default)]
 pub struct LeaseTable {
@@ -164,6 +159,7 @@ pub struct LeaseTable {
     revokes: u64,
     /// Of which object each was that a client has not answered.
     unanswered: BTreeMap<(ClientId, RevokeId), FileId>,
+    counts: Counts,
 }
 
 /// Whether a client's own shared lease stands against what it wants. Nobody but the server can tell
@@ -237,6 +233,11 @@ impl LeaseTable {
     fn is_free(&self, id: RequestId, client: ClientId, arrival: u64, want: &Want) -> bool {
         let (range, mode) = want;
         let kind = self.requests.get(&id).map_or(RequestKind::Other, |request| request.kind);
+        if matches!(kind, RequestKind::Caching | RequestKind::Other)
+            && self.counts.is_overdrawn(client)
+        {
+            return false;
+        }
         let mut may_pass = kind == RequestKind::Change;
         if let Some(object) = self.objects.get(&range.file()) {
             let held = object.holds.iter().any(|(other, held, how)| {
@@ -301,8 +302,14 @@ impl LeaseTable {
             assert!(self.is_held(id, &(*range, *mode)), "{range:?} of {:?}", request.holds);
         }
         for (range, mode) in grants {
-            let object = self.objects.entry(range.file()).or_default();
-            object.leases.entry(client).or_default().grant(range, *mode);
+            let file = range.file();
+            let object = self.objects.entry(file).or_default();
+            let leases = object.leases.entry(client).or_insert_with(|| {
+                self.counts.begun(client);
+                Leases::default()
+            });
+            leases.grant(range, *mode);
+            self.counts.granted(client, file);
         }
         self.drop_holds(id);
         let unwanted = self.requests.remove(&id).map_or(Vec::new(), |request| request.unwanted);
@@ -310,6 +317,7 @@ impl LeaseTable {
         for range in unwanted {
             self.revoke_from(client, &(range, LockMode::Exclusive), &mut actions);
         }
+        self.shed(client, &mut actions);
         actions.extend(self.serve());
         actions
     }
@@ -362,7 +370,9 @@ impl LeaseTable {
     /// The object is gone. `knowing` has forgotten it, all others shall.
     pub fn gone(&mut self, file: FileId, knowing: ClientId) -> Vec<Action> {
         let Some(object) = self.objects.get_mut(&file) else { return Vec::new() };
-        object.leases.remove(&knowing);
+        if object.leases.remove(&knowing).is_some() {
+            self.counts.ended(knowing, file);
+        }
         let others: Vec<ClientId> = object.leases.keys().copied().collect();
         let mut actions: Vec<Action> = others
             .into_iter()
@@ -394,6 +404,7 @@ impl LeaseTable {
             object.leases.remove(&client);
             !object.leases.is_empty() || !object.holds.is_empty()
         });
+        self.counts.evict(client);
         self.unanswered.retain(|(owing, _), _| *owing != client);
         let gone: Vec<(u64, RequestId)> = self
             .waiting
@@ -411,7 +422,12 @@ impl LeaseTable {
     /// Forgets an object that nobody has anything of.
     fn tidy(&mut self, file: FileId) {
         if let Some(object) = self.objects.get_mut(&file) {
-            object.leases.retain(|_, leases| !leases.is_empty());
+            object.leases.retain(|client, leases| {
+                if leases.is_empty() {
+                    self.counts.ended(*client, file);
+                }
+                !leases.is_empty()
+            });
             if object.leases.is_empty() && object.holds.is_empty() {
                 self.objects.remove(&file);
             }
@@ -496,36 +512,6 @@ impl LeaseTable {
             self.revoke_from(client, &want, &mut actions);
         }
         actions
-    }
-
-    /// Whether clients were told to give up something of a subvolume and have not answered.
-    pub fn is_owed_of(&self, subvol: SubvolId) -> bool {
-        self.unanswered.values().any(|file| file.subvol == subvol)
-    }
-
-    /// How many times the client was told to give something up and has not answered.
-    pub fn owed_by(&self, client: ClientId) -> usize {
-        let all = (client, RevokeId(0))..=(client, RevokeId(u64::MAX));
-        self.unanswered.range(all).count()
-    }
-
-    /// All leases.
-    pub fn leases(&self) -> impl Iterator<Item = Lease> {
-        self.objects.iter().flat_map(|(file, object)| {
-            object.leases.iter().flat_map(move |(client, leases)| {
-                let of = move |set: &RangeSet, mode| -> Vec<Lease> {
-                    set.of(*file).map(|range| Lease { client: *client, range, mode }).collect()
-                };
-                let mut all = of(&leases.shared, LockMode::Shared);
-                all.extend(of(&leases.exclusive, LockMode::Exclusive));
-                all
-            })
-        })
-    }
-
-    /// All who wait, first come first, with what they wait for.
-    pub fn waiting(&self) -> impl Iterator<Item = (RequestId, ClientId, &[Want])> {
-        self.waiting.values().map(|one| (one.request, one.client, one.wants.as_slice()))
     }
 
     /// Whether the client may change all of `range` by itself.

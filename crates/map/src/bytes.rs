@@ -251,7 +251,7 @@ impl LocalTxn<'_> {
     /// Stops unless there is space for the blocks of a write, which are held. Blocks that were set
     /// aside for the file need none: writeback uses them in place.
     fn ensure_room(&mut self, file: FileId, first: u64, last: u64) -> Result<(), Stop> {
-        let Err(stop) = self.ensure_space(0) else { return Ok(()) };
+        let Err(stop) = self.ensure_held(last - first) else { return Ok(()) };
         let mut at = first;
         while at < last {
             let Some(piece) = self.pieces(file, at, last, 1)?.pop() else { return Err(stop) };

@@ -77,7 +77,7 @@ pub struct Due {
     /// that what lands in between only seems to be on its way.
     pub in_flight: i64,
     /// Held becomes promised before it is no longer held.
-    held: i64,
+    pub held: i64,
     growth: i64,
 }
 
@@ -130,9 +130,10 @@ impl Space {
     }
 
     /// Whether `blocks` could not be promised even if all writes under way had ended, a commit had
-    /// come, and the trees had not grown at all.
+    /// come, and the trees had not grown at all. Whatever is held counts for nothing: others hold
+    /// blocks for a moment, and then they are promised, or given out, or free once more.
     pub fn is_hopeless(&self, due: Due, free: FreeBlocks, blocks: u64, claim: Claim) -> bool {
-        let wanted = due.promised - due.in_flight + due.held + blocks as i64;
+        let wanted = due.promised - due.in_flight + blocks as i64;
         free.after_commit - self.kept_from(claim) < wanted
     }
 
@@ -208,7 +209,7 @@ impl Space {
 }
 
 /// Blocks that somebody is about to be given. Of two who want the same blocks at the same time one
-/// sees the other.
+/// sees the other; and if both do, neither is told that there is no room before it has tried again.
 pub struct Held<'s> {
     space: &'s Space,
     blocks: u64,
@@ -264,6 +265,18 @@ mod tests {
         space.land(60);
         assert!(!space.is_hopeless(due(), free(40), 30, Claim::New));
         assert!(space.is_hopeless(due(), free(40), 31, Claim::New));
+    }
+
+    #[test]
+    fn blocks_that_others_hold_are_no_reason_to_give_up() {
+        let space = space(10);
+        let free = FreeBlocks { now: 100, after_commit: 100 };
+        let held = space.hold(80);
+        let due = || space.due(Uncommitted::default());
+        assert!(space.available(due(), free, Claim::New) < 30);
+        assert!(!space.is_hopeless(due(), free, 90, Claim::New));
+        held.promise();
+        assert!(space.is_hopeless(due(), free, 11, Claim::New));
     }
 
     #[test]

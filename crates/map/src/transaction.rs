@@ -30,8 +30,9 @@ use crate::txn::{
 /// Commits that an operation waits for in the hope of space, before it fails for lack of it: one
 /// frees what was removed before it, a second what the first one's own work replaced.
 const COMMITS_FOR_SPACE: usize = 2;
-/// The same while others' bytes are being written, whose blocks count twice until that is done. A
-/// commit waits for what is being written, and more may begin meanwhile.
+/// The same while others' bytes are being written, whose blocks count twice until that is done, or
+/// others hold blocks, which they may not get. A commit waits for what is being written, and more
+/// may begin meanwhile.
 const COMMITS_IN_FLIGHT: usize = 16;
 /// Blocks that an operation without file bytes must find available.
 const ITEM_BLOCKS: u64 = 8;
@@ -176,10 +177,19 @@ impl LocalTxn<'_> {
 
     /// Stops unless `blocks` more can be promised.
     pub(crate) fn ensure_space(&mut self, blocks: u64) -> Result<(), Stop> {
+        self.ensure_space_for(0, blocks)
+    }
+
+    /// Stops unless the blocks that it holds, `own` of all that are held, can be promised.
+    pub(crate) fn ensure_held(&mut self, own: u64) -> Result<(), Stop> {
+        self.ensure_space_for(own, 0)
+    }
+
+    fn ensure_space_for(&mut self, own: u64, blocks: u64) -> Result<(), Stop> {
         let due = self.map.space.due(self.map.uncommitted());
-        let commits_max = match due.in_flight {
-            0 => COMMITS_FOR_SPACE,
-            _ => COMMITS_IN_FLIGHT,
+        let commits_max = match due.in_flight > 0 || due.held > own as i64 {
+            false => COMMITS_FOR_SPACE,
+            true => COMMITS_IN_FLIGHT,
         };
         let free = self.map.alloc.free();
         let claim = match self.paying {
@@ -192,7 +202,8 @@ impl LocalTxn<'_> {
         if enough && self.map.space.covers(due, free, blocks) {
             return Ok(());
         }
-        if self.map.space.is_hopeless(due, free, blocks, claim) || self.commits >= commits_max {
+        let is_hopeless = self.map.space.is_hopeless(due, free, own + blocks, claim);
+        if is_hopeless || self.commits >= commits_max {
             return Err(Stop::Map(MapError::NoSpace));
         }
         // Any stop will do: the driver looks at what is wanted first.

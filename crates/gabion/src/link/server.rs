@@ -16,7 +16,7 @@ use gabion_link::message::{Hello, Refusal, RefusalReason, SessionId, ToServer, W
 use gabion_link::wire::FrameKind;
 use gabion_map::format::item::Access;
 use gabion_node::LocalFs;
-use gabion_node::served::{self, Changing, Credentials, Rights, Served, Session};
+use gabion_node::served::{self, Changing, Credentials, Owing, Rights, Served, Session};
 use gabion_tls::authority::Holder;
 use gabion_volume::tenure::{BELIEF, Tenure};
 
@@ -83,8 +83,8 @@ pub(super) struct Link {
     /// comes after the other, lest a message should be taken twice or overtaken.
     pub(super) reading: Mutex<u64>,
     pub(super) heard: Mutex<Instant>,
-    /// Since when it has revocations to answer, as far as was looked.
-    owing: Mutex<Option<Instant>>,
+    /// Since when it has something to answer, as far as was looked.
+    owing: Mutex<Owing<Instant>>,
 }
 
 pub(super) struct Shared {
@@ -310,13 +310,9 @@ impl Shared {
                     continue;
                 }
                 link.outbox.go_on();
-                let mut owing = link.owing.lock();
-                match self.served.owes(&link.session) {
-                    true => drop(owing.get_or_insert_with(Instant::now)),
-                    false => *owing = None,
-                }
+                let owed = self.served.owed_by(&link.session);
+                let owing = link.owing.lock().look(owed, Instant::now());
                 let is_stubborn = owing.is_some_and(|since| since.elapsed() > REVOKE_PATIENCE);
-                drop(owing);
                 // Decided and removed at once: a client that comes back just now is heard before,
                 // or does not find its session.
                 let mut links = self.links.lock();

@@ -249,6 +249,62 @@ fn nobody_has_leases_on_what_is_gone() {
     assert_eq!(table.leases().count(), 0);
 }
 
+fn attributes(number: u64) -> KeyRange {
+    KeyRange::attributes(FileId::new(SubvolId(1), Ino(number)))
+}
+
+/// What a client is told to give up.
+fn told(actions: &[Action]) -> Vec<(RevokeId, u64)> {
+    let revocation = |action: &Action| match action {
+        Action::Revoke { client: A, id, range, keep: Keep::Nothing } => (*id, range.file().ino.0),
+        other => panic!("{other:?}"),
+    };
+    actions.iter().map(revocation).collect()
+}
+
+#[test]
+fn who_has_leases_on_too_many_objects_gives_up_each_in_its_turn() {
+    let mut table = LeaseTable::with_limit(32);
+    let mut given_up = Vec::new();
+    for number in 0..100 {
+        let want = shared(attributes(number));
+        assert!(table.try_hold(RequestId(number), A, want));
+        for (id, ino) in told(&table.finish(RequestId(number), &[want])) {
+            given_up.push(ino);
+            table.released(A, id);
+        }
+        assert!(table.objects_of(A) <= 32 && table.objects_of(A) >= number.min(30) as usize);
+    }
+    assert!(given_up.is_sorted() && given_up.len() >= 68, "{given_up:?}");
+    // Others have their own.
+    lease(&mut table, 1000, B, attributes(0));
+    table.evict(A);
+    assert_eq!((table.objects_of(A), table.objects_of(B)), (0, 1));
+}
+
+#[test]
+fn who_gives_up_nothing_gets_no_more_until_he_does() {
+    let mut table = LeaseTable::with_limit(16);
+    let mut owed = Vec::new();
+    let mut number = 0;
+    while table.try_hold(RequestId(number), A, shared(attributes(number))) {
+        owed.extend(told(&table.finish(RequestId(number), &[shared(attributes(number))])));
+        number += 1;
+    }
+    assert_eq!((table.objects_of(A), number), (32, 32));
+    // Each was told once.
+    let files: BTreeSet<u64> = owed.iter().map(|(_, ino)| *ino).collect();
+    assert_eq!(files.len(), owed.len());
+    assert_eq!(table.park(RequestId(number), A, &[shared(attributes(number))]), []);
+    // What it has changed by itself is taken all the same, and others do not mind.
+    table.begin_change(RequestId(1000), A);
+    assert!(table.try_hold(RequestId(1000), A, exclusive(attributes(1000))));
+    assert_eq!(table.finish(RequestId(1000), &[]), []);
+    lease(&mut table, 1001, B, attributes(1000));
+    assert_eq!(table.released(A, owed[0].0), [Action::Resume(RequestId(number))]);
+    assert_eq!(table.objects_of(A), 31);
+}
+
 /// One client or request does something, by number.
 #[derive(Clone, Debug)]
 enum Step {
@@ -449,6 +505,11 @@ impl World {
                 others.into_iter().all(|lease| !lease.range.overlaps(range))
             };
             assert!(exclusive.of(file).all(|range| is_own(&range)), "{client:?}");
+        }
+        for client in [A, B, C] {
+            let its = leases.iter().filter(|lease| lease.client == client);
+            let objects: BTreeSet<_> = its.map(|lease| lease.range.file()).collect();
+            assert_eq!(self.table.objects_of(client), objects.len());
         }
         let waiting: BTreeSet<_> = self.table.waiting().map(|(id, ..)| id).collect();
         assert_eq!(waiting, self.parked.keys().copied().collect());

@@ -67,7 +67,7 @@ impl LocalTxn<'_> {
         let missing = gaps.iter().map(|gap| gap.1 - gap.0).sum();
         let map = self.map;
         let mut held = map.space.hold(missing);
-        self.ensure_space(0)?;
+        self.ensure_held(missing)?;
         let birth = self.map.view.load().active.txg();
         self.changes.birth = Some(birth);
         for (from, to) in gaps {
@@ -87,5 +87,48 @@ impl LocalTxn<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gabion_base::disk::{Disk, MemDisk};
+    use gabion_base::ids::{Ino, Uuid};
+
+    use super::*;
+    use crate::LocalMap;
+    use crate::map::{Limits, OpenMode};
+    use crate::open::{FormatOptions, format};
+    use crate::txn::Payload;
+
+    #[test]
+    fn what_others_hold_for_a_moment_is_no_reason_to_say_that_there_is_no_room() {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(8192));
+        let (uuid, label) = (Uuid([7; 16]), String::new());
+        let options = FormatOptions { uuid, label, name_seed: 5, created: 0, blocks: None };
+        format(&disk, &options).expect("a large enough disk");
+        let map = LocalMap::open(disk, OpenMode::ReadWrite, Limits::within(0)).expect("whole");
+        let of = map.create_subvolume().expect("room");
+        let bytes = vec![7; BLOCK as usize];
+        for (ino, writes) in [(5, false), (6, true)] {
+            let file = FileId::new(of, Ino(ino));
+            // Somebody wants all that there is, and does not get it.
+            let mut other = Some(map.space.hold(8192));
+            let mut attempts = 0;
+            let done = map.transact(|txn| -> Result<(), Stop> {
+                attempts += 1;
+                if attempts > 3 {
+                    other = None;
+                }
+                match writes {
+                    true => txn.write(file, 0, Payload::Copied(&bytes)),
+                    false => txn.allocate(file, 0, BLOCK),
+                }
+            });
+            done.expect("room");
+            assert!(attempts > 3);
+        }
     }
 }

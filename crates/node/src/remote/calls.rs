@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gabion_base::disk::DiskError;
-use gabion_base::ids::BlockAddr;
 use gabion_base::sync::{Condvar, Mutex};
 use gabion_fs::lock::LockOwner;
-use gabion_fs::{Caller, Error, Result};
+use gabion_fs::{Caller, Result};
 use gabion_link::errand::Errand;
 use gabion_link::message::{Answer, Call, CallId, Change, ChangeNumber, ToClient, ToServer};
 use gabion_map::txn::Value;
-use gabion_map::{FileId, Key, Kind, MapError};
+use gabion_map::{FileId, Key, Kind};
 
 use crate::locks::LockEnd;
 use crate::operation::{made_by, resolved};
 
+use super::failures::{lost, silent};
 use super::gate::Pass;
 use super::locking::LockCall;
 use super::losses::Refused;
@@ -77,6 +76,8 @@ pub(super) struct Calls {
 #[derive(Default)]
 struct State {
     last: u64,
+    /// How many sessions have begun.
+    session: u64,
     waiting: BTreeMap<CallId, Asked>,
     /// Of those without an answer, also if nobody waits for it any more, what is about locks.
     locking: BTreeMap<CallId, LockCall>,
@@ -102,7 +103,32 @@ impl Calls {
     }
 
     fn ask(&self, caller: &Caller, call: Call, after: ChangeNumber, waiter: Waiter) -> CallId {
+        self.ask_in(&mut self.state.lock(), caller, call, after, waiter)
+    }
+
+    /// The same in the session that [`Calls::session`] has named, if it is still that one.
+    fn ask_within(
+        &self,
+        session: u64,
+        caller: &Caller,
+        call: &Call,
+        after: ChangeNumber,
+        slot: &Arc<Slot>,
+    ) -> Option<CallId> {
         let mut state = self.state.lock();
+        let waiter = Waiter::Thread(Arc::clone(slot));
+        let is_this = state.session == session;
+        is_this.then(|| self.ask_in(&mut state, caller, call.clone(), after, waiter))
+    }
+
+    fn ask_in(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        call: Call,
+        after: ChangeNumber,
+        waiter: Waiter,
+    ) -> CallId {
         state.last += 1;
         let id = CallId(state.last);
         if let Some(call) = LockCall::of(&call) {
@@ -111,8 +137,13 @@ impl Calls {
         let caller = caller.clone();
         let again = (!can_repeat(&call)).then(|| (caller.clone(), call.clone()));
         state.waiting.insert(id, Asked { waiter, again, is_given_up: false });
-        self.send(&mut state, ToServer::Call { id, caller, call, after });
+        self.send(state, ToServer::Call { id, caller, call, after });
         id
+    }
+
+    /// Which session it is. To be asked before what is decided in it.
+    fn session(&self) -> u64 {
+        self.state.lock().session
     }
 
     /// Has something told, before the next call at the latest. Two that cancel each other out are
@@ -157,9 +188,10 @@ impl Calls {
         waiting.into_values().for_each(|asked| asked.waiter.lose());
     }
 
-    /// What was told so far is for nobody.
+    /// What was told so far is for nobody, and what was decided before is not asked any more.
     pub(super) fn begin_again(&self) {
-        let _state = self.state.lock();
+        let mut state = self.state.lock();
+        state.session += 1;
         self.wire.begin_again();
     }
 
@@ -268,46 +300,6 @@ fn can_repeat(call: &Call) -> bool {
     }
 }
 
-fn trouble(operation: &'static str, kind: std::io::ErrorKind, text: String) -> Error {
-    let source = Arc::new(std::io::Error::new(kind, text));
-    let device: Arc<str> = Arc::from("the server");
-    MapError::Disk(DiskError::Io { device, operation, addr: BlockAddr(0), source }).into()
-}
-
-fn lost(operation: &'static str) -> Error {
-    let text = "the session has ended; whether this was done is not known".to_owned();
-    trouble(operation, std::io::ErrorKind::ConnectionAborted, text)
-}
-
-/// A page that a program has changed, whose leases have ended.
-pub(super) fn unleased() -> Error {
-    let text = "the leases on what was mapped have ended; what was stored is kept aside".to_owned();
-    trouble("write", std::io::ErrorKind::ConnectionAborted, text)
-}
-
-pub(super) fn silent(deadline: Duration) -> Error {
-    let text = format!("no answer within {} s", deadline.as_secs());
-    trouble("call", std::io::ErrorKind::TimedOut, text)
-}
-
-/// What was written before the server started again may be lost.
-pub(super) fn written_off() -> Error {
-    let text = "the server has started again, and may not have all that was written before";
-    trouble("fsync", std::io::ErrorKind::ConnectionReset, text.to_owned())
-}
-
-/// A lock of the file is gone, and its process does not know.
-pub(super) fn lock_lost() -> Error {
-    let text = "a lock on the file was lost, and is neither given up nor had again";
-    trouble("lock", std::io::ErrorKind::ConnectionReset, text.to_owned())
-}
-
-/// An answer that does not fit the question.
-pub(super) fn nonsense() -> Error {
-    let text = "it answered something else than was asked".to_owned();
-    trouble("call", std::io::ErrorKind::InvalidData, text)
-}
-
 impl RemoteFs {
     /// Asks the server and waits for the answer. This thread is inside the gate then.
     pub(super) fn call(&self, caller: &Caller, call: Call) -> Result<Answer> {
@@ -345,13 +337,19 @@ impl RemoteFs {
         let mut next = Some(call);
         let caller = &self.told(caller);
         while let Some(call) = next.take() {
+            let session = self.calls.session();
             if !self.wait_for_life(reached) {
                 return Err(silent(self.settings.deadline));
             }
+            // A lock that was there when the program called may have ended with its session.
+            self.check_locks_of(&call)?;
             let slot = Arc::new(Slot::default());
             let losses = self.losses();
             let after = self.depends_on(&call);
-            let id = self.calls.ask(caller, call, after, Waiter::Thread(Arc::clone(&slot)));
+            let Some(id) = self.calls.ask_within(session, caller, &call, after, &slot) else {
+                next = Some(call);
+                continue;
+            };
             let mut end = slot.end.lock();
             while end.is_none() {
                 let left = deadline.saturating_sub(self.clock.monotonic());
@@ -466,7 +464,12 @@ impl RemoteFs {
                     self.pending.keep_call(id, Change { number, order, now, made, caller, call });
                 }
                 match asked.map(|asked| asked.waiter) {
-                    None => {}
+                    // Nobody has waited for so long. What was opened nobody is going to close.
+                    None => {
+                        if let Ok(Answer::Made(made, _)) = &result {
+                            self.calls.note(ToServer::Closed(made.file));
+                        }
+                    }
                     Some(Waiter::Thread(slot)) => {
                         // What is revoked after this answer waits until it was made use of.
                         let pass = self.gate.enter();

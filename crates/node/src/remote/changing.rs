@@ -12,6 +12,8 @@
 //!
 //! The result of an operation that fails here is final, as all that it has looked at is leased.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gabion_base::ids::SubvolId;
 use gabion_fs::format::dirent::{self, Dirents};
 use gabion_fs::{Caller, Error, OpenState, Result};
@@ -24,7 +26,7 @@ use gabion_map::{FileId, Kind, LockMode, Stop};
 use crate::operation::{may_make, operate, resolved};
 
 use super::RemoteFs;
-use super::calls::{nonsense, silent};
+use super::failures::{nonsense, silent};
 use super::gate::answer_by_hearsay;
 use super::losses::Refused;
 use super::pending::Room;
@@ -60,6 +62,44 @@ pub(super) enum Attempt {
     Frozen(Call),
     /// There is less room than it was found to be. The call is given back.
     Crowded(Call),
+}
+
+/// Files whose bytes leases to change are asked for.
+#[derive(Default)]
+pub(super) struct Acquiring {
+    /// How often each is, also by whom a new session makes ask once more.
+    asked: BTreeMap<FileId, u32>,
+    /// Those that nobody waits for any more, and that may come in this session.
+    unanswered: BTreeSet<FileId>,
+}
+
+impl Acquiring {
+    fn begin(&mut self, files: &[FileId]) {
+        files.iter().for_each(|file| *self.asked.entry(*file).or_default() += 1);
+    }
+
+    fn end(&mut self, files: &[FileId], is_answered: bool) {
+        for file in files {
+            let count = self.asked.get_mut(file).expect("it was asked for");
+            *count -= 1;
+            if *count == 0 {
+                self.asked.remove(file);
+            }
+            if !is_answered {
+                self.unanswered.insert(*file);
+            }
+        }
+    }
+
+    /// Whether leases on the file may be on their way.
+    fn may_come(&self, file: FileId) -> bool {
+        self.asked.contains_key(&file) || self.unanswered.contains(&file)
+    }
+
+    /// What was asked before this moment is answered no more, unless whoever waits asks again.
+    pub(super) fn forget_unanswered(&mut self) {
+        self.unanswered.clear();
+    }
 }
 
 impl RemoteFs {
@@ -194,6 +234,10 @@ impl RemoteFs {
         // Without a connection the server may be gone, and the change with it.
         if bond == Bond::Server && (!self.is_alive() || self.is_cut_off()) {
             return Ok(Attempt::Lacks(Lack::Server, call));
+        }
+        if bond == Bond::Server {
+            // Whoever has waited may have lost a lock that he had when the program called.
+            self.check_locks_of(&call)?;
         }
         if bond != Bond::Pages && self.freezing.is_frozen() {
             return Ok(Attempt::Frozen(call));
@@ -375,28 +419,15 @@ impl RemoteFs {
         if !files.is_empty() {
             // Whoever yields is through, and has said so before this is asked.
             let _order = self.order.lock();
-            let mut acquiring = self.acquiring.lock();
-            for file in &files {
-                *acquiring.entry(*file).or_default() += 1;
-            }
+            self.acquiring.lock().begin(&files);
         }
         files
     }
 
     /// They have come, or have not. Without an answer they may still come.
     pub(super) fn ended_acquiring_bytes(&self, acquired: &Result<Answer>, files: &[FileId]) {
-        if matches!(acquired, Err(Error::Stop(Stop::Map(_)))) {
-            return;
-        }
-        let mut acquiring = self.acquiring.lock();
-        for file in files {
-            if let Some(count) = acquiring.get_mut(file) {
-                *count -= 1;
-                if *count == 0 {
-                    acquiring.remove(file);
-                }
-            }
-        }
+        let is_answered = !matches!(acquired, Err(Error::Stop(Stop::Map(_))));
+        self.acquiring.lock().end(files, is_answered);
     }
 
     /// Before pages of the file are read that the kernel keeps: who may change bytes has none of
@@ -407,7 +438,7 @@ impl RemoteFs {
             return;
         }
         let _order = self.order.lock();
-        if self.acquiring.lock().contains_key(&file) {
+        if self.acquiring.lock().may_come(file) {
             return;
         }
         let is_yielded = {

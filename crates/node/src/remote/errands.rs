@@ -7,7 +7,7 @@ use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{Answer, Call};
 
 use super::RemoteFs;
-use super::calls::nonsense;
+use super::failures::nonsense;
 
 /// How long one may take: as long as a commit with all that waits to be written.
 const PATIENCE: Duration = Duration::from_secs(590);

@@ -100,6 +100,12 @@ impl Gate {
         }
     }
 
+    /// How often somebody has waited for all who had entered, or does.
+    #[cfg(test)]
+    pub(super) fn barriers(&self) -> u64 {
+        self.state.lock().round
+    }
+
     /// Waits until all have left who have entered so far.
     pub(super) fn barrier(&self) {
         let mut state = self.state.lock();

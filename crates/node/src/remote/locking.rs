@@ -38,7 +38,8 @@ use gabion_map::{FileId, Kind, LockMode};
 use crate::locks::LockEnd;
 
 use super::RemoteFs;
-use super::calls::{Patience, nonsense};
+use super::calls::Patience;
+use super::failures::nonsense;
 
 /// Locks that this machine's processes may have under leases.
 const LOCKS_MAX: usize = 1 << 20;

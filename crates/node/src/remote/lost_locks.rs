@@ -17,10 +17,11 @@ use std::sync::atomic::Ordering;
 use gabion_base::sync::Mutex;
 use gabion_fs::Result;
 use gabion_fs::lock::{Lock, LockRange};
+use gabion_link::message::Call;
 use gabion_map::FileId;
 
 use super::RemoteFs;
-use super::calls::lock_lost;
+use super::failures::lock_lost;
 
 /// Locks on one file that were lost at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,21 +72,43 @@ impl RemoteFs {
             self.locking.is_any_lost.store(known.has_lost_any(), Ordering::Release);
             lost
         };
-        self.tell_lost(&lost, "the server has started again, and somebody else has them");
+        let files: Vec<FileId> = lost.iter().map(|lock| lock.file).collect();
+        let reason = "the server has started again, and somebody else has them";
+        self.tell_lost(&lost, &self.paths_of(&files), reason);
     }
 
-    /// The session has ended, and all locks with it. Nothing is forgotten yet of where files are.
-    pub(super) fn lose_locks(&self) {
+    /// The same of all files that the call reads from or writes to.
+    pub(super) fn check_locks_of(&self, call: &Call) -> Result<()> {
+        match call {
+            Call::Read { file, .. } | Call::Write { file, .. } | Call::Fallocate { file, .. } => {
+                self.check_locks(*file)
+            }
+            Call::Copy { source, target, .. } => {
+                self.check_locks(*source).and_then(|()| self.check_locks(*target))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the files are that processes here have locked.
+    pub(super) fn paths_of_locks(&self) -> BTreeMap<FileId, Vec<u8>> {
+        let mut files: Vec<FileId> = self.held_locks().iter().map(|lock| lock.file).collect();
+        files.dedup();
+        if files.is_empty() { BTreeMap::new() } else { self.paths_of(&files) }
+    }
+
+    /// The session has ended, and all locks with it.
+    pub(super) fn lose_locks(&self, paths: &BTreeMap<FileId, Vec<u8>>) {
         let lost = {
             let mut known = self.locking.lock();
             let lost = known.lose_all();
             self.locking.is_any_lost.store(known.has_lost_any(), Ordering::Release);
             lost
         };
-        self.tell_lost(&lost, "the session has ended");
+        self.tell_lost(&lost, paths, "the session has ended");
     }
 
-    fn tell_lost(&self, lost: &[Lock], reason: &str) {
+    fn tell_lost(&self, lost: &[Lock], paths: &BTreeMap<FileId, Vec<u8>>, reason: &str) {
         if lost.is_empty() {
             return;
         }
@@ -94,8 +117,6 @@ impl RemoteFs {
         for lock in lost {
             by_file.entry(lock.file).or_default().push(lock.range);
         }
-        let files: Vec<FileId> = by_file.keys().copied().collect();
-        let paths = self.paths_of(&files);
         let losses = by_file.into_iter().map(|(file, ranges)| LockLoss {
             file: match paths.get(&file) {
                 Some(path) => String::from_utf8_lossy(path).into_owned(),

@@ -45,8 +45,8 @@ use gabion_link::table::Want;
 use gabion_map::{FileId, LockMode, Payload};
 
 use super::RemoteFs;
-use super::calls::unleased;
 use super::changing::{Attempt, Bond, CHANGE_BYTES};
+use super::failures::unleased;
 use super::opens::through_handle;
 use super::pages::{Course, Pages, pages};
 use super::pending::Room;
@@ -228,8 +228,6 @@ impl Drop for Wanting<'_> {
 /// While it lives no page is given that programs may change.
 pub(super) struct Forgetting<'a> {
     mapped: &'a Mapped,
-    /// The kernel may have handed something over, which was made and told as any change.
-    pub(super) has_dropped: bool,
 }
 
 impl Drop for Forgetting<'_> {
@@ -474,9 +472,8 @@ impl RemoteFs {
     pub(super) fn forget_mapped(&self) -> Forgetting<'_> {
         self.mapped.forgetting.fetch_add(1, Ordering::SeqCst);
         let files = self.mapped.all_with_pages();
-        let has_dropped = !files.is_empty();
-        let forgetting = Forgetting { mapped: &self.mapped, has_dropped };
-        if has_dropped {
+        let forgetting = Forgetting { mapped: &self.mapped };
+        if !files.is_empty() {
             // Pages that were given before have reached the kernel.
             self.gate.barrier();
         }

@@ -23,10 +23,12 @@
 //! Absent: sockets, which are the owner's.
 
 mod ahead;
+mod beginning;
 mod calls;
 mod changing;
 mod contention;
 mod errands;
+mod failures;
 mod filesystem;
 mod freezing;
 mod gate;
@@ -72,6 +74,7 @@ pub use self::lost_locks::{LockLoss, LockLossTeller};
 
 use self::ahead::Ahead;
 use self::calls::Calls;
+use self::changing::Acquiring;
 use self::contention::Contention;
 use self::freezing::Freezing;
 use self::gate::Gate;
@@ -145,9 +148,6 @@ pub trait Kernel: Send + Sync {
 /// Where is told, for people, what nobody has asked for.
 pub type Report = Box<dyn Fn(&str) + Send + Sync>;
 
-/// Calls of others that one message tells of.
-const WITNESSED_AT_ONCE: usize = 1024;
-
 /// What can be chosen about a filesystem in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteSettings {
@@ -212,8 +212,7 @@ pub struct RemoteFs {
     /// The order in which changes are made here and sent.
     order: Mutex<()>,
     pending: Pending,
-    /// Files whose bytes leases to change are asked for, and how often.
-    acquiring: Mutex<BTreeMap<FileId, u32>>,
+    acquiring: Mutex<Acquiring>,
     /// The directory from which a name was removed last.
     removed_from: Mutex<Option<FileId>>,
     contention: Contention,
@@ -483,74 +482,6 @@ impl RemoteFs {
             ranges.iter().filter(|range| has_bytes(range)).map(KeyRange::file).collect();
         files.dedup();
         files.into_iter().for_each(|file| self.drop_pages(file, (0, u64::MAX)));
-    }
-
-    /// A new session has begun in place of one that the server does not know any more. Calls that
-    /// can be repeated are; those that may have had an effect fail. If the server itself has
-    /// started again, what was written and not synced may be lost, which the next fsync tells.
-    pub fn begin_again(&self, welcome: &Welcome) {
-        let is_another = {
-            let mut life = self.life.lock();
-            let before = std::mem::replace(&mut life.start, welcome.start);
-            life.losses += u64::from(before != welcome.start);
-            before != welcome.start
-        };
-        // What was stored in mapped pages is lost as what was written, not part of what comes.
-        let forgetting = self.forget_mapped();
-        if forgetting.has_dropped {
-            // That was told, and the new session shall not hear of it.
-            self.calls.begin_again();
-        }
-        if is_another {
-            self.unsynced.lose();
-        }
-        self.acquiring.lock().clear();
-        let extent = if is_another { Extent::Kept } else { Extent::UnderWay };
-        self.lose_pending(extent, "the session has ended");
-        self.meet(welcome);
-        *self.identities.lock() = welcome.identities;
-        self.freezing.thaw_all();
-        self.lose_locks();
-        self.forget_everything();
-        self.renumber(welcome);
-        self.revocations.clear();
-        self.tell_opens_again();
-    }
-
-    /// What the kernel knows of subvolumes that were rolled back since the last session is nothing
-    /// that is there now.
-    fn renumber(&self, welcome: &Welcome) {
-        if welcome.eras.is_empty() {
-            return;
-        }
-        let now = eras_of(welcome);
-        let before = std::mem::replace(&mut *self.eras.lock(), now.clone());
-        let Some(kernel) = self.kernel.lock().clone() else { return };
-        for (subvol, _) in now.iter().filter(|(subvol, chain)| before.get(subvol) != Some(chain)) {
-            kernel.renumber(*subvol);
-        }
-    }
-
-    /// The session goes on with a server that has started again. It is said again what that one may
-    /// have lost, so that nothing is. Nothing is leased any more.
-    pub fn recover(&self, welcome: &Welcome) {
-        self.life.lock().start = welcome.start;
-        self.meet(welcome);
-        *self.identities.lock() = welcome.identities;
-        self.freezing.thaw_all();
-        self.forget_everything();
-        self.revocations.clear();
-        self.acquiring.lock().clear();
-        // Nothing is made meanwhile.
-        let _order = self.order.lock();
-        let (changes, calls) = self.pending.all_again();
-        let changes = changes.into_iter().map(ToServer::Change);
-        let calls = calls.into_iter().map(|(id, change)| ToServer::Done { id, change });
-        let (_locking, locks) = self.locks_again();
-        let witnessed = self.pending.all_witnessed();
-        let witnessed = witnessed.chunks(WITNESSED_AT_ONCE);
-        let witnessed = witnessed.map(|part| ToServer::Witnessed(part.to_vec()));
-        self.say_again(changes.chain(calls).chain(locks).chain(witnessed).collect());
     }
 
     /// Changes that are not durable at the server.

@@ -19,7 +19,7 @@ use gabion_map::txn::SeekTarget;
 use gabion_map::{FileId, Kind, MapError, Payload, Stop};
 
 use super::RemoteFs;
-use super::calls::{nonsense, written_off};
+use super::failures::{nonsense, written_off};
 use super::gate::end_hearsay;
 use super::opens::{Told, through_handle};
 use super::pages::{Course, pages};
@@ -424,7 +424,6 @@ impl RemoteFs {
         into: &mut [u8],
         lease: ReadLease,
     ) -> Result<usize> {
-        self.check_locks(file)?;
         let length = into.len() as u32;
         let caller = &through_handle(caller);
         loop {
@@ -449,7 +448,6 @@ impl RemoteFs {
         payload: &Payload<'_>,
         privileges: Privileges,
     ) -> Result<Written> {
-        self.check_locks(file)?;
         let bytes = Arc::new(payload.bytes().to_vec());
         let call = Call::Write { file, at, privileges, bytes };
         match self.change(&through_handle(caller), call)? {
@@ -468,7 +466,6 @@ impl RemoteFs {
         length: u64,
         privileges: Privileges,
     ) -> Result<()> {
-        self.check_locks(file)?;
         let call = Call::Fallocate { file, request, offset, length, privileges };
         self.done_here(&through_handle(caller), call)
     }
@@ -494,7 +491,6 @@ impl RemoteFs {
         privileges: Privileges,
     ) -> Result<u64> {
         let CopyRequest { source, source_offset, target, target_offset, length } = *request;
-        self.check_locks(source).and_then(|()| self.check_locks(target))?;
         let call = Call::Copy { source, source_offset, target, target_offset, length, privileges };
         match self.change(&through_handle(caller), call)? {
             Answer::Number(number) => Ok(number),

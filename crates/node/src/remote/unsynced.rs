@@ -49,13 +49,20 @@ impl Files {
 }
 
 impl Files {
+    fn has(&self, file: FileId) -> bool {
+        if self.are_all { !self.spared.contains(&file) } else { self.some.contains(&file) }
+    }
+
     fn is_empty(&self) -> bool {
         !self.are_all && self.some.is_empty()
     }
 
     fn absorb(&mut self, others: Files) {
         if others.are_all {
-            *self = others;
+            // Spared is who is in neither.
+            let mut spared = others.spared;
+            spared.retain(|file| !self.has(*file));
+            *self = Self { are_all: true, spared, ..Self::default() };
         } else {
             others.some.into_iter().for_each(|file| self.insert(file));
         }
@@ -185,6 +192,22 @@ mod tests {
         unsynced.lose();
         let told: Vec<u64> = (1..5).filter(|n| unsynced.take_lost(Some(file(*n)))).collect();
         assert_eq!(told, [1], "whoever syncs first is told");
+    }
+
+    #[test]
+    fn what_was_written_while_very_many_files_could_not_be_synced_is_told() {
+        let unsynced = Unsynced::default();
+        for number in 0..=FILES_MAX as u64 {
+            unsynced.written(file(number));
+        }
+        drop(unsynced.take(Some(file(5))));
+        drop(unsynced.take(Some(file(6))));
+        let marks = unsynced.take(None);
+        unsynced.written(file(5));
+        unsynced.put_back(marks, false);
+        unsynced.lose();
+        assert!(unsynced.take_lost(Some(file(5))), "it was written since");
+        assert!(!unsynced.take_lost(Some(file(6))));
     }
 
     #[test]

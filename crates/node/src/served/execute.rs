@@ -23,6 +23,9 @@ use super::{Executed, Outcome, Request, Served, Session};
 /// Bytes that one call reads at most.
 const READ_MAX: u32 = 1 << 20;
 const BLOCK: u64 = BLOCK_SIZE as u64;
+/// Parts of a file's bytes that one client has leases on. Who reads one more gets all, if nobody
+/// minds: else reading here and there in a large file would make both sides remember each page.
+const PARTS_MAX: usize = 64;
 
 /// A transaction of the local map that touches only what it may.
 type Txn<'a, 'g, 'm> = guarded::Guarded<'a, 'g, LocalTxn<'m>>;
@@ -207,6 +210,12 @@ impl Served {
             ReadLease::AtOnce | ReadLease::InTurn => grip.begin_caching(),
         }
         let mut bytes = vec![0; length as usize];
+        let all = KeyRange::bytes_from(file, 0);
+        let is_scattered = lease != ReadLease::None && grip.parts(&all) >= PARTS_MAX;
+        let leased = match is_scattered && grip.try_hold((all, LockMode::Shared)) {
+            true => all,
+            false => pages,
+        };
         let read = self.fs.run(|txn| {
             let mut txn: Txn<'_, '_, '_> = grip.on(txn);
             if lease != ReadLease::None {
@@ -227,7 +236,7 @@ impl Served {
                     ReadLease::None => Vec::new(),
                     _ => {
                         let (mode, items) = (LockMode::Shared, Vec::new());
-                        vec![Grant { range: pages, mode, items }]
+                        vec![Grant { range: leased, mode, items }]
                     }
                 };
                 Executed::Ended(Outcome { grants, ..Outcome::plain(Ok(Answer::Bytes(bytes))) })

@@ -162,9 +162,13 @@ impl Freezing {
         }
     }
 
-    /// Whether the client has been told to stand still and does not say that it does.
-    pub(super) fn is_awaited(&self, session: SessionId) -> bool {
-        self.is_used.load(Ordering::SeqCst) && self.state.lock().awaited.contains(&session)
+    /// The attempt at which the client has been told to stand still and does not say that it does.
+    pub(super) fn awaited(&self, session: SessionId) -> Option<u64> {
+        if !self.is_used.load(Ordering::SeqCst) {
+            return None;
+        }
+        let state = self.state.lock();
+        state.awaited.contains(&session).then_some(state.number)
     }
 }
 

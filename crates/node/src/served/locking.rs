@@ -73,7 +73,6 @@ impl Served {
             locks.ask(own(&job.session, lock), wait, || self.lock_end(&job.session, job.id));
         let executed = match asked {
             Asked::Ended(result) => {
-                job.session.lock_answered(job.id);
                 let grants = match result {
                     Ok(()) => {
                         let is_handed_over = is_only_one && locks.hand_over(file, job.session.id.0);

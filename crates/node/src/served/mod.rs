@@ -47,6 +47,8 @@ mod session;
 mod status;
 mod subtree;
 mod subvolumes;
+#[cfg(test)]
+mod testing;
 mod tight;
 mod times;
 mod witnesses;
@@ -79,7 +81,7 @@ pub use self::rights::{Changing, Rights};
 use self::rivals::Rivals;
 use self::rounds::{Rounds, Said};
 pub use self::session::{Peer, Session};
-pub use self::status::ClientStatus;
+pub use self::status::{ClientStatus, Owed, Owing};
 use self::tight::Tight;
 use self::times::Times;
 use self::witnesses::Witnesses;
@@ -544,6 +546,9 @@ impl Served {
         let now = self.times.now();
         self.tell_witnessed(&job.session);
         let (id, session) = (job.id, &job.session);
+        if matches!(job.call, Call::Lock { .. }) {
+            session.lock_answered(id);
+        }
         match done {
             None => {
                 let (order, done) = (self.order.load(Ordering::SeqCst), None);

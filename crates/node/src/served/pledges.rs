@@ -99,6 +99,17 @@ pub(super) struct Pledging {
     tight: u64,
 }
 
+/// What has become of a pledge that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+enum Raised {
+    /// It stands, or there was none.
+    Kept,
+    /// It was given back. Who has come to wait in between has seen it, and nobody who would give it
+    /// up: so it has to be looked whether he can go on.
+    GivenBack,
+}
+
 /// Nothing is pledged until this is dropped.
 pub(super) struct Unpledged<'a>(&'a Served);
 
@@ -117,9 +128,9 @@ fn kept_for(credit: u64) -> (u64, u64) {
 }
 
 impl Session {
-    /// Whether it has to say that it knows that there is less room.
-    pub(super) fn owes_fence(&self) -> bool {
-        self.pledge.lock().fence.is_some()
+    /// Behind what it has to say that it knows that there is less room.
+    pub(super) fn owed_fence(&self) -> Option<u64> {
+        self.pledge.lock().fence
     }
 
     /// The credit that its client was told last.
@@ -139,10 +150,14 @@ impl Served {
     pub fn credit(&self, session: &Session) -> u64 {
         let mut pledge = session.pledge.lock();
         pledge.has_begun = true;
-        if pledge.credit == 0 && pledge.fence.is_none() {
-            self.raise(&mut pledge, self.fair_credit(0));
-        }
-        pledge.credit
+        let raised = match pledge.credit == 0 && pledge.fence.is_none() {
+            true => self.raise(&mut pledge, self.fair_credit(0)),
+            false => Raised::Kept,
+        };
+        let credit = pledge.credit;
+        drop(pledge);
+        self.end_raise(raised);
+        credit
     }
 
     /// What a client should be told now that was told so much: an equal part, in whichever
@@ -160,9 +175,9 @@ impl Served {
     }
 
     /// Pledges more, if there is room for it.
-    fn raise(&self, pledge: &mut Pledge, credit: u64) {
+    fn raise(&self, pledge: &mut Pledge, credit: u64) -> Raised {
         if pledge.is_over || credit <= pledge.credit {
-            return;
+            return Raised::Kept;
         }
         let before = pledge.kept_for;
         self.pledges.raises.fetch_add(1, Ordering::SeqCst);
@@ -171,8 +186,18 @@ impl Served {
         let is_known = || self.tight.is_known(pledge.tight);
         if self.fs.map().keeps_pledges() && !self.are_pledges_needed() && is_known() {
             pledge.credit = credit;
+            Raised::Kept
         } else {
             self.keep(pledge, before);
+            Raised::GivenBack
+        }
+    }
+
+    /// To be called when no pledge is locked any more.
+    fn end_raise(&self, raised: Raised) {
+        match raised {
+            Raised::Kept => {}
+            Raised::GivenBack => self.withdraw(),
         }
     }
 
@@ -196,13 +221,16 @@ impl Served {
         let mut pledge = session.pledge.lock();
         self.tell_tight(session, &mut pledge.tight);
         let fair = self.fair_credit(pledge.kept_for);
-        if fair / 2 >= pledge.credit && pledge.fence.is_none() {
-            self.raise(&mut pledge, fair);
-        }
+        let raised = match fair / 2 >= pledge.credit && pledge.fence.is_none() {
+            true => self.raise(&mut pledge, fair),
+            false => Raised::Kept,
+        };
         session.peer.send(message(pledge.credit));
         if fair <= pledge.credit / 2 {
             self.lower(session, &mut pledge, fair);
         }
+        drop(pledge);
+        self.end_raise(raised);
     }
 
     /// Tells a client of less room, unless it was told so or others are at a common instant.
@@ -335,5 +363,39 @@ impl Served {
                 self.tell_credit(&session, told);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_link::message::Call;
+
+    use super::super::testing::Stage;
+    use super::*;
+
+    #[test]
+    fn whoever_came_to_wait_while_a_pledge_was_tried_goes_on_when_it_is_given_back() {
+        let stage = Stage::new();
+        let (session, _) = stage.client(1);
+        let root = stage.served.fs.root();
+        stage.ask(&session, 1, Call::Mkdir { parent: root, name: b"x".into(), permissions: 0 });
+        let [Job(Work::Call(job))] = <[Job; 1]>::try_from(stage.take_jobs()).ok().unwrap() else {
+            panic!("a call");
+        };
+        // A pledge is being tried for another one just when it is found that there is no room.
+        let pledging = stage.served.pledging();
+        let (blocks, objects) = kept_for(CREDIT_MIN);
+        stage.served.fs.map().pledge(blocks as i64, objects as i64);
+        stage.served.pledges.raises.fetch_add(1, Ordering::SeqCst);
+        let full = Outcome::plain(Err(Error::Stop(Stop::Map(MapError::NoSpace))));
+        assert!(stage.served.wait_for_pledged(job, &full, pledging).is_none(), "it waits");
+        stage.served.fs.map().pledge(-(blocks as i64), -(objects as i64));
+        assert_eq!(stage.take_jobs().len(), 0);
+        // Whoever tries sees that somebody waits, and gives it back.
+        let (other, _) = stage.client(2);
+        let raised = stage.served.raise(&mut other.pledge.lock(), CREDIT_MIN);
+        assert_eq!(other.credit(), 0);
+        stage.served.end_raise(raised);
+        assert_eq!(stage.take_jobs().len(), 1);
     }
 }

@@ -100,6 +100,24 @@ impl Recovery {
         !self.awaited.lock().is_empty()
     }
 
+    /// Somebody has come to go on with a session. Nothing if it cannot go on.
+    fn come(&self, session: SessionId) -> Option<(Pages, Record)> {
+        let mut awaited = self.awaited.lock();
+        let one = awaited.get_mut(&session)?;
+        if one.has_come || one.record.standing != Standing::Alive {
+            return None;
+        }
+        one.has_come = true;
+        Some((one.pages, one.record.clone()))
+    }
+
+    /// He could not: the session is waited for like those of whom nobody has come, and no longer.
+    fn come_in_vain(&self, session: SessionId) {
+        if let Some(one) = self.awaited.lock().get_mut(&session) {
+            one.has_come = false;
+        }
+    }
+
     /// The session is not waited for any more. Whether nobody is.
     fn is_through(&self, session: SessionId) -> bool {
         let mut awaited = self.awaited.lock();
@@ -144,13 +162,9 @@ impl Served {
         rights: Rights,
         peer: Arc<dyn Peer>,
     ) -> Result<Option<Arc<Session>>> {
-        let known = self.recovery.awaited.lock().get_mut(&id).and_then(|awaited| {
-            let is_first = !std::mem::replace(&mut awaited.has_come, true);
-            let is_possible = is_first && awaited.record.standing == Standing::Alive;
-            is_possible.then(|| (awaited.pages, awaited.record.clone()))
-        });
-        let Some((pages, record)) = known else { return Ok(None) };
-        let (applied, settled) = self.progress_of(pages)?;
+        let Some((pages, record)) = self.recovery.come(id) else { return Ok(None) };
+        let (applied, settled) =
+            self.progress_of(pages).inspect_err(|_| self.recovery.come_in_vain(id))?;
         let mut session = Session::new(id, name, rights, peer);
         session.pages = Some(pages);
         session.record = Some(record);

@@ -225,3 +225,35 @@ impl Session {
         std::mem::take(&mut state.opens).into_keys().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gabion_base::ids::Ino;
+    use gabion_fs::lock::{Lock, LockClass, LockOwner, LockRange, Strength, Wait};
+    use gabion_link::message::Call;
+
+    use super::super::testing::Stage;
+    use super::*;
+
+    #[test]
+    fn nothing_is_remembered_of_a_call_for_a_lock_however_it_was_answered() {
+        let stage = Stage::new();
+        let (session, told) = stage.client(1);
+        let root = stage.served.fs().root();
+        let (class, range, strength) = (LockClass::Flock, LockRange::WHOLE, Strength::Shared);
+        let owner = LockOwner { client: 0, number: 1 };
+        let is_answered = |id, file| {
+            let lock = Lock { file, class, owner, pid: 1, strength, range };
+            stage.ask(&session, id, Call::Lock { lock, wait: Wait::Yes });
+            stage.run();
+            match told.0.lock().pop() {
+                Some(ToClient::Answer { result, .. }) => result.is_ok(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(is_answered(1, root));
+        // In a subvolume that there is not.
+        assert!(!is_answered(2, FileId { subvol: gabion_base::ids::SubvolId(77), ino: Ino(1) }));
+        assert!(session.state.lock().lock_calls.is_empty());
+    }
+}

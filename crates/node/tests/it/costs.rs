@@ -11,12 +11,41 @@ use gabion_link::message::{
     Call, CallId, Change, ChangeNumber, Prefetch, SessionId, ToClient, ToServer,
 };
 use gabion_link::range::KeyRange;
+use gabion_link::table::Lease;
 use gabion_map::{FileId, LockMode, OpenMode};
 use gabion_node::remote::RemoteFs;
 use gabion_node::served::{Peer, Rights, Served};
 
 use crate::shared::{Client, Server, ToPeer, caller};
 use crate::world::World;
+
+/// Else both sides would remember each page, as long as the file is not closed and long after.
+#[test]
+fn who_reads_here_and_there_in_a_large_file_has_few_leases() {
+    let server = Server::new();
+    let (maker, a, b) = (server.client(), server.client(), server.client());
+    let file = maker.create("file");
+    let page = |number: u64| 2 * 4096 * number;
+    maker.write(file, WriteAt::Offset(page(500)), b"end");
+    maker.run(|fs| fs.syncfs()).unwrap();
+    // Whoever may change some of it minds.
+    server.end(&maker);
+    b.lookup("file").unwrap();
+    for number in 0..500 {
+        b.read(file, page(number), 4096);
+    }
+    let session = b.session().id().0;
+    let leases = |of: u64| {
+        let all = server.served.leases().0.into_iter();
+        let is_meant = |lease: &Lease| lease.client.0 == of && lease.range.file() == file;
+        all.filter(is_meant).count()
+    };
+    assert!(leases(session) < 100, "{} leases", leases(session));
+    // It loses what others change, and nothing besides.
+    a.write(file, WriteAt::Offset(page(3)), b"changed");
+    assert_eq!(b.kernel.bytes.lock()[..], [(file, page(3), page(3) + 4096)]);
+    assert_eq!(b.read(file, page(3), 7), b"changed");
+}
 
 #[test]
 fn what_is_known_costs_no_message_until_somebody_changes_it() {

@@ -1,6 +1,7 @@
 //! The local client as a value: no kernel, no threads, no real disk.
 
 mod background;
+mod beginning;
 mod costs;
 mod crowd;
 mod crowded_clients;

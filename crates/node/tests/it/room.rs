@@ -78,7 +78,8 @@ impl Late {
         self.fs.ping();
         let began = Instant::now();
         loop {
-            let is_through = !self.session.is_behind() && !self.served.owes(&self.session);
+            let is_through =
+                !self.session.is_behind() && !self.served.owed_by(&self.session).is_any();
             match self.messages.recv_timeout(Duration::from_millis(1)) {
                 Ok(message @ ToClient::Revoke { .. }) => self.fs.receive(message),
                 Ok(message) => self.later.lock().push_back(message),

@@ -70,12 +70,7 @@ impl Server {
 
     pub fn client_limited(&self, rights: Rights, objects_max: usize) -> Client {
         let (client, messages) = self.unheard_client(rights, objects_max);
-        let receiver = Arc::clone(&client.fs);
-        thread::spawn(move || {
-            while let Ok(message) = messages.recv() {
-                receiver.receive(message);
-            }
-        });
+        client.hear(messages);
         client
     }
 
@@ -84,6 +79,16 @@ impl Server {
         &self,
         rights: Rights,
         objects_max: usize,
+    ) -> (Client, crossbeam_channel::Receiver<ToClient>) {
+        let deadline = Duration::from_secs(20);
+        self.client_of(rights, RemoteSettings { deadline, objects_max, ..Default::default() })
+    }
+
+    /// The same with other settings.
+    pub fn client_of(
+        &self,
+        rights: Rights,
+        settings: RemoteSettings,
     ) -> (Client, crossbeam_channel::Receiver<ToClient>) {
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (to_client, messages) = crossbeam_channel::unbounded();
@@ -97,13 +102,8 @@ impl Server {
             is_cut: AtomicBool::new(false),
             road: Mutex::default(),
         });
-        let deadline = Duration::from_secs(20);
-        let settings = RemoteSettings {
-            deadline,
-            objects_max,
-            is_part: (rights.root, rights.subvolume) != (gabion_fs::ROOT, None),
-            ..RemoteSettings::default()
-        };
+        let is_part = (rights.root, rights.subvolume) != (gabion_fs::ROOT, None);
+        let settings = RemoteSettings { is_part, ..settings };
         let clock = Arc::new(TestClock::default());
         let its_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let to_server = Arc::clone(&wire) as Arc<dyn Wire>;
@@ -146,15 +146,21 @@ impl Server {
 
     /// The client's session ends, and it begins another one, in which nobody answers it.
     pub fn begin_again(&self, client: &Client) {
+        drop(self.begin_unheard(client));
+    }
+
+    /// The same. What it is not told is given.
+    pub fn begin_unheard(&self, client: &Client) -> crossbeam_channel::Receiver<ToClient> {
         self.served.end(&client.session());
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
-        let (to_client, _) = crossbeam_channel::unbounded();
+        let (to_client, messages) = crossbeam_channel::unbounded();
         let session =
             self.served.begin(id, String::new(), Rights::TRUSTED, Arc::new(ToPeer(to_client)));
         let welcome = self.welcome(&session);
         *client.wire.session.lock() = session;
         client.wire.is_cut.store(false, Ordering::Relaxed);
         client.fs.begin_again(&welcome);
+        messages
     }
 }
 
@@ -219,7 +225,7 @@ impl Wire for ToSession {
     }
 
     fn begin_again(&self) {
-        unreachable!("this server does not crash");
+        // What is sent has arrived.
     }
 }
 
@@ -318,6 +324,16 @@ impl Client {
     /// Why an errand is not done.
     pub fn refused(&self, caller: &Caller, errand: Errand) -> String {
         gabion_link::wire::said(&self.fs.run_errand(caller, errand).unwrap_err())
+    }
+
+    /// It is told these from now on.
+    pub fn hear(&self, messages: crossbeam_channel::Receiver<ToClient>) {
+        let receiver = Arc::clone(&self.fs);
+        thread::spawn(move || {
+            while let Ok(message) = messages.recv() {
+                receiver.receive(message);
+            }
+        });
     }
 
     /// What it says does not arrive any more, until a new session begins.

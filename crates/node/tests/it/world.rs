@@ -1,6 +1,7 @@
 //! A filesystem on a disk in memory, and a clock that goes only when it is told to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gabion_base::disk::MemDisk;
@@ -15,21 +16,30 @@ use gabion_node::{Clock, LocalFs, Settings};
 pub const MIB: u64 = 1 << 20;
 
 #[derive(Default)]
-pub struct TestClock(Mutex<u64>);
+pub struct TestClock {
+    seconds: Mutex<u64>,
+    looks: AtomicU64,
+}
 
 impl TestClock {
     pub fn advance(&self, seconds: u64) {
-        *self.0.lock() += seconds;
+        *self.seconds.lock() += seconds;
+    }
+
+    /// How often somebody has looked how much time has passed.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::SeqCst)
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::new(1_700_000_000 + *self.0.lock() as i64, 0)
+        Timestamp::new(1_700_000_000 + *self.seconds.lock() as i64, 0)
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::from_secs(*self.0.lock())
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        Duration::from_secs(*self.seconds.lock())
     }
 }
 

@@ -12,7 +12,7 @@ use gabion_link::message::{
 };
 use gabion_link::wire::FrameKind;
 use gabion_map::{Limits, OpenMode};
-use gabion_node::served::{Credentials, Job, Peer, Served, Session};
+use gabion_node::served::{Credentials, Job, Owing, Peer, Served, Session};
 use gabion_node::{LocalFs, Settings};
 
 use super::baton::MachineId;
@@ -67,7 +67,7 @@ struct Link {
     /// Held by who reads what the client says: one connection after the other.
     reading: Mutex<()>,
     heard: Mutex<Duration>,
-    owing: Mutex<Option<Duration>>,
+    owing: Mutex<Owing<Duration>>,
 }
 
 struct Outbox {
@@ -253,14 +253,10 @@ impl Server {
                     self.links.lock().remove(&link.session.id());
                     continue;
                 }
-                let mut owing = link.owing.lock();
-                match self.served.owes(&link.session) {
-                    true => drop(owing.get_or_insert(self.now())),
-                    false => *owing = None,
-                }
+                let (owed, now) = (self.served.owed_by(&link.session), self.now());
+                let owing = link.owing.lock().look(owed, now);
                 let is_stubborn =
-                    owing.is_some_and(|since| self.now().saturating_sub(since) > REVOKE_PATIENCE);
-                drop(owing);
+                    owing.is_some_and(|since| now.saturating_sub(since) > REVOKE_PATIENCE);
                 let mut links = self.links.lock();
                 let heard = *link.heard.lock();
                 let silence = self.now().saturating_sub(heard);

@@ -106,6 +106,22 @@ impl Write {
             Left::Torn(head, tail) => seen == Seen::Torn(head, tail),
         }
     }
+
+    /// Whether it can have left a block that begins like write `stamp`.
+    fn can_begin(&self, stamp: Stamp) -> bool {
+        match self.left {
+            Left::Torn(head, _) => head == stamp,
+            _ => self.can_leave(Seen::Whole(stamp)),
+        }
+    }
+
+    /// Whether it can have left a block that ends like write `stamp`.
+    fn can_end(&self, stamp: Stamp) -> bool {
+        match self.left {
+            Left::Torn(_, tail) => tail == stamp,
+            _ => self.can_leave(Seen::Whole(stamp)),
+        }
+    }
 }
 
 impl Judge {
@@ -215,8 +231,9 @@ impl Judge {
         };
         let can_be: Vec<_> = writes.iter().filter(|write| write.can_leave(found)).collect();
         let valid: Vec<_> = can_be.iter().filter(|write| superseded(write).is_none()).collect();
-        let half = |stamp| {
-            let mut halves = writes.iter().filter(|write| write.can_leave(Seen::Whole(stamp)));
+        // What was torn once may be torn once more.
+        let half = |can_leave: &dyn Fn(&Write) -> bool| {
+            let mut halves = writes.iter().filter(|write| can_leave(write));
             halves.find(|write| superseded(write).is_none()).cloned()
         };
         match (found, can_be.first(), valid.is_empty()) {
@@ -225,7 +242,9 @@ impl Judge {
                 return Err(format!("block {addr} has what nobody wrote there"));
             }
             (Seen::Torn(head, tail), ..) => {
-                let (Some(one), Some(other)) = (half(head), half(tail)) else {
+                let begins = half(&|write| write.can_begin(head));
+                let ends = half(&|write| write.can_end(tail));
+                let (Some(one), Some(other)) = (begins, ends) else {
                     return Err(format!(
                         "block {addr} is torn between {head} and {tail}, which cannot be: there \
                          are {writes:?}"
@@ -382,6 +401,17 @@ mod tests {
         look(&mut judge, 1, 2).unwrap_err();
         judge.opened(3);
         look(&mut judge, 2, 1).unwrap();
+        // Of what was torn a part is torn away.
+        wrote(&mut judge, 4);
+        judge.opened(4);
+        look(&mut judge, 1, 4).unwrap_err();
+        look(&mut judge, 2, 4).unwrap();
+        look(&mut judge, 4, 1).unwrap_err();
+        judge.opened(5);
+        wrote(&mut judge, 5);
+        judge.opened(6);
+        look(&mut judge, 5, 2).unwrap_err();
+        look(&mut judge, 5, 4).unwrap();
     }
 
     #[test]

@@ -117,19 +117,21 @@ impl World {
             all = false;
         }
         all &= self.replacements(owner).is_empty() && self.is_grown(owner);
-        self.write_what_is_unreadable(owner);
+        // Nobody who looks at all copies would find out that such a block has rotted, too.
+        all &= !self.write_what_is_unreadable(owner);
         // A request that does not end keeps the trial from ending, too; one is always tried.
         self.work(owner);
         all
     }
 
-    /// Writes a block that some copy cannot read, as an administrator would who was told.
-    fn write_what_is_unreadable(&mut self, owner: Life) {
+    /// Writes a block that some copy cannot read, as an administrator would who was told. Whether
+    /// there is one.
+    fn write_what_is_unreadable(&mut self, owner: Life) -> bool {
         let bad = self.members.iter().find_map(|member| member.unreadable.first().copied());
         if let Some(number) = bad {
-            let begin = METADATA_BLOCKS + gabion_block::format::header::MEMBER_DATA_START;
-            self.write(owner, number - begin, 1, Durability::Cached);
+            self.write(owner, number - METADATA_BLOCKS - MEMBER_DATA_START, 1, Durability::Cached);
         }
+        bad.is_some()
     }
 
     fn resume_quietly(&mut self, owner: Life, copy: CopyIndex) {

@@ -5,16 +5,7 @@ use std::env;
 use gabion_sim::cluster::{Sabotage, run};
 
 use crate::processor;
-
-/// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
-fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
-    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    match (number("GABION_SEED"), number("GABION_SEEDS")) {
-        (Some(seed), _) => seed..=seed,
-        (None, Some(count)) => 1..=count,
-        (None, None) => 1..=usual,
-    }
-}
+use crate::seeds::seeds;
 
 #[test]
 fn machines_that_share_a_filesystem_see_one_filesystem() {

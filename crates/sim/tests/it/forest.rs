@@ -23,6 +23,8 @@ use gabion_sim::disk::SimDisk;
 use gabion_sim::forest::{Act, BLOCK, FIRST, Forest, Number, Outcome, Refused, Volume};
 use gabion_sim::op::bytes;
 
+use crate::seeds::seeds;
+
 /// Inode numbers of files begin here.
 const INOS: u64 = 10;
 /// Things that are done on what a crash has left.
@@ -440,15 +442,6 @@ fn run(seed: u64, count: usize, one_of: u64) -> Result<usize, String> {
         Err(_) => CrashPlan { one_of, ..CrashPlan::quick(seed) },
     };
     history.crash(&disk, plan, 1)
-}
-
-fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
-    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    match (number("GABION_SEED"), number("GABION_SEEDS")) {
-        (Some(seed), _) => seed..=seed,
-        (None, Some(count)) => 1..=count,
-        (None, None) => 1..=usual,
-    }
 }
 
 #[test]

@@ -16,19 +16,10 @@ use gabion_sim::trial::{Engine, Failure, Reason, Trial, compare, shrink};
 use gabion_sim::workload::{Profile, Workload};
 
 use crate::engine::Gabion;
+use crate::seeds::seeds;
 
 /// Runs that a failing seed is worth.
 const ATTEMPTS: usize = 300;
-
-/// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
-fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
-    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    match (number("GABION_SEED"), number("GABION_SEEDS")) {
-        (Some(seed), _) => seed..=seed,
-        (None, Some(count)) => 1..=count,
-        (None, None) => 1..=usual,
-    }
-}
 
 /// Cuts the operations of a failing seed to what matters, if it is the one that is looked at.
 fn explain(

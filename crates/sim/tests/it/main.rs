@@ -8,5 +8,6 @@ mod gabion;
 mod host;
 mod nested;
 mod processor;
+mod seeds;
 mod toy;
 mod volume;

@@ -6,7 +6,7 @@ use gabion_sim::volume::Sabotage;
 use gabion_sim::volume::nested::run;
 
 use crate::processor;
-use crate::volume::seeds;
+use crate::seeds::seeds;
 
 #[test]
 fn nested_volumes_keep_their_promises() {

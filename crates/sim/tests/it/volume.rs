@@ -4,15 +4,7 @@ use std::env;
 
 use gabion_sim::volume::{Sabotage, run, run_until_cut};
 
-/// The seeds to run: `usual` ones, or as many as GABION_SEEDS says, or the one of GABION_SEED.
-pub fn seeds(usual: u64) -> std::ops::RangeInclusive<u64> {
-    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    match (number("GABION_SEED"), number("GABION_SEEDS")) {
-        (Some(seed), _) => seed..=seed,
-        (None, Some(count)) => 1..=count,
-        (None, None) => 1..=usual,
-    }
-}
+use crate::seeds::seeds;
 
 #[test]
 fn volumes_keep_their_promises() {

@@ -9,10 +9,35 @@ use gabion_link::errand::{Errand, Report};
 use gabion_link::message::{
     Answer, Call, CallId, Change, ChangeNumber, SessionId, ToClient, ToServer,
 };
-use gabion_map::FileId;
+use gabion_map::{FileId, Kind, LocalTxn, LockMode, Stop, Txn};
 use gabion_node::served::Rights;
 
 use super::{Client, Kept, Server, create};
+
+/// Else nobody would be waited for any more, and nobody would go on.
+#[test]
+fn a_session_whose_notes_cannot_be_read_is_waited_for_no_longer_than_others() {
+    let before = Server::new();
+    before.begin(1);
+    let server = before.after_crash();
+    let (map, root) = (server.world.fs.map(), server.world.root());
+    let notes = |ino: u64, at| FileId::new(root.subvol, Ino(ino)).key(Kind::SESSION, at);
+    let damage = |txn: &mut LocalTxn<'_>| -> Result<(), Stop> {
+        txn.lock(notes(0, 0).file(), LockMode::Shared)?;
+        let sessions = txn.scan(notes(0, 0), notes(0, u64::MAX), 10)?;
+        let damaged = notes(sessions[0].0.at, 0);
+        txn.lock(damaged.file(), LockMode::Exclusive)?;
+        txn.put(damaged, b"damaged".to_vec())
+    };
+    map.transact(damage).unwrap();
+    let (peer, _heard) = server.peer(1);
+    let resumed = server.served.resume(SessionId(1), String::new(), Rights::TRUSTED, peer);
+    assert!(resumed.is_err());
+    assert_eq!(server.served.awaited(), [SessionId(1)]);
+    server.served.stop_waiting();
+    server.run();
+    assert!(!server.served.is_recovering());
+}
 
 #[test]
 fn what_is_open_without_a_name_outlives_the_server() {

@@ -6,8 +6,10 @@ use gabion_node::{Delta, Stretch, Touched};
 
 use crate::control::wire;
 
-/// So many names or objects are told in one part: with the longest paths it fits a line.
+/// So many names or objects are told in one part at most,
 const PER_PART: usize = 200;
+/// and no more objects when their paths have so many digits: paths have no longest, and lines do.
+const DIGITS_PER_PART: usize = 1 << 20;
 /// So many ranges are told of one object at once.
 const RANGES: usize = 256;
 
@@ -26,9 +28,15 @@ pub fn parts(delta: &Delta) -> Vec<wire::Delta> {
         let names = names.iter().map(|(dir, name, ino)| (dir.0, hexadecimal(name), ino.0));
         parts.push(wire::Delta { names: names.collect(), ..wire::Delta::default() });
     }
-    let touched: Vec<_> = delta.touched.iter().flat_map(object).collect();
-    for touched in touched.chunks(PER_PART) {
-        parts.push(wire::Delta { touched: touched.to_vec(), ..wire::Delta::default() });
+    let mut digits = DIGITS_PER_PART;
+    for touched in delta.touched.iter().flat_map(object) {
+        let is_full = |part: &wire::Delta| part.touched.len() >= PER_PART;
+        if digits >= DIGITS_PER_PART || parts.last().is_none_or(is_full) {
+            parts.push(wire::Delta::default());
+            digits = 0;
+        }
+        digits += touched.path.len();
+        parts.last_mut().expect("one was just there").touched.push(touched);
     }
     if parts.is_empty() {
         parts.push(wire::Delta::default());
@@ -106,7 +114,8 @@ pub fn of_rows(rows: Vec<DeltaRow>) -> Option<Delta> {
 
 /// Bytes as hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn bytes(text: &str) -> Option<Vec<u8>> {
@@ -122,6 +131,22 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_with_long_paths_fits_a_line() {
+        let touched = |ino: u64| Touched {
+            ino: Ino(ino),
+            path: vec![b'x'; 40_000],
+            is_new: true,
+            stretches: Vec::new(),
+        };
+        let delta = Delta { touched: (1..60).map(touched).collect(), ..Delta::default() };
+        let parts = parts(&delta);
+        let longest = parts.iter().map(|part| serde_json::to_string(part).unwrap().len()).max();
+        assert!(longest.is_some_and(|longest| longest < 2 << 20), "{longest:?}");
+        assert!((3..30).contains(&parts.len()), "{}", parts.len());
+        assert_eq!(join(parts), Some(delta));
+    }
 
     #[test]
     fn a_difference_survives_its_way_in_parts() {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use gabion_base::BLOCK_SIZE;
 use gabion_map::OpenMode;
 
 use super::status::{Subject, User, json};
@@ -22,6 +23,9 @@ use crate::volumes::Place;
 /// How long a daemon may take to count all that there is.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
+/// What a quota is counted in, in bytes.
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
 /// A size, or that there is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(pub Option<Size>);
@@ -30,9 +34,14 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "none" => Ok(Self(None)),
-            _ => text.parse().map(|size| Self(Some(size))),
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let size: Size = text.parse()?;
+        match size.0 {
+            // It is counted in blocks, and would be none.
+            1..BLOCK => Err(format!("{text:?} is less than 4 KiB, which one file takes at least")),
+            _ => Ok(Self(Some(size))),
         }
     }
 }

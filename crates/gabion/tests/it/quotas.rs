@@ -255,6 +255,7 @@ fn what_can_have_no_quota_is_named() {
     set("mnt/.snapshots/one", "1G").failed(1, &["is a snapshot"]);
     set("mnt/absent", "1G").failed(1, &["absent"]);
     set("mnt", "much").failed(2, &["not a size"]);
+    set("mnt", "1K").failed(2, &["less than 4 KiB"]);
     folder.gabion(&["quota", "list", "absent.img"]).failed(1, &["absent.img"]);
 }
 

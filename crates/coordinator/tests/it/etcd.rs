@@ -30,10 +30,15 @@ fn the_next_endpoint_is_asked_when_one_fails() {
     let coordinator = coordinator.unwrap();
     let revision = coordinator.replace("tank", Revision::ABSENT, "a").unwrap();
     assert_eq!(server.coordinator().read("tank").unwrap().unwrap().revision, revision);
-    // From then on the one that has answered comes first.
-    let started = Instant::now();
-    coordinator.read("tank").unwrap();
-    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    // From then on the one that has answered comes first. A busy machine may take its time; the
+    // silent one would each time.
+    let read = || {
+        let started = Instant::now();
+        coordinator.read("tank").unwrap();
+        started.elapsed()
+    };
+    let times: Vec<_> = (0..5).map(|_| read()).collect();
+    assert!(times.iter().any(|time| *time < Duration::from_millis(900)), "{times:?}");
 }
 
 #[test]
@@ -243,7 +248,9 @@ fn an_etcd_with_passwords_is_asked_by_its_users() {
     let coordinator = Etcd::new(&url, PATIENCE).unwrap();
     exercise(&coordinator);
     for (who, reason) in [("", "user name"), ("gabion:no@", "invalid"), ("other:x@", "denied")] {
-        let error = refusal(&format!("etcd://{who}{place}"));
+        // To look at a password takes it a while, on a busy machine a long one.
+        let asked = Etcd::new(&format!("etcd://{who}{place}"), PATIENCE).unwrap().read("tank");
+        let error = asked.unwrap_err().to_string();
         assert!(error.contains(reason), "{who} {error}");
         assert!(!error.contains("no@"), "{error}");
     }

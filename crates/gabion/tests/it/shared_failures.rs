@@ -120,8 +120,8 @@ fn nothing_is_changed_after_a_start_while_others_may_still_show_what_was() {
     assert_eq!(b.join("file").metadata().unwrap().len(), 3);
     // This one does not notice the restart for a while.
     let stopped = Stopped::new(shared.daemon("b"));
-    shared.restart();
     let began = Instant::now();
+    shared.restart();
     fs::write(a.join("file"), "newer").unwrap();
     // Its session lasts 3 s by its clock, and a margin of 2 s is added to that.
     assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());

@@ -199,6 +199,12 @@ impl RangeSet {
         within.map(cut).collect()
     }
 
+    /// Whether at least `count` parts of `range` are in it, which is at least one.
+    pub fn has_parts(&self, range: &KeyRange, count: usize) -> bool {
+        let last = self.ranges.get(self.from(range.first) + count - 1);
+        last.is_some_and(|(first, _)| *first <= range.last)
+    }
+
     /// The parts of `range` that are not in it.
     pub fn gaps(&self, range: &KeyRange) -> Vec<KeyRange> {
         let mut gaps = Vec::new();
@@ -305,6 +311,10 @@ mod tests {
                     parts.iter().map(|part| part.last().at - part.first().at + 1).sum()
                 };
                 prop_assert_eq!(count(set.parts(&range)), inside.len() as u64);
+                for least in 1..5 {
+                    let has_parts = set.parts(&range).len() >= least;
+                    prop_assert_eq!(set.has_parts(&range, least), has_parts);
+                }
                 prop_assert_eq!(count(set.gaps(&range)), length - inside.len() as u64);
                 if adds {
                     set.insert(&range);

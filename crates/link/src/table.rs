@@ -553,9 +553,9 @@ impl LeaseTable {
         self.requests[&id].client
     }
 
-    /// In how many parts the client may read some of `range`.
-    pub fn parts(&self, client: ClientId, range: &KeyRange) -> usize {
-        self.leases_of(client, range).map_or(0, |own| own.shared.parts(range).len())
+    /// Whether there are at least `count` parts of `range`, not none, that the client may read.
+    pub fn has_parts(&self, client: ClientId, range: &KeyRange, count: usize) -> bool {
+        self.leases_of(client, range).is_some_and(|own| own.shared.has_parts(range, count))
     }
 
     fn leases_of(&self, client: ClientId, range: &KeyRange) -> Option<&Leases> {

@@ -124,7 +124,7 @@ impl Served {
         let is_names = range.kind() == Some(Kind::DIRENT);
         let is_small = !is_names
             || self.inode(range.file()).is_ok_and(|inode| inode.length <= NAMES_MAX as u64);
-        let goes_on = || is_names && mode == LockMode::Shared && grip.parts(&all) >= PARTS_MAX;
+        let goes_on = || is_names && mode == LockMode::Shared && grip.has_parts(&all, PARTS_MAX);
         match is_small && (grip.try_hold((all, mode)) || goes_on()) {
             true => (all, mode),
             false => want,

@@ -211,7 +211,7 @@ impl Served {
         }
         let mut bytes = vec![0; length as usize];
         let all = KeyRange::bytes_from(file, 0);
-        let is_scattered = lease != ReadLease::None && grip.parts(&all) >= PARTS_MAX;
+        let is_scattered = lease != ReadLease::None && grip.has_parts(&all, PARTS_MAX);
         let leased = match is_scattered && grip.try_hold((all, LockMode::Shared)) {
             true => all,
             false => pages,

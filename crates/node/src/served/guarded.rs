@@ -92,9 +92,9 @@ impl<'g> Grip<'g> {
         self.grants.lock().table.owns(self.client, range)
     }
 
-    /// In how many parts the client may read some of `range`.
-    pub(super) fn parts(&self, range: &KeyRange) -> usize {
-        self.grants.lock().table.parts(self.client, range)
+    /// Whether there are at least `count` parts of `range`, not none, that the client may read.
+    pub(super) fn has_parts(&self, range: &KeyRange, count: usize) -> bool {
+        self.grants.lock().table.has_parts(self.client, range, count)
     }
 
     /// Holds `want`, or remembers that it is needed.

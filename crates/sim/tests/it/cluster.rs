@@ -61,7 +61,7 @@ fn a_kernel_that_keeps_names_is_caught() {
 
 #[test]
 fn a_kernel_that_keeps_attributes_is_caught() {
-    is_caught(Sabotage::KernelKeepsAttributes, 1, &[WRONG]);
+    is_caught(Sabotage::KernelKeepsAttributes, 2, &[WRONG]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_client_that_says_it_has_forgotten_before_it_has_is_caught() {
 
 #[test]
 fn a_client_that_ignores_the_end_of_its_session_is_caught() {
-    is_caught(Sabotage::EndlessSessions, 63, &[WRONG]);
+    is_caught(Sabotage::EndlessSessions, 117, &[WRONG]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn calls_without_an_answer_are_caught() {
 
 #[test]
 fn changes_that_never_reach_the_server_are_caught() {
-    is_caught(Sabotage::LostChanges, 39, &[WRONG]);
+    is_caught(Sabotage::LostChanges, 40, &[WRONG]);
 }
 
 #[test]
@@ -146,12 +146,12 @@ fn a_server_that_promises_more_room_than_there_is_is_caught() {
 
 #[test]
 fn a_kernel_that_says_that_there_is_no_room_is_caught() {
-    is_caught(Sabotage::ImaginaryFullness, 183, &["there was room for it"]);
+    is_caught(Sabotage::ImaginaryFullness, 203, &["there was room for it"]);
 }
 
 #[test]
 fn snapshots_for_which_nobody_stands_still_are_caught() {
-    is_caught(Sabotage::SnapshotsAnyway, 445, &[WRONG, "is of no moment"]);
+    is_caught(Sabotage::SnapshotsAnyway, 899, &[WRONG, "is of no moment"]);
 }
 
 #[test]

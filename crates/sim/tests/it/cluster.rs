@@ -151,7 +151,7 @@ fn a_kernel_that_says_that_there_is_no_room_is_caught() {
 
 #[test]
 fn snapshots_for_which_nobody_stands_still_are_caught() {
-    is_caught(Sabotage::SnapshotsAnyway, 899, &[WRONG, "is of no moment"]);
+    is_caught(Sabotage::SnapshotsAnyway, 1005, &[WRONG, "is of no moment"]);
 }
 
 #[test]

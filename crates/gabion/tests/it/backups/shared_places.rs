@@ -268,7 +268,13 @@ fn a_restoration_that_is_killed_at_many_moments_ends_well() {
         let is_left = fs::read_dir(&scratch).is_ok_and(|mut names| names.next().is_some());
         assert!(matches!(ended, Some(0 | 1)) && !is_left && kills > 3, "{ended:?}, {kills}");
         let _ = fs::remove_dir(&scratch);
-        assert_same(&wanted, &folder.join(to));
+        let (mut wanted, mut found) = (wanted.clone(), survey(&folder.join(to)));
+        if ended == Some(1) {
+            // It was killed when all but the folder's own time was as it should be.
+            wanted.remove(Path::new(""));
+            found.remove(Path::new(""));
+        }
+        assert_eq!(found, wanted);
     }
 }
 

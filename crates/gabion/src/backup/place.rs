@@ -105,12 +105,15 @@ impl Place {
             }
         };
         let restoring = format!("{RESTORING}{}", &number[..8]);
-        let flags = OFlags::DIRECTORY.bits() as i32;
-        match fs::symlink_metadata(&path) {
+        let open = |folder: &Path, flags: OFlags| {
+            let flags = (OFlags::DIRECTORY | flags).bits() as i32;
+            File::options().read(true).custom_flags(flags).open(folder)
+        };
+        let (mut is_within, mut is_filled, mut is_moving) = (false, false, false);
+        let (folder, name, scratch) = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
-                let flags = flags | OFlags::NOFOLLOW.bits() as i32;
-                let opened = File::options().read(true).custom_flags(flags).open(&path);
-                let (folder, name) = (opened.map_err(failed)?, OsString::from(restoring));
+                let folder = open(&path, OFlags::NOFOLLOW).map_err(failed)?;
+                let name = OsString::from(restoring);
                 let mut others = Vec::new();
                 for entry in fs::read_dir(scratch::path_of(&folder)).map_err(failed)? {
                     let entry = entry.map_err(failed)?.file_name();
@@ -118,54 +121,33 @@ impl Place {
                         others.push(entry);
                     }
                 }
-                let is_filled = !others.is_empty();
-                let is_moving = Scratch::find(&folder, &name).is_some_and(|mode| mode & MOVING > 0);
+                is_within = true;
+                is_filled = !others.is_empty();
+                is_moving = Scratch::find(&folder, &name).is_some_and(|mode| mode & MOVING > 0);
                 if is_filled && !is_moving {
                     return Err(filled(&path, &others));
                 }
                 let scratch = path.join(&name);
-                let is_within = true;
-                Ok(Self {
-                    path,
-                    folder,
-                    name,
-                    scratch,
-                    is_within,
-                    is_filled,
-                    is_moving,
-                    kind,
-                    stream,
-                })
+                (folder, name, scratch)
             }
-            Ok(_) => Err(is_there(&path)),
+            Ok(_) => return Err(is_there(&path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let (Some(parent), Some(last)) = (path.parent(), path.file_name()) else {
                     let what = format!("{shown} is no name that could be given");
                     return Err(Failure::new(what));
                 };
-                let opened = File::options().read(true).custom_flags(flags).open(parent);
-                let folder = opened.map_err(|error| {
+                let folder = open(parent, OFlags::empty()).map_err(|error| {
                     Failure::of(format!("cannot restore to {shown}: {}", parent.display()), &error)
                 })?;
                 let mut name = OsString::from(".");
                 name.push(last);
                 name.push(restoring);
-                let (is_within, is_filled, is_moving) = (false, false, false);
                 let scratch = path.with_file_name(&name);
-                Ok(Self {
-                    path,
-                    folder,
-                    name,
-                    scratch,
-                    is_within,
-                    is_filled,
-                    is_moving,
-                    kind,
-                    stream,
-                })
+                (folder, name, scratch)
             }
-            Err(error) => Err(failed(error)),
-        }
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(Self { path, folder, name, scratch, is_within, is_filled, is_moving, kind, stream })
     }
 
     /// Fails unless `path` is on Gabion, or may be `anywhere`.
